@@ -1,0 +1,87 @@
+"""How the documentation is built: ``sphinx-build -W -n docs docs/_build/html``."""
+
+from __future__ import annotations
+
+import builtins
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import wsbus
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = "wsbus"
+author = "wsbus contributors"
+project_copyright = "2026, wsbus contributors"
+version = release = wsbus.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+
+html_theme = "furo"
+html_title = f"wsbus {release}"
+html_copy_source = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [
+    ("Guarantees", "notes_style"),
+    ("Cost", "notes_style"),
+    ("Cancellation", "notes_style"),
+]
+
+# The build never asks the network, so names of others cannot be links; ours must all be.
+nitpicky = True
+_OTHERS = (
+    "aiohttp|anyio|click|fastapi|jwt|msgspec|rich|starlette|trio|typing_extensions|uvicorn"
+    "|websockets|" + "|".join(map(re.escape, sorted(sys.stdlib_module_names)))
+)
+_BUILTINS = "|".join(name for name in dir(builtins) if not name.startswith("_"))
+nitpick_ignore_regex = [
+    ("py:.*", rf"({_OTHERS})(\..*)?"),
+    ("py:.*", rf"({_BUILTINS})(\W.*)?"),
+    ("py:.*", r"(wsbus\..*\.)?_?[A-Z]"),  # type variables
+]
+
+
+def keep_first_words(
+    _app: Sphinx, what: str, _name: str, _found: object, _options: object, lines: list[str]
+) -> None:
+    """Stop napoleon from reading ``Seconds; None: never`` at an attribute as a type and a text.
+
+    It looks at the first line only, so that gets an empty comment of reStructuredText.
+    """
+    if what in {"attribute", "data", "property"}:
+        lines[:0] = ["..", ""]
+
+
+def name_the_front_door(
+    _app: Sphinx, _what: str, name: str, found: object, _options: object, lines: list[str]
+) -> None:
+    """Say of every name that the package re-exports how to import it."""
+    short = name.rpartition(".")[2]
+    exported = getattr(wsbus, "__all__", ())
+    if name != "wsbus" and short in exported and getattr(wsbus, short) is found:
+        lines[:0] = [f"``from wsbus import {short}``", ""]
+
+
+def setup(app: Sphinx) -> None:
+    """Let Sphinx call us."""
+    app.connect("autodoc-process-docstring", keep_first_words, priority=400)
+    app.connect("autodoc-process-docstring", name_the_front_door)

@@ -1,0 +1,85 @@
+"""The pub/sub layer that a Python backend embeds to talk over WebSockets.
+
+::
+
+    bus = Bus()
+
+    async with bus:
+        await bus.publish("prices.BTC", {"last": 95000}, event="tick")
+
+Doors are made with :meth:`.Bus.endpoint` and mounted by an adapter: :mod:`wsbus.adapters.starlette`,
+:mod:`wsbus.adapters.asgi`, :mod:`wsbus.adapters.aiohttp`, :mod:`wsbus.adapters.websockets`.
+"""
+
+from __future__ import annotations
+
+from .auth import JWT, Authenticator
+from .bus import Bus
+from .connection import Connection
+from .core.channels import Channel, channel, escape_segment, parse_channel, unescape_segment
+from .core.errors import (
+    CloseCode,
+    CommandError,
+    ErrorCode,
+    InvalidChannel,
+    NotStarted,
+    RemoteError,
+    TransportClosed,
+    Unauthenticated,
+    UsageError,
+    WsbusError,
+)
+from .core.heartbeat import HeartbeatPolicy
+from .core.hub import Receipt
+from .core.instant import Instant
+from .core.limits import Limits
+from .core.patterns import Pattern, parse_pattern
+from .core.permissions import Grants, Identity
+from .core.queue import Overflow
+from .endpoint import Endpoint
+from .local import ChannelEvent, Subscription
+from .protocols import WireProtocol
+from .snapshots import BusStatistics, ConnectionInfo
+from .transport import Handshake, Transport, WriteNow
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "JWT",
+    "Authenticator",
+    "Bus",
+    "BusStatistics",
+    "Channel",
+    "ChannelEvent",
+    "CloseCode",
+    "CommandError",
+    "Connection",
+    "ConnectionInfo",
+    "Endpoint",
+    "ErrorCode",
+    "Grants",
+    "Handshake",
+    "HeartbeatPolicy",
+    "Identity",
+    "Instant",
+    "InvalidChannel",
+    "Limits",
+    "NotStarted",
+    "Overflow",
+    "Pattern",
+    "Receipt",
+    "RemoteError",
+    "Subscription",
+    "Transport",
+    "TransportClosed",
+    "Unauthenticated",
+    "UsageError",
+    "WireProtocol",
+    "WriteNow",
+    "WsbusError",
+    "channel",
+    "escape_segment",
+    "parse_channel",
+    "parse_pattern",
+    "unescape_segment",
+]

@@ -1,0 +1,243 @@
+"""Adapter for `websockets <https://websockets.readthedocs.io>`_, its asyncio server.
+
+::
+
+    async with bus, serve(bus, "127.0.0.1", 8000) as server:
+        await server.serve_forever()
+
+Needs the extra ``websockets``.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+from urllib.parse import unquote
+
+import websockets.asyncio.server as ws
+from anyio import Event, WouldBlock
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+
+from ..bus import Bus
+from ..core.errors import CloseCode, TransportClosed, UsageError
+from ..core.frame import Frame
+from ..endpoint import Admission, Endpoint, Refusal
+from ..transport import Handshake, join_headers, split_list
+
+__all__ = ["ServerConnection", "handler", "serve"]
+
+_MAX_UNREAD_PONGS: Final = 256 * 1024
+
+
+class ServerConnection(ws.ServerConnection):
+    """A connection that knows whether it is writable; pass it as ``create_connection=``."""
+
+    admission: Admission | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Note flow control from the start; nothing may hide in buffers below the queue."""
+        super().connection_made(transport)
+        self.writable = True
+        self._room = Event()
+        # Paused as soon as anything is left over. high=0 would deadlock TLS on Python 3.11.
+        transport.set_write_buffer_limits(high=1, low=0)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # Else up to 4 MiB wait in the kernel, out of reach of every overflow policy.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 * 1024)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer pings only while the answers are read: else a flood of them fills the memory."""
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > _MAX_UNREAD_PONGS:
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Note that there is no room."""
+        super().pause_writing()
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """Note that there is room."""
+        super().resume_writing()
+        self.writable = True
+        self.transport.resume_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let nobody wait for room for ever."""
+        super().connection_lost(exc)
+        self.writable = False
+        self._wake()
+
+    async def room(self) -> None:
+        """Wait until it is writable, or lost."""
+        while not self.writable and self.state is not State.CLOSED:
+            await self._room.wait()
+
+    def _wake(self) -> None:
+        room, self._room = self._room, Event()
+        room.set()
+
+
+class _Transport:
+    """Writes to the socket itself, past the library's send; see :class:`.WriteNow`."""
+
+    __slots__ = ("_connection", "_write")
+
+    def __init__(self, connection: ServerConnection) -> None:
+        self._connection: Final = connection
+        self._write: Final = connection.transport.write
+
+    async def receive(self) -> str | bytes:
+        try:
+            return await self._connection.recv()
+        except ConnectionClosed as exc:
+            close = exc.rcvd
+            code, reason = (close.code, close.reason) if close else (CloseCode.ABNORMAL, "")
+            raise TransportClosed(code, reason) from None
+
+    def write_now(self, wire: bytes) -> None:
+        connection = self._connection
+        # After the peer's close or our own a write would follow the close frame, or raise.
+        if connection.state is not State.OPEN:
+            raise TransportClosed
+        if not connection.writable:
+            raise WouldBlock
+        self._write(wire)
+
+    async def room(self) -> None:
+        await self._connection.room()
+        if self._connection.state is not State.OPEN:
+            raise TransportClosed
+
+    def unsent(self) -> int:
+        return self._connection.transport.get_write_buffer_size()
+
+    async def send(self, frames: Sequence[Frame]) -> None:
+        await self.room()
+        self.write_now(b"".join([frame.wire for frame in frames]))
+        await self.room()
+
+    async def close(self, code: int, reason: str) -> None:
+        if self._connection.state is State.OPEN and not self._connection.writable:
+            self.abort()
+        else:
+            await self._connection.close(code, reason)
+
+    def abort(self) -> None:
+        transport = self._connection.transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None and self._connection.state is not State.CLOSED:
+            # A reset: without it the kernel keeps what was not sent, for minutes.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+
+def serve(
+    door: Bus | Endpoint, host: str | None = None, port: int | None = None, **options: Any
+) -> AbstractAsyncContextManager[ws.Server]:
+    """Serve a bus, or one of its endpoints, on a port of its own; any path is accepted.
+
+    On exit it stops accepting, closes the connections with 1001 after what they are owed, and
+    aborts those that are not writable.
+
+    Args:
+        door: Where clients come in; a bus means its default endpoint.
+        host: Address to bind; None: all of them.
+        port: Port to bind; 0 chooses one.
+        **options: Passed on to :func:`websockets.asyncio.server.serve`: ``ssl``, say.
+    """
+    return _serve(_endpoint(door), host, port, options)
+
+
+@asynccontextmanager
+async def _serve(
+    endpoint: Endpoint, host: str | None, port: int | None, options: dict[str, Any]
+) -> AsyncIterator[ws.Server]:
+    # Where wsbus does not end silent connections itself, the library's own keepalive does.
+    keepalive = 20 if endpoint.heartbeat.timeout is None else None
+    defaults: dict[str, Any] = {
+        "create_connection": ServerConnection,
+        "process_request": _admission_of(endpoint),
+        "select_subprotocol": _subprotocol,
+        "compression": None,
+        "max_size": endpoint.limits.max_message_bytes,
+        "ping_interval": keepalive,
+        "ping_timeout": keepalive,
+        "close_timeout": endpoint.limits.close_timeout,
+    }
+    async with ws.serve(handler(endpoint), host, port, **defaults | options) as server:
+        try:
+            yield server
+        finally:
+            await endpoint.drain()
+
+
+def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
+    """Return a connection handler, for a server of your own.
+
+    The server must be started with ``create_connection=ServerConnection``, and should be with
+    ``compression=None`` and a ``max_size``; :func:`serve` sets all of this itself.
+    """
+    endpoint = _endpoint(door)
+
+    async def handle(connection: ws.ServerConnection) -> None:
+        if not isinstance(connection, ServerConnection):
+            raise UsageError("start the server with create_connection=ServerConnection")
+        admission: Admission | Refusal | None = connection.admission
+        if admission is None:
+            assert connection.request is not None
+            admission = await endpoint.admit(_handshake(connection, connection.request))
+        if isinstance(admission, Refusal):
+            await connection.close(admission.close_code, admission.reason)
+        else:
+            await endpoint.run(_Transport(connection), admission)
+
+    return handle
+
+
+def _admission_of(
+    endpoint: Endpoint,
+) -> Callable[[ws.ServerConnection, Request], Awaitable[Response | None]]:
+    async def process_request(connection: ws.ServerConnection, request: Request) -> Response | None:
+        assert isinstance(connection, ServerConnection)
+        admission = await endpoint.admit(_handshake(connection, request))
+        if isinstance(admission, Refusal):
+            return connection.respond(admission.status, f"{admission.reason}\n")
+        connection.admission = admission
+        return None
+
+    return process_request
+
+
+def _subprotocol(
+    connection: ws.ServerConnection, offered: Sequence[Subprotocol]
+) -> Subprotocol | None:
+    assert isinstance(connection, ServerConnection)
+    assert connection.admission is not None
+    chosen = connection.admission.subprotocol
+    return None if chosen is None else Subprotocol(chosen)
+
+
+def _handshake(connection: ws.ServerConnection, request: Request) -> Handshake:
+    path, _, query = request.path.partition("?")
+    headers = join_headers(request.headers.raw_items())
+    address = connection.remote_address
+    return Handshake(
+        path=unquote(path),
+        query_string=query,
+        headers=headers,
+        client=(address[0], address[1]) if isinstance(address, tuple) else None,
+        subprotocols=split_list(headers.get("sec-websocket-protocol", "")),
+    )
+
+
+def _endpoint(door: Bus | Endpoint) -> Endpoint:
+    return door.default_endpoint if isinstance(door, Bus) else door

@@ -1,0 +1,432 @@
+"""Driver of one session: the only reader of its transport, and the performer of its actions.
+
+Decisions are the session's (:mod:`wsbus.core.session`), writing is the flusher's. An idle
+connection owns the task that reads, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from inspect import isawaitable
+from types import SimpleNamespace
+from typing import Final
+
+import msgspec
+from anyio import CancelScope, move_on_after
+
+from .commands import Running
+from .core.actions import (
+    Action,
+    Adopt,
+    AskPermission,
+    AskToken,
+    Close,
+    Emit,
+    Invoke,
+    Join,
+    Leave,
+    ReportStatus,
+    Send,
+)
+from .core.errors import CloseCode, ErrorCode, TransportClosed, Unauthenticated
+from .core.heartbeat import Heartbeat
+from .core.plan import Member, Standing
+from .core.instant import Instant
+from .core.messages import Call, Connected, Publication, Refused, Reply, Response, Status
+from .core.patterns import Pattern, parse_pattern
+from .core.permissions import Identity
+from .core.queue import MessageQueue
+from .core.session import Session, State
+from .endpoint import Admission, Endpoint
+from .flusher import Outlet
+from .services import Hook, Services
+from .snapshots import ConnectionInfo
+from .transport import Handshake, Transport
+
+__all__ = ["Connection"]
+
+logger: Final = logging.getLogger("wsbus.connection")
+
+
+class Connection:
+    """One client, for as long as it is connected.
+
+    Command handlers and hooks are given it; it is also what :class:`.Bus` methods take.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_assigned",
+        "_commands_running",
+        "_endpoint",
+        "_member",
+        "_services",
+        "_session",
+        "_state",
+        "_transport",
+        "close_code",
+        "close_reason",
+        "connected_at",
+        "handshake",
+        "id",
+        "messages_received",
+    )
+
+    def __init__(
+        self, services: Services, endpoint: Endpoint, transport: Transport, admission: Admission
+    ) -> None:
+        now, limits = services.clock(), endpoint.limits
+        self.id: Final = services.new_id()
+        """Unique; made by the server."""
+        self.handshake: Final[Handshake] = admission.handshake
+        self.connected_at: Final = now.wall
+        """Seconds since the epoch."""
+        self.messages_received = 0
+        self.close_code: int | None = None
+        """Why it ended, or is about to; None: it is open."""
+        self.close_reason = ""
+        self._services: Final = services
+        self._endpoint: Final = endpoint
+        self._transport: Final = transport
+        self._commands_running = 0
+        self._assigned: frozenset[Pattern] = frozenset()
+        self._state: SimpleNamespace | None = None
+        self._session: Final = Session(
+            protocol=admission.protocol,
+            limits=limits,
+            heartbeat=Heartbeat(endpoint.heartbeat, now.monotonic, services.spread()),
+            identity=admission.identity,
+            now=now,
+            takes_tokens=endpoint.authenticator is not None,
+            asks=services.authorize is not None,
+        )
+        outlet = Outlet(transport, self.abort, self._close_too_slow, limits.write_deadline)
+        self._member: Final = Member(
+            admission.protocol,
+            MessageQueue(limits.queue_messages, limits.queue_bytes, limits.control_bytes),
+            overflow=endpoint.overflow,
+            outlet=outlet,
+            writes_bytes=outlet.direct is not None,
+        )
+
+    # --- for the application -------------------------------------------------------------------
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who it is; None until it has authenticated."""
+        return self._session.identity
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """The application's own: set any attribute."""
+        if self._state is None:
+            self._state = SimpleNamespace()
+        return self._state
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The door it came in by."""
+        return self._endpoint
+
+    def subscribe(self, pattern: str) -> None:
+        """Subscribe it on the server's account: past its grants and limits, and not told to it.
+
+        Idempotent; what the client itself subscribes and unsubscribes is kept apart.
+
+        Raises:
+            InvalidChannel: It is no pattern.
+        """
+        parsed = parse_pattern(pattern)
+        if parsed not in self._assigned and self._session.state is not State.CLOSED:
+            self._assigned |= {parsed}
+            self._perform(self._session.assign(parsed))
+
+    def unsubscribe(self, pattern: str) -> None:
+        """Take :meth:`subscribe` back; idempotent.
+
+        Raises:
+            InvalidChannel: It is no pattern.
+        """
+        parsed = parse_pattern(pattern)
+        if parsed in self._assigned and self._session.state is not State.CLOSED:
+            self._assigned -= {parsed}
+            self._perform(self._session.unassign(parsed))
+
+    def disconnect(
+        self, code: int = CloseCode.DISCONNECTED, reason: str = "disconnected by the server"
+    ) -> None:
+        """End it, after what it is owed; never waits. Idempotent.
+
+        Args:
+            code: 4000-4499 invite the client to come again, 4500-4999 ask it not to.
+            reason: At most 123 bytes of UTF-8 (RFC 6455, section 5.5.1); cut if longer.
+        """
+        self._perform(self._session.close(code, reason))
+
+    def abort(self) -> None:
+        """Cut it off now, without a close frame; what it is owed is lost. Idempotent."""
+        if self.close_code is None:
+            self.close_code = CloseCode.ABNORMAL
+        self._transport.abort()
+
+    def info(self) -> ConnectionInfo:
+        """Return what is known of it now."""
+        now, beat, queue = self._services.clock(), self._session.heartbeat, self._member.queue
+        offset = now.wall - now.monotonic
+        return ConnectionInfo(
+            connection_id=self.id,
+            subject=self.identity.subject if self.identity else None,
+            protocol=self._member.protocol.name,
+            path=self.handshake.path,
+            client=self.handshake.client,
+            connected_at=self.connected_at,
+            last_ping=None if beat.last_ping is None else beat.last_ping + offset,
+            last_pong=beat.last_seen + offset,
+            subscriptions=tuple(self._session.subscriptions),
+            message_count=self._member.message_count,
+            messages_received=self.messages_received,
+            is_alive=self._session.state is not State.CLOSED,
+            queue_messages=len(queue),
+            queue_bytes=queue.bytes,
+            dropped=queue.dropped - queue.conflated + queue.refused,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self._member.protocol.name}>"
+
+    # --- for the bus ---------------------------------------------------------------------------
+
+    @property
+    def member(self) -> Member:
+        """What stands for it in the hub."""
+        return self._member
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its transport has not taken what it was given."""
+        outlet = self._member.outlet
+        return self._is_blocked and outlet.direct is not None
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._member.standing is Standing.BLOCKED
+
+    async def run(self) -> None:
+        """Read to the end; never raises because of the peer. Cancellation: aborts."""
+        try:
+            self._begin()
+            await self._call_hooks(self._services.on_connect)
+            while True:
+                await self._receive(await self._transport.receive())
+        except TransportClosed as exc:
+            if self.close_code is None:
+                self.close_code, self.close_reason = exc.code, exc.reason
+        finally:
+            self._end()
+            # After the clean-up, which waits for nothing; bounded, whatever the hooks do.
+            with CancelScope(shield=True):
+                await self._call_hooks(self._services.on_disconnect)
+
+    def tick(self, now: Instant) -> None:
+        """Do what time demands; called by the bus's sweeper."""
+        if now.monotonic >= self._session.deadline:
+            self._perform(self._session.handle_deadline(now))
+
+    def clock_changed(self, now: Instant, stopped: float) -> None:
+        """The wall clock was set, or the process stood still for ``stopped`` seconds."""
+        self._session.heartbeat.forgive(stopped, now.monotonic)
+        self._session.reschedule(now)
+
+    def _close_too_slow(self) -> None:
+        """Its queue is full, and the policy is to close."""
+        self._member.queue.clear()  # It is not going to get this; the close frame must fit.
+        self.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
+
+    def _begin(self) -> None:
+        services = self._services
+        services.add(self)
+        services.hub.attach(self._member)
+        policy, identity = self._endpoint.heartbeat, self.identity
+        subject = identity.subject if identity else None
+        self._send(Connected(self.id, subject, policy.interval, policy.timeout))
+        if identity is not None:
+            self._adopt(identity)
+
+    def _end(self) -> None:
+        services, identity = self._services, self.identity
+        self._session.close(CloseCode.ABNORMAL, "")
+        services.hub.detach(self._member, self._session.patterns)
+        services.remove(self)
+        if identity is not None:
+            group = services.subjects.get(identity.subject, set())
+            group.discard(self)
+            if not group:
+                services.subjects.pop(identity.subject, None)
+        self._transport.abort()
+        self._member.outlet.relieve()
+
+    async def _call_hooks(self, hooks: Sequence[Hook]) -> None:
+        for hook in hooks:
+            with move_on_after(self._endpoint.limits.command_timeout):
+                try:
+                    result = hook(self)
+                    if isawaitable(result):
+                        await result
+                except Exception:
+                    logger.exception("a connection hook failed")
+
+    # --- in --------------------------------------------------------------------------------------
+
+    async def _receive(self, frame: str | bytes) -> None:
+        now, session, protocol = self._services.clock(), self._session, self._member.protocol
+        session.heartbeat.seen(now.monotonic)
+        if isinstance(frame, bytes) and not protocol.binary:
+            text = f"{protocol.name} is text only"
+            self._perform(session.close(CloseCode.UNSUPPORTED_DATA, text))
+            return
+        queue, outlet = self._member.queue, self._member.outlet
+        for command in protocol.decode(frame):
+            self.messages_received += 1
+            self._services.messages_received += 1
+            self._perform(session.handle(command, now))
+            # A client that commands and never reads is not read either, until it drains.
+            while queue.is_choked and self._is_blocked:
+                await outlet.relief()
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        services, member = self._services, self._member
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(action.reply)
+                case Invoke():
+                    self._invoke(action.call)
+                case Join():
+                    services.hub.join(member, action.pattern)
+                case Leave():
+                    services.hub.leave(member, action.pattern)
+                case Emit():
+                    self._emit(action)
+                case Adopt():
+                    self._adopt(action.identity)
+                case ReportStatus():
+                    self._send(self._status(action.ref))
+                case AskToken():
+                    services.runner.submit(partial(self._judge_token, action))
+                case AskPermission():
+                    services.runner.submit(partial(self._judge_permission, action))
+                case Close():
+                    self._close(action)
+
+    def _adopt(self, identity: Identity) -> None:
+        services = self._services
+        services.subjects.setdefault(identity.subject, set()).add(self)
+        services.hub.restrict(self._member, identity.grants)
+        if self._endpoint.broadcast is not None:
+            self.subscribe(self._endpoint.broadcast)
+
+    def _emit(self, action: Emit) -> None:
+        services, publish = self._services, action.publish
+        now = services.clock()
+        receipt = services.hub.publish(
+            Publication(action.channel, publish.event, publish.data, now.wall)
+        )
+        services.flusher.soon()
+        if publish.ref is not None:
+            data = msgspec.json.encode(receipt._asdict())
+            self._send(Response(data, publish.ref))
+
+    def _status(self, ref: str | None) -> Status:
+        info = self.info()
+        return Status(
+            connection_id=self.id,
+            subject=info.subject,
+            connected_at=info.connected_at,
+            subscriptions=info.subscriptions,
+            message_count=info.message_count,
+            dropped=info.dropped,
+            ref=ref,
+        )
+
+    # --- what takes time ---------------------------------------------------------------------
+
+    def _invoke(self, call: Call) -> None:
+        services, limits = self._services, self._endpoint.limits
+        outcome = services.commands.invoke(call, self, limits.command_timeout)
+        if not callable(outcome):
+            self._send(outcome)
+        elif self._commands_running >= limits.max_running_commands:
+            why = "too many commands are running"
+            is_call = call.ref is not None
+            self._send(Refused(ErrorCode.RATE_LIMITED, why, call.ref, is_call))
+        else:
+            self._commands_running += 1
+            services.runner.submit(partial(self._finish_command, outcome))
+
+    async def _finish_command(self, command: Running) -> None:
+        try:
+            self._send(await command())
+        finally:
+            self._commands_running -= 1
+
+    async def _judge_token(self, ask: AskToken) -> None:
+        verdict: Identity | str
+        try:
+            identity = await self._endpoint.judge(ask.token, self.handshake)
+            verdict = identity or "the token was refused"
+        except Unauthenticated as exc:
+            verdict = exc.message
+        except Exception:
+            logger.exception("an authenticator failed")
+            verdict = "authentication is not available"
+            if self.identity is None:  # Not the client's fault: it may come again.
+                self.disconnect(CloseCode.SERVICE_RESTART, verdict)
+        now = self._services.clock()
+        self._perform(self._session.handle_token(ask.generation, verdict, now))
+
+    async def _judge_permission(self, ask: AskPermission) -> None:
+        authorize = self._services.authorize
+        assert authorize is not None  # The session asks only if there is somebody to ask.
+        allowed = [False] * len(ask.names)
+        try:
+            with move_on_after(self._endpoint.limits.command_timeout):
+                for i, name in enumerate(ask.names):
+                    allowed[i] = await authorize(ask.identity, ask.action, name) is True
+        except Exception:
+            logger.exception("authorize failed; the answer is no")
+        now = self._services.clock()
+        self._perform(self._session.handle_permission(ask.generation, allowed, now))
+
+    # --- out -----------------------------------------------------------------------------------
+
+    def _send(self, reply: Reply) -> None:
+        try:
+            frame = self._member.protocol.encode(reply, self._services.clock())
+        except UnicodeEncodeError:  # A handler's error text that is no text.
+            logger.error("a reply holds lone surrogates: %s", type(reply).__name__)
+            assert isinstance(reply, Refused)
+            why = "the command failed"
+            self._send(Refused(ErrorCode.INTERNAL_ERROR, why, reply.ref, reply.is_call))
+            return
+        if frame is None:
+            self._services.unsaid += 1
+        else:
+            self._services.flusher.send(self._member, frame)
+
+    def _close(self, action: Close) -> None:
+        services = self._services
+        self.close_code, self.close_reason = action.code, action.reason
+        services.hub.leave_all(self._member, self._session.patterns)
+        services.flusher.flush()
+        services.runner.submit(partial(self._finish, action))
+
+    async def _finish(self, action: Close) -> None:
+        """Let what is owed leave, say goodbye, and see to it that the reader ends."""
+        limits = self._endpoint.limits
+        with move_on_after(limits.close_timeout):
+            while self._is_blocked:
+                await self._member.outlet.relief()
+            await self._transport.close(action.code, action.reason)
+        self._transport.abort()

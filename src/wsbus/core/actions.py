@@ -1,0 +1,101 @@
+"""What a session wants done: its driver performs these in order, with nothing in between."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from .channels import Channel
+from .messages import Call, Publish, Reply
+from .patterns import Pattern
+from .permissions import Identity
+
+__all__ = [
+    "Action",
+    "Adopt",
+    "AskPermission",
+    "AskToken",
+    "Close",
+    "Emit",
+    "Invoke",
+    "Join",
+    "Leave",
+    "ReportStatus",
+    "Send",
+]
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Say this to the client."""
+
+    reply: Reply
+
+
+class Join(msgspec.Struct, frozen=True):
+    """From now on the client gets what matches."""
+
+    pattern: Pattern
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """From now on it does not."""
+
+    pattern: Pattern
+
+
+class Adopt(msgspec.Struct, frozen=True):
+    """From now on the client is this identity."""
+
+    identity: Identity
+
+
+class Invoke(msgspec.Struct, frozen=True):
+    """Carry out a command that the client may give, if there is such a command."""
+
+    call: Call
+
+
+class Emit(msgspec.Struct, frozen=True):
+    """Publish what the client may publish."""
+
+    channel: Channel
+    publish: Publish
+
+
+class ReportStatus(msgspec.Struct, frozen=True):
+    """Answer with what is known of the connection."""
+
+    ref: str | None
+
+
+class AskToken(msgspec.Struct, frozen=True):
+    """Have the token judged; answer with :meth:`.Session.handle_token`."""
+
+    generation: int
+    token: str
+
+
+class AskPermission(msgspec.Struct, frozen=True):
+    """May the identity do ``action`` on each of ``names``?
+
+    Answer with :meth:`.Session.handle_permission`. ``action`` is ``subscribe`` (the names are
+    patterns), ``publish`` (one channel) or ``command`` (one action).
+    """
+
+    generation: int
+    identity: Identity
+    action: str
+    names: tuple[str, ...]
+
+
+class Close(msgspec.Struct, frozen=True):
+    """End the connection; always the last action."""
+
+    code: int
+    reason: str
+
+
+Action: TypeAlias = (
+    Send | Join | Leave | Adopt | Invoke | Emit | ReportStatus | AskToken | AskPermission | Close
+)

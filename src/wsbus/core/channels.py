@@ -1,0 +1,166 @@
+"""Channel names: the grammar, and the way into it for names from outside.
+
+A channel is one to 16 segments joined by ``.``, at most 255 bytes of UTF-8. A segment is a
+non-empty run of printable characters (:meth:`str.isprintable`) without ``*`` and white space, and
+not ``+`` alone: ``BTC/USDT``, ``^GSPC``, ``600519``, ``a+b`` and ``贵州茅台`` are segments.
+
+Only :func:`parse_channel` and :func:`channel` make a :data:`Channel`; whoever holds one need not
+check it again.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NewType
+from urllib.parse import unquote_to_bytes
+
+from .errors import InvalidChannel
+
+__all__ = [
+    "MAX_CHANNEL_BYTES",
+    "MAX_SEGMENTS",
+    "Channel",
+    "channel",
+    "escape_segment",
+    "parse_channel",
+    "split_name",
+    "unescape_segment",
+]
+
+Channel = NewType("Channel", str)
+"""The exact name of a channel, known to be well formed."""
+
+MAX_CHANNEL_BYTES: Final = 255
+"""The longest name of a channel or pattern, in bytes of UTF-8."""
+
+MAX_SEGMENTS: Final = 16
+"""The most segments of a channel or pattern: it bounds the depth of every search."""
+
+_MAX_CHANNEL_DOTS: Final = MAX_SEGMENTS - 1
+# As many characters as fit even if each of them takes four bytes.
+_SURELY_SHORT: Final = MAX_CHANNEL_BYTES // 4
+# White space other than the space is never printable.
+_ESCAPED: Final = frozenset("%.* ")
+
+
+def parse_channel(name: str) -> Channel:
+    """Check that ``name`` is the name of a channel.
+
+    Args:
+        name: Text from anywhere; what is not text at all is refused the same way.
+
+    Returns:
+        The same text.
+
+    Raises:
+        InvalidChannel: The name breaks the grammar, or holds a wildcard.
+
+    Cost: O(length), a fraction of a microsecond for a name of up to 63 characters without ``+``.
+    """
+    if (
+        type(name) is str
+        and name.isprintable()
+        and " " not in name
+        and "*" not in name
+        and "+" not in name
+        and 0 < len(name) <= _SURELY_SHORT
+        and ".." not in name
+        and name[0] != "."
+        and name[-1] != "."
+        and name.count(".") <= _MAX_CHANNEL_DOTS
+    ):
+        return name  # type: ignore[return-value]  # calling a NewType would cost a fifth more
+    return _parse_slowly(name)
+
+
+def channel(head: str, *names: str) -> Channel:
+    """Build a channel from text of your own and names from outside.
+
+    ``channel("user", name)`` is always a channel right below ``user``, whatever ``name`` holds,
+    and two different names never share one.
+
+    Args:
+        head: Literal text: one or more segments.
+        names: Any text; each becomes one segment by :func:`escape_segment`.
+
+    Raises:
+        InvalidChannel: ``head`` breaks the grammar, or the result exceeds the bounds.
+    """
+    return parse_channel(".".join((head, *map(escape_segment, names))))
+
+
+def escape_segment(text: str) -> str:
+    """Spell any text as one segment, without loss.
+
+    Text that is a segment and holds no ``%`` stays as it is. Otherwise each character that does
+    not fit, and ``%`` itself, becomes the percent-encoding of its UTF-8 bytes (a lone surrogate
+    is encoded as if it were a character). ``+`` becomes ``%2B``, the empty text ``%``.
+
+    Guarantees: different texts give different segments. The length is not bounded: a channel of
+    it may still exceed 255 bytes.
+    """
+    if text.isprintable() and _ESCAPED.isdisjoint(text) and text not in {"", "+"}:
+        return text
+    if not text:
+        return "%"
+    if text == "+":
+        return "%2B"
+    return "".join(map(_escape_character, text))
+
+
+def unescape_segment(segment: str) -> str:
+    """Return the text that :func:`escape_segment` spelled as ``segment``.
+
+    Guarantees: one segment only for each text, so that ``user.%61`` cannot pass for ``user.a``.
+
+    Raises:
+        InvalidChannel: :func:`escape_segment` does not make such a segment.
+    """
+    if segment == "%":
+        return ""
+    try:
+        text = unquote_to_bytes(segment).decode("utf-8", "surrogatepass")
+    except UnicodeError:
+        text = ""
+    if not text or escape_segment(text) != segment:
+        raise InvalidChannel("the segment is not the escaped form of any text")
+    return text
+
+
+def split_name(name: object) -> list[str]:
+    """Check what channels and patterns have in common, and split at the dots.
+
+    It leaves the wildcards to the caller: segments may be ``+`` or contain ``*``.
+
+    Raises:
+        InvalidChannel: ``name`` is no text, is too long, or has a segment that is empty, or holds
+            white space or characters that cannot be printed.
+    """
+    if not isinstance(name, str):
+        raise InvalidChannel("a name must be text")
+    if not name.isprintable() or " " in name:
+        raise InvalidChannel(
+            "a name must not contain white space or characters that cannot be printed"
+        )
+    # Characters first: a name of a megabyte is not worth encoding.
+    if len(name) > MAX_CHANNEL_BYTES or len(name.encode()) > MAX_CHANNEL_BYTES:
+        raise InvalidChannel(f"a name may have at most {MAX_CHANNEL_BYTES} bytes")
+    segments = name.split(".")
+    if "" in segments:
+        raise InvalidChannel("a name must not be empty, nor any of its segments")
+    if len(segments) > MAX_SEGMENTS:
+        raise InvalidChannel(f"a name may have at most {MAX_SEGMENTS} segments")
+    return segments
+
+
+def _parse_slowly(name: str) -> Channel:
+    segments = split_name(name)
+    if "*" in name or "+" in segments:
+        raise InvalidChannel("a channel must not contain wildcards")
+    # A member of a StrEnum, say, becomes the plain text that encoders are fast at.
+    return Channel(str.__str__(name))
+
+
+def _escape_character(character: str) -> str:
+    if character.isprintable() and character not in _ESCAPED:
+        return character
+    return "".join([f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass")])

@@ -1,0 +1,52 @@
+"""Data of the application as JSON text that is safe to splice into every frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from .errors import UsageError
+from .limits import too_deep
+
+__all__ = ["EncHook", "encode_data"]
+
+EncHook: TypeAlias = Callable[[Any], Any]
+"""Turns an object that msgspec cannot encode into one that it can."""
+
+_MAX_DEPTH: Final = 64
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
+    """Return ``data`` as compact JSON, UTF-8, at most 64 levels deep.
+
+    Cost: one encoding; a second look at the data only if the text holds a ``null``.
+
+    Raises:
+        UsageError: It holds something JSON has no form for: an object of unknown type, a number
+            that is not finite, a lone surrogate.
+    """
+    try:
+        text = _encode(data) if enc_hook is None else msgspec.json.encode(data, enc_hook=enc_hook)
+        # msgspec writes numbers that are not finite as null, like JavaScript.
+        if b"null" in text and not _is_finite(msgspec.to_builtins(data, enc_hook=enc_hook)):
+            raise UsageError("the data holds a number that is not finite; JSON has none")
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        # The cause is chained for the log; its type says enough here, where data must not show.
+        raise UsageError(f"the data cannot be sent as JSON: {type(exc).__name__}") from exc
+    if too_deep(text, _MAX_DEPTH):
+        raise UsageError(f"the data is nested deeper than {_MAX_DEPTH} levels")
+    return text
+
+
+def _is_finite(data: Any) -> bool:
+    if isinstance(data, float):
+        return math.isfinite(data)
+    if isinstance(data, Mapping):
+        return all(_is_finite(value) for value in data.values())
+    if isinstance(data, list | tuple | set | frozenset):
+        return all(_is_finite(value) for value in data)
+    return True

@@ -1,0 +1,185 @@
+"""The error tree, and the two tables of codes that clients see.
+
+::
+
+    WsbusError
+    ├── RemoteError               the peer's fault; it is told so in its own dialect
+    │   ├── CommandError          a command was refused: ``code`` and ``message`` go to the client
+    │   ├── Unauthenticated       a token was refused
+    │   └── TransportClosed       the peer, or the network, ended the connection
+    └── UsageError                the calling code's fault
+        ├── InvalidChannel        a name that is no channel, or no pattern
+        └── NotStarted            the bus is not running
+
+The branch says whom to blame. No text holds a payload or a token.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+__all__ = [
+    "CloseCode",
+    "CommandError",
+    "ErrorCode",
+    "InvalidChannel",
+    "NotStarted",
+    "RemoteError",
+    "TransportClosed",
+    "Unauthenticated",
+    "UsageError",
+    "WsbusError",
+    "may_reconnect",
+]
+
+
+class ErrorCode(StrEnum):
+    """What can be wrong with a message; sent to the client in ``error.code``."""
+
+    INVALID_MESSAGE = "INVALID_MESSAGE"
+    """Not JSON, or not the shape its type asks for."""
+    UNKNOWN_TYPE = "UNKNOWN_TYPE"
+    """The dialect has no message of this type."""
+    INVALID_CHANNEL = "INVALID_CHANNEL"
+    """The name breaks the grammar of channels or patterns."""
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    """No valid token yet, or the token was refused."""
+    FORBIDDEN = "FORBIDDEN"
+    """No grant covers this."""
+    TOO_MANY_SUBSCRIPTIONS = "TOO_MANY_SUBSCRIPTIONS"
+    """The connection holds as many subscriptions as its endpoint allows."""
+    RATE_LIMITED = "RATE_LIMITED"
+    """Too many messages or commands; this one was not acted on."""
+    UNKNOWN_ACTION = "UNKNOWN_ACTION"
+    """No command of this name is registered."""
+    VALIDATION_ERROR = "VALIDATION_ERROR"
+    """The parameters of a command do not fit; the message names the place."""
+    TIMEOUT = "TIMEOUT"
+    """The command took longer than its time limit and was cancelled."""
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+    """The server failed; details are in its log only."""
+
+
+class CloseCode(IntEnum):
+    """Why a connection ends.
+
+    1000-2999 belong to RFC 6455, section 7.4. Of the application's own, 4000-4499 invite the
+    client to come again and 4500-4999 ask it not to.
+    """
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    """The server shuts down."""
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    """Binary where the dialect is text, or the reverse."""
+    NO_STATUS = 1005
+    """Never sent: the close frame carried no code."""
+    ABNORMAL = 1006
+    """Never sent: the connection ended without a close frame."""
+    INVALID_PAYLOAD = 1007
+    """A text frame was not UTF-8."""
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TOKEN_EXPIRED = 4401
+    """Authenticate, then come again."""
+    HEARTBEAT_TIMEOUT = 4408
+    """Nothing came from the client for the heartbeat timeout."""
+    TOO_SLOW = 4409
+    """The client did not read fast enough for the overflow policy ``close``."""
+    RATE_ABUSE = 4429
+    """The client kept exceeding its rate; back off."""
+    TOKEN_REFUSED = 4500
+    """The token was refused, or none came in time."""
+    REPLACED = 4509
+    """Another connection took this client id."""
+    DISCONNECTED = 4510
+    """The operator or the application ended it."""
+
+
+_FATAL: Final = frozenset({CloseCode.NORMAL, CloseCode.UNSUPPORTED_DATA, CloseCode.INVALID_PAYLOAD})
+
+
+def may_reconnect(code: int) -> bool:
+    """Tell whether a client that saw close ``code`` should connect again."""
+    return code not in _FATAL and not 4500 <= code <= 4999
+
+
+class WsbusError(Exception):
+    """Root of everything wsbus raises."""
+
+
+class RemoteError(WsbusError):
+    """The peer did something wrong, or went away."""
+
+
+class CommandError(RemoteError):
+    """A command cannot be carried out.
+
+    Raise it in a command handler; the client's command fails with exactly this code and message.
+
+    Args:
+        code: A word for programs, such as ``VALIDATION_ERROR`` or one of your own.
+        message: A sentence for people. It is sent to the client: put no secret in it.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code: Final = str(code)
+        self.message: Final = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class Unauthenticated(RemoteError):
+    """A token was refused; raised by authenticators.
+
+    Args:
+        message: A sentence for the client: put no secret and no token in it.
+    """
+
+    def __init__(self, message: str = "the token was refused") -> None:
+        super().__init__(message)
+        self.message: Final = message
+
+
+class TransportClosed(RemoteError):
+    """The connection ended.
+
+    Args:
+        code: Close code as RFC 6455, section 7.4, has it; 1006 if no close frame came.
+        reason: The peer's words, at most 123 bytes, not to be trusted.
+    """
+
+    def __init__(self, code: int = CloseCode.ABNORMAL, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code: Final = code
+        self.reason: Final = reason
+
+
+class UsageError(WsbusError):
+    """The calling code asked for something that cannot be done; nothing was changed."""
+
+
+class InvalidChannel(UsageError, ValueError):
+    """A name that breaks the grammar of channels (or of patterns).
+
+    A session that reads such a name from a client catches this and answers ``INVALID_CHANNEL``.
+
+    Args:
+        reason: What is wrong, in words fit for the client; it does not repeat the name.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason: Final = reason
+
+
+class NotStarted(UsageError):
+    """The bus is not running: use it inside ``async with bus:``."""
+
+    def __init__(self) -> None:
+        super().__init__("the bus is not running: use it inside `async with bus:`")

@@ -1,0 +1,134 @@
+"""Who asks whether the other side is alive, how often, and what silence means.
+
+Any frame that was read is life, not only an answer to a ping: a client that has just sent a
+command is there. No timer belongs to a connection; whoever sweeps asks each :class:`Heartbeat` for
+its deadline and lets it judge when that has passed.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+
+from .errors import UsageError
+
+__all__ = ["Beat", "Heartbeat", "HeartbeatPolicy"]
+
+
+class HeartbeatPolicy(msgspec.Struct, frozen=True):
+    """Who pings, how often, and how long may nothing come.
+
+    With both set, keep ``timeout`` above ``interval``, or a client that only answers is closed
+    before it was asked.
+
+    Raises:
+        UsageError: A duration is not a positive, finite number.
+    """
+
+    interval: float | None = 30.0
+    """Seconds between the server's pings; None: it sends none."""
+    timeout: float | None = 60.0
+    """Seconds of silence after which the server closes with ``HEARTBEAT_TIMEOUT``; None: never,
+    dead peers are found below, by the server library's own keepalive."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no duration."""
+        for name, seconds in (("interval", self.interval), ("timeout", self.timeout)):
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise UsageError(f"the heartbeat's {name} must be positive seconds, or None")
+
+    @classmethod
+    def client_drives(cls) -> HeartbeatPolicy:
+        """Return the policy of a server that answers pings, sends none and closes nobody."""
+        return cls(interval=None, timeout=None)
+
+
+class Beat(Enum):
+    """What is due."""
+
+    NOTHING = auto()
+    PING = auto()
+    """Send a ping; it counts as sent."""
+    DEAD = auto()
+    """Nothing came for the timeout: close with ``HEARTBEAT_TIMEOUT``."""
+
+
+_PLAUSIBLE_SPREAD: Final = (0.5, 1.0)
+
+
+class Heartbeat:
+    """The heartbeat of one connection; times are monotonic seconds.
+
+    Args:
+        policy: May be replaced at any time; the next judgement goes by it.
+        now: When the connection opened.
+        spread: The first ping is due after this share of the interval, above 0.5 and up to 1.
+            Chosen by chance, it keeps connections that opened together from being pinged together.
+
+    Raises:
+        UsageError: ``spread`` is out of its range.
+    """
+
+    __slots__ = ("_share", "_since", "last_ping", "last_seen", "policy")
+
+    def __init__(self, policy: HeartbeatPolicy, now: float, spread: float = 1.0) -> None:
+        low, high = _PLAUSIBLE_SPREAD
+        if not low < spread <= high:
+            raise UsageError("the spread of a heartbeat must be above 0.5 and at most 1")
+        self.policy = policy
+        self.last_seen = now
+        """When the last frame was read, or the connection opened."""
+        self.last_ping: float | None = None
+        """When the server pinged last."""
+        self._since = now
+        self._share = spread
+
+    def seen(self, now: float) -> None:
+        """Note that a frame was read. Cost: one store; the deadline catches up when it strikes."""
+        self.last_seen = now
+
+    def deadline(self) -> float:
+        """Return when :meth:`judge` should be asked next; infinity if nothing will be due.
+
+        It moves later with every frame, so one that was noted earlier strikes too early at worst.
+        """
+        return min(self._ping_due(), self._silence_ends())
+
+    def judge(self, now: float) -> Beat:
+        """Tell what is due; silence wins over a ping. A ping that is told counts as sent."""
+        if now >= self._silence_ends():
+            return Beat.DEAD
+        if now >= self._ping_due():
+            self.last_ping = self._since = now
+            self._share = 1.0
+            return Beat.PING
+        return Beat.NOTHING
+
+    def forgive(self, seconds: float, now: float = math.inf) -> None:
+        """Take no account of the last ``seconds``, in which the server itself stood still.
+
+        A process that was stopped, or a machine that was suspended, has read nothing meanwhile:
+        that silence was its own, and the peers shall have their full time.
+
+        Args:
+            seconds: How long it stood still.
+            now: The moment; no peer counts as seen after it, though one may have been read since.
+
+        Raises:
+            UsageError: ``seconds`` is negative.
+        """
+        if not seconds >= 0:
+            raise UsageError("time that is forgiven cannot be negative")
+        self.last_seen = max(self.last_seen, min(self.last_seen + seconds, now))
+        self._since = max(self._since, min(self._since + seconds, now))
+
+    def _ping_due(self) -> float:
+        interval = self.policy.interval
+        return math.inf if interval is None else self._since + interval * self._share
+
+    def _silence_ends(self) -> float:
+        timeout = self.policy.timeout
+        return math.inf if timeout is None else self.last_seen + timeout

@@ -1,0 +1,262 @@
+"""Local fan-out, pure: who gets a publication, and what is to be written to whom.
+
+``publish`` touches no member. It appends to the *log* of the turn, and :meth:`Hub.take_plan`,
+called once per turn of the event loop, turns the log into few writes: members that owe the same
+frames share one, so that the frames are joined once for all of them. Replies go through the same
+log, which makes its order the order on the wire. Only a member whose transport is not writable
+(*blocked*) has its own queue filled, at once and within its bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple
+
+from ..protocols.base import WireProtocol
+from .channels import Channel
+from .frame import Frame
+from .messages import Publication
+from .patterns import Pattern
+from .permissions import Grants
+from .plan import Audience, Entry, Group, Member, Owed, Plan, Standing, plan_writes
+from .queue import Offer, Overflow
+from .subscriptions import SubscriptionTable
+
+__all__ = ["Hub", "HubStatistics", "Receipt"]
+
+
+class Receipt(NamedTuple):
+    """What became of a publication on this node."""
+
+    matched: int
+    """Members that it is for."""
+    accepted: int
+    """Of these, the members that will get it unless they go away; the rest have full queues."""
+
+
+class HubStatistics(NamedTuple):
+    """A snapshot; the sums are over all members that ever were."""
+
+    members: int
+    blocked: int
+    patterns: int
+    publications: int
+    matched: int
+    sent: int
+    dropped: int
+    refused: int
+    discarded: int
+    queued: int
+    queued_bytes: int
+
+
+_NOBODY: Final[frozenset[Member]] = frozenset()
+_MAX_INTERNED: Final = 4096
+
+
+class Hub:
+    """Members, what they subscribe to, and what they owe."""
+
+    def __init__(self, *, cache_size: int = 1024) -> None:
+        self._table: Final = SubscriptionTable[Member, Audience](
+            self._arrange, cache_size=cache_size
+        )
+        self._members: Final[set[Member]] = set()
+        self.blocked: Final[set[Member]] = set()
+        self._groups: Final[dict[tuple[Member, ...], Group]] = {}
+        self._log: list[Entry | tuple[Member, Owed]] = []
+        self._woken: list[Member] = []
+        self._overflowed: list[Member] = []
+        self.owed_bytes = 0
+        """Bytes in the log, counted once per publication."""
+        self._publications = self._matched = 0
+        self._past = [0, 0, 0, 0]  # sent, dropped, refused, discarded of members that are gone
+
+    # --- members -----------------------------------------------------------------------------
+
+    def attach(self, member: Member, *, is_blocked: bool = False) -> None:
+        """Take a member in; ``is_blocked`` for one that always goes by its queue."""
+        self._members.add(member)
+        if is_blocked:
+            member.standing = Standing.BLOCKED
+            self.blocked.add(member)
+
+    def detach(self, member: Member, patterns: Iterable[Pattern]) -> None:
+        """Let it go; what it still owes is discarded. ``patterns``: all that it joined."""
+        self.leave_all(member, patterns)
+        if member not in self._members:
+            return
+        self._members.discard(member)
+        self.blocked.discard(member)
+        member.standing = Standing.GONE
+        member.queue.clear()
+        queue = member.queue
+        for i, n in enumerate(
+            (member.message_count, queue.dropped, queue.refused, queue.discarded)
+        ):
+            self._past[i] += n
+
+    def leave_all(self, member: Member, patterns: Iterable[Pattern]) -> None:
+        """Stop publications to it; what it owes it still gets."""
+        for pattern in patterns:
+            self._table.discard(pattern, member)
+
+    def join(self, member: Member, pattern: Pattern) -> bool:
+        """Return whether this is the first interest in the pattern."""
+        return self._table.add(pattern, member)
+
+    def leave(self, member: Member, pattern: Pattern) -> bool:
+        """Return whether this was the last interest in the pattern."""
+        return self._table.discard(pattern, member)
+
+    def restrict(self, member: Member, grants: Grants) -> None:
+        """From now on the denies of ``grants`` are filtered out at delivery."""
+        had = member.grants is not None
+        member.grants = grants if grants.deny_subscribe else None
+        if had or member.grants is not None:
+            self._table.invalidate()
+
+    def _arrange(self, channel: Channel, members: Collection[Member]) -> Audience:
+        parts: dict[tuple[WireProtocol, bool], list[Member]] = {}
+        for member in members:
+            if member.grants is None or member.grants.may_receive(channel):
+                parts.setdefault((member.protocol, member.writes_bytes), []).append(member)
+        groups = tuple(self._intern(protocol, tuple(part)) for (protocol, _), part in parts.items())
+        return Audience(groups, [member for part in parts.values() for member in part])
+
+    def _intern(self, protocol: WireProtocol, members: tuple[Member, ...]) -> Group:
+        # Channels with the same subscribers share one group, so that a turn in which all of them
+        # were published is still one write per member (see plan_writes).
+        if len(members) < 2:
+            return Group(protocol, members)
+        group = self._groups.get(members)
+        if group is None:
+            if len(self._groups) >= _MAX_INTERNED:
+                self._groups.clear()
+            group = self._groups[members] = Group(protocol, members)
+        return group
+
+    # --- in ----------------------------------------------------------------------------------
+
+    def publish(self, publication: Publication, excluded: frozenset[Member] = _NOBODY) -> Receipt:
+        """Owe a publication to everyone whose patterns match.
+
+        Cost: independent of the number of members while none of them is blocked.
+        """
+        return self._owe(self._table.match(publication.channel), publication, excluded)
+
+    def publish_to(self, members: Collection[Member], publication: Publication) -> Receipt:
+        """Owe a publication to these members, whatever they subscribe to."""
+        present = [member for member in members if member in self._members]
+        return self._owe(self._arrange(publication.channel, present), publication, _NOBODY)
+
+    def _owe(
+        self, audience: Audience, publication: Publication, excluded: frozenset[Member]
+    ) -> Receipt:
+        self._publications += 1
+        matched = len(audience.members)
+        if excluded:
+            matched -= len(excluded & audience.members)
+        if not matched:
+            return Receipt(0, 0)
+        self._matched += matched
+        entry = Entry(audience, publication, excluded)
+        self._log.append(entry)
+        self.owed_bytes += len(publication.data)
+        accepted = matched
+        if self.blocked:
+            for member in (self.blocked & audience.members) - excluded:
+                accepted -= not self._enqueue(member, entry.owed_in(member.protocol))
+        return Receipt(matched, accepted)
+
+    def send(self, member: Member, frame: Frame) -> None:
+        """Owe a control frame to one member; it keeps its place among the publications."""
+        if member.standing is Standing.READY:
+            self._log.append((member, Owed(frame, None)))
+            self.owed_bytes += frame.size
+        elif member.standing is Standing.BLOCKED:
+            self._enqueue(member, Owed(frame, None))
+
+    def _enqueue(self, member: Member, owed: Owed) -> bool:
+        queue, publication = member.queue, owed.publication
+        was_empty = queue.is_empty
+        if publication is None:
+            queue.put(owed.frame)
+            offer = Offer.ACCEPTED
+        else:
+            policy = publication.overflow or member.overflow
+            key = publication.conflation_key if policy is Overflow.CONFLATE else None
+            offer = queue.offer(owed.frame, policy, key)
+        match offer:
+            case Offer.OVERFLOW:
+                self._overflowed.append(member)
+            case Offer.ACCEPTED | Offer.REFUSED:
+                pass
+        if was_empty:
+            self._woken.append(member)
+        return offer is Offer.ACCEPTED
+
+    # --- out ---------------------------------------------------------------------------------
+
+    @property
+    def owed(self) -> int:
+        """Entries in the log; as long as there are none, nobody who is ready owes anything."""
+        return len(self._log)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a flush has anything to do."""
+        return bool(self._log or self._woken or self._overflowed)
+
+    def take_plan(self) -> Plan:
+        """Empty the log into writes; the caller carries all of them out before anything else."""
+        log, self._log, self.owed_bytes = self._log, [], 0
+        woken, self._woken = self._woken, []
+        overflowed, self._overflowed = self._overflowed, []
+        return Plan(plan_writes(log), woken, overflowed)
+
+    def block(self, member: Member, owed: Iterable[Owed]) -> None:
+        """Its transport is not writable: what it owes goes into its queue."""
+        if member.standing is not Standing.READY:
+            return
+        member.standing = Standing.BLOCKED
+        self.blocked.add(member)
+        for item in owed:
+            self._enqueue(member, item)
+
+    def unblock(self, member: Member) -> None:
+        """It is writable again, and its queue is empty.
+
+        Only while the log is empty: what is in the log was put into its queue already, and must
+        not be written a second time.
+        """
+        assert not self._log
+        assert member.queue.is_empty
+        if member.standing is Standing.BLOCKED:
+            member.standing = Standing.READY
+            self.blocked.discard(member)
+
+    def statistics(self) -> HubStatistics:
+        """Count; costs a walk over the members."""
+        sent, dropped, refused, discarded = self._past
+        queued = queued_bytes = 0
+        for member in self._members:
+            queue = member.queue
+            sent += member.message_count
+            dropped += queue.dropped
+            refused += queue.refused
+            queued += len(queue)
+            queued_bytes += queue.bytes
+        return HubStatistics(
+            members=len(self._members),
+            blocked=len(self.blocked),
+            patterns=len(self._table),
+            publications=self._publications,
+            matched=self._matched,
+            sent=sent,
+            dropped=dropped,
+            refused=refused,
+            discarded=discarded,
+            queued=queued,
+            queued_bytes=queued_bytes,
+        )

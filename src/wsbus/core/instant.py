@@ -1,0 +1,24 @@
+"""The one form in which time enters the core."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Instant"]
+
+
+class Instant(NamedTuple):
+    """A moment, read once from both clocks by a driver.
+
+    Durations are judged by :attr:`monotonic`, timestamps and token expiry by :attr:`wall`: an
+    operator who sets the clock must not disconnect anybody.
+    """
+
+    monotonic: float
+    """Seconds since some fixed point; never goes back."""
+    wall: float
+    """Seconds since the epoch."""
+
+    def later(self, seconds: float) -> Instant:
+        """Return the moment ``seconds`` after this one on both clocks."""
+        return Instant(self.monotonic + seconds, self.wall + seconds)

@@ -1,0 +1,151 @@
+"""Every bound of a connection, and the small machines that hold it to them."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+
+from .errors import UsageError
+
+__all__ = ["ExcessRun", "Limits", "TokenBucket", "too_deep"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What an endpoint grants each of its connections; durations are seconds.
+
+    Raises:
+        UsageError: A bound is not positive, or is infinite.
+    """
+
+    max_message_bytes: int = 64 * 1024
+    """The largest message read; a larger one ends the connection with close 1009. Commands and
+    subscriptions are small; it bounds what a stranger can make the server hold and parse."""
+    max_depth: int = 64
+    """How deep JSON may be nested, 1 for ``[]``; deeper is ``INVALID_MESSAGE``. What one client
+    sends is spliced into what others parse, and their parsers have limits of their own."""
+    max_subscriptions: int = 128
+    """Subscriptions held at once; more are refused as ``TOO_MANY_SUBSCRIPTIONS``."""
+    messages_per_second: float | None = 100
+    """Messages of any kind, pings too, with a burst of one second; an excess one is not acted on
+    and answered ``RATE_LIMITED``. None: any number."""
+    commands_per_second: float | None = 10
+    """The same for commands, which cost the application work."""
+    rate_abuse_seconds: float = 10.0
+    """Who keeps exceeding a rate that long is closed with ``RATE_ABUSE``."""
+    auth_timeout: float = 10.0
+    """From the handshake to a valid token; then close ``TOKEN_REFUSED``."""
+    max_waiting: int = 16
+    """Messages that wait in order while a question, such as a token, is judged; more are
+    ``RATE_LIMITED``."""
+    max_running_commands: int = 16
+    """Commands carried out at once for one connection; more are ``RATE_LIMITED``."""
+    command_timeout: float = 25.0
+    """A command is cancelled then and answered ``TIMEOUT``: before clients give up, which take
+    30 s for lost."""
+    queue_messages: int = 1000
+    """Publications that wait for a connection which does not read; then its overflow policy."""
+    queue_bytes: int = 1 << 20
+    """The same in bytes."""
+    control_bytes: int = 256 * 1024
+    """Replies that wait; above it the connection is not read until they drain, so that who sends
+    commands and never reads the answers holds up only itself."""
+    write_deadline: float = 5.0
+    """A transport that takes nothing for so long is aborted."""
+    close_timeout: float = 5.0
+    """For a closing handshake; then the transport is aborted."""
+    max_connections: int | None = None
+    """Connections of the endpoint at once; more are refused at the handshake. None: any number."""
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that bound nothing."""
+        for name in self.__struct_fields__:
+            bound = getattr(self, name)
+            if bound is not None and not 0 < bound < math.inf:
+                raise UsageError(f"the limit {name} must be positive and finite")
+
+
+class TokenBucket:
+    """A rate with a burst of one second.
+
+    Law: between any two moments ``t`` seconds apart, at most ``burst + rate * t`` are granted.
+    Time that goes back grants nothing.
+
+    Args:
+        rate: Tokens per second.
+        now: When it starts, full; monotonic seconds.
+
+    Raises:
+        UsageError: ``rate`` is not positive.
+    """
+
+    __slots__ = ("_last", "_tokens", "burst", "rate")
+
+    def __init__(self, rate: float, now: float = -math.inf) -> None:
+        if not 0 < rate < math.inf:
+            raise UsageError("a rate must be positive and finite")
+        self.rate: Final = rate
+        self.burst: Final = max(1.0, rate)
+        self._tokens = self.burst
+        self._last = now
+
+    def take(self, now: float) -> bool:
+        """Take one token at this monotonic second; false if there is none."""
+        if now > self._last:
+            self._tokens = min(self.burst, self._tokens + (now - self._last) * self.rate)
+            self._last = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class ExcessRun:
+    """Tells a client that stumbles over its rate from one that keeps exceeding it.
+
+    Args:
+        seconds: How long a run may last.
+        pause: A time without excess that ends a run.
+    """
+
+    __slots__ = ("_began", "_last", "pause", "seconds")
+
+    def __init__(self, seconds: float, pause: float = 1.0) -> None:
+        self.seconds: Final = seconds
+        self.pause: Final = pause
+        self._began = self._last = -math.inf
+
+    def exceeded(self, now: float) -> bool:
+        """Note an excess at this monotonic second; true if the run has lasted too long."""
+        if now - self._last >= self.pause:
+            self._began = now
+        self._last = now
+        return now - self._began >= self.seconds
+
+
+# An unterminated string reaches to the end, and nothing is ever tried twice (`*+` gives nothing
+# back): linear for every input.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?')
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def too_deep(text: str | bytes, max_depth: int) -> bool:
+    """Tell whether JSON text is nested deeper than ``max_depth``; ``[[1]]`` has depth 2.
+
+    Exact for well-formed JSON. For other input the answer may be either, but comes as fast.
+
+    Cost: linear, no Python code per character; two counts if there are few brackets altogether.
+    """
+    if isinstance(text, str):
+        if text.count("[") + text.count("{") <= max_depth:
+            return False
+        text = text.encode("utf-8", "surrogatepass")
+    elif text.count(b"[") + text.count(b"{") <= max_depth:
+        return False
+    steps = _STRING.sub(b"", text).translate(_STEPS, _NO_BRACKETS)
+    # As signed bytes an opening bracket is 1 and a closing one -1; their running sum is the depth.
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > max_depth

@@ -1,0 +1,252 @@
+"""What clients and the bus say to each other, in a form no dialect shows through.
+
+Commands come from a client, replies answer it, publications travel on channels. A protocol
+(:mod:`wsbus.protocols`) turns frames into commands, and replies and publications into frames.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from .channels import Channel
+from .queue import Overflow
+
+__all__ = [
+    "Auth",
+    "AuthAccepted",
+    "AuthRefused",
+    "Call",
+    "Command",
+    "Connected",
+    "Gap",
+    "GetStatus",
+    "Malformed",
+    "Ping",
+    "Pong",
+    "Publication",
+    "Publish",
+    "Refused",
+    "Rejection",
+    "Reply",
+    "Response",
+    "Status",
+    "Subscribe",
+    "Subscribed",
+    "Unsubscribe",
+    "Unsubscribed",
+]
+
+
+class Publication(msgspec.Struct, frozen=True, eq=False):
+    """Data accepted on a channel; compared by identity."""
+
+    channel: Channel
+    event: str
+    """What happened, such as ``update``; a word within the channel."""
+    data: bytes
+    """The data as JSON text, UTF-8, compact, checked: safe to splice into any frame."""
+    at: float
+    """When it was accepted, in seconds since the epoch."""
+    overflow: Overflow | None = None
+    """What a full queue does with it; None: what the receiving endpoint says."""
+    key: str | None = None
+    """For ``conflate``: a newer publication with the same key replaces this one in a queue.
+    None: channel and event."""
+
+    @property
+    def conflation_key(self) -> object:
+        """The key that ``conflate`` goes by."""
+        return self.key if self.key is not None else (self.channel, self.event)
+
+    @property
+    def size(self) -> int:
+        """Bytes it counts for in a queue of publications."""
+        return len(self.data)
+
+
+# --- commands: client → server --------------------------------------------------------------
+
+
+class Auth(msgspec.Struct, frozen=True):
+    """The client shows a token."""
+
+    token: str
+    ref: str | None = None
+
+
+class Subscribe(msgspec.Struct, frozen=True):
+    """The client wants the publications that match any of ``names``, as it spelled them."""
+
+    names: tuple[str, ...]
+    ref: str | None = None
+
+
+class Unsubscribe(msgspec.Struct, frozen=True):
+    """The client gives subscriptions up; matched as exact text."""
+
+    names: tuple[str, ...]
+    ref: str | None = None
+
+
+class Call(msgspec.Struct, frozen=True):
+    """The client wants a registered command carried out."""
+
+    action: str
+    params: bytes = b"{}"
+    """JSON text, UTF-8; its shape is the command's business."""
+    ref: str | None = None
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """The client publishes; ``data`` was checked by the protocol and is safe to splice."""
+
+    channel: str
+    event: str
+    data: bytes
+    ref: str | None = None
+
+
+class Ping(msgspec.Struct, frozen=True):
+    """Are you there? Both ways."""
+
+    ref: str | None = None
+
+
+class Pong(msgspec.Struct, frozen=True):
+    """Yes. Both ways."""
+
+    ref: str | None = None
+
+
+class GetStatus(msgspec.Struct, frozen=True):
+    """The client asks what the server knows about its connection."""
+
+    ref: str | None = None
+
+
+class Malformed(msgspec.Struct, frozen=True):
+    """A message that the dialect could not understand; the session answers it as ``code``."""
+
+    code: str
+    message: str
+    ref: str | None = None
+    is_call: bool = False
+    """It was a command with a usable ref, so the answer must be a response."""
+
+
+Command: TypeAlias = (
+    Auth | Subscribe | Unsubscribe | Call | Publish | Ping | Pong | GetStatus | Malformed
+)
+
+# --- replies: server → client ----------------------------------------------------------------
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The connection is attached; the first thing said."""
+
+    connection_id: str
+    subject: str | None
+    """Who the token was for; None: not authenticated yet, or anonymous."""
+    ping_interval: float | None
+    """Seconds between the server's pings; None: it sends none."""
+    timeout: float | None
+    """Seconds of silence after which the server closes; None: it never does."""
+
+
+class AuthAccepted(msgspec.Struct, frozen=True):
+    """The token is valid."""
+
+    subject: str
+    expires_at: float | None
+    """Seconds since the epoch."""
+    ref: str | None = None
+
+
+class AuthRefused(msgspec.Struct, frozen=True):
+    """The token is not valid."""
+
+    message: str
+    code: str = "UNAUTHENTICATED"
+    ref: str | None = None
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """One name of a subscribe request that was refused."""
+
+    name: str
+    code: str
+    message: str
+
+
+class Subscribed(msgspec.Struct, frozen=True):
+    """The answer to one subscribe request: what was accepted, in order, and what was not."""
+
+    names: tuple[str, ...]
+    active: int
+    """Subscriptions of the connection after this request."""
+    rejected: tuple[Rejection, ...] = ()
+    ref: str | None = None
+
+
+class Unsubscribed(msgspec.Struct, frozen=True):
+    """These names are not subscribed any more; unasked when a refresh took grants away."""
+
+    names: tuple[str, ...]
+    active: int
+    ref: str | None = None
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A command was carried out."""
+
+    data: bytes
+    """JSON text, UTF-8."""
+    ref: str | None = None
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A message was not acted on, or a command failed."""
+
+    code: str
+    message: str
+    ref: str | None = None
+    is_call: bool = False
+    """It answers a command with a usable ref: dialects that pair responses must pair this one."""
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """``lost`` publications are missing right before what follows, for want of room."""
+
+    lost: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the server knows about the connection."""
+
+    connection_id: str
+    subject: str | None
+    connected_at: float
+    """Seconds since the epoch."""
+    subscriptions: tuple[str, ...]
+    """In the order subscribed."""
+    message_count: int
+    """Publications sent to this connection."""
+    dropped: int
+    ref: str | None = None
+
+
+Reply: TypeAlias = (
+    Connected
+    | AuthAccepted
+    | AuthRefused
+    | Subscribed
+    | Unsubscribed
+    | Response
+    | Refused
+    | Ping
+    | Pong
+    | Gap
+    | Status
+)

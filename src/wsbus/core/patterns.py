@@ -1,0 +1,112 @@
+"""Patterns: names that may hold wildcards.
+
+=================  ==============================================================
+segment            stands for
+=================  ==============================================================
+``*``, not last    exactly one segment
+``*``, last        one or more segments
+``+``, anywhere    exactly one segment (``grid.abc.+`` is the one-level tail)
+anything else      itself
+=================  ==============================================================
+
+A segment that mixes ``*`` with other characters is refused. Everything is decided by comparing
+segments: no regular expression ever sees a name from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from .channels import split_name
+from .errors import InvalidChannel
+
+__all__ = ["Pattern", "parse_pattern"]
+
+
+class Pattern(msgspec.Struct, frozen=True, kw_only=True, gc=False, cache_hash=True):
+    """A well-formed pattern; only :func:`parse_pattern` makes one.
+
+    Equal if spelled the same: ``a.*.c`` and ``a.+.c`` mean the same and are two patterns.
+    """
+
+    text: str
+    """As it was spelled."""
+    segments: tuple[str, ...]
+    """The text split at its dots."""
+    is_exact: bool
+    """There is no wildcard: it matches the one channel of its name."""
+    has_tail: bool
+    """The last segment is ``*``: it matches channels of any greater length too."""
+
+    @property
+    def is_everything(self) -> bool:
+        """It is ``*``, which matches every channel."""
+        return self.text == "*"
+
+    def matches(self, channel: str) -> bool:
+        """Tell whether the pattern matches a name.
+
+        Args:
+            channel: Any text; it is split at its dots and not checked, so that names of actions
+                can be judged too.
+
+        Cost: O(segments).
+        """
+        if self.is_exact:
+            return channel == self.text
+        return self._fits(channel.split("."))
+
+    def covers(self, other: Pattern) -> bool:
+        """Tell whether every channel that ``other`` matches is matched by this pattern.
+
+        Exact over channels of any number of segments: ``grid.*`` covers ``grid.a.*``, ``a.*``
+        covers ``a.+``, and ``a.+`` does not cover ``a.*``.
+
+        Cost: O(segments).
+        """
+        # Wildcards of the other count as names nobody else has: only a wildcard fits them. What
+        # is left is that an open end can only be covered by an open end.
+        return (self.has_tail or not other.has_tail) and self._fits(other.segments)
+
+    def _fits(self, names: Sequence[str]) -> bool:
+        own = self.segments
+        if len(names) != len(own) and not (self.has_tail and len(names) > len(own)):
+            return False
+        for segment, name in zip(own, names, strict=False):  # the tail fits whatever is left over
+            if segment != name and segment not in {"*", "+"}:
+                return False
+        return True
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Pattern({self.text!r})"
+
+
+def parse_pattern(text: str, *, plus: bool = True) -> Pattern:
+    """Check that ``text`` is a pattern.
+
+    Args:
+        text: Text from anywhere; what is not text at all is refused the same way.
+        plus: Whether ``+`` is a wildcard. Where it is none, a segment ``+`` is refused, since no
+            channel has it.
+
+    Raises:
+        InvalidChannel: The text breaks the grammar.
+
+    Cost: O(length), about a microsecond.
+    """
+    segments = split_name(text)
+    if "+" in segments and not plus:
+        raise InvalidChannel("`+` is not a wildcard here, and no segment of a channel")
+    if "*" in text and any("*" in segment != "*" for segment in segments):
+        raise InvalidChannel("a wildcard `*` must be a whole segment")
+    return Pattern(
+        text=str.__str__(text),
+        segments=tuple(segments),
+        is_exact="*" not in text and "+" not in segments,
+        has_tail=segments[-1] == "*",
+    )

@@ -1,0 +1,123 @@
+"""Who somebody is, and what they may do.
+
+Grants are patterns. To subscribe to a pattern, one grant must *cover* it, so that nothing can be
+received that was not granted; to publish or to command, one grant must match the name. A deny
+wins over every grant. A deny narrower than a pattern leaves the subscription in force and takes
+out single publications, when they are delivered (:meth:`Grants.may_receive`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from .channels import Channel
+from .errors import InvalidChannel
+from .patterns import Pattern, parse_pattern
+
+__all__ = ["Grants", "Identity"]
+
+
+class Grants(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody may do; by default nothing. Make it with :meth:`of`."""
+
+    subscribe: tuple[Pattern, ...] = ()
+    publish: tuple[Pattern, ...] = ()
+    command: tuple[Pattern, ...] = ()
+    """Patterns over names of actions, such as ``grid.*`` for ``grid.start``."""
+    deny_subscribe: tuple[Pattern, ...] = ()
+    deny_publish: tuple[Pattern, ...] = ()
+    deny_command: tuple[Pattern, ...] = ()
+    admin: bool = False
+    """Subscribes to anything that is not denied, also to ``*``. Nothing follows for publishing
+    and commands."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        subscribe: Iterable[str] = (),
+        publish: Iterable[str] = (),
+        command: Iterable[str] = (),
+        deny_subscribe: Iterable[str] = (),
+        deny_publish: Iterable[str] = (),
+        deny_command: Iterable[str] = (),
+        admin: bool = False,
+    ) -> Grants:
+        """Make grants from the texts of patterns.
+
+        Raises:
+            InvalidChannel: A text is no pattern, or a single text stands where several belong.
+        """
+        return cls(
+            subscribe=_parse_all(subscribe),
+            publish=_parse_all(publish),
+            command=_parse_all(command),
+            deny_subscribe=_parse_all(deny_subscribe),
+            deny_publish=_parse_all(deny_publish),
+            deny_command=_parse_all(deny_command),
+            admin=admin,
+        )
+
+    @classmethod
+    def open(cls) -> Grants:
+        """Grant every subscription and every command, and no publishing.
+
+        For endpoints that ask nobody who they are.
+        """
+        return cls.of(command=("*",), admin=True)
+
+    def may_subscribe(self, pattern: Pattern) -> bool:
+        """Tell whether a subscription to ``pattern`` is granted.
+
+        ``*`` itself needs :attr:`admin`, even where ``*`` is granted: that grant covers every
+        other pattern.
+        """
+        if any(deny.covers(pattern) for deny in self.deny_subscribe):
+            return False
+        if self.admin:
+            return True
+        if pattern.is_everything:
+            return False
+        return any(grant.covers(pattern) for grant in self.subscribe)
+
+    def may_receive(self, channel: Channel) -> bool:
+        """Tell whether no deny takes ``channel`` out of a subscription that was granted."""
+        return not _any_matches(self.deny_subscribe, channel)
+
+    def may_publish(self, channel: str) -> bool:
+        """Tell whether publishing on ``channel`` is granted, and not denied."""
+        return _any_matches(self.publish, channel) and not _any_matches(self.deny_publish, channel)
+
+    def may_command(self, action: str) -> bool:
+        """Tell whether the command is granted, and not denied.
+
+        Args:
+            action: Any text; it need not be the name of a command.
+        """
+        return _any_matches(self.command, action) and not _any_matches(self.deny_command, action)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is at the other end, as an authenticator found out."""
+
+    subject: str
+    """The name it goes by; several connections may share one."""
+    grants: Grants
+    expires_at: float | None = None
+    """When it ends, in seconds since the epoch; None: never."""
+    claims: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
+    """Whatever else the token says; it is not printed, since it may be private."""
+
+
+def _any_matches(patterns: tuple[Pattern, ...], name: str) -> bool:
+    return any(pattern.matches(name) for pattern in patterns)
+
+
+def _parse_all(texts: Iterable[str]) -> tuple[Pattern, ...]:
+    if isinstance(texts, str):  # an iterable of texts too, but never meant as one
+        raise InvalidChannel("several patterns are expected, not one text")
+    return tuple(map(parse_pattern, texts))

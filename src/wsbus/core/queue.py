@@ -1,0 +1,385 @@
+"""What waits for one connection: bounded, in order, honest about what it lost.
+
+Two kinds of items share a queue and keep one order. *Publications* come through
+:meth:`MessageQueue.offer`; they are bounded, and a policy says what gives way. *Control items*
+(replies, gaps, pings) come through :meth:`MessageQueue.put`; no policy drops them.
+
+A publication that was lost leaves a *marker*: :meth:`MessageQueue.take` tells how many are missing
+right before the items it returns. A queue holds one marker at most, and a further loss adds to it.
+The marker stands at the earliest place it counts for, never later: a client that is told early
+and fetches the state anew sees at least everything lost until then, while one that is told late
+would have used a wrong state meanwhile.
+
+The file is long because one structure keeps order, bounds, keys and losses together: each of them
+would need the insides of the others.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from enum import Enum, StrEnum, auto
+from itertools import islice
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from .errors import UsageError
+
+__all__ = ["Batch", "MessageQueue", "Offer", "Overflow", "QueueStatistics", "Sized"]
+
+
+class Overflow(StrEnum):
+    """What happens to a publication when the queue of a connection is full."""
+
+    DROP_OLDEST = "drop_oldest"
+    """The oldest publications in the queue go until this one fits."""
+    DROP_NEWEST = "drop_newest"
+    """This one is not queued."""
+    CONFLATE = "conflate"
+    """This one replaces, full or not, the queued one that was published with the same key and also
+    with ``conflate``, and stands at the end; the replaced one is not counted as lost. If that
+    does not make room enough, the oldest go."""
+    CLOSE = "close"
+    """The connection is closed as too slow, so that it never misses one unknowingly."""
+
+
+class Offer(Enum):
+    """What became of a publication that was offered."""
+
+    ACCEPTED = auto()
+    """It is queued; older ones may have gone for it."""
+    REFUSED = auto()
+    """It is lost: there was no room, or it is larger than the whole queue may be."""
+    OVERFLOW = auto()
+    """It is lost, and the caller owes the connection a close with ``TOO_SLOW``."""
+
+
+class Sized(Protocol):
+    """Anything that can be queued."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it counts for; it must not change."""
+        ...
+
+
+T = TypeVar("T", bound=Sized)
+
+
+class Batch(NamedTuple, Generic[T]):
+    """What :meth:`MessageQueue.take` returns."""
+
+    lost: int
+    """Publications missing right before the first of ``items``; if there are none, at the end."""
+    items: list[T]
+    """In the order they came."""
+
+
+class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The counters of a queue at one moment.
+
+    ``offered == accepted + refused`` and ``accepted == sent + queued + dropped + discarded``
+    for publications; ``control_put == control_sent + control_queued + control_discarded``.
+    """
+
+    offered: int
+    accepted: int
+    refused: int
+    """Lost at the door, those with :attr:`Offer.OVERFLOW` included."""
+    sent: int
+    """Taken."""
+    queued: int
+    bytes: int
+    """Of the publications that are queued."""
+    dropped: int
+    """Evicted after they were accepted: by room for newer ones, or conflated."""
+    conflated: int
+    """Those of ``dropped`` that a newer one with the same key replaced; they are not lost."""
+    discarded: int
+    """Queued still when the connection ended."""
+    lost: int
+    """Lost and not told yet."""
+    control_put: int
+    control_sent: int
+    control_queued: int
+    control_bytes: int
+    control_discarded: int
+
+
+_NEVER: Final = 1 << 63
+"""A sequence number after all others."""
+
+# What idle queues hold instead of containers of their own, of which there would be three per
+# connection. Nothing is ever put into these.
+_NO_DATA: Final[OrderedDict[int, tuple[Any, object]]] = OrderedDict()
+_NO_KEYS: Final[dict[object, int]] = {}
+_NO_CONTROL: Final[deque[tuple[int, Any]]] = deque(maxlen=0)
+
+# Attributes of enum classes are slow to look up in Python 3.11.
+_DROP_OLDEST: Final = Overflow.DROP_OLDEST
+_CONFLATE: Final = Overflow.CONFLATE
+_ACCEPTED: Final = Offer.ACCEPTED
+
+
+class MessageQueue(Generic[T]):
+    """First in, first out; bounded; never waits.
+
+    Guarantees: publications and control items come out in the order they went in. At most
+    ``max_messages`` publications of at most ``max_bytes`` are held, and every one that went in or
+    was refused is told, as an item or as lost, unless it was conflated or discarded by
+    :meth:`clear`.
+
+    Cost: every step O(1), amortised; an empty queue owns no container.
+
+    Args:
+        max_messages: Publications held at most.
+        max_bytes: Bytes of publications held at most.
+        max_control_bytes: Bytes of control items above which the queue :attr:`is_choked`.
+
+    Raises:
+        UsageError: A bound is below one.
+    """
+
+    __slots__ = (
+        "_control",
+        "_data",
+        "_keys",
+        "_lost_at",
+        "_sequence",
+        "accepted",
+        "bytes",
+        "conflated",
+        "control_bytes",
+        "control_discarded",
+        "control_put",
+        "control_sent",
+        "discarded",
+        "dropped",
+        "lost",
+        "max_bytes",
+        "max_control_bytes",
+        "max_messages",
+        "offered",
+        "refused",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        max_messages: int = 1000,
+        max_bytes: int = 1 << 20,
+        max_control_bytes: int = 256 * 1024,
+    ) -> None:
+        if min(max_messages, max_bytes, max_control_bytes) < 1:
+            raise UsageError("the bounds of a queue must be at least 1")
+        self.max_messages: Final = max_messages
+        self.max_bytes: Final = max_bytes
+        self.max_control_bytes: Final = max_control_bytes
+        # Publications by sequence number, with the key if a newer one may replace it. An ordered
+        # dict removes from the front and from the middle in O(1): conflation leaves no tombstones.
+        self._data: OrderedDict[int, tuple[T, object]] = _NO_DATA
+        self._keys = _NO_KEYS
+        self._control: deque[tuple[int, T]] = _NO_CONTROL
+        self._sequence = 0
+        self._lost_at = 0
+        self.bytes = self.control_bytes = self.lost = 0
+        self.offered = self.accepted = self.refused = 0
+        self.sent = self.dropped = self.conflated = self.discarded = 0
+        self.control_put = self.control_sent = self.control_discarded = 0
+
+    def offer(self, item: T, policy: Overflow, key: object = None) -> Offer:
+        """Put a publication at the end, or say why not; never waits.
+
+        After ``OVERFLOW`` the caller owes the connection a close with ``TOO_SLOW``. What is larger
+        than ``max_bytes`` alone is never queued, and nothing is dropped for it.
+
+        Args:
+            item: The publication.
+            policy: What to do if there is no room.
+            key: What ``conflate`` goes by; hashable. None: nothing replaces it.
+        """
+        self.offered += 1
+        size = item.size
+        if policy is not _CONFLATE:
+            key = None
+        if self.bytes + size > self.max_bytes or len(self._data) >= self.max_messages:
+            evicts = policy is _DROP_OLDEST or policy is _CONFLATE
+            if not evicts or size > self.max_bytes:
+                return self._refuse(policy)
+            self._make_room(size, key)
+        elif key is not None:
+            self._replace(key)
+        self._append(item, size, key)
+        return _ACCEPTED
+
+    def put(self, item: T) -> None:
+        """Put a control item at the end; it is never dropped.
+
+        Its bound is :attr:`is_choked`: what makes control items must stop then.
+        """
+        if self._control is _NO_CONTROL:
+            self._control = deque()
+        self._control.append((self._sequence, item))
+        self._sequence += 1
+        self.control_put += 1
+        self.control_bytes += item.size
+
+    def take(self, max_bytes: int) -> Batch[T]:
+        """Remove and return what comes first; it counts as sent.
+
+        The batch ends before a marker, which the next one then starts with. It is empty and tells
+        nothing lost only if :attr:`is_empty`.
+
+        Args:
+            max_bytes: The sizes of the items add up to no more, but one is returned always.
+        """
+        if not self._control and not self.lost:
+            return Batch(0, self._take_publications(max_bytes))
+        return self._take_merged(max_bytes)
+
+    def clear(self) -> int:
+        """Discard everything, markers too; return how many publications that were."""
+        count = len(self._data)
+        self.discarded += count
+        self.control_discarded += len(self._control)
+        self._data, self._keys, self._control = _NO_DATA, _NO_KEYS, _NO_CONTROL
+        self.bytes = self.control_bytes = self.lost = 0
+        return count
+
+    def __len__(self) -> int:
+        """Return the number of publications queued; control items do not count."""
+        return len(self._data)
+
+    def __bool__(self) -> bool:
+        """Tell whether :meth:`take` would return anything."""
+        return not self.is_empty
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing waits: no publication, no control item, no loss to be told."""
+        return not (self._data or self._control or self.lost)
+
+    @property
+    def is_choked(self) -> bool:
+        """Too many bytes of control items: read no commands until it drains."""
+        return self.control_bytes > self.max_control_bytes
+
+    def statistics(self) -> QueueStatistics:
+        """Return a snapshot of the counters."""
+        return QueueStatistics(
+            offered=self.offered,
+            accepted=self.accepted,
+            refused=self.refused,
+            sent=self.sent,
+            queued=len(self._data),
+            bytes=self.bytes,
+            dropped=self.dropped,
+            conflated=self.conflated,
+            discarded=self.discarded,
+            lost=self.lost,
+            control_put=self.control_put,
+            control_sent=self.control_sent,
+            control_queued=len(self._control),
+            control_bytes=self.control_bytes,
+            control_discarded=self.control_discarded,
+        )
+
+    # --- in ------------------------------------------------------------------------------
+
+    def _append(self, item: T, size: int, key: object) -> None:
+        if self._data is _NO_DATA:
+            self._data = OrderedDict()
+        self._data[self._sequence] = (item, key)
+        if key is not None:
+            if self._keys is _NO_KEYS:
+                self._keys = {}
+            self._keys[key] = self._sequence
+        self._sequence += 1
+        self.bytes += size
+        self.accepted += 1
+
+    def _make_room(self, size: int, key: object) -> None:
+        if key is not None:
+            self._replace(key)
+        while self.bytes + size > self.max_bytes or len(self._data) >= self.max_messages:
+            sequence = next(iter(self._data))
+            self._remove(sequence)
+            self.dropped += 1
+            self._lose(sequence)
+
+    def _replace(self, key: object) -> None:
+        sequence = self._keys.get(key)
+        if sequence is not None:
+            self._remove(sequence)
+            self.dropped += 1
+            self.conflated += 1
+
+    def _refuse(self, policy: Overflow) -> Offer:
+        self.refused += 1
+        # Whatever is put later comes after the place of this one.
+        self._lose(self._sequence)
+        return Offer.OVERFLOW if policy is Overflow.CLOSE else Offer.REFUSED
+
+    def _lose(self, sequence: int) -> None:
+        self._lost_at = min(self._lost_at, sequence) if self.lost else sequence
+        self.lost += 1
+
+    # --- out -----------------------------------------------------------------------------
+
+    def _take_publications(self, max_bytes: int) -> list[T]:
+        """Take where there are neither control items nor a marker."""
+        if self.bytes <= max_bytes:
+            items = [item for item, _ in self._data.values()]
+            self._data, self._keys, self.bytes = _NO_DATA, _NO_KEYS, 0
+        else:
+            items, room = [], max_bytes
+            for item, _ in self._data.values():
+                room -= item.size
+                if room < 0 and items:
+                    break
+                items.append(item)
+            for sequence in list(islice(self._data, len(items))):
+                self._remove(sequence)
+        self.sent += len(items)
+        return items
+
+    def _take_merged(self, max_bytes: int) -> Batch[T]:
+        """Take by sequence number over publications, control items and the marker."""
+        lost, room = 0, max_bytes
+        items: list[T] = []
+        while True:
+            data_at = next(iter(self._data), _NEVER)
+            control_at = self._control[0][0] if self._control else _NEVER
+            at = min(data_at, control_at)
+            if self.lost and self._lost_at <= at:
+                if items:
+                    break
+                lost, self.lost = self.lost, 0
+            if at == _NEVER:
+                break
+            item = self._data[at][0] if at == data_at else self._control[0][1]
+            room -= item.size
+            if room < 0 and items:
+                break
+            items.append(item)
+            if at == data_at:
+                self._remove(at)
+                self.sent += 1
+            else:
+                self._remove_control()
+        return Batch(lost, items)
+
+    def _remove(self, sequence: int) -> None:
+        item, key = self._data.pop(sequence)
+        self.bytes -= item.size
+        if key is not None:
+            del self._keys[key]
+        if not self._data:
+            self._data, self._keys = _NO_DATA, _NO_KEYS
+
+    def _remove_control(self) -> None:
+        _, item = self._control.popleft()
+        self.control_bytes -= item.size
+        self.control_sent += 1
+        if not self._control:
+            self._control = _NO_CONTROL

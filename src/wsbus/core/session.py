@@ -1,0 +1,448 @@
+"""Server side of one conversation, pure: a command and an instant go in, actions come out.
+
+What takes time is a *question*: it goes out with a generation number, the answer comes back as an
+input, and a late one is ignored. While a question is out, pings are answered at once and all else
+waits in order, so that a client's messages act in the order it sent them.
+
+Over 300 lines: the states, what is heard in each and what follows are one table and its rows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum, auto
+from typing import Any, Final
+
+from ..protocols.base import WireProtocol
+from .actions import (
+    Action,
+    Adopt,
+    AskPermission,
+    AskToken,
+    Close,
+    Emit,
+    Invoke,
+    Join,
+    Leave,
+    ReportStatus,
+    Send,
+)
+from .errors import CloseCode, ErrorCode, InvalidChannel
+from .heartbeat import Beat, Heartbeat
+from .instant import Instant
+from .limits import ExcessRun, Limits, TokenBucket
+from .messages import (
+    Auth,
+    AuthAccepted,
+    AuthRefused,
+    Call,
+    Command,
+    GetStatus,
+    Malformed,
+    Ping,
+    Pong,
+    Publish,
+    Refused,
+    Rejection,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
+from .patterns import Pattern
+from .permissions import Identity
+
+__all__ = ["Session", "State"]
+
+
+class State(Enum):
+    """Where a conversation stands."""
+
+    AWAITING = auto()
+    """No identity yet; only ``auth`` is acted on."""
+    JUDGING = auto()
+    """No identity yet; a token is being judged."""
+    OPEN = auto()
+    """Everything is acted on."""
+    ASKING = auto()
+    """Open, and a question is out: a refreshed token, or a permission."""
+    CLOSED = auto()
+    """Nothing is acted on any more."""
+
+
+class _Input(Enum):
+    ASK = auto()
+    ACCEPT = auto()
+    REFUSE = auto()
+    END = auto()
+
+
+# A pair that is not in the table is a mistake of this module: it raises and changes nothing.
+_NEXT: Final = {
+    (State.AWAITING, _Input.ASK): State.JUDGING,
+    (State.JUDGING, _Input.ACCEPT): State.OPEN,
+    (State.JUDGING, _Input.REFUSE): State.AWAITING,
+    (State.OPEN, _Input.ASK): State.ASKING,
+    (State.ASKING, _Input.ACCEPT): State.OPEN,
+    (State.ASKING, _Input.REFUSE): State.OPEN,
+    **{(state, _Input.END): State.CLOSED for state in State},
+}
+_UNAUTHENTICATED: Final = (State.AWAITING, State.JUDGING)
+_QUESTION_OUT: Final = (State.JUDGING, State.ASKING)
+_FORBIDDEN: Final = "no grant covers this"
+
+
+class Session:
+    """One conversation, from the first frame to the last.
+
+    Args:
+        protocol: Says what the names in a client's messages mean.
+        limits: Bounds of this conversation.
+        heartbeat: Who pings, and what silence means.
+        identity: Who the handshake was for; None: the client must authenticate.
+        now: The moment of the handshake.
+        takes_tokens: Whether the endpoint can judge tokens at all.
+        asks: Whether what the grants allow is put to the application as a question, too.
+    """
+
+    __slots__ = (
+        "_asks",
+        "_auth_deadline",
+        "_commands",
+        "_excess",
+        "_generation",
+        "_held",
+        "_limits",
+        "_messages",
+        "_on_answer",
+        "_protocol",
+        "_takes_tokens",
+        "_waiting",
+        "deadline",
+        "heartbeat",
+        "identity",
+        "state",
+        "subscriptions",
+    )
+
+    def __init__(
+        self,
+        *,
+        protocol: WireProtocol,
+        limits: Limits,
+        heartbeat: Heartbeat,
+        identity: Identity | None,
+        now: Instant,
+        takes_tokens: bool = False,
+        asks: bool = False,
+    ) -> None:
+        self.state = State.AWAITING if identity is None else State.OPEN
+        self.identity = identity
+        self.heartbeat: Final = heartbeat
+        self.subscriptions: Final[dict[str, Pattern]] = {}
+        """What the client subscribed, as it spelled it, in order."""
+        self.deadline = 0.0
+        """When :meth:`handle_deadline` has something to do, in monotonic seconds."""
+        self._protocol: Final = protocol
+        self._limits: Final = limits
+        self._takes_tokens: Final = takes_tokens
+        self._asks: Final = asks
+        self._messages: Final = _bucket(limits.messages_per_second)
+        self._commands: Final = _bucket(limits.commands_per_second)
+        self._excess: ExcessRun | None = None
+        self._held: Final[dict[Pattern, int]] = {}
+        self._generation = 0
+        self._on_answer: Callable[[Any, Instant], list[Action]] | None = None
+        self._waiting: deque[Command] | None = None
+        self._auth_deadline = now.monotonic + limits.auth_timeout
+        self.reschedule(now)
+
+    # --- commands ----------------------------------------------------------------------------
+
+    def handle(self, command: Command, now: Instant) -> list[Action]:
+        """Act on one message from the client; the driver has told the heartbeat of its frame."""
+        if self.state is State.OPEN:
+            if self._messages is not None and not self._messages.take(now.monotonic):
+                return self._limited(command, "too many messages", now)
+            return self._act(command, now)
+        if self.state is State.AWAITING:
+            if isinstance(command, Auth):
+                return self._handle_auth(command)
+            return [_refuse(command, ErrorCode.UNAUTHENTICATED, "authenticate first")]
+        if self.state is State.CLOSED:
+            return []
+        return self._wait(command, now)
+
+    def _act(self, command: Command, now: Instant) -> list[Action]:
+        match command:
+            case Call():
+                return self._handle_call(command, now)
+            case Ping():
+                return [Send(Pong(command.ref))]
+            case Pong():
+                return []
+            case Publish():
+                return self._handle_publish(command)
+            case Subscribe():
+                return self._handle_subscribe(command)
+            case Unsubscribe():
+                return self._drop(command.names, command.ref)
+            case Auth():
+                return self._handle_auth(command)
+            case GetStatus():
+                return [ReportStatus(command.ref)]
+            case Malformed():
+                return [_refuse(command, command.code, command.message)]
+
+    def _wait(self, command: Command, now: Instant) -> list[Action]:
+        if self._messages is not None and not self._messages.take(now.monotonic):
+            return self._limited(command, "too many messages", now)
+        if isinstance(command, Ping | Pong):
+            return self._act(command, now)
+        if self._waiting is None:
+            self._waiting = deque()
+        if len(self._waiting) >= self._limits.max_waiting:
+            return self._limited(command, "too many messages while one is being judged", now)
+        self._waiting.append(command)
+        return []
+
+    def _limited(self, command: Command, why: str, now: Instant) -> list[Action]:
+        if self._excess is None:
+            self._excess = ExcessRun(self._limits.rate_abuse_seconds)
+        refused = _refuse(command, ErrorCode.RATE_LIMITED, why)
+        if self._excess.exceeded(now.monotonic):
+            return [refused, *self.close(CloseCode.RATE_ABUSE, "rate limits exceeded")]
+        return [refused]
+
+    def _handle_call(self, call: Call, now: Instant) -> list[Action]:
+        if self._commands is not None and not self._commands.take(now.monotonic):
+            return self._limited(call, "too many commands", now)
+        if not self._trusted.grants.may_command(call.action):
+            return [_refuse(call, ErrorCode.FORBIDDEN, _FORBIDDEN)]
+        return self._permitted("command", call.action, call, Invoke(call))
+
+    def _handle_publish(self, publish: Publish) -> list[Action]:
+        try:
+            channel = self._protocol.channel(publish.channel)
+        except InvalidChannel as exc:
+            return [_refuse(publish, ErrorCode.INVALID_CHANNEL, exc.reason)]
+        if not self._trusted.grants.may_publish(channel):
+            return [_refuse(publish, ErrorCode.FORBIDDEN, _FORBIDDEN)]
+        return self._permitted("publish", channel, publish, Emit(channel, publish))
+
+    def _permitted(self, verb: str, name: str, command: Command, then: Action) -> list[Action]:
+        """Return the action, or the question that stands before it."""
+        if not self._asks:
+            return [then]
+
+        def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
+            return [then if all(allowed) else _refuse(command, ErrorCode.FORBIDDEN, _FORBIDDEN)]
+
+        return [self._ask_permission(verb, (name,), answered)]
+
+    # --- subscriptions -----------------------------------------------------------------------
+
+    def _handle_subscribe(self, command: Subscribe) -> list[Action]:
+        verdicts = {name: self._judge(name) for name in command.names}
+        asked = [name for name, verdict in verdicts.items() if isinstance(verdict, Pattern)]
+        if not (self._asks and asked):
+            return self._subscribe(command, verdicts)
+
+        def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
+            refused = [name for name, yes in zip(asked, allowed, strict=True) if not yes]
+            verdicts.update({n: Rejection(n, ErrorCode.FORBIDDEN, _FORBIDDEN) for n in refused})
+            return self._subscribe(command, verdicts)
+
+        patterns = tuple(v.text for v in verdicts.values() if isinstance(v, Pattern))
+        return [self._ask_permission("subscribe", patterns, answered)]
+
+    def _judge(self, name: str) -> Pattern | Rejection:
+        try:
+            pattern = self._protocol.pattern(name)
+        except InvalidChannel as exc:
+            return Rejection(name, ErrorCode.INVALID_CHANNEL, exc.reason)
+        if not self._trusted.grants.may_subscribe(pattern):
+            return Rejection(name, ErrorCode.FORBIDDEN, _FORBIDDEN)
+        return pattern
+
+    def _subscribe(
+        self, command: Subscribe, verdicts: dict[str, Pattern | Rejection]
+    ) -> list[Action]:
+        """Join what is permitted and fits; one answer collects the whole request."""
+        accepted: list[str] = []
+        rejected: list[Rejection] = []
+        joins: list[Action] = []
+        for name in command.names:
+            verdict = verdicts[name]
+            if name in self.subscriptions:
+                accepted.append(name)
+            elif isinstance(verdict, Rejection):
+                rejected.append(verdict)
+            elif len(self.subscriptions) >= self._limits.max_subscriptions:
+                why = f"at most {self._limits.max_subscriptions} subscriptions a connection"
+                rejected.append(Rejection(name, ErrorCode.TOO_MANY_SUBSCRIPTIONS, why))
+            else:
+                self.subscriptions[name] = verdict
+                accepted.append(name)
+                joins += self.assign(verdict)
+        active = len(self.subscriptions)
+        # The answer before the joins: no event may come before it.
+        answer = Subscribed(tuple(accepted), active, tuple(rejected), command.ref)
+        return [Send(answer), *joins]
+
+    def _drop(self, names: Collection[str], ref: str | None = None) -> list[Action]:
+        leaves: list[Action] = []
+        for name in names:
+            pattern = self.subscriptions.pop(name, None)
+            if pattern is not None:
+                leaves += self.unassign(pattern)
+        # The leaves before the answer: no event may come after it.
+        return [*leaves, Send(Unsubscribed(tuple(names), len(self.subscriptions), ref))]
+
+    def assign(self, pattern: Pattern) -> list[Action]:
+        """Subscribe on the server's account: not told to the client, not counted against it."""
+        held = self._held.get(pattern, 0)
+        self._held[pattern] = held + 1
+        return [] if held else [Join(pattern)]
+
+    def unassign(self, pattern: Pattern) -> list[Action]:
+        """Take one :meth:`assign` back; what the client subscribed itself stays."""
+        held = self._held.pop(pattern, 0)
+        if held > 1:
+            self._held[pattern] = held - 1
+        return [Leave(pattern)] if held == 1 else []
+
+    @property
+    def patterns(self) -> Collection[Pattern]:
+        """All that is joined, on the client's account and on the server's."""
+        return self._held.keys()
+
+    # --- questions and answers ---------------------------------------------------------------
+
+    def _handle_auth(self, auth: Auth) -> list[Action]:
+        if not self._takes_tokens:
+            return [Send(AuthRefused("this endpoint takes no tokens", ref=auth.ref))]
+
+        def answered(verdict: Identity | str, now: Instant) -> list[Action]:
+            return self._authenticated(verdict, auth.ref, now)
+
+        return [AskToken(self._ask(answered), auth.token)]
+
+    def _ask_permission(
+        self,
+        verb: str,
+        names: tuple[str, ...],
+        on_answer: Callable[[Sequence[bool], Instant], list[Action]],
+    ) -> Action:
+        return AskPermission(self._ask(on_answer), self._trusted, verb, names)
+
+    def _ask(self, on_answer: Callable[[Any, Instant], list[Action]]) -> int:
+        self._move(_Input.ASK)
+        self._generation += 1
+        self._on_answer = on_answer
+        return self._generation
+
+    def handle_token(self, generation: int, verdict: Identity | str, now: Instant) -> list[Action]:
+        """Take the answer to :class:`.AskToken`: who it is, or a sentence why it is nobody."""
+        return self._handle_answer(generation, verdict, now)
+
+    def handle_permission(
+        self, generation: int, allowed: Sequence[bool], now: Instant
+    ) -> list[Action]:
+        """Take the answer to :class:`.AskPermission`: a yes or no for each name, in order."""
+        return self._handle_answer(generation, allowed, now)
+
+    def _handle_answer(self, generation: int, answer: object, now: Instant) -> list[Action]:
+        on_answer = self._on_answer
+        if on_answer is None or generation != self._generation:
+            return []
+        self._on_answer = None
+        refused_first = self.state is State.JUDGING and not isinstance(answer, Identity)
+        self._move(_Input.REFUSE if refused_first else _Input.ACCEPT)
+        actions = on_answer(answer, now)
+        while self._waiting and self.state is State.OPEN:
+            actions += self._act(self._waiting.popleft(), now)
+        return actions
+
+    def _authenticated(
+        self, verdict: Identity | str, ref: str | None, now: Instant
+    ) -> list[Action]:
+        old = self.identity
+        if isinstance(verdict, Identity) and old is not None and verdict.subject != old.subject:
+            # A socket belongs to one subject: what was said on it must not change hands.
+            verdict = "the token is for another subject"
+        if not isinstance(verdict, Identity):
+            refused = Send(AuthRefused(verdict, ref=ref))
+            if old is not None:  # A failed refresh leaves the old token in force.
+                return [refused]
+            return [refused, *self.close(CloseCode.TOKEN_REFUSED, "token refused")]
+        self.identity = verdict
+        self.reschedule(now)
+        actions: list[Action] = [
+            Adopt(verdict),
+            Send(AuthAccepted(verdict.subject, verdict.expires_at, ref)),
+        ]
+        may = verdict.grants.may_subscribe
+        lost = [name for name, pattern in self.subscriptions.items() if not may(pattern)]
+        return actions + self._drop(lost) if lost else actions
+
+    # --- time --------------------------------------------------------------------------------
+
+    def reschedule(self, now: Instant) -> None:
+        """Work :attr:`deadline` out anew; to be called also when the wall clock was set."""
+        deadline = self.heartbeat.deadline()
+        if self.state in _UNAUTHENTICATED:
+            deadline = min(deadline, self._auth_deadline)
+        if self.identity is not None and self.identity.expires_at is not None:
+            # Expiry is a moment of the wall clock: this is when that clock will show it.
+            deadline = min(deadline, now.monotonic + self.identity.expires_at - now.wall)
+        self.deadline = deadline
+
+    def handle_deadline(self, now: Instant) -> list[Action]:
+        """Do what time demands: ping, or end what is expired, silent or never authenticated."""
+        if self.state is State.CLOSED:
+            return []
+        expires_at = self.identity.expires_at if self.identity else None
+        if expires_at is not None and expires_at <= now.wall:
+            return self.close(CloseCode.TOKEN_EXPIRED, "token expired")
+        if self.state in _UNAUTHENTICATED and now.monotonic >= self._auth_deadline:
+            return self.close(CloseCode.TOKEN_REFUSED, "no token in time")
+        beat = self.heartbeat.judge(now.monotonic)
+        if beat is Beat.DEAD:
+            return self.close(CloseCode.HEARTBEAT_TIMEOUT, "heartbeat timeout")
+        self.reschedule(now)
+        return [Send(Ping())] if beat is Beat.PING else []
+
+    def close(self, code: int, reason: str) -> list[Action]:
+        """End the conversation; nothing is acted on afterwards."""
+        if self.state is State.CLOSED:
+            return []
+        self._move(_Input.END)
+        self._on_answer = None
+        self._waiting = None
+        return [Close(code, reason)]
+
+    def _move(self, heard: _Input) -> None:
+        self.state = _NEXT[self.state, heard]
+
+    @property
+    def _trusted(self) -> Identity:
+        assert self.identity is not None  # OPEN and ASKING imply it; see _NEXT.
+        return self.identity
+
+
+def _bucket(rate: float | None) -> TokenBucket | None:
+    return None if rate is None else TokenBucket(rate)
+
+
+def _refuse(command: Command, code: str, message: str) -> Send:
+    """Answer a message that is not acted on; what asked for a response gets one."""
+    match command:
+        case Call() | Publish():
+            is_call = command.ref is not None
+        case Malformed():
+            is_call = command.is_call
+        case _:
+            is_call = False
+    return Send(Refused(code, message, command.ref, is_call))

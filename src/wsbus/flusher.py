@@ -1,0 +1,346 @@
+"""Carries out the hub's plan once per turn of the event loop.
+
+Whoever publishes in a turn only fills the hub's log; the flush at the turn's end joins what each
+member owes and writes it with one system call. A member that cannot be written to becomes blocked:
+its queue fills within its bounds while one call on the runner waits for room and drains it. So
+nothing here, and no publisher, ever waits for a subscriber.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final
+
+from anyio import Event, WouldBlock
+
+from .core.errors import TransportClosed
+from .core.frame import MAX_JOIN_BYTES, Frame, join_lines
+from .core.hub import Hub
+from .core.plan import Member, Owed, Plan, Standing, Write
+from .core.instant import Instant
+from .core.messages import Gap
+from .protocols.base import WireProtocol
+from .runner import Runner
+from .transport import Transport, WriteNow
+
+__all__ = ["FLUSH_BYTES", "FLUSH_COUNT", "Flusher", "Outlet"]
+
+logger: Final = logging.getLogger("wsbus.flusher")
+
+FLUSH_COUNT: Final = 64
+"""Publications after which a publisher waits one flush: without any wait a tight loop would
+overflow healthy queues, and with one each nothing would be joined (measured: 160 flushes for 160
+messages, against 11)."""
+FLUSH_BYTES: Final = 256 * 1024
+"""The same, in bytes."""
+
+
+class Outlet:
+    """What the flusher knows of one member's transport, asked once, at attach.
+
+    Args:
+        transport: Where to write.
+        on_failure: Called if nobody can be reached any more, or writing failed.
+        on_overflow: Called if the queue is full and the policy is to close.
+        write_deadline: Seconds for which it may take nothing before it is given up.
+    """
+
+    __slots__ = (
+        "_relief",
+        "direct",
+        "on_failure",
+        "overflowed",
+        "progress_at",
+        "transport",
+        "unsent",
+        "write_deadline",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        on_failure: Callable[[], None],
+        on_overflow: Callable[[], None],
+        write_deadline: float,
+    ) -> None:
+        self.transport: Final = transport
+        self.direct: Final = transport if isinstance(transport, WriteNow) else None
+        self.on_failure: Final = on_failure
+        self.overflowed: Final = on_overflow
+        self.write_deadline: Final = write_deadline
+        self.progress_at = 0.0
+        """When, while blocked, the transport took something last; monotonic seconds."""
+        self.unsent = 0
+        self._relief: Event | None = None
+
+    async def relief(self) -> None:
+        """Wait until some of the queue was written, or the member is not blocked any more."""
+        if self._relief is None:
+            self._relief = Event()
+        await self._relief.wait()
+
+    def relieve(self) -> None:
+        """Let those go who wait in :meth:`relief`."""
+        if self._relief is not None:
+            self._relief.set()
+            self._relief = None
+
+
+class Flusher:
+    """Writes what the hub's members owe.
+
+    Args:
+        hub: Plans.
+        runner: Runs what has to wait.
+        clock: Reads both clocks.
+    """
+
+    def __init__(self, hub: Hub, runner: Runner, clock: Callable[[], Instant]) -> None:
+        self._hub: Final = hub
+        self._runner: Final = runner
+        self._clock: Final = clock
+        self._is_due = False
+        self._is_flushing = False
+        self._due = Event()
+        self._flushed = Event()
+        self.flushes = 0
+        self.failures = 0
+        """Members lost to a failed write."""
+
+    # --- when --------------------------------------------------------------------------------
+
+    def soon(self) -> None:
+        """Flush at the end of this turn; at once if that much is owed already.
+
+        Replies and ``publish_soon`` cannot wait, and so are bounded here.
+        """
+        if self.is_overdue:
+            self.flush()
+        elif not self._is_due:
+            self._is_due = True
+            self._due.set()
+
+    @property
+    def is_overdue(self) -> bool:
+        """So much is owed that a publisher should let the loop turn."""
+        return self._hub.owed >= FLUSH_COUNT or self._hub.owed_bytes >= FLUSH_BYTES
+
+    async def flushed(self) -> None:
+        """Wait for the next flush."""
+        if not self._is_due:
+            self._is_due = True
+            self._due.set()
+        await self._flushed.wait()
+
+    async def run(self) -> None:
+        """Flush once per turn in which :meth:`soon` was called; until cancelled."""
+        while True:
+            await self._due.wait()
+            self._due = Event()
+            self.flush()
+
+    # --- what --------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what is owed, to all who are writable; never waits.
+
+        One member's failure costs that member only. Called from within itself (a connection that
+        is closed as too slow owes its last words) it leaves the work to the outer call.
+        """
+        self._is_due = False
+        if self._is_flushing:
+            return
+        self._is_flushing = True
+        try:
+            while self._hub.is_due:  # What could not be written may overflow queues, and so on.
+                self._carry_out(self._hub.take_plan())
+        finally:
+            self._is_flushing = False
+        self.flushes += 1
+        flushed, self._flushed = self._flushed, Event()
+        flushed.set()
+
+    def _carry_out(self, plan: Plan) -> None:
+        for write in plan.writes:
+            if write.members[0].writes_bytes:
+                self._write(write)
+            else:
+                self._hand_over(write)
+        for member in plan.woken:
+            if not isinstance(member.outlet, Outlet):
+                member.outlet.wake()
+        for member in plan.overflowed:
+            member.outlet.overflowed()
+
+    def send(self, member: Member, frame: Frame) -> None:
+        """Write a control frame: now if nothing is owed to anybody, else in its turn."""
+        if self._hub.owed or member.standing is not Standing.READY or not member.writes_bytes:
+            self._hub.send(member, frame)
+            self.soon()
+            return
+        try:
+            member.outlet.direct.write_now(frame.wire)
+        except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
+            self._not_written(member, (Owed(frame, None),), exc)
+
+    def _write(self, write: Write) -> None:
+        members, owed = write
+        chunks = list(_chunks(owed, members[0].protocol))
+        wire = chunks[0][0]
+        publications = sum(item.publication is not None for item in owed)
+        ready = Standing.READY
+        for member in members:  # The hot loop: nothing per member but the write and a sum.
+            if member.standing is not ready:
+                continue
+            try:
+                member.outlet.direct.write_now(wire)
+            except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
+                self._not_written(member, owed, exc)
+            else:
+                if len(chunks) > 1 and not self._write_rest(member, chunks):
+                    continue
+                member.sent += publications
+
+    def _write_rest(self, member: Member, chunks: Sequence[tuple[bytes, Sequence[Owed]]]) -> bool:
+        for done, (wire, _) in enumerate(chunks[1:], 1):
+            try:
+                member.outlet.direct.write_now(wire)
+            except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
+                written = [item for _, items in chunks[:done] for item in items]
+                member.sent += sum(item.publication is not None for item in written)
+                self._not_written(member, [o for _, items in chunks[done:] for o in items], exc)
+                return False
+        return True
+
+    def _not_written(self, member: Member, owed: Sequence[Owed], exc: Exception) -> None:
+        if isinstance(exc, WouldBlock):
+            self._block(member, owed)
+            self._runner.submit(partial(self._drain, member))
+        else:
+            self._fail(member, exc)
+
+    def _hand_over(self, write: Write) -> None:
+        """Let the runner send, to members whose transports can only be awaited."""
+        members, owed = write
+        frames = _joined((item.frame for item in owed), members[0].protocol)
+        publications = sum(item.publication is not None for item in owed)
+        for member in members:
+            if member.standing is Standing.READY:
+                self._block(member, ())
+                member.sent += publications
+                self._runner.submit(partial(self._drain, member, frames))
+
+    def _block(self, member: Member, owed: Iterable[Owed]) -> None:
+        outlet: Outlet = member.outlet
+        outlet.progress_at = self._clock().monotonic
+        outlet.unsent = outlet.direct.unsent() if outlet.direct else 0
+        self._hub.block(member, owed)
+
+    # --- blocked members ---------------------------------------------------------------------
+
+    async def _drain(self, member: Member, frames: Sequence[Frame] = ()) -> None:
+        """Write what a blocked member owes, until it owes nothing and is ready again."""
+        outlet: Outlet = member.outlet
+        try:
+            if frames:
+                await outlet.transport.send(frames)
+            while member.standing is Standing.BLOCKED:
+                if outlet.direct is not None:
+                    await outlet.direct.room()
+                frames = self._take(member)
+                if frames:
+                    await self._send(outlet, frames)
+                elif self._release(member):
+                    return
+        except TransportClosed as exc:
+            self._fail(member, exc)
+        except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member
+            self._fail(member, exc)
+        finally:
+            outlet.relieve()
+
+    async def _send(self, outlet: Outlet, frames: Sequence[Frame]) -> None:
+        if outlet.direct is None:
+            await outlet.transport.send(frames)
+        else:
+            outlet.direct.write_now(b"".join([frame.wire for frame in frames]))
+        outlet.progress_at = self._clock().monotonic
+        outlet.relieve()
+
+    def _take(self, member: Member) -> Sequence[Frame]:
+        """Take a joined write's worth from its queue, what was lost before it told first."""
+        batch = member.queue.take(MAX_JOIN_BYTES)
+        frames: list[Frame] = batch.items
+        if batch.lost:
+            gap = member.protocol.encode(Gap(batch.lost), self._clock())
+            logger.info("a slow connection lost %d publications", batch.lost)
+            if gap is not None:
+                frames = [gap, *frames]
+            elif not frames:
+                return self._take(member) if not member.queue.is_empty else ()
+        return _joined(frames, member.protocol)
+
+    def _release(self, member: Member) -> bool:
+        """Make it ready again; what is in the log is in its queue already, so flush that first."""
+        if self._hub.owed:
+            self.flush()
+        if not member.queue.is_empty:
+            return False
+        self._hub.unblock(member)
+        return True
+
+    def expire(self, now: float) -> None:
+        """Give up on members whose transports took nothing for the write deadline."""
+        for member in list(self._hub.blocked):
+            outlet = member.outlet
+            if not isinstance(outlet, Outlet):
+                continue
+            unsent = outlet.direct.unsent() if outlet.direct else 0
+            if unsent < outlet.unsent:
+                outlet.progress_at = now
+            outlet.unsent = unsent
+            if now - outlet.progress_at >= outlet.write_deadline:
+                logger.info("aborting a connection that took nothing for a while")
+                self._fail(member, None)
+
+    def forgive(self, seconds: float) -> None:
+        """Take no account of the last ``seconds``, in which this process itself stood still."""
+        if seconds:
+            for member in self._hub.blocked:
+                if isinstance(member.outlet, Outlet):
+                    member.outlet.progress_at += seconds
+
+    def _fail(self, member: Member, exc: Exception | None) -> None:
+        if member.standing is Standing.GONE:
+            return
+        self.failures += 1
+        if exc is not None and not isinstance(exc, TransportClosed | OSError):
+            logger.error("writing to a connection failed", exc_info=exc)
+        outlet: Outlet = member.outlet
+        outlet.relieve()
+        outlet.on_failure()
+
+
+def _joined(frames: Iterable[Frame], protocol: WireProtocol) -> list[Frame]:
+    return list(join_lines(frames)) if protocol.joins else list(frames)
+
+
+def _chunks(owed: Sequence[Owed], protocol: WireProtocol) -> Iterable[tuple[bytes, Sequence[Owed]]]:
+    """Join what is owed into writes of at most 64 KiB, each with what it holds."""
+    size = sum([item.frame.size for item in owed])
+    if size <= MAX_JOIN_BYTES:
+        frames = _joined([item.frame for item in owed], protocol)
+        yield b"".join([frame.wire for frame in frames]), owed
+        return
+    part: list[Owed] = []
+    size = 0
+    for item in owed:
+        if part and size + item.frame.size > MAX_JOIN_BYTES:
+            yield from _chunks(part, protocol)
+            part, size = [], 0
+        part.append(item)
+        size += item.frame.size
+    frames = _joined([item.frame for item in part], protocol)
+    yield b"".join([frame.wire for frame in frames]), part

@@ -1,0 +1,216 @@
+"""The messages that ``wsbus.v1`` and ``zigquant-v2`` have in common.
+
+Every message is an object with ``type``, an ``id`` if it belongs to a message of the client that
+had one, ``timestamp`` in milliseconds since the epoch, and what the type asks for. Keys are sent
+in the order in which the fields stand here. The reference is ``docs/reference/protocol``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from ..core import messages as core
+from ..core.frame import Frame
+from ..core.instant import Instant
+from .tagged import ClientMessage, TaggedJson
+
+__all__ = ["COMMON_MESSAGES", "Dialogue", "FromClient", "FromServer", "milliseconds"]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def milliseconds(seconds: float) -> int:
+    """Turn seconds since the epoch into what stands in a message."""
+    return round(seconds * 1000)
+
+
+# --- client → server --------------------------------------------------------------------------
+
+
+class FromClient(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What messages of clients have in common; keys that are not named here are ignored."""
+
+    is_call: ClassVar[bool] = False
+
+    id: str | None = None
+
+
+class _Auth(FromClient, frozen=True, tag="auth"):
+    token: str
+
+    def command(self) -> core.Command:
+        return core.Auth(self.token, self.id)
+
+
+class _Subscribe(FromClient, frozen=True, tag="subscribe"):
+    channels: tuple[str, ...]
+
+    def command(self) -> core.Command:
+        return core.Subscribe(self.channels, self.id)
+
+
+class _Unsubscribe(FromClient, frozen=True, tag="unsubscribe"):
+    channels: tuple[str, ...]
+
+    def command(self) -> core.Command:
+        return core.Unsubscribe(self.channels, self.id)
+
+
+class _Command(FromClient, frozen=True, tag="command"):
+    is_call = True
+
+    action: str
+    params: Raw = Raw(b"{}")
+
+    def command(self) -> core.Command:
+        # A copy: the raw view would keep the whole frame alive.
+        return core.Call(self.action, bytes(self.params), self.id)
+
+
+class _Ping(FromClient, frozen=True, tag="ping"):
+    def command(self) -> core.Command:
+        return core.Ping(self.id)
+
+
+class _Pong(FromClient, frozen=True, tag="pong"):
+    def command(self) -> core.Command:
+        return core.Pong(self.id)
+
+
+COMMON_MESSAGES: Final[tuple[type[ClientMessage], ...]] = (
+    _Auth,
+    _Subscribe,
+    _Unsubscribe,
+    _Command,
+    _Ping,
+    _Pong,
+)
+"""What a client may send in either dialect."""
+
+
+# --- server → client --------------------------------------------------------------------------
+
+
+class FromServer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
+    """What messages of the server have in common: what is not known is not sent."""
+
+
+class _Event(FromServer, frozen=True, tag="event"):
+    channel: str
+    event: str
+    timestamp: int
+    data: Raw
+
+
+class _Answer(FromServer, frozen=True, kw_only=True):
+    """A message that belongs to one of the client's, and carries its ``id``."""
+
+    id: str | None = None
+    timestamp: int
+
+
+class _Fault(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+
+
+class _Response(_Answer, frozen=True, kw_only=True, tag="response"):
+    success: bool
+    data: Raw | UnsetType = UNSET
+    error: _Fault | UnsetType = UNSET
+
+
+class _Error(_Answer, frozen=True, kw_only=True, tag="error"):
+    error: _Fault
+
+
+class _Account(msgspec.Struct, frozen=True, omit_defaults=True):
+    subject: str
+    expires_at: int | None = None
+
+
+class _AuthResult(FromServer, frozen=True, kw_only=True, tag="auth_result"):
+    id: str | None = None
+    success: bool
+    timestamp: int
+    data: _Account | UnsetType = UNSET
+    error: _Fault | UnsetType = UNSET
+
+
+class _Rejected(msgspec.Struct, frozen=True):
+    channel: str
+    code: str
+    message: str
+
+
+class _Subscriptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    channels: tuple[str, ...]
+    active_subscriptions: int
+    rejected: tuple[_Rejected, ...] = ()
+
+
+class _Subscribed(_Answer, frozen=True, kw_only=True, tag="subscribed"):
+    data: _Subscriptions
+
+
+class _Unsubscribed(_Answer, frozen=True, kw_only=True, tag="unsubscribed"):
+    data: _Subscriptions
+
+
+class _PingOut(_Answer, frozen=True, tag="ping"):
+    pass
+
+
+class _PongOut(_Answer, frozen=True, tag="pong"):
+    pass
+
+
+class Dialogue(TaggedJson):
+    """The dialect with the common messages only; derive from it to add more."""
+
+    messages = COMMON_MESSAGES
+
+    def encode(self, reply: core.Reply, at: Instant) -> Frame | None:
+        """Say ``reply`` at the moment ``at``; None if there is no word for it."""
+        message = self.answer(reply, milliseconds(at.wall))
+        return None if message is None else Frame(_encode(message))
+
+    def encode_publication(self, publication: core.Publication) -> Frame:
+        """Say that something happened. Cost: under a microsecond, and a copy of the data."""
+        data = Raw(publication.data)
+        at = milliseconds(publication.at)
+        return Frame(_encode(_Event(publication.channel, publication.event, at, data)))
+
+    def answer(self, reply: core.Reply, at: int) -> FromServer | None:
+        """Return the message for ``reply``, or None; ``at`` in milliseconds."""
+        match reply:
+            case core.Response():
+                return _Response(id=reply.ref, timestamp=at, success=True, data=Raw(reply.data))
+            case core.Refused():
+                fault = _Fault(reply.code, reply.message)
+                if reply.is_call and reply.ref is not None:
+                    return _Response(id=reply.ref, timestamp=at, success=False, error=fault)
+                return _Error(id=reply.ref, timestamp=at, error=fault)
+            case core.Pong():
+                return _PongOut(id=reply.ref, timestamp=at)
+            case core.Ping():
+                return _PingOut(id=reply.ref, timestamp=at)
+            case core.Subscribed():
+                rejected = tuple(_Rejected(r.name, r.code, r.message) for r in reply.rejected)
+                data = _Subscriptions(reply.names, reply.active, rejected)
+                return _Subscribed(id=reply.ref, timestamp=at, data=data)
+            case core.Unsubscribed():
+                data = _Subscriptions(reply.names, reply.active)
+                return _Unsubscribed(id=reply.ref, timestamp=at, data=data)
+            case core.AuthAccepted():
+                until = None if reply.expires_at is None else milliseconds(reply.expires_at)
+                account = _Account(reply.subject, until)
+                return _AuthResult(id=reply.ref, success=True, timestamp=at, data=account)
+            case core.AuthRefused():
+                fault = _Fault(reply.code, reply.message)
+                return _AuthResult(id=reply.ref, success=False, timestamp=at, error=fault)
+            case _:
+                return None

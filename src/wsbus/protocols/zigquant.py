@@ -1,0 +1,16 @@
+"""``zigquant-v2``: the protocol of the ZigQuant trading platform, as its clients know it."""
+
+from __future__ import annotations
+
+from .dialogue import Dialogue
+
+__all__ = ["ZigQuant"]
+
+
+class ZigQuant(Dialogue):
+    """The common messages, one in a frame; ``*`` is the only wildcard.
+
+    It has no word for gaps, so drops are counted and not told.
+    """
+
+    name = "zigquant-v2"

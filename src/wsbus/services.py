@@ -1,0 +1,109 @@
+"""What a running bus shares with its connections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from anyio import Event
+
+from .commands import Commands
+from .core.hub import Hub
+from .core.instant import Instant
+from .core.permissions import Identity
+from .endpoint import Endpoint
+from .flusher import Flusher
+from .runner import Runner
+from .snapshots import BusStatistics
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .local import Subscription
+
+__all__ = ["Authorize", "Hook", "Services"]
+
+Authorize: TypeAlias = Callable[[Identity, str, str], Awaitable[bool]]
+"""``async (identity, action, pattern) → bool``; the action is ``subscribe``, ``publish`` or
+``command``. Asked after the grants, which must allow it, too."""
+
+Hook: TypeAlias = "Callable[[Connection], Awaitable[None] | None]"
+"""Called with a connection; what it raises is logged and harms nobody."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """What a running bus shares with its connections."""
+
+    hub: Hub
+    flusher: Flusher
+    runner: Runner
+    clock: Callable[[], Instant]
+    new_id: Callable[[], str]
+    spread: Callable[[], float]
+    """Chance for the first ping, see :class:`.Heartbeat`."""
+    commands: Commands
+    authorize: Authorize | None
+    on_connect: list[Hook]
+    on_disconnect: list[Hook]
+    connections: dict[str, Connection] = field(default_factory=dict)
+    subjects: dict[str, set[Connection]] = field(default_factory=dict)
+    counts: Counter[Endpoint] = field(default_factory=Counter)
+    """Connections of each endpoint."""
+    connections_ever: int = 0
+    messages_received: int = 0
+    subscriptions: set[Subscription] = field(default_factory=set)
+    """Those inside the process."""
+    unsaid: int = 0
+    """Replies that a dialect had no word for."""
+    _removed: Event | None = None
+
+    def connected(self, endpoint: Endpoint | None = None) -> list[Connection]:
+        """Return the connections, of one endpoint or all, oldest first."""
+        everyone = list(self.connections.values())
+        return [c for c in everyone if endpoint is None or c.endpoint is endpoint]
+
+    async def all_gone(self, endpoint: Endpoint | None = None) -> None:
+        """Wait until there is no connection."""
+        while self.connected(endpoint):
+            if self._removed is None:
+                self._removed = Event()
+            await self._removed.wait()
+
+    def add(self, connection: Connection) -> None:
+        """Take a new connection in."""
+        self.connections[connection.id] = connection
+        self.counts[connection.endpoint] += 1
+        self.connections_ever += 1
+
+    def remove(self, connection: Connection) -> None:
+        """Forget an ended connection."""
+        if self.connections.pop(connection.id, None) is not None:
+            self.counts[connection.endpoint] -= 1
+        if self._removed is not None:
+            self._removed.set()
+            self._removed = None
+
+    def statistics(self, *, is_running: bool) -> BusStatistics:
+        """Add up the counters of everything that runs."""
+        hub = self.hub.statistics()
+        return BusStatistics(
+            is_running=is_running,
+            connections=len(self.connections),
+            connections_ever=self.connections_ever,
+            blocked=hub.blocked,
+            patterns=hub.patterns,
+            messages_received=self.messages_received,
+            publications=hub.publications,
+            matched=hub.matched,
+            sent=hub.sent,
+            dropped=hub.dropped,
+            refused=hub.refused,
+            discarded=hub.discarded,
+            queued=hub.queued,
+            queued_bytes=hub.queued_bytes,
+            unsaid=self.unsaid,
+            failures=self.flusher.failures,
+            flushes=self.flusher.flushes,
+        )

@@ -1,0 +1,67 @@
+"""What a bus tells about itself, frozen at one moment."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["BusStatistics", "ConnectionInfo"]
+
+
+class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection at one moment; times are seconds since the epoch."""
+
+    connection_id: str
+    subject: str | None
+    protocol: str
+    path: str
+    client: tuple[str, int] | None
+    connected_at: float
+    last_ping: float | None
+    """When the server pinged last."""
+    last_pong: float
+    """The last sign of life: any frame counts."""
+    subscriptions: tuple[str, ...]
+    """As the client spelled them, in the order subscribed."""
+    message_count: int
+    """Publications sent to it."""
+    messages_received: int
+    is_alive: bool
+    """Not closing."""
+    queue_messages: int
+    queue_bytes: int
+    dropped: int
+    """Publications lost for want of room."""
+
+
+class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A bus at one moment; the sums are since it was started.
+
+    ``matched == sent + owed + queued + dropped + refused + discarded`` for publications to
+    connections that are still there, each counted once per connection.
+    """
+
+    is_running: bool
+    connections: int
+    connections_ever: int
+    blocked: int
+    """Connections whose transport is not writable just now, and local subscriptions."""
+    patterns: int
+    """Distinct ones, over all connections."""
+    messages_received: int
+    publications: int
+    matched: int
+    """Deliveries owed: publications times the members each was for."""
+    sent: int
+    dropped: int
+    """Evicted from full queues, conflated ones included."""
+    refused: int
+    """Not taken by full queues."""
+    discarded: int
+    """In the queues of connections that ended."""
+    queued: int
+    queued_bytes: int
+    unsaid: int
+    """Replies that a dialect has no word for."""
+    failures: int
+    """Connections lost to a failed write, or to one that took too long."""
+    flushes: int

@@ -1,0 +1,88 @@
+"""The arrows of the house, held by import-linter and by reading the import graph."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import grimp
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+PURE: Final = ("core", "protocols")
+SIDE_DOORS: Final = {"wsbus.__main__", "wsbus.cli"}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("wsbus", cache_dir=None)
+
+
+def declared_rooms() -> list[str]:
+    """Return every room that the contract of the floors names."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = config["tool"]["importlinter"]["contracts"]
+    floors = next(contract for contract in contracts if contract["id"] == "floors")
+    return [room.strip(" ()") for floor in floors["layers"] for room in floor.split("|")]
+
+
+def test_imports_go_down_only() -> None:
+    """All contracts of pyproject.toml hold."""
+    program = Path(sysconfig.get_path("scripts")) / "lint-imports"
+    outcome = subprocess.run(
+        [program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_every_module_stands_on_a_floor(graph: grimp.ImportGraph) -> None:
+    """A module that no floor names would be bound by no contract."""
+    rooms = [*declared_rooms()]
+    homeless = {
+        module
+        for module in graph.modules
+        if module.startswith("wsbus.")
+        and module != "wsbus.core"
+        and not any(module == room or module.startswith(f"{room}.") for room in rooms)
+    }
+
+    assert homeless == set()
+
+
+def test_the_front_door_is_for_users(graph: grimp.ImportGraph) -> None:
+    """Nothing inside imports names from the package's own root, but the command line."""
+    assert graph.find_modules_that_directly_import("wsbus") <= SIDE_DOORS
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=str(path.relative_to(ROOT / "src" / "wsbus")))
+        for room in PURE
+        for path in sorted((ROOT / "src" / "wsbus" / room).rglob("*.py"))
+    ],
+)
+def test_the_pure_rooms_never_wait_and_know_msgspec_only(path: Path) -> None:
+    """Core and dialects hold no coroutine, and import wsbus, msgspec and the standard library."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and node.level == 0
+            else []
+        )
+    }
+    waiting = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+
+    assert imported <= {"wsbus", "msgspec", "typing_extensions", *sys.stdlib_module_names}
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, waiting)] == []

@@ -1,0 +1,53 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("quick", max_examples=50, stateful_step_count=30, deadline=None)
+settings.register_profile("ci", max_examples=250, stateful_step_count=50, deadline=None)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick")
+)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(("asyncio", {}), id="asyncio"),
+        pytest.param(("trio", {}), id="trio"),
+    ],
+)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """Run every async test on both loops.
+
+    A directory for what works on asyncio only overrides this with one that returns "asyncio".
+    """
+    backend: tuple[str, dict[str, object]] = request.param
+    return backend
+
+
+def find_command(name: str, apt_package: str) -> str:
+    """Return the path of an installed program, or end the test.
+
+    It is skipped with the install line as the reason; where ``WSBUS_REQUIRE_SERVICES`` is set it
+    fails.
+    """
+    path = shutil.which(name)
+    if path is not None:
+        return path
+    reason = f"needs {name}: apt-get install -y {apt_package}"
+    if os.environ.get("WSBUS_REQUIRE_SERVICES"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def require_command() -> Callable[[str, str], str]:
+    """Give ``require_command(name, apt_package)``: the path of a program; see find_command."""
+    return find_command
