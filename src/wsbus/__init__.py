@@ -7,8 +7,9 @@
     async with bus:
         await bus.publish("prices.BTC", {"last": 95000}, event="tick")
 
-Doors are made with :meth:`.Bus.endpoint` and mounted by an adapter: :mod:`wsbus.adapters.starlette`,
-:mod:`wsbus.adapters.asgi`, :mod:`wsbus.adapters.aiohttp`, :mod:`wsbus.adapters.websockets`.
+Doors are made with :meth:`.Bus.endpoint` and mounted by an adapter:
+:mod:`wsbus.adapters.starlette`, :mod:`wsbus.adapters.asgi`, :mod:`wsbus.adapters.aiohttp`,
+:mod:`wsbus.adapters.websockets`.
 """
 
 from __future__ import annotations

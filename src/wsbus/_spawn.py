@@ -20,7 +20,7 @@ def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        import trio  # noqa: PLC0415  # installed, or this would not be its loop
+        import trio  # installed, or this would not be its loop
 
         trio.lowlevel.spawn_system_task(main, name="wsbus")
     else:

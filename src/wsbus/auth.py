@@ -21,7 +21,7 @@ class Authenticator(Protocol):
 
     def __call__(
         self, token: str | None, handshake: Handshake
-    ) -> Identity | None | Awaitable[Identity | None]:
+    ) -> Identity | Awaitable[Identity | None] | None:
         """Return who it is; None for "nobody yet": the client is then to send an ``auth``.
 
         Args:
@@ -64,7 +64,7 @@ class JWT:
         leeway: float = 0.0,
     ) -> None:
         try:
-            import jwt  # noqa: PLC0415  # an extra
+            import jwt  # an extra
         except ImportError as exc:
             raise UsageError("JWT needs PyJWT: pip install 'wsbus[jwt]'") from exc
         symmetric = [name.upper().startswith("HS") for name in algorithms]

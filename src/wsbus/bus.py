@@ -1,43 +1,35 @@
-"""The bus: what users hold.
-
-Over 300 lines: every verb of the library is a method here, most of them a few lines over the hub.
-"""
+"""The bus: what users hold."""
 
 from __future__ import annotations
 
-import logging
 import random
 import secrets
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
-from anyio import CancelScope, Event, create_task_group, from_thread, move_on_after, sleep
 from anyio.abc import TaskGroup
-from anyio.lowlevel import current_token
 
-from ._spawn import spawn
 from .auth import Authenticator
 from .commands import Commands, RegisteredCommand
 from .connection import Connection
 from .core.channels import parse_channel
-from .core.encoding import EncHook, encode_data
-from .core.errors import CloseCode, NotStarted, UsageError
+from .core.encoding import EncHook
+from .core.errors import CloseCode, UsageError
 from .core.heartbeat import HeartbeatPolicy
-from .core.hub import Hub, Receipt
+from .core.hub import Hub
 from .core.instant import Instant
 from .core.limits import Limits
-from .core.messages import Publication
 from .core.patterns import parse_pattern
 from .core.permissions import Grants
 from .core.queue import Overflow
 from .endpoint import Admission, Endpoint
 from .flusher import Flusher
+from .life import Life
 from .local import Subscription
 from .protocols import WireProtocol, protocol
+from .publisher import Publisher
 from .runner import Runner
 from .services import Authorize, Hook, Services
 from .snapshots import BusStatistics, ConnectionInfo
@@ -45,9 +37,6 @@ from .transport import Transport
 
 __all__ = ["Bus"]
 
-logger: Final = logging.getLogger("wsbus.bus")
-
-_SWEEP_SECONDS: Final = 1.0
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -63,7 +52,7 @@ def _spread() -> float:
     return 1 - random.random() / 2  # noqa: S311  # spreads pings, guards nothing
 
 
-class Bus:
+class Bus(Publisher):
     """Publish and subscribe for everything connected to this process.
 
     Build it anywhere, also at import; run it with ``async with bus:``, as often as you like, one
@@ -84,20 +73,12 @@ class Bus:
         authorize: Authorize | None = None,
         clock: Callable[[], Instant] = _read_clocks,
     ) -> None:
-        self._encode: Final = partial(encode_data, enc_hook=enc_hook)
+        super().__init__(enc_hook, clock)
         self._authorize: Final = authorize
-        self._clock: Final = clock
         self._commands: Final = Commands(self._encode)
         self._on_connect: Final[list[Hook]] = []
         self._on_disconnect: Final[list[Hook]] = []
-        self._broadcasts: Final[set[str]] = set()
         self._default_endpoint: Endpoint | None = None
-        self._services: Services | None = None
-        self._is_closing = False
-        self._draining: Final[set[Endpoint]] = set()
-        self._thread = 0
-        self._token: Any = None
-        self._stop = self._stopped = Event()
 
     # --- setting up --------------------------------------------------------------------------
 
@@ -203,7 +184,7 @@ class Bus:
     @property
     def is_running(self) -> bool:
         """Whether connections and publications are taken."""
-        return self._services is not None and not self._is_closing
+        return self._life is not None and not self._life.is_closing
 
     async def __aenter__(self) -> Self:
         """Start.
@@ -211,13 +192,10 @@ class Bus:
         Raises:
             UsageError: It is running.
         """
-        if self._services is not None:
+        if self._life is not None:
             raise UsageError("this bus is running already")
-        self._thread, self._token = threading.get_ident(), current_token()
-        self._stop, self._stopped, self._is_closing = Event(), Event(), False
-        started = Event()
-        spawn(partial(self._live, started))
-        await started.wait()
+        self._life = Life(self._make_services)
+        await self._life.start()
         return self
 
     async def __aexit__(
@@ -229,9 +207,7 @@ class Bus:
         """Stop, as :meth:`aclose` does by default."""
         await self.aclose()
 
-    async def aclose(
-        self, *, deadline: float = 10.0, code: CloseCode = CloseCode.GOING_AWAY
-    ) -> None:
+    async def aclose(self, *, deadline: float = 10.0, code: int = CloseCode.GOING_AWAY) -> None:
         """Stop: take no more connections, give each what it is owed and a close frame, end.
 
         Connections that are not writable are aborted first. Idempotent. Cancellation: shielded;
@@ -241,62 +217,11 @@ class Bus:
             deadline: Seconds after which the connections that are left are aborted.
             code: 1001, or 1012 to say that the service restarts at once.
         """
-        services = self._services
-        if services is None:
-            return
-        with CancelScope(shield=True):
-            if self._is_closing:
-                await self._stopped.wait()
-                return
-            self._is_closing = True
-            await self._drain(services, None, deadline, code)
-            for subscription in list(services.subscriptions):
-                subscription.close()
-            self._stop.set()
-            await self._stopped.wait()
-
-    async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
-        """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
-        if self._services is not None:
-            self._draining.add(endpoint)
-            try:
-                with CancelScope(shield=True):
-                    await self._drain(self._services, endpoint, deadline, code)
-            finally:
-                self._draining.discard(endpoint)
-
-    async def _drain(
-        self, services: Services, endpoint: Endpoint | None, deadline: float, code: int
-    ) -> None:
-        services.flusher.flush()
-        for connection in services.connected(endpoint):
-            if connection.is_stuck:
-                connection.abort()
-            else:
-                connection.disconnect(code, "the server is shutting down")
-        for seconds in (deadline, 1.0):
-            with move_on_after(seconds):
-                await services.all_gone(endpoint)
-            for connection in services.connected(endpoint):
-                connection.abort()
-
-    async def _live(self, started: Event) -> None:
-        """Host everything that runs for the bus, in a task of its own."""
-        try:
-            async with create_task_group() as tasks:
-                services = self._services = self._make_services(tasks)
-                tasks.start_soon(services.flusher.run)
-                tasks.start_soon(self._sweep, services)
-                started.set()
-                await self._stop.wait()
-                tasks.cancel_scope.cancel()
-        except Exception:
-            logger.critical("the bus has failed; its connections are cut", exc_info=True)
-        finally:
-            for connection in self._services.connected() if self._services else ():
-                connection.abort()
-            self._services = None
-            self._stopped.set()
+        life = self._life
+        if life is not None:
+            await life.stop(deadline, code)
+            if self._life is life:
+                self._life = None
 
     def _make_services(self, tasks: TaskGroup) -> Services:
         hub, runner = Hub(), Runner(tasks)
@@ -313,189 +238,29 @@ class Bus:
             on_disconnect=self._on_disconnect,
         )
 
-    async def _sweep(self, services: Services) -> None:
-        """Once a second, have every connection do what time demands."""
-        last = self._clock()
-        while True:
-            await sleep(_SWEEP_SECONDS)
-            now = self._clock()
-            elapsed = now.monotonic - last.monotonic
-            # More than a second late: the process was stopped, or its loop blocked. Meanwhile
-            # nothing was read, and nobody must be judged for that.
-            late = elapsed - _SWEEP_SECONDS
-            stopped = late if late > 1 else 0.0
-            was_set = abs(now.wall - last.wall - elapsed) > 1
-            last = now
-            services.flusher.forgive(stopped)
-            for connection in services.connected():
-                if stopped or was_set:
-                    connection.clock_changed(now, stopped)
-                connection.tick(now)
-            services.flusher.expire(now.monotonic)
+    # --- for endpoints ---------------------------------------------------------------------------
 
     def accepts(self, endpoint: Endpoint) -> bool:
-        """Whether an endpoint takes connections now; for :class:`.Endpoint`."""
-        return self.is_running and endpoint not in self._draining
+        """Whether an endpoint takes connections now."""
+        return self._life is not None and self._life.accepts(endpoint)
 
     def count(self, endpoint: Endpoint) -> int:
         """Return how many connections an endpoint has."""
-        return self._services.counts[endpoint] if self._services else 0
+        services = self._life.services if self._life else None
+        return services.counts[endpoint] if services else 0
+
+    async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
+        """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
+        if self._life is not None:
+            await self._life.drain(endpoint, deadline, code)
 
     async def serve(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
         """Run a connection to its end; for adapters, through :meth:`.Endpoint.run`."""
-        services = self._services
+        services = self._life.services if self._life else None
         if services is None or not self.accepts(endpoint):
             await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
             return
         await Connection(services, endpoint, transport, admission).run()
-
-    # --- publishing ----------------------------------------------------------------------------
-
-    async def publish(
-        self,
-        channel: str,
-        data: object = None,
-        *,
-        event: str = "message",
-        exclude: Connection | Iterable[Connection] = (),
-        overflow: Overflow | None = None,
-        key: str | None = None,
-    ) -> Receipt:
-        """Publish to everyone whose patterns match, in the order of the calls.
-
-        It never waits for a subscriber, and yields to the event loop only once per 64
-        publications or 256 KiB, so that a tight loop loses nothing for readers that keep up.
-
-        Args:
-            channel: Where; an exact name.
-            data: What JSON has a form for; msgspec structs, dataclasses and dates, too.
-            event: What happened, a word within the channel.
-            exclude: Who shall not get it.
-            overflow: What a full queue does with it; None: as its endpoint says.
-            key: For ``conflate``: what it replaces; None: the same event of the same channel.
-
-        Returns:
-            How many it was for, and how many will get it.
-
-        Raises:
-            InvalidChannel: It is no channel, a pattern, say.
-            UsageError: The data has no JSON form. Nobody got anything.
-            NotStarted: The bus is not running.
-        Cancellation: accepted already.
-        """
-        flusher = self._running().flusher
-        receipt = self._accept(channel, data, event, exclude, overflow, key)
-        if flusher.is_overdue:
-            await flusher.flushed()
-        else:
-            flusher.soon()
-        return receipt
-
-    def publish_soon(
-        self,
-        channel: str,
-        data: object = None,
-        *,
-        event: str = "message",
-        exclude: Connection | Iterable[Connection] = (),
-        overflow: Overflow | None = None,
-        key: str | None = None,
-    ) -> Receipt:
-        """Publish from code that cannot await: as :meth:`publish`, in one order with it.
-
-        It never waits; in a tight loop queues may overflow.
-
-        Raises:
-            UsageError: Called from another thread, too: see :meth:`publish_threadsafe`.
-        """
-        flusher = self._running().flusher
-        receipt = self._accept(channel, data, event, exclude, overflow, key)
-        flusher.soon()
-        return receipt
-
-    def publish_threadsafe(
-        self,
-        channel: str,
-        data: object = None,
-        *,
-        event: str = "message",
-        overflow: Overflow | None = None,
-        key: str | None = None,
-    ) -> Receipt:
-        """Publish from another thread; wait until the event loop has accepted it.
-
-        Args and errors are those of :meth:`publish`.
-        """
-        if self._services is None:
-            raise NotStarted
-        if threading.get_ident() == self._thread:
-            raise UsageError("this is the thread of the event loop: use publish_soon")
-        call = partial(self.publish_soon, channel, data, event=event, overflow=overflow, key=key)
-        return from_thread.run_sync(call, token=self._token)
-
-    async def broadcast(self, data: object, *, event: str = "message") -> Receipt:
-        """Publish to every authenticated connection of the endpoints with a broadcast channel.
-
-        Raises:
-            UsageError: No endpoint has one; and as :meth:`publish`.
-        """
-        if not self._broadcasts:
-            raise UsageError("no endpoint has a broadcast channel: bus.endpoint(broadcast=…)")
-        receipts = [await self.publish(name, data, event=event) for name in self._broadcasts]
-        return Receipt(sum(r.matched for r in receipts), sum(r.accepted for r in receipts))
-
-    async def send(
-        self,
-        channel: str,
-        data: object = None,
-        *,
-        to: Connection | str,
-        event: str = "message",
-        overflow: Overflow | None = None,
-        key: str | None = None,
-    ) -> Receipt:
-        """Publish to one connection, or to all of one identity, whatever they subscribe to.
-
-        Args:
-            channel: What the event says it is on.
-            data: As for :meth:`publish`.
-            to: A connection, or the subject of an identity.
-            event: What happened.
-            overflow: As for :meth:`publish`.
-            key: As for :meth:`publish`.
-
-        Raises:
-            InvalidChannel, UsageError, NotStarted: As :meth:`publish`.
-        """
-        services = self._running()
-        publication = self._publication(channel, data, event, overflow, key)
-        members = [connection.member for connection in self._find(services, to)]
-        receipt = services.hub.publish_to(members, publication)
-        services.flusher.soon()
-        return receipt
-
-    def _accept(
-        self,
-        channel: str,
-        data: object,
-        event: str,
-        exclude: Connection | Iterable[Connection],
-        overflow: Overflow | None,
-        key: str | None,
-    ) -> Receipt:
-        excluded = (exclude,) if isinstance(exclude, Connection) else exclude
-        return self._running().hub.publish(
-            self._publication(channel, data, event, overflow, key),
-            frozenset([connection.member for connection in excluded]),
-        )
-
-    def _publication(
-        self, channel: str, data: object, event: str, overflow: Overflow | None, key: str | None
-    ) -> Publication:
-        name = parse_channel(channel)
-        if not isinstance(event, str) or not event.isprintable():  # type: ignore[redundant-expr]
-            raise UsageError("an event is a printable text")
-        return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -559,18 +324,3 @@ class Bus:
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""
         return self._running().statistics(is_running=self.is_running)
-
-    def _find(self, services: Services, who: Connection | str) -> list[Connection]:
-        if isinstance(who, Connection):
-            return [who] if services.connections.get(who.id) is who else []
-        return list(services.subjects.get(who, ()))
-
-    def _running(self) -> Services:
-        if self._services is None:
-            raise NotStarted
-        if threading.get_ident() != self._thread:
-            raise UsageError(
-                f"the bus belongs to thread {self._thread}, this is {threading.get_ident()}: "
-                "use publish_threadsafe"
-            )
-        return self._services

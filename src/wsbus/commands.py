@@ -178,15 +178,15 @@ class Commands:
             return _failure(call, exc)
 
     async def _await(
-        self, command: RegisteredCommand, call: Call, arguments: dict[str, Any], timeout: float
+        self, command: RegisteredCommand, call: Call, arguments: dict[str, Any], seconds: float
     ) -> Reply:
         try:
-            with move_on_after(timeout):
+            with move_on_after(seconds):
                 return Response(self._encode(await command.function(**arguments)), call.ref)
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
             return _failure(call, exc)
-        logger.warning("the command %s was cancelled after %g s", command.action, timeout)
-        return _refused(call, ErrorCode.TIMEOUT, f"cancelled after {timeout:g} s")
+        logger.warning("the command %s was cancelled after %g s", command.action, seconds)
+        return _refused(call, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
 
 
 def _failure(call: Call, exc: Exception) -> Refused:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from inspect import isawaitable
 from types import SimpleNamespace
 from typing import Final
 
@@ -30,18 +29,18 @@ from .core.actions import (
     ReportStatus,
     Send,
 )
-from .core.errors import CloseCode, ErrorCode, TransportClosed, Unauthenticated
+from .core.errors import CloseCode, ErrorCode, TransportClosed
 from .core.heartbeat import Heartbeat
-from .core.plan import Member, Standing
 from .core.instant import Instant
-from .core.messages import Call, Connected, Publication, Refused, Reply, Response, Status
+from .core.messages import Call, Connected, Publication, Refused, Reply, Response
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Identity
+from .core.plan import Member, Standing
 from .core.queue import MessageQueue
 from .core.session import Session, State
-from .endpoint import Admission, Endpoint
+from .endpoint import Admission, Endpoint, Refusal
 from .flusher import Outlet
-from .services import Hook, Services
+from .services import Services
 from .snapshots import ConnectionInfo
 from .transport import Handshake, Transport
 
@@ -217,7 +216,7 @@ class Connection:
         """Read to the end; never raises because of the peer. Cancellation: aborts."""
         try:
             self._begin()
-            await self._call_hooks(self._services.on_connect)
+            await self._services.call(self._services.on_connect, self)
             while True:
                 await self._receive(await self._transport.receive())
         except TransportClosed as exc:
@@ -227,7 +226,7 @@ class Connection:
             self._end()
             # After the clean-up, which waits for nothing; bounded, whatever the hooks do.
             with CancelScope(shield=True):
-                await self._call_hooks(self._services.on_disconnect)
+                await self._services.call(self._services.on_disconnect, self)
 
     def tick(self, now: Instant) -> None:
         """Do what time demands; called by the bus's sweeper."""
@@ -267,16 +266,6 @@ class Connection:
         self._transport.abort()
         self._member.outlet.relieve()
 
-    async def _call_hooks(self, hooks: Sequence[Hook]) -> None:
-        for hook in hooks:
-            with move_on_after(self._endpoint.limits.command_timeout):
-                try:
-                    result = hook(self)
-                    if isawaitable(result):
-                        await result
-                except Exception:
-                    logger.exception("a connection hook failed")
-
     # --- in --------------------------------------------------------------------------------------
 
     async def _receive(self, frame: str | bytes) -> None:
@@ -295,7 +284,7 @@ class Connection:
             while queue.is_choked and self._is_blocked:
                 await outlet.relief()
 
-    def _perform(self, actions: Sequence[Action]) -> None:
+    def _perform(self, actions: Sequence[Action]) -> None:  # noqa: C901  # one row per action
         services, member = self._services, self._member
         for action in actions:
             match action:
@@ -312,7 +301,7 @@ class Connection:
                 case Adopt():
                     self._adopt(action.identity)
                 case ReportStatus():
-                    self._send(self._status(action.ref))
+                    self._send(self.info().status(action.ref))
                 case AskToken():
                     services.runner.submit(partial(self._judge_token, action))
                 case AskPermission():
@@ -338,18 +327,6 @@ class Connection:
             data = msgspec.json.encode(receipt._asdict())
             self._send(Response(data, publish.ref))
 
-    def _status(self, ref: str | None) -> Status:
-        info = self.info()
-        return Status(
-            connection_id=self.id,
-            subject=info.subject,
-            connected_at=info.connected_at,
-            subscriptions=info.subscriptions,
-            message_count=info.message_count,
-            dropped=info.dropped,
-            ref=ref,
-        )
-
     # --- what takes time ---------------------------------------------------------------------
 
     def _invoke(self, call: Call) -> None:
@@ -372,30 +349,19 @@ class Connection:
             self._commands_running -= 1
 
     async def _judge_token(self, ask: AskToken) -> None:
-        verdict: Identity | str
-        try:
-            identity = await self._endpoint.judge(ask.token, self.handshake)
-            verdict = identity or "the token was refused"
-        except Unauthenticated as exc:
-            verdict = exc.message
-        except Exception:
-            logger.exception("an authenticator failed")
-            verdict = "authentication is not available"
-            if self.identity is None:  # Not the client's fault: it may come again.
-                self.disconnect(CloseCode.SERVICE_RESTART, verdict)
+        verdict = await self._endpoint.judge(ask.token, self.handshake)
+        if isinstance(verdict, Refusal):
+            answer: Identity | str = verdict.reason
+            if verdict.close_code is not CloseCode.TOKEN_REFUSED and self.identity is None:
+                self.disconnect(verdict.close_code, verdict.reason)  # Not the client's fault.
+        else:
+            answer = verdict or "the token was refused"
         now = self._services.clock()
-        self._perform(self._session.handle_token(ask.generation, verdict, now))
+        self._perform(self._session.handle_token(ask.generation, answer, now))
 
     async def _judge_permission(self, ask: AskPermission) -> None:
-        authorize = self._services.authorize
-        assert authorize is not None  # The session asks only if there is somebody to ask.
-        allowed = [False] * len(ask.names)
-        try:
-            with move_on_after(self._endpoint.limits.command_timeout):
-                for i, name in enumerate(ask.names):
-                    allowed[i] = await authorize(ask.identity, ask.action, name) is True
-        except Exception:
-            logger.exception("authorize failed; the answer is no")
+        seconds = self._endpoint.limits.command_timeout
+        allowed = await self._services.judge(ask, seconds)
         now = self._services.clock()
         self._perform(self._session.handle_permission(ask.generation, allowed, now))
 
@@ -405,7 +371,7 @@ class Connection:
         try:
             frame = self._member.protocol.encode(reply, self._services.clock())
         except UnicodeEncodeError:  # A handler's error text that is no text.
-            logger.error("a reply holds lone surrogates: %s", type(reply).__name__)
+            logger.exception("a handler refused with words that are no text")
             assert isinstance(reply, Refused)
             why = "the command failed"
             self._send(Refused(ErrorCode.INTERNAL_ERROR, why, reply.ref, reply.is_call))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import Final, Literal, Protocol
@@ -111,34 +111,37 @@ class Endpoint:
         if chosen is None and handshake.subprotocols:
             return Refusal(400, f"none of the subprotocols is spoken here: {', '.join(spoken)}")
         protocol = self.protocols[0] if chosen is None else spoken[chosen]
-        try:
-            identity = await self._identify(handshake)
-        except Unauthenticated as exc:
-            return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
-        except Exception:
-            logger.exception("an authenticator failed")
-            return Refusal(503, "authentication is not available", CloseCode.SERVICE_RESTART)
+        identity = await self._identify(handshake)
+        if isinstance(identity, Refusal):
+            return identity
         return Admission(handshake, protocol, chosen, identity)
 
-    async def _identify(self, handshake: Handshake) -> Identity | None:
+    async def _identify(self, handshake: Handshake) -> Identity | Refusal | None:
         if self.authenticator is None:
             return Identity(ANONYMOUS, self.anonymous)
         token = None if self.query_token is None else handshake.query(self.query_token)
         return await self.judge(token, handshake)
 
-    async def judge(self, token: str | None, handshake: Handshake) -> Identity | None:
-        """Ask the authenticator, within the time limit for authentication.
+    async def judge(self, token: str | None, handshake: Handshake) -> Identity | Refusal | None:
+        """Ask the authenticator, within the time limit for authentication; never raises.
 
-        Raises:
-            Unauthenticated: It refused.
-            TimeoutError: It took too long. Whatever else it raises passes, too.
+        Returns:
+            Who it is; or why nobody, through the client's fault (``TOKEN_REFUSED``) or not; or
+            None, if the handshake says nothing.
         """
         assert self.authenticator is not None
-        verdict = self.authenticator(token, handshake)
-        if not isawaitable(verdict):
-            return verdict
-        with fail_after(self.limits.auth_timeout):
-            return await _typed(verdict)
+        try:
+            verdict = self.authenticator(token, handshake)
+            if not isawaitable(verdict):
+                return verdict
+            with fail_after(self.limits.auth_timeout):
+                identity: Identity | None = await verdict
+        except Unauthenticated as exc:
+            return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
+        except Exception:
+            logger.exception("an authenticator failed")
+            return Refusal(503, "authentication is not available", CloseCode.SERVICE_RESTART)
+        return identity
 
     async def run(self, transport: Transport, admission: Admission) -> None:
         """Run an accepted connection to its end; never raises because of the peer."""
@@ -155,10 +158,6 @@ class Endpoint:
             code: 1001, or 1012 to say that the service restarts at once.
         """
         await self.gate.drain(self, deadline=deadline, code=code)
-
-
-async def _typed(verdict: Awaitable[Identity | None]) -> Identity | None:
-    return await verdict
 
 
 def _is_welcome(origins: Collection[str] | str, handshake: Handshake) -> bool:

@@ -18,9 +18,9 @@ from anyio import Event, WouldBlock
 from .core.errors import TransportClosed
 from .core.frame import MAX_JOIN_BYTES, Frame, join_lines
 from .core.hub import Hub
-from .core.plan import Member, Owed, Plan, Standing, Write
 from .core.instant import Instant
 from .core.messages import Gap
+from .core.plan import Member, Owed, Plan, Standing, Write
 from .protocols.base import WireProtocol
 from .runner import Runner
 from .transport import Transport, WriteNow

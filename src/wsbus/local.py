@@ -12,10 +12,10 @@ from anyio import Event
 from .core.channels import Channel
 from .core.errors import UsageError
 from .core.frame import Frame
-from .core.plan import Member
 from .core.instant import Instant
 from .core.messages import Command, Publication, Reply
 from .core.patterns import Pattern
+from .core.plan import Member
 from .core.queue import MessageQueue, Overflow
 from .protocols.base import WireProtocol
 from .services import Services

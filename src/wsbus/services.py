@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from anyio import Event
+from anyio import Event, move_on_after
 
 from .commands import Commands
+from .core.actions import AskPermission
 from .core.hub import Hub
 from .core.instant import Instant
 from .core.permissions import Identity
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from .local import Subscription
 
 __all__ = ["Authorize", "Hook", "Services"]
+
+logger: Final = logging.getLogger("wsbus.services")
 
 Authorize: TypeAlias = Callable[[Identity, str, str], Awaitable[bool]]
 """``async (identity, action, pattern) → bool``; the action is ``subscribe``, ``publish`` or
@@ -84,6 +89,29 @@ class Services:
         if self._removed is not None:
             self._removed.set()
             self._removed = None
+
+    async def call(self, hooks: list[Hook], connection: Connection) -> None:
+        """Call hooks, each within the time limit of commands; never raises."""
+        for hook in hooks:
+            try:
+                with move_on_after(connection.endpoint.limits.command_timeout):
+                    result = hook(connection)
+                    if isawaitable(result):
+                        await result
+            except Exception:
+                logger.exception("a connection hook failed")
+
+    async def judge(self, ask: AskPermission, seconds: float) -> list[bool]:
+        """Put a question to the application; what fails, or takes longer, is a no."""
+        assert self.authorize is not None  # Sessions ask only if there is somebody to ask.
+        allowed = [False] * len(ask.names)
+        try:
+            with move_on_after(seconds):
+                for i, name in enumerate(ask.names):
+                    allowed[i] = await self.authorize(ask.identity, ask.action, name) is True
+        except Exception:
+            logger.exception("authorize failed; the answer is no")
+        return allowed
 
     def statistics(self, *, is_running: bool) -> BusStatistics:
         """Add up the counters of everything that runs."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .core.messages import Status
+
 __all__ = ["BusStatistics", "ConnectionInfo"]
 
 
@@ -31,6 +33,18 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     queue_bytes: int
     dropped: int
     """Publications lost for want of room."""
+
+    def status(self, ref: str | None) -> Status:
+        """Return what of it is the client's business."""
+        return Status(
+            connection_id=self.connection_id,
+            subject=self.subject,
+            connected_at=self.connected_at,
+            subscriptions=self.subscriptions,
+            message_count=self.message_count,
+            dropped=self.dropped,
+            ref=ref,
+        )
 
 
 class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from itertools import product
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,11 +12,11 @@ from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.subscriptions import SubscriptionTable, _Node
 
-CACHE_SIZES = (0, 2, 8, 1024)
-CHANNELS = [parse_channel(".".join(c)) for n in (1, 2, 3) for c in product("ab", repeat=n)]
-WILDCARDS = st.lists(st.sampled_from("ab*+"), min_size=1, max_size=4).map(".".join)
+CACHE_SIZES = (0, 2, 6, 1024)
+CHANNELS = list(map(parse_channel, ("a", "b", "a.a", "a.b", "b.a", "a.b.a", "b.b.a")))
+WILDCARDS = st.lists(st.sampled_from("ab*+"), min_size=1, max_size=3).map(".".join)
 PATTERNS = (st.sampled_from(CHANNELS) | WILDCARDS).map(parse_pattern)
-MEMBERS = st.integers(0, 3)
+MEMBERS = st.integers(0, 2)
 
 
 class SubscriptionMachine(RuleBasedStateMachine):
@@ -137,4 +136,4 @@ def below(node: _Node[int]) -> Iterator[_Node[int]]:
 
 
 TestSubscriptionMachine = SubscriptionMachine.TestCase
-TestSubscriptionMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSubscriptionMachine.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

@@ -1,0 +1,135 @@
+"""One run of a bus, from start to stop, in a task of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from anyio import CancelScope, Event, create_task_group, move_on_after, sleep
+from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
+
+from ._spawn import spawn
+from .core.instant import Instant
+from .endpoint import Endpoint
+from .services import Services
+
+__all__ = ["Life"]
+
+logger: Final = logging.getLogger("wsbus.bus")
+
+_SWEEP_SECONDS: Final = 1.0
+
+
+class Life:
+    """Hosts everything that runs for a bus.
+
+    Start and stop may be called in different tasks: frameworks do so.
+
+    Args:
+        make_services: Builds what runs, given the task group to run it in.
+    """
+
+    def __init__(self, make_services: Callable[[TaskGroup], Services]) -> None:
+        self._make_services: Final = make_services
+        self._stop: Final = Event()
+        self._stopped: Final = Event()
+        self._draining: Final[set[Endpoint]] = set()
+        self.thread: Final = threading.get_ident()
+        """The thread of the event loop."""
+        self.token: Final[Any] = current_token()
+        """The event loop, as :func:`anyio.from_thread.run_sync` takes it."""
+        self.services: Services | None = None
+        """None: not started yet, or stopped."""
+        self.is_closing: bool = False
+
+    async def start(self) -> None:
+        """Return once it runs."""
+        started = Event()
+        spawn(partial(self._host, started))
+        await started.wait()
+
+    async def stop(self, deadline: float, code: int) -> None:
+        """Drain all endpoints, then end. Shielded from cancellation, and bounded."""
+        with CancelScope(shield=True):
+            if not self.is_closing and self.services is not None:
+                self.is_closing = True
+                await self._drain(self.services, None, deadline, code)
+                for subscription in list(self.services.subscriptions):
+                    subscription.close()
+                self._stop.set()
+            await self._stopped.wait()
+
+    def accepts(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint takes connections now."""
+        return self.services is not None and not self.is_closing and endpoint not in self._draining
+
+    async def drain(self, endpoint: Endpoint, deadline: float, code: int) -> None:
+        """End the connections of one endpoint. Shielded from cancellation, and bounded."""
+        if self.services is not None:
+            self._draining.add(endpoint)
+            try:
+                with CancelScope(shield=True):
+                    await self._drain(self.services, endpoint, deadline, code)
+            finally:
+                self._draining.discard(endpoint)
+
+    async def _drain(
+        self, services: Services, endpoint: Endpoint | None, deadline: float, code: int
+    ) -> None:
+        services.flusher.flush()
+        for connection in services.connected(endpoint):
+            if connection.is_stuck:
+                connection.abort()
+            else:
+                connection.disconnect(code, "the server is shutting down")
+        # What is left at the deadline is aborted; a second is more than its readers need to end.
+        for seconds in (deadline, 1.0):
+            with move_on_after(seconds):
+                await services.all_gone(endpoint)
+            for connection in services.connected(endpoint):
+                connection.abort()
+
+    async def _host(self, started: Event) -> None:
+        try:
+            async with create_task_group() as tasks:
+                services = self.services = self._make_services(tasks)
+                tasks.start_soon(services.flusher.run)
+                tasks.start_soon(self._sweep, services)
+                started.set()
+                await self._stop.wait()
+                tasks.cancel_scope.cancel()
+        except Exception:
+            logger.critical("the bus has failed; its connections are cut", exc_info=True)
+        finally:
+            for connection in self.services.connected() if self.services else ():
+                connection.abort()
+            self.services = None
+            self._stopped.set()
+
+    async def _sweep(self, services: Services) -> None:
+        """Once a second, have every connection do what time demands."""
+        last = services.clock()
+        while True:
+            await sleep(_SWEEP_SECONDS)
+            now = services.clock()
+            _sweep_once(services, last, now)
+            last = now
+
+
+def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
+    elapsed = now.monotonic - last.monotonic
+    # More than a second late: the process was stopped, or its loop was blocked. Meanwhile nothing
+    # was read, and nobody must be judged for that.
+    late = elapsed - _SWEEP_SECONDS
+    stopped = late if late > 1 else 0.0
+    clock_was_set = abs(now.wall - last.wall - elapsed) > 1
+    services.flusher.forgive(stopped)
+    for connection in services.connected():
+        if stopped or clock_was_set:
+            connection.clock_changed(now, stopped)
+        connection.tick(now)
+    services.flusher.expire(now.monotonic)
