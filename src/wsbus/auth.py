@@ -103,6 +103,9 @@ class JWT:
         admin = claims.get("admin", False)
         if not isinstance(admin, bool):
             raise Unauthenticated("the token's claim `admin` is not true or false")
+        subject = claims["sub"]
+        if not subject or not subject.isprintable():
+            raise Unauthenticated("the token's claim `sub` is not a printable text")
         names = ("subscribe", "publish", "command")
         try:
             grants = Grants.of(
@@ -113,7 +116,7 @@ class JWT:
         except InvalidChannel as exc:
             raise Unauthenticated(f"a pattern in the token is not valid: {exc}") from None
         return Identity(
-            subject=str(claims["sub"]),
+            subject=subject,
             grants=grants,
             # The leeway holds for the end of the connection, too, or it would end before it began.
             expires_at=float(claims["exp"]) + self._leeway,

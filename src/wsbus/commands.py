@@ -99,7 +99,10 @@ async def _in_thread(function: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def _parameter_types(action: str, function: Callable[..., Any]) -> dict[str, Any]:
-    hints = get_type_hints(function, include_extras=True)
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as exc:
+        raise UsageError(f"the command {action!r}: {exc}; types must be global names") from exc
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise UsageError(f"the command {action!r} has parameters that have no name to go by")

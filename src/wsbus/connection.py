@@ -16,24 +16,12 @@ import msgspec
 from anyio import CancelScope, move_on_after
 
 from .commands import Running
-from .core.actions import (
-    Action,
-    Adopt,
-    AskPermission,
-    AskToken,
-    Close,
-    Emit,
-    Invoke,
-    Join,
-    Leave,
-    ReportStatus,
-    Send,
-)
-from .core.errors import CloseCode, ErrorCode, TransportClosed
+from .core import actions
+from .core.errors import CloseCode, ErrorCode, TransportClosed, UsageError, is_sendable
 from .core.heartbeat import Heartbeat
 from .core.instant import Instant
 from .core.messages import Call, Connected, Publication, Refused, Reply, Response
-from .core.patterns import Pattern, parse_pattern
+from .core.patterns import parse_pattern
 from .core.permissions import Identity
 from .core.plan import Member, Standing
 from .core.queue import MessageQueue
@@ -57,9 +45,9 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_assigned",
         "_commands_running",
         "_endpoint",
+        "_is_closing",
         "_member",
         "_services",
         "_session",
@@ -90,7 +78,7 @@ class Connection:
         self._endpoint: Final = endpoint
         self._transport: Final = transport
         self._commands_running = 0
-        self._assigned: frozenset[Pattern] = frozenset()
+        self._is_closing = False
         self._state: SimpleNamespace | None = None
         self._session: Final = Session(
             protocol=admission.protocol,
@@ -101,7 +89,7 @@ class Connection:
             takes_tokens=endpoint.authenticator is not None,
             asks=services.authorize is not None,
         )
-        outlet = Outlet(transport, self.abort, self._close_too_slow, limits.write_deadline)
+        outlet = Outlet(transport, self._failed, self._close_too_slow, limits.write_deadline)
         self._member: Final = Member(
             admission.protocol,
             MessageQueue(limits.queue_messages, limits.queue_bytes, limits.control_bytes),
@@ -138,8 +126,7 @@ class Connection:
             InvalidChannel: It is no pattern.
         """
         parsed = parse_pattern(pattern)
-        if parsed not in self._assigned and self._session.state is not State.CLOSED:
-            self._assigned |= {parsed}
+        if self._session.state is not State.CLOSED:
             self._perform(self._session.assign(parsed))
 
     def unsubscribe(self, pattern: str) -> None:
@@ -149,8 +136,7 @@ class Connection:
             InvalidChannel: It is no pattern.
         """
         parsed = parse_pattern(pattern)
-        if parsed in self._assigned and self._session.state is not State.CLOSED:
-            self._assigned -= {parsed}
+        if self._session.state is not State.CLOSED:
             self._perform(self._session.unassign(parsed))
 
     def disconnect(
@@ -161,7 +147,12 @@ class Connection:
         Args:
             code: 4000-4499 invite the client to come again, 4500-4999 ask it not to.
             reason: At most 123 bytes of UTF-8 (RFC 6455, section 5.5.1); cut if longer.
+
+        Raises:
+            UsageError: The code may not be sent.
         """
+        if not is_sendable(code):
+            raise UsageError(f"{code} is no code to close with (RFC 6455, section 7.4)")
         self._perform(self._session.close(code, reason))
 
     def abort(self) -> None:
@@ -222,6 +213,15 @@ class Connection:
         except TransportClosed as exc:
             if self.close_code is None:
                 self.close_code, self.close_reason = exc.code, exc.reason
+        except Exception:
+            logger.exception("a connection failed")
+            self.close_code = CloseCode.INTERNAL_ERROR
+            with move_on_after(self._endpoint.limits.close_timeout):
+                await self._transport.close(CloseCode.INTERNAL_ERROR, "internal error")
+            self._transport.abort()
+        except BaseException:
+            self.abort()
+            raise
         finally:
             self._end()
             # After the clean-up, which waits for nothing; bounded, whatever the hooks do.
@@ -263,8 +263,13 @@ class Connection:
             group.discard(self)
             if not group:
                 services.subjects.pop(identity.subject, None)
-        self._transport.abort()
         self._member.outlet.relieve()
+
+    def _failed(self, is_closed: bool) -> None:  # noqa: FBT001  # see Outlet
+        if is_closed:  # The reader is about to learn it, too; a reset might cut the close frame.
+            self._services.hub.leave_all(self._member, self._session.patterns)
+        else:
+            self.abort()
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -272,8 +277,8 @@ class Connection:
         now, session, protocol = self._services.clock(), self._session, self._member.protocol
         session.heartbeat.seen(now.monotonic)
         if isinstance(frame, bytes) and not protocol.binary:
-            text = f"{protocol.name} is text only"
-            self._perform(session.close(CloseCode.UNSUPPORTED_DATA, text))
+            why = f"{protocol.name} is text only"
+            self._perform(session.close(CloseCode.UNSUPPORTED_DATA, why))
             return
         queue, outlet = self._member.queue, self._member.outlet
         for command in protocol.decode(frame):
@@ -281,32 +286,32 @@ class Connection:
             self._services.messages_received += 1
             self._perform(session.handle(command, now))
             # A client that commands and never reads is not read either, until it drains.
-            while queue.is_choked and self._is_blocked:
+            while queue.is_choked and self._is_blocked and not outlet.has_failed:
                 await outlet.relief()
 
-    def _perform(self, actions: Sequence[Action]) -> None:  # noqa: C901  # one row per action
+    def _perform(self, todo: Sequence[actions.Action]) -> None:  # noqa: C901  # one row per action
         services, member = self._services, self._member
-        for action in actions:
+        for action in todo:
             match action:
-                case Send():
+                case actions.Send():
                     self._send(action.reply)
-                case Invoke():
+                case actions.Invoke():
                     self._invoke(action.call)
-                case Join():
+                case actions.Join():
                     services.hub.join(member, action.pattern)
-                case Leave():
+                case actions.Leave():
                     services.hub.leave(member, action.pattern)
-                case Emit():
+                case actions.Emit():
                     self._emit(action)
-                case Adopt():
+                case actions.Adopt():
                     self._adopt(action.identity)
-                case ReportStatus():
+                case actions.ReportStatus():
                     self._send(self.info().status(action.ref))
-                case AskToken():
+                case actions.AskToken():
                     services.runner.submit(partial(self._judge_token, action))
-                case AskPermission():
+                case actions.AskPermission():
                     services.runner.submit(partial(self._judge_permission, action))
-                case Close():
+                case actions.Close():
                     self._close(action)
 
     def _adopt(self, identity: Identity) -> None:
@@ -316,16 +321,14 @@ class Connection:
         if self._endpoint.broadcast is not None:
             self.subscribe(self._endpoint.broadcast)
 
-    def _emit(self, action: Emit) -> None:
+    def _emit(self, action: actions.Emit) -> None:
         services, publish = self._services, action.publish
-        now = services.clock()
-        receipt = services.hub.publish(
-            Publication(action.channel, publish.event, publish.data, now.wall)
-        )
+        at = services.clock().wall
+        publication = Publication(action.channel, publish.event, publish.data, at)
+        receipt = services.hub.publish(publication)
         services.flusher.soon()
         if publish.ref is not None:
-            data = msgspec.json.encode(receipt._asdict())
-            self._send(Response(data, publish.ref))
+            self._send(Response(msgspec.json.encode(receipt._asdict()), publish.ref))
 
     # --- what takes time ---------------------------------------------------------------------
 
@@ -336,8 +339,7 @@ class Connection:
             self._send(outcome)
         elif self._commands_running >= limits.max_running_commands:
             why = "too many commands are running"
-            is_call = call.ref is not None
-            self._send(Refused(ErrorCode.RATE_LIMITED, why, call.ref, is_call))
+            self._send(Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None))
         else:
             self._commands_running += 1
             services.runner.submit(partial(self._finish_command, outcome))
@@ -348,7 +350,7 @@ class Connection:
         finally:
             self._commands_running -= 1
 
-    async def _judge_token(self, ask: AskToken) -> None:
+    async def _judge_token(self, ask: actions.AskToken) -> None:
         verdict = await self._endpoint.judge(ask.token, self.handshake)
         if isinstance(verdict, Refusal):
             answer: Identity | str = verdict.reason
@@ -359,40 +361,35 @@ class Connection:
         now = self._services.clock()
         self._perform(self._session.handle_token(ask.generation, answer, now))
 
-    async def _judge_permission(self, ask: AskPermission) -> None:
-        seconds = self._endpoint.limits.command_timeout
-        allowed = await self._services.judge(ask, seconds)
+    async def _judge_permission(self, ask: actions.AskPermission) -> None:
+        allowed = await self._services.judge(ask, self._endpoint.limits.command_timeout)
         now = self._services.clock()
         self._perform(self._session.handle_permission(ask.generation, allowed, now))
 
     # --- out -----------------------------------------------------------------------------------
 
     def _send(self, reply: Reply) -> None:
-        try:
-            frame = self._member.protocol.encode(reply, self._services.clock())
-        except UnicodeEncodeError:  # A handler's error text that is no text.
-            logger.exception("a handler refused with words that are no text")
-            assert isinstance(reply, Refused)
-            why = "the command failed"
-            self._send(Refused(ErrorCode.INTERNAL_ERROR, why, reply.ref, reply.is_call))
+        if self._is_closing:  # The close frame is the last.
             return
+        frame = self._member.protocol.encode(reply, self._services.clock())
         if frame is None:
             self._services.unsaid += 1
         else:
             self._services.flusher.send(self._member, frame)
 
-    def _close(self, action: Close) -> None:
-        services = self._services
+    def _close(self, action: actions.Close) -> None:
+        self._is_closing = True
         self.close_code, self.close_reason = action.code, action.reason
-        services.hub.leave_all(self._member, self._session.patterns)
-        services.flusher.flush()
-        services.runner.submit(partial(self._finish, action))
+        self._services.hub.leave_all(self._member, self._session.patterns)
+        self._services.flusher.flush()
+        self._services.runner.submit(partial(self._finish, action))
 
-    async def _finish(self, action: Close) -> None:
+    async def _finish(self, action: actions.Close) -> None:
         """Let what is owed leave, say goodbye, and see to it that the reader ends."""
-        limits = self._endpoint.limits
-        with move_on_after(limits.close_timeout):
+        with move_on_after(self._endpoint.limits.close_timeout) as scope:
             while self._is_blocked:
                 await self._member.outlet.relief()
-            await self._transport.close(action.code, action.reason)
-        self._transport.abort()
+            reason = action.reason.encode(errors="replace")[:123].decode(errors="ignore")
+            await self._transport.close(action.code, reason)
+        if scope.cancelled_caught:
+            self._transport.abort()

@@ -42,7 +42,8 @@ class Outlet:
 
     Args:
         transport: Where to write.
-        on_failure: Called if nobody can be reached any more, or writing failed.
+        on_failure: Called if nothing can be written any more; with True if that is because the
+            connection is closing, or closed, already.
         on_overflow: Called if the queue is full and the policy is to close.
         write_deadline: Seconds for which it may take nothing before it is given up.
     """
@@ -50,6 +51,7 @@ class Outlet:
     __slots__ = (
         "_relief",
         "direct",
+        "has_failed",
         "on_failure",
         "overflowed",
         "progress_at",
@@ -61,7 +63,7 @@ class Outlet:
     def __init__(
         self,
         transport: Transport,
-        on_failure: Callable[[], None],
+        on_failure: Callable[[bool], None],
         on_overflow: Callable[[], None],
         write_deadline: float,
     ) -> None:
@@ -73,6 +75,9 @@ class Outlet:
         self.progress_at = 0.0
         """When, while blocked, the transport took something last; monotonic seconds."""
         self.unsent = 0
+        """Bytes that the operating system had not taken at the last look."""
+        self.has_failed = False
+        """Nothing will be written any more: there is no relief to wait for."""
         self._relief: Event | None = None
 
     async def relief(self) -> None:
@@ -136,10 +141,13 @@ class Flusher:
 
     async def run(self) -> None:
         """Flush once per turn in which :meth:`soon` was called; until cancelled."""
-        while True:
-            await self._due.wait()
-            self._due = Event()
-            self.flush()
+        try:
+            while True:
+                await self._due.wait()
+                self._due = Event()
+                self.flush()
+        finally:
+            self._flushed.set()  # Nobody may wait for a flush that never comes.
 
     # --- what --------------------------------------------------------------------------------
 
@@ -176,7 +184,8 @@ class Flusher:
 
     def send(self, member: Member, frame: Frame) -> None:
         """Write a control frame: now if nothing is owed to anybody, else in its turn."""
-        if self._hub.owed or member.standing is not Standing.READY or not member.writes_bytes:
+        is_free = member.standing is Standing.READY and member.writes_bytes
+        if self._hub.owed or self._is_flushing or not is_free:
             self._hub.send(member, frame)
             self.soon()
             return
@@ -219,6 +228,7 @@ class Flusher:
             self._block(member, owed)
             self._runner.submit(partial(self._drain, member))
         else:
+            self._hub.discard(owed)
             self._fail(member, exc)
 
     def _hand_over(self, write: Write) -> None:
@@ -245,7 +255,7 @@ class Flusher:
         outlet: Outlet = member.outlet
         try:
             if frames:
-                await outlet.transport.send(frames)
+                await self._send(outlet, frames)
             while member.standing is Standing.BLOCKED:
                 if outlet.direct is not None:
                     await outlet.direct.room()
@@ -278,8 +288,6 @@ class Flusher:
             logger.info("a slow connection lost %d publications", batch.lost)
             if gap is not None:
                 frames = [gap, *frames]
-            elif not frames:
-                return self._take(member) if not member.queue.is_empty else ()
         return _joined(frames, member.protocol)
 
     def _release(self, member: Member) -> bool:
@@ -315,12 +323,15 @@ class Flusher:
     def _fail(self, member: Member, exc: Exception | None) -> None:
         if member.standing is Standing.GONE:
             return
-        self.failures += 1
-        if exc is not None and not isinstance(exc, TransportClosed | OSError):
-            logger.error("writing to a connection failed", exc_info=exc)
         outlet: Outlet = member.outlet
+        is_closed = isinstance(exc, TransportClosed)
+        if not is_closed and not outlet.has_failed:  # It goes on failing until its reader ends.
+            self.failures += 1
+            if exc is not None and not isinstance(exc, OSError):
+                logger.error("writing to a connection failed", exc_info=exc)
+        outlet.has_failed = True
         outlet.relieve()
-        outlet.on_failure()
+        outlet.on_failure(is_closed)
 
 
 def _joined(frames: Iterable[Frame], protocol: WireProtocol) -> list[Frame]:

@@ -14,6 +14,7 @@ from anyio.lowlevel import current_token
 
 from ._spawn import spawn
 from .core.instant import Instant
+from .core.plan import Standing
 from .endpoint import Endpoint
 from .services import Services
 
@@ -22,6 +23,8 @@ __all__ = ["Life"]
 logger: Final = logging.getLogger("wsbus.bus")
 
 _SWEEP_SECONDS: Final = 1.0
+_STUCK_SECONDS: Final = 1.0
+"""At shutdown: who is owed something and takes nothing for so long is aborted."""
 
 
 class Life:
@@ -86,8 +89,16 @@ class Life:
                 connection.abort()
             else:
                 connection.disconnect(code, "the server is shutting down")
+        # On plain ASGI only time tells who is stuck: they are blocked, and take nothing.
+        progress = {c: c.member.outlet.progress_at for c in services.connected(endpoint)}
+        with move_on_after(min(_STUCK_SECONDS, deadline)):
+            await services.all_gone(endpoint)
+        for connection, before in progress.items():
+            member = connection.member
+            if member.standing is Standing.BLOCKED and member.outlet.progress_at == before:
+                connection.abort()
         # What is left at the deadline is aborted; a second is more than its readers need to end.
-        for seconds in (deadline, 1.0):
+        for seconds in (max(deadline - _STUCK_SECONDS, 0.0), 1.0):
             with move_on_after(seconds):
                 await services.all_gone(endpoint)
             for connection in services.connected(endpoint):
@@ -129,7 +140,11 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
     clock_was_set = abs(now.wall - last.wall - elapsed) > 1
     services.flusher.forgive(stopped)
     for connection in services.connected():
-        if stopped or clock_was_set:
-            connection.clock_changed(now, stopped)
-        connection.tick(now)
+        try:
+            if stopped or clock_was_set:
+                connection.clock_changed(now, stopped)
+            connection.tick(now)
+        except Exception:  # One connection's trouble must not end the heartbeat of the others.
+            logger.exception("a connection failed in the sweep")
+            connection.abort()
     services.flusher.expire(now.monotonic)

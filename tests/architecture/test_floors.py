@@ -15,7 +15,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 PURE: Final = ("core", "protocols")
-SIDE_DOORS: Final = {"wsbus.__main__", "wsbus.cli"}
+SIDE_DOORS: Final = {"wsbus.__main__", "wsbus.cli", "wsbus.demo.app"}
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ Needs the extra ``websockets``.
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from inspect import isawaitable
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
 import websockets.asyncio.server as ws
@@ -29,9 +28,13 @@ from ..core.errors import CloseCode, TransportClosed, UsageError
 from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, join_headers, split_list
+from ._sockets import keep_shallow, reset
 
 __all__ = ["ServerConnection", "handler", "serve"]
 
+_ProcessRequest: TypeAlias = Callable[
+    [ws.ServerConnection, Request], Awaitable[Response | None] | Response | None
+]
 _MAX_UNREAD_PONGS: Final = 256 * 1024
 
 
@@ -45,12 +48,7 @@ class ServerConnection(ws.ServerConnection):
         super().connection_made(transport)
         self.writable = True
         self._room = Event()
-        # Paused as soon as anything is left over. high=0 would deadlock TLS on Python 3.11.
-        transport.set_write_buffer_limits(high=1, low=0)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            # Else up to 4 MiB wait in the kernel, out of reach of every overflow policy.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 * 1024)
+        keep_shallow(transport)
 
     def data_received(self, data: bytes) -> None:
         """Answer pings only while the answers are read: else a flood of them fills the memory."""
@@ -132,12 +130,7 @@ class _Transport:
             await self._connection.close(code, reason)
 
     def abort(self) -> None:
-        transport = self._connection.transport
-        sock = transport.get_extra_info("socket")
-        if sock is not None and self._connection.state is not State.CLOSED:
-            # A reset: without it the kernel keeps what was not sent, for minutes.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
+        reset(self._connection.transport)
 
 
 def serve(
@@ -152,7 +145,8 @@ def serve(
         door: Where clients come in; a bus means its default endpoint.
         host: Address to bind; None: all of them.
         port: Port to bind; 0 chooses one.
-        **options: Passed on to :func:`websockets.asyncio.server.serve`: ``ssl``, say.
+        **options: Passed on to :func:`websockets.asyncio.server.serve`: ``ssl``, say. A
+            ``process_request`` is asked before the endpoint is, so that it may answer other paths.
     """
     return _serve(_endpoint(door), host, port, options)
 
@@ -165,7 +159,7 @@ async def _serve(
     keepalive = 20 if endpoint.heartbeat.timeout is None else None
     defaults: dict[str, Any] = {
         "create_connection": ServerConnection,
-        "process_request": _admission_of(endpoint),
+        "process_request": _admission_of(endpoint, options.pop("process_request", None)),
         "select_subprotocol": _subprotocol,
         "compression": None,
         "max_size": endpoint.limits.max_message_bytes,
@@ -204,10 +198,15 @@ def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[N
 
 
 def _admission_of(
-    endpoint: Endpoint,
+    endpoint: Endpoint, before: _ProcessRequest | None
 ) -> Callable[[ws.ServerConnection, Request], Awaitable[Response | None]]:
     async def process_request(connection: ws.ServerConnection, request: Request) -> Response | None:
         assert isinstance(connection, ServerConnection)
+        answer = None if before is None else before(connection, request)
+        if isawaitable(answer):
+            answer = await answer
+        if answer is not None:
+            return answer
         admission = await endpoint.admit(_handshake(connection, request))
         if isinstance(admission, Refusal):
             return connection.respond(admission.status, f"{admission.reason}\n")

@@ -31,15 +31,31 @@ def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
     """
     try:
         text = _encode(data) if enc_hook is None else msgspec.json.encode(data, enc_hook=enc_hook)
+        # Only a msgspec.Raw, which is taken as it is, can hold newlines or what is not UTF-8.
+        if b"\n" in text:
+            text = msgspec.json.format(text, indent=-1)
+        if not text.isascii():
+            text.decode()
         # msgspec writes numbers that are not finite as null, like JavaScript.
-        if b"null" in text and not _is_finite(msgspec.to_builtins(data, enc_hook=enc_hook)):
+        if b"null" in text and not _is_finite(_to_builtins(data, enc_hook)):
             raise UsageError("the data holds a number that is not finite; JSON has none")
-    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
         # The cause is chained for the log; its type says enough here, where data must not show.
         raise UsageError(f"the data cannot be sent as JSON: {type(exc).__name__}") from exc
     if too_deep(text, _MAX_DEPTH):
         raise UsageError(f"the data is nested deeper than {_MAX_DEPTH} levels")
     return text
+
+
+def _to_builtins(data: object, enc_hook: EncHook | None) -> object:
+    def hook(value: object) -> object:
+        if isinstance(value, msgspec.Raw):
+            return msgspec.json.decode(value)
+        if enc_hook is None:
+            raise TypeError
+        return enc_hook(value)
+
+    return msgspec.to_builtins(data, enc_hook=hook)
 
 
 def _is_finite(data: Any) -> bool:

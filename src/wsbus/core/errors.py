@@ -30,6 +30,7 @@ __all__ = [
     "Unauthenticated",
     "UsageError",
     "WsbusError",
+    "is_sendable",
     "may_reconnect",
 ]
 
@@ -107,6 +108,11 @@ def may_reconnect(code: int) -> bool:
     return code not in _FATAL and not 4500 <= code <= 4999
 
 
+def is_sendable(code: int) -> bool:
+    """Tell whether a close frame may carry ``code`` (RFC 6455, section 7.4)."""
+    return (1000 <= code <= 1014 and code not in {1004, 1005, 1006}) or 3000 <= code <= 4999
+
+
 class WsbusError(Exception):
     """Root of everything wsbus raises."""
 
@@ -127,8 +133,8 @@ class CommandError(RemoteError):
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
-        self.code: Final = str(code)
-        self.message: Final = message
+        self.code: Final = _speakable(code)
+        self.message: Final = _speakable(message)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -143,7 +149,7 @@ class Unauthenticated(RemoteError):
 
     def __init__(self, message: str = "the token was refused") -> None:
         super().__init__(message)
-        self.message: Final = message
+        self.message: Final = _speakable(message)
 
 
 class TransportClosed(RemoteError):
@@ -183,3 +189,8 @@ class NotStarted(UsageError):
 
     def __init__(self) -> None:
         super().__init__("the bus is not running: use it inside `async with bus:`")
+
+
+def _speakable(text: str) -> str:
+    """Replace what UTF-8 cannot carry: an error must not fail on its way to the client."""
+    return str(text).encode(errors="replace").decode()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from ..protocols.base import WireProtocol
 from .channels import Channel
@@ -35,7 +36,10 @@ class Receipt(NamedTuple):
 
 
 class HubStatistics(NamedTuple):
-    """A snapshot; the sums are over all members that ever were."""
+    """A snapshot; the sums are over all members that ever were.
+
+    ``matched == sent + dropped + refused + discarded + queued`` while the log is empty.
+    """
 
     members: int
     blocked: int
@@ -51,7 +55,6 @@ class HubStatistics(NamedTuple):
 
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
-_MAX_INTERNED: Final = 4096
 
 
 class Hub:
@@ -63,7 +66,8 @@ class Hub:
         )
         self._members: Final[set[Member]] = set()
         self.blocked: Final[set[Member]] = set()
-        self._groups: Final[dict[tuple[Member, ...], Group]] = {}
+        # Weak: each is as old as the audiences that it is part of, and holds on to its members.
+        self._groups: Final[WeakValueDictionary[tuple[Member, ...], Group]] = WeakValueDictionary()
         self._log: list[Entry | tuple[Member, Owed]] = []
         self._woken: list[Member] = []
         self._overflowed: list[Member] = []
@@ -88,6 +92,10 @@ class Hub:
             return
         self._members.discard(member)
         self.blocked.discard(member)
+        if member.standing is Standing.READY:  # What is blocked has it in its queue, too.
+            self._past[3] += sum(
+                isinstance(entry, Entry) and entry.is_for(member) for entry in self._log
+            )
         member.standing = Standing.GONE
         member.queue.clear()
         queue = member.queue
@@ -131,8 +139,6 @@ class Hub:
             return Group(protocol, members)
         group = self._groups.get(members)
         if group is None:
-            if len(self._groups) >= _MAX_INTERNED:
-                self._groups.clear()
             group = self._groups[members] = Group(protocol, members)
         return group
 
@@ -159,8 +165,10 @@ class Hub:
             matched -= len(excluded & audience.members)
         if not matched:
             return Receipt(0, 0)
-        self._matched += matched
         entry = Entry(audience, publication, excluded)
+        for group in audience.groups:
+            entry.owed_in(group.protocol)  # Here, so that a dialect that fails fails its publisher.
+        self._matched += matched
         self._log.append(entry)
         self.owed_bytes += len(publication.data)
         accepted = matched
@@ -224,6 +232,10 @@ class Hub:
         for item in owed:
             self._enqueue(member, item)
 
+    def discard(self, owed: Iterable[Owed]) -> None:
+        """Count what could not be written to a member, because its connection failed."""
+        self._past[3] += sum(item.publication is not None for item in owed)
+
     def unblock(self, member: Member) -> None:
         """It is writable again, and its queue is empty.
 
@@ -245,6 +257,7 @@ class Hub:
             sent += member.message_count
             dropped += queue.dropped
             refused += queue.refused
+            discarded += queue.discarded
             queued += len(queue)
             queued_bytes += queue.bytes
         return HubStatistics(

@@ -116,7 +116,7 @@ class Plan(NamedTuple):
 class Group:
     """Members of one audience for whom the same bytes will do."""
 
-    __slots__ = ("members", "protocol")
+    __slots__ = ("__weakref__", "members", "protocol")
 
     def __init__(self, protocol: WireProtocol, members: tuple[Member, ...]) -> None:
         self.protocol: Final = protocol
@@ -145,6 +145,10 @@ class Entry:
         self.publication: Final = publication
         self.excluded: Final = excluded
         self.owed: Final[dict[WireProtocol, Owed]] = {}
+
+    def is_for(self, member: Member) -> bool:
+        """Tell whether ``member`` is to get it."""
+        return member in self.audience.members and member not in self.excluded
 
     def owed_in(self, protocol: WireProtocol) -> Owed:
         """Encode once per protocol, on first use."""

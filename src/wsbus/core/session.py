@@ -4,13 +4,14 @@ What takes time is a *question*: it goes out with a generation number, the answe
 input, and a late one is ignored. While a question is out, pings are answered at once and all else
 waits in order, so that a client's messages act in the order it sent them.
 
-Over 300 lines: the states, what is heard in each and what follows are one table and its rows.
+Near 400 lines: the states, what is heard in each and what follows are one table and its rows.
+What is subscribed is kept in :mod:`wsbus.core.holdings`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -23,13 +24,12 @@ from .actions import (
     Close,
     Emit,
     Invoke,
-    Join,
-    Leave,
     ReportStatus,
     Send,
 )
 from .errors import CloseCode, ErrorCode, InvalidChannel
 from .heartbeat import Beat, Heartbeat
+from .holdings import Holdings
 from .instant import Instant
 from .limits import ExcessRun, Limits, TokenBucket
 from .messages import (
@@ -46,9 +46,7 @@ from .messages import (
     Refused,
     Rejection,
     Subscribe,
-    Subscribed,
     Unsubscribe,
-    Unsubscribed,
 )
 from .patterns import Pattern
 from .permissions import Identity
@@ -85,11 +83,9 @@ _NEXT: Final = {
     (State.JUDGING, _Input.REFUSE): State.AWAITING,
     (State.OPEN, _Input.ASK): State.ASKING,
     (State.ASKING, _Input.ACCEPT): State.OPEN,
-    (State.ASKING, _Input.REFUSE): State.OPEN,
     **{(state, _Input.END): State.CLOSED for state in State},
 }
 _UNAUTHENTICATED: Final = (State.AWAITING, State.JUDGING)
-_QUESTION_OUT: Final = (State.JUDGING, State.ASKING)
 _FORBIDDEN: Final = "no grant covers this"
 
 
@@ -112,7 +108,7 @@ class Session:
         "_commands",
         "_excess",
         "_generation",
-        "_held",
+        "_holdings",
         "_limits",
         "_messages",
         "_on_answer",
@@ -123,7 +119,6 @@ class Session:
         "heartbeat",
         "identity",
         "state",
-        "subscriptions",
     )
 
     def __init__(
@@ -140,8 +135,6 @@ class Session:
         self.state = State.AWAITING if identity is None else State.OPEN
         self.identity = identity
         self.heartbeat: Final = heartbeat
-        self.subscriptions: Final[dict[str, Pattern]] = {}
-        """What the client subscribed, as it spelled it, in order."""
         self.deadline = 0.0
         """When :meth:`handle_deadline` has something to do, in monotonic seconds."""
         self._protocol: Final = protocol
@@ -151,7 +144,7 @@ class Session:
         self._messages: Final = _bucket(limits.messages_per_second)
         self._commands: Final = _bucket(limits.commands_per_second)
         self._excess: ExcessRun | None = None
-        self._held: Final[dict[Pattern, int]] = {}
+        self._holdings: Final = Holdings(limits.max_subscriptions)
         self._generation = 0
         self._on_answer: Callable[[Any, Instant], list[Action]] | None = None
         self._waiting: deque[Command] | None = None
@@ -162,16 +155,16 @@ class Session:
 
     def handle(self, command: Command, now: Instant) -> list[Action]:
         """Act on one message from the client; the driver has told the heartbeat of its frame."""
-        if self.state is State.OPEN:
-            if self._messages is not None and not self._messages.take(now.monotonic):
-                return self._limited(command, "too many messages", now)
-            return self._act(command, now)
+        if self.state is State.CLOSED:
+            return []
         if self.state is State.AWAITING:
             if isinstance(command, Auth):
                 return self._handle_auth(command)
             return [_refuse(command, ErrorCode.UNAUTHENTICATED, "authenticate first")]
-        if self.state is State.CLOSED:
-            return []
+        if self._messages is not None and not self._messages.take(now.monotonic):
+            return self._limited(command, "too many messages", now)
+        if self.state is State.OPEN:
+            return self._act(command, now)
         return self._wait(command, now)
 
     def _act(self, command: Command, now: Instant) -> list[Action]:
@@ -187,7 +180,7 @@ class Session:
             case Subscribe():
                 return self._handle_subscribe(command)
             case Unsubscribe():
-                return self._drop(command.names, command.ref)
+                return self._holdings.unsubscribe(command.names, command.ref)
             case Auth():
                 return self._handle_auth(command)
             case GetStatus():
@@ -196,8 +189,6 @@ class Session:
                 return [_refuse(command, command.code, command.message)]
 
     def _wait(self, command: Command, now: Instant) -> list[Action]:
-        if self._messages is not None and not self._messages.take(now.monotonic):
-            return self._limited(command, "too many messages", now)
         if isinstance(command, Ping | Pong):
             return self._act(command, now)
         if self._waiting is None:
@@ -239,7 +230,7 @@ class Session:
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
             return [then if all(allowed) else _refuse(command, ErrorCode.FORBIDDEN, _FORBIDDEN)]
 
-        return [self._ask_permission(verb, (name,), answered)]
+        return [AskPermission(self._ask(answered), self._trusted, verb, (name,))]
 
     # --- subscriptions -----------------------------------------------------------------------
 
@@ -247,15 +238,15 @@ class Session:
         verdicts = {name: self._judge(name) for name in command.names}
         asked = [name for name, verdict in verdicts.items() if isinstance(verdict, Pattern)]
         if not (self._asks and asked):
-            return self._subscribe(command, verdicts)
+            return self._holdings.subscribe(command.names, verdicts, command.ref)
 
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
             refused = [name for name, yes in zip(asked, allowed, strict=True) if not yes]
             verdicts.update({n: Rejection(n, ErrorCode.FORBIDDEN, _FORBIDDEN) for n in refused})
-            return self._subscribe(command, verdicts)
+            return self._holdings.subscribe(command.names, verdicts, command.ref)
 
         patterns = tuple(v.text for v in verdicts.values() if isinstance(v, Pattern))
-        return [self._ask_permission("subscribe", patterns, answered)]
+        return [AskPermission(self._ask(answered), self._trusted, "subscribe", patterns)]
 
     def _judge(self, name: str) -> Pattern | Rejection:
         try:
@@ -266,57 +257,23 @@ class Session:
             return Rejection(name, ErrorCode.FORBIDDEN, _FORBIDDEN)
         return pattern
 
-    def _subscribe(
-        self, command: Subscribe, verdicts: dict[str, Pattern | Rejection]
-    ) -> list[Action]:
-        """Join what is permitted and fits; one answer collects the whole request."""
-        accepted: list[str] = []
-        rejected: list[Rejection] = []
-        joins: list[Action] = []
-        for name in command.names:
-            verdict = verdicts[name]
-            if name in self.subscriptions:
-                accepted.append(name)
-            elif isinstance(verdict, Rejection):
-                rejected.append(verdict)
-            elif len(self.subscriptions) >= self._limits.max_subscriptions:
-                why = f"at most {self._limits.max_subscriptions} subscriptions a connection"
-                rejected.append(Rejection(name, ErrorCode.TOO_MANY_SUBSCRIPTIONS, why))
-            else:
-                self.subscriptions[name] = verdict
-                accepted.append(name)
-                joins += self.assign(verdict)
-        active = len(self.subscriptions)
-        # The answer before the joins: no event may come before it.
-        answer = Subscribed(tuple(accepted), active, tuple(rejected), command.ref)
-        return [Send(answer), *joins]
-
-    def _drop(self, names: Collection[str], ref: str | None = None) -> list[Action]:
-        leaves: list[Action] = []
-        for name in names:
-            pattern = self.subscriptions.pop(name, None)
-            if pattern is not None:
-                leaves += self.unassign(pattern)
-        # The leaves before the answer: no event may come after it.
-        return [*leaves, Send(Unsubscribed(tuple(names), len(self.subscriptions), ref))]
-
     def assign(self, pattern: Pattern) -> list[Action]:
         """Subscribe on the server's account: not told to the client, not counted against it."""
-        held = self._held.get(pattern, 0)
-        self._held[pattern] = held + 1
-        return [] if held else [Join(pattern)]
+        return [] if self.state is State.CLOSED else self._holdings.assign(pattern)
 
     def unassign(self, pattern: Pattern) -> list[Action]:
-        """Take one :meth:`assign` back; what the client subscribed itself stays."""
-        held = self._held.pop(pattern, 0)
-        if held > 1:
-            self._held[pattern] = held - 1
-        return [Leave(pattern)] if held == 1 else []
+        """Take :meth:`assign` back; what the client subscribed itself stays."""
+        return [] if self.state is State.CLOSED else self._holdings.unassign(pattern)
+
+    @property
+    def subscriptions(self) -> Mapping[str, Pattern]:
+        """What the client subscribed, as it spelled it, in order."""
+        return self._holdings.names
 
     @property
     def patterns(self) -> Collection[Pattern]:
         """All that is joined, on the client's account and on the server's."""
-        return self._held.keys()
+        return self._holdings.patterns
 
     # --- questions and answers ---------------------------------------------------------------
 
@@ -328,14 +285,6 @@ class Session:
             return self._authenticated(verdict, auth.ref, now)
 
         return [AskToken(self._ask(answered), auth.token)]
-
-    def _ask_permission(
-        self,
-        verb: str,
-        names: tuple[str, ...],
-        on_answer: Callable[[Sequence[bool], Instant], list[Action]],
-    ) -> Action:
-        return AskPermission(self._ask(on_answer), self._trusted, verb, names)
 
     def _ask(self, on_answer: Callable[[Any, Instant], list[Action]]) -> int:
         self._move(_Input.ASK)
@@ -358,8 +307,8 @@ class Session:
         if on_answer is None or generation != self._generation:
             return []
         self._on_answer = None
-        refused_first = self.state is State.JUDGING and not isinstance(answer, Identity)
-        self._move(_Input.REFUSE if refused_first else _Input.ACCEPT)
+        is_nobody = self.state is State.JUDGING and not isinstance(answer, Identity)
+        self._move(_Input.REFUSE if is_nobody else _Input.ACCEPT)
         actions = on_answer(answer, now)
         while self._waiting and self.state is State.OPEN:
             actions += self._act(self._waiting.popleft(), now)
@@ -385,7 +334,7 @@ class Session:
         ]
         may = verdict.grants.may_subscribe
         lost = [name for name, pattern in self.subscriptions.items() if not may(pattern)]
-        return actions + self._drop(lost) if lost else actions
+        return actions + self._holdings.unsubscribe(lost) if lost else actions
 
     # --- time --------------------------------------------------------------------------------
 

@@ -1,0 +1,33 @@
+"""What adapters that hold the socket do to it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from asyncio import WriteTransport
+from contextlib import suppress
+from typing import Final
+
+__all__ = ["keep_shallow", "reset"]
+
+_INTERNET: Final = {socket.AF_INET, socket.AF_INET6}
+
+
+def keep_shallow(transport: WriteTransport) -> None:
+    """Let nothing pile up below the queue, out of reach of every overflow policy."""
+    # Paused as soon as anything is left over. high=0 would deadlock TLS on Python 3.11.
+    transport.set_write_buffer_limits(high=1, low=0)
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in _INTERNET and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Else up to 4 MiB wait in the kernel.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 * 1024)
+
+
+def reset(transport: WriteTransport) -> None:
+    """Free the socket now; what was not sent is lost. Idempotent."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with suppress(OSError):  # It is closed already.
+            # Without it the kernel keeps what was not sent, for minutes.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

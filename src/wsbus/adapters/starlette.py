@@ -1,0 +1,79 @@
+"""Adapter for `Starlette <https://www.starlette.io>`_ and FastAPI: a route and a lifespan.
+
+::
+
+    app = Starlette(routes=[websocket_route("/ws", bus)], lifespan=lifespan(bus))
+
+    app = FastAPI(lifespan=lifespan(bus))
+    app.router.routes.append(websocket_route("/ws/{client_id}", bus))
+
+    @app.post("/prices/{symbol}")
+    async def price(symbol: str, value: float) -> None:
+        await bus.publish(channel("price", symbol), value)
+
+What the router finds in the path is in ``connection.handshake.path_params``. Run it with
+``uvicorn.run(app, **uvicorn_options(bus))``; everything else is said at :mod:`.asgi`.
+
+Needs the extra ``starlette``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypeAlias
+
+from starlette.routing import WebSocketRoute
+
+from ..bus import Bus
+from ..endpoint import Endpoint
+from .asgi import app
+
+__all__ = ["Lifespan", "lifespan", "websocket_route"]
+
+Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
+"""What Starlette and FastAPI take as ``lifespan=``: the application → a context manager."""
+
+
+def websocket_route(path: str, door: Bus | Endpoint, name: str | None = None) -> WebSocketRoute:
+    """Return a route whose WebSockets come in by this door.
+
+    Args:
+        path: As Starlette's routes have it: ``/ws/{client_id}``.
+        door: Where clients come in; a bus means its default endpoint.
+        name: For ``url_path_for``; None: ``wsbus``.
+    """
+    return WebSocketRoute(path, app(door), name="wsbus" if name is None else name)
+
+
+def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
+    """Return a lifespan that runs the bus while the application runs.
+
+    At SIGTERM uvicorn first closes every WebSocket itself, with 1012, and ends the lifespan when
+    all are gone: clients see 1012 at once, and what waited in the queues of slow ones is lost.
+    The bus then has nobody left to wait for. To give everybody what they are owed, and 1001, drain
+    before uvicorn begins::
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                await endpoint.drain()
+                await super().shutdown(sockets)
+
+        Server(uvicorn.Config(app, **uvicorn_options(endpoint))).run()
+
+    Args:
+        bus: It must not be running yet.
+        *more: Lifespans of your own, begun in this order once the bus runs, and ended in reverse
+            before it stops, so that they can publish. The states they yield are merged.
+    """
+
+    @asynccontextmanager
+    async def live(application: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        state: dict[str, Any] = {}
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(bus)
+            for each in more:
+                state |= await stack.enter_async_context(each(application)) or {}
+            yield state or None  # Not every server knows of state.
+
+    return live

@@ -1,0 +1,360 @@
+// The page: shows what BusClient hears, and lets a person talk to the bus.
+// What comes from the bus is only ever set as text, never as markup.
+
+import { BusClient } from "./client.js";
+
+const MOST_ROWS = 200;
+const SPARK_POINTS = 60;
+
+const $ = (selector, root = document) => root.querySelector(selector);
+
+const make = (tag, className = "", text = "") => {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.textContent = text;
+  return element;
+};
+
+const clock = new Intl.DateTimeFormat("en-GB", {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  fractionalSecondDigits: 3,
+});
+const money = new Intl.NumberFormat("en-US", {
+  minimumFractionDigits: 2,
+  maximumFractionDigits: 2,
+});
+const milliseconds = (value) => `${value.toFixed(value < 10 ? 1 : 0)} ms`;
+
+const address = new URL("ws", location.href);
+address.protocol = address.protocol.replace("http", "ws");
+const bus = new BusClient(address);
+
+// --- a bounded list that follows its end, and can be held -----------------------------------
+
+class Tail {
+  #list;
+  #total;
+  #pause;
+  #makeRow;
+  #pending = [];
+  #count = 0;
+  #isDue = false;
+
+  constructor(section, makeRow) {
+    this.#list = $(".tail", section);
+    this.#total = $("[data-total]", section);
+    this.#pause = $("[data-pause]", section);
+    this.#makeRow = makeRow;
+    this.#pause?.addEventListener("click", () => this.#toggle());
+    $("[data-clear]", section)?.addEventListener("click", () => this.#clear());
+  }
+
+  push(item) {
+    this.#count += 1;
+    this.#pending.push(item);
+    if (this.#pending.length > MOST_ROWS) this.#pending.shift();
+    if (this.#isDue) return;
+    this.#isDue = true;
+    requestAnimationFrame(() => this.#show());
+  }
+
+  get #isPaused() {
+    return this.#pause?.ariaPressed === "true";
+  }
+
+  #show() {
+    this.#isDue = false;
+    if (this.#total) this.#total.textContent = this.#count.toLocaleString("en-US");
+    if (this.#isPaused) {
+      this.#pause.textContent = "Resume";
+      return;
+    }
+    const list = this.#list;
+    const follows = list.scrollTop + list.clientHeight > list.scrollHeight - 24;
+    list.append(...this.#pending.splice(0).map(this.#makeRow));
+    for (let extra = list.childElementCount - MOST_ROWS; extra > 0; extra -= 1) {
+      list.firstElementChild.remove();
+    }
+    if (follows) list.scrollTop = list.scrollHeight;
+  }
+
+  #toggle() {
+    this.#pause.ariaPressed = String(!this.#isPaused);
+    this.#pause.textContent = this.#isPaused ? "Resume" : "Pause";
+    this.#show();
+  }
+
+  #clear() {
+    this.#pending = [];
+    this.#count = 0;
+    this.#list.replaceChildren();
+    this.#show();
+  }
+}
+
+const row = (...parts) => {
+  const item = make("li");
+  item.append(...parts);
+  return item;
+};
+
+const events = new Tail($(".events"), ({ timestamp, channel, event, data }) => {
+  const text = make("span", "grow", JSON.stringify(data));
+  text.title = text.textContent;
+  return row(
+    make("span", "when", clock.format(timestamp)),
+    make("span", "channel", channel),
+    make("span", "what", event),
+    text,
+  );
+});
+
+const log = new Tail($(".log"), ({ timestamp, data }) => {
+  const text = make("span", "grow");
+  text.append(make("span", "source", `${data.source}: `), data.message);
+  const item = row(
+    make("span", "when", clock.format(timestamp).slice(0, 8)),
+    make("span", "level", data.level),
+    text,
+  );
+  item.dataset.level = data.level;
+  return item;
+});
+
+const wire = new Tail($(".wire"), ({ sent, text }) => {
+  const shown = text.length > 1000 ? `${text.slice(0, 1000)}…` : text;
+  const arrow = make("span", sent ? "sent" : "got", sent ? "↑" : "↓");
+  arrow.title = sent ? "sent" : "received";
+  return row(arrow, make("span", "grow", shown));
+});
+
+// --- cards ------------------------------------------------------------------------------------
+
+const cards = new Map();
+
+const cardFor = (channel, template) => {
+  if (!cards.has(channel)) {
+    const card = $(template).content.firstElementChild.cloneNode(true);
+    cards.set(channel, { element: card, points: [] });
+    $("#prices").insertBefore(card, $(".health"));
+    $("h3", card).textContent = channel;
+  }
+  return cards.get(channel);
+};
+
+const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
+
+const showPrice = (channel, { price, change, size }) => {
+  const { element, points } = cardFor(channel, "#price-card");
+  const before = points.at(-1);
+  points.push(price);
+  if (points.length > SPARK_POINTS) points.shift();
+  delete element.dataset.stale;
+  element.dataset.trend = change < 0 ? "down" : "up";
+  const amount = $(".amount", element);
+  amount.textContent = money.format(price);
+  $(".percent", element).textContent =
+    `${change < 0 ? "▼ −" : "▲ +"}${Math.abs(change).toFixed(2)} %`;
+  $(".size", element).textContent = `× ${size.toFixed(3)}`;
+  drawSpark(element, points);
+  if (before !== undefined && before !== price && !isCalm.matches) {
+    const tint = `var(--${price > before ? "up" : "down"})`;
+    amount.animate({ color: [tint, tint, "var(--ink)"] }, 500);
+  }
+};
+
+const drawSpark = (card, points) => {
+  const low = Math.min(...points);
+  const span = Math.max(...points) - low || 1;
+  const line = points
+    .map((price, index) => {
+      const x = (index / Math.max(1, points.length - 1)) * 100;
+      return `${x.toFixed(2)},${(29 - ((price - low) / span) * 26).toFixed(2)}`;
+    })
+    .join(" ");
+  $("polyline", card).setAttribute("points", line);
+  $("polygon", card).setAttribute("points", `0,32 ${line} 100,32`);
+};
+
+const duration = (seconds) => {
+  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  return [h, m, s].map((part) => String(part).padStart(2, "0")).join(":");
+};
+
+const ticker = $("#ticker");
+
+const showHealth = (health) => {
+  const { element } = cardFor("system.health", "#health-card");
+  delete element.dataset.stale;
+  const shown = { ...health, rate: `${health.rate.toFixed(1)}/s`, uptime: duration(health.uptime) };
+  for (const cell of element.querySelectorAll("[data-key]")) {
+    cell.textContent = shown[cell.dataset.key];
+  }
+  ticker.disabled = false;
+  ticker.dataset.action = health.ticker === "paused" ? "ticker.resume" : "ticker.pause";
+  ticker.textContent = health.ticker === "paused" ? "Resume prices" : "Pause prices";
+};
+
+cardFor("system.health", "#health-card");
+for (const symbol of ["BTC-USDT", "ETH-USDT", "600519"]) {
+  cardFor(`prices.${symbol}`, "#price-card");
+}
+
+ticker.addEventListener("click", () => bus.command(ticker.dataset.action).catch(() => {}));
+
+// --- what the bus says ------------------------------------------------------------------------
+
+bus.addEventListener("event", ({ detail }) => {
+  events.push(detail);
+  if (detail.channel.startsWith("prices.")) showPrice(detail.channel, detail.data);
+  else if (detail.channel === "system.health") showHealth(detail.data);
+  else if (detail.channel === "system.log") log.push(detail);
+});
+
+bus.addEventListener("gap", ({ detail }) => {
+  const data = { lost: detail.lost };
+  events.push({ timestamp: Date.now(), channel: "(gap)", event: "lost", data });
+});
+
+bus.addEventListener("frame", ({ detail }) => wire.push(detail));
+
+bus.addEventListener("latency", ({ detail }) => {
+  $("#latency").textContent = milliseconds(detail);
+});
+
+// --- connection state -------------------------------------------------------------------------
+
+const WORDS = {
+  connecting: () => "Connecting…",
+  open: () => "Connected",
+  waiting: () => "Connection lost",
+  closed: ({ code, reason }) => `Closed by the server: ${reason || `code ${code}`}`,
+};
+
+// Beside the state, not in it: that one is read aloud, and nobody wants to hear seconds.
+const showFacts = (state) => {
+  const seconds = Math.max(0, Math.ceil((state.until - Date.now()) / 1000));
+  const facts = {
+    open: () => `guest-${state.id.slice(0, 4)}`,
+    waiting: () => `trying again in ${seconds} s`,
+  };
+  $("#identity").textContent = facts[state.name]?.() ?? "\u00a0";
+};
+
+let countdown = 0;
+
+bus.addEventListener("state", ({ detail: state }) => {
+  const isOpen = state.name === "open";
+  $("#state").textContent = WORDS[state.name](state);
+  $("#state").dataset.state = state.name;
+  showFacts(state);
+  clearInterval(countdown);
+  if (state.name === "waiting") countdown = setInterval(showFacts, 500, state);
+  $("#reconnect").hidden = !["waiting", "closed"].includes(state.name);
+  for (const button of document.querySelectorAll(".primary")) button.disabled = !isOpen;
+  if (isOpen) return;
+  $("#latency").textContent = "";
+  ticker.disabled = true;
+  for (const { element } of cards.values()) element.dataset.stale = "";
+});
+
+$("#reconnect").addEventListener("click", () => bus.connect());
+addEventListener("online", () => bus.connect());
+
+// --- subscriptions ----------------------------------------------------------------------------
+
+const showChips = () => {
+  $("#subscription-count").textContent = `${bus.patterns.size} held by this connection`;
+  $("#chips").replaceChildren(
+    ...[...bus.patterns].map((pattern) => {
+      const remove = make("button", "", "×");
+      remove.type = "button";
+      remove.ariaLabel = `Unsubscribe from ${pattern}`;
+      remove.title = remove.ariaLabel;
+      remove.addEventListener("click", () => unsubscribe(pattern));
+      return row(make("code", "", pattern), remove);
+    }),
+  );
+};
+
+const showRejected = (rejected) =>
+  $("#rejected").replaceChildren(
+    ...rejected.map(({ channel, message }) => row(make("code", "", channel), ` – ${message}`)),
+  );
+
+const subscribe = async (pattern) => {
+  try {
+    showRejected((await bus.subscribe([pattern])).rejected);
+  } catch (error) {
+    showRejected([{ channel: pattern, message: error.message }]);
+  }
+  showChips();
+};
+
+const unsubscribe = async (pattern) => {
+  const answered = bus.unsubscribe([pattern]).catch(() => {});
+  showChips();
+  // The button that had the focus is gone.
+  ($("#chips button") ?? $("#subscribe input")).focus();
+  await answered;
+};
+
+$("#subscribe").addEventListener("submit", (submitted) => {
+  submitted.preventDefault();
+  const input = submitted.target.elements.pattern;
+  subscribe(input.value.trim());
+  input.value = "";
+});
+
+// --- commands ---------------------------------------------------------------------------------
+
+const commandForm = $("#command");
+const { action, params } = commandForm.elements;
+
+const fillParams = () => {
+  params.value = action.selectedOptions[0].dataset.params;
+};
+
+const respond = (verdict, isGood, text, took = "") => {
+  $("#response .verdict").replaceChildren(
+    make("span", isGood ? "good" : "bad", verdict),
+    make("span", "quiet", took),
+  );
+  $("#response pre").textContent = text;
+};
+
+const send = async () => {
+  let parsed;
+  try {
+    parsed = JSON.parse(params.value.trim() || "{}");
+  } catch (error) {
+    return respond("Not sent: the parameters are not JSON", false, error.message);
+  }
+  try {
+    const { success, data, error, milliseconds: took } = await bus.command(action.value, parsed);
+    const round = `${milliseconds(took)} there and back`;
+    if (success) respond("Done", true, JSON.stringify(data, null, 2), round);
+    else respond(error.code, false, error.message, round);
+  } catch (error) {
+    respond("No response", false, error.message);
+  }
+};
+
+action.addEventListener("change", fillParams);
+commandForm.addEventListener("submit", (submitted) => {
+  submitted.preventDefault();
+  send();
+});
+params.addEventListener("keydown", (pressed) => {
+  if (pressed.key === "Enter" && (pressed.ctrlKey || pressed.metaKey)) {
+    pressed.preventDefault();
+    commandForm.requestSubmit();
+  }
+});
+
+fillParams();
+for (const pattern of ["prices.*", "system.*", "chat.*"]) bus.patterns.add(pattern);
+showChips();
+bus.connect();

@@ -1,0 +1,188 @@
+"""What the checks of adapters stand on: one served endpoint, and clients that talk to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+from anyio import CancelScope, Event, create_task_group, move_on_after
+from anyio.abc import TaskStatus
+
+from ..connection import Connection
+from ..core.limits import Limits
+from ..endpoint import Endpoint
+from ..snapshots import ConnectionInfo
+from .peer import Peer
+
+if TYPE_CHECKING:
+    from ..bus import Bus
+
+__all__ = ["Adapter", "Client", "ConformanceError", "Serve", "Site", "expect", "open_site"]
+
+Serve: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[tuple[str, int]]]
+"""Serves an endpoint, on every path, at the address it gives; on exit it shuts down as the server
+does in production, clients or no clients."""
+
+UNLIMITED: Final = Limits(messages_per_second=None, commands_per_second=None)
+
+
+class ConformanceError(AssertionError):
+    """An adapter breaks a law."""
+
+
+def expect(fact: object, law: str) -> None:
+    """Hold an adapter to a law.
+
+    Raises:
+        ConformanceError: It breaks it.
+    """
+    if not fact:
+        raise ConformanceError(law)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What is checked, and what it cannot promise because of the server it is for."""
+
+    make_bus: Callable[[], Bus]
+    """:class:`wsbus.Bus`; it stands above this module, which therefore is given it."""
+    serve: Serve
+    frees_sockets: bool = True
+    """An aborted connection's socket is gone at once. False: only its task is, and the socket
+    goes when the server lets go of it, as on plain ASGI."""
+    bounds_pongs: bool = True
+    """Pings of a peer that never reads cost no memory. False: the server answers them below the
+    adapter, without bound."""
+    tells_resets: bool = True
+    """A connection that breaks is told from one that is closed without a code: 1006, not 1005."""
+    chooses_status: bool = True
+    """A handshake is refused with the status that fits. False: always with 403."""
+    hidden_bytes: int = 1 << 20
+    """What may wait for a peer below its queue: buffers of the server and of both kernels."""
+
+
+class Client:
+    """A :class:`.Peer` that speaks one of wsbus's JSON dialects."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer: Final = peer
+        self._lines: list[str] = []
+
+    async def say(self, kind: str, **fields: Any) -> None:
+        """Send one message."""
+        message: Mapping[str, Any] = {"type": kind, **fields}
+        await self.peer.send(msgspec.json.encode(message).decode())
+
+    async def hear(self, *kinds: str) -> dict[str, Any]:
+        """Return the next message, of one of these types if any are named; skip the others.
+
+        Raises:
+            TransportClosed: There is none.
+        """
+        while True:
+            if not self._lines:
+                frame = await self.peer.receive()
+                text = frame if isinstance(frame, str) else frame.decode()
+                self._lines = text.split("\n")[::-1]
+            message: dict[str, Any] = msgspec.json.decode(self._lines.pop())
+            if not kinds or message["type"] in kinds:
+                return message
+
+    async def subscribe(self, *patterns: str) -> None:
+        """Subscribe, and wait until it is done."""
+        await self.say("subscribe", channels=patterns)
+        answer = await self.hear("subscribed")
+        expect(answer["data"]["channels"] == [*patterns], f"a subscription was refused: {answer}")
+
+    async def ping(self, ref: str = "") -> None:
+        """Ask for a sign of life, and wait for it; events that come before it are skipped."""
+        await self.say("ping", id=ref)
+        while (await self.hear("pong"))["id"] != ref:
+            pass
+
+
+class Site:
+    """A running bus, one endpoint of it that is served, and those who have left it."""
+
+    def __init__(self, bus: Bus, endpoint: Endpoint) -> None:
+        self.bus: Final = bus
+        self.endpoint: Final = endpoint
+        self.address = ("", 0)
+        self.peers: Final[list[Peer]] = []
+        self.stop: Final = Event()
+        self.stopped: Final = Event()
+        self._gone: Final[list[Connection]] = []
+        self._left = Event()
+        bus.on_disconnect(self._note)
+
+    async def connect(self, target: str = "/ws", **options: Any) -> Client:
+        """Connect, and wait until the application knows; options are those of :class:`.Peer`."""
+        client = await self.knock(target, **options)
+        expect(client.peer.status == 101, f"refused with {client.peer.status}")
+        return client
+
+    async def knock(self, target: str = "/ws", **options: Any) -> Client:
+        """Ask for a connection; it may be refused."""
+        peer = await Peer.connect(self.address, target, **options)
+        self.peers.append(peer)
+        return Client(peer)
+
+    def info(self, client: Client) -> ConnectionInfo:
+        """Return what the server knows of a client that is connected."""
+        everyone = {info.client: info for info in self.bus.connections()}
+        return everyone[client.peer.address]
+
+    def connection(self, client: Client) -> Connection:
+        """Return the server's side of a client."""
+        found = self.bus.connection(self.info(client).connection_id)
+        assert found is not None
+        return found
+
+    async def departure(self, client: Client) -> Connection:
+        """Wait until the application was told that a client has left."""
+        while True:
+            for connection in self._gone:
+                if connection.handshake.client == client.peer.address:
+                    return connection
+            await self._left.wait()
+
+    def has_left(self, client: Client) -> bool:
+        """Tell whether the application was told that a client has left."""
+        return any(gone.handshake.client == client.peer.address for gone in self._gone)
+
+    async def shut_down(self) -> None:
+        """Shut the server down, with everybody still connected."""
+        self.stop.set()
+        await self.stopped.wait()
+
+    def _note(self, connection: Connection) -> None:
+        self._gone.append(connection)
+        left, self._left = self._left, Event()
+        left.set()
+
+
+@asynccontextmanager
+async def open_site(adapter: Adapter, **options: Any) -> AsyncIterator[Site]:
+    """Serve an endpoint with these options; on exit the clients hang up first."""
+    bus = adapter.make_bus()
+    endpoint = bus.endpoint(**{"limits": UNLIMITED, **options})
+    async with bus, create_task_group() as tasks:
+        site: Site = await tasks.start(_serve, adapter, Site(bus, endpoint))
+        try:
+            yield site
+        finally:
+            for peer in site.peers:
+                peer.reset()
+            with CancelScope(shield=True), move_on_after(5):
+                await site.shut_down()
+
+
+async def _serve(adapter: Adapter, site: Site, *, task_status: TaskStatus[Site]) -> None:
+    # In a task of its own: a server that is a task group must be left where it was entered.
+    async with adapter.serve(site.endpoint) as site.address:
+        task_status.started(site)
+        await site.stop.wait()
+    site.stopped.set()

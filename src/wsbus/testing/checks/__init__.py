@@ -1,0 +1,1 @@
+"""The laws that adapters are held to, one function each."""

@@ -1,0 +1,186 @@
+"""Laws of order and of flow control: what happens to those who read, and to those who do not."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from anyio import create_task_group, move_on_after, sleep
+
+from ...core.queue import Overflow
+from ...transport import Handshake
+from ..adapters import UNLIMITED, Adapter, Client, expect, open_site
+from ..wire import Opcode, client_frame
+
+__all__ = [
+    "backpressure",
+    "nothing_lost_unknowingly",
+    "order_in",
+    "order_out",
+    "ping_flood",
+    "stuck_peer",
+    "tight_publisher",
+]
+
+_SMALL: Final = 4096
+"""Bytes of receive buffer, for those who shall not read."""
+_PATIENT: Final = msgspec.structs.replace(UNLIMITED, write_deadline=60.0)
+_KIB: Final = "x" * 1000
+
+
+async def order_out(adapter: Adapter) -> None:
+    """Publications and answers arrive in the order made, all of them, in every dialect."""
+    async with open_site(adapter, protocols=["wsbus.v1", "zigquant-v2"]) as site:
+        clients = [await site.connect(subprotocols=[p.name]) for p in site.endpoint.protocols]
+        for client in clients:
+            await client.subscribe("a.*", "*")
+        count = 3000
+        async with create_task_group() as tasks:
+            for client in clients:
+                tasks.start_soon(_hears_all, client, count)
+            for number in range(count):
+                await site.bus.publish(f"a.{number % 3}", number)
+
+
+async def order_in(adapter: Adapter) -> None:
+    """Messages of a client are acted on in the order sent, all of them."""
+    async with open_site(adapter) as site:
+        client = await site.connect()
+        refs = [str(number) for number in range(1000)]
+        async with create_task_group() as tasks:
+            tasks.start_soon(_hears_pongs, client, refs)
+            for ref in refs:
+                await client.say("ping", id=ref)
+
+
+async def tight_publisher(adapter: Adapter) -> None:
+    """A publisher in a tight loop loses nothing for a reader that keeps up."""
+    async with open_site(adapter, overflow=Overflow.CLOSE) as site:
+        client = await site.connect()
+        await client.subscribe("a")
+        async with create_task_group() as tasks:
+            tasks.start_soon(_hears_all, client, 4000)
+            for number in range(4000):
+                await site.bus.publish("a", number, event=_KIB)
+
+
+async def backpressure(adapter: Adapter) -> None:
+    """What waits for a peer that does not read is bounded: its queue, and the bytes below it."""
+    async with open_site(adapter, limits=_PATIENT) as site:
+        client = await site.connect(receive_buffer=_SMALL)
+        await client.subscribe("a")
+        for _ in range(32):
+            for _ in range(512):
+                await site.bus.publish("a", _KIB)
+            info = site.info(client)
+            expect(info.queue_bytes <= _PATIENT.queue_bytes, "the queue is bounded in bytes")
+            expect(info.queue_messages <= _PATIENT.queue_messages, "and in messages")
+
+        info = site.info(client)
+        below = info.message_count * len(_KIB)
+        expect(below <= adapter.hidden_bytes, f"{below} bytes wait below the queue")
+        expect(info.message_count + info.queue_messages + info.dropped == 32 * 512, "all counted")
+
+
+async def nothing_lost_unknowingly(adapter: Adapter) -> None:
+    """A peer that pauses and reads on gets the rest in order, and is told how many it missed."""
+    async with open_site(adapter, limits=_PATIENT) as site:
+        client = await site.connect(receive_buffer=_SMALL)
+        await client.subscribe("a", "end")
+        count = 8192
+        for number in range(count):
+            await site.bus.publish("a", number, event=_KIB)
+        await site.bus.publish("end")
+
+        got = lost = 0
+        last = -1
+        while (message := await client.hear("event", "gap"))["type"] == "gap" or (
+            message["channel"] != "end"
+        ):
+            if message["type"] == "gap":
+                lost += message["data"]["lost"]
+            else:
+                expect(message["data"] > last, "what is left is in order")
+                last, got = message["data"], got + 1
+        expect(lost > 0, "so much does not fit anywhere")
+        expect(got + lost == count, f"{got} came and {lost} are told as lost, of {count}")
+
+
+async def stuck_peer(adapter: Adapter) -> None:
+    """A peer that takes nothing is aborted at the write deadline, and slows nobody until then."""
+    limits = msgspec.structs.replace(UNLIMITED, write_deadline=0.5)
+    async with open_site(adapter, limits=limits) as site:
+        stuck = await site.connect(receive_buffer=_SMALL)
+        reader = await site.connect()
+        await stuck.subscribe("a")
+        await reader.subscribe("a")
+        async with create_task_group() as tasks:
+            tasks.start_soon(_hears_till_end, reader)
+            number = 0
+            while not site.has_left(stuck):
+                await site.bus.publish("a", number, event=_KIB * 8)
+                number += 1
+                await sleep(0.001)  # Time must pass; the reader shares this thread.
+            await site.bus.publish("a", -1)
+
+        expect(site.bus.statistics().connections == 1, "only the stuck one was aborted")
+        if adapter.frees_sockets:
+            expect(await stuck.peer.was_reset(), "the socket of an aborted peer is gone")
+
+
+async def ping_flood(adapter: Adapter) -> None:
+    """A stranger who sends pings and never reads costs the server no memory to speak of."""
+    if not adapter.bounds_pongs:
+        return
+
+    def nobody_yet(token: str | None, handshake: Handshake) -> None:
+        return None
+
+    async with open_site(adapter, authenticator=nobody_yet) as site:
+        flooder = await site.connect(receive_buffer=_SMALL)
+        gc.collect()
+        before, pings = _resident_bytes(), client_frame(Opcode.PING, b"x" * 125) * 100
+        for _ in range(1000):  # 13 MB, unless the server stops reading before.
+            with move_on_after(0.5) as patience:
+                await flooder.peer.send_raw(pings)
+            if patience.cancelled_caught:
+                break
+        grown = _resident_bytes() - before
+        bystander = await site.connect()
+        await bystander.say("ping")
+        expect((await bystander.hear("error"))["error"]["code"], "the others are served")
+
+        expect(grown < 4 << 20, f"{grown} bytes for a peer that never reads")
+        direct = site.connection(flooder).member.outlet.direct
+        if direct is not None:
+            expect(direct.unsent() < 1 << 20, f"{direct.unsent()} bytes of pongs wait")
+
+
+async def _hears_all(client: Client, count: int) -> None:
+    for number in range(count):
+        message = await client.hear("event", "gap")
+        expect(message.get("data") == number, f"{message} came where {number} was due")
+
+
+async def _hears_till_end(client: Client) -> None:
+    number = 0
+    while (message := await client.hear("event", "gap")).get("data") != -1:
+        expect(message.get("data") == number, "a stuck peer costs the others nothing")
+        number += 1
+
+
+async def _hears_pongs(client: Client, refs: list[str]) -> None:
+    for ref in refs:
+        pong = await client.hear("pong")
+        expect(pong["id"] == ref, f"{pong} came where {ref} was due")
+
+
+def _resident_bytes() -> int:
+    """Return what the process holds; 0 where there is no /proc to tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * 4096

@@ -1,0 +1,83 @@
+"""Laws of the handshake."""
+
+from __future__ import annotations
+
+from anyio import Event
+
+from ...connection import Connection
+from ...core.errors import Unauthenticated
+from ...core.limits import Limits
+from ...core.permissions import Identity
+from ...transport import Handshake
+from ..adapters import Adapter, Site, expect, open_site
+
+__all__ = ["handshake_as_sent", "refusals", "subprotocols"]
+
+
+async def handshake_as_sent(adapter: Adapter) -> None:
+    """The application sees path, query, headers and address as the client sent them."""
+    async with open_site(adapter) as site:
+        arrived = Event()
+        seen: list[Handshake] = []
+
+        def note(connection: Connection) -> None:
+            seen.append(connection.handshake)
+            arrived.set()
+
+        site.bus.on_connect(note)
+        query = "b=%2F&a=1&a=%E9%9B%80"
+        fields = [("X-Twice", "one"), ("X-TWICE", "two"), ("Origin", "null"), ("X-Empty", "")]
+        fields[2] = ("Origin", f"http://{site.address[0]}:{site.address[1]}")
+        client = await site.connect(f"/a%20b/%C3%A9?{query}", headers=fields)
+        await arrived.wait()
+
+        handshake = seen[0]
+        expect(handshake.path == "/a b/é", "the path is percent-decoded, without the query")
+        expect(handshake.query_string == query, "the query is as it was sent")
+        expect(handshake.query("a") == "1", "of two parameters of one name the first counts")
+        expect(handshake.client == client.peer.address, "the address is the peer's")
+        expect(handshake.headers.get("x-twice") == "one, two", "headers of one name are joined")
+        expect(handshake.headers.get("x-empty") == "", "an empty header is there")
+        expect(handshake.headers.get("origin") == fields[2][1], "headers go by lower-case names")
+
+
+async def subprotocols(adapter: Adapter) -> None:
+    """The first known subprotocol offered is echoed; none: the first spoken, and none echoed."""
+    async with open_site(adapter, protocols=["zigquant-v2", "wsbus.v1"]) as site:
+        silent = await site.connect()
+        chosen = await site.connect(subprotocols=["else", "wsbus.v1", "zigquant-v2"])
+        lost = await site.knock(subprotocols=["else", "other"])
+
+        expect(silent.peer.subprotocol is None, "nothing is echoed that was not offered")
+        await silent.ping("1")
+        expect(site.info(silent).protocol == "zigquant-v2", "the endpoint's first is spoken")
+        expect(chosen.peer.subprotocol == "wsbus.v1", "the client's first that is known is echoed")
+        expect((await chosen.hear())["type"] == "connected", "the one that is echoed is spoken")
+        expect(lost.peer.status in {400, 403}, "a client with unknown ones only is refused")
+
+
+async def refusals(adapter: Adapter) -> None:
+    """A handshake is refused before it is accepted, with the status that fits or with 403."""
+
+    def judge(token: str | None, handshake: Handshake) -> Identity | None:
+        if token is not None:
+            raise Unauthenticated
+        return None
+
+    async def answer(site: Site, target: str, **headers: str) -> int:
+        client = await site.knock(target, headers=[*headers.items()])
+        return client.peer.status
+
+    options = {"authenticator": judge, "query_token": "token", "origins": ["http://friend"]}
+    limits = Limits(max_connections=1)
+    async with open_site(adapter, limits=limits, **options) as site:
+        fitting = [
+            (401, await answer(site, "/ws?token=bad")),
+            (403, await answer(site, "/ws", Origin="http://stranger")),
+            (101, await answer(site, "/ws", Origin="http://friend")),
+            (503, await answer(site, "/ws")),
+        ]
+
+        for fits, status in fitting:
+            allowed = {fits} if adapter.chooses_status or fits == 101 else {403}
+            expect(status in allowed, f"answered with {status} where {fits} fits")

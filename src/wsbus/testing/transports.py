@@ -1,0 +1,92 @@
+"""The conformance suite of transports, for those who write adapters.
+
+::
+
+    ADAPTER = Adapter(make_bus=Bus, serve=serve_mine)
+
+    @pytest.mark.parametrize("check", TRANSPORT_CHECKS)
+    async def test_my_adapter(check):
+        await check_transport(ADAPTER, check)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from anyio import fail_after
+
+from .adapters import Adapter, expect
+from .checks import ending, flow, framing, opening
+
+__all__ = ["TRANSPORT_CHECKS", "TransportCheck", "check_transport"]
+
+TransportCheck: TypeAlias = Callable[[Adapter], Awaitable[None]]
+
+_ALL: Final[tuple[TransportCheck, ...]] = (
+    opening.handshake_as_sent,
+    opening.subprotocols,
+    opening.refusals,
+    framing.text,
+    framing.fragments,
+    framing.pings,
+    framing.oversized_messages,
+    framing.binary_where_text_is_spoken,
+    framing.binary_dialects,
+    framing.invalid_utf8,
+    flow.order_in,
+    flow.order_out,
+    flow.tight_publisher,
+    flow.backpressure,
+    flow.nothing_lost_unknowingly,
+    flow.stuck_peer,
+    flow.ping_flood,
+    ending.closed_by_the_server,
+    ending.closed_by_the_client,
+    ending.close_while_publishing,
+    ending.abrupt_reset,
+    ending.abort,
+    ending.shutdown,
+)
+
+TRANSPORT_CHECKS: Final = MappingProxyType({check.__name__: check for check in _ALL})
+"""Every check by its name; the docstring of each is the law it holds an adapter to."""
+
+_SECONDS: Final = 30.0
+
+
+async def check_transport(adapter: Adapter, name: str | None = None) -> None:
+    """Hold an adapter to one law of :data:`TRANSPORT_CHECKS`, or to all of them in turn.
+
+    Real sockets, real time: a few seconds for all. Whatever the clients do, wsbus must log nothing
+    above ``INFO``, since no operator could act on it.
+
+    Args:
+        adapter: What is checked; its server must run on the current event loop.
+        name: The check; None: all.
+
+    Raises:
+        ConformanceError: It breaks a law, or what it writes is not RFC 6455.
+        TimeoutError: A check did not end.
+    """
+    for check in _ALL if name is None else (TRANSPORT_CHECKS[name],):
+        with _silence(), fail_after(_SECONDS):
+            await check(adapter)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    records: list[logging.LogRecord] = []
+    listener = logging.Handler(logging.WARNING)
+    listener.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("wsbus")
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+    said = [record.getMessage() for record in records]
+    expect(not said, f"wsbus logged {said}")

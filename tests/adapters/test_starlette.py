@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+from anyio import Event, create_task_group, fail_after
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route, Router
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.adapters.serving import Server, client, receive, serving, subscribe
+from wsbus import Bus, Connection, UsageError
+from wsbus.adapters.asgi import app, uvicorn_options
+from wsbus.adapters.starlette import lifespan, websocket_route
+
+
+def starlette(bus: Bus) -> Any:
+    return Starlette(routes=[websocket_route("/ws/{name}", bus)], lifespan=lifespan(bus))
+
+
+def fastapi(bus: Bus) -> Any:
+    application = FastAPI(lifespan=lifespan(bus))
+    application.router.routes.append(websocket_route("/ws/{name}", bus))
+    return application
+
+
+def added_to_fastapi(bus: Bus) -> Any:
+    application = FastAPI(lifespan=lifespan(bus))
+    application.router.add_websocket_route("/ws/{name}", app(bus))  # type: ignore[arg-type]
+    return application
+
+
+def in_a_mount(bus: Bus) -> Any:
+    routes = [Mount("/ws", routes=[websocket_route("/{name}", bus)])]
+    return Starlette(routes=routes, lifespan=lifespan(bus))
+
+
+@pytest.mark.parametrize("make", [starlette, fastapi, added_to_fastapi, in_a_mount])
+async def test_a_bus_in_an_application(make: Any) -> None:
+    """Publications and commands pass, and what the router found is told, however it is mounted."""
+    bus = Bus()
+    seen: list[Connection] = []
+    bus.on_connect(seen.append)
+    bus.command("double")(lambda number: number * 2)
+    async with serving(make(bus)) as (port, _):
+        async with client(port, "/ws/a%20b?x=1") as peer:
+            await subscribe(peer, "a.*")
+            await bus.publish("a.b", {"n": 1}, event="e")
+            event = await receive(peer)
+            await peer.send('{"type":"command","id":"1","action":"double","params":{"number":2}}')
+            response = await receive(peer)
+        with pytest.raises(InvalidStatus) as refused:
+            await client(port, "/elsewhere")
+
+    assert (event["channel"], event["data"], response["data"]) == ("a.b", {"n": 1}, 4)
+    handshake = seen[0].handshake
+    assert (handshake.path, handshake.query("x")) == ("/ws/a b", "1")
+    assert handshake.path_params["name"] == "a b"
+    assert refused.value.response.status_code == 403
+    assert not bus.is_running
+
+
+async def test_http_routes_publish() -> None:
+    """An HTTP request handler publishes to the sockets of the same application."""
+    bus = Bus()
+
+    async def publish(request: Request) -> PlainTextResponse:
+        receipt = await bus.publish("news", await request.json())
+        return PlainTextResponse(str(receipt.accepted))
+
+    routes = [websocket_route("/ws", bus), Route("/news", publish, methods=["POST"])]
+    application = Starlette(routes=routes, lifespan=lifespan(bus))
+    async with serving(application) as (port, _), client(port) as peer:
+        await subscribe(peer, "news")
+        with socket.create_connection(("127.0.0.1", port)) as http:
+            http.sendall(b"POST /news HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n[1,2]")
+            assert (await receive(peer))["data"] == [1, 2]
+
+
+def test_routes_are_named() -> None:
+    """The name is for url_path_for."""
+    router = Router([websocket_route("/a/{x}", Bus()), websocket_route("/b", Bus(), "b")])
+
+    assert router.url_path_for("wsbus", x="1") == "/a/1"
+    assert router.url_path_for("b") == "/b"
+
+
+async def test_converted_path_parameters_are_text() -> None:
+    """Handshakes hold text, whatever the router converts to."""
+    bus = Bus()
+    seen: list[Connection] = []
+    bus.on_connect(seen.append)
+    application = Starlette(routes=[websocket_route("/{n:int}", bus)], lifespan=lifespan(bus))
+    async with serving(application) as (port, _), client(port, "/12") as peer:
+        await receive(peer)
+
+    assert seen[0].handshake.path_params == {"n": "12"}
+
+
+def noted(name: str, notes: list[str], bus: Bus, state: dict[str, Any] | None) -> Any:
+    @asynccontextmanager
+    async def own(application: Any) -> AsyncIterator[dict[str, Any] | None]:
+        notes.append(f"{name} {bus.is_running}")
+        yield state
+        notes.append(f"not {name} {bus.is_running}")
+
+    return own
+
+
+async def test_own_lifespans_run_inside_the_bus() -> None:
+    """They begin in order once the bus runs, end in reverse while it does; states are merged."""
+    bus, notes, application = Bus(), list[str](), object()
+    live = lifespan(
+        bus,
+        noted("a", notes, bus, {"x": 1}),
+        noted("b", notes, bus, None),
+        noted("c", notes, bus, {"y": 2}),
+    )
+
+    async with live(application) as state:
+        assert state == {"x": 1, "y": 2}
+        assert bus.is_running
+
+    assert notes == ["a True", "b True", "c True", "not c True", "not b True", "not a True"]
+    assert not bus.is_running
+
+
+async def test_a_failing_lifespan_stops_the_bus() -> None:
+    """An own lifespan that cannot begin leaves no bus running."""
+    bus = Bus()
+
+    @asynccontextmanager
+    async def fails(application: Any) -> AsyncIterator[int]:
+        yield 1 // application
+
+    with pytest.raises(ZeroDivisionError):
+        async with lifespan(bus, fails)(0):
+            pass
+    assert not bus.is_running
+
+
+async def test_a_bus_is_run_once_at_a_time() -> None:
+    """A bus that runs already is not taken over."""
+    bus = Bus()
+    live = lifespan(bus)
+    async with bus:
+        with pytest.raises(UsageError):
+            async with live(None):
+                pass
+        assert bus.is_running
+    async with live(None) as state:
+        assert state is None
+
+
+async def test_start_and_stop_in_different_tasks() -> None:
+    """Servers and fixtures may enter a lifespan in one task and leave it in another."""
+    bus = Bus()
+    live: AbstractAsyncContextManager[Any] = lifespan(bus)(None)
+
+    async def start() -> None:
+        await live.__aenter__()
+
+    async def stop() -> None:
+        await live.__aexit__(None, None, None)
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(start)
+    assert (await bus.publish("a")).matched == 0
+    async with create_task_group() as tasks:
+        tasks.start_soon(stop)
+    assert not bus.is_running
+
+
+async def test_uvicorns_shutdown_is_fast_and_says_1012() -> None:
+    """Clients are told 1012 by uvicorn, and the lifespan has nobody left to wait for."""
+    bus = Bus()
+    async with (
+        serving(starlette(bus), **uvicorn_options(bus)) as (port, server),
+        client(port, "/ws/a") as peer,
+    ):
+        await receive(peer)
+        with fail_after(5):
+            server.should_exit = True
+            with pytest.raises(ConnectionClosed) as closed:
+                await peer.recv()
+            await server.down.wait()
+
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    assert not bus.is_running
+
+
+async def test_a_server_that_drains_first_owes_nobody_anything() -> None:
+    """The server of the docstring: everything that was published arrives, then 1001."""
+    bus = Bus()
+    endpoint = bus.default_endpoint
+
+    class Draining(Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await endpoint.drain()
+            await super().shutdown(sockets)
+
+    got: list[int | None] = []
+    begun = Event()
+    options = uvicorn_options(endpoint)
+    async with serving(starlette(bus), Draining, **options) as (port, server):
+        async with client(port, "/ws/a") as peer, create_task_group() as tasks:
+            await subscribe(peer, "a")
+            for n in range(500):
+                await bus.publish("a", [n, "x" * 1000])
+
+            async def read() -> None:
+                begun.set()
+                async for message in peer:
+                    lines = str(message).splitlines()
+                    got.extend(json.loads(line)["data"][0] for line in lines)
+                got.append(peer.close_code)
+
+            tasks.start_soon(read)
+            await begun.wait()
+            server.should_exit = True
+        with fail_after(5):
+            await server.down.wait()
+
+    assert got == [*range(500), 1001]

@@ -1,0 +1,921 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsbus.core import session as module
+from wsbus.core.actions import (
+    Action,
+    Adopt,
+    AskPermission,
+    AskToken,
+    Close,
+    Emit,
+    Invoke,
+    Join,
+    Leave,
+    ReportStatus,
+    Send,
+)
+from wsbus.core.channels import parse_channel
+from wsbus.core.errors import CloseCode, ErrorCode
+from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
+from wsbus.core.instant import Instant
+from wsbus.core.limits import Limits
+from wsbus.core.messages import (
+    Auth,
+    AuthAccepted,
+    AuthRefused,
+    Call,
+    Command,
+    GetStatus,
+    Malformed,
+    Ping,
+    Pong,
+    Publish,
+    Refused,
+    Reply,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
+from wsbus.core.patterns import parse_pattern
+from wsbus.core.permissions import Grants, Identity
+from wsbus.core.session import Session, State
+from wsbus.protocols.zigquant import ZigQuant
+
+START: Final = Instant(1000.0, 1_700_000_000.0)
+GRANTS: Final = Grants.of(subscribe=["grid.*", "system.*"], publish=["chat.*"], command=["grid.*"])
+USER: Final = Identity("u1", GRANTS)
+ADMIN: Final = Identity("root", Grants.of(admin=True))
+EVERY_COMMAND: Final[list[Command]] = [
+    Auth("t", "1"),
+    Subscribe(("grid.a",), "1"),
+    Unsubscribe(("grid.a",), "1"),
+    Call("grid.start", b"{}", "1"),
+    Publish("chat.a", "message", b"1", "1"),
+    Ping("1"),
+    Pong("1"),
+    GetStatus("1"),
+    Malformed(ErrorCode.INVALID_MESSAGE, "not JSON", "1"),
+]
+
+
+def make(
+    identity: Identity | None = USER,
+    *,
+    takes_tokens: bool = True,
+    asks: bool = False,
+    heartbeat: HeartbeatPolicy | None = None,
+    **limits: Any,
+) -> Session:
+    """Return a session that began at START."""
+    policy = heartbeat or HeartbeatPolicy.client_drives()
+    return Session(
+        protocol=ZigQuant(),
+        limits=Limits(**limits),
+        heartbeat=Heartbeat(policy, START.monotonic),
+        identity=identity,
+        now=START,
+        takes_tokens=takes_tokens,
+        asks=asks,
+    )
+
+
+def at(seconds: float) -> Instant:
+    """Return the moment that long after START."""
+    return START.later(seconds)
+
+
+def replies(actions: Sequence[Action]) -> list[Reply]:
+    """Return what is said to the client."""
+    return [action.reply for action in actions if isinstance(action, Send)]
+
+
+def codes(actions: Sequence[Action]) -> list[str]:
+    """Return the codes of the refusals."""
+    return [reply.code for reply in replies(actions) if isinstance(reply, Refused)]
+
+
+def joined(actions: Sequence[Action]) -> list[str]:
+    """Return the patterns that are joined."""
+    return [action.pattern.text for action in actions if isinstance(action, Join)]
+
+
+def left(actions: Sequence[Action]) -> list[str]:
+    """Return the patterns that are left."""
+    return [action.pattern.text for action in actions if isinstance(action, Leave)]
+
+
+def subscribe(session: Session, *names: str, ref: str | None = None) -> Subscribed:
+    """Subscribe at START; return the answer."""
+    answer = replies(session.handle(Subscribe(names, ref), START))[0]
+    assert isinstance(answer, Subscribed)
+    return answer
+
+
+def ask(session: Session, command: Command, now: Instant = START) -> AskToken | AskPermission:
+    """Say something that makes the session ask; return the question, which is all it does."""
+    (question,) = session.handle(command, now)
+    assert isinstance(question, AskToken | AskPermission)
+    return question
+
+
+def sign_in(session: Session, identity: Identity, now: Instant = START) -> list[Action]:
+    """Show a token that is found to be good."""
+    question = ask(session, Auth("t"), now)
+    return session.handle_token(question.generation, identity, now)
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def test_a_conversation_begins_with_or_without_identity() -> None:
+    """A valid token in the handshake authenticates; without one the session waits for ``auth``."""
+    assert make(USER).state is State.OPEN
+    assert make(None).state is State.AWAITING
+
+
+def in_state(state: State) -> Session:
+    """Return a session in this state, reached as a client reaches it."""
+    session = make(None if state in {State.AWAITING, State.JUDGING} else USER)
+    match state:
+        case State.JUDGING | State.ASKING:
+            ask(session, Auth("t"))
+        case State.CLOSED:
+            session.close(CloseCode.NORMAL, "")
+        case State.AWAITING | State.OPEN:
+            pass
+    assert session.state is state
+    return session
+
+
+@pytest.mark.parametrize(
+    ("before", "answer", "after"),
+    [
+        (State.JUDGING, USER, State.OPEN),
+        (State.JUDGING, "no", State.CLOSED),
+        (State.ASKING, USER, State.OPEN),
+        (State.ASKING, "no", State.OPEN),
+    ],
+)
+def test_an_answer_moves_the_session_on(
+    before: State, answer: Identity | str, after: State
+) -> None:
+    """A good token opens; a bad one closes who is nobody, and changes nothing for somebody."""
+    session = in_state(before)
+    session.handle_token(1, answer, START)
+
+    assert session.state is after
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_ends(state: State) -> None:
+    """Whatever goes on, ``close`` ends it with one Close, and a second time does nothing."""
+    session = in_state(state)
+
+    expected = [] if state is State.CLOSED else [Close(4510, "go")]
+    assert session.close(4510, "go") == expected
+    assert session.close(4510, "go") == []
+    assert session.state is State.CLOSED
+
+
+def test_a_move_that_is_not_in_the_table_raises_and_changes_nothing() -> None:
+    """Only rows of the table are moves: two questions at once, say, are a mistake."""
+    legal = {
+        (State.AWAITING, "ASK"),
+        (State.JUDGING, "ACCEPT"),
+        (State.JUDGING, "REFUSE"),
+        (State.OPEN, "ASK"),
+        (State.ASKING, "ACCEPT"),
+        *((state, "END") for state in State),
+    }
+    for state in State:
+        for heard in module._Input:
+            session = in_state(state)
+            if (state, heard.name) in legal:
+                session._move(heard)
+            else:
+                with pytest.raises(KeyError):
+                    session._move(heard)
+                assert session.state is state
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: type(command).__name__)
+def test_nothing_is_acted_on_after_the_end(command: Command) -> None:
+    """A closed session answers no command, no answer, no deadline and no call of the server's."""
+    session = in_state(State.ASKING)
+    session.assign(parse_pattern("a"))
+    session.close(CloseCode.NORMAL, "")
+
+    assert session.handle(command, START) == []
+    assert session.handle_token(1, ADMIN, START) == []
+    assert session.handle_deadline(at(1e6)) == []
+    assert session.assign(parse_pattern("b")) == []
+    assert session.unassign(parse_pattern("a")) == []
+    assert session.identity is USER
+
+
+# --- authentication ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [command for command in EVERY_COMMAND if not isinstance(command, Auth)],
+    ids=lambda command: type(command).__name__,
+)
+def test_before_auth_everything_else_is_refused(command: Command) -> None:
+    """Who has shown no token is answered UNAUTHENTICATED, and nothing is acted on."""
+    session = make(None)
+    (answer,) = replies(session.handle(command, START))
+
+    assert isinstance(answer, Refused)
+    assert (answer.code, answer.ref) == (ErrorCode.UNAUTHENTICATED, "1")
+    assert answer.is_call == isinstance(command, Call | Publish)
+    assert session.state is State.AWAITING
+
+
+def test_a_good_token_makes_the_client_somebody() -> None:
+    """``auth`` asks; the answer is adopted and told, with its subject, its expiry and the ref."""
+    session, identity = make(None), Identity("u1", GRANTS, at(60).wall)
+    question = ask(session, Auth("secret", "7"))
+
+    assert question == AskToken(1, "secret")
+    assert session.handle_token(1, identity, START) == [
+        Adopt(identity),
+        Send(AuthAccepted("u1", at(60).wall, "7")),
+    ]
+    assert session.identity is identity
+
+
+def test_a_bad_first_token_ends_the_conversation() -> None:
+    """The refusal is told in the words of the authenticator, then comes close 4500."""
+    session = make(None)
+    question = ask(session, Auth("secret", "7"))
+
+    assert session.handle_token(question.generation, "expired", START) == [
+        Send(AuthRefused("expired", ref="7")),
+        Close(CloseCode.TOKEN_REFUSED, "token refused"),
+    ]
+
+
+def test_a_failed_refresh_leaves_the_old_token_in_force() -> None:
+    """Nothing changes but that the client is told; what it had ends when it always would."""
+    session = make(Identity("u1", GRANTS, at(60).wall))
+    subscribe(session, "grid.*")
+    deadline = session.deadline
+    question = ask(session, Auth("bad", "7"))
+
+    assert session.handle_token(question.generation, "no", at(1)) == [
+        Send(AuthRefused("no", ref="7"))
+    ]
+    assert list(session.subscriptions) == ["grid.*"]
+    assert session.deadline == deadline
+    assert session.handle_deadline(at(60)) == [Close(CloseCode.TOKEN_EXPIRED, "token expired")]
+
+
+def test_a_refresh_moves_the_expiry() -> None:
+    """The connection stays as long as the new token lasts."""
+    session = make(Identity("u1", GRANTS, at(60).wall))
+    sign_in(session, Identity("u1", GRANTS, at(120).wall), at(30))
+
+    assert session.deadline == pytest.approx(at(120).monotonic)
+    assert session.handle_deadline(at(60)) == []
+    assert session.handle_deadline(at(120)) == [Close(CloseCode.TOKEN_EXPIRED, "token expired")]
+
+
+def test_a_refresh_that_takes_grants_away_drops_subscriptions_and_says_so() -> None:
+    """What is not covered any more is left before ``unsubscribed`` says so; the rest stays."""
+    session = make(USER)
+    subscribe(session, "grid.a.*", "system.log", "grid.b.*")
+    less = Identity("u1", Grants.of(subscribe=["system.*"]))
+
+    assert sign_in(session, less) == [
+        Adopt(less),
+        Send(AuthAccepted("u1", None)),
+        Leave(parse_pattern("grid.a.*")),
+        Leave(parse_pattern("grid.b.*")),
+        Send(Unsubscribed(("grid.a.*", "grid.b.*"), 1)),
+    ]
+    assert list(session.subscriptions) == ["system.log"]
+
+
+def test_a_refresh_does_not_touch_what_the_server_subscribed() -> None:
+    """The server's own subscriptions are not the client's grants' business."""
+    session = make(USER)
+    subscribe(session, "grid.a")
+    session.assign(parse_pattern("grid.a"))
+    session.assign(parse_pattern("broadcast"))
+    actions = sign_in(session, Identity("u1", Grants()))
+
+    assert left(actions) == []
+    assert replies(actions)[-1] == Unsubscribed(("grid.a",), 0)
+    assert {pattern.text for pattern in session.patterns} == {"grid.a", "broadcast"}
+
+
+def test_a_refresh_for_somebody_else_is_refused() -> None:
+    """A socket belongs to one subject; the old token stays in force."""
+    session = make(USER)
+    (answer,) = replies(sign_in(session, ADMIN))
+
+    assert isinstance(answer, AuthRefused)
+    assert session.identity is USER
+    assert session.state is State.OPEN
+
+
+@pytest.mark.parametrize("identity", [USER, None])
+def test_where_no_tokens_are_taken_auth_is_refused(identity: Identity | None) -> None:
+    """An endpoint without an authenticator says so, and goes on."""
+    session = make(identity, takes_tokens=False)
+    before = session.state
+    (answer,) = replies(session.handle(Auth("t", "7"), START))
+
+    assert isinstance(answer, AuthRefused)
+    assert answer.ref == "7"
+    assert session.state is before
+
+
+# --- questions and answers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generation", [0, 1, 3, -1])
+def test_an_answer_to_another_question_is_ignored(generation: int) -> None:
+    """Only the answer to the question that is out counts."""
+    session = make(USER)
+    sign_in(session, USER)
+    question = ask(session, Auth("t"))
+
+    assert question.generation == 2
+    assert session.handle_token(generation, ADMIN, START) == []
+    assert session.state is State.ASKING
+    assert session.handle_token(2, USER, START) != []
+
+
+def test_an_answer_counts_once() -> None:
+    """The same answer again does nothing."""
+    session = make(None)
+    question = ask(session, Auth("t"))
+    session.handle_token(question.generation, USER, START)
+
+    assert session.handle_token(question.generation, USER, START) == []
+    assert session.handle_token(question.generation, "no", START) == []
+    assert session.state is State.OPEN
+
+
+def test_an_answer_after_the_end_is_ignored() -> None:
+    """Who was closed meanwhile is not opened again."""
+    session = make(None)
+    question = ask(session, Auth("t"))
+    session.close(CloseCode.DISCONNECTED, "")
+
+    assert session.handle_token(question.generation, USER, START) == []
+    assert session.identity is None
+
+
+def test_while_a_token_is_judged_commands_wait_in_order() -> None:
+    """What came meanwhile acts in the order in which it came, after the answer."""
+    session = make(None)
+    question = ask(session, Auth("t"))
+    assert session.handle(Subscribe(("grid.a",), "1"), START) == []
+    assert session.handle(Call("grid.start", b"{}", "2"), START) == []
+    assert session.handle(Unsubscribe(("grid.a",), "3"), START) == []
+    actions = session.handle_token(question.generation, USER, START)[2:]
+
+    assert actions == [
+        Send(Subscribed(("grid.a",), 1, (), "1")),
+        Join(parse_pattern("grid.a")),
+        Invoke(Call("grid.start", b"{}", "2")),
+        Leave(parse_pattern("grid.a")),
+        Send(Unsubscribed(("grid.a",), 0, "3")),
+    ]
+
+
+@pytest.mark.parametrize("state", [State.JUDGING, State.ASKING])
+def test_pings_are_answered_while_a_question_is_out(state: State) -> None:
+    """A ping does not wait for anybody's judgement."""
+    session = in_state(state)
+
+    assert session.handle(Ping("9"), START) == [Send(Pong("9"))]
+    assert session.handle(Pong(), START) == []
+
+
+@pytest.mark.parametrize("state", [State.JUDGING, State.ASKING])
+def test_at_most_sixteen_commands_wait(state: State) -> None:
+    """The seventeenth is answered RATE_LIMITED and not acted on; pings are answered still."""
+    session = in_state(state)
+    for n in range(16):
+        assert session.handle(Subscribe((f"grid.{n}",)), START) == []
+    seventeenth = session.handle(Subscribe(("grid.16",), "x"), START)
+
+    assert codes(seventeenth) == [ErrorCode.RATE_LIMITED]
+    assert session.handle(Ping(), START) == [Send(Pong())]
+    actions = session.handle_token(1, USER, START)
+    assert joined(actions) == [f"grid.{n}" for n in range(16)]
+
+
+def test_what_waited_for_a_refused_token_is_not_acted_on() -> None:
+    """The last word is the close."""
+    session = make(None)
+    question = ask(session, Auth("t"))
+    session.handle(Subscribe(("grid.a",)), START)
+    actions = session.handle_token(question.generation, "no", START)
+
+    assert isinstance(actions[-1], Close)
+    assert joined(actions) == []
+    assert session.handle_token(question.generation, USER, START) == []
+
+
+def test_a_second_auth_waits_for_the_first() -> None:
+    """Tokens are judged one after the other, each with its own answer."""
+    session = make(None)
+    first = ask(session, Auth("a", "1"))
+    session.handle(Auth("b", "2"), START)
+    session.handle(Subscribe(("grid.a",)), START)
+    actions = session.handle_token(first.generation, USER, START)
+
+    assert actions[-1] == AskToken(2, "b")
+    assert session.state is State.ASKING
+    actions = session.handle_token(2, USER, START)
+    assert replies(actions)[0] == AuthAccepted("u1", None, "2")
+    assert joined(actions) == ["grid.a"]
+
+
+def test_permissions_are_asked_after_the_grants() -> None:
+    """Only what the grants allow is put to the application, as one question a request."""
+    session = make(USER, asks=True)
+    question = ask(session, Subscribe(("grid.a", "secret", "a..b", "grid.*", "grid.a"), "5"))
+
+    assert question == AskPermission(1, USER, "subscribe", ("grid.a", "grid.*"))
+    actions = session.handle_permission(1, [False, True], START)
+    (answer,) = replies(actions)
+    assert isinstance(answer, Subscribed)
+    assert answer.names == ("grid.*",)
+    assert [(r.name, r.code) for r in answer.rejected] == [
+        ("grid.a", ErrorCode.FORBIDDEN),
+        ("secret", ErrorCode.FORBIDDEN),
+        ("a..b", ErrorCode.INVALID_CHANNEL),
+        ("grid.a", ErrorCode.FORBIDDEN),
+    ]
+    assert joined(actions) == ["grid.*"]
+
+
+def test_what_is_refused_anyway_asks_nobody() -> None:
+    """There is no question if nothing is left to ask."""
+    session = make(USER, asks=True)
+
+    assert isinstance(session.handle(Subscribe(("secret",)), START)[0], Send)
+    assert codes(session.handle(Call("other", b"{}", "1"), START)) == [ErrorCode.FORBIDDEN]
+    assert codes(session.handle(Publish("other", "e", b"1"), START)) == [ErrorCode.FORBIDDEN]
+    assert session.state is State.OPEN
+
+
+@pytest.mark.parametrize(
+    ("command", "verb", "name", "then"),
+    [
+        (
+            Call("grid.start", b"{}", "1"),
+            "command",
+            "grid.start",
+            Invoke(Call("grid.start", b"{}", "1")),
+        ),
+        (
+            Publish("chat.a", "e", b"1", "1"),
+            "publish",
+            "chat.a",
+            Emit(parse_channel("chat.a"), Publish("chat.a", "e", b"1", "1")),
+        ),
+    ],
+)
+def test_a_permission_stands_before_the_action(
+    command: Command, verb: str, name: str, then: Action
+) -> None:
+    """A yes does what was asked for, a no is FORBIDDEN."""
+    session = make(USER, asks=True)
+
+    assert ask(session, command) == AskPermission(1, USER, verb, (name,))
+    assert session.handle_permission(1, [True], START) == [then]
+    ask(session, command)
+    refused = session.handle_permission(2, [False], START)
+    assert replies(refused) == [Refused(ErrorCode.FORBIDDEN, "no grant covers this", "1", True)]
+    assert session.state is State.OPEN
+
+
+# --- subscriptions -------------------------------------------------------------------------------
+
+
+def test_subscribed_lists_this_request_and_counts_all() -> None:
+    """The answer has the accepted names in order, and comes before the joins."""
+    session = make(USER)
+    subscribe(session, "system.log")
+    actions = session.handle(Subscribe(("grid.b.*", "grid.a"), "1"), START)
+
+    assert actions == [
+        Send(Subscribed(("grid.b.*", "grid.a"), 3, (), "1")),
+        Join(parse_pattern("grid.b.*")),
+        Join(parse_pattern("grid.a")),
+    ]
+
+
+def test_refused_names_stand_in_rejected() -> None:
+    """Each with its own code, even if all are refused; the good ones are accepted all the same."""
+    session = make(USER)
+    answer = subscribe(session, "*", "grid.a", "a b", "other.*", "grid.+", ref="1")
+
+    assert answer.names == ("grid.a",)
+    assert answer.active == 1
+    assert [(r.name, r.code) for r in answer.rejected] == [
+        ("*", ErrorCode.FORBIDDEN),
+        ("a b", ErrorCode.INVALID_CHANNEL),
+        ("other.*", ErrorCode.FORBIDDEN),
+        ("grid.+", ErrorCode.INVALID_CHANNEL),
+    ]
+    assert subscribe(session, "*").names == ()
+
+
+def test_a_channel_that_is_subscribed_counts_as_accepted_and_once() -> None:
+    """To subscribe again, in one request or in two, changes nothing."""
+    session = make(USER)
+
+    assert subscribe(session, "grid.a", "grid.a") == Subscribed(("grid.a", "grid.a"), 1)
+    actions = session.handle(Subscribe(("grid.a",)), START)
+    assert actions == [Send(Subscribed(("grid.a",), 1))]
+    assert left(session.handle(Unsubscribe(("grid.a",)), START)) == ["grid.a"]
+
+
+@pytest.mark.parametrize(
+    ("grants", "name", "granted"),
+    [
+        (Grants.of(subscribe=["grid.*"]), "grid.*", True),
+        (Grants.of(subscribe=["grid.*"]), "grid.*.status", True),
+        (Grants.of(subscribe=["grid.*"]), "grid", False),
+        (Grants.of(subscribe=["grid.a"]), "grid.*", False),
+        (Grants.of(subscribe=["*"]), "anything.at.all", True),
+        (Grants.of(subscribe=["*"]), "grid.*", True),
+        (Grants.of(subscribe=["*"]), "*", False),
+        (Grants.of(admin=True), "*", True),
+        (Grants.of(admin=True, deny_subscribe=["secret.*"]), "secret.a", False),
+    ],
+)
+def test_a_grant_must_cover_the_pattern(grants: Grants, name: str, *, granted: bool) -> None:
+    """A pattern may be subscribed only if a grant covers it; ``*`` needs ``admin``."""
+    answer = subscribe(make(Identity("u1", grants)), name)
+
+    assert (answer.names == (name,)) == granted
+
+
+def test_admin_covers_subscribing_only() -> None:
+    """Commands and publishes need their grants."""
+    session = make(ADMIN)
+
+    assert codes(session.handle(Call("grid.start", b"{}", "1"), START)) == [ErrorCode.FORBIDDEN]
+    assert codes(session.handle(Publish("chat.a", "e", b"1"), START)) == [ErrorCode.FORBIDDEN]
+
+
+def test_subscriptions_are_limited() -> None:
+    """What exceeds the limit is refused by name, and room made by ``unsubscribe`` is used again."""
+    session = make(USER, max_subscriptions=50)
+    answer = subscribe(session, *(f"grid.{n}" for n in range(300)))
+
+    assert answer.active == len(answer.names) == 50
+    assert len(answer.rejected) == 250
+    assert {r.code for r in answer.rejected} == {ErrorCode.TOO_MANY_SUBSCRIPTIONS}
+    assert subscribe(session, "grid.0").names == ("grid.0",)
+    session.handle(Unsubscribe(("grid.0",)), START)
+    assert subscribe(session, "grid.new", "grid.0").names == ("grid.new",)
+
+
+def test_unsubscribe_answers_the_request_as_it_was() -> None:
+    """All its names in order, also those never subscribed or no names at all; leaves come first."""
+    session = make(USER)
+    subscribe(session, "grid.a", "grid.*", "grid.b")
+    actions = session.handle(Unsubscribe(("never", "grid.a", "a..b", "grid.a"), "1"), START)
+
+    assert actions == [
+        Leave(parse_pattern("grid.a")),
+        Send(Unsubscribed(("never", "grid.a", "a..b", "grid.a"), 2, "1")),
+    ]
+
+
+def test_unsubscribe_goes_by_exact_text() -> None:
+    """A pattern does not unsubscribe what it matches."""
+    session = make(USER)
+    subscribe(session, "grid.a")
+
+    assert left(session.handle(Unsubscribe(("grid.*",)), START)) == []
+    assert list(session.subscriptions) == ["grid.a"]
+
+
+def test_the_servers_subscriptions_are_its_own() -> None:
+    """A pattern both hold is joined once and left when both have let go, in any order."""
+    pattern = parse_pattern("grid.a")
+    for server_first in (True, False):
+        session = make(USER)
+        assert session.assign(pattern) == [Join(pattern)]
+        assert session.assign(pattern) == []
+        assert joined(session.handle(Subscribe(("grid.a",)), START)) == []
+        if server_first:
+            assert session.unassign(pattern) == []
+            assert session.unassign(pattern) == []
+            assert left(session.handle(Unsubscribe(("grid.a",)), START)) == ["grid.a"]
+        else:
+            assert left(session.handle(Unsubscribe(("grid.a",)), START)) == []
+            assert session.unassign(pattern) == [Leave(pattern)]
+        assert list(session.patterns) == []
+
+
+def test_what_the_server_never_assigned_it_cannot_take_away() -> None:
+    """``unassign`` does not touch what the client subscribed itself."""
+    session = make(USER)
+    subscribe(session, "grid.a")
+
+    assert session.unassign(parse_pattern("grid.a")) == []
+    assert list(session.patterns) == [parse_pattern("grid.a")]
+
+
+def test_the_servers_subscriptions_do_not_count() -> None:
+    """Neither against the limit, nor in ``active``, and grants are not asked for."""
+    session = make(USER, max_subscriptions=1)
+    session.assign(parse_pattern("other"))
+
+    assert subscribe(session, "grid.a") == Subscribed(("grid.a",), 1)
+    assert list(session.subscriptions) == ["grid.a"]
+
+
+# --- commands, publishes and the rest ------------------------------------------------------------
+
+
+def test_a_permitted_command_is_invoked() -> None:
+    """Whether there is such a command is for whoever invokes to find out, after FORBIDDEN."""
+    call = Call("grid.no_such", b'{"a":1}', "1")
+
+    assert make(USER).handle(call, START) == [Invoke(call)]
+
+
+@pytest.mark.parametrize("ref", ["1", None])
+def test_what_refuses_a_command_pairs_with_its_ref(ref: str | None) -> None:
+    """A command with an id gets a response, one without can only get an error."""
+    refused = replies(make(USER).handle(Call("other", b"{}", ref), START))
+
+    assert refused == [Refused(ErrorCode.FORBIDDEN, "no grant covers this", ref, ref is not None)]
+
+
+def test_a_command_is_checked_in_the_stated_order() -> None:
+    """UNAUTHENTICATED, then RATE_LIMITED, then FORBIDDEN; only then is it invoked."""
+    forbidden, fine = Call("other", b"{}", "1"), Call("grid.start", b"{}", "1")
+    session = make(None, commands_per_second=1)
+    assert codes(session.handle(forbidden, START)) == [ErrorCode.UNAUTHENTICATED]
+    assert codes(session.handle(forbidden, START)) == [ErrorCode.UNAUTHENTICATED]
+    sign_in(session, USER)
+    assert codes(session.handle(forbidden, START)) == [ErrorCode.FORBIDDEN]
+    assert codes(session.handle(forbidden, START)) == [ErrorCode.RATE_LIMITED]
+    assert codes(session.handle(fine, START)) == [ErrorCode.RATE_LIMITED]
+    assert session.handle(fine, at(1)) == [Invoke(fine)]
+
+
+@pytest.mark.parametrize("name", ["chat.*", "*", "a..b", "+", "x" * 256, ".".join("a" * 17)])
+def test_a_publish_goes_to_a_channel_only(name: str) -> None:
+    """A pattern, or a name that is no name, is INVALID_CHANNEL."""
+    refused = make(USER).handle(Publish(name, "e", b"1", "1"), START)
+
+    assert codes(refused) == [ErrorCode.INVALID_CHANNEL]
+
+
+def test_a_message_that_was_not_understood_is_answered_as_the_dialect_says() -> None:
+    """With its code, its words and its ref; as a response if it was a command."""
+    session = make(USER)
+    for is_call in (True, False):
+        malformed = Malformed(ErrorCode.INVALID_MESSAGE, "why", "1", is_call)
+        assert replies(session.handle(malformed, START)) == [
+            Refused(ErrorCode.INVALID_MESSAGE, "why", "1", is_call)
+        ]
+
+
+def test_pings_pongs_and_status() -> None:
+    """A ping is answered with its ref, a pong with nothing; a status is reported by the driver."""
+    session = make(USER)
+
+    assert session.handle(Ping("a"), START) == [Send(Pong("a"))]
+    assert session.handle(Pong("a"), START) == []
+    assert session.handle(GetStatus("a"), START) == [ReportStatus("a")]
+
+
+# --- rates ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: type(command).__name__)
+def test_every_message_counts_and_each_excess_one_is_answered(command: Command) -> None:
+    """Messages of any kind share one bucket with a burst of a second; excess is not acted on."""
+    session = make(USER, messages_per_second=3)
+    for _ in range(3):
+        session.handle(Pong(), START)
+    (answer,) = replies(session.handle(command, START))
+
+    assert isinstance(answer, Refused)
+    assert (answer.code, answer.ref) == (ErrorCode.RATE_LIMITED, "1")
+    assert answer.is_call == isinstance(command, Call | Publish)
+    assert (session.state, list(session.subscriptions)) == (State.OPEN, [])
+
+
+def test_rates_recover() -> None:
+    """A token comes back in its time."""
+    session = make(USER, messages_per_second=2)
+    outcomes = [codes(session.handle(Ping(), at(t))) for t in (0, 0, 0, 0.25, 0.5, 0.6, 1.0)]
+
+    assert [bool(outcome) for outcome in outcomes] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_rates_may_be_off() -> None:
+    """Without rates nothing is ever RATE_LIMITED."""
+    session = make(USER, messages_per_second=None, commands_per_second=None)
+
+    for _ in range(1000):
+        assert codes(session.handle(Call("grid.start"), START)) == []
+
+
+@pytest.mark.parametrize("state", [State.JUDGING, State.ASKING])
+def test_who_waits_is_limited_too(state: State) -> None:
+    """While a question is out messages count as always, pings among them."""
+    session = in_state(state)
+    for _ in range(100):
+        session.handle(Ping(), START)
+
+    assert codes(session.handle(Ping("1"), START)) == [ErrorCode.RATE_LIMITED]
+
+
+def test_commands_that_waited_count_when_they_act() -> None:
+    """Commands that waited take from the bucket of commands once, after the answer."""
+    session = make(None, commands_per_second=2)
+    question = ask(session, Auth("t"))
+    for _ in range(3):
+        session.handle(Call("grid.start"), START)
+    actions = session.handle_token(question.generation, USER, START)
+
+    assert sum(isinstance(action, Invoke) for action in actions) == 2
+    assert codes(actions) == [ErrorCode.RATE_LIMITED]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"messages_per_second": 1}, {"commands_per_second": 1}, {"max_waiting": 1}],
+    ids=lambda limits: next(iter(limits)),
+)
+def test_who_keeps_on_for_ten_seconds_is_closed(limits: dict[str, Any]) -> None:
+    """Excess without a pause of a second, for 10 s, ends in 4429; the last excess is answered."""
+    session = make(USER, **{"messages_per_second": None, "commands_per_second": None} | limits)
+    if "max_waiting" in limits:
+        ask(session, Auth("t"))
+    call = Call("grid.start", b"{}", "1")
+    ends: list[tuple[float, list[Action]]] = []
+    for tenth in range(200):
+        for _ in range(2):
+            actions = session.handle(call, at(tenth / 10))
+            if session.state is State.CLOSED and actions:
+                ends.append((tenth / 10, actions))
+
+    ((when, actions),) = ends
+    assert when == pytest.approx(10.0, abs=0.2)
+    assert codes(actions) == [ErrorCode.RATE_LIMITED]
+    assert actions[-1] == Close(CloseCode.RATE_ABUSE, "rate limits exceeded")
+
+
+def test_who_pauses_is_not_closed() -> None:
+    """Bursts with a second's rest between them are answered RATE_LIMITED and no more."""
+    session = make(USER, messages_per_second=1)
+    for n in range(60):
+        for _ in range(3):
+            session.handle(Ping(), at(n * 1.5))
+
+    assert session.state is State.OPEN
+
+
+def test_what_waited_ends_with_the_session() -> None:
+    """If one of the commands that waited closes the session, those after it are not acted on."""
+    session = make(USER, commands_per_second=1, rate_abuse_seconds=0.001)
+    session.handle(Call("grid.start"), START)
+    session.handle(Call("grid.start"), START)
+    question = ask(session, Auth("t"))
+    session.handle(Call("grid.start", b"{}", "1"), START)
+    session.handle(Subscribe(("grid.a",)), START)
+    actions = session.handle_token(question.generation, USER, at(0.5))
+
+    assert isinstance(actions[-1], Close)
+    assert sum(isinstance(action, Close) for action in actions) == 1
+    assert joined(actions) == []
+
+
+# --- time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("judging", [False, True])
+def test_who_shows_no_valid_token_in_time_is_closed(*, judging: bool) -> None:
+    """10 s after the handshake, also while the token is still being judged: 4500."""
+    session = make(None)
+    if judging:
+        ask(session, Auth("t"))
+
+    assert session.deadline == at(10).monotonic
+    assert session.handle_deadline(at(9.9)) == []
+    assert session.handle_deadline(at(10)) == [Close(CloseCode.TOKEN_REFUSED, "no token in time")]
+
+
+def test_who_is_authenticated_owes_no_token() -> None:
+    """The deadline for ``auth`` goes with it."""
+    session = make(None)
+    sign_in(session, USER)
+
+    assert session.deadline == math.inf
+    assert session.handle_deadline(at(10)) == []
+
+
+def test_a_token_that_expires_ends_the_connection() -> None:
+    """At the wall clock's moment, not before: 4401, also while a refresh is being judged."""
+    for refreshing in (False, True):
+        session = make(Identity("u1", GRANTS, at(60).wall))
+        if refreshing:
+            ask(session, Auth("t"))
+        assert session.deadline == at(60).monotonic
+        assert session.handle_deadline(at(59.9)) == []
+        assert session.handle_deadline(at(60)) == [Close(CloseCode.TOKEN_EXPIRED, "token expired")]
+
+
+def test_expiry_goes_by_the_wall_clock() -> None:
+    """When the operator sets the clock, expiry moves with it, and nothing else does."""
+    session = make(
+        Identity("u1", GRANTS, at(60).wall), heartbeat=HeartbeatPolicy(interval=None, timeout=100)
+    )
+    set_back = Instant(at(10).monotonic, at(10).wall - 20)
+    session.reschedule(set_back)
+    assert session.deadline == at(80).monotonic
+    assert session.handle_deadline(Instant(at(60).monotonic, at(40).wall)) == []
+    set_forward = Instant(at(61).monotonic, at(60).wall)
+    session.reschedule(set_forward)
+
+    assert session.deadline <= set_forward.monotonic
+    assert session.handle_deadline(set_forward) == [Close(CloseCode.TOKEN_EXPIRED, "token expired")]
+
+
+def test_the_heartbeat_is_kept() -> None:
+    """The server pings every 30 s and closes 60 s after the last frame, with 4408."""
+    session = make(USER, heartbeat=HeartbeatPolicy())
+
+    assert session.deadline == at(30).monotonic
+    assert session.handle_deadline(at(30)) == [Send(Ping())]
+    assert session.handle_deadline(at(31)) == []
+    session.heartbeat.seen(at(40).monotonic)
+    assert session.handle_deadline(at(60)) == [Send(Ping())]
+    assert session.handle_deadline(at(90)) == [Send(Ping())]
+    assert session.deadline == at(100).monotonic
+    assert session.handle_deadline(at(100)) == [
+        Close(CloseCode.HEARTBEAT_TIMEOUT, "heartbeat timeout")
+    ]
+
+
+def test_silence_counts_for_who_is_nobody_yet() -> None:
+    """A heartbeat shorter than the time for ``auth`` is kept before it, too."""
+    session = make(None, heartbeat=HeartbeatPolicy(interval=2, timeout=5))
+
+    assert session.handle_deadline(at(2)) == [Send(Ping())]
+    assert session.handle_deadline(at(5))[0] == Close(
+        CloseCode.HEARTBEAT_TIMEOUT, "heartbeat timeout"
+    )
+
+
+@given(
+    expires=st.none() | st.floats(1, 100),
+    interval=st.none() | st.floats(1, 50),
+    timeout=st.none() | st.floats(1, 100),
+    authenticated=st.booleans(),
+)
+def test_who_looks_at_the_deadline_only_misses_nothing(
+    expires: float | None, interval: float | None, timeout: float | None, *, authenticated: bool
+) -> None:
+    """Before its deadline a session has nothing to do; a driver that waits for it is in time."""
+    identity = Identity("u1", GRANTS, None if expires is None else at(expires).wall)
+    session = make(
+        identity if authenticated else None, heartbeat=HeartbeatPolicy(interval, timeout)
+    )
+    for _ in range(5):
+        if session.deadline == math.inf:
+            break
+        before = (session.deadline - START.monotonic) - 1e-3
+        if before > 0:
+            assert session.handle_deadline(at(before)) == []
+        # A hair later: the clocks are floats of different sizes.
+        actions = session.handle_deadline(at(session.deadline - START.monotonic + 1e-6))
+        assert actions != []
+        if session.state is State.CLOSED:
+            break

@@ -1,0 +1,66 @@
+"""Documents as modules: what their ```python blocks define."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import uvicorn
+from anyio import Event, create_task_group
+from sybil import Sybil
+from sybil.parsers.myst import PythonCodeBlockParser
+
+from wsbus import Bus, Endpoint
+from wsbus.adapters.asgi import uvicorn_options
+
+ROOT: Final = Path(__file__).parents[2]
+
+
+@contextmanager
+def running(path: Path) -> Iterator[Any]:
+    """Run the blocks of a document in order, as one module that is not ``__main__``.
+
+    What stands under ``if __name__ == "__main__":`` is shown but not run.
+    """
+    module = ModuleType("documented")
+    # Annotations given as text are looked up in the module that holds them.
+    sys.modules[module.__name__] = module
+    try:
+        document = Sybil(parsers=[PythonCodeBlockParser()], encoding="utf-8").parse(path)
+        document.namespace = vars(module)
+        # In a thread of its own, where programs may run an event loop.
+        with ThreadPoolExecutor(1) as thread:
+            for example in document.examples():
+                thread.submit(example.evaluate).result()
+        yield module
+    finally:
+        del sys.modules[module.__name__]
+
+
+@asynccontextmanager
+async def served(
+    app: Any, endpoint: Bus | Endpoint, kind: type[uvicorn.Server] = uvicorn.Server
+) -> AsyncIterator[str]:
+    """Serve an ASGI application; give ``127.0.0.1:port``."""
+    up = Event()
+
+    class Server(kind):  # type: ignore[misc,valid-type]  # of any kind
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            up.set()
+
+    options = uvicorn_options(endpoint) | {"log_config": None, "port": 0}
+    server = Server(uvicorn.Config(app, host="127.0.0.1", **options))
+    async with create_task_group() as tasks:
+        tasks.start_soon(server.serve)
+        await up.wait()
+        try:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.should_exit = True

@@ -1,0 +1,247 @@
+"""What the documents promise happens: their programs are served and talked to."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+from urllib.request import Request, urlopen
+
+import pytest
+from anyio import fail_after, to_thread
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from tests.docs.documents import ROOT, running, served
+from wsbus.adapters.asgi import app as asgi_app
+
+HOW_TO: Final = ROOT / "docs" / "how-to"
+SECONDS: Final = 10
+NATIVE: Final = [Subprotocol("wsbus.v1")]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run on asyncio only, as uvicorn and the client of these tests do."""
+    return "asyncio"
+
+
+class Client:
+    """A client that passes over messages it is not asked for."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._lines: list[str] = []
+
+    async def say(self, *message: object, **keys: object) -> None:
+        await self._socket.send(json.dumps(message or keys))
+
+    async def read(self) -> Any:
+        """Return the next message."""
+        with fail_after(SECONDS):
+            while not self._lines:
+                frame = await self._socket.recv(decode=True)
+                self._lines = frame.split("\n")
+            return json.loads(self._lines.pop(0))
+
+    async def hear(self, kind: str) -> Any:
+        """Return the next message of a type."""
+        while (message := await self.read())["type"] != kind:
+            pass
+        return message
+
+
+async def post(url: str) -> Any:
+    """Send an empty POST request; return the JSON of the answer."""
+    request = Request(url, method="POST")
+    return json.loads(await to_thread.run_sync(lambda: urlopen(request, timeout=SECONDS).read()))
+
+
+async def test_the_readme_publishes_and_answers() -> None:
+    """The first example of all does what it says."""
+    with running(ROOT / "README.md") as example:
+        async with (
+            served(example.app, example.bus.default_endpoint) as host,
+            connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket,
+        ):
+            client = Client(socket)
+            await client.say(type="subscribe", channels=["prices.*"])
+            await client.hear("subscribed")
+
+            assert await post(f"http://{host}/prices/BTC?last=95000.5") == {"subscribers": 1}
+            event = await client.hear("event")
+            assert (event["channel"], event["event"]) == ("prices.BTC", "tick")
+            assert event["data"] == {"last": 95000.5}
+
+            await client.say(type="command", id="1", action="add", params={"a": 2, "b": 3})
+            assert (await client.hear("response"))["data"] == 5
+
+
+async def test_the_tutorial_works_as_told() -> None:
+    """The tutorial's server and clients do what each step says."""
+    with running(ROOT / "docs" / "tutorial" / "index.md") as tutorial:
+        async with served(tutorial.app, tutorial.visitors) as host:
+            url = f"ws://{host}"
+            page = await to_thread.run_sync(lambda: urlopen(f"http://{host}/").read().decode())
+            assert "prices.*" in page
+
+            with fail_after(SECONDS):
+                events = tutorial.events(f"{url}/ws", "prices.BTC", "prices.halted")
+                event = await anext(events)
+                assert event["channel"] == "prices.BTC"
+
+                async with connect(f"{url}/ws", subprotocols=NATIVE) as socket:
+                    client = Client(socket)
+                    await client.say(type="command", id="1", action="market.halt")
+                    assert (await client.hear("response"))["error"]["code"] == "FORBIDDEN"
+                    for params, error in [
+                        ({"symbol": "BTC"}, None),
+                        ({}, "VALIDATION_ERROR"),
+                        ({"symbol": 1}, "VALIDATION_ERROR"),
+                        ({"symbol": "DOGE"}, "UNKNOWN_SYMBOL"),
+                    ]:
+                        await client.say(
+                            type="command", id="2", action="prices.last", params=params
+                        )
+                        response = await client.hear("response")
+                        assert response.get("error", {}).get("code") == error
+
+                token = tutorial.token_for("ada")
+                answer = await tutorial.command(f"{url}/staff", token, "market.halt", reason="test")
+                assert answer["data"] == {"told": 1}
+                while (event := await anext(events))["channel"] != "prices.halted":
+                    pass
+                assert event["data"]["by"] == "ada"
+                await events.aclose()
+
+                with pytest.raises(ConnectionClosed):
+                    await tutorial.command(f"{url}/staff", "x", "market.halt", reason="test")
+
+
+async def test_what_the_guides_mount_is_served() -> None:
+    """Each application of the guides takes clients."""
+    with running(HOW_TO / "mount.md") as guide:
+        async with (
+            served(guide.application, guide.bus) as host,
+            connect(f"ws://{host}/any/path") as socket,
+        ):
+            assert (await Client(socket).read())["type"] == "connected"
+
+        async with served(guide.app, guide.public) as host:
+            async with connect(f"ws://{host}/ws") as socket:
+                assert (await Client(socket).read())["data"]["subject"] == "anonymous"
+            async with connect(
+                f"ws://{host}/staff", subprotocols=[Subprotocol("zigquant-v2")]
+            ) as socket:
+                await Client(socket).say(type="ping")
+                assert (await Client(socket).read())["error"]["code"] == "UNAUTHENTICATED"
+
+        async with guide.bus, guide.serve(guide.bus, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with connect(f"ws://127.0.0.1:{port}") as socket:
+                assert (await Client(socket).read())["type"] == "connected"
+
+        runner = guide.web.AppRunner(guide.web_app, access_log=None)
+        await runner.setup()
+        try:
+            site = guide.web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            port = runner.addresses[0][1]
+            async with connect(f"ws://127.0.0.1:{port}/ws") as socket:
+                assert (await Client(socket).read())["type"] == "connected"
+        finally:
+            await runner.cleanup()
+
+
+async def test_the_guides_cookie_lets_its_owner_in() -> None:
+    """The authenticator by cookie takes a session it knows, and refuses others with 401."""
+    with running(HOW_TO / "authenticate.md") as guide:
+        endpoint = guide.bus.endpoint(authenticator=guide.by_cookie)
+        async with served(asgi_app(endpoint), endpoint) as host:
+            cookie = {"Cookie": "session=s3cr3t"}
+            async with connect(f"ws://{host}", additional_headers=cookie) as socket:
+                assert (await Client(socket).read())["data"]["subject"] == "ada"
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(f"ws://{host}", additional_headers={"Cookie": "session=x"}):
+                    pass
+
+            assert refused.value.response.status_code == 401
+
+
+async def test_the_guides_token_is_taken_from_query_and_message() -> None:
+    """The token of the guide authenticates in the query, and is refused under another secret."""
+    with running(HOW_TO / "authenticate.md") as guide:
+        endpoint = guide.bus.endpoint(authenticator=guide.JWT(guide.SECRET), query_token="token")
+        async with served(asgi_app(endpoint), endpoint) as host:
+            async with connect(f"ws://{host}?token={guide.token}") as socket:
+                assert (await Client(socket).read())["data"]["subject"] == "u1"
+            async with connect(f"ws://{host}") as socket:
+                client = Client(socket)
+                await client.say(type="auth", token=guide.token)
+                await client.say(type="subscribe", channels=["grid.*", "*"])
+
+                assert (await client.hear("auth_result"))["data"]["subject"] == "u1"
+                assert (await client.hear("subscribed"))["data"]["channels"] == ["grid.*"]
+
+
+async def test_the_guides_authorize_decides() -> None:
+    """The authorize hook of the guide lets owners watch their grids only."""
+    with running(HOW_TO / "permissions.md") as guide:
+        u1 = guide.Identity("u1", guide.Grants.open())
+
+        assert await guide.authorize(u1, "subscribe", "grid.abc.*")
+        assert not await guide.authorize(u1, "subscribe", "grid.*")
+        assert not await guide.authorize(u1, "subscribe", "grid.def.status")
+        assert await guide.authorize(u1, "command", "grid.start")
+
+
+async def test_the_guides_dialect_speaks() -> None:
+    """The dialect of the guide subscribes, hears events, and has its commands answered."""
+    with running(HOW_TO / "dialect.md") as guide:
+        async with (
+            served(asgi_app(guide.endpoint), guide.endpoint) as host,
+            connect(f"ws://{host}", subprotocols=[Subprotocol("arrays.v1")]) as socket,
+        ):
+            client = Client(socket)
+            await client.say("sub", "prices.*")
+            assert await client.read() == ["subbed", ["prices.*"], {}]
+            await guide.bus.publish("prices.BTC", 1, event="tick")
+            assert await client.read() == ["event", "prices.BTC", "tick", 1]
+            await client.say("call", "7", "add", {"a": 2, "b": 3})
+            assert await client.read() == ["ok", "7", 5]
+            await client.say("call", "8", "add", {"a": "2"})
+            assert (await client.read())[:3] == ["failed", "8", "VALIDATION_ERROR"]
+            await client.say("what")
+            assert (await client.read())[2] == "UNKNOWN_TYPE"
+
+
+async def test_the_guides_server_drains_first() -> None:
+    """The uvicorn server of the guide says 1001 itself, before uvicorn would say 1012."""
+    with running(HOW_TO / "shutdown.md") as guide:
+        async with served(guide.app, guide.endpoint, guide.Server) as host:
+            socket = await connect(f"ws://{host}/ws")
+            assert (await Client(socket).read())["type"] == "connected"
+
+        await socket.wait_closed()
+        assert socket.close_code == 1001
+
+
+def test_the_floors_are_those_of_the_contract() -> None:
+    """The architecture page lists the floors as the import contract has them."""
+
+    def exists(name: str) -> bool:
+        path = ROOT / "src" / "wsbus" / Path(*name.split("."))
+        return path.is_dir() or path.with_suffix(".py").is_file()
+
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = (
+        re.findall(r"wsbus\.([\w.]+)", layer) for layer in contracts["contracts"][0]["layers"]
+    )
+    floors = [{name for name in layer if exists(name)} for layer in layers]
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    listed = page.partition("\n## Floors\n")[2].partition("```text\n")[2].partition("```")[0]
+
+    assert [set(line.split(", ")) for line in listed.splitlines()] == [f for f in floors if f]
