@@ -9,6 +9,7 @@ when the worker waits in a call, or has done them all.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -77,7 +78,18 @@ class Runner:
         self.running += 1
         try:
             await call()
-        except Exception:
+        except BaseException as exc:
+            if not isinstance(exc, Exception) and not _is_stray(exc):
+                raise
             logger.exception("an async call failed")
         finally:
             self.running -= 1
+
+
+def _is_stray(exc: BaseException) -> bool:
+    """Tell whether the call only awaited something that was cancelled, and is not cancelled itself.
+
+    An asyncio task that ends so would take its task group, here the whole bus, with it.
+    """
+    task = asyncio.current_task() if isinstance(exc, asyncio.CancelledError) else None
+    return task is not None and not task.cancelling()

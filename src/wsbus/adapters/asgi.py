@@ -19,7 +19,7 @@ that no bound and no overflow policy can hold. uvicorn closes what is not UTF-8 
 an error with a traceback, see :class:`RedactQuery`; it reports a reset connection as 1005, and
 hypercorn every close by the client as 1006.
 
-Over 300 lines: half of it is what servers need to be told, or to be kept from saying.
+Over 300 lines: half of it is what servers must be told, or kept from saying.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, move_on_after
 from anyio.lowlevel import checkpoint
@@ -52,10 +52,6 @@ _Send: TypeAlias = Callable[[_Message], Awaitable[None]]
 
 # What servers raise, besides OSError, when asked to send to nobody.
 _GONE: Final = (RuntimeError, ClosedResourceError, BrokenResourceError)
-
-
-class _Cancellable(Protocol):
-    def cancel(self) -> object: ...
 
 
 class _Transport:
@@ -80,7 +76,7 @@ class _Transport:
         self._max_bytes: Final = endpoint.limits.max_message_bytes
         self._close_timeout: Final = endpoint.limits.close_timeout
         self._on_asyncio: Final = _on_asyncio()
-        self._waits: Final[set[_Cancellable]] = set()
+        self._waits: Final[set[CancelScope | asyncio.Task[Any]]] = set()
         self._end: tuple[int, str] | None = None
         self._is_aborted = False
         self._is_sending = False
