@@ -570,17 +570,16 @@ async def aiohttp_server(endpoint: Endpoint, sock: socket.socket) -> AsyncIterat
     """Serve with aiohttp; its access log would hold the query."""
     from aiohttp import web
 
-    from wsbus.adapters.aiohttp import handler
+    from wsbus.adapters.aiohttp import setup
 
     app = web.Application()
-    app.router.add_get("/ws", handler(endpoint))
+    setup(app, "/ws", endpoint)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.SockSite(runner, sock).start()
     try:
         yield
     finally:
-        await endpoint.drain()
         await runner.cleanup()
 
 
@@ -634,7 +633,7 @@ async def serve(options: argparse.Namespace) -> None:
         simulation = asyncio.create_task(run_market(bus, market))
         simulation.add_done_callback(lambda _: stop.set())
         host, port = sock.getsockname()[:2]
-        print(f"ws://{host}:{port}/ws", flush=True)
+        print(f"ws://{f'[{host}]' if ':' in host else host}:{port}/ws", flush=True)
         await stop.wait()
         simulation.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -13,6 +13,10 @@ from wsbus import __version__
 __all__ = ["wsbus"]
 
 
+class _MissingExtra(click.ClickException):
+    exit_code = 2
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def wsbus() -> None:
@@ -41,9 +45,7 @@ def demo(host: str, port: int, *, only_check: bool) -> None:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.split(".")[0] not in {"starlette", "uvicorn", "websockets"}:
             raise
-        failure = click.ClickException("the demo needs more: pip install 'wsbus[demo]'")
-        failure.exit_code = 2
-        raise failure from exc
+        raise _MissingExtra("the demo needs more: pip install 'wsbus[demo]'") from exc
     console = Console(highlight=False, soft_wrap=True)
     try:
         if only_check:

@@ -120,7 +120,8 @@ class Connection:
     def subscribe(self, pattern: str) -> None:
         """Subscribe it on the server's account: past its grants and limits, and not told to it.
 
-        Idempotent; what the client itself subscribes and unsubscribes is kept apart.
+        What its grants deny it still does not get. Idempotent; what the client itself subscribes
+        and unsubscribes is kept apart.
 
         Raises:
             InvalidChannel: It is no pattern.

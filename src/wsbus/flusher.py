@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from anyio import Event, WouldBlock
+from anyio.lowlevel import checkpoint
 
 from .core.errors import TransportClosed
 from .core.frame import MAX_JOIN_BYTES, Frame, join_lines
@@ -133,11 +134,19 @@ class Flusher:
         return self._hub.owed >= FLUSH_COUNT or self._hub.owed_bytes >= FLUSH_BYTES
 
     async def flushed(self) -> None:
-        """Wait for the next flush."""
+        """Wait for the next flush, and a few turns more if there is somebody who needs them.
+
+        Who can only be awaited takes 64 KiB at a time, and a turn of the loop for that if the
+        server yields in its ``send``.
+        """
         if not self._is_due:
             self._is_due = True
             self._due.set()
         await self._flushed.wait()
+        for _ in range(FLUSH_BYTES // MAX_JOIN_BYTES):
+            if not any(_is_catching_up(member) for member in self._hub.blocked):
+                return
+            await checkpoint()
 
     async def run(self) -> None:
         """Flush once per turn in which :meth:`soon` was called; until cancelled."""
@@ -264,8 +273,6 @@ class Flusher:
                     await self._send(outlet, frames)
                 elif self._release(member):
                     return
-        except TransportClosed as exc:
-            self._fail(member, exc)
         except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member
             self._fail(member, exc)
         finally:
@@ -332,6 +339,11 @@ class Flusher:
         outlet.has_failed = True
         outlet.relieve()
         outlet.on_failure(is_closed)
+
+
+def _is_catching_up(member: Member) -> bool:
+    outlet = member.outlet
+    return isinstance(outlet, Outlet) and outlet.direct is None and not member.queue.is_empty
 
 
 def _joined(frames: Iterable[Frame], protocol: WireProtocol) -> list[Frame]:

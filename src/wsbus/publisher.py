@@ -145,6 +145,8 @@ class Publisher:
     ) -> Receipt:
         """Publish to one connection, or to all of one identity, whatever they subscribe to.
 
+        What their grants deny they do not get.
+
         Args:
             channel: What the event says it is on.
             data: As for :meth:`publish`.

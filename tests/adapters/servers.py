@@ -85,6 +85,7 @@ ADAPTERS: Final = {
         frees_sockets=False,
         bounds_pongs=False,
         tells_resets=False,
+        drains=False,  # uvicorn by itself; serve_asgi shows how to have it drained.
         hidden_bytes=8 * MIB,
     ),
 }

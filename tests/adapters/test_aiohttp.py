@@ -4,9 +4,12 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
+import subprocess
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -23,7 +26,7 @@ from anyio import (
 )
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.lowlevel import checkpoint
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
@@ -57,12 +60,14 @@ class Ends:
 
 
 @asynccontextmanager
-async def running(app: web.Application) -> AsyncIterator[int]:
+async def running(
+    app: web.Application, context: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """Serve an application on a free port; yields the port."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
@@ -102,10 +107,19 @@ async def read_to_the_end(stream: SocketStream) -> bytes:
     return received
 
 
+async def only(bus: Bus) -> Connection:
+    """Return the only connection, once it is there."""
+    while not bus.connections():
+        await checkpoint()
+    (info,) = bus.connections()
+    connection = bus.connection(info.connection_id)
+    assert connection is not None
+    return connection
+
+
 async def fill(bus: Bus) -> Connection:
     """Publish until the only connection, which does not read, is blocked; return it."""
-    connection = bus.connection(bus.connections()[0].connection_id)
-    assert connection is not None
+    connection = await only(bus)
     connection.subscribe("*")
     while not connection.is_stuck:
         await bus.publish("flood", "x" * 4096)
@@ -324,8 +338,7 @@ async def test_the_server_closes_with_code_and_reason() -> None:
     ends = Ends(bus)
     async with serving(bus.endpoint(limits=PATIENT)) as port, client(port) as peer:
         await receive(peer)
-        connection = bus.connection(bus.connections()[0].connection_id)
-        assert connection is not None
+        connection = await only(bus)
         connection.disconnect(4510, "何故" + "y" * 200)
         with fail_after(5):
             assert await closed(peer) == (4510, "何故" + "y" * 117)
@@ -339,8 +352,7 @@ async def test_the_close_code_reaches_a_client_that_goes_on_sending() -> None:
     async with serving(bus.endpoint(limits=PATIENT)) as port:
         stream = await connect_raw(port)
         await stream.receive()
-        connection = bus.connection(bus.connections()[0].connection_id)
-        assert connection is not None
+        connection = await only(bus)
         connection.disconnect(4510, "bye")
         received = await read_to_the_end(stream)
         with fail_after(5):
@@ -401,8 +413,7 @@ async def test_an_abort_ends_the_reader_promptly() -> None:
     ends = Ends(bus)
     async with serving(bus.endpoint(limits=PATIENT)) as port, client(port) as peer:
         await receive(peer)
-        connection = bus.connection(bus.connections()[0].connection_id)
-        assert connection is not None
+        connection = await only(bus)
         connection.abort()
         connection.abort()
         with fail_after(5):
@@ -509,8 +520,7 @@ async def test_who_pings_and_never_reads_fills_no_memory() -> None:
     heartbeat = HeartbeatPolicy.client_drives()
     async with serving(bus.endpoint(limits=limits, heartbeat=heartbeat)) as port:
         stream = await connect_raw(port)
-        connection = bus.connection(bus.connections()[0].connection_id)
-        assert connection is not None
+        connection = await only(bus)
         most = 0
         flood = masked(0x9, b"x" * 125) * 100
         with fail_after(20), suppress(BrokenResourceError):
@@ -528,8 +538,7 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
     bus = Bus()
     async with serving(bus.endpoint(limits=PATIENT)) as port:
         stream = await connect_raw(port)
-        connection = bus.connection(bus.connections()[0].connection_id)
-        assert connection is not None
+        connection = await only(bus)
         transport: Any = connection._transport
         written = 0
         with suppress(WouldBlock):
@@ -579,6 +588,22 @@ async def test_aiohttp_pings_only_where_wsbus_does_not_judge(
         await stream.aclose()
 
     assert ended.close_code == (4408 if wsbus_judges else 1006)
+
+
+async def test_a_dead_peer_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers no ping is cut off by a reset, also while much is on its way to it."""
+    monkeypatch.setattr(adapter, "_KEEPALIVE_SECONDS", 0.1)
+    bus = Bus()
+    ends = Ends(bus)
+    door = bus.endpoint(limits=PATIENT, heartbeat=HeartbeatPolicy.client_drives())
+    async with serving(door) as port:
+        stream = await connect_raw(port)
+        await fill(bus)
+        with fail_after(10):
+            assert (await ends.next()).close_code == 1006
+            with pytest.raises(BrokenResourceError):
+                await read_to_the_end(stream)
+        await stream.aclose()
 
 
 # --- the life of the application ------------------------------------------------------------------
@@ -658,7 +683,61 @@ async def test_two_endpoints_and_a_sub_application_share_a_bus() -> None:
                 assert (await receive(peer))["data"] == path
 
 
-async def test_a_unix_socket_will_do(tmp_path: Any) -> None:
+async def test_tls_ends_as_well(
+    tmp_path: Path,
+    require_command: Callable[[str, str], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Over TLS, which knows no half-close, every kind of end is quick, clean and quiet."""
+    bus = Bus()
+    ends = Ends(bus)
+    app = web.Application()
+    setup(app, "/ws", bus.endpoint(limits=PATIENT))
+    mine = certified(require_command("openssl", "openssl"), tmp_path)
+    theirs = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    with fail_after(10):
+        async with running(app, mine) as port:
+            url = f"wss://localhost:{port}/ws"
+            async with connect(url, ssl=theirs, proxy=None, host="127.0.0.1") as peer:
+                await subscribe(peer, "*")
+                await bus.publish("a", "x" * 200_000)
+                assert await data_until("x" * 200_000, peer)
+                bus.disconnect(await only(bus), code=4510)
+                assert (await closed(peer))[0] == 4510
+            assert (await ends.next()).close_code == 4510
+            async with connect(url, ssl=theirs, proxy=None, host="127.0.0.1") as peer:
+                await receive(peer)
+                await peer.close(3001)
+                assert peer.close_code == 3001
+            assert (await ends.next()).close_code == 3001
+            peer = await connect(url, ssl=theirs, proxy=None, host="127.0.0.1")
+            await receive(peer)
+            (await only(bus)).abort()
+            assert (await closed(peer))[0] == 1006
+            await ends.next()
+            last = await connect(url, ssl=theirs, proxy=None, host="127.0.0.1")
+            await receive(last)
+        assert (await closed(last))[0] == 1001
+
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def certified(openssl: str, folder: Path) -> ssl.SSLContext:
+    """Return what a server for ``localhost`` needs; its certificate is ``cert.pem``."""
+    key, certificate = str(folder / "key.pem"), str(folder / "cert.pem")
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(
+        [openssl, *request.split(), *names, "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+async def test_a_unix_socket_will_do(tmp_path: Path) -> None:
     """Where there is no TCP there is nothing to tune, and no address to tell."""
     bus = Bus()
     seen: list[Connection] = []

@@ -47,7 +47,7 @@ def test_rates_may_be_off() -> None:
 def test_limits_do_not_change() -> None:
     """Endpoints share them with every connection."""
     with pytest.raises(AttributeError):
-        setattr(Limits(), "max_depth", 3)  # noqa: B010 -- the type checker forbids the plain form
+        setattr(Limits(), "max_waiting", 3)  # noqa: B010 -- the type checker forbids the plain form
 
 
 # --- TokenBucket -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 from urllib.request import Request, urlopen
 
@@ -119,6 +120,21 @@ async def test_the_tutorial_works_as_told() -> None:
 
                 with pytest.raises(ConnectionClosed):
                     await tutorial.command(f"{url}/staff", "x", "market.halt", reason="test")
+
+
+def test_each_file_of_the_tutorial_stands_alone() -> None:
+    """The blocks of ticker.py run without those of watch.py, and the reverse."""
+    text = (ROOT / "docs" / "tutorial" / "index.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    files: dict[bool, list[str]] = {True: [], False: []}
+    for block in blocks:
+        files["connect(" in block].append(block)
+
+    for is_client, names in [(True, {"events", "command"}), (False, {"app", "token_for", "halt"})]:
+        # The types of commands are looked up among the names of their module.
+        module = ModuleType("tutorial")
+        exec("\n".join(files[is_client]), vars(module))
+        assert names <= vars(module).keys()
 
 
 async def test_what_the_guides_mount_is_served() -> None:

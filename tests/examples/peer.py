@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -47,7 +47,12 @@ class Server:
         self.name: Final = name
         self.process: Final = process
         self.log: Final = log
-        self.url: Final = process.stdout.readline().strip()
+        self._stdout: Final = process.stdout
+
+    @cached_property
+    def url(self) -> str:
+        """Where it listens; the first to ask waits until it is ready."""
+        return self._stdout.readline().strip()
 
     @asynccontextmanager
     async def connect(

@@ -7,9 +7,9 @@ import pytest
 from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.channels import parse_channel
 from wsbus.core.errors import InvalidChannel, UsageError
+from wsbus.core.limits import MAX_DEPTH
 from wsbus.core.messages import Connected, Gap, Malformed, Publication, Reply, Status
 from wsbus.protocols import Native, WireProtocol, ZigQuant, protocol, register
-from wsbus.protocols.tagged import MAX_DEPTH
 
 DIALECT: Final = protocol("zigquant-v2")
 

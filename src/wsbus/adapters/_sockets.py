@@ -1,4 +1,8 @@
-"""What adapters that hold the socket do to it."""
+"""What adapters that hold the socket do to it.
+
+asyncio's TLS transport forgets its connection when it is closed twice, as libraries do, and then
+raises ``AttributeError`` (seen in Python 3.11).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from asyncio import WriteTransport
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["keep_shallow", "reset"]
+__all__ = ["keep_shallow", "reset", "unsent"]
 
 _INTERNET: Final = {socket.AF_INET, socket.AF_INET6}
 
@@ -23,11 +27,19 @@ def keep_shallow(transport: WriteTransport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 * 1024)
 
 
+def unsent(transport: WriteTransport) -> int:
+    """Return the bytes written that the operating system has not taken yet."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:  # Closed TLS.
+        return 0
+
+
 def reset(transport: WriteTransport) -> None:
     """Free the socket now; what was not sent is lost. Idempotent."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
-        with suppress(OSError):  # It is closed already.
+    with suppress(AttributeError, OSError):  # It is closed already.
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
             # Without it the kernel keeps what was not sent, for minutes.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

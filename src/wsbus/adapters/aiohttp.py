@@ -30,7 +30,7 @@ from ..core.frame import Frame
 from ..core.limits import Limits
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, join_headers, split_list
-from ._sockets import keep_shallow, reset
+from ._sockets import keep_shallow, reset, unsent
 
 __all__ = ["handler", "setup"]
 
@@ -80,7 +80,7 @@ class _Transport:
     # --- in ------------------------------------------------------------------------------------
 
     async def receive(self) -> str | bytes:
-        if self._is_reading:  # close() reads to the end, and got here first.
+        if self._is_reading:  # One of us is close(), and the other reads to the end.
             assert self._ended is not None
             await self._ended.wait()
             raise TransportClosed
@@ -105,10 +105,10 @@ class _Transport:
     async def _answer(self, ping: bytes) -> None:
         """Send a pong once there is room: else a flood of pings fills the memory."""
         while self._is_full:
-            unsent = self.unsent()
+            before = self.unsent()
             with move_on_after(self._limits.write_deadline) as deadline, suppress(TransportClosed):
                 await self.room()
-            if deadline.cancelled_caught and self.unsent() >= unsent:
+            if deadline.cancelled_caught and self.unsent() >= before:
                 self.abort()
         if self._is_open:
             self._write(_control_frame(WSMsgType.PONG, ping))
@@ -119,7 +119,7 @@ class _Transport:
             self._is_over = True
             if self._ended is None:
                 await self._ws.close(code=message.data or CloseCode.NORMAL, drain=False)
-            self._transport.close()
+            self.abort()
             return TransportClosed(message.data or CloseCode.NO_STATUS, message.extra or "")
         if isinstance(message.data, WebSocketError):  # aiohttp has told the peer.
             self._is_over = True
@@ -160,7 +160,7 @@ class _Transport:
             await self._writer.drain()
 
     def unsent(self) -> int:
-        return self._transport.get_write_buffer_size()
+        return unsent(self._transport)
 
     async def send(self, frames: Sequence[Frame]) -> None:
         await self.room()
@@ -182,22 +182,16 @@ class _Transport:
                 self._transport.write_eof()
             else:
                 self._transport.close()
-        with move_on_after(self._limits.close_timeout):
-            await self._read_to_the_end(self._ended)
+        with move_on_after(self._limits.close_timeout), suppress(TransportClosed):
+            while not self._ended.is_set():
+                await self.receive()  # Or wait for who does.
         self.abort()
 
-    async def _read_to_the_end(self, ended: Event) -> None:
-        if self._is_reading:
-            await ended.wait()
-        with suppress(TransportClosed):
-            while not ended.is_set():
-                await self.receive()
-
     def abort(self) -> None:
-        if self._is_over and not self.unsent():
-            self._transport.close()  # A reset might overtake the close frame.
-        else:
+        if not self._is_over or self.unsent():
             reset(self._transport)
+        elif not self._transport.is_closing():
+            self._transport.close()  # No reset, which might overtake the close frame.
 
 
 def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:

@@ -348,8 +348,9 @@ class RedactQuery(logging.Filter):
 
     uvicorn logs ``"WebSocket /ws?token=…" [accepted]`` at INFO to ``uvicorn.error``, and HTTP
     requests to ``uvicorn.access``; attach it to both with :func:`redact`. What is not UTF-8 it
-    logs with an exception that holds all of the message: the exception is taken off. At DEBUG it
-    logs headers and messages, which no filter can tell apart: do not.
+    logs as an ERROR, with an exception that holds all of the message: the exception is taken off,
+    and the level becomes INFO, since what a client sends is nothing an operator could mend. At
+    DEBUG it logs headers and messages, which no filter can tell apart: do not.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -363,6 +364,7 @@ class RedactQuery(logging.Filter):
             record.msg = _QUERY.sub("?…", record.msg)
         if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
             record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
         return True
 
 

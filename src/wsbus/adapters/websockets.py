@@ -28,7 +28,7 @@ from ..core.errors import CloseCode, TransportClosed, UsageError
 from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, join_headers, split_list
-from ._sockets import keep_shallow, reset
+from ._sockets import keep_shallow, reset, unsent
 
 __all__ = ["ServerConnection", "handler", "serve"]
 
@@ -116,7 +116,7 @@ class _Transport:
             raise TransportClosed
 
     def unsent(self) -> int:
-        return self._connection.transport.get_write_buffer_size()
+        return unsent(self._connection.transport)
 
     async def send(self, frames: Sequence[Frame]) -> None:
         await self.room()

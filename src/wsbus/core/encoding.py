@@ -9,14 +9,13 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from .errors import UsageError
-from .limits import too_deep
+from .limits import MAX_DEPTH, too_deep
 
 __all__ = ["EncHook", "encode_data"]
 
 EncHook: TypeAlias = Callable[[Any], Any]
 """Turns an object that msgspec cannot encode into one that it can."""
 
-_MAX_DEPTH: Final = 64
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -42,8 +41,8 @@ def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
         # The cause is chained for the log; its type says enough here, where data must not show.
         raise UsageError(f"the data cannot be sent as JSON: {type(exc).__name__}") from exc
-    if too_deep(text, _MAX_DEPTH):
-        raise UsageError(f"the data is nested deeper than {_MAX_DEPTH} levels")
+    if too_deep(text, MAX_DEPTH):
+        raise UsageError(f"the data is nested deeper than {MAX_DEPTH} levels")
     return text
 
 
@@ -51,8 +50,7 @@ def _to_builtins(data: object, enc_hook: EncHook | None) -> object:
     def hook(value: object) -> object:
         if isinstance(value, msgspec.Raw):
             return msgspec.json.decode(value)
-        if enc_hook is None:
-            raise TypeError
+        assert enc_hook is not None  # Or encoding would have failed.
         return enc_hook(value)
 
     return msgspec.to_builtins(data, enc_hook=hook)

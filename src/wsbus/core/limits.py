@@ -11,7 +11,11 @@ import msgspec
 
 from .errors import UsageError
 
-__all__ = ["ExcessRun", "Limits", "TokenBucket", "too_deep"]
+__all__ = ["MAX_DEPTH", "ExcessRun", "Limits", "TokenBucket", "too_deep"]
+
+MAX_DEPTH: Final = 64
+"""How deep JSON may be nested, 1 for ``[]``. What one client sends is spliced into what others
+parse, and their parsers have limits of their own."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,9 +28,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 64 * 1024
     """The largest message read; a larger one ends the connection with close 1009. Commands and
     subscriptions are small; it bounds what a stranger can make the server hold and parse."""
-    max_depth: int = 64
-    """How deep JSON may be nested, 1 for ``[]``; deeper is ``INVALID_MESSAGE``. What one client
-    sends is spliced into what others parse, and their parsers have limits of their own."""
     max_subscriptions: int = 128
     """Subscriptions held at once; more are refused as ``TOO_MANY_SUBSCRIPTIONS``."""
     messages_per_second: float | None = 100

@@ -148,7 +148,7 @@ class Connected(msgspec.Struct, frozen=True):
 
     connection_id: str
     subject: str | None
-    """Who the token was for; None: not authenticated yet, or anonymous."""
+    """Who it is; None: not authenticated yet."""
     ping_interval: float | None
     """Seconds between the server's pings; None: it sends none."""
     timeout: float | None

@@ -20,14 +20,11 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 import msgspec
 
 from ..core.errors import ErrorCode
-from ..core.limits import too_deep
+from ..core.limits import MAX_DEPTH, too_deep
 from ..core.messages import Command, Malformed
 from .base import WireProtocol
 
-__all__ = ["MAX_DEPTH", "ClientMessage", "TaggedJson"]
-
-MAX_DEPTH: Final = 64
-"""The deepest nesting of a message that is read; no real message comes near."""
+__all__ = ["ClientMessage", "TaggedJson"]
 
 
 class ClientMessage(Protocol):

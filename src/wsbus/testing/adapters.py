@@ -58,6 +58,9 @@ class Adapter:
     adapter, without bound."""
     tells_resets: bool = True
     """A connection that breaks is told from one that is closed without a code: 1006, not 1005."""
+    drains: bool = True
+    """At shutdown clients get what they are owed. False: the server closes the connections itself,
+    and what was published in its last moments is lost."""
     chooses_status: bool = True
     """A handshake is refused with the status that fits. False: always with 403."""
     hidden_bytes: int = 1 << 20

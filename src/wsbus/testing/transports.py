@@ -77,16 +77,21 @@ async def check_transport(adapter: Adapter, name: str | None = None) -> None:
             await check(adapter)
 
 
+class _Listener(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: Final[list[str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
 @contextmanager
 def _silence() -> Iterator[None]:
-    records: list[logging.LogRecord] = []
-    listener = logging.Handler(logging.WARNING)
-    listener.emit = records.append  # type: ignore[method-assign]
-    logger = logging.getLogger("wsbus")
+    listener, logger = _Listener(), logging.getLogger("wsbus")
     logger.addHandler(listener)
     try:
         yield
     finally:
         logger.removeHandler(listener)
-    said = [record.getMessage() for record in records]
-    expect(not said, f"wsbus logged {said}")
+    expect(not listener.said, f"wsbus logged {listener.said}")

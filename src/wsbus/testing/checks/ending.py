@@ -119,7 +119,7 @@ async def abort(adapter: Adapter) -> None:
 
 
 async def shutdown(adapter: Adapter) -> None:
-    """A server that stops sends what it owes, then 1001 or 1012; who is stuck delays nobody."""
+    """A server that stops gives what it owes, then 1001 or 1012; who is stuck delays nobody."""
     limits = msgspec.structs.replace(UNLIMITED, write_deadline=60.0)
     async with open_site(adapter, limits=limits) as site:
         stuck = await site.connect(receive_buffer=4096)
@@ -132,7 +132,7 @@ async def shutdown(adapter: Adapter) -> None:
         endings: list[TransportClosed] = []
         async with create_task_group() as tasks:
             for client in readers:
-                tasks.start_soon(_hears_the_end, client, 100, endings)
+                tasks.start_soon(_hears_the_end, client, 100 * adapter.drains, endings)
             for number in range(100):
                 await site.bus.publish("b", number)
             began = current_time()

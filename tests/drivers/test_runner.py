@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio import Event, wait_all_tasks_blocked
+from anyio.lowlevel import checkpoint
+
+from wsbus.runner import Call, Runner
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Runner]:
+    """Give a runner in a task group that is cancelled at the end."""
+    async with anyio.create_task_group() as tasks:
+        yield Runner(tasks)
+        tasks.cancel_scope.cancel()
+
+
+def tasks_now() -> int:
+    return len(anyio.get_running_tasks())
+
+
+def noting(log: list[int], n: int, *, until: Event | None = None) -> Call:
+    """Return a call that notes when it begins, and waits if asked to."""
+
+    async def call() -> None:
+        log.append(n)
+        if until is not None:
+            await until.wait()
+
+    return call
+
+
+async def test_submitting_never_runs_a_call() -> None:
+    """A call begins in a turn of its own, never inside ``submit``."""
+    async with running() as runner:
+        log: list[int] = []
+        runner.submit(noting(log, 1))
+        assert log == []
+        await wait_all_tasks_blocked()
+
+        assert log == [1]
+        assert runner.running == 0
+
+
+async def test_calls_begin_in_the_order_submitted() -> None:
+    """Whether those before them wait or not."""
+    async with running() as runner:
+        log: list[int] = []
+        gate = Event()
+        for n in range(100):
+            runner.submit(noting(log, n, until=gate if n % 3 == 0 else None))
+        await wait_all_tasks_blocked()
+
+        assert log == list(range(100))
+        assert runner.running == 34
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert runner.running == 0
+
+
+async def test_a_call_that_waits_delays_nobody() -> None:
+    """Calls submitted before and after it began to wait all end while it waits."""
+    async with running() as runner:
+        log: list[int] = []
+        gate = Event()
+        runner.submit(noting(log, 0, until=gate))
+        runner.submit(noting(log, 1))
+        await wait_all_tasks_blocked()
+        assert (log, runner.running) == ([0, 1], 1)
+        for n in (2, 3):
+            runner.submit(noting(log, n))
+            await wait_all_tasks_blocked()
+
+        assert (log, runner.running) == ([0, 1, 2, 3], 1)
+
+
+async def test_a_call_may_submit_calls() -> None:
+    """They run after what was submitted before them."""
+    async with running() as runner:
+        log: list[int] = []
+
+        async def parent() -> None:
+            runner.submit(noting(log, 2))
+            await checkpoint()
+            runner.submit(noting(log, 3))
+
+        runner.submit(parent)
+        runner.submit(noting(log, 1))
+        await wait_all_tasks_blocked()
+
+        assert log == [1, 2, 3]
+
+
+async def test_what_a_call_raises_is_logged_and_harms_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The traceback is in the log; calls before and behind it run."""
+    async with running() as runner:
+        log: list[int] = []
+
+        async def fail() -> None:
+            raise LookupError("gone")
+
+        async def fail_later() -> None:
+            await checkpoint()
+            raise LookupError("gone later")
+
+        for call in (noting(log, 1), fail, fail_later, noting(log, 2), fail, noting(log, 3)):
+            runner.submit(call)
+        await wait_all_tasks_blocked()
+
+        assert log == [1, 2, 3]
+        assert runner.running == 0
+    errors = [
+        str(r.exc_info[1]) for r in caplog.records if r.exc_info and r.levelno == logging.ERROR
+    ]
+    assert sorted(errors) == ["gone", "gone", "gone later"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_call_that_awaits_what_was_cancelled_harms_nobody(*, waits: bool) -> None:
+    """On asyncio that ends a call like a cancellation of its own would, but it is none."""
+    async with running() as runner:
+        log: list[int] = []
+
+        async def call() -> None:
+            if waits:
+                await checkpoint()
+            cancelled = asyncio.get_running_loop().create_future()
+            cancelled.cancel()
+            await cancelled
+
+        runner.submit(call)
+        runner.submit(noting(log, 1))
+        await wait_all_tasks_blocked()
+        runner.submit(noting(log, 2))
+        await wait_all_tasks_blocked()
+
+        assert log == [1, 2]
+        assert runner.running == 0
+
+
+async def test_a_time_limit_inside_a_call_stays_inside() -> None:
+    """A call may cancel itself; its worker goes on."""
+    async with running() as runner:
+        log: list[int] = []
+
+        async def limited() -> None:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await Event().wait()
+            log.append(0)
+
+        for _ in range(3):
+            runner.submit(limited)
+            await wait_all_tasks_blocked()
+        runner.submit(noting(log, 1))
+        await wait_all_tasks_blocked()
+
+        assert log == [0, 0, 0, 1]
+
+
+async def test_cancelling_the_task_group_cancels_the_calls() -> None:
+    """Those that wait are ended, and clean up."""
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await Event().wait()
+        finally:
+            ended.append("waiting")
+
+    async with running() as runner:
+        runner.submit(wait)
+        await wait_all_tasks_blocked()
+    assert ended == ["waiting"]
+
+
+async def test_calls_that_do_not_wait_share_one_worker() -> None:
+    """However many there are: one works, and one stands by."""
+    async with running() as runner:
+        before = tasks_now()
+        seen: set[int] = set()
+
+        async def count() -> None:
+            seen.add(tasks_now() - before)
+
+        for _ in range(3):
+            for _ in range(100):
+                runner.submit(count)
+            await wait_all_tasks_blocked()
+
+        assert max(seen) <= 2
+        assert tasks_now() - before <= 2
+
+
+async def test_one_worker_more_than_waiting_calls_is_awake() -> None:
+    """A call that waits costs one task; when it ends, few are kept."""
+    async with running() as runner:
+        before = tasks_now()
+        gate = Event()
+        waiting = 0
+        excess: set[int] = set()
+
+        async def wait() -> None:
+            nonlocal waiting
+            waiting += 1
+            excess.add(tasks_now() - before - waiting)
+            await gate.wait()
+            waiting -= 1
+
+        for _ in range(100):
+            runner.submit(wait)
+        await wait_all_tasks_blocked()
+
+        # The worker that is about to wait is counted as waiting: only the relief is on top.
+        assert max(excess) <= 1
+        assert tasks_now() - before <= 101
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert (waiting, runner.running) == (0, 0)
+        assert tasks_now() - before <= 8
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_every_call_runs_once_in_order_whatever_the_others_do(seed: int) -> None:
+    """Calls that wait for turns, for each other, fail, or submit: all begin in order, all end."""
+    chance = random.Random(seed)
+    async with running() as runner:
+        begun: list[int] = []
+        ended: list[int] = []
+        gates = [Event() for _ in range(5)]
+        count = 0
+
+        def make() -> Call:
+            nonlocal count
+            n = count
+            count += 1
+            turns, kind = chance.randrange(4), chance.choice(["", "", "gate", "submit", "fail"])
+
+            async def call() -> None:
+                begun.append(n)
+                for _ in range(turns):
+                    await checkpoint()
+                match kind:
+                    case "gate":
+                        await gates[n % 5].wait()
+                    case "submit":
+                        runner.submit(make())
+                    case "fail":
+                        ended.append(n)
+                        raise ValueError
+                ended.append(n)
+
+            return call
+
+        for gate in gates:
+            for _ in range(40):
+                runner.submit(make())
+                if chance.random() < 0.3:
+                    await checkpoint()
+            gate.set()
+        await wait_all_tasks_blocked()
+
+        assert begun == list(range(count))
+        assert sorted(ended) == begun
+        assert runner.running == 0
