@@ -17,7 +17,7 @@ from .connection import Connection
 from .core.channels import parse_channel
 from .core.encoding import EncHook
 from .core.errors import CloseCode, UsageError
-from .core.heartbeat import HeartbeatPolicy
+from .core.heartbeat import Heartbeat, HeartbeatPolicy
 from .core.hub import Hub
 from .core.instant import Instant
 from .core.limits import Limits
@@ -33,7 +33,7 @@ from .publisher import Publisher
 from .runner import Runner
 from .services import Authorize, Hook, Services
 from .snapshots import BusStatistics, ConnectionInfo
-from .transport import Transport
+from .transport import Handshake, Transport
 
 __all__ = ["Bus"]
 
@@ -48,8 +48,9 @@ def _new_id() -> str:
     return secrets.token_hex(8)
 
 
-def _spread() -> float:
-    return 1 - random.random() / 2  # noqa: S311  # spreads pings, guards nothing
+def _new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
+    chance = random.random()  # noqa: S311  # it spreads pings, and guards nothing
+    return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
 
 
 class Bus(Publisher):
@@ -78,6 +79,7 @@ class Bus(Publisher):
         self._commands: Final = Commands(self._encode)
         self._on_connect: Final[list[Hook]] = []
         self._on_disconnect: Final[list[Hook]] = []
+        self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
 
     # --- setting up --------------------------------------------------------------------------
@@ -94,6 +96,8 @@ class Bus(Publisher):
         heartbeat: HeartbeatPolicy | None = None,
         overflow: Overflow = Overflow.DROP_OLDEST,
         broadcast: str | None = None,
+        name_connection: Callable[[Handshake], str] | None = None,
+        on_duplicate: Literal["replace", "reject"] = "replace",
     ) -> Endpoint:
         """Make a door for an adapter to mount; its fields are described at :class:`.Endpoint`.
 
@@ -108,6 +112,8 @@ class Bus(Publisher):
             heartbeat: Who pings, and what silence means.
             overflow: What a full queue does with publications that do not say.
             broadcast: The channel of :meth:`broadcast`.
+            name_connection: Makes the ids of connections; None: the bus makes them up.
+            on_duplicate: What to do about a second connection with an id that is taken.
 
         Raises:
             UsageError: No or an unknown protocol, or a channel that is none.
@@ -118,7 +124,7 @@ class Bus(Publisher):
             raise UsageError("origins are a collection of texts, 'same-host' or '*'")
         if broadcast is not None:
             self._broadcasts.add(parse_channel(broadcast))
-        return Endpoint(
+        endpoint = Endpoint(
             gate=self,
             protocols=tuple(protocol(which) for which in protocols),
             authenticator=authenticator,
@@ -129,7 +135,11 @@ class Bus(Publisher):
             heartbeat=heartbeat or HeartbeatPolicy(),
             overflow=overflow,
             broadcast=None if broadcast is None else parse_channel(broadcast),
+            name_connection=name_connection,
+            on_duplicate=on_duplicate,
         )
+        self._endpoints.append(endpoint)
+        return endpoint
 
     @property
     def default_endpoint(self) -> Endpoint:
@@ -231,7 +241,7 @@ class Bus(Publisher):
             runner=runner,
             clock=self._clock,
             new_id=_new_id,
-            spread=_spread,
+            new_heartbeat=_new_heartbeat,
             commands=self._commands,
             authorize=self._authorize,
             on_connect=self._on_connect,
@@ -249,6 +259,10 @@ class Bus(Publisher):
         services = self._life.services if self._life else None
         return services.counts[endpoint] if services else 0
 
+    def has(self, endpoint: Endpoint, connection_id: str) -> bool:
+        """Whether an endpoint has a connection of this id."""
+        return self.connection(connection_id, endpoint) is not None
+
     async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
         """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
         if self._life is not None:
@@ -260,7 +274,12 @@ class Bus(Publisher):
         if services is None or not self.accepts(endpoint):
             await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
             return
-        await Connection(services, endpoint, transport, admission).run()
+        connection = Connection(services, endpoint, transport, admission)
+        if endpoint.on_duplicate == "reject" and self.has(endpoint, connection.id):
+            # Two handshakes at once: both were admitted.
+            await transport.close(CloseCode.REPLACED, "client_id taken")
+            return
+        await connection.run()
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -291,9 +310,26 @@ class Bus(Publisher):
             overflow=overflow,
         )
 
-    def connection(self, connection_id: str) -> Connection | None:
-        """Return the connection of this id, if it is there."""
-        return self._running().connections.get(connection_id)
+    def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:
+        """Return the connection of this id, if it is there.
+
+        Args:
+            connection_id: Unique at its endpoint.
+            endpoint: The door it came in by; None: any that this bus made.
+        """
+        connections = self._running().connections
+        doors = self._endpoints if endpoint is None else (endpoint,)
+        found = (connections.get((door, connection_id)) for door in doors)
+        return next((connection for connection in found if connection is not None), None)
+
+    def subscribers(self, *channels: str) -> list[Connection]:
+        """Return the connections that a publication on any of these channels would be for.
+
+        Raises:
+            InvalidChannel: One is no channel.
+        """
+        services = self._running()
+        return services.matching([parse_channel(name) for name in channels])
 
     def connections(self) -> list[ConnectionInfo]:
         """Return what is known of each connection, oldest first."""

@@ -18,7 +18,7 @@ from anyio import CancelScope, move_on_after
 from .commands import Running
 from .core import actions
 from .core.errors import CloseCode, ErrorCode, TransportClosed, UsageError, is_sendable
-from .core.heartbeat import Heartbeat
+from .core.frame import Frame
 from .core.instant import Instant
 from .core.messages import Call, Connected, Publication, Refused, Reply, Response
 from .core.patterns import parse_pattern
@@ -65,8 +65,8 @@ class Connection:
         self, services: Services, endpoint: Endpoint, transport: Transport, admission: Admission
     ) -> None:
         now, limits = services.clock(), endpoint.limits
-        self.id: Final = services.new_id()
-        """Unique; made by the server."""
+        self.id: Final = admission.connection_id or services.new_id()
+        """Unique at its endpoint."""
         self.handshake: Final[Handshake] = admission.handshake
         self.connected_at: Final = now.wall
         """Seconds since the epoch."""
@@ -83,19 +83,21 @@ class Connection:
         self._session: Final = Session(
             protocol=admission.protocol,
             limits=limits,
-            heartbeat=Heartbeat(endpoint.heartbeat, now.monotonic, services.spread()),
+            heartbeat=services.new_heartbeat(endpoint.heartbeat, now.monotonic),
             identity=admission.identity,
             now=now,
             takes_tokens=endpoint.authenticator is not None,
             asks=services.authorize is not None,
         )
-        outlet = Outlet(transport, self._failed, self._close_too_slow, limits.write_deadline)
+        outlet = Outlet(transport, self, limits.write_deadline)
+        queue = MessageQueue[Frame](limits.queue_messages, limits.queue_bytes, limits.control_bytes)
+        is_direct = outlet.direct is not None
         self._member: Final = Member(
             admission.protocol,
-            MessageQueue(limits.queue_messages, limits.queue_bytes, limits.control_bytes),
+            queue,
             overflow=endpoint.overflow,
             outlet=outlet,
-            writes_bytes=outlet.direct is not None,
+            writes_bytes=is_direct,
         )
 
     # --- for the application -------------------------------------------------------------------
@@ -164,24 +166,14 @@ class Connection:
 
     def info(self) -> ConnectionInfo:
         """Return what is known of it now."""
-        now, beat, queue = self._services.clock(), self._session.heartbeat, self._member.queue
-        offset = now.wall - now.monotonic
-        return ConnectionInfo(
+        return ConnectionInfo.of(
+            self._session,
+            self._member,
+            self.handshake,
+            self._services.clock(),
             connection_id=self.id,
-            subject=self.identity.subject if self.identity else None,
-            protocol=self._member.protocol.name,
-            path=self.handshake.path,
-            client=self.handshake.client,
             connected_at=self.connected_at,
-            last_ping=None if beat.last_ping is None else beat.last_ping + offset,
-            last_pong=beat.last_seen + offset,
-            subscriptions=tuple(self._session.subscriptions),
-            message_count=self._member.message_count,
             messages_received=self.messages_received,
-            is_alive=self._session.state is not State.CLOSED,
-            queue_messages=len(queue),
-            queue_bytes=queue.bytes,
-            dropped=queue.dropped - queue.conflated + queue.refused,
         )
 
     def __repr__(self) -> str:
@@ -231,6 +223,10 @@ class Connection:
 
     def tick(self, now: Instant) -> None:
         """Do what time demands; called by the bus's sweeper."""
+        heartbeat = self._session.heartbeat
+        if heartbeat.policy is not self._endpoint.heartbeat:
+            heartbeat.policy = self._endpoint.heartbeat
+            self._session.reschedule(now)
         if now.monotonic >= self._session.deadline:
             self._perform(self._session.handle_deadline(now))
 
@@ -239,14 +235,16 @@ class Connection:
         self._session.heartbeat.forgive(stopped, now.monotonic)
         self._session.reschedule(now)
 
-    def _close_too_slow(self) -> None:
+    def queue_overflowed(self) -> None:
         """Its queue is full, and the policy is to close."""
         self._member.queue.clear()  # It is not going to get this; the close frame must fit.
         self.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
 
     def _begin(self) -> None:
         services = self._services
-        services.add(self)
+        replaced = services.add(self)
+        if replaced is not None:
+            replaced.disconnect(CloseCode.REPLACED, "client_id replaced")
         services.hub.attach(self._member)
         policy, identity = self._endpoint.heartbeat, self.identity
         subject = identity.subject if identity else None
@@ -266,7 +264,8 @@ class Connection:
                 services.subjects.pop(identity.subject, None)
         self._member.outlet.relieve()
 
-    def _failed(self, is_closed: bool) -> None:  # noqa: FBT001  # see Outlet
+    def write_failed(self, *, is_closed: bool) -> None:
+        """Nothing can be written any more; see :class:`.Owner`."""
         if is_closed:  # The reader is about to learn it, too; a reset might cut the close frame.
             self._services.hub.leave_all(self._member, self._session.patterns)
         else:

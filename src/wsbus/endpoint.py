@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import Final, Literal, Protocol
@@ -50,6 +50,8 @@ class Admission:
     """What to echo; None if the client offered nothing."""
     identity: Identity | None
     """None: the client has yet to authenticate."""
+    connection_id: str | None = None
+    """What the connection is to be called; None: whatever the bus makes up."""
 
 
 class Gate(Protocol):
@@ -63,6 +65,10 @@ class Gate(Protocol):
         """Return how many connections the endpoint has."""
         ...
 
+    def has(self, endpoint: Endpoint, connection_id: str) -> bool:
+        """Whether the endpoint has a connection of this id."""
+        ...
+
     async def serve(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
         """Run a connection to its end."""
         ...
@@ -72,9 +78,13 @@ class Gate(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Endpoint:
-    """One door of a bus; made by :meth:`.Bus.endpoint`, mounted by an adapter."""
+    """One door of a bus; made by :meth:`.Bus.endpoint`, mounted by an adapter.
+
+    ``heartbeat`` may be assigned while connections are open, and takes effect at the next sweep;
+    the rest is settled.
+    """
 
     gate: Gate = field(repr=False)
     protocols: Sequence[WireProtocol]
@@ -94,6 +104,11 @@ class Endpoint:
     """What a full queue does with publications that do not say."""
     broadcast: Channel | None = None
     """Every authenticated connection is subscribed to it."""
+    name_connection: Callable[[Handshake], str] | None = None
+    """Makes the ids of connections: from the path, say. None: the bus makes them up."""
+    on_duplicate: Literal["replace", "reject"] = "replace"
+    """What to do about a second connection with an id that is taken: close the first
+    (``REPLACED``), or refuse the second (409)."""
 
     async def admit(self, handshake: Handshake) -> Admission | Refusal:
         """Judge a handshake; to be called before the connection is accepted."""
@@ -114,7 +129,12 @@ class Endpoint:
         identity = await self._identify(handshake)
         if isinstance(identity, Refusal):
             return identity
-        return Admission(handshake, protocol, chosen, identity)
+        connection_id = None
+        if self.name_connection is not None:
+            connection_id = self.name_connection(handshake)
+            if self.on_duplicate == "reject" and self.gate.has(self, connection_id):
+                return Refusal(409, "this client id is taken", CloseCode.REPLACED)
+        return Admission(handshake, protocol, chosen, identity, connection_id)
 
     async def _identify(self, handshake: Handshake) -> Identity | Refusal | None:
         if self.authenticator is None:

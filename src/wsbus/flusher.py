@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from anyio import Event, WouldBlock
 from anyio.lowlevel import checkpoint
@@ -26,7 +26,7 @@ from .protocols.base import WireProtocol
 from .runner import Runner
 from .transport import Transport, WriteNow
 
-__all__ = ["FLUSH_BYTES", "FLUSH_COUNT", "Flusher", "Outlet"]
+__all__ = ["FLUSH_BYTES", "FLUSH_COUNT", "Flusher", "Outlet", "Owner"]
 
 logger: Final = logging.getLogger("wsbus.flusher")
 
@@ -38,14 +38,24 @@ FLUSH_BYTES: Final = 256 * 1024
 """The same, in bytes."""
 
 
+class Owner(Protocol):
+    """Whom the flusher tells what it found out about a member."""
+
+    def write_failed(self, *, is_closed: bool) -> None:
+        """Nothing can be written any more; perhaps because the connection closes already."""
+        ...
+
+    def queue_overflowed(self) -> None:
+        """The queue is full, and the policy is to close."""
+        ...
+
+
 class Outlet:
     """What the flusher knows of one member's transport, asked once, at attach.
 
     Args:
         transport: Where to write.
-        on_failure: Called if nothing can be written any more; with True if that is because the
-            connection is closing, or closed, already.
-        on_overflow: Called if the queue is full and the policy is to close.
+        owner: Whom to tell.
         write_deadline: Seconds for which it may take nothing before it is given up.
     """
 
@@ -53,25 +63,17 @@ class Outlet:
         "_relief",
         "direct",
         "has_failed",
-        "on_failure",
-        "overflowed",
+        "owner",
         "progress_at",
         "transport",
         "unsent",
         "write_deadline",
     )
 
-    def __init__(
-        self,
-        transport: Transport,
-        on_failure: Callable[[bool], None],
-        on_overflow: Callable[[], None],
-        write_deadline: float,
-    ) -> None:
+    def __init__(self, transport: Transport, owner: Owner, write_deadline: float) -> None:
         self.transport: Final = transport
         self.direct: Final = transport if isinstance(transport, WriteNow) else None
-        self.on_failure: Final = on_failure
-        self.overflowed: Final = on_overflow
+        self.owner: Final = owner
         self.write_deadline: Final = write_deadline
         self.progress_at = 0.0
         """When, while blocked, the transport took something last; monotonic seconds."""
@@ -189,7 +191,9 @@ class Flusher:
             if not isinstance(member.outlet, Outlet):
                 member.outlet.wake()
         for member in plan.overflowed:
-            member.outlet.overflowed()
+            outlet = member.outlet
+            owner: Owner = outlet.owner if isinstance(outlet, Outlet) else outlet
+            owner.queue_overflowed()
 
     def send(self, member: Member, frame: Frame) -> None:
         """Write a control frame: now if nothing is owed to anybody, else in its turn."""
@@ -200,6 +204,7 @@ class Flusher:
             return
         try:
             member.outlet.direct.write_now(frame.wire)
+            member.controls += 1
         except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
             self._not_written(member, (Owed(frame, None),), exc)
 
@@ -207,9 +212,9 @@ class Flusher:
         members, owed = write
         chunks = list(_chunks(owed, members[0].protocol))
         wire = chunks[0][0]
-        publications = sum(item.publication is not None for item in owed)
+        publications, controls = _count(owed)
         ready = Standing.READY
-        for member in members:  # The hot loop: nothing per member but the write and a sum.
+        for member in members:  # The hot loop: nothing per member but the write and two sums.
             if member.standing is not ready:
                 continue
             try:
@@ -220,14 +225,16 @@ class Flusher:
                 if len(chunks) > 1 and not self._write_rest(member, chunks):
                     continue
                 member.sent += publications
+                member.controls += controls
 
     def _write_rest(self, member: Member, chunks: Sequence[tuple[bytes, Sequence[Owed]]]) -> bool:
         for done, (wire, _) in enumerate(chunks[1:], 1):
             try:
                 member.outlet.direct.write_now(wire)
             except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
-                written = [item for _, items in chunks[:done] for item in items]
-                member.sent += sum(item.publication is not None for item in written)
+                publications, controls = _count([o for _, items in chunks[:done] for o in items])
+                member.sent += publications
+                member.controls += controls
                 self._not_written(member, [o for _, items in chunks[done:] for o in items], exc)
                 return False
         return True
@@ -244,11 +251,12 @@ class Flusher:
         """Let the runner send, to members whose transports can only be awaited."""
         members, owed = write
         frames = _joined((item.frame for item in owed), members[0].protocol)
-        publications = sum(item.publication is not None for item in owed)
+        publications, controls = _count(owed)
         for member in members:
             if member.standing is Standing.READY:
                 self._block(member, ())
                 member.sent += publications
+                member.controls += controls
                 self._runner.submit(partial(self._drain, member, frames))
 
     def _block(self, member: Member, owed: Iterable[Owed]) -> None:
@@ -338,12 +346,18 @@ class Flusher:
                 logger.error("writing to a connection failed", exc_info=exc)
         outlet.has_failed = True
         outlet.relieve()
-        outlet.on_failure(is_closed)
+        outlet.owner.write_failed(is_closed=is_closed)
 
 
 def _is_catching_up(member: Member) -> bool:
     outlet = member.outlet
     return isinstance(outlet, Outlet) and outlet.direct is None and not member.queue.is_empty
+
+
+def _count(owed: Iterable[Owed]) -> tuple[int, int]:
+    """Return how many publications there are, and how many control frames."""
+    kinds = [item.publication is None for item in owed]
+    return kinds.count(False), kinds.count(True)
 
 
 def _joined(frames: Iterable[Frame], protocol: WireProtocol) -> list[Frame]:

@@ -16,13 +16,12 @@ from ._spawn import spawn
 from .core.instant import Instant
 from .core.plan import Standing
 from .endpoint import Endpoint
-from .services import Services
+from .services import SWEEP_SECONDS, Services
 
 __all__ = ["Life"]
 
 logger: Final = logging.getLogger("wsbus.bus")
 
-_SWEEP_SECONDS: Final = 1.0
 _STUCK_SECONDS: Final = 1.0
 """At shutdown: who is owed something and takes nothing for so long is aborted."""
 
@@ -122,10 +121,10 @@ class Life:
             self._stopped.set()
 
     async def _sweep(self, services: Services) -> None:
-        """Once a second, have every connection do what time demands."""
+        """Once a second, or oftener, have every connection do what time demands."""
         last = services.clock()
         while True:
-            await sleep(_SWEEP_SECONDS)
+            await sleep(services.sweep_seconds())
             now = services.clock()
             _sweep_once(services, last, now)
             last = now
@@ -135,7 +134,7 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
     elapsed = now.monotonic - last.monotonic
     # More than a second late: the process was stopped, or its loop was blocked. Meanwhile nothing
     # was read, and nobody must be judged for that.
-    late = elapsed - _SWEEP_SECONDS
+    late = elapsed - SWEEP_SECONDS
     stopped = late if late > 1 else 0.0
     clock_was_set = abs(now.wall - last.wall - elapsed) > 1
     services.flusher.forgive(stopped)

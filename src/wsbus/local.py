@@ -159,12 +159,13 @@ class Subscription:
         data = msgspec.json.decode(publication.data)
         return ChannelEvent(publication.channel, publication.event, data, publication.at, lost)
 
-    # What the flusher calls:
+    def write_failed(self, *, is_closed: bool) -> None:
+        """Do nothing: nobody writes to it. See :class:`.Owner`."""
 
     def wake(self) -> None:
         """Its empty queue got something."""
         self._wake.set()
 
-    def overflowed(self) -> None:
+    def queue_overflowed(self) -> None:
         """Its queue is full, and the policy is to close."""
         self.close()

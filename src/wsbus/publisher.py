@@ -138,19 +138,19 @@ class Publisher:
         channel: str,
         data: object = None,
         *,
-        to: Connection | str,
+        to: Connection | Iterable[Connection] | str,
         event: str = "message",
         overflow: Overflow | None = None,
         key: str | None = None,
     ) -> Receipt:
-        """Publish to one connection, or to all of one identity, whatever they subscribe to.
+        """Publish to connections, or to all of one identity, whatever they subscribe to.
 
         What their grants deny they do not get.
 
         Args:
             channel: What the event says it is on.
             data: As for :meth:`publish`.
-            to: A connection, or the subject of an identity.
+            to: A connection, several, or the subject of an identity; each gets it once.
             event: What happened.
             overflow: As for :meth:`publish`.
             key: As for :meth:`publish`.
@@ -173,10 +173,13 @@ class Publisher:
             raise UsageError("an event is a printable text")
         return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
 
-    def _find(self, services: Services, who: Connection | str) -> list[Connection]:
-        if isinstance(who, Connection):
-            return [who] if services.connections.get(who.id) is who else []
-        return list(services.subjects.get(who, ()))
+    def _find(
+        self, services: Services, who: Connection | Iterable[Connection] | str
+    ) -> list[Connection]:
+        if isinstance(who, str):
+            return list(services.subjects.get(who, ()))
+        wanted = (who,) if isinstance(who, Connection) else dict.fromkeys(who)
+        return [c for c in wanted if services.connections.get((c.endpoint, c.id)) is c]
 
     def _running(self) -> Services:
         life = self._life

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from anyio import Event, move_on_after
 
 from .commands import Commands
 from .core.actions import AskPermission
+from .core.channels import Channel
+from .core.heartbeat import Heartbeat, HeartbeatPolicy
 from .core.hub import Hub
 from .core.instant import Instant
 from .core.permissions import Identity
 from .endpoint import Endpoint
-from .flusher import Flusher
+from .flusher import Flusher, Outlet
 from .runner import Runner
 from .snapshots import BusStatistics
 
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .local import Subscription
 
-__all__ = ["Authorize", "Hook", "Services"]
+__all__ = ["SWEEP_SECONDS", "Authorize", "Hook", "Services"]
+
+SWEEP_SECONDS: Final = 1.0
+"""How often time is looked at, for all connections together."""
 
 logger: Final = logging.getLogger("wsbus.services")
 
@@ -46,13 +51,14 @@ class Services:
     runner: Runner
     clock: Callable[[], Instant]
     new_id: Callable[[], str]
-    spread: Callable[[], float]
-    """Chance for the first ping, see :class:`.Heartbeat`."""
+    new_heartbeat: Callable[[HeartbeatPolicy, float], Heartbeat]
+    """Starts a heartbeat at a monotonic second, with chance for its first ping."""
     commands: Commands
     authorize: Authorize | None
     on_connect: list[Hook]
     on_disconnect: list[Hook]
-    connections: dict[str, Connection] = field(default_factory=dict)
+    connections: dict[tuple[Endpoint, str], Connection] = field(default_factory=dict)
+    """By their doors and ids, oldest first; those that were replaced are not there any more."""
     subjects: dict[str, set[Connection]] = field(default_factory=dict)
     counts: Counter[Endpoint] = field(default_factory=Counter)
     """Connections of each endpoint."""
@@ -71,24 +77,41 @@ class Services:
 
     async def all_gone(self, endpoint: Endpoint | None = None) -> None:
         """Wait until there is no connection."""
-        while self.connected(endpoint):
+        while self.counts[endpoint] if endpoint else self.counts.total():
             if self._removed is None:
                 self._removed = Event()
             await self._removed.wait()
 
-    def add(self, connection: Connection) -> None:
-        """Take a new connection in."""
-        self.connections[connection.id] = connection
+    def add(self, connection: Connection) -> Connection | None:
+        """Take a new connection in; return the one that had its id, if there was one."""
+        key = (connection.endpoint, connection.id)
+        replaced = self.connections.pop(key, None)
+        self.connections[key] = connection
         self.counts[connection.endpoint] += 1
         self.connections_ever += 1
+        return replaced
 
     def remove(self, connection: Connection) -> None:
-        """Forget an ended connection."""
-        if self.connections.pop(connection.id, None) is not None:
-            self.counts[connection.endpoint] -= 1
+        """Forget a connection that has ended; to be called once."""
+        key = (connection.endpoint, connection.id)
+        if self.connections.get(key) is connection:
+            del self.connections[key]
+        self.counts[connection.endpoint] -= 1
         if self._removed is not None:
             self._removed.set()
             self._removed = None
+
+    def sweep_seconds(self) -> float:
+        """Return how long the sweeper may sleep: a second, or a third of the quickest heartbeat."""
+        policies = [endpoint.heartbeat for endpoint, n in self.counts.items() if n]
+        beats = [s for policy in policies for s in (policy.interval, policy.timeout) if s]
+        return max(min([SWEEP_SECONDS, *(beat / 3 for beat in beats)]), 0.05)
+
+    def matching(self, channels: Iterable[Channel]) -> list[Connection]:
+        """Return the connections that a publication on any of these channels would be for."""
+        members = dict.fromkeys(m for name in channels for m in self.hub.matching(name))
+        outlets = [member.outlet for member in members]
+        return [cast("Connection", o.owner) for o in outlets if isinstance(o, Outlet)]
 
     async def call(self, hooks: list[Hook], connection: Connection) -> None:
         """Call hooks, each within the time limit of commands; never raises."""
@@ -123,6 +146,7 @@ class Services:
             blocked=hub.blocked,
             patterns=hub.patterns,
             messages_received=self.messages_received,
+            messages_sent=hub.sent + hub.controls,
             publications=hub.publications,
             matched=hub.matched,
             sent=hub.sent,

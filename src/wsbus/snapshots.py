@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from .core.instant import Instant
 from .core.messages import Status
+from .core.plan import Member
+from .core.session import Session, State
+from .transport import Handshake
 
 __all__ = ["BusStatistics", "ConnectionInfo"]
 
@@ -26,6 +30,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """As the client spelled them, in the order subscribed."""
     message_count: int
     """Publications sent to it."""
+    messages_sent: int
+    """The same, and replies and pings."""
     messages_received: int
     is_alive: bool
     """Not closing."""
@@ -33,6 +39,40 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     queue_bytes: int
     dropped: int
     """Publications lost for want of room."""
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        member: Member,
+        handshake: Handshake,
+        now: Instant,
+        *,
+        connection_id: str,
+        connected_at: float,
+        messages_received: int,
+    ) -> ConnectionInfo:
+        """Collect what the parts of a connection know."""
+        beat, queue = session.heartbeat, member.queue
+        offset = now.wall - now.monotonic
+        return cls(
+            connection_id=connection_id,
+            subject=session.identity.subject if session.identity else None,
+            protocol=member.protocol.name,
+            path=handshake.path,
+            client=handshake.client,
+            connected_at=connected_at,
+            last_ping=None if beat.last_ping is None else beat.last_ping + offset,
+            last_pong=beat.last_seen + offset,
+            subscriptions=tuple(session.subscriptions),
+            message_count=member.message_count,
+            messages_sent=member.message_count + member.control_count,
+            messages_received=messages_received,
+            is_alive=session.state is not State.CLOSED,
+            queue_messages=len(queue),
+            queue_bytes=queue.bytes,
+            dropped=queue.dropped - queue.conflated + queue.refused,
+        )
 
     def status(self, ref: str | None) -> Status:
         """Return what of it is the client's business."""
@@ -62,6 +102,8 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     patterns: int
     """Distinct ones, over all connections."""
     messages_received: int
+    messages_sent: int
+    """Publications, replies and pings."""
     publications: int
     matched: int
     """Deliveries owed: publications times the members each was for."""

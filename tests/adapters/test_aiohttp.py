@@ -23,6 +23,7 @@ from anyio import (
     connect_tcp,
     create_task_group,
     fail_after,
+    wait_all_tasks_blocked,
 )
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.lowlevel import checkpoint
@@ -540,6 +541,12 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
         stream = await connect_raw(port)
         connection = await only(bus)
         transport: Any = connection._transport
+        has_room = Event()
+
+        async def wait_patiently() -> None:
+            await transport.room()
+            has_room.set()
+
         written = 0
         with suppress(WouldBlock):
             while True:
@@ -548,8 +555,8 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
         async with create_task_group() as tasks:
             async with create_task_group() as impatient:
                 impatient.start_soon(transport.room)
-                tasks.start_soon(transport.room)
-                await checkpoint()
+                tasks.start_soon(wait_patiently)
+                await wait_all_tasks_blocked()
                 impatient.cancel_scope.cancel()
             assert transport.unsent() > 0
             stream.extra(SocketAttribute.raw_socket).setsockopt(
@@ -557,6 +564,7 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
             )
             while written > 0:
                 written -= len(await stream.receive())
+        assert has_room.is_set()
         transport.write_now(b"\x81\x01x")
         connection.abort()
         with pytest.raises(TransportClosed):

@@ -315,6 +315,24 @@ def test_what_could_not_be_written_waits_in_the_queue() -> None:
     assert queued(member) == ["1", "c", "2"]
 
 
+def test_what_was_logged_while_a_plan_is_carried_out_waits_too() -> None:
+    """It follows what the plan has, and is not written from the log as well."""
+    hub = Hub()
+    member = enter(hub, "a")
+    hub.publish(publication("1"))
+    (write,) = hub.take_plan().writes
+    hub.publish(publication("2"))
+    hub.send(member, Frame(b"c"))
+    hub.send(enter(hub, "a"), Frame(b"another's"))
+    hub.publish(publication("3"))
+    hub.publish(publication("not for it"), frozenset([member]))
+    hub.block(member, write.owed)
+
+    assert queued(member) == ["1", "2", "c", "3"]
+    carry_out(hub)
+    assert member.sent == 0
+
+
 def test_what_is_in_the_log_must_be_flushed_before_a_member_is_ready_again() -> None:
     """It is in its queue already: to write it from the log would be to write it twice."""
     hub = Hub()

@@ -188,15 +188,18 @@ class Rig:
     ) -> Member:
         """Attach a member that is subscribed to everything."""
 
-        def failed(is_closed: bool) -> None:
-            self.failed.append((member, is_closed))
-            self.on_failure(member)
+        rig = self
 
-        def overflowed() -> None:
-            self.overflowed.append(member)
-            self.on_overflow(member)
+        class Owner:
+            def write_failed(self, *, is_closed: bool) -> None:
+                rig.failed.append((member, is_closed))
+                rig.on_failure(member)
 
-        outlet = Outlet(transport, failed, overflowed, 5.0)
+            def queue_overflowed(self) -> None:
+                rig.overflowed.append(member)
+                rig.on_overflow(member)
+
+        outlet = Outlet(transport, Owner(), 5.0)
         member = Member(
             dialect,
             MessageQueue(room, 1 << 30),
@@ -226,13 +229,16 @@ class Rig:
 
 @asynccontextmanager
 async def rigged() -> AsyncIterator[Rig]:
+    is_done = False
     async with anyio.create_task_group() as tasks:
         rig = Rig(Runner(tasks))
         tasks.start_soon(rig.flusher.run)
         yield rig
         await wait_all_tasks_blocked()
         rig.check_sums()
+        is_done = True
         tasks.cancel_scope.cancel()
+    assert is_done, "the task group was cancelled, and swallowed the rest of the test"
 
 
 def texts(count: int, size: int = 0, start: int = 0) -> list[str]:
@@ -334,6 +340,7 @@ async def test_a_tight_loop_loses_nothing_for_readers_that_keep_up(
         said = texts(3000 if not size else 300, size)
         for text in said:
             rig.hub.publish(Publication(CHANNEL, "e", text.encode(), 0.0))
+            assert rig.hub.owed <= FLUSH_COUNT
             if rig.flusher.is_overdue:
                 await rig.flusher.flushed()
             else:
@@ -440,6 +447,32 @@ async def test_a_reply_in_the_middle_of_a_flush_overtakes_nothing() -> None:
         await wait_all_tasks_blocked()
 
         assert good.got == ["1", "reply"]
+
+
+@pytest.mark.parametrize("is_stuck", [False, True])
+async def test_a_flush_within_a_flush_overtakes_nothing(*, is_stuck: bool) -> None:
+    """Whatever a callback publishes comes after what is being written, also for who blocks then."""
+    async with rigged() as rig:
+        bad, good = Direct(), Direct()
+        member = rig.connect(bad)
+        rig.connect(good)
+
+        def publish(failed: Member) -> None:
+            rig.on_failure = lambda _: None
+            rig.hub.leave(member, EVERYTHING)
+            rig.publish("2", "3")
+            rig.flusher.flush()
+
+        rig.on_failure = publish
+        bad.fail(OSError())
+        if is_stuck:
+            good.block()
+        rig.publish("1")
+        await wait_all_tasks_blocked()
+        good.unblock()
+        await wait_all_tasks_blocked()
+
+        assert good.got == ["1", "2", "3"]
 
 
 # --- members that are blocked --------------------------------------------------------------------
@@ -597,6 +630,47 @@ async def test_relief_comes_with_every_write(kind: type[Direct | Awaited]) -> No
         await wait_all_tasks_blocked()
 
         assert relieved == [1, 1]
+
+
+@kinds
+async def test_some_relief_comes_before_all_is_written(kind: type[Direct | Awaited]) -> None:
+    """The first write lets go, though the next one blocks again."""
+    async with rigged() as rig, anyio.create_task_group() as tasks:
+        wire = kind()
+        member = rig.connect(wire)
+        wire.block()
+        for text in texts(2, MAX_JOIN_BYTES):
+            rig.publish(text)
+            await wait_all_tasks_blocked()
+        relieved = Event()
+
+        async def wait() -> None:
+            await member.outlet.relief()
+            relieved.set()
+
+        tasks.start_soon(wait)
+        await wait_all_tasks_blocked()
+        # The send that is awaited has begun already.
+        wire.budget = 1 if kind is Direct else 0
+        wire.unblock()
+        await wait_all_tasks_blocked()
+        assert rig.hub.blocked == {member}
+        assert relieved.is_set()
+        wire.unblock()
+
+
+async def test_relief_comes_with_readiness() -> None:
+    """Also if there is nothing to write any more."""
+    async with rigged() as rig, anyio.create_task_group() as tasks:
+        wire = Direct()
+        member = rig.connect(wire)
+        wire.block()
+        rig.publish("1")
+        await wait_all_tasks_blocked()
+        tasks.start_soon(member.outlet.relief)
+        await wait_all_tasks_blocked()
+        member.queue.clear()
+        wire.unblock()
 
 
 @kinds

@@ -17,9 +17,12 @@ from wsbus.runner import Call, Runner
 @asynccontextmanager
 async def running() -> AsyncIterator[Runner]:
     """Give a runner in a task group that is cancelled at the end."""
+    is_done = False
     async with anyio.create_task_group() as tasks:
         yield Runner(tasks)
+        is_done = True
         tasks.cancel_scope.cancel()
+    assert is_done, "the task group was cancelled, and swallowed the rest of the test"
 
 
 def tasks_now() -> int:
@@ -182,6 +185,48 @@ async def test_cancelling_the_task_group_cancels_the_calls() -> None:
         runner.submit(wait)
         await wait_all_tasks_blocked()
     assert ended == ["waiting"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_cancels_a_worker_means_it() -> None:
+    """A cancellation from outside, as at the end of ``asyncio.run``, is not held up."""
+    begun: list[asyncio.Task[None] | None] = []
+    ended = False
+
+    async def wait() -> None:
+        begun.append(asyncio.current_task())
+        await Event().wait()
+
+    async with anyio.create_task_group() as tasks:
+        Runner(tasks).submit(wait)
+        await wait_all_tasks_blocked()
+        (task,) = begun
+        assert task is not None
+        task.cancel()
+        try:  # It takes the task group with it.
+            for _ in range(5):
+                await asyncio.sleep(0)
+        finally:
+            ended = task.cancelled()
+            tasks.cancel_scope.cancel()
+    assert ended
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_workers_are_used_again() -> None:
+    """A call now and then costs no new task."""
+    async with running() as runner:
+        workers: set[object] = set()
+
+        async def note() -> None:
+            workers.add(asyncio.current_task())
+
+        for _ in range(50):
+            runner.submit(note)
+            for _ in range(5):
+                await checkpoint()
+
+        assert 1 <= len(workers) <= 2
 
 
 async def test_calls_that_do_not_wait_share_one_worker() -> None:

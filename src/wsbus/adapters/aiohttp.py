@@ -148,16 +148,22 @@ class _Transport:
 
     async def room(self) -> None:
         while self._is_full:
-            drain = asyncio.ensure_future(self._drain())
-            await asyncio.wait({drain})  # If this is cancelled, that is not.
+            drained = Event()
+            drain = asyncio.ensure_future(self._drain(drained))
+            await drained.wait()  # If this is cancelled, that is not.
             if drain.cancelled():  # By somebody else, and so would the next be.
                 raise TransportClosed
         if not self._is_open:
             raise TransportClosed
 
-    async def _drain(self) -> None:
-        with suppress(ConnectionError):
-            await self._writer.drain()
+    async def _drain(self, drained: Event) -> None:
+        # An event, not asyncio.wait(): that takes a turn of the loop more, in which a publisher
+        # may add 64 publications to the queue that waits here.
+        try:
+            with suppress(ConnectionError):
+                await self._writer.drain()
+        finally:
+            drained.set()
 
     def unsent(self) -> int:
         return unsent(self._transport)

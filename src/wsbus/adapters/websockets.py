@@ -97,7 +97,7 @@ class _Transport:
         try:
             return await self._connection.recv()
         except ConnectionClosed as exc:
-            close = exc.rcvd
+            close = exc.rcvd or exc.sent  # Ours, if it is the library that found a fault.
             code, reason = (close.code, close.reason) if close else (CloseCode.ABNORMAL, "")
             raise TransportClosed(code, reason) from None
 

@@ -33,6 +33,9 @@ class HeartbeatPolicy(msgspec.Struct, frozen=True):
     timeout: float | None = 60.0
     """Seconds of silence after which the server closes with ``HEARTBEAT_TIMEOUT``; None: never,
     dead peers are found below, by the server library's own keepalive."""
+    spreads: bool = True
+    """The first ping to a connection comes up to half an interval early, by chance, so that those
+    that opened together are not pinged together ever after."""
 
     def __post_init__(self) -> None:
         """Refuse what is no duration."""

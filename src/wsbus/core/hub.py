@@ -9,7 +9,7 @@ log, which makes its order the order on the wire. Only a member whose transport 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -52,6 +52,8 @@ class HubStatistics(NamedTuple):
     discarded: int
     queued: int
     queued_bytes: int
+    controls: int
+    """Control frames sent."""
 
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
@@ -74,7 +76,8 @@ class Hub:
         self.owed_bytes = 0
         """Bytes in the log, counted once per publication."""
         self._publications = self._matched = 0
-        self._past = [0, 0, 0, 0]  # sent, dropped, refused, discarded of members that are gone
+        # Sent, dropped, refused, discarded, controls of members that are gone.
+        self._past = [0, 0, 0, 0, 0]
 
     # --- members -----------------------------------------------------------------------------
 
@@ -93,16 +96,13 @@ class Hub:
         self._members.discard(member)
         self.blocked.discard(member)
         if member.standing is Standing.READY:  # What is blocked has it in its queue, too.
-            self._past[3] += sum(
-                isinstance(entry, Entry) and entry.is_for(member) for entry in self._log
-            )
+            self.discard(self._logged(member))
         member.standing = Standing.GONE
         member.queue.clear()
         queue = member.queue
-        for i, n in enumerate(
-            (member.message_count, queue.dropped, queue.refused, queue.discarded)
-        ):
-            self._past[i] += n
+        sent, controls = member.message_count, member.control_count
+        counts = (sent, queue.dropped, queue.refused, queue.discarded, controls)
+        self._past = [past + now for past, now in zip(self._past, counts, strict=True)]
 
     def leave_all(self, member: Member, patterns: Iterable[Pattern]) -> None:
         """Stop publications to it; what it owes it still gets."""
@@ -141,6 +141,10 @@ class Hub:
         if group is None:
             group = self._groups[members] = Group(protocol, members)
         return group
+
+    def matching(self, channel: Channel) -> Collection[Member]:
+        """Return whom a publication on this channel would be for, in no particular order."""
+        return self._table.match(channel).members
 
     # --- in ----------------------------------------------------------------------------------
 
@@ -224,13 +228,27 @@ class Hub:
         return Plan(plan_writes(log), woken, overflowed)
 
     def block(self, member: Member, owed: Iterable[Owed]) -> None:
-        """Its transport is not writable: what it owes goes into its queue."""
+        """Its transport is not writable: what it owes goes into its queue.
+
+        Args:
+            member: Who.
+            owed: What the plan that is being carried out has for it; what was logged since
+                follows.
+        """
         if member.standing is not Standing.READY:
             return
         member.standing = Standing.BLOCKED
         self.blocked.add(member)
-        for item in owed:
+        for item in (*owed, *self._logged(member)):
             self._enqueue(member, item)
+
+    def _logged(self, member: Member) -> Iterator[Owed]:
+        for entry in self._log:
+            if not isinstance(entry, Entry):
+                if entry[0] is member:
+                    yield entry[1]
+            elif entry.is_for(member):
+                yield entry.owed_in(member.protocol)
 
     def discard(self, owed: Iterable[Owed]) -> None:
         """Count what could not be written to a member, because its connection failed."""
@@ -250,11 +268,12 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         """Count; costs a walk over the members."""
-        sent, dropped, refused, discarded = self._past
+        sent, dropped, refused, discarded, controls = self._past
         queued = queued_bytes = 0
         for member in self._members:
             queue = member.queue
             sent += member.message_count
+            controls += member.control_count
             dropped += queue.dropped
             refused += queue.refused
             discarded += queue.discarded
@@ -272,4 +291,5 @@ class Hub:
             discarded=discarded,
             queued=queued,
             queued_bytes=queued_bytes,
+            controls=controls,
         )

@@ -49,6 +49,7 @@ class Member:
     """
 
     __slots__ = (
+        "controls",
         "grants",
         "outlet",
         "overflow",
@@ -78,11 +79,18 @@ class Member:
         """Whose denies are filtered out at delivery; None: nothing is."""
         self.sent = 0
         """Publications written without touching the queue."""
+        self.controls = 0
+        """Control frames written without touching the queue."""
 
     @property
     def message_count(self) -> int:
         """Publications sent to this member."""
         return self.sent + self.queue.sent
+
+    @property
+    def control_count(self) -> int:
+        """Control frames sent to it: replies, pings."""
+        return self.controls + self.queue.control_sent
 
 
 class Owed:

@@ -300,13 +300,16 @@ class HubMachine(RuleBasedStateMachine):
         self.due_woken, self.due_overflowed = [], []
 
     @rule(index=st.integers(0, 7))
-    def hand_over(self, index: int) -> None:
-        """A writer of its own takes a member over: it is blocked, and owes nothing yet."""
+    def block(self, index: int) -> None:
+        """It may be blocked in the middle of a turn, too: what is in the log counts."""
         model = self.at(index)
-        if model.is_gone or model.is_blocked or self.hub.owed:
+        if model.is_gone or model.is_blocked:
             return
         self.hub.block(model.member, ())
         model.is_blocked = True
+        for due in model.pending:
+            self.queue(model, due)
+        model.pending.clear()
 
     @rule(index=st.integers(0, 7), max_bytes=st.integers(1, 200))
     def drain(self, index: int, max_bytes: int) -> None:
