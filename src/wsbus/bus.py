@@ -35,7 +35,7 @@ from .services import Authorize, Hook, Services
 from .snapshots import BusStatistics, ConnectionInfo
 from .transport import Handshake, Transport
 
-__all__ = ["Bus"]
+__all__ = ["Bus", "status_views"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -360,3 +360,8 @@ class Bus(Publisher):
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""
         return self._running().statistics(is_running=self.is_running)
+
+
+def status_views(bus: Bus) -> dict[str, Callable[[], object]]:
+    """Return what adapters tell operators over HTTP, by the last segment of its path."""
+    return {"statistics": bus.statistics, "connections": bus.connections}

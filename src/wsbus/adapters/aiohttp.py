@@ -16,7 +16,7 @@ Needs the extra ``aiohttp``; asyncio only, as aiohttp is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -24,7 +24,8 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 from anyio import Event, WouldBlock, move_on_after
 
-from ..bus import Bus
+from ..bus import Bus, status_views
+from ..core.encoding import encode_data
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..core.limits import Limits
@@ -32,7 +33,7 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, join_headers, split_list
 from ._sockets import keep_shallow, reset, unsent
 
-__all__ = ["handler", "setup"]
+__all__ = ["add_status_routes", "handler", "setup"]
 
 _KEEPALIVE_SECONDS: Final = 20.0
 _MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
@@ -229,6 +230,35 @@ def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
     app.router.add_get(path, handler(endpoint), allow_head=False)
     app.cleanup_ctx.append(live)
     app.on_shutdown.append(drain)
+
+
+def add_status_routes(
+    app: web.Application,
+    bus: Bus,
+    prefix: str = "/-",
+    views: Mapping[str, Callable[[], object]] | None = None,
+) -> None:
+    """Add routes that tell operators how the bus is: JSON, for ``GET``.
+
+    By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
+    (:meth:`.Bus.connections`). They tell who is connected from where: keep strangers away from
+    them, with middleware or a proxy.
+
+    Args:
+        app: Where to add them.
+        bus: Which.
+        prefix: Of the paths.
+        views: Other names, and what to call for what each tells.
+    """
+    for name, tell in (status_views(bus) if views is None else views).items():
+        app.router.add_get(f"{prefix}/{name}", _view(tell))
+
+
+def _view(tell: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def view(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=encode_data(tell()), content_type="application/json")
+
+    return view
 
 
 def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -19,17 +19,20 @@ Needs the extra ``starlette``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
-from starlette.routing import WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
 
-from ..bus import Bus
+from ..bus import Bus, status_views
+from ..core.encoding import encode_data
 from ..endpoint import Endpoint
 from .asgi import app
 
-__all__ = ["Lifespan", "lifespan", "websocket_route"]
+__all__ = ["Lifespan", "lifespan", "status_routes", "websocket_route"]
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 """What Starlette and FastAPI take as ``lifespan=``: the application → a context manager."""
@@ -44,6 +47,31 @@ def websocket_route(path: str, door: Bus | Endpoint, name: str | None = None) ->
         name: For ``url_path_for``; None: ``wsbus``.
     """
     return WebSocketRoute(path, app(door), name="wsbus" if name is None else name)
+
+
+def status_routes(
+    bus: Bus, prefix: str = "/-", views: Mapping[str, Callable[[], object]] | None = None
+) -> list[Route]:
+    """Return routes that tell operators how the bus is: JSON, for ``GET``.
+
+    By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
+    (:meth:`.Bus.connections`). They tell who is connected from where: keep strangers away from
+    them, with middleware or a proxy.
+
+    Args:
+        bus: Which.
+        prefix: Of the paths.
+        views: Other names, and what to call for what each tells.
+    """
+    told = status_views(bus) if views is None else views
+    return [Route(f"{prefix}/{name}", _view(tell), name=name) for name, tell in told.items()]
+
+
+def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]]:
+    async def view(_request: Request) -> Response:
+        return Response(encode_data(tell()), media_type="application/json")
+
+    return view
 
 
 def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
