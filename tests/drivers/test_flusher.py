@@ -187,7 +187,6 @@ class Rig:
         overflow: Overflow = Overflow.DROP_OLDEST,
     ) -> Member:
         """Attach a member that is subscribed to everything."""
-
         rig = self
 
         class Owner:

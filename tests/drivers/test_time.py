@@ -106,6 +106,36 @@ async def test_who_is_silent_is_closed(direct: bool) -> None:
         assert 60 <= ended - began <= 62
 
 
+async def test_a_first_ping_need_not_be_spread() -> None:
+    """Without spreading it comes when the interval is over, and a quick heartbeat is kept."""
+    policy = HeartbeatPolicy(interval=0.9, timeout=None, spreads=False)
+    bus = Bus(clock=Clock())
+    async with bus, connecting(door(bus, heartbeat=policy)) as connect:
+        client = await connect("ann")
+        began = trio.current_time()
+        times = []
+        for _ in range(5):
+            await client.hear("ping")
+            times.append(trio.current_time() - began)
+
+        assert 0.9 <= times[0] <= 2.0  # the sweeper learns of its first connection
+        assert all(0.9 <= later - earlier <= 1.3 for earlier, later in pairwise(times))
+
+
+async def test_another_heartbeat_takes_effect_at_the_next_sweep() -> None:
+    """A policy assigned to an endpoint is that of its open connections, too."""
+    bus = Bus(clock=Clock())
+    endpoint = door(bus, heartbeat=HeartbeatPolicy(interval=None, timeout=1000))
+    async with bus, connecting(endpoint) as connect:
+        client = await connect("ann")
+        await sleep(100)
+        endpoint.heartbeat = HeartbeatPolicy(interval=None, timeout=103)
+        code, ended = await end_of(client)
+
+        assert code == CloseCode.HEARTBEAT_TIMEOUT
+        assert 103 <= ended <= 106
+
+
 async def test_any_frame_is_life() -> None:
     """A client that sends anything at all within the timeout stays."""
     bus = Bus(clock=Clock())

@@ -138,7 +138,10 @@ class HubMachine(RuleBasedStateMachine):
     @rule(dialect=st.integers(0, 1), writes_bytes=st.booleans(), is_local=st.booleans())
     def add(self, dialect: int, *, writes_bytes: bool, is_local: bool) -> None:
         member = Member(
-            self.dialects[dialect], MessageQueue(*self.bounds), writes_bytes=writes_bytes
+            self.dialects[dialect],
+            MessageQueue(*self.bounds),
+            overflow=list(Overflow)[len(self.models) % 4],
+            writes_bytes=writes_bytes,
         )
         self.hub.attach(member, is_blocked=is_local)
         self.models.append(Model(member, self.dialects[dialect], *self.bounds, is_local=is_local))
@@ -200,6 +203,14 @@ class HubMachine(RuleBasedStateMachine):
 
         assert receipt == (len(receivers), accepted)
 
+    @rule(channel=st.sampled_from(CHANNELS), excluded=st.sets(st.integers(0, 3)))
+    def publish_and_flush(self, channel: Channel, excluded: set[int]) -> None:
+        """Most turns hold little."""
+        if self.hub.owed:
+            self.flush(set())
+        self.publish(channel, 0, None, None, excluded)
+        self.flush(set())
+
     @rule(channel=st.sampled_from(CHANNELS), chosen=st.sets(st.integers(0, 7)))
     def publish_to(self, channel: Channel, chosen: set[int]) -> None:
         publication = Publication(channel, "e", self.label(), 0.0)
@@ -211,10 +222,10 @@ class HubMachine(RuleBasedStateMachine):
 
     def owe(self, receivers: list[Model], publication: Publication) -> int:
         self.matched += len(receivers)
-        policy = publication.overflow or Overflow.DROP_OLDEST
-        key = publication.key or (publication.channel, publication.event)
+        key = publication.conflation_key
         refused = 0
         for model in receivers:
+            policy = publication.overflow or model.member.overflow
             due = Due(model.dialect.say(publication.data), policy, key)
             model.order.append(due.payload)
             model.logged.append(due.payload)
@@ -287,6 +298,7 @@ class HubMachine(RuleBasedStateMachine):
             assert model.is_gone or model.is_blocked or model.pending == [] or model.logged
             model.pending.clear()
             model.logged.clear()
+        assert self.hub.owed_bytes == 0
         self.check_told(plan.woken, plan.overflowed)
 
     def check_told(self, woken: list[Member], overflowed: list[Member]) -> None:
@@ -298,6 +310,12 @@ class HubMachine(RuleBasedStateMachine):
         assert Counter(overflowed + again.overflowed) == Counter(self.due_overflowed)
         assert not self.hub.is_due
         self.due_woken, self.due_overflowed = [], []
+
+    @rule(index=st.integers(0, 7))
+    def clear(self, index: int) -> None:
+        """Who is closed as too slow is not going to get what it owes."""
+        model = self.at(index)
+        assert model.member.queue.clear() == model.queue.clear()
 
     @rule(index=st.integers(0, 7))
     def block(self, index: int) -> None:
@@ -388,5 +406,8 @@ class HubMachine(RuleBasedStateMachine):
                 assert not (model.is_gone and kept)
 
 
-HubMachine.TestCase.settings = settings(max_examples=3 * settings().max_examples)
+HubMachine.TestCase.settings = settings(
+    max_examples=4 * settings().max_examples,
+    stateful_step_count=2 * settings().stateful_step_count,
+)
 TestHubMachine = HubMachine.TestCase

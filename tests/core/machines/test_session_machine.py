@@ -70,7 +70,7 @@ NAMES: Final = ["a.x", "a.*", "a.x.*", "b", "c", "*", "a..b", "+"]
 PATTERNS: Final = [parse_pattern(text) for text in ("a.x", "a.*", "b", "d")]
 names = st.lists(st.sampled_from(NAMES), max_size=5).map(tuple)
 grants = st.sampled_from(GRANTS)
-lifetimes = st.integers(1, 240).map(lambda eighths: eighths / 8)
+lifetimes = st.integers(8, 400).map(lambda eighths: eighths / 8)
 
 
 def pattern_of(name: str) -> Pattern | None:
@@ -236,16 +236,32 @@ class SessionMachine(RuleBasedStateMachine):
 
     # --- what happens ------------------------------------------------------------------------
 
+    @rule(names=names)
+    def subscribe(self, names: tuple[str, ...]) -> None:
+        self.say(Subscribe(names))
+
+    @rule(names=names)
+    def unsubscribe(self, names: tuple[str, ...]) -> None:
+        self.say(Unsubscribe(names))
+
+    @rule()
+    def authenticate(self) -> None:
+        self.say(Auth("token"))
+
     @rule(
-        command=st.builds(Subscribe, names)
-        | st.builds(Subscribe, names)
-        | st.builds(Unsubscribe, names)
-        | st.builds(Call, st.sampled_from(["run", "stop"]))
+        command=st.builds(Call, st.sampled_from(["run", "run", "stop"]))
         | st.builds(Publish, st.sampled_from(NAMES), st.just("e"), st.just(b"1"))
-        | st.builds(Auth, st.just("token"))
-        | st.builds(Malformed, st.just(ErrorCode.INVALID_MESSAGE), st.just("why"))
-        | st.sampled_from([Ping(), Pong(), GetStatus()])
+        | st.just(Malformed(ErrorCode.INVALID_MESSAGE, "why"))
+        | st.sampled_from([Ping(), Ping(), Pong(), GetStatus()])
     )
+    def say_something_else(self, command: Command) -> None:
+        self.say(command)
+
+    @rule(command=st.sampled_from([Ping(), Call("run")]), times=st.integers(2, 12))
+    def flood(self, command: Command, times: int) -> None:
+        for _ in range(times):
+            self.say(command)
+
     def say(self, command: Command) -> None:
         ref = str(len(self.commands))
         command = type(command)(
@@ -353,7 +369,7 @@ class SessionMachine(RuleBasedStateMachine):
             self.assigned.discard(pattern)
         self.perform(self.session.unassign(pattern))
 
-    @rule(seconds=st.sampled_from([1 / 128, 1 / 8, 1 / 2, 1, 3]))
+    @rule(seconds=st.sampled_from([1 / 128, 1 / 8, 1 / 8, 1 / 2, 1, 3]))
     def wait(self, seconds: float) -> None:
         self.now = self.now.later(seconds)
 
@@ -424,5 +440,8 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.in_question is None
 
 
-SessionMachine.TestCase.settings = settings(max_examples=3 * settings().max_examples)
+SessionMachine.TestCase.settings = settings(
+    max_examples=4 * settings().max_examples,
+    stateful_step_count=2 * settings().stateful_step_count,
+)
 TestSessionMachine = SessionMachine.TestCase
