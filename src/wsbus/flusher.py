@@ -241,7 +241,10 @@ class Flusher:
 
     def _not_written(self, member: Member, owed: Sequence[Owed], exc: Exception) -> None:
         if isinstance(exc, WouldBlock):
-            self._block(member, owed)
+            outlet: Outlet = member.outlet
+            outlet.progress_at = self._clock().monotonic
+            outlet.unsent = outlet.direct.unsent() if outlet.direct else 0
+            self._hub.block(member, owed)
             self._runner.submit(partial(self._drain, member))
         else:
             self._hub.discard(owed)
@@ -252,18 +255,14 @@ class Flusher:
         members, owed = write
         frames = _joined((item.frame for item in owed), members[0].protocol)
         publications, controls = _count(owed)
+        now = self._clock().monotonic
         for member in members:
             if member.standing is Standing.READY:
-                self._block(member, ())
+                member.outlet.progress_at = now
+                self._hub.block(member, ())
                 member.sent += publications
                 member.controls += controls
                 self._runner.submit(partial(self._drain, member, frames))
-
-    def _block(self, member: Member, owed: Iterable[Owed]) -> None:
-        outlet: Outlet = member.outlet
-        outlet.progress_at = self._clock().monotonic
-        outlet.unsent = outlet.direct.unsent() if outlet.direct else 0
-        self._hub.block(member, owed)
 
     # --- blocked members ---------------------------------------------------------------------
 
@@ -273,6 +272,8 @@ class Flusher:
         try:
             if frames:
                 await self._send(outlet, frames)
+                if member.queue.is_empty and not self._hub.owed:  # As nearly always.
+                    self._hub.unblock(member)
             while member.standing is Standing.BLOCKED:
                 if outlet.direct is not None:
                     await outlet.direct.room()

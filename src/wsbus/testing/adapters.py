@@ -48,7 +48,7 @@ class Adapter:
     """What is checked, and what it cannot promise because of the server it is for."""
 
     make_bus: Callable[[], Bus]
-    """:class:`wsbus.Bus`; it stands above this module, which therefore is given it."""
+    """:class:`.Bus`; it stands above this module, which therefore is given it."""
     serve: Serve
     frees_sockets: bool = True
     """An aborted connection's socket is gone at once. False: only its task is, and the socket
