@@ -20,7 +20,7 @@ from .core import actions
 from .core.errors import CloseCode, ErrorCode, TransportClosed, UsageError, is_sendable
 from .core.frame import Frame
 from .core.instant import Instant
-from .core.messages import Call, Connected, Publication, Refused, Reply, Response
+from .core.messages import Call, Connected, Malformed, Publication, Refused, Reply, Response
 from .core.patterns import parse_pattern
 from .core.permissions import Identity
 from .core.plan import Member, Standing
@@ -70,10 +70,10 @@ class Connection:
         self.handshake: Final[Handshake] = admission.handshake
         self.connected_at: Final = now.wall
         """Seconds since the epoch."""
-        self.messages_received = 0
+        self.messages_received: int = 0
         self.close_code: int | None = None
         """Why it ended, or is about to; None: it is open."""
-        self.close_reason = ""
+        self.close_reason: str = ""
         self._services: Final = services
         self._endpoint: Final = endpoint
         self._transport: Final = transport
@@ -284,6 +284,7 @@ class Connection:
         for command in protocol.decode(frame):
             self.messages_received += 1
             self._services.messages_received += 1
+            self._services.malformed += isinstance(command, Malformed)
             self._perform(session.handle(command, now))
             # A client that commands and never reads is not read either, until it drains.
             while queue.is_choked and self._is_blocked and not outlet.has_failed:

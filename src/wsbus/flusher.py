@@ -75,11 +75,11 @@ class Outlet:
         self.direct: Final = transport if isinstance(transport, WriteNow) else None
         self.owner: Final = owner
         self.write_deadline: Final = write_deadline
-        self.progress_at = 0.0
+        self.progress_at: float = 0.0
         """When, while blocked, the transport took something last; monotonic seconds."""
-        self.unsent = 0
+        self.unsent: int = 0
         """Bytes that the operating system had not taken at the last look."""
-        self.has_failed = False
+        self.has_failed: bool = False
         """Nothing will be written any more: there is no relief to wait for."""
         self._relief: Event | None = None
 
@@ -113,8 +113,8 @@ class Flusher:
         self._is_flushing = False
         self._due = Event()
         self._flushed = Event()
-        self.flushes = 0
-        self.failures = 0
+        self.flushes: int = 0
+        self.failures: int = 0
         """Members lost to a failed write."""
 
     # --- when --------------------------------------------------------------------------------

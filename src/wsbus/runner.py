@@ -43,7 +43,7 @@ class Runner:
         self._calls: Final[deque[Call]] = deque()
         self._standby: Final[list[Event]] = []
         self._is_awake = False  # A worker is running, or scheduled to look at the calls.
-        self.running = 0
+        self.running: int = 0
         """Calls that have begun and not ended."""
 
     def submit(self, call: Call) -> None:

@@ -42,12 +42,14 @@ class ServerConnection(ws.ServerConnection):
     """A connection that knows whether it is writable; pass it as ``create_connection=``."""
 
     admission: Admission | None = None
+    writable: bool = False
+    """Whether the transport has taken all that it was given, and there is one."""
+    _room: Event | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Note flow control from the start; nothing may hide in buffers below the queue."""
         super().connection_made(transport)
         self.writable = True
-        self._room = Event()
         keep_shallow(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -77,11 +79,14 @@ class ServerConnection(ws.ServerConnection):
     async def room(self) -> None:
         """Wait until it is writable, or lost."""
         while not self.writable and self.state is not State.CLOSED:
+            if self._room is None:
+                self._room = Event()
             await self._room.wait()
 
     def _wake(self) -> None:
-        room, self._room = self._room, Event()
-        room.set()
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
 
 class _Transport:

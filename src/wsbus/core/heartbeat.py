@@ -81,8 +81,8 @@ class Heartbeat:
         low, high = _PLAUSIBLE_SPREAD
         if not low < spread <= high:
             raise UsageError("the spread of a heartbeat must be above 0.5 and at most 1")
-        self.policy = policy
-        self.last_seen = now
+        self.policy: HeartbeatPolicy = policy
+        self.last_seen: float = now
         """When the last frame was read, or the connection opened."""
         self.last_ping: float | None = None
         """When the server pinged last."""

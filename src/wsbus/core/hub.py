@@ -73,7 +73,7 @@ class Hub:
         self._log: list[Entry | tuple[Member, Owed]] = []
         self._woken: list[Member] = []
         self._overflowed: list[Member] = []
-        self.owed_bytes = 0
+        self.owed_bytes: int = 0
         """Bytes in the log, counted once per publication."""
         self._publications = self._matched = 0
         # Sent, dropped, refused, discarded, controls of members that are gone.

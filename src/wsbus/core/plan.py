@@ -74,12 +74,12 @@ class Member:
         self.overflow: Final = overflow
         self.outlet: Final = outlet
         self.writes_bytes: Final = writes_bytes
-        self.standing = Standing.READY
+        self.standing: Standing = Standing.READY
         self.grants: Grants | None = None
         """Whose denies are filtered out at delivery; None: nothing is."""
-        self.sent = 0
+        self.sent: int = 0
         """Publications written without touching the queue."""
-        self.controls = 0
+        self.controls: int = 0
         """Control frames written without touching the queue."""
 
     @property

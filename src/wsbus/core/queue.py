@@ -182,10 +182,19 @@ class MessageQueue(Generic[T]):
         self._control: deque[tuple[int, T]] = _NO_CONTROL
         self._sequence = 0
         self._lost_at = 0
-        self.bytes = self.control_bytes = self.lost = 0
-        self.offered = self.accepted = self.refused = 0
-        self.sent = self.dropped = self.conflated = self.discarded = 0
-        self.control_put = self.control_sent = self.control_discarded = 0
+        self.bytes: int = 0
+        self.control_bytes: int = 0
+        self.lost: int = 0
+        self.offered: int = 0
+        self.accepted: int = 0
+        self.refused: int = 0
+        self.sent: int = 0
+        self.dropped: int = 0
+        self.conflated: int = 0
+        self.discarded: int = 0
+        self.control_put: int = 0
+        self.control_sent: int = 0
+        self.control_discarded: int = 0
 
     def offer(self, item: T, policy: Overflow, key: object = None) -> Offer:
         """Put a publication at the end, or say why not; never waits.

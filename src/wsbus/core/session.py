@@ -132,10 +132,10 @@ class Session:
         takes_tokens: bool = False,
         asks: bool = False,
     ) -> None:
-        self.state = State.AWAITING if identity is None else State.OPEN
+        self.state: State = State.AWAITING if identity is None else State.OPEN
         self.identity = identity
         self.heartbeat: Final = heartbeat
-        self.deadline = 0.0
+        self.deadline: float = 0.0
         """When :meth:`handle_deadline` has something to do, in monotonic seconds."""
         self._protocol: Final = protocol
         self._limits: Final = limits

@@ -171,7 +171,7 @@ class _PongOut(_Answer, frozen=True, tag="pong"):
 class Dialogue(TaggedJson):
     """The dialect with the common messages only; derive from it to add more."""
 
-    messages = COMMON_MESSAGES
+    messages: ClassVar[tuple[type[ClientMessage], ...]] = COMMON_MESSAGES
 
     def encode(self, reply: core.Reply, at: Instant) -> Frame | None:
         """Say ``reply`` at the moment ``at``; None if there is no word for it."""

@@ -8,13 +8,14 @@ ways; ``+`` is a wildcard.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from ..core import messages as core
 from ..core.patterns import Pattern, parse_pattern
 from .dialogue import COMMON_MESSAGES, Dialogue, FromClient, FromServer, milliseconds
+from .tagged import ClientMessage
 
 __all__ = ["Native"]
 
@@ -78,7 +79,7 @@ class Native(Dialogue):
 
     name = "wsbus.v1"
     joins = True
-    messages = (*COMMON_MESSAGES, _Publish, _GetStatus)
+    messages: ClassVar[tuple[type[ClientMessage], ...]] = (*COMMON_MESSAGES, _Publish, _GetStatus)
 
     def decode(self, frame: str | bytes) -> Iterable[core.Command]:
         """Understand one frame: a command for each line that is not blank, at least one.

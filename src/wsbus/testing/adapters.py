@@ -113,7 +113,7 @@ class Site:
     def __init__(self, bus: Bus, endpoint: Endpoint) -> None:
         self.bus: Final = bus
         self.endpoint: Final = endpoint
-        self.address = ("", 0)
+        self.address: tuple[str, int] = ("", 0)
         self.peers: Final[list[Peer]] = []
         self.stop: Final = Event()
         self.stopped: Final = Event()

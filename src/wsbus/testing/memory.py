@@ -133,7 +133,7 @@ class DirectMemoryTransport(MemoryTransport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.writes = 0
+        self.writes: int = 0
         """How often something was written."""
         self._frames: Final = FrameReader()
 
