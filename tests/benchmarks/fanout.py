@@ -25,9 +25,10 @@ from tests.benchmarks.servers import SERVERS
 
 MARKER: Final = b'"pad"'
 PAYLOAD: Final = "x" * 95
+_DATA: Final = f'{{"pad":"{PAYLOAD}"}}'
 PUBLISH: Final = {
-    "wsbus.v1": f'{{"type":"publish","channel":"bench","event":"message","data":{{"pad":"{PAYLOAD}"}}}}',
-    "zigquant-v2": f'{{"type":"command","action":"publish","params":{{"pad":"{PAYLOAD}"}}}}',
+    "wsbus.v1": f'{{"type":"publish","channel":"bench","data":{_DATA}}}',
+    "zigquant-v2": f'{{"type":"command","action":"publish","params":{_DATA}}}',
 }
 
 
@@ -71,8 +72,10 @@ class Client:
     def send(self, text: str) -> None:
         """Send a masked text frame; the mask is zero, which is legal and costs nothing."""
         data = text.encode()
-        head = bytes((0x81, 0x80 | len(data))) if len(data) < 126 else (
-            b"\x81\xfe" + len(data).to_bytes(2)
+        head = (
+            bytes((0x81, 0x80 | len(data)))
+            if len(data) < 126
+            else (b"\x81\xfe" + len(data).to_bytes(2))
         )
         self.sock.sendall(head + bytes(4) + data)
 
@@ -194,9 +197,7 @@ def main() -> None:
                 for _ in range(options.rounds)
             ]
             cpu, rate, p99 = (statistics.median(column) for column in zip(*results, strict=True))
-            print(
-                f"| {name} | {outstanding} | {cpu:.2f} | {rate:,.0f} | {p99:.1f} |", flush=True
-            )
+            print(f"| {name} | {outstanding} | {cpu:.2f} | {rate:,.0f} | {p99:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ async def starlette_bare() -> None:
 async def starlette_wsbus() -> None:
     """Serve wsbus on Starlette, under uvicorn."""
     from starlette.applications import Starlette
+
     from wsbus.adapters.starlette import websocket_route
 
     bus, endpoint = _bus()
@@ -161,7 +162,7 @@ async def _serve_uvicorn(app: Any) -> None:
 
 
 def _ready(port: int) -> None:
-    print(port, flush=True)  # noqa: T201  # read by the load generator
+    print(port, flush=True)  # read by the load generator
 
 
 SERVERS: Final[dict[str, Callable[[], Awaitable[None]]]] = {
