@@ -239,7 +239,7 @@ class Hub:
             return
         member.standing = Standing.BLOCKED
         self.blocked.add(member)
-        for item in (*owed, *self._logged(member)):
+        for item in (*owed, *self._logged(member)) if self._log else owed:
             self._enqueue(member, item)
 
     def _logged(self, member: Member) -> Iterator[Owed]:
