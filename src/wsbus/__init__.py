@@ -36,7 +36,7 @@ from .core.instant import Instant
 from .core.limits import Limits
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
-from .core.queue import Overflow
+from .core.queue import MessageQueue, Overflow
 from .endpoint import Endpoint
 from .local import ChannelEvent, Subscription
 from .protocols import WireProtocol
@@ -65,6 +65,7 @@ __all__ = [
     "Instant",
     "InvalidChannel",
     "Limits",
+    "MessageQueue",
     "NotStarted",
     "Overflow",
     "Pattern",

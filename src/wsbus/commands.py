@@ -14,6 +14,7 @@ from anyio import move_on_after, to_thread
 
 from .core.errors import CommandError, ErrorCode, UsageError
 from .core.messages import Call, Refused, Reply, Response
+from .runner import awaited
 
 __all__ = ["Commands", "RegisteredCommand", "Running"]
 
@@ -185,7 +186,8 @@ class Commands:
     ) -> Reply:
         try:
             with move_on_after(seconds):
-                return Response(self._encode(await command.function(**arguments)), call.ref)
+                result = await awaited(command.function(**arguments))
+                return Response(self._encode(result), call.ref)
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
             return _failure(call, exc)
         logger.warning("the command %s was cancelled after %g s", command.action, seconds)

@@ -26,7 +26,7 @@ from .core.permissions import Identity
 from .core.plan import Member, Standing
 from .core.queue import MessageQueue
 from .core.session import Session, State
-from .endpoint import Admission, Endpoint, Refusal
+from .endpoint import Admission, Endpoint, Refusal, escaped
 from .flusher import Outlet
 from .services import Services
 from .snapshots import ConnectionInfo
@@ -177,7 +177,7 @@ class Connection:
         )
 
     def __repr__(self) -> str:
-        return f"<Connection {self.id} {self._member.protocol.name}>"
+        return f"<Connection {escaped(self.id)} {self._member.protocol.name}>"
 
     # --- for the bus ---------------------------------------------------------------------------
 
@@ -284,7 +284,9 @@ class Connection:
         for command in protocol.decode(frame):
             self.messages_received += 1
             self._services.messages_received += 1
-            self._services.malformed += isinstance(command, Malformed)
+            if isinstance(command, Malformed):
+                self._services.malformed += 1
+                logger.debug("%r: a message was not understood: %s", self, command.message)
             self._perform(session.handle(command, now))
             # A client that commands and never reads is not read either, until it drains.
             while queue.is_choked and self._is_blocked and not outlet.has_failed:

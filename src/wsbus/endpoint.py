@@ -18,6 +18,7 @@ from .core.limits import Limits
 from .core.permissions import Grants, Identity
 from .core.queue import Overflow
 from .protocols.base import WireProtocol
+from .runner import awaited
 from .transport import Handshake, Transport
 
 __all__ = ["Admission", "Endpoint", "Refusal", "escaped"]
@@ -155,7 +156,7 @@ class Endpoint:
             if not isawaitable(verdict):
                 return verdict
             with fail_after(self.limits.auth_timeout):
-                identity: Identity | None = await verdict
+                identity: Identity | None = await awaited(verdict)
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Exception:

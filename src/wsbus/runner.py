@@ -13,14 +13,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from anyio import Event
 from anyio.abc import TaskGroup
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "awaited"]
 
 logger: Final = logging.getLogger("wsbus.runner")
+
+T = TypeVar("T")
 
 Call: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -77,19 +79,28 @@ class Runner:
     async def _run(self, call: Call) -> None:
         self.running += 1
         try:
-            await call()
-        except BaseException as exc:
-            if not isinstance(exc, Exception) and not _is_stray(exc):
-                raise
+            await awaited(call())
+        except Exception:
             logger.exception("an async call failed")
         finally:
             self.running -= 1
 
 
-def _is_stray(exc: BaseException) -> bool:
-    """Tell whether the call only awaited something that was cancelled, and is not cancelled itself.
+async def awaited(awaitable: Awaitable[T]) -> T:
+    """Await code of the application.
 
-    An asyncio task that ends so would take its task group, here the whole bus, with it.
+    Raises:
+        RuntimeError: What it awaited was cancelled, and it did not mind; it itself was not. An
+            asyncio task that ended so would take its task group, here the whole bus, with it.
     """
+    try:
+        return await awaitable
+    except BaseException as exc:
+        if _is_stray(exc):
+            raise RuntimeError("something that was awaited had been cancelled") from exc
+        raise
+
+
+def _is_stray(exc: BaseException) -> bool:
     task = asyncio.current_task() if isinstance(exc, asyncio.CancelledError) else None
     return task is not None and not task.cancelling()

@@ -20,7 +20,7 @@ from .core.instant import Instant
 from .core.permissions import Identity
 from .endpoint import Endpoint
 from .flusher import Flusher, Outlet
-from .runner import Runner
+from .runner import Runner, awaited
 from .snapshots import BusStatistics
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Services:
     """Connections of each endpoint."""
     connections_ever: int = 0
     messages_received: int = 0
+    malformed: int = 0
+    """Messages that a dialect did not understand."""
     subscriptions: set[Subscription] = field(default_factory=set)
     """Those inside the process."""
     unsaid: int = 0
@@ -120,7 +122,7 @@ class Services:
                 with move_on_after(connection.endpoint.limits.command_timeout):
                     result = hook(connection)
                     if isawaitable(result):
-                        await result
+                        await awaited(result)
             except Exception:
                 logger.exception("a connection hook failed")
 
@@ -131,7 +133,8 @@ class Services:
         try:
             with move_on_after(seconds):
                 for i, name in enumerate(ask.names):
-                    allowed[i] = await self.authorize(ask.identity, ask.action, name) is True
+                    answer = self.authorize(ask.identity, ask.action, name)
+                    allowed[i] = await awaited(answer) is True
         except Exception:
             logger.exception("authorize failed; the answer is no")
         return allowed
@@ -146,6 +149,7 @@ class Services:
             blocked=hub.blocked,
             patterns=hub.patterns,
             messages_received=self.messages_received,
+            malformed=self.malformed,
             messages_sent=hub.sent + hub.controls,
             publications=hub.publications,
             matched=hub.matched,

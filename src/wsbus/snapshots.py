@@ -102,6 +102,8 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     patterns: int
     """Distinct ones, over all connections."""
     messages_received: int
+    malformed: int
+    """Of those received, what their dialect did not understand; it may have no word to say so."""
     messages_sent: int
     """Publications, replies and pings."""
     publications: int

@@ -512,6 +512,19 @@ def test_redacted_records(message: str, args: tuple[Any, ...], expected: str) ->
     assert record.getMessage() == expected
 
 
+def test_what_is_no_error_is_not_logged_above_info() -> None:
+    """A record that is lowered to INFO is dropped where its logger is set to WARNING."""
+    broken = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret")
+    for level, is_logged in ((logging.INFO, True), (logging.WARNING, False)):
+        logging.getLogger("tests.redacted").setLevel(level)
+        record = logging.LogRecord(
+            "tests.redacted", logging.ERROR, "", 0, "x", (), (type(broken), broken, None)
+        )
+
+        assert RedactQuery().filter(record) is is_logged
+        assert record.exc_info is None
+
+
 @pytest.mark.parametrize(
     ("version", "old"),
     [("0.52.0", True), ("0.51", True), ("0.52.1", False), ("0.54.0", False), ("", False)],

@@ -537,6 +537,19 @@ async def test_what_is_known_of_connections() -> None:
         assert (second.subject, second.path) == (None, "/other")
 
 
+async def test_what_was_not_understood_is_counted() -> None:
+    """``malformed`` tells how many messages their dialect could not read, whatever was answered."""
+    async with Bus() as bus, connecting(door(bus)) as connect:
+        client = await connect("ann")
+        received = bus.statistics().messages_received
+        for frame in ("hello", '{"type":"nothing"}', '{"type":"ping"}', '{"type":"subscribe"}'):
+            client.peer.send(frame)
+        await client.hear("pong")
+
+        assert bus.statistics().malformed == 3
+        assert bus.statistics().messages_received == received + 4
+
+
 @pytest.mark.parametrize("overflow", list(Overflow))
 async def test_every_delivery_is_accounted_for(direct: bool, overflow: Overflow) -> None:
     """Matched is sent, queued, dropped, refused and discarded: read, blocked, or gone."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -643,3 +644,33 @@ async def test_logs_hold_no_token_and_no_payload(caplog: pytest.LogCaptureFixtur
         assert "TOKEN" not in line
         assert "PAYLOAD" not in line
         assert record.getMessage().isprintable()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_awaits_what_was_cancelled_has_failed(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not cancelled itself: the client is told, and a question is answered with no."""
+
+    async def stray(*args: object) -> bool:
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        return await future
+
+    async def authorize(identity: Identity, action: str, name: str) -> bool:
+        return await stray() if name == "a" else True
+
+    bus = Bus(authorize=authorize)
+    bus.on_connect(stray)
+
+    @bus.command("stray")
+    async def command() -> bool:
+        return await stray()
+
+    async with bus, connecting(door(bus)) as connect:
+        client = await connect("ann")
+        client.say("subscribe", channels=["a", "b"])
+        subscribed = await client.hear("subscribed")
+
+        assert subscribed["data"]["channels"] == ["b"]
+        assert await client.is_refused("stray") == "INTERNAL_ERROR"
+        assert bus.is_running
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 3

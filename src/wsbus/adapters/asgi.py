@@ -353,7 +353,7 @@ class RedactQuery(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact it; it is always logged."""
+        """Redact it; false if its logger does not log what has become INFO."""
         if isinstance(record.args, tuple) and record.args:
             record.args = tuple(
                 f"{arg.partition('?')[0]}?…" if isinstance(arg, str) and "?" in arg else arg
@@ -364,6 +364,7 @@ class RedactQuery(logging.Filter):
         if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
             record.exc_info = record.exc_text = None
             record.levelno, record.levelname = logging.INFO, "INFO"
+            return logging.getLogger(record.name).isEnabledFor(logging.INFO)
         return True
 
 

@@ -21,11 +21,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Match, Route, WebSocketRoute
+from starlette.types import Scope
 
 from ..bus import Bus, status_views
 from ..core.encoding import encode_data
@@ -41,12 +43,35 @@ Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 def websocket_route(path: str, door: Bus | Endpoint, name: str | None = None) -> WebSocketRoute:
     """Return a route whose WebSockets come in by this door.
 
+    Unlike with Starlette's own route, ``%2F`` in a path separates nothing (RFC 3986, section
+    2.2): ``/ws/a%2Fb`` is for ``/ws/{client_id}``, whose ``client_id`` then is ``a/b``.
+
     Args:
         path: As Starlette's routes have it: ``/ws/{client_id}``.
         door: Where clients come in; a bus means its default endpoint.
         name: For ``url_path_for``; None: ``wsbus``.
     """
-    return WebSocketRoute(path, app(door), name="wsbus" if name is None else name)
+    return _Route(path, app(door), name="wsbus" if name is None else name)
+
+
+# Stands for a slash within a segment while the path is matched; no decoded path can hold it.
+_SLASH: Final = "\udc2f"
+
+
+class _Route(WebSocketRoute):
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        raw: bytes | None = scope.get("raw_path")
+        if raw is not None and b"%2f" in raw.lower():
+            segments = raw.decode("latin-1").partition("?")[0].split("/")
+            path = "/".join([unquote(segment).replace("/", _SLASH) for segment in segments])
+            scope = {**scope, "path": path}
+        match, found = super().matches(scope)
+        if "path_params" in found:
+            found["path_params"] = {
+                name: value.replace(_SLASH, "/") if isinstance(value, str) else value
+                for name, value in found["path_params"].items()
+            }
+        return match, found
 
 
 def status_routes(

@@ -2,16 +2,44 @@
 
 A client picks one by its subprotocol token. Those of this package are registered here; an
 application registers its own with :func:`register`, or hands the object itself to an endpoint.
+
+What it takes to write one is here, too: :class:`WireProtocol` for any frames, or
+:class:`TaggedJson` for JSON objects told apart by their ``type``; what is said either way, in
+``messages`` (:mod:`wsbus.core.messages`); and :class:`.Frame`.
 """
 
 from __future__ import annotations
 
+from ..core import messages
+from ..core.frame import Frame
 from .base import WireProtocol
 from .native import Native
 from .registry import protocol, register
+from .tagged import (
+    ClientMessage,
+    PingMessage,
+    PongMessage,
+    StatusMessage,
+    TaggedJson,
+    TaggedMessage,
+)
 from .zigquant import ZigQuant
 
-__all__ = ["Native", "WireProtocol", "ZigQuant", "protocol", "register"]
+__all__ = [
+    "ClientMessage",
+    "Frame",
+    "Native",
+    "PingMessage",
+    "PongMessage",
+    "StatusMessage",
+    "TaggedJson",
+    "TaggedMessage",
+    "WireProtocol",
+    "ZigQuant",
+    "messages",
+    "protocol",
+    "register",
+]
 
 register(Native())
 register(ZigQuant())

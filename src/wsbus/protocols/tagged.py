@@ -21,10 +21,17 @@ import msgspec
 
 from ..core.errors import ErrorCode
 from ..core.limits import MAX_DEPTH, too_deep
-from ..core.messages import Command, Malformed
+from ..core.messages import Command, GetStatus, Malformed, Ping, Pong
 from .base import WireProtocol
 
-__all__ = ["ClientMessage", "TaggedJson"]
+__all__ = [
+    "ClientMessage",
+    "PingMessage",
+    "PongMessage",
+    "StatusMessage",
+    "TaggedJson",
+    "TaggedMessage",
+]
 
 
 class ClientMessage(Protocol):
@@ -42,6 +49,36 @@ class ClientMessage(Protocol):
             msgspec.MsgspecError: It cannot be wanted after all.
         """
         ...
+
+
+class TaggedMessage(msgspec.Struct, frozen=True, tag_field="type"):
+    """Base of messages that no response answers by an ``id``; keys not named are ignored."""
+
+    is_call: ClassVar[bool] = False
+
+
+class PingMessage(TaggedMessage, frozen=True, tag="ping"):
+    """``{"type":"ping"}``."""
+
+    def command(self) -> Command:
+        """Return what the client wants."""
+        return Ping()
+
+
+class PongMessage(TaggedMessage, frozen=True, tag="pong"):
+    """``{"type":"pong"}``."""
+
+    def command(self) -> Command:
+        """Return what the client wants."""
+        return Pong()
+
+
+class StatusMessage(TaggedMessage, frozen=True, tag="get_status"):
+    """``{"type":"get_status"}``."""
+
+    def command(self) -> Command:
+        """Return what the client wants."""
+        return GetStatus()
 
 
 class TaggedJson(WireProtocol):

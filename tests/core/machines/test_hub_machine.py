@@ -311,9 +311,11 @@ class HubMachine(RuleBasedStateMachine):
         assert not self.hub.is_due
         self.due_woken, self.due_overflowed = [], []
 
-    @rule(index=st.integers(0, 7))
+    @rule(index=st.integers(0, 30))
     def clear(self, index: int) -> None:
         """Who is closed as too slow is not going to get what it owes."""
+        if index >= len(self.models):
+            return
         model = self.at(index)
         assert model.member.queue.clear() == model.queue.clear()
 
@@ -371,11 +373,13 @@ class HubMachine(RuleBasedStateMachine):
         for model in self.models:
             rest = iter(model.order)
             assert all(payload in rest for payload in model.got)
-            if not model.is_gone and self.bounds[0] == 1000:
-                on_the_way = model.queue.conflated or model.queue.refused
-                held = len(model.queue) + model.queue.statistics().control_queued
-                waiting = len(model.pending) + held
-                assert on_the_way or len(model.got) + waiting == len(model.order)
+            if not model.is_gone:
+                q = model.queue.statistics()
+                waiting = len(model.pending) + q.queued + q.control_queued
+                lost = q.dropped + q.refused + q.discarded + q.control_discarded
+                assert len(model.got) + waiting + lost == len(model.order)
+                if self.bounds[0] == 1000:  # Ample: nothing is lost but by intent.
+                    assert q.dropped + q.refused == q.conflated
 
     @invariant()
     def every_publication_is_encoded_once_a_dialect(self) -> None:
@@ -407,7 +411,7 @@ class HubMachine(RuleBasedStateMachine):
 
 
 HubMachine.TestCase.settings = settings(
-    max_examples=4 * settings().max_examples,
+    max_examples=2 * settings().max_examples,
     stateful_step_count=2 * settings().stateful_step_count,
 )
 TestHubMachine = HubMachine.TestCase
