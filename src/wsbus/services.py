@@ -38,8 +38,8 @@ Authorize: TypeAlias = Callable[[Identity, str, str], Awaitable[bool]]
 """``async (identity, action, pattern) → bool``; the action is ``subscribe``, ``publish`` or
 ``command``. Asked after the grants, which must allow it, too."""
 
-Hook: TypeAlias = "Callable[[Connection], Awaitable[None] | None]"
-"""Called with a connection; what it raises is logged and harms nobody."""
+Hook: TypeAlias = "Callable[[Connection], object]"
+"""Called with a connection, and awaited if it can be; what it raises is logged and harms nobody."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,13 +130,13 @@ class Services:
         """Put a question to the application; what fails, or takes longer, is a no."""
         assert self.authorize is not None  # Sessions ask only if there is somebody to ask.
         allowed = [False] * len(ask.names)
-        try:
-            with move_on_after(seconds):
-                for i, name in enumerate(ask.names):
+        with move_on_after(seconds):
+            for i, name in enumerate(ask.names):
+                try:
                     answer = self.authorize(ask.identity, ask.action, name)
                     allowed[i] = await awaited(answer) is True
-        except Exception:
-            logger.exception("authorize failed; the answer is no")
+                except Exception:
+                    logger.exception("authorize failed; the answer is no")
         return allowed
 
     def statistics(self, *, is_running: bool) -> BusStatistics:
