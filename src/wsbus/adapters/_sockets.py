@@ -22,7 +22,11 @@ def keep_shallow(transport: WriteTransport) -> None:
     # Paused as soon as anything is left over. high=0 would deadlock TLS on Python 3.11.
     transport.set_write_buffer_limits(high=1, low=0)
     sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in _INTERNET and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+    if sock is None or sock.family not in _INTERNET:
+        return
+    # asyncio leaves it off if socket.create_server made the listener: replies come 40 ms late.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         # Else up to 4 MiB wait in the kernel.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 * 1024)
 
