@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from anyio import Event, create_task_group, fail_after
+from anyio.lowlevel import checkpoint
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -65,6 +66,45 @@ async def test_a_bus_in_an_application(make: Any) -> None:
     assert handshake.path_params["name"] == "a b"
     assert refused.value.response.status_code == 403
     assert not bus.is_running
+
+
+@pytest.mark.parametrize("make", [starlette, fastapi, in_a_mount])
+async def test_an_escaped_slash_separates_nothing(make: Any) -> None:
+    """A parameter is one segment of the path as it was sent, percent-decoded once."""
+    bus = Bus()
+    async with serving(make(bus)) as (port, _):
+        for path, name in {
+            "a%2Fb": "a/b",
+            "a%2fb": "a/b",
+            "%2F?x=a%2Fb": "/",
+            "a%252Fb": "a%2Fb",
+            "%E9%A2%91": "频",
+        }.items():
+            async with client(port, f"/ws/{path}") as peer:
+                await receive(peer)
+                [connection] = bus.connections()
+                found = bus.connection(connection.connection_id)
+                assert found is not None
+                assert found.handshake.path_params["name"] == name
+                await peer.close()
+                while bus.connections():
+                    await checkpoint()
+        for path in ("a/b", "a/b%2Fc", "", "a%2Fb/"):
+            with pytest.raises(InvalidStatus):
+                await client(port, f"/ws/{path}")
+
+
+async def test_parameters_keep_their_types() -> None:
+    """What Starlette converts stays converted, and a parameter of many segments is one."""
+    bus = Bus()
+    routes = [websocket_route("/{number:int}/{rest:path}", bus)]
+    application = Starlette(routes=routes, lifespan=lifespan(bus))
+    async with serving(application) as (port, _), client(port, "/7/a%2Fb/c") as peer:
+        await receive(peer)
+        [connection] = bus.connections()
+        found = bus.connection(connection.connection_id)
+        assert found is not None
+        assert found.handshake.path_params == {"number": "7", "rest": "a/b/c"}
 
 
 async def test_http_routes_publish() -> None:

@@ -88,10 +88,17 @@ class Server:
 
 @contextmanager
 def running(name: str, log: Path, *options: str) -> Iterator[Server]:
-    """Run an example server."""
+    """Run the ZigQuant example behind one of its servers."""
+    own = ("--server", name, "--jwt-secret", SECRET, "--log-level", "DEBUG")
+    with launched("zigquant.py", log, *own, *options, name=name) as server:
+        yield server
+
+
+@contextmanager
+def launched(script: str, log: Path, *options: str, name: str = "") -> Iterator[Server]:
+    """Run an example on a free port, unless the options name one; what it logs is in ``log``."""
     environment = dict(os.environ, PYTHONPATH=str(ROOT / "src"), PYTHONUNBUFFERED="1")
-    command = [sys.executable, "examples/zigquant.py", "--server", name, "--port", "0"]
-    command += ["--jwt-secret", SECRET, "--log-level", "DEBUG", *options]
+    command = [sys.executable, f"examples/{script}", "--port", "0", *options]
     with (
         log.open("w") as stderr,
         subprocess.Popen(
@@ -99,7 +106,7 @@ def running(name: str, log: Path, *options: str) -> Iterator[Server]:
         ) as process,
     ):
         try:
-            yield Server(name, process, log)
+            yield Server(name or script, process, log)
         finally:
             process.terminate()
             try:
@@ -164,7 +171,7 @@ class Peer:
         async with asyncio.timeout(PATIENCE):
             while True:
                 message = await self.next()
-                if message["type"] == kind and wanted.items() <= message.items():
+                if message.get("type") == kind and wanted.items() <= message.items():
                     return message
 
     async def ask(self, message: Message | str, kind: str) -> Message:

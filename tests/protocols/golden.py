@@ -34,6 +34,13 @@ def vectors(name: str, kind: str) -> list[object]:
     ]
 
 
+def vectors_by_scene(name: str) -> list[object]:
+    """Return the scenes of a dialect, each as the list of its entries, in order."""
+    entries = json.loads((_VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+    scenes = dict.fromkeys(entry["scene"] for entry in entries)
+    return [pytest.param([e for e in entries if e["scene"] == s], id=s) for s in scenes]
+
+
 def text_of(entry: dict[str, Any], kind: str) -> str:
     """Return the message; a client's is left as it was typed."""
     lines: list[str] = entry["text"]

@@ -53,6 +53,9 @@ async def serve(
     redact()
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listener = socket.create_server(found[0][4][:2], family=found[0][0], backlog=2048)
+    # Inherited by what is accepted: asyncio does it only for sockets that name their protocol, as
+    # this one does not, and without it a response of two writes takes 40 ms (measured).
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     quiet = {"log_config": None, "log_level": "warning", "lifespan": "on"}
     config = uvicorn.Config(app, **uvicorn_options(endpoint) | quiet | options)
     await _Server(config, endpoint, ready).serve([listener])

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+from anyio import Event, create_task_group, fail_after
+from starlette.applications import Starlette
+from websockets.exceptions import ConnectionClosed
+
+from tests.adapters.serving import client, receive, subscribe
+from wsbus import Bus
+from wsbus.adapters.starlette import lifespan, websocket_route
+from wsbus.adapters.uvicorn import serve
+
+
+@asynccontextmanager
+async def served(bus: Bus, **options: Any) -> AsyncIterator[str]:
+    """Serve; yields what `ready` was told. Whoever enters must see to it that it ends."""
+    application = Starlette(
+        routes=[websocket_route("/ws", bus.default_endpoint)], lifespan=lifespan(bus)
+    )
+    told: list[str] = []
+    up = Event()
+
+    def ready(address: str) -> None:
+        told.append(address)
+        up.set()
+
+    run = partial(serve, application, bus.default_endpoint, port=0, ready=ready, **options)
+    with fail_after(20):
+        async with create_task_group() as tasks:
+            tasks.start_soon(run)
+            await up.wait()
+            yield told[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_it_serves_until_a_signal(number: signal.Signals) -> None:
+    """At either signal clients get what they are owed, and 1001; then it returns."""
+    bus = Bus()
+    async with served(bus) as address:
+        host, _, port = address.rpartition(":")
+        assert host == "127.0.0.1"
+        async with client(int(port)) as peer:
+            await subscribe(peer, "a")
+            bus.publish_soon("a", 1)
+            os.kill(os.getpid(), number)
+            assert (await receive(peer))["data"] == 1
+            with pytest.raises(ConnectionClosed) as closed:
+                await receive(peer)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1001
+    assert not bus.is_running
+
+
+async def test_ipv6_addresses_stand_in_brackets() -> None:
+    """So that they can be put into a URL."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    async with served(Bus(), host="::1") as address:
+        assert address.startswith("[::1]:")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def test_a_port_that_is_taken_is_said() -> None:
+    """Before anything runs."""
+    bus = Bus()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            await serve(Starlette(), bus.default_endpoint, port=port)
+    assert not bus.is_running
