@@ -586,23 +586,14 @@ async def aiohttp_server(endpoint: Endpoint, sock: socket.socket) -> AsyncIterat
 @asynccontextmanager
 async def starlette_server(endpoint: Endpoint, sock: socket.socket) -> AsyncIterator[None]:
     """Serve with Starlette on uvicorn, which writes the query, and broken messages, to its log."""
-    import uvicorn
     from starlette.applications import Starlette
 
-    from wsbus.adapters.asgi import redact, uvicorn_options
     from wsbus.adapters.starlette import websocket_route
+    from wsbus.adapters.uvicorn import serving
 
-    redact()
     app = Starlette(routes=[websocket_route("/ws", endpoint)])
-    options = uvicorn_options(endpoint) | {"log_config": None, "lifespan": "off"}
-    server = uvicorn.Server(uvicorn.Config(app, **options))
-    serving = asyncio.create_task(server.serve([sock]))
-    try:
+    async with serving(app, endpoint, sock, lifespan="off", log_level=None):
         yield
-    finally:
-        await endpoint.drain()
-        server.should_exit = True
-        await serving
 
 
 Server: TypeAlias = Callable[[Endpoint, socket.socket], AbstractAsyncContextManager[None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import click
@@ -41,7 +42,8 @@ def wsbus() -> None:
 def demo(host: str, port: int, *, only_check: bool) -> None:
     """Serve live channels, and a page to play with them."""
     try:
-        from .demo import check, server
+        from .adapters.uvicorn import serve
+        from .demo import app, check
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.split(".")[0] not in {"starlette", "uvicorn", "websockets"}:
             raise
@@ -51,10 +53,12 @@ def demo(host: str, port: int, *, only_check: bool) -> None:
         if only_check:
             console.print(f"wsbus demo --check: {check.run(host)}", markup=False)
             return
-        with server.listen(host, port) as listener:
-            address = Text(server.address(listener), style="bold")
-            console.print("wsbus demo:", address, "(Ctrl-C stops)")
-            server.run(listener)
+
+        def tell(address: str) -> None:
+            url = Text(f"http://{address}", style="bold")
+            console.print("wsbus demo:", url, "(Ctrl-C stops)")
+
+        asyncio.run(serve(app.app, app.endpoint, host=host, port=port, ready=tell))
     except check.CheckFailed as exc:
         raise click.ClickException(f"the check failed: {exc}") from exc
     except OSError as exc:

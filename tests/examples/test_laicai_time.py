@@ -101,6 +101,7 @@ async def never_answer_the_server(server: Server) -> None:
 
 
 @pytest.mark.timeout(100)
+@pytest.mark.slow
 async def test_what_takes_a_minute(tmp_path: Path) -> None:
     """An idle client, one that pings, one that is cut off; and the server's own ping.
 

@@ -9,6 +9,7 @@ import socket
 import time
 from urllib.parse import urlsplit
 
+import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.examples.peer import Peer, Server, everywhere, token
@@ -96,6 +97,7 @@ async def ask_and_never_read(server: Server) -> None:
         await flood
 
 
+@pytest.mark.slow
 @everywhere
 async def test_what_takes_ten_seconds(server: Server) -> None:
     """No token in time, a rate exceeded for long, the rates of the feeds, and a client that clogs.

@@ -11,10 +11,10 @@ Needs the extra ``starlette``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 import uvicorn
@@ -22,7 +22,7 @@ import uvicorn
 from ..endpoint import Endpoint
 from .asgi import redact, uvicorn_options
 
-__all__ = ["serve"]
+__all__ = ["address", "listen", "serve", "serving"]
 
 
 async def serve(
@@ -36,8 +36,7 @@ async def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM; then give everybody what they are owed, and 1001, and return.
 
-    Nothing is configured for logging, uvicorn says nothing below WARNING, and query strings are
-    redacted. To be called in the main thread.
+    To be called in the main thread.
 
     Args:
         app: The application, whose lifespan runs the bus.
@@ -45,47 +44,98 @@ async def serve(
         host: A name or an address, of IPv4 or IPv6.
         port: 0 takes a free one.
         ready: Called with ``host:port`` once connections are taken.
+        **options: As for :func:`serving`.
+
+    Raises:
+        OSError: The port is taken, or the address is not of this machine.
+        RuntimeError: The application did not start.
+    """
+    stop = asyncio.Event()
+    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+    with listen(host, port) as listener:
+        for number in numbers:
+            loop.add_signal_handler(number, stop.set)
+        try:
+            async with serving(app, endpoint, listener, **options):
+                if ready is not None:
+                    ready(address(listener))
+                await stop.wait()
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def serving(
+    app: Any, endpoint: Endpoint, listener: socket.socket, **options: Any
+) -> AsyncIterator[None]:
+    """Serve as long as the context is open; at its end give everybody what they are owed, and 1001.
+
+    Nothing is configured for logging, uvicorn says nothing below WARNING, and query strings are
+    redacted.
+
+    Args:
+        app: The application, whose lifespan runs the bus.
+        endpoint: Drained before the server stops; uvicorn's options suit it.
+        listener: Where connections come in; see :func:`listen`.
         **options: For ``uvicorn.Config``, instead of those.
+
+    Raises:
+        RuntimeError: The application did not start.
+    """
+    redact()
+    quiet = {"log_config": None, "log_level": "warning", "lifespan": "on"}
+    server = _Server(uvicorn.Config(app, **uvicorn_options(endpoint) | quiet | options), endpoint)
+    task = asyncio.create_task(server.serve([listener]))
+    up = asyncio.create_task(server.up.wait())
+    try:
+        await asyncio.wait({task, up}, return_when=asyncio.FIRST_COMPLETED)
+        if not up.done():
+            raise RuntimeError("the application did not start; uvicorn's log says why")
+        yield
+    finally:
+        up.cancel()
+        server.should_exit = True
+        await task
+
+
+def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
+    """Open a socket to serve on.
+
+    Args:
+        host: A name or an address, of IPv4 or IPv6.
+        port: 0 takes a free one.
 
     Raises:
         OSError: The port is taken, or the address is not of this machine.
     """
-    redact()
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listener = socket.create_server(found[0][4][:2], family=found[0][0], backlog=2048)
     # Inherited by what is accepted: asyncio does it only for sockets that name their protocol, as
     # this one does not, and without it a response of two writes takes 40 ms (measured).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    quiet = {"log_config": None, "log_level": "warning", "lifespan": "on"}
-    config = uvicorn.Config(app, **uvicorn_options(endpoint) | quiet | options)
-    await _Server(config, endpoint, ready).serve([listener])
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """Return where it listens, as ``host:port``."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Server(uvicorn.Server):
-    def __init__(
-        self, config: uvicorn.Config, endpoint: Endpoint, ready: Callable[[str], object] | None
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, endpoint: Endpoint) -> None:
         super().__init__(config)
+        self.up: Final = asyncio.Event()
         self._endpoint: Final = endpoint
-        self._ready: Final = ready
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises them again in the end, and then the process does not exit with 0.
-        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
-        for number in numbers:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()  # They are the business of whoever runs the process.
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._ready is not None and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            self._ready(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if self.started:
+            self.up.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._endpoint.drain()  # While there is a bus: all get what they are owed.

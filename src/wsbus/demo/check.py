@@ -11,7 +11,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
-from . import server
+from wsbus.adapters.uvicorn import address, listen, serving
+
+from .app import app, endpoint
 
 __all__ = ["CheckFailed", "run", "talk"]
 
@@ -35,17 +37,17 @@ def run(host: str) -> str:
 
 async def _run(host: str) -> str:
     began = monotonic()
-    with server.listen(host, 0) as listener:
-        address = server.address(listener)
-        async with server.running(listener):
+    with listen(host, 0) as listener:
+        place = address(listener)
+        async with serving(app, endpoint, listener):
             try:
                 async with asyncio.timeout(_DEADLINE):
-                    seen = await talk(f"{address.replace('http', 'ws', 1)}/ws")
+                    seen = await talk(f"ws://{place}/ws")
             except TimeoutError:
-                raise CheckFailed(f"no answer from {address} within {_DEADLINE:g} s") from None
+                raise CheckFailed(f"no answer from {place} within {_DEADLINE:g} s") from None
             except (OSError, WebSocketException) as exc:
-                raise CheckFailed(f"the connection to {address} failed: {exc}") from exc
-    return f"{address} served {seen}, and stopped; {monotonic() - began:.1f} s"
+                raise CheckFailed(f"the connection to {place} failed: {exc}") from exc
+    return f"http://{place} served {seen}, and stopped; {monotonic() - began:.1f} s"
 
 
 async def talk(url: str) -> str:
