@@ -1,9 +1,8 @@
-"""The demo's page in a real browser, Debian's Chromium; nothing is downloaded."""
+"""The demo's page in a real browser."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,42 +12,11 @@ from tests.cli.running import Demo, running_demo
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def browser(require_command: Callable[[str, str], str]) -> Iterator[Browser]:
-    chromium = require_command("chromium", "chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        reason = "needs playwright: pip install -e '.[browser]'"
-        if os.environ.get("WSBUS_REQUIRE_SERVICES"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield launched
-        launched.close()
-
 
 @pytest.fixture(scope="module")
 def demo(browser: Browser) -> Iterator[Demo]:
     with running_demo() as running:
         yield running
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    """What the browser had to say: errors, warnings, requests that went elsewhere."""
-    return []
 
 
 @pytest.fixture

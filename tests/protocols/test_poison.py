@@ -3,16 +3,26 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from typing import Final
+from typing import Final, Literal
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsbus.core.channels import parse_channel
+from wsbus.core.frame import Frame
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Call, Command, Malformed, Publication, Publish, Refused
-from wsbus.protocols import WireProtocol, protocol
+from wsbus.core.messages import (
+    Call,
+    Command,
+    Malformed,
+    Ping,
+    Publication,
+    Publish,
+    Refused,
+    Reply,
+)
+from wsbus.protocols import TaggedJson, TaggedMessage, WireProtocol, protocol
 
 BOTH: Final = [protocol("wsbus.v1"), protocol("zigquant-v2")]
 V1: Final = BOTH[0]
@@ -323,3 +333,38 @@ def test_any_damage_is_understood_or_malformed(value: object, data: st.DataObjec
     piece = data.draw(st.sampled_from(["", "1e999", "\\ud800", "\ud800", "\n", "[", "}", '"']))
     for command in all_commands(text[:start] + piece + text[end:]):
         assert_sound(command)
+
+
+class Pick(TaggedMessage, frozen=True, tag="pick"):
+    """A message with one of two words."""
+
+    word: Literal["a", "b"]
+
+    def command(self) -> Command:
+        """Return what the client wants."""
+        return Ping()
+
+
+class Picky(TaggedJson):
+    """A dialect with that message only."""
+
+    name = "picky"
+    messages = (Pick,)
+
+    def encode(self, reply: Reply, at: Instant) -> None:
+        """Say nothing."""
+
+    def encode_publication(self, publication: Publication) -> Frame:
+        """Say nothing in so many words."""
+        return Frame(b"")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda t: t not in {"a", "b"}))
+@example("x' - at `$.word`")
+@example('it\'s "quoted"')
+def test_a_word_that_is_none_of_several_is_not_repeated(word: str) -> None:
+    """The error of an enum names the place, and nothing of what was sent."""
+    (command,) = Picky().decode(json.dumps({"type": "pick", "word": word}))
+
+    assert isinstance(command, Malformed)
+    assert command.message == "Invalid enum value - at `$.word`"

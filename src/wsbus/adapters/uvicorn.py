@@ -84,7 +84,8 @@ async def serving(
         RuntimeError: The application did not start.
     """
     redact()
-    quiet = {"log_config": None, "log_level": "warning", "lifespan": "on"}
+    quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "lifespan": "on"}
+    quiet["timeout_graceful_shutdown"] = 2  # Who is left then was drained, and does not read.
     server = _Server(uvicorn.Config(app, **uvicorn_options(endpoint) | quiet | options), endpoint)
     task = asyncio.create_task(server.serve([listener]))
     up = asyncio.create_task(server.up.wait())

@@ -12,6 +12,7 @@ values, not for ``Raw``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from functools import reduce
 from operator import or_
@@ -32,6 +33,9 @@ __all__ = [
     "TaggedJson",
     "TaggedMessage",
 ]
+
+
+_QUOTED: Final = re.compile(r""" (['"]).*\1(?= - at `|$)""", re.DOTALL)
 
 
 class ClientMessage(Protocol):
@@ -157,10 +161,9 @@ def _reason(error: Exception) -> str:
     """Say what is wrong in words that repeat nothing of the message."""
     match error:
         case msgspec.ValidationError():
-            text = str(error)
-            # The one text of msgspec's that quotes what was sent: a `type` that is unknown, or
-            # that contradicts an earlier one.
-            return "`type` is given twice" if text.startswith("Invalid value") else text
+            # msgspec quotes what was sent where it is none of an enum, or of the types: here that
+            # is a type given twice. It names fields and places in backticks.
+            return _QUOTED.sub("", str(error))
         case msgspec.MsgspecError():
             return f"not JSON, or text that UTF-8 cannot carry: {error}"
         case UnicodeError():
