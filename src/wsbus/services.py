@@ -146,7 +146,7 @@ class Services:
             is_running=is_running,
             connections=len(self.connections),
             connections_ever=self.connections_ever,
-            blocked=hub.blocked,
+            blocked=hub.blocked - len(self.subscriptions),  # Which always go by their queues.
             patterns=hub.patterns,
             messages_received=self.messages_received,
             malformed=self.malformed,

@@ -98,7 +98,7 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     connections_ever: int
     blocked: int
-    """Connections whose transport is not writable just now, and local subscriptions."""
+    """Connections whose transport is not writable just now."""
     patterns: int
     """Distinct ones, over all connections."""
     messages_received: int
