@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pytest
 import websockets
 from websockets.typing import Origin
 
@@ -20,10 +19,9 @@ __all__ = ["chronoretrace", "connected", "host_of", "url_of"]
 @contextmanager
 def chronoretrace(log: Path, *options: str) -> Iterator[Server]:
     """Run the example; its local time is Shanghai's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TZ", "Asia/Shanghai")
-        with launched("chronoretrace.py", log, "--seed", "1", *options) as server:
-            yield server
+    options = ("--seed", "1", *options)
+    with launched("chronoretrace.py", log, *options, zone="Asia/Shanghai") as server:
+        yield server
 
 
 def host_of(server: Server) -> str:

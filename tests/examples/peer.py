@@ -95,9 +95,21 @@ def running(name: str, log: Path, *options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def launched(script: str, log: Path, *options: str, name: str = "") -> Iterator[Server]:
-    """Run an example on a free port, unless the options name one; what it logs is in ``log``."""
+def launched(
+    script: str, log: Path, *options: str, name: str = "", zone: str | None = None
+) -> Iterator[Server]:
+    """Run an example on a free port, unless the options name one; what it logs is in ``log``.
+
+    Args:
+        script: The example's file.
+        log: Gets what it logs.
+        *options: Of its command line.
+        name: What failures call it.
+        zone: Its time zone; None: that of the tests.
+    """
     environment = dict(os.environ, PYTHONPATH=str(ROOT / "src"), PYTHONUNBUFFERED="1")
+    if zone is not None:
+        environment["TZ"] = zone
     command = [sys.executable, f"examples/{script}", "--port", "0", *options]
     with (
         log.open("w") as stderr,

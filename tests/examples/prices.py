@@ -13,7 +13,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
-import pytest
 
 from tests.examples.peer import Message, Peer, Server, launched
 
@@ -110,10 +109,8 @@ async def nothing_waits(peer: Peer) -> bool:
 @contextmanager
 def running_service(log: Path, *options: str) -> Iterator[Service]:
     """Run the service, in the evening."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TZ", evening())
-        with launched("stock_prices.py", log, *options) as server:
-            yield Service(server)
+    with launched("stock_prices.py", log, *options, zone=evening()) as server:
+        yield Service(server)
 
 
 def stubborn_socket(port: int) -> socket.socket:

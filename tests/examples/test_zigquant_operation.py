@@ -63,7 +63,8 @@ async def stop(server: Server, number: int, peers: list[Peer]) -> float:
     server.process.send_signal(number)
     codes = await asyncio.gather(*(peer.close_code() for peer in peers))
     assert set(codes) <= {1001, 1012}, codes
-    assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
+    status = await asyncio.to_thread(server.process.wait, PATIENCE)
+    assert status == 0, server.log.read_text(encoding="utf-8", errors="replace")[-3000:]
     return time.monotonic() - began
 
 
