@@ -4,12 +4,12 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
-from anyio import Event, create_task_group, fail_after
+from anyio import Event, connect_tcp, create_task_group, fail_after
 from starlette.applications import Starlette
 from websockets.exceptions import ConnectionClosed
 
@@ -78,3 +78,30 @@ async def test_a_port_that_is_taken_is_said() -> None:
         with pytest.raises(OSError, match="in use"):
             await serve(Starlette(), bus.default_endpoint, port=port)
     assert not bus.is_running
+
+
+async def test_it_stops_though_a_client_that_closes_does_not_read() -> None:
+    """The answer to its close frame waits behind what it has not read; nobody waits for it."""
+    bus = Bus()
+    async with AsyncExitStack() as stack:
+        async with served(bus) as address:
+            host, _, port = address.rpartition(":")
+            stream = await stack.enter_async_context(await connect_tcp(host, int(port)))
+            await stream.send(
+                f"GET /ws HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n"
+                "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+            )
+            while b"connected" not in await stream.receive():
+                pass
+            (connection,) = bus.connections()
+            peer = bus.connection(connection.connection_id)
+            assert peer is not None
+            gone = Event()
+            bus.on_disconnect(lambda _: gone.set())
+            while peer.member.queue.is_empty:
+                await bus.send("a", "x" * 60_000, to=peer)
+            await stream.send(b"\x88\x82\x00\x00\x00\x00\x03\xe8")  # close, 1000
+            await gone.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert not bus.is_running

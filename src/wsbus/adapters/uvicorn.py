@@ -140,4 +140,19 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._endpoint.drain()  # While there is a bus: all get what they are owed.
+        await asyncio.sleep(0)
+        for connection in [c for c in self.server_state.connections if _is_closing(c)]:
+            connection.transport.abort()
+        await asyncio.sleep(0)  # For the sockets to be lost,
+        await asyncio.sleep(0)  # and uvicorn to hear of it.
         await super().shutdown(sockets)
+
+
+def _is_closing(connection: Any) -> bool:
+    """Tell whether the peer has closed it, and does not read the answer.
+
+    uvicorn (0.54) would send another close frame, and its shutdown fail with InvalidState.
+    """
+    state = getattr(getattr(connection, "conn", None), "state", None)
+    is_closing = getattr(state, "name", "") == "CLOSING"
+    return is_closing and not getattr(connection, "close_sent", False)
