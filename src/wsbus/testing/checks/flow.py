@@ -32,7 +32,10 @@ _KIB: Final = "x" * 1000
 
 async def order_out(adapter: Adapter) -> None:
     """Publications and answers arrive in the order made, all of them, in every dialect."""
-    async with open_site(adapter, protocols=["wsbus.v1", "zigquant-v2"]) as site:
+    # Room for all: on a busy machine these readers, in the same process, may not keep up.
+    limits = msgspec.structs.replace(UNLIMITED, queue_messages=3000)
+    protocols = ["wsbus.v1", "zigquant-v2"]
+    async with open_site(adapter, protocols=protocols, limits=limits) as site:
         clients = [await site.connect(subprotocols=[p.name]) for p in site.endpoint.protocols]
         for client in clients:
             await client.subscribe("a.*", "*")
