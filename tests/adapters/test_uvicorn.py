@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from anyio import Event, connect_tcp, create_task_group, fail_after
+from anyio import Event, connect_tcp, create_task_group, fail_after, wait_all_tasks_blocked
 from starlette.applications import Starlette
 from websockets.exceptions import ConnectionClosed
 
@@ -99,8 +99,12 @@ async def test_it_stops_though_a_client_that_closes_does_not_read() -> None:
             assert peer is not None
             gone = Event()
             bus.on_disconnect(lambda _: gone.set())
-            while peer.member.queue.is_empty:
-                await bus.send("a", "x" * 60_000, to=peer)
+            while (
+                peer.member.queue.is_empty
+            ):  # Once all have settled, that is: it is full below, too.
+                for _ in range(50):
+                    await bus.send("a", "x" * 60_000, to=peer)
+                await wait_all_tasks_blocked()
             await stream.send(b"\x88\x82\x00\x00\x00\x00\x03\xe8")  # close, 1000
             await gone.wait()
             os.kill(os.getpid(), signal.SIGTERM)

@@ -100,7 +100,7 @@ class ReturningClient:
                 async with websockets.connect(self._url, proxy=None) as socket:
                     await self._visit(socket)
             except OSError:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # nobody tells when a port opens
             except ConnectionClosed as exc:
                 self.codes.append(exc.rcvd.code if exc.rcvd else 1006)
 

@@ -208,7 +208,7 @@ async def come_back(url: str, seen: list[int], subscribed: asyncio.Event) -> Non
                         subscribed.set()
                 finally:
                     seen.append(connection.close_code or 1006)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # nobody tells when a port opens
 
 
 async def test_a_restart_under_three_clients(tmp_path: Path) -> None:
