@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any, Final, TypeAlias, get_origin, get_type_hints, is_typeddict
 
 import msgspec
-from anyio import move_on_after, to_thread
+from anyio import to_thread
 
 from .core.errors import CommandError, ErrorCode, UsageError
 from .core.messages import Call, Refused, Reply, Response
-from .runner import awaited
+from .runner import Overdue, within
 
 __all__ = ["Commands", "RegisteredCommand", "Running"]
 
@@ -185,13 +185,13 @@ class Commands:
         self, command: RegisteredCommand, call: Call, arguments: dict[str, Any], seconds: float
     ) -> Reply:
         try:
-            with move_on_after(seconds):
-                result = await awaited(command.function(**arguments))
-                return Response(self._encode(result), call.ref)
+            result = await within(seconds, command.function(**arguments))
+            return Response(self._encode(result), call.ref)
+        except Overdue:
+            logger.warning("the command %s was cancelled after %g s", command.action, seconds)
+            return _refused(call, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
             return _failure(call, exc)
-        logger.warning("the command %s was cancelled after %g s", command.action, seconds)
-        return _refused(call, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
 
 
 def _failure(call: Call, exc: Exception) -> Refused:

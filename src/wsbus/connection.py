@@ -287,19 +287,21 @@ class Connection:
             if isinstance(command, Malformed):
                 self._services.malformed += 1
                 logger.debug("%r: a message was not understood: %s", self, command.message)
-            self._perform(session.handle(command, now))
+            self._perform(session.handle(command, now), now)
             # A client that commands and never reads is not read either, until it drains.
             while queue.is_choked and self._is_blocked and not outlet.has_failed:
                 await outlet.relief()
 
-    def _perform(self, todo: Sequence[actions.Action]) -> None:  # noqa: C901  # one row per action
+    def _perform(  # noqa: C901  # one row per action
+        self, todo: Sequence[actions.Action], now: Instant | None = None
+    ) -> None:
         services, member = self._services, self._member
         for action in todo:
             match action:
                 case actions.Send():
-                    self._send(action.reply)
+                    self._send(action.reply, now)
                 case actions.Invoke():
-                    self._invoke(action.call)
+                    self._invoke(action.call, now)
                 case actions.Join():
                     services.hub.join(member, action.pattern)
                 case actions.Leave():
@@ -335,11 +337,11 @@ class Connection:
 
     # --- what takes time ---------------------------------------------------------------------
 
-    def _invoke(self, call: Call) -> None:
+    def _invoke(self, call: Call, now: Instant | None) -> None:
         services, limits = self._services, self._endpoint.limits
         outcome = services.commands.invoke(call, self, limits.command_timeout)
         if not callable(outcome):
-            self._send(outcome)
+            self._send(outcome, now)
         elif self._commands_running >= limits.max_running_commands:
             why = "too many commands are running"
             self._send(Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None))
@@ -371,10 +373,10 @@ class Connection:
 
     # --- out -----------------------------------------------------------------------------------
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: Reply, now: Instant | None = None) -> None:
         if self._is_closing:  # The close frame is the last.
             return
-        frame = self._member.protocol.encode(reply, self._services.clock())
+        frame = self._member.protocol.encode(reply, now or self._services.clock())
         if frame is None:
             self._services.unsaid += 1
         else:

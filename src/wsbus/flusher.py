@@ -225,7 +225,8 @@ class Flusher:
                 if len(chunks) > 1 and not self._write_rest(member, chunks):
                     continue
                 member.sent += publications
-                member.controls += controls
+                if controls:
+                    member.controls += controls
 
     def _write_rest(self, member: Member, chunks: Sequence[tuple[bytes, Sequence[Owed]]]) -> bool:
         for done, (wire, _) in enumerate(chunks[1:], 1):
@@ -245,7 +246,7 @@ class Flusher:
             outlet.progress_at = self._clock().monotonic
             outlet.unsent = outlet.direct.unsent() if outlet.direct else 0
             self._hub.block(member, owed)
-            self._runner.submit(partial(self._drain, member))
+            self._runner.submit_each(self._drain, (member,))
         else:
             self._hub.discard(owed)
             self._fail(member, exc)
@@ -253,27 +254,37 @@ class Flusher:
     def _hand_over(self, write: Write) -> None:
         """Let the runner send, to members whose transports can only be awaited."""
         members, owed = write
-        frames = _joined((item.frame for item in owed), members[0].protocol)
+        frames = _joined([item.frame for item in owed], members[0].protocol)
         publications, controls = _count(owed)
         now = self._clock().monotonic
-        for member in members:
-            if member.standing is Standing.READY:
-                member.outlet.progress_at = now
-                self._hub.block(member, ())
-                member.sent += publications
+        ready = [member for member in members if member.standing is Standing.READY]
+        self._hub.lend(ready)
+        for member in ready:
+            member.outlet.progress_at = now
+            member.sent += publications
+            if controls:
                 member.controls += controls
-                self._runner.submit(partial(self._drain, member, frames))
+        self._runner.submit_each(partial(self._deliver, frames), ready)
+
+    async def _deliver(self, frames: Sequence[Frame], member: Member) -> None:
+        """Send what was handed over; most have room, owe nothing more, and are ready again."""
+        outlet: Outlet = member.outlet
+        try:
+            await outlet.transport.send(frames)
+        except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member
+            self._fail(member, exc)
+            return
+        outlet.relieve()
+        if not self._hub.unblock(member):
+            outlet.progress_at = self._clock().monotonic
+            await self._drain(member)
 
     # --- blocked members ---------------------------------------------------------------------
 
-    async def _drain(self, member: Member, frames: Sequence[Frame] = ()) -> None:
+    async def _drain(self, member: Member) -> None:
         """Write what a blocked member owes, until it owes nothing and is ready again."""
         outlet: Outlet = member.outlet
         try:
-            if frames:
-                await self._send(outlet, frames)
-                if member.queue.is_empty and not self._hub.owed:  # As nearly always.
-                    self._hub.unblock(member)
             while member.standing is Standing.BLOCKED:
                 if outlet.direct is not None:
                     await outlet.direct.room()
@@ -310,10 +321,7 @@ class Flusher:
         """Make it ready again; what is in the log is in its queue already, so flush that first."""
         if self._hub.owed:
             self.flush()
-        if not member.queue.is_empty:
-            return False
-        self._hub.unblock(member)
-        return True
+        return self._hub.unblock(member)
 
     def expire(self, now: float) -> None:
         """Give up on members whose transports took nothing for the write deadline."""

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 
 from tests.adapters.serving import Server, serving
 from wsbus import Bus, Endpoint
-from wsbus.adapters import aiohttp, asgi, starlette, websockets
+from wsbus.adapters import aiohttp, asgi, starlette, uvicorn, websockets
 from wsbus.testing import Adapter
 
 __all__ = ["ADAPTERS"]
@@ -44,14 +44,14 @@ async def serve_aiohttp(endpoint: Endpoint) -> AsyncIterator[tuple[str, int]]:
 
 @asynccontextmanager
 async def serve_asgi(endpoint: Endpoint) -> AsyncIterator[tuple[str, int]]:
-    """Serve with uvicorn, drained before uvicorn closes the connections itself."""
+    """Serve with plain uvicorn, drained before uvicorn closes the connections itself."""
 
     class Draining(Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await endpoint.drain()
             await super().shutdown(sockets)
 
-    options = asgi.uvicorn_options(endpoint) | {"timeout_graceful_shutdown": 1}
+    options = uvicorn.uvicorn_options(endpoint) | {"timeout_graceful_shutdown": 1, "ws": "auto"}
     async with serving(asgi.app(endpoint), Draining, **options) as (port, _):
         yield HOST, port
 
@@ -60,7 +60,7 @@ async def serve_asgi(endpoint: Endpoint) -> AsyncIterator[tuple[str, int]]:
 async def serve_starlette(endpoint: Endpoint) -> AsyncIterator[tuple[str, int]]:
     """Serve a Starlette application with uvicorn, which closes the connections itself."""
     app = Starlette(routes=[starlette.websocket_route("/{rest:path}", endpoint)])
-    options = asgi.uvicorn_options(endpoint) | {"timeout_graceful_shutdown": 1}
+    options = uvicorn.uvicorn_options(endpoint) | {"timeout_graceful_shutdown": 1}
     async with serving(app, **options) as (port, _):
         yield HOST, port
 
@@ -70,7 +70,7 @@ MIB: Final = 1 << 20
 ADAPTERS: Final = {
     "websockets": Adapter(make_bus=Bus, serve=serve_websockets),
     "aiohttp": Adapter(make_bus=Bus, serve=serve_aiohttp),
-    # Plain ASGI: uvicorn holds the socket, answers pings itself, and says 1005 for a reset, too.
+    # Plain uvicorn holds the socket, answers pings itself, and says 1005 for a reset, too.
     "asgi": Adapter(
         make_bus=Bus,
         serve=serve_asgi,
@@ -82,10 +82,6 @@ ADAPTERS: Final = {
     "starlette": Adapter(
         make_bus=Bus,
         serve=serve_starlette,
-        frees_sockets=False,
-        bounds_pongs=False,
-        tells_resets=False,
         drains=False,  # uvicorn by itself; serve_asgi shows how to have it drained.
-        hidden_bytes=8 * MIB,
     ),
 }

@@ -36,7 +36,8 @@ from tests.adapters.serving import (
 )
 from wsbus import JWT, Bus, Connection, Endpoint, HeartbeatPolicy, Limits
 from wsbus.adapters import asgi
-from wsbus.adapters.asgi import RedactQuery, app, redact, uvicorn_options
+from wsbus.adapters.asgi import app
+from wsbus.adapters.uvicorn import RedactQuery, WebSocketProtocol, redact, uvicorn_options
 from wsbus.core.errors import TransportClosed
 from wsbus.core.frame import Frame
 
@@ -269,15 +270,16 @@ async def test_invalid_utf8_is_closed_and_its_bytes_are_not_logged(
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
+@pytest.mark.parametrize("ws", ["auto", WebSocketProtocol], ids=["plain", "ours"])
 @pytest.mark.parametrize("dialect", ["wsbus.v1", "zigquant-v2"])
-async def test_order_under_many_publications(dialect: str) -> None:
+async def test_order_under_many_publications(dialect: str, ws: object) -> None:
     """A tight loop of publications arrives complete and in order, joined or not."""
     bus = Bus()
     door = bus.endpoint(protocols=[dialect])
     count = 5000
     got: list[int] = []
     async with (
-        serving(app(door), **uvicorn_options(door)) as (port, _),
+        serving(app(door), **uvicorn_options(door) | {"ws": ws}) as (port, _),
         client(port) as peer,
         create_task_group() as tasks,
     ):

@@ -18,8 +18,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.adapters.serving import Server, client, receive, serving, subscribe
 from wsbus import Bus, Connection, UsageError
-from wsbus.adapters.asgi import app, uvicorn_options
+from wsbus.adapters.asgi import app
 from wsbus.adapters.starlette import lifespan, websocket_route
+from wsbus.adapters.uvicorn import uvicorn_options
 
 
 def starlette(bus: Bus) -> Any:

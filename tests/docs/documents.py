@@ -16,7 +16,7 @@ from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 
 from wsbus import Bus, Endpoint
-from wsbus.adapters.asgi import uvicorn_options
+from wsbus.adapters.uvicorn import uvicorn_options
 
 ROOT: Final = Path(__file__).parents[2]
 

@@ -21,8 +21,8 @@ from examples.laicai_stream import PATH, EventBus, announce_connections, make_en
 from tests.adapters.serving import serving
 from tests.examples.peer import PATIENCE, Message, Peer
 from wsbus import Bus, Endpoint
-from wsbus.adapters.asgi import uvicorn_options
 from wsbus.adapters.starlette import lifespan, websocket_route
+from wsbus.adapters.uvicorn import uvicorn_options
 
 
 @dataclass

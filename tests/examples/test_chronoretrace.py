@@ -21,7 +21,7 @@ from examples.chronoretrace import Source, make_endpoint
 from tests.examples.chronoretrace_peer import chronoretrace, connected, host_of, url_of
 from tests.examples.peer import PATIENCE, ROOT, Message, Peer, Server
 from wsbus import Bus
-from wsbus.adapters.asgi import uvicorn_options
+from wsbus.adapters.uvicorn import uvicorn_options
 
 _VECTORS: Final = ROOT / "tests" / "protocols" / "vectors" / "chronoretrace.json"
 ENTRIES: Final[list[dict[str, Any]]] = json.loads(_VECTORS.read_text(encoding="utf-8"))

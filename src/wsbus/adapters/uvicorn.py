@@ -1,9 +1,12 @@
-"""Run an ASGI application under `uvicorn <https://uvicorn.dev>`_, as a script does.
+"""What `uvicorn <https://uvicorn.dev>`_ wants to be told, and to run an application under it.
 
-::
+A script of its own runs an application to the end with :func:`serve`::
 
     app = Starlette(routes=[websocket_route("/ws", endpoint)], lifespan=lifespan(bus))
     asyncio.run(serve(app, endpoint, port=8000, ready=print))
+
+Everything else that starts uvicorn passes :func:`uvicorn_options`, or at least
+``ws=WebSocketProtocol``: on the command line, ``--ws wsbus.adapters.uvicorn:WebSocketProtocol``.
 
 Needs the extra ``starlette``.
 """
@@ -11,6 +14,8 @@ Needs the extra ``starlette``.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -18,11 +23,206 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 import uvicorn
+from anyio import Event, WouldBlock
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
+from ..bus import Bus
+from ..core.errors import CloseCode, TransportClosed
 from ..endpoint import Endpoint
-from .asgi import redact, uvicorn_options
+from ._sockets import MAX_UNREAD_PONGS, keep_shallow, quick_write, reset, unsent
 
-__all__ = ["address", "listen", "serve", "serving"]
+__all__ = [
+    "RedactQuery",
+    "WebSocketProtocol",
+    "address",
+    "listen",
+    "redact",
+    "serve",
+    "serving",
+    "uvicorn_options",
+]
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's own WebSocket protocol, with the socket within the application's reach.
+
+    For ``ws=`` of ``uvicorn.Config``. In ``scope["extensions"]["wsbus"]`` it offers what
+    :class:`.WriteNow` does, and ``abort``; other applications notice nothing of it. Fan-out then
+    writes to the socket without a task or a coroutine (measured with one publication outstanding:
+    half of what the bare ASGI loop costs; with many, a fifteenth), a stuck connection is freed at
+    the write deadline, pings that nobody reads the answers to cost no memory, and a connection
+    that breaks is told from one that is closed (1006).
+    """
+
+    writable_now = False
+    """Whether the transport has taken all that it was given, and there is one."""
+    _room: Event | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note flow control from the start; nothing may hide in buffers below the queue."""
+        super().connection_made(transport)
+        self.writable_now = True
+        keep_shallow(self.transport)
+        self._write = quick_write(self.transport)
+
+    def handle_connect(self, event: Any) -> None:
+        """Offer the socket; the application starts in the next turn of the loop."""
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["extensions"]["wsbus"] = {
+                "write_now": self.write_now,
+                "room": self.room,
+                "unsent": self.unsent,
+                "abort": self.abort,
+            }
+
+    def data_received(self, data: bytes) -> None:
+        """Answer pings only while the answers are read: else a flood of them fills the memory."""
+        super().data_received(data)
+        if self.unsent() > MAX_UNREAD_PONGS:
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Note that there is no room."""
+        super().pause_writing()
+        self.writable_now = False
+
+    def resume_writing(self) -> None:
+        """Note that there is room."""
+        super().resume_writing()
+        self.writable_now = True
+        if not self.read_paused:
+            self.transport.resume_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell what was lost without a close frame; let nobody wait for room for ever."""
+        if self.handshake_complete and self.conn.state is State.OPEN:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL})
+        self.writable_now = False
+        super().connection_lost(exc)
+        self._wake()
+
+    def shutdown(self) -> None:
+        """Close; but cut off a peer that has closed and does not read the answer.
+
+        uvicorn (0.54) would send another close frame, and its shutdown fail with InvalidState.
+        """
+        if self.conn.state is State.CLOSING and not self.close_sent:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    def write_now(self, wire: bytes) -> None:
+        """Write frames; see :meth:`.WriteNow.write_now`."""
+        if self.writable_now and self.conn.close_sent is None:
+            self._write(wire)
+        elif self.is_open:
+            raise WouldBlock
+        else:
+            raise TransportClosed
+
+    async def room(self) -> None:
+        """Wait until there is room; see :meth:`.WriteNow.room`."""
+        while self.is_open and not self.writable_now:
+            if self._room is None:
+                self._room = Event()
+            await self._room.wait()
+        if not self.is_open:
+            raise TransportClosed
+
+    def unsent(self) -> int:
+        """Return the bytes that the operating system has not taken yet."""
+        return unsent(self.transport)
+
+    def abort(self) -> None:
+        """Free the socket now; what was not sent is lost. Idempotent."""
+        reset(self.transport)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a frame may follow."""
+        return self.conn.close_sent is None and not self.disconnected
+
+    def _wake(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+
+# --- options ---------------------------------------------------------------------------------
+
+
+def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
+    """Return the options for ``uvicorn.run`` or ``uvicorn.Config`` that suit an endpoint.
+
+    Messages are bounded before they are in memory; there is no compression, which costs memory and
+    time per connection; uvicorn's own keepalive (20 s) is on where wsbus does not end silent
+    connections itself; there is no access log, which would hold the tokens of query strings; and
+    the shutdown does not wait for ever for a peer that does not read. The protocol class is
+    :class:`WebSocketProtocol`; ``| {"ws": "auto"}`` gives uvicorn's own.
+
+    Args:
+        door: The endpoint; of several, the one with the largest messages.
+    """
+    endpoint = door.default_endpoint if isinstance(door, Bus) else door
+    keepalive = 20.0 if endpoint.heartbeat.timeout is None else None
+    return {
+        "ws": WebSocketProtocol,
+        "ws_max_size": endpoint.limits.max_message_bytes,
+        "ws_per_message_deflate": False,
+        "ws_ping_interval": keepalive,
+        "ws_ping_timeout": keepalive,
+        "timeout_graceful_shutdown": 10,
+        "access_log": False,
+    }
+
+
+class RedactQuery(logging.Filter):
+    """Takes query strings, which may hold tokens, and clients' messages out of log records.
+
+    uvicorn logs ``"WebSocket /ws?token=…" [accepted]`` at INFO to ``uvicorn.error``, and HTTP
+    requests to ``uvicorn.access``; attach it to both with :func:`redact`. What is not UTF-8 it
+    logs as an ERROR, with an exception that holds all of the message: the exception is taken off,
+    and the level becomes INFO, since what a client sends is nothing an operator could mend. At
+    DEBUG it logs headers and messages, which no filter can tell apart: do not.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Redact it; false if its logger does not log what has become INFO."""
+        if isinstance(record.args, tuple) and record.args:
+            record.args = tuple(
+                f"{arg.partition('?')[0]}?…" if isinstance(arg, str) and "?" in arg else arg
+                for arg in record.args
+            )
+        elif not record.args and isinstance(record.msg, str):
+            record.msg = _QUERY.sub("?…", record.msg)
+        if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            return logging.getLogger(record.name).isEnabledFor(logging.INFO)
+        return True
+
+
+_QUERY: Final = re.compile(r'(?<=[^\s?])\?[^ "]+')
+
+
+def redact(*names: str) -> None:
+    """Attach a :class:`RedactQuery` to loggers; idempotent.
+
+    It may be called before or after uvicorn has configured its logging.
+
+    Args:
+        *names: Of the loggers; none: those of uvicorn.
+    """
+    for name in names or ("uvicorn.error", "uvicorn.access"):
+        target = logging.getLogger(name)
+        if not any(isinstance(present, RedactQuery) for present in target.filters):
+            target.addFilter(RedactQuery())
+
+
+# --- to run it -------------------------------------------------------------------------------
 
 
 async def serve(
@@ -140,19 +340,4 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._endpoint.drain()  # While there is a bus: all get what they are owed.
-        await asyncio.sleep(0)
-        for connection in [c for c in self.server_state.connections if _is_closing(c)]:
-            connection.transport.abort()
-        await asyncio.sleep(0)  # For the sockets to be lost,
-        await asyncio.sleep(0)  # and uvicorn to hear of it.
         await super().shutdown(sockets)
-
-
-def _is_closing(connection: Any) -> bool:
-    """Tell whether the peer has closed it, and does not read the answer.
-
-    uvicorn (0.54) would send another close frame, and its shutdown fail with InvalidState.
-    """
-    state = getattr(getattr(connection, "conn", None), "state", None)
-    is_closing = getattr(state, "name", "") == "CLOSING"
-    return is_closing and not getattr(connection, "close_sent", False)

@@ -28,14 +28,14 @@ from ..core.errors import CloseCode, TransportClosed, UsageError
 from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, join_headers, split_list
-from ._sockets import keep_shallow, reset, unsent
+from ._rtt import round_trip
+from ._sockets import MAX_UNREAD_PONGS, keep_shallow, quick_write, reset, unsent
 
 __all__ = ["ServerConnection", "handler", "serve"]
 
 _ProcessRequest: TypeAlias = Callable[
     [ws.ServerConnection, Request], Awaitable[Response | None] | Response | None
 ]
-_MAX_UNREAD_PONGS: Final = 256 * 1024
 
 
 class ServerConnection(ws.ServerConnection):
@@ -55,7 +55,7 @@ class ServerConnection(ws.ServerConnection):
     def data_received(self, data: bytes) -> None:
         """Answer pings only while the answers are read: else a flood of them fills the memory."""
         super().data_received(data)
-        if self.transport.get_write_buffer_size() > _MAX_UNREAD_PONGS:
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_PONGS:
             self.transport.pause_reading()
 
     def pause_writing(self) -> None:
@@ -92,11 +92,12 @@ class ServerConnection(ws.ServerConnection):
 class _Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`."""
 
-    __slots__ = ("_connection", "_write")
+    __slots__ = ("_connection", "_protocol", "_write")
 
     def __init__(self, connection: ServerConnection) -> None:
         self._connection: Final = connection
-        self._write: Final = connection.transport.write
+        self._protocol: Final = connection.protocol
+        self._write: Final = quick_write(connection.transport)
 
     async def receive(self) -> str | bytes:
         try:
@@ -108,12 +109,14 @@ class _Transport:
 
     def write_now(self, wire: bytes) -> None:
         connection = self._connection
-        # After the peer's close or our own a write would follow the close frame, or raise.
-        if connection.state is not State.OPEN:
-            raise TransportClosed
-        if not connection.writable:
+        # After the peer's close or our own a write would follow the close frame, or raise: either
+        # way `close_sent` is set, a plain attribute (`state` is a property of a property).
+        if connection.writable and self._protocol.close_sent is None:
+            self._write(wire)
+        elif connection.state is State.OPEN:
             raise WouldBlock
-        self._write(wire)
+        else:
+            raise TransportClosed
 
     async def room(self) -> None:
         await self._connection.room()
@@ -122,6 +125,9 @@ class _Transport:
 
     def unsent(self) -> int:
         return unsent(self._connection.transport)
+
+    def round_trip(self) -> float | None:
+        return round_trip(self._connection.transport)
 
     async def send(self, frames: Sequence[Frame]) -> None:
         await self.room()

@@ -56,6 +56,8 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True, gc=False, cache_hash=Tr
         """
         if self.is_exact:
             return channel == self.text
+        if self.text == "*":
+            return True
         return self._fits(channel.split("."))
 
     def covers(self, other: Pattern) -> bool:

@@ -114,7 +114,10 @@ class Identity:
 
 
 def _any_matches(patterns: tuple[Pattern, ...], name: str) -> bool:
-    return any(pattern.matches(name) for pattern in patterns)
+    for pattern in patterns:  # noqa: SIM110  # any() costs 0.5 µs more a command
+        if pattern.matches(name):
+            return True
+    return False
 
 
 def _parse_all(texts: Iterable[str]) -> tuple[Pattern, ...]:

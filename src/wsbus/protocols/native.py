@@ -88,7 +88,7 @@ class Native(Dialogue):
         """
         if isinstance(frame, str) and "\n" in frame:
             return self._lines(frame)
-        return super().decode(frame)
+        return (self.understand(frame),)
 
     def _lines(self, frame: str) -> Iterator[core.Command]:
         # Cut one by one: a frame of 64 KiB may hold tens of thousands of lines.

@@ -319,13 +319,16 @@ class HubMachine(RuleBasedStateMachine):
         model = self.at(index)
         assert model.member.queue.clear() == model.queue.clear()
 
-    @rule(index=st.integers(0, 7))
-    def block(self, index: int) -> None:
+    @rule(index=st.integers(0, 7), is_lent=st.booleans())
+    def block(self, index: int, is_lent: bool) -> None:
         """It may be blocked in the middle of a turn, too: what is in the log counts."""
         model = self.at(index)
         if model.is_gone or model.is_blocked:
             return
-        self.hub.block(model.member, ())
+        if is_lent:
+            self.hub.lend([model.member])
+        else:
+            self.hub.block(model.member, ())
         model.is_blocked = True
         for due in model.pending:
             self.queue(model, due)
@@ -350,9 +353,8 @@ class HubMachine(RuleBasedStateMachine):
             self.drain(index, 1000)
         if self.hub.owed:
             self.flush(set())
-        if model.queue.is_empty:
-            self.hub.unblock(model.member)
-            model.is_blocked = False
+        assert self.hub.unblock(model.member) is model.queue.is_empty
+        model.is_blocked = not model.queue.is_empty
 
     # --- what must hold ----------------------------------------------------------------------
 
