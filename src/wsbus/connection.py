@@ -7,7 +7,7 @@ connection owns the task that reads, and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Final
@@ -20,7 +20,15 @@ from .core import actions
 from .core.errors import CloseCode, ErrorCode, TransportClosed, UsageError, is_sendable
 from .core.frame import Frame
 from .core.instant import Instant
-from .core.messages import Call, Connected, Malformed, Publication, Refused, Reply, Response
+from .core.messages import (
+    Call,
+    Command,
+    Connected,
+    Malformed,
+    Refused,
+    Reply,
+    Response,
+)
 from .core.patterns import parse_pattern
 from .core.permissions import Identity
 from .core.plan import Member, Standing
@@ -91,13 +99,12 @@ class Connection:
         )
         outlet = Outlet(transport, self, limits.write_deadline)
         queue = MessageQueue[Frame](limits.queue_messages, limits.queue_bytes, limits.control_bytes)
-        is_direct = outlet.direct is not None
         self._member: Final = Member(
             admission.protocol,
             queue,
             overflow=endpoint.overflow,
             outlet=outlet,
-            writes_bytes=is_direct,
+            writes_bytes=outlet.direct is not None,
         )
 
     # --- for the application -------------------------------------------------------------------
@@ -189,8 +196,7 @@ class Connection:
     @property
     def is_stuck(self) -> bool:
         """Whether its transport has not taken what it was given."""
-        outlet = self._member.outlet
-        return self._is_blocked and outlet.direct is not None
+        return self._is_blocked and self._member.outlet.direct is not None
 
     @property
     def _is_blocked(self) -> bool:
@@ -201,8 +207,15 @@ class Connection:
         try:
             self._begin()
             await self._services.call(self._services.on_connect, self)
+            queue, outlet = self._member.queue, self._member.outlet
             while True:
-                await self._receive(await self._transport.receive())
+                frame = await self._transport.receive()
+                now = self._services.clock()
+                for command in self._decode(frame, now):
+                    self._handle(command, now)
+                    # A client that commands and never reads is not read either, until it drains.
+                    while queue.is_choked and self._is_blocked and not outlet.has_failed:
+                        await outlet.relief()
         except TransportClosed as exc:
             if self.close_code is None:
                 self.close_code, self.close_reason = exc.code, exc.reason
@@ -253,15 +266,9 @@ class Connection:
             self._adopt(identity)
 
     def _end(self) -> None:
-        services, identity = self._services, self.identity
         self._session.close(CloseCode.ABNORMAL, "")
-        services.hub.detach(self._member, self._session.patterns)
-        services.remove(self)
-        if identity is not None:
-            group = services.subjects.get(identity.subject, set())
-            group.discard(self)
-            if not group:
-                services.subjects.pop(identity.subject, None)
+        self._services.hub.detach(self._member, self._session.patterns)
+        self._services.remove(self)
         self._member.outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
@@ -273,24 +280,22 @@ class Connection:
 
     # --- in --------------------------------------------------------------------------------------
 
-    async def _receive(self, frame: str | bytes) -> None:
-        now, session, protocol = self._services.clock(), self._session, self._member.protocol
-        session.heartbeat.seen(now.monotonic)
+    def _decode(self, frame: str | bytes, now: Instant) -> Iterable[Command]:
+        self._session.heartbeat.seen(now.monotonic)
+        protocol = self._member.protocol
         if isinstance(frame, bytes) and not protocol.binary:
             why = f"{protocol.name} is text only"
-            self._perform(session.close(CloseCode.UNSUPPORTED_DATA, why))
-            return
-        queue, outlet = self._member.queue, self._member.outlet
-        for command in protocol.decode(frame):
-            self.messages_received += 1
-            self._services.messages_received += 1
-            if isinstance(command, Malformed):
-                self._services.malformed += 1
-                logger.debug("%r: a message was not understood: %s", self, command.message)
-            self._perform(session.handle(command, now), now)
-            # A client that commands and never reads is not read either, until it drains.
-            while queue.is_choked and self._is_blocked and not outlet.has_failed:
-                await outlet.relief()
+            self._perform(self._session.close(CloseCode.UNSUPPORTED_DATA, why))
+            return ()
+        return protocol.decode(frame)
+
+    def _handle(self, command: Command, now: Instant) -> None:
+        self.messages_received += 1
+        self._services.messages_received += 1
+        if isinstance(command, Malformed):
+            self._services.malformed += 1
+            logger.debug("%r: a message was not understood: %s", self, command.message)
+        self._perform(self._session.handle(command, now), now)
 
     def _perform(  # noqa: C901  # one row per action
         self, todo: Sequence[actions.Action], now: Instant | None = None
@@ -320,20 +325,15 @@ class Connection:
                     self._close(action)
 
     def _adopt(self, identity: Identity) -> None:
-        services = self._services
-        services.subjects.setdefault(identity.subject, set()).add(self)
-        services.hub.restrict(self._member, identity.grants)
+        self._services.adopt(self, identity)
+        self._services.hub.restrict(self._member, identity.grants)
         if self._endpoint.broadcast is not None:
             self.subscribe(self._endpoint.broadcast)
 
     def _emit(self, action: actions.Emit) -> None:
-        services, publish = self._services, action.publish
-        at = services.clock().wall
-        publication = Publication(action.channel, publish.event, publish.data, at)
-        receipt = services.hub.publish(publication)
-        services.flusher.soon()
-        if publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt._asdict()), publish.ref))
+        receipt = self._services.emit(action.channel, action.publish)
+        if action.publish.ref is not None:
+            self._send(Response(msgspec.json.encode(receipt._asdict()), action.publish.ref))
 
     # --- what takes time ---------------------------------------------------------------------
 
@@ -347,7 +347,7 @@ class Connection:
             self._send(Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None))
         else:
             self._commands_running += 1
-            services.runner.submit(partial(self._finish_command, outcome))
+            services.runner.submit_each(self._finish_command, (outcome,))
 
     async def _finish_command(self, command: Running) -> None:
         try:
@@ -368,8 +368,8 @@ class Connection:
 
     async def _judge_permission(self, ask: actions.AskPermission) -> None:
         allowed = await self._services.judge(ask, self._endpoint.limits.command_timeout)
-        now = self._services.clock()
-        self._perform(self._session.handle_permission(ask.generation, allowed, now))
+        todo = self._session.handle_permission(ask.generation, allowed, self._services.clock())
+        self._perform(todo)
 
     # --- out -----------------------------------------------------------------------------------
 

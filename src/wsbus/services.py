@@ -15,8 +15,9 @@ from .commands import Commands
 from .core.actions import AskPermission
 from .core.channels import Channel
 from .core.heartbeat import Heartbeat, HeartbeatPolicy
-from .core.hub import Hub
+from .core.hub import Hub, Receipt
 from .core.instant import Instant
+from .core.messages import Publication, Publish
 from .core.permissions import Identity
 from .endpoint import Endpoint
 from .flusher import Flusher, Outlet
@@ -93,8 +94,25 @@ class Services:
         self.connections_ever += 1
         return replaced
 
+    def adopt(self, connection: Connection, identity: Identity) -> None:
+        """Note who a connection is, once or again."""
+        self.subjects.setdefault(identity.subject, set()).add(connection)
+
+    def emit(self, channel: Channel, publish: Publish) -> Receipt:
+        """Publish what a client said."""
+        at = self.clock().wall
+        receipt = self.hub.publish(Publication(channel, publish.event, publish.data, at))
+        self.flusher.soon()
+        return receipt
+
     def remove(self, connection: Connection) -> None:
         """Forget a connection that has ended; to be called once."""
+        if connection.identity is not None:
+            subject = connection.identity.subject
+            group = self.subjects.get(subject, set())
+            group.discard(connection)
+            if not group:
+                self.subjects.pop(subject, None)
         key = (connection.endpoint, connection.id)
         if self.connections.get(key) is connection:
             del self.connections[key]

@@ -35,7 +35,7 @@ from tests.adapters.serving import (
     subscribe,
 )
 from wsbus import JWT, Bus, Connection, Endpoint, HeartbeatPolicy, Limits
-from wsbus.adapters import asgi
+from wsbus.adapters import _asgi, asgi
 from wsbus.adapters.asgi import app
 from wsbus.adapters.uvicorn import RedactQuery, WebSocketProtocol, redact, uvicorn_options
 from wsbus.core.errors import TransportClosed
@@ -569,9 +569,9 @@ class Peer:
         self.sent.append(message)
 
 
-def transport(peer: Peer, send: Callable[..., Awaitable[None]] | None = None) -> asgi._Transport:
+def transport(peer: Peer, send: Callable[..., Awaitable[None]] | None = None) -> _asgi.Transport:
     door = Bus().endpoint(limits=Limits(close_timeout=0.1))
-    return asgi._Transport(door, peer.receive, send or peer.send)
+    return _asgi.transport(door, {}, peer.receive, send or peer.send)
 
 
 SCOPE: dict[str, Any] = {"type": "websocket", "path": "/", "headers": []}
@@ -696,7 +696,7 @@ async def test_cancellation_from_outside_is_not_swallowed() -> None:
         line = transport(Peer())
         ended: list[str] = []
 
-        async def wait(line: asgi._Transport = line, ended: list[str] = ended) -> None:
+        async def wait(line: _asgi.Transport = line, ended: list[str] = ended) -> None:
             try:
                 await line.receive()
             except TransportClosed:
@@ -739,7 +739,7 @@ async def test_a_close_waits_for_the_send_before_it() -> None:
             await room.wait()
         await peer.send(message)
 
-    line = asgi._Transport(Bus().endpoint(), peer.receive, send)
+    line = _asgi.transport(Bus().endpoint(), {}, peer.receive, send)
     async with create_task_group() as tasks:
         tasks.start_soon(line.send, [Frame(b"x")])
         await wait_all_tasks_blocked()
@@ -781,11 +781,11 @@ def test_sizes_are_those_of_utf8() -> None:
     """Text counts as the bytes that were sent."""
     for text in ("", "a", "é" * 5, "价" * 4, "😀" * 3, "a😀" * 2):
         size = len(text.encode())
-        assert not asgi._is_larger(text, size)
-        assert not asgi._is_larger(text.encode(), size)
+        assert not _asgi._is_larger(text, size)
+        assert not _asgi._is_larger(text.encode(), size)
         if size:
-            assert asgi._is_larger(text, size - 1)
-            assert asgi._is_larger(text.encode(), size - 1)
+            assert _asgi._is_larger(text, size - 1)
+            assert _asgi._is_larger(text.encode(), size - 1)
 
 
 # --- hypercorn, on trio ------------------------------------------------------------------------

@@ -30,18 +30,18 @@ def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
     """
     try:
         text = _encode(data) if enc_hook is None else msgspec.json.encode(data, enc_hook=enc_hook)
-        # Only a msgspec.Raw, which is taken as it is, can hold newlines or what is not UTF-8.
-        if b"\n" in text:
+        # Only a msgspec.Raw, which is taken as it is, can hold newlines or what is not UTF-8. To
+        # look for something in a str takes a fifth of the time that it takes in bytes (3.11).
+        line = text.decode()
+        if "\n" in line:
             text = msgspec.json.format(text, indent=-1)
-        if not text.isascii():
-            text.decode()
         # msgspec writes numbers that are not finite as null, like JavaScript.
-        if b"null" in text and not _is_finite(_to_builtins(data, enc_hook)):
+        if "null" in line and not _is_finite(_to_builtins(data, enc_hook)):
             raise UsageError("the data holds a number that is not finite; JSON has none")
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
         # The cause is chained for the log; its type says enough here, where data must not show.
         raise UsageError(f"the data cannot be sent as JSON: {type(exc).__name__}") from exc
-    if too_deep(text, MAX_DEPTH):
+    if too_deep(line, MAX_DEPTH):
         raise UsageError(f"the data is nested deeper than {MAX_DEPTH} levels")
     return text
 

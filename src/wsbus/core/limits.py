@@ -141,6 +141,8 @@ def too_deep(text: str | bytes, max_depth: int) -> bool:
 
     Cost: linear, no Python code per character; two counts if there are few brackets altogether.
     """
+    if len(text) <= 2 * max_depth:  # Each level takes two characters.
+        return False
     if isinstance(text, str):
         if text.count("[") + text.count("{") <= max_depth:
             return False
