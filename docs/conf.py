@@ -24,7 +24,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build", "_templates", "explanation/performance/*"]  # which is included
 templates_path = ["_templates"]
 
 html_theme = "furo"

@@ -1,4 +1,7 @@
-"""The command line: ``wsbus demo``. Needs the extra ``cli``; the demo needs ``demo``."""
+"""The command line: ``wsbus demo``, ``wsbus bench`` and ``wsbus console``.
+
+Needs the extra ``cli``; the demo needs ``demo``, and the benchmark what it is to measure.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,25 @@ class _MissingExtra(click.ClickException):
     exit_code = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Knows what is imported only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "bench", "console"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "bench":
+            from .bench.commands import bench
+
+            return bench
+        if cmd_name == "console":
+            from .console.command import console
+
+            return console
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def wsbus() -> None:
     """A WebSocket message bus that a Python backend embeds."""

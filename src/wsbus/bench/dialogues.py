@@ -1,0 +1,80 @@
+"""What is said to a server of wsbus, in each dialect that it is measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from .load import Dialogue
+
+__all__ = ["DEFAULT_PAYLOAD", "PROTOCOLS", "bus_dialogue", "call_dialogue", "subscription"]
+
+PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
+DEFAULT_PAYLOAD: Final = 200
+
+_MARKER: Final = b'"n":"'
+_DIGITS: Final = 10
+_DATA: Final = '{"n":"0000000000","pad":"%s"}'
+_EVENT: Final = '{"type":"event","channel":"%s","event":"m","timestamp":1700000000000,"data":%s}'
+_PUBLISH: Final = {
+    "wsbus.v1": '{"type":"publish","channel":"%s","event":"m","data":%s}',
+    "zigquant-v2": '{"type":"command","action":"publish","params":{"channel":"%s","data":%s}}',
+}
+_CALL: Final = '{"type":"command","id":"1","action":"%s","params":%s}'
+_ANSWER: Final = '{"type":"response","id":"1","timestamp":1700000000000,"success":true,"data":%s}'
+_ALIVE: Final = b'{"type":"pong"}'
+
+
+def bus_dialogue(
+    protocol: str = "wsbus.v1",
+    *,
+    channels: Sequence[str] = ("bench",),
+    payload: int = DEFAULT_PAYLOAD,
+    digits: bool = True,
+) -> Dialogue:
+    """Return how subscribers of all these channels are published to, on each in turn.
+
+    Args:
+        protocol: One of :data:`PROTOCOLS`.
+        channels: At least one.
+        payload: Bytes of a message as it is delivered; not less than what is around the padding.
+        digits: Whether order is checked.
+    """
+    data = [_padded(_EVENT, channel, payload) for channel in channels]
+    pairs = zip(channels, data, strict=True)
+    publish = [(_PUBLISH[protocol] % pair).encode() for pair in pairs]
+    return Dialogue(
+        subprotocol=protocol,
+        hello=subscription(*channels),
+        publish=publish[0],
+        also_publish=publish[1:],
+        marker=_MARKER,
+        digits=_DIGITS if digits else 0,
+        alive=_ALIVE,
+    )
+
+
+def call_dialogue(protocol: str, action: str, *, payload: int = DEFAULT_PAYLOAD) -> Dialogue:
+    """Return how a command is given whose answer is what was sent.
+
+    Args:
+        protocol: One of :data:`PROTOCOLS`.
+        action: Its name.
+        payload: Bytes of an answer.
+    """
+    data = _padded("%s" + _ANSWER, "", payload)
+    call = (_CALL % (action, data)).encode()
+    return Dialogue(
+        subprotocol=protocol, publish=call, marker=_MARKER, digits=_DIGITS, alive=_ALIVE
+    )
+
+
+def subscription(*channels: str) -> Sequence[tuple[bytes | None, bytes | None]]:
+    """Return what a client says and hears to subscribe to these."""
+    names = ",".join(f'"{channel}"' for channel in channels)
+    return [(f'{{"type":"subscribe","channels":[{names}]}}'.encode(), b'"type":"subscribed"')]
+
+
+def _padded(template: str, channel: str, payload: int) -> str:
+    bare = len(template % (channel, _DATA % ""))
+    return _DATA % ("x" * max(0, payload - bare))

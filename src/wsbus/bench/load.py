@@ -1,0 +1,366 @@
+"""The load: subscribers on raw sockets, a publisher, and what one publication costs the server.
+
+It measures any WebSocket server that delivers what one client publishes to all clients. Messages
+are counted, not frames, by a marker that each of them holds once; nothing is parsed, so that one
+core can count more than a million messages a second. How to talk to the server is told by a
+:class:`Dialogue`::
+
+    dialogue = Dialogue(
+        subprotocol="nats",
+        hello=[(b'{"subscribe":"bench"}', b"subscribed")],
+        publish=b'{"publish":"bench","pad":"..."}',
+        marker=b'"pad"',
+    )
+    server_core, load_core = cores()
+    need_files(500)
+    with running([sys.executable, "server.py"], core=server_core) as server, pinned(load_core):
+        result = fanout(
+            server.port, server.pid, dialogue, subscribers=500, outstanding=16, publications=2000
+        )
+    print(result.cpu_us, result.p99_ms)
+
+The server prints ``host:port`` or its port when it is ready, and nothing else before. Payloads are
+those of WebSocket messages; a protocol within (Socket.IO, NATS, STOMP) puts its own frames there.
+Frames of the WebSocket protocol's own pings are not answered: servers that close silent clients
+after less than the run takes must be told not to, or be given :attr:`Dialogue.alive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter, process_time
+from typing import Final, Self
+
+import msgspec
+
+from .errors import BenchError
+from .processes import (
+    Server,
+    cores,
+    cpu_seconds,
+    listener_pid,
+    need_files,
+    pinned,
+    resident_bytes,
+    running,
+)
+from .pump import ALIVE_SECONDS, Pump
+from .schedules import Pace, Schedule, Window
+from .sockets import RawClient, frame
+
+__all__ = [
+    "Audience",
+    "BenchError",
+    "Dialogue",
+    "FanoutResult",
+    "Pace",
+    "Schedule",
+    "Server",
+    "Window",
+    "cores",
+    "cpu_seconds",
+    "fanout",
+    "listener_pid",
+    "need_files",
+    "pinned",
+    "resident_bytes",
+    "round_trips",
+    "running",
+]
+
+_STUCK_BUFFER: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogue:
+    """How a server is talked to."""
+
+    path: str = "/ws"
+    """Of the handshake, with the query if there is one."""
+    subprotocol: str | None = None
+    """Offered in the handshake, and to be chosen; None: none is offered."""
+    hello: Sequence[tuple[bytes | None, bytes | None]] = ()
+    """What a subscriber does first: each a payload to send, or None, then a marker to read up to,
+    or None."""
+    publisher_hello: Sequence[tuple[bytes | None, bytes | None]] = ()
+    """What the publisher does first."""
+    publish: bytes
+    """The payload that makes the server deliver one message to each subscriber."""
+    marker: bytes
+    """Occurs exactly once in each message delivered, and in nothing else that comes."""
+    is_binary: bool = False
+    """Whether what is sent goes in binary frames."""
+    also_publish: Sequence[bytes] = ()
+    """Payloads to be published in turn with the first one: to further channels, say."""
+    digits: int = 0
+    """If not 0, so many digits, two at least, follow the marker, in what is published and in what
+    is delivered: the number of the publication, by which order is checked."""
+    alive: bytes | None = None
+    """What every connection sends now and then in long runs, so that it is not taken for dead."""
+
+
+class FanoutResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured; a publication's latency ends when the last subscriber has it."""
+
+    subscribers: int
+    """Those that read."""
+    publications: int
+    deliveries: int
+    """Messages that came."""
+    lost: int
+    """Messages that did not come."""
+    reordered: int | None
+    """Messages that came after a later one, or twice; None: publications are not numbered."""
+    closed: int
+    """Connections that the server closed."""
+    seconds: float
+    rate: float
+    """Deliveries per second of wall time."""
+    cpu_us: float | None
+    """The server's time on a core per delivery, in microseconds; None: its process is not known."""
+    cpu_share: float | None
+    """The share of a core that the server was busy."""
+    load_share: float
+    """The share of a core that the load was busy; near 1, it is the load that is measured."""
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    rss_per_connection: float | None
+    """Bytes by which the server grew with each subscriber that connected."""
+    rss_start: int | None
+    """The server's memory in bytes, all subscribers connected."""
+    rss_end: int | None
+    """The same after the last publication."""
+
+
+def fanout(
+    port: int,
+    pid: int | None,
+    dialogue: Dialogue,
+    *,
+    subscribers: int,
+    outstanding: int,
+    publications: int,
+    host: str = "127.0.0.1",
+    warm_up: int | None = None,
+    stuck: int = 0,
+    patience: float = 10.0,
+    progress: Callable[[int], None] | None = None,
+) -> FanoutResult:
+    """Publish to all subscribers with so many publications under way, and measure.
+
+    Args:
+        port: Where the server listens.
+        pid: Of the server; None: CPU and memory are not measured.
+        dialogue: How to talk to it.
+        subscribers: How many connect and read.
+        outstanding: Publications that some subscriber does not have yet; at the most.
+        publications: How many are measured.
+        host: Where the server is.
+        warm_up: Publications before that; None: a fifth as many, 200 at least.
+        stuck: So many more connect, subscribe, and never read.
+        patience: Seconds without any message after which what is missing counts as lost.
+        progress: Called now and then with how many publications were completed since.
+
+    Raises:
+        BenchError: The server is not there, refused, or closed the publisher's connection.
+    """
+    warm_up = max(200, publications // 5) if warm_up is None else warm_up
+    with Audience(port, pid, dialogue, host=host) as audience:
+        audience.join(subscribers, stuck=stuck)
+        audience.run(Window(outstanding), warm_up, patience=patience)
+        return audience.run(Window(outstanding), publications, patience=patience, progress=progress)
+
+
+def round_trips(
+    port: int,
+    pid: int | None,
+    dialogue: Dialogue,
+    *,
+    outstanding: int,
+    calls: int,
+    host: str = "127.0.0.1",
+    warm_up: int | None = None,
+    patience: float = 10.0,
+    progress: Callable[[int], None] | None = None,
+) -> FanoutResult:
+    """Call with so many calls under way on one connection, and measure.
+
+    What it takes and returns is as for :func:`fanout`, an answer being a delivery: the dialogue
+    publishes the call, and the marker occurs once in each answer. The publisher's hello is said.
+
+    Raises:
+        BenchError: The server is not there, refused, or closed the connection.
+    """
+    warm_up = max(200, calls // 5) if warm_up is None else warm_up
+    with Audience(port, pid, dialogue, host=host) as audience:
+        audience.call()
+        audience.run(Window(outstanding), warm_up, patience=patience)
+        return audience.run(Window(outstanding), calls, patience=patience, progress=progress)
+
+
+class Audience:
+    """Connections to one server, and a publisher; to be used as a context manager.
+
+    Args:
+        port: Where the server listens.
+        pid: Of the server; None: CPU and memory are not measured.
+        dialogue: How to talk to it.
+        host: Where the server is.
+    """
+
+    def __init__(
+        self, port: int, pid: int | None, dialogue: Dialogue, *, host: str = "127.0.0.1"
+    ) -> None:
+        self._place: Final = (host, port, dialogue.path, dialogue.subprotocol)
+        self._pid: Final = pid
+        self._dialogue: Final = dialogue
+        self._clients: list[RawClient] = []
+        self._alive_at = 0.0
+        self._pump: Pump | None = None
+        self._rss_per_connection: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.close()
+        if self._pump is not None:
+            self._pump.close()
+
+    def join(
+        self,
+        subscribers: int,
+        *,
+        stuck: int = 0,
+        idle: int = 0,
+        hello: Callable[[int], Sequence[tuple[bytes | None, bytes | None]]] | None = None,
+        is_spread: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Connect a publisher and all subscribers; once.
+
+        Args:
+            subscribers: Those that read.
+            stuck: Those that never do, besides.
+            idle: Those that are subscribed to something else, besides.
+            hello: What subscriber number n does first; None: as the dialogue says.
+            is_spread: Each publication goes to one of the subscribers, not to all.
+            progress: Called with 1 for each that has joined.
+
+        Raises:
+            BenchError: The server is not there, or refused one.
+        """
+        dialogue = self._dialogue
+        publisher = self._connect(dialogue.publisher_hello)
+        before = resident_bytes(self._pid) if self._pid else 0
+        total = subscribers + stuck + idle
+        for number in range(total):
+            is_stuck = subscribers <= number < subscribers + stuck
+            steps = hello(number) if hello else dialogue.hello
+            self._connect(steps, receive_buffer=_STUCK_BUFFER if is_stuck else None)
+            if progress is not None:
+                progress(1)
+        if self._pid and total:
+            self._rss_per_connection = (resident_bytes(self._pid) - before) / total
+        clients = self._clients[1:]
+        self._pump = self._make_pump(
+            publisher, clients[:subscribers], clients[subscribers + stuck :], is_spread=is_spread
+        )
+
+    def call(self) -> None:
+        """Connect one client that gives commands and reads the answers; instead of :meth:`join`.
+
+        Raises:
+            BenchError: The server is not there, or refused it.
+        """
+        client = self._connect(self._dialogue.publisher_hello)
+        self._pump = self._make_pump(client, [client], [], is_spread=False)
+
+    def _connect(
+        self,
+        steps: Sequence[tuple[bytes | None, bytes | None]],
+        receive_buffer: int | None = None,
+    ) -> RawClient:
+        client = RawClient(*self._place, receive_buffer=receive_buffer)
+        self._clients.append(client)
+        client.converse(steps, is_binary=self._dialogue.is_binary)
+        now = perf_counter()
+        if self._dialogue.alive is not None and now - self._alive_at > ALIVE_SECONDS:
+            # Thousands take longer to join than a server bears silence.
+            self._alive_at = now
+            for each in self._clients:
+                each.converse([(self._dialogue.alive, None)], is_binary=self._dialogue.is_binary)
+        return client
+
+    def _make_pump(
+        self,
+        publisher: RawClient,
+        clients: Sequence[RawClient],
+        idle: Sequence[RawClient],
+        *,
+        is_spread: bool,
+    ) -> Pump:
+        dialogue = self._dialogue
+        is_binary, alive = dialogue.is_binary, dialogue.alive
+        return Pump(
+            publisher,
+            clients,
+            wires=[
+                frame(payload, is_binary=is_binary)
+                for payload in (dialogue.publish, *dialogue.also_publish)
+            ],
+            marker=dialogue.marker,
+            digits=dialogue.digits,
+            alive=frame(alive, is_binary=is_binary) if alive else None,
+            idle=idle,
+            is_spread=is_spread,
+        )
+
+    def run(
+        self,
+        schedule: Schedule,
+        publications: int,
+        *,
+        patience: float = 10.0,
+        progress: Callable[[int], None] | None = None,
+    ) -> FanoutResult:
+        """Publish, wait until all have everything, and tell what it took; may be repeated.
+
+        Args:
+            schedule: When the next publication is due: :class:`Window` or :class:`Pace`.
+            publications: How many.
+            patience: Seconds without any message after which what is missing counts as lost.
+            progress: Called now and then with how many publications were completed since.
+
+        Raises:
+            BenchError: The server closed the publisher's connection.
+        """
+        assert self._pump is not None, "join first"
+        pid = self._pid
+        rss_start = resident_bytes(pid) if pid else None
+        cpu, own, began = cpu_seconds(pid) if pid else 0.0, process_time(), perf_counter()
+        run = self._pump.run(schedule, publications, patience, progress)
+        wall = (run.ended or perf_counter()) - began
+        cpu = cpu_seconds(pid) - cpu if pid else 0.0
+        return FanoutResult(
+            subscribers=self._pump.size,
+            publications=publications,
+            deliveries=run.deliveries,
+            lost=run.lost,
+            reordered=run.reordered if self._dialogue.digits else None,
+            closed=run.closed,
+            seconds=wall,
+            rate=run.deliveries / wall,
+            cpu_us=cpu / max(1, run.deliveries) * 1e6 if pid else None,
+            cpu_share=cpu / wall if pid else None,
+            load_share=(process_time() - own) / wall,
+            p50_ms=run.latency(0.5) * 1e3,
+            p99_ms=run.latency(0.99) * 1e3,
+            p999_ms=run.latency(0.999) * 1e3,
+            rss_per_connection=self._rss_per_connection,
+            rss_start=rss_start,
+            rss_end=resident_bytes(pid) if pid else None,
+        )

@@ -1,0 +1,187 @@
+"""What ``wsbus bench serve`` serves: a bus with open doors, on each server that carries one."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..bus import Bus
+from ..core.heartbeat import HeartbeatPolicy
+from ..core.limits import Limits
+from ..core.permissions import Grants
+from ..endpoint import Endpoint
+
+__all__ = ["SERVERS", "MissingExtra", "Options", "make_bus", "require", "run"]
+
+
+class MissingExtra(Exception):
+    """What is needed is not installed; the text says what to install."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to serve."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    ping_interval: float | None = None
+    """Seconds between pings to a client, silence of twice as long being its end; None: as ever."""
+    ready: Callable[[str], object] = print
+    """Called with ``host:port`` once connections are taken."""
+
+
+def make_bus(ping_interval: float | None = None) -> tuple[Bus, Endpoint]:
+    """Return a bus, and a door through which anybody may do anything, as often as they like.
+
+    Everything else is as it is by default. Commands: ``echo`` answers with what was sent,
+    ``echo_sync`` as well, and ``publish`` is for dialects that have no word for it.
+
+    Args:
+        ping_interval: See :class:`Options`.
+    """
+    bus = Bus()
+    heartbeat = None
+    if ping_interval is not None:
+        heartbeat = HeartbeatPolicy(interval=ping_interval, timeout=2 * ping_interval)
+    endpoint = bus.endpoint(
+        protocols=["wsbus.v1", "zigquant-v2"],
+        limits=Limits(messages_per_second=None, commands_per_second=None),
+        anonymous=Grants.of(admin=True, command=["*"], publish=["*"]),
+        origins="*",
+        heartbeat=heartbeat,
+    )
+
+    @bus.command("echo")
+    async def echo(params: dict[str, Any]) -> dict[str, Any]:
+        return params
+
+    @bus.command("echo_sync")
+    def echo_sync(params: dict[str, Any]) -> dict[str, Any]:
+        return params
+
+    @bus.command("publish")
+    def publish(channel: str, data: dict[str, Any]) -> None:
+        bus.publish_soon(channel, data, event="m")
+
+    return bus, endpoint
+
+
+async def _serve_websockets(options: Options) -> None:
+    from ..adapters.websockets import serve
+
+    bus, endpoint = make_bus(options.ping_interval)
+    async with bus, serve(endpoint, options.host, options.port) as server:
+        _tell(options, next(iter(server.sockets)).getsockname())
+        await _stopped()
+
+
+async def _serve_aiohttp(options: Options) -> None:
+    from aiohttp import web
+
+    from ..adapters.aiohttp import setup
+
+    bus, endpoint = make_bus(options.ping_interval)
+    app = web.Application()
+    setup(app, "/ws", endpoint)
+    runner = web.AppRunner(app, access_log=None)
+    async with bus:
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, options.host, options.port).start()
+            _tell(options, runner.addresses[0])
+            await _stopped()
+        finally:
+            await runner.cleanup()
+
+
+async def _serve_starlette(options: Options) -> None:
+    from starlette.applications import Starlette
+
+    from ..adapters.starlette import lifespan, websocket_route
+    from ..adapters.uvicorn import serve
+
+    bus, endpoint = make_bus(options.ping_interval)
+    app = Starlette(routes=[websocket_route("/ws", endpoint)], lifespan=lifespan(bus))
+    host, port = options.host, options.port
+    await serve(app, endpoint, host=host, port=port, ready=options.ready)
+
+
+async def _serve_asgi(options: Options) -> None:
+    from ..adapters.asgi import app
+    from ..adapters.uvicorn import serve
+
+    _, endpoint = make_bus(options.ping_interval)
+    host, port = options.host, options.port
+    await serve(app(endpoint), endpoint, host=host, port=port, ready=options.ready, ws="auto")
+
+
+def _tell(options: Options, address: tuple[Any, ...]) -> None:
+    host, port = address[:2]
+    options.ready(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+async def _stopped() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+class _Kind:
+    """A server by name, and what it needs to be installed."""
+
+    def __init__(
+        self, serve: Callable[[Options], Coroutine[Any, Any, None]], extra: str, *modules: str
+    ) -> None:
+        self.serve: Final = serve
+        self.extra: Final = extra
+        self.modules: Final = modules
+
+
+SERVERS: Final = {
+    "websockets": _Kind(_serve_websockets, "cli,websockets", "websockets"),
+    "aiohttp": _Kind(_serve_aiohttp, "cli,aiohttp", "aiohttp"),
+    "starlette": _Kind(_serve_starlette, "demo", "starlette", "uvicorn", "websockets"),
+    "asgi": _Kind(_serve_asgi, "demo", "uvicorn", "websockets"),
+}
+"""By name; ``asgi`` is plain uvicorn, ``starlette`` has it write through the adapter's protocol."""
+
+
+def require(name: str, *, uvloop: bool = False) -> None:
+    """See that what a server needs is installed.
+
+    Raises:
+        MissingExtra: It is not.
+    """
+    kind = SERVERS[name]
+    if any(importlib.util.find_spec(module) is None for module in kind.modules):
+        raise MissingExtra(f"the server {name} needs more: pip install 'wsbus[{kind.extra}]'")
+    if uvloop and importlib.util.find_spec("uvloop") is None:
+        raise MissingExtra("--uvloop needs more: pip install uvloop")
+
+
+def run(name: str, options: Options, *, uvloop: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        name: One of :data:`SERVERS`.
+        options: Where and how.
+        uvloop: Whether uvloop is the event loop.
+
+    Raises:
+        MissingExtra: What it needs is not installed.
+        OSError: The port is taken, or the address is not of this machine.
+    """
+    require(name, uvloop=uvloop)
+    # The load resets its connections, and some libraries have much to say about that.
+    logging.disable(logging.ERROR)
+    factory = importlib.import_module("uvloop").new_event_loop if uvloop else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(SERVERS[name].serve(options))
