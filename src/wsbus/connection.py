@@ -7,7 +7,7 @@ connection owns the task that reads, and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Final
@@ -22,7 +22,6 @@ from .core.frame import Frame
 from .core.instant import Instant
 from .core.messages import (
     Call,
-    Command,
     Connected,
     Malformed,
     Refused,
@@ -208,11 +207,8 @@ class Connection:
             self._begin()
             await self._services.call(self._services.on_connect, self)
             queue, outlet = self._member.queue, self._member.outlet
-            while True:
-                frame = await self._transport.receive()
-                now = self._services.clock()
-                for command in self._decode(frame, now):
-                    self._handle(command, now)
+            while True:  # An idle connection holds on to nothing of what it received.
+                for _ in self._handle(await self._transport.receive()):
                     # A client that commands and never reads is not read either, until it drains.
                     while queue.is_choked and self._is_blocked and not outlet.has_failed:
                         await outlet.relief()
@@ -235,16 +231,17 @@ class Connection:
                 await self._services.call(self._services.on_disconnect, self)
 
     def tick(self, now: Instant) -> None:
-        """Do what time demands; called by the bus's sweeper."""
-        heartbeat = self._session.heartbeat
-        if heartbeat.policy is not self._endpoint.heartbeat:
-            heartbeat.policy = self._endpoint.heartbeat
-            self._session.reschedule(now)
-        if now.monotonic >= self._session.deadline:
-            self._perform(self._session.handle_deadline(now))
+        """Do what time demands; called by the bus's sweeper when :attr:`deadline` has come."""
+        self._perform(self._session.handle_deadline(now))
 
-    def clock_changed(self, now: Instant, stopped: float) -> None:
-        """The wall clock was set, or the process stood still for ``stopped`` seconds."""
+    @property
+    def deadline(self) -> float:
+        """When :meth:`tick` has something to do; monotonic seconds."""
+        return self._session.deadline
+
+    def review(self, now: Instant, stopped: float) -> None:
+        """Its endpoint's heartbeat or the wall clock was set, or the process stood still."""
+        self._session.heartbeat.policy = self._endpoint.heartbeat
         self._session.heartbeat.forgive(stopped, now.monotonic)
         self._session.reschedule(now)
 
@@ -280,22 +277,23 @@ class Connection:
 
     # --- in --------------------------------------------------------------------------------------
 
-    def _decode(self, frame: str | bytes, now: Instant) -> Iterable[Command]:
-        self._session.heartbeat.seen(now.monotonic)
-        protocol = self._member.protocol
+    def _handle(self, frame: str | bytes) -> Iterator[None]:
+        """Act on what is in a frame, message by message."""
+        services, session, protocol = self._services, self._session, self._member.protocol
+        now = services.clock()
+        session.heartbeat.seen(now.monotonic)
         if isinstance(frame, bytes) and not protocol.binary:
             why = f"{protocol.name} is text only"
-            self._perform(self._session.close(CloseCode.UNSUPPORTED_DATA, why))
-            return ()
-        return protocol.decode(frame)
-
-    def _handle(self, command: Command, now: Instant) -> None:
-        self.messages_received += 1
-        self._services.messages_received += 1
-        if isinstance(command, Malformed):
-            self._services.malformed += 1
-            logger.debug("%r: a message was not understood: %s", self, command.message)
-        self._perform(self._session.handle(command, now), now)
+            self._perform(session.close(CloseCode.UNSUPPORTED_DATA, why))
+            return
+        for command in protocol.decode(frame):
+            self.messages_received += 1
+            services.messages_received += 1
+            if isinstance(command, Malformed):
+                services.malformed += 1
+                logger.debug("%r: a message was not understood: %s", self, command.message)
+            self._perform(session.handle(command, now), now)
+            yield
 
     def _perform(  # noqa: C901  # one row per action
         self, todo: Sequence[actions.Action], now: Instant | None = None
@@ -340,11 +338,11 @@ class Connection:
     def _invoke(self, call: Call, now: Instant | None) -> None:
         services, limits = self._services, self._endpoint.limits
         outcome = services.commands.invoke(call, self, limits.command_timeout)
+        if callable(outcome) and self._commands_running >= limits.max_running_commands:
+            why = "too many commands are running"
+            outcome = Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None)
         if not callable(outcome):
             self._send(outcome, now)
-        elif self._commands_running >= limits.max_running_commands:
-            why = "too many commands are running"
-            self._send(Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None))
         else:
             self._commands_running += 1
             services.runner.submit_each(self._finish_command, (outcome,))
@@ -368,8 +366,8 @@ class Connection:
 
     async def _judge_permission(self, ask: actions.AskPermission) -> None:
         allowed = await self._services.judge(ask, self._endpoint.limits.command_timeout)
-        todo = self._session.handle_permission(ask.generation, allowed, self._services.clock())
-        self._perform(todo)
+        now = self._services.clock()
+        self._perform(self._session.handle_permission(ask.generation, allowed, now))
 
     # --- out -----------------------------------------------------------------------------------
 

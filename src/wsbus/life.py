@@ -138,12 +138,18 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
     stopped = late if late > 1 else 0.0
     clock_was_set = abs(now.wall - last.wall - elapsed) > 1
     services.flusher.forgive(stopped)
+    monotonic = now.monotonic
+    policies = {endpoint: endpoint.heartbeat for endpoint in services.counts}
+    is_changed = policies != services.heartbeats
+    services.heartbeats = policies
+    is_review = is_changed or clock_was_set or stopped > 0
     for connection in services.connected():
         try:
-            if stopped or clock_was_set:
-                connection.clock_changed(now, stopped)
-            connection.tick(now)
+            if is_review:
+                connection.review(now, stopped)
+            if monotonic >= connection.deadline:  # As a rule all there is to do for it.
+                connection.tick(now)
         except Exception:  # One connection's trouble must not end the heartbeat of the others.
             logger.exception("a connection failed in the sweep")
             connection.abort()
-    services.flusher.expire(now.monotonic)
+    services.flusher.expire(monotonic)

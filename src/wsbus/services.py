@@ -63,6 +63,8 @@ class Services:
     subjects: dict[str, set[Connection]] = field(default_factory=dict)
     counts: Counter[Endpoint] = field(default_factory=Counter)
     """Connections of each endpoint."""
+    heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
+    """By which their connections were judged last."""
     connections_ever: int = 0
     messages_received: int = 0
     malformed: int = 0
