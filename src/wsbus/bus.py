@@ -64,7 +64,13 @@ class Bus(Publisher):
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
         authorize: ``async (identity, action, pattern) → bool``, asked about everything that the
             grants allow; ``action`` is ``subscribe``, ``publish`` or ``command``.
+        flush_interval: Seconds for which publications may wait for others, to leave with them in
+            one write; up to 1. 0 writes at the end of each turn of the event loop. With a few
+            publications a turn, 0.005 halves what they cost, and delays them by so much.
         clock: Reads both clocks; for tests.
+
+    Raises:
+        UsageError: The flush interval is out of its range.
     """
 
     def __init__(
@@ -72,9 +78,13 @@ class Bus(Publisher):
         *,
         enc_hook: EncHook | None = None,
         authorize: Authorize | None = None,
+        flush_interval: float = 0.0,
         clock: Callable[[], Instant] = _read_clocks,
     ) -> None:
+        if not 0 <= flush_interval <= 1:
+            raise UsageError("the flush interval must be between 0 and 1 seconds")
         super().__init__(enc_hook, clock)
+        self._flush_interval: Final = flush_interval
         self._authorize: Final = authorize
         self._commands: Final = Commands(self._encode)
         self._on_connect: Final[list[Hook]] = []
@@ -196,6 +206,15 @@ class Bus(Publisher):
         """Whether connections and publications are taken."""
         return self._life is not None and not self._life.is_closing
 
+    @property
+    def services(self) -> Services:
+        """What runs just now, for parts of wsbus that are built on a bus.
+
+        Raises:
+            NotStarted: Nothing does.
+        """
+        return self._running()
+
     async def __aenter__(self) -> Self:
         """Start.
 
@@ -237,7 +256,7 @@ class Bus(Publisher):
         hub, runner = Hub(), Runner(tasks)
         return Services(
             hub=hub,
-            flusher=Flusher(hub, runner, self._clock),
+            flusher=Flusher(hub, runner, self._clock, self._flush_interval),
             runner=runner,
             clock=self._clock,
             new_id=_new_id,

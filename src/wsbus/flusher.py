@@ -9,20 +9,19 @@ nothing here, and no publisher, ever waits for a subscriber.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from anyio import Event, WouldBlock
+from anyio import Event, WouldBlock, sleep
 from anyio.lowlevel import checkpoint
 
 from .core.errors import TransportClosed
-from .core.frame import MAX_JOIN_BYTES, Frame, join_lines
+from .core.frame import MAX_JOIN_BYTES, Frame
 from .core.hub import Hub
 from .core.instant import Instant
 from .core.messages import Gap
-from .core.plan import Member, Owed, Plan, Standing, Write
-from .protocols.base import WireProtocol
+from .core.plan import Member, Owed, Plan, Standing, Write, count, join, joined_writes
 from .runner import Runner
 from .transport import Transport, WriteNow
 
@@ -103,9 +102,13 @@ class Flusher:
         hub: Plans.
         runner: Runs what has to wait.
         clock: Reads both clocks.
+        interval: Seconds for which what is owed may wait for more; 0: for the end of the turn.
     """
 
-    def __init__(self, hub: Hub, runner: Runner, clock: Callable[[], Instant]) -> None:
+    def __init__(
+        self, hub: Hub, runner: Runner, clock: Callable[[], Instant], interval: float = 0.0
+    ) -> None:
+        self._interval: Final = interval
         self._hub: Final = hub
         self._runner: Final = runner
         self._clock: Final = clock
@@ -120,7 +123,7 @@ class Flusher:
     # --- when --------------------------------------------------------------------------------
 
     def soon(self) -> None:
-        """Flush at the end of this turn; at once if that much is owed already.
+        """Flush at the end of this turn, or of the interval; at once if that much is owed already.
 
         Replies and ``publish_soon`` cannot wait, and so are bounded here.
         """
@@ -141,21 +144,27 @@ class Flusher:
         Who can only be awaited takes 64 KiB at a time, and a turn of the loop for that if the
         server yields in its ``send``.
         """
-        if not self._is_due:
-            self._is_due = True
-            self._due.set()
-        await self._flushed.wait()
+        if self._interval:  # The publisher is ahead of it.
+            self.flush()
+            await checkpoint()
+        else:
+            if not self._is_due:
+                self._is_due = True
+                self._due.set()
+            await self._flushed.wait()
         for _ in range(FLUSH_BYTES // MAX_JOIN_BYTES):
             if not any(_is_catching_up(member) for member in self._hub.blocked):
                 return
             await checkpoint()
 
     async def run(self) -> None:
-        """Flush once per turn in which :meth:`soon` was called; until cancelled."""
+        """Flush once per turn, or interval, in which :meth:`soon` was called; until cancelled."""
         try:
             while True:
                 await self._due.wait()
                 self._due = Event()
+                if self._interval:
+                    await sleep(self._interval)
                 self.flush()
         finally:
             self._flushed.set()  # Nobody may wait for a flush that never comes.
@@ -210,10 +219,12 @@ class Flusher:
 
     def _write(self, write: Write) -> None:
         members, owed = write
-        chunks = list(_chunks(owed, members[0].protocol))
-        wire = chunks[0][0]
-        publications, controls = _count(owed)
         ready = Standing.READY
+        if members[0].standing is not ready and all(m.standing is not ready for m in members):
+            return  # Subscribers inside the process always go by their queues.
+        chunks = list(joined_writes(owed, members[0].protocol))
+        wire = chunks[0][0]
+        publications, controls = count(owed)
         for member in members:  # The hot loop: nothing per member but the write and two sums.
             if member.standing is not ready:
                 continue
@@ -233,7 +244,7 @@ class Flusher:
             try:
                 member.outlet.direct.write_now(wire)
             except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
-                publications, controls = _count([o for _, items in chunks[:done] for o in items])
+                publications, controls = count([o for _, items in chunks[:done] for o in items])
                 member.sent += publications
                 member.controls += controls
                 self._not_written(member, [o for _, items in chunks[done:] for o in items], exc)
@@ -254,8 +265,8 @@ class Flusher:
     def _hand_over(self, write: Write) -> None:
         """Let the runner send, to members whose transports can only be awaited."""
         members, owed = write
-        frames = _joined([item.frame for item in owed], members[0].protocol)
-        publications, controls = _count(owed)
+        frames = join([item.frame for item in owed], members[0].protocol)
+        publications, controls = count(owed)
         now = self._clock().monotonic
         ready = [member for member in members if member.standing is Standing.READY]
         self._hub.lend(ready)
@@ -315,7 +326,7 @@ class Flusher:
             logger.info("a slow connection lost %d publications", batch.lost)
             if gap is not None:
                 frames = [gap, *frames]
-        return _joined(frames, member.protocol)
+        return join(frames, member.protocol)
 
     def _release(self, member: Member) -> bool:
         """Make it ready again; what is in the log is in its queue already, so flush that first."""
@@ -361,32 +372,3 @@ class Flusher:
 def _is_catching_up(member: Member) -> bool:
     outlet = member.outlet
     return isinstance(outlet, Outlet) and outlet.direct is None and not member.queue.is_empty
-
-
-def _count(owed: Iterable[Owed]) -> tuple[int, int]:
-    """Return how many publications there are, and how many control frames."""
-    kinds = [item.publication is None for item in owed]
-    return kinds.count(False), kinds.count(True)
-
-
-def _joined(frames: Iterable[Frame], protocol: WireProtocol) -> list[Frame]:
-    return list(join_lines(frames)) if protocol.joins else list(frames)
-
-
-def _chunks(owed: Sequence[Owed], protocol: WireProtocol) -> Iterable[tuple[bytes, Sequence[Owed]]]:
-    """Join what is owed into writes of at most 64 KiB, each with what it holds."""
-    size = sum([item.frame.size for item in owed])
-    if size <= MAX_JOIN_BYTES:
-        frames = _joined([item.frame for item in owed], protocol)
-        yield b"".join([frame.wire for frame in frames]), owed
-        return
-    part: list[Owed] = []
-    size = 0
-    for item in owed:
-        if part and size + item.frame.size > MAX_JOIN_BYTES:
-            yield from _chunks(part, protocol)
-            part, size = [], 0
-        part.append(item)
-        size += item.frame.size
-    frames = _joined([item.frame for item in part], protocol)
-    yield b"".join([frame.wire for frame in frames]), part

@@ -210,13 +210,15 @@ async def test_a_turn_is_one_write() -> None:
         assert transport.writes - before <= 5
 
 
+@pytest.mark.parametrize("interval", [0.0, 0.005])
 @pytest.mark.parametrize("size", [1, 20_000])
 async def test_a_tight_publisher_loses_nothing_for_readers_that_keep_up(
-    direct: bool, size: int
+    direct: bool, size: int, interval: float
 ) -> None:
     """A loop that only publishes overflows no queue of a reader that keeps up."""
     count = 3000 if size == 1 else 300
-    async with Bus() as bus, connecting(door(bus, overflow=Overflow.CLOSE), direct=direct) as join:
+    bus = Bus(flush_interval=interval)
+    async with bus, connecting(door(bus, overflow=Overflow.CLOSE), direct=direct) as join:
         client = await join("ann")
         await client.subscribe("a")
         async with bus.subscribe("a", overflow=Overflow.CLOSE) as events, create_task_group() as tg:
@@ -234,6 +236,13 @@ async def test_a_tight_publisher_loses_nothing_for_readers_that_keep_up(
 
         assert seen == [str(number) for number in range(count)]
         assert len(await client.events()) == count
+
+
+@pytest.mark.parametrize("interval", [-0.1, 1.5, float("nan"), float("inf")])
+async def test_a_flush_interval_is_at_most_a_second(interval: float) -> None:
+    """Nobody means to hold back publications for longer."""
+    with pytest.raises(UsageError):
+        Bus(flush_interval=interval)
 
 
 async def test_a_cancelled_publish_is_accepted_already(direct: bool) -> None:

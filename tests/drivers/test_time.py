@@ -484,3 +484,42 @@ async def test_a_stop_aborts_who_is_stuck_within_a_second(direct: bool) -> None:
         assert stuck.peer.closed is not None
         assert reader.peer.closed is not None
         assert reader.peer.closed.code == CloseCode.GOING_AWAY
+
+
+# --- flush interval ------------------------------------------------------------------------------
+
+
+async def test_publications_wait_for_others_no_longer_than_the_flush_interval(
+    direct: bool,
+) -> None:
+    """What is published within the interval after the first leaves with it, in order."""
+    bus = Bus(clock=Clock(), flush_interval=0.5)
+    async with bus, connecting(door(bus), direct=direct) as connect:
+        client = await connect("ann")
+        await client.subscribe("a")
+        began = trio.current_time()
+        for number in range(3):
+            await bus.publish("a", number)
+            await sleep(0.2)
+        assert [(await client.hear("event"))["data"] for _ in range(3)] == [0, 1, 2]
+        assert 0.49 <= trio.current_time() - began <= 0.7
+
+        began = trio.current_time()
+        await bus.publish("a", 3)
+        assert (await client.hear("event"))["data"] == 3
+        assert 0.49 <= trio.current_time() - began <= 0.6
+
+
+async def test_a_reply_with_nothing_before_it_waits_for_no_interval() -> None:
+    """Only what follows publications waits with them."""
+    bus = Bus(clock=Clock(), flush_interval=0.5)
+
+    @bus.command("now")
+    def now() -> float:
+        return trio.current_time()
+
+    async with bus, connecting(door(bus)) as connect:
+        client = await connect("ann")
+        began = trio.current_time()
+        assert (await client.command("now"))["success"]
+        assert trio.current_time() == began

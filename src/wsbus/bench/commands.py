@@ -67,7 +67,22 @@ def bench() -> None:
 )
 @click.option("--uvloop", is_flag=True, help="Run on uvloop, which must be installed.")
 @click.option("--ping-interval", type=_SECONDS, help="Seconds between pings.  [default: 30]")
-def serve(server: str, host: str, port: int, *, uvloop: bool, ping_interval: float | None) -> None:
+@click.option(
+    "--flush-interval",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Seconds for which publications may wait for others.",
+)
+def serve(
+    server: str,
+    host: str,
+    port: int,
+    *,
+    uvloop: bool,
+    ping_interval: float | None,
+    flush_interval: float,
+) -> None:
     """Serve a bus at /ws that lets anybody do anything, as often as they like.
 
     Prints host:port when it is ready. Not for a network: there is no authentication.
@@ -76,7 +91,11 @@ def serve(server: str, host: str, port: int, *, uvloop: bool, ping_interval: flo
         from . import servers
 
         options = servers.Options(
-            host=host, port=port, ping_interval=ping_interval, ready=click.echo
+            host=host,
+            port=port,
+            ping_interval=ping_interval,
+            flush_interval=flush_interval,
+            ready=click.echo,
         )
         try:
             servers.run(server, options, uvloop=uvloop)

@@ -32,11 +32,15 @@ class Options:
     port: int = 0
     ping_interval: float | None = None
     """Seconds between pings to a client, silence of twice as long being its end; None: as ever."""
+    flush_interval: float = 0.0
+    """See :class:`.Bus`."""
     ready: Callable[[str], object] = print
     """Called with ``host:port`` once connections are taken."""
 
 
-def make_bus(ping_interval: float | None = None) -> tuple[Bus, Endpoint]:
+def make_bus(
+    ping_interval: float | None = None, flush_interval: float = 0.0
+) -> tuple[Bus, Endpoint]:
     """Return a bus, and a door through which anybody may do anything, as often as they like.
 
     Everything else is as it is by default. Commands: ``echo`` answers with what was sent,
@@ -44,8 +48,9 @@ def make_bus(ping_interval: float | None = None) -> tuple[Bus, Endpoint]:
 
     Args:
         ping_interval: See :class:`Options`.
+        flush_interval: The same.
     """
-    bus = Bus()
+    bus = Bus(flush_interval=flush_interval)
     heartbeat = None
     if ping_interval is not None:
         heartbeat = HeartbeatPolicy(interval=ping_interval, timeout=2 * ping_interval)
@@ -75,7 +80,7 @@ def make_bus(ping_interval: float | None = None) -> tuple[Bus, Endpoint]:
 async def _serve_websockets(options: Options) -> None:
     from ..adapters.websockets import serve
 
-    bus, endpoint = make_bus(options.ping_interval)
+    bus, endpoint = make_bus(options.ping_interval, options.flush_interval)
     async with bus, serve(endpoint, options.host, options.port) as server:
         _tell(options, next(iter(server.sockets)).getsockname())
         await _stopped()
@@ -86,7 +91,7 @@ async def _serve_aiohttp(options: Options) -> None:
 
     from ..adapters.aiohttp import setup
 
-    bus, endpoint = make_bus(options.ping_interval)
+    bus, endpoint = make_bus(options.ping_interval, options.flush_interval)
     app = web.Application()
     setup(app, "/ws", endpoint)
     runner = web.AppRunner(app, access_log=None)
@@ -106,7 +111,7 @@ async def _serve_starlette(options: Options) -> None:
     from ..adapters.starlette import lifespan, websocket_route
     from ..adapters.uvicorn import serve
 
-    bus, endpoint = make_bus(options.ping_interval)
+    bus, endpoint = make_bus(options.ping_interval, options.flush_interval)
     app = Starlette(routes=[websocket_route("/ws", endpoint)], lifespan=lifespan(bus))
     host, port = options.host, options.port
     await serve(app, endpoint, host=host, port=port, ready=options.ready)
@@ -116,7 +121,7 @@ async def _serve_asgi(options: Options) -> None:
     from ..adapters.asgi import app
     from ..adapters.uvicorn import serve
 
-    _, endpoint = make_bus(options.ping_interval)
+    _, endpoint = make_bus(options.ping_interval, options.flush_interval)
     host, port = options.host, options.port
     await serve(app(endpoint), endpoint, host=host, port=port, ready=options.ready, ws="auto")
 

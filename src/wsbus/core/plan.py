@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..protocols.base import WireProtocol
-from .frame import Frame
+from .frame import MAX_JOIN_BYTES, Frame, join_lines
 from .messages import Publication
 from .permissions import Grants
 from .queue import MessageQueue, Overflow
@@ -22,6 +22,9 @@ __all__ = [
     "Plan",
     "Standing",
     "Write",
+    "count",
+    "join",
+    "joined_writes",
     "plan_writes",
 ]
 
@@ -219,3 +222,35 @@ def _mixed_writes(log: Log) -> list[Write]:
         else:
             write.members.append(member)  # type: ignore[attr-defined]  # a list, made just above
     return list(alike.values())
+
+
+def count(owed: Iterable[Owed]) -> tuple[int, int]:
+    """Return how many publications there are, and how many control frames."""
+    kinds = [item.publication is None for item in owed]
+    return kinds.count(False), kinds.count(True)
+
+
+def join(frames: Iterable[Frame], protocol: WireProtocol) -> list[Frame]:
+    """Join them as far as the dialect allows."""
+    return list(join_lines(frames)) if protocol.joins else list(frames)
+
+
+def joined_writes(
+    owed: Sequence[Owed], protocol: WireProtocol
+) -> Iterator[tuple[bytes, Sequence[Owed]]]:
+    """Join what is owed into writes of at most 64 KiB, each with what it holds."""
+    size = sum([item.frame.size for item in owed])
+    if size <= MAX_JOIN_BYTES:
+        frames = join([item.frame for item in owed], protocol)
+        yield b"".join([frame.wire for frame in frames]), owed
+        return
+    part: list[Owed] = []
+    size = 0
+    for item in owed:
+        if part and size + item.frame.size > MAX_JOIN_BYTES:
+            yield from joined_writes(part, protocol)
+            part, size = [], 0
+        part.append(item)
+        size += item.frame.size
+    frames = join([item.frame for item in part], protocol)
+    yield b"".join([frame.wire for frame in frames]), part
