@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -287,18 +287,18 @@ class Bus(Publisher):
         if self._life is not None:
             await self._life.drain(endpoint, deadline, code)
 
-    async def serve(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
+    def serve(
+        self, endpoint: Endpoint, transport: Transport, admission: Admission
+    ) -> Coroutine[Any, Any, None]:
         """Run a connection to its end; for adapters, through :meth:`.Endpoint.run`."""
         services = self._life.services if self._life else None
         if services is None or not self.accepts(endpoint):
-            await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
-            return
+            return transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
         connection = Connection(services, endpoint, transport, admission)
         if endpoint.on_duplicate == "reject" and self.has(endpoint, connection.id):
             # Two handshakes at once: both were admitted.
-            await transport.close(CloseCode.REPLACED, "client_id taken")
-            return
-        await connection.run()
+            return transport.close(CloseCode.REPLACED, "client_id taken")
+        return connection.run()
 
     # --- connections -----------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from anyio import CancelScope, move_on_after
 from .commands import Running
 from .core import actions
 from .core.errors import CloseCode, ErrorCode, TransportClosed, UsageError, is_sendable
-from .core.frame import Frame
 from .core.instant import Instant
 from .core.messages import (
     Call,
@@ -31,7 +30,6 @@ from .core.messages import (
 from .core.patterns import parse_pattern
 from .core.permissions import Identity
 from .core.plan import Member, Standing
-from .core.queue import MessageQueue
 from .core.session import Session, State
 from .endpoint import Admission, Endpoint, Refusal, escaped
 from .flusher import Outlet
@@ -97,13 +95,13 @@ class Connection:
             asks=services.authorize is not None,
         )
         outlet = Outlet(transport, self, limits.write_deadline)
-        queue = MessageQueue[Frame](limits.queue_messages, limits.queue_bytes, limits.control_bytes)
         self._member: Final = Member(
             admission.protocol,
-            queue,
+            endpoint.empty_queue,
             overflow=endpoint.overflow,
             outlet=outlet,
             writes_bytes=outlet.direct is not None,
+            shares_queue=True,
         )
 
     # --- for the application -------------------------------------------------------------------
@@ -206,11 +204,11 @@ class Connection:
         try:
             self._begin()
             await self._services.call(self._services.on_connect, self)
-            queue, outlet = self._member.queue, self._member.outlet
+            member, outlet = self._member, self._member.outlet
             while True:  # An idle connection holds on to nothing of what it received.
                 for _ in self._handle(await self._transport.receive()):
                     # A client that commands and never reads is not read either, until it drains.
-                    while queue.is_choked and self._is_blocked and not outlet.has_failed:
+                    while member.queue.is_choked and self._is_blocked and not outlet.has_failed:
                         await outlet.relief()
         except TransportClosed as exc:
             if self.close_code is None:

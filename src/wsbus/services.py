@@ -175,6 +175,7 @@ class Services:
             matched=hub.matched,
             sent=hub.sent,
             dropped=hub.dropped,
+            conflated=hub.conflated,
             refused=hub.refused,
             discarded=hub.discarded,
             queued=hub.queued,

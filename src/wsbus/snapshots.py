@@ -112,6 +112,8 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     dropped: int
     """Evicted from full queues, conflated ones included."""
+    conflated: int
+    """Of those dropped, the ones that a newer one with the same key replaced."""
     refused: int
     """Not taken by full queues."""
     discarded: int

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from .core.frame import Frame
 
-__all__ = ["Handshake", "Transport", "WriteNow", "join_headers", "split_list"]
+__all__ = ["Handshake", "HeaderView", "Transport", "WriteNow", "split_list"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,35 @@ class WriteNow(Protocol):
         ...
 
 
-def join_headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return headers by lower-case name; values of one name joined (RFC 9110, section 5.3)."""
-    headers: dict[str, str] = {}
-    for name, value in items:
-        key = name.lower()
-        headers[key] = f"{headers[key]}, {value}" if key in headers else value
-    return headers
+class HeaderView(Mapping[str, str]):
+    """Headers as some library holds them, by lower-case name; nothing is copied.
+
+    Idle connections are many, and keep their handshakes. Values of one name are joined (RFC 9110,
+    section 5.3).
+
+    Args:
+        items: Returns names, in any case, and values, in order.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        self._items: Final = items
+
+    def __getitem__(self, name: str) -> str:
+        found = [value for key, value in self._items() if key.lower() == name]
+        if not found:
+            raise KeyError(name)
+        return ", ".join(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(key.lower() for key, _ in self._items()))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<HeaderView {', '.join(self)}>"  # Values may be secrets.
 
 
 def split_list(value: str) -> tuple[str, ...]:

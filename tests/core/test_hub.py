@@ -203,7 +203,7 @@ def test_channels_with_the_same_subscribers_share_their_groups() -> None:
     for _ in range(3):
         enter(hub, "a", "b")
 
-    assert hub._table.match(A).groups == hub._table.match(B).groups
+    assert hub.table.match(A).groups == hub.table.match(B).groups
 
 
 @pytest.mark.parametrize("spoil", ["control", "exclude", "other audience"])
@@ -341,7 +341,7 @@ def test_what_is_in_the_log_must_be_flushed_before_a_member_is_ready_again() -> 
     hub.publish(publication("1"))
     assert queued(member) == ["1"]
     assert not hub.unblock(member)
-    assert member.standing is Standing.BLOCKED
+    assert hub.blocked == {member}
     hub.take_plan()
     assert hub.unblock(member)
 

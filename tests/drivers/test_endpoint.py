@@ -6,6 +6,7 @@ from tests.drivers.clients import connecting, judge, quiet
 from wsbus import Bus, Endpoint, Handshake, Limits, UsageError
 from wsbus.endpoint import Admission, Refusal, escaped
 from wsbus.testing import DirectMemoryTransport
+from wsbus.transport import HeaderView
 
 
 def by_path(handshake: Handshake) -> str:
@@ -200,3 +201,15 @@ async def test_every_frame_sent_is_counted() -> None:
         await quiet()
         statistics = bus.statistics()
         assert (statistics.messages_sent, statistics.connections_ever) == (4, 1)
+
+
+# --- headers ------------------------------------------------------------------------------------
+
+
+def test_headers_are_found_by_lower_case_name() -> None:
+    """Values of one name are joined, in order; values do not show when they are printed."""
+    headers = HeaderView(lambda: [("Host", "a"), ("X-Is", "1"), ("host", "b"), ("x-is", "2")])
+
+    assert dict(headers) == {"host": "a, b", "x-is": "1, 2"}
+    assert (len(headers), headers["host"], headers.get("Host")) == (2, "a, b", None)
+    assert repr(headers) == "<HeaderView host, x-is>"

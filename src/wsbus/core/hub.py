@@ -9,8 +9,8 @@ log, which makes its order the order on the wire. Only a member whose transport 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from ..protocols.base import WireProtocol
@@ -54,7 +54,11 @@ class HubStatistics(NamedTuple):
     queued_bytes: int
     controls: int
     """Control frames sent."""
+    conflated: int
+    """Of those dropped, the ones that a newer one with the same key replaced."""
 
+
+Tap: TypeAlias = Callable[[Publication, int], None]
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
@@ -63,9 +67,12 @@ class Hub:
     """Members, what they subscribe to, and what they owe."""
 
     def __init__(self, *, cache_size: int = 1024) -> None:
-        self._table: Final = SubscriptionTable[Member, Audience](
+        self.table: Final = SubscriptionTable[Member, Audience](
             self._arrange, cache_size=cache_size
         )
+        """Who is interested in what."""
+        self.taps: Final[list[Tap]] = []
+        """Told of every publication, and for how many it is; as a rule there are none."""
         self._members: Final[set[Member]] = set()
         self.blocked: Final[set[Member]] = set()
         # Weak: each is as old as the audiences that it is part of, and holds on to its members.
@@ -76,8 +83,8 @@ class Hub:
         self.owed_bytes: int = 0
         """Bytes in the log, counted once per publication."""
         self._publications = self._matched = 0
-        # Sent, dropped, refused, discarded, controls of members that are gone.
-        self._past = [0, 0, 0, 0, 0]
+        # Sent, dropped, refused, discarded, controls, conflated of members that are gone.
+        self._past = [0, 0, 0, 0, 0, 0]
 
     # --- members -----------------------------------------------------------------------------
 
@@ -101,28 +108,29 @@ class Hub:
         member.queue.clear()
         queue = member.queue
         sent, controls = member.message_count, member.control_count
-        counts = (sent, queue.dropped, queue.refused, queue.discarded, controls)
+        lost = (queue.dropped, queue.refused, queue.discarded)
+        counts = (sent, *lost, controls, queue.conflated)
         self._past = [past + now for past, now in zip(self._past, counts, strict=True)]
 
     def leave_all(self, member: Member, patterns: Iterable[Pattern]) -> None:
         """Stop publications to it; what it owes it still gets."""
         for pattern in patterns:
-            self._table.discard(pattern, member)
+            self.table.discard(pattern, member)
 
     def join(self, member: Member, pattern: Pattern) -> bool:
         """Return whether this is the first interest in the pattern."""
-        return self._table.add(pattern, member)
+        return self.table.add(pattern, member)
 
     def leave(self, member: Member, pattern: Pattern) -> bool:
         """Return whether this was the last interest in the pattern."""
-        return self._table.discard(pattern, member)
+        return self.table.discard(pattern, member)
 
     def restrict(self, member: Member, grants: Grants) -> None:
         """From now on the denies of ``grants`` are filtered out at delivery."""
         had = member.grants is not None
         member.grants = grants if grants.deny_subscribe else None
         if had or member.grants is not None:
-            self._table.invalidate()
+            self.table.invalidate()
 
     def _arrange(self, channel: Channel, members: Collection[Member]) -> Audience:
         parts: dict[tuple[WireProtocol, bool], list[Member]] = {}
@@ -144,7 +152,7 @@ class Hub:
 
     def matching(self, channel: Channel) -> Collection[Member]:
         """Return whom a publication on this channel would be for, in no particular order."""
-        return self._table.match(channel).members
+        return self.table.match(channel).members
 
     # --- in ----------------------------------------------------------------------------------
 
@@ -153,7 +161,7 @@ class Hub:
 
         Cost: independent of the number of members while none of them is blocked.
         """
-        return self._owe(self._table.match(publication.channel), publication, excluded)
+        return self._owe(self.table.match(publication.channel), publication, excluded)
 
     def publish_to(self, members: Collection[Member], publication: Publication) -> Receipt:
         """Owe a publication to these members, whatever they subscribe to."""
@@ -167,6 +175,8 @@ class Hub:
         matched = len(audience.members)
         if excluded:
             matched -= len(excluded & audience.members)
+        for tap in self.taps:
+            tap(publication, matched)
         if not matched:
             return Receipt(0, 0)
         entry = Entry(audience, publication, excluded)
@@ -190,6 +200,8 @@ class Hub:
             self._enqueue(member, Owed(frame, None))
 
     def _enqueue(self, member: Member, owed: Owed) -> bool:
+        if member.shares_queue:
+            member.queue, member.shares_queue = member.queue.fresh(), False
         queue, publication = member.queue, owed.publication
         was_empty = queue.is_empty
         if publication is None:
@@ -279,7 +291,7 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         """Count; costs a walk over the members."""
-        sent, dropped, refused, discarded, controls = self._past
+        sent, dropped, refused, discarded, controls, conflated = self._past
         queued = queued_bytes = 0
         for member in self._members:
             queue = member.queue
@@ -288,12 +300,13 @@ class Hub:
             dropped += queue.dropped
             refused += queue.refused
             discarded += queue.discarded
+            conflated += queue.conflated
             queued += len(queue)
             queued_bytes += queue.bytes
         return HubStatistics(
             members=len(self._members),
             blocked=len(self.blocked),
-            patterns=len(self._table),
+            patterns=len(self.table),
             publications=self._publications,
             matched=self._matched,
             sent=sent,
@@ -303,4 +316,5 @@ class Hub:
             queued=queued,
             queued_bytes=queued_bytes,
             controls=controls,
+            conflated=conflated,
         )

@@ -46,6 +46,8 @@ class Member:
     Args:
         protocol: Encodes for it.
         queue: Holds what it owes while it is blocked.
+        shares_queue: It is empty, and stands for others, too: the member gets one of its own when
+            it first needs one. Most never do.
         overflow: What a full queue does with publications that do not say.
         outlet: What the flusher writes through; the hub only groups by it.
         writes_bytes: Whether the outlet takes RFC 6455 bytes; such members share joined writes.
@@ -59,6 +61,7 @@ class Member:
         "protocol",
         "queue",
         "sent",
+        "shares_queue",
         "standing",
         "writes_bytes",
     )
@@ -71,9 +74,11 @@ class Member:
         overflow: Overflow = Overflow.DROP_OLDEST,
         outlet: Any = None,
         writes_bytes: bool = True,
+        shares_queue: bool = False,
     ) -> None:
         self.protocol: Final = protocol
-        self.queue: Final = queue
+        self.queue: MessageQueue[Frame] = queue
+        self.shares_queue: bool = shares_queue
         self.overflow: Final = overflow
         self.outlet: Final = outlet
         self.writes_bytes: Final = writes_bytes

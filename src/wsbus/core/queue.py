@@ -196,6 +196,10 @@ class MessageQueue(Generic[T]):
         self.control_sent: int = 0
         self.control_discarded: int = 0
 
+    def fresh(self) -> MessageQueue[T]:
+        """Return an empty queue with the same bounds."""
+        return MessageQueue(self.max_messages, self.max_bytes, self.max_control_bytes)
+
     def offer(self, item: T, policy: Overflow, key: object = None) -> Offer:
         """Put a publication at the end, or say why not; never waits.
 

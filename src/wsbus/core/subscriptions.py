@@ -203,6 +203,13 @@ class SubscriptionTable(Generic[M, A]):
         """Return who is interested in exactly this pattern, in the order of subscription."""
         return tuple(self._members.get(pattern.text, ()))
 
+    def held(self) -> list[tuple[str, int]]:
+        """Return each pattern that is subscribed, with the number of its members.
+
+        Cost: O(patterns).
+        """
+        return [(text, len(members)) for text, members in self._members.items()]
+
     def invalidate(self) -> None:
         """Forget all arrangements, because something else they depend on has changed."""
         self._recent = {}

@@ -16,7 +16,7 @@ from anyio import fail_after, notify_closing, wait_readable, wait_writable
 from anyio.lowlevel import checkpoint
 
 from ..core.errors import TransportClosed
-from ..transport import join_headers
+from ..transport import HeaderView
 from .wire import FrameReader, Opcode, ProtocolViolation, client_frame, close_body, read_close
 
 __all__ = ["Peer"]
@@ -276,4 +276,5 @@ async def _read_answer(sock: socket.socket) -> tuple[int, dict[str, str], bytes]
     if not version.startswith("HTTP/1."):
         raise ProtocolViolation("the answer is not HTTP/1.1")
     fields = [line.partition(":") for line in lines]
-    return int(status[:3]), join_headers((name, value.strip()) for name, _, value in fields), rest
+    headers = [(name, value.strip()) for name, _, value in fields]
+    return int(status[:3]), dict(HeaderView(lambda: headers)), rest

@@ -118,8 +118,9 @@ class HubMachine(RuleBasedStateMachine):
         """With ample room everything arrives; with little the policies show."""
         if is_small:
             self.bounds = (3, 60)
+        self.shared = MessageQueue[Frame](*self.bounds)
         for n in range(4):
-            self.add(n % 2, writes_bytes=n < 3, is_local=False)
+            self.add(n % 2, writes_bytes=n < 3, is_local=False, shares_queue=n > 0)
             self.join(n, PATTERNS[3])
 
     def label(self, pad: int = 0) -> bytes:
@@ -135,13 +136,19 @@ class HubMachine(RuleBasedStateMachine):
     # --- members -----------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.models) < 8)
-    @rule(dialect=st.integers(0, 1), writes_bytes=st.booleans(), is_local=st.booleans())
-    def add(self, dialect: int, *, writes_bytes: bool, is_local: bool) -> None:
+    @rule(
+        dialect=st.integers(0, 1),
+        writes_bytes=st.booleans(),
+        is_local=st.booleans(),
+        shares_queue=st.booleans(),
+    )
+    def add(self, dialect: int, *, writes_bytes: bool, is_local: bool, shares_queue: bool) -> None:
         member = Member(
             self.dialects[dialect],
-            MessageQueue(*self.bounds),
+            self.shared if shares_queue else MessageQueue(*self.bounds),
             overflow=list(Overflow)[len(self.models) % 4],
             writes_bytes=writes_bytes,
+            shares_queue=shares_queue,
         )
         self.hub.attach(member, is_blocked=is_local)
         self.models.append(Model(member, self.dialects[dialect], *self.bounds, is_local=is_local))
@@ -357,6 +364,12 @@ class HubMachine(RuleBasedStateMachine):
         model.is_blocked = not model.queue.is_empty
 
     # --- what must hold ----------------------------------------------------------------------
+
+    @invariant()
+    def what_is_shared_stays_empty(self) -> None:
+        """Nobody's queue is another's."""
+        shared = getattr(self, "shared", None)
+        assert shared is None or shared.statistics().offered == shared.control_put == 0
 
     @invariant()
     def everybody_stands_as_it_should(self) -> None:
