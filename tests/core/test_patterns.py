@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -70,6 +72,15 @@ def test_the_normative_table(pattern: str, matching: list[str], other: list[str]
     """Each row of the table of the ZigQuant page holds."""
     parsed = parse_pattern(pattern, plus=False)
     assert [name for name in matching + other if parsed.matches(name)] == matching
+
+
+def test_the_vectors_shared_with_other_languages() -> None:
+    """What the clients' matchers must say, this one says."""
+    vectors = json.loads((Path(__file__).parent / "vectors" / "patterns.json").read_text("utf-8"))
+    for vector in vectors:
+        pattern = parse_pattern(vector["pattern"])
+        names = [parse_channel(name) for name in (*vector["matches"], *vector["other"])]
+        assert [name for name in names if pattern.matches(name)] == vector["matches"], vector
 
 
 @pytest.mark.parametrize(

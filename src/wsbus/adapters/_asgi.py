@@ -187,7 +187,7 @@ def _itself(awaitable: Awaitable[Any]) -> Awaitable[Any]:
 class _Direct(_OnAsyncio):
     """Has the socket within reach; see :class:`.WebSocketProtocol`."""
 
-    __slots__ = ("_reset", "room", "unsent", "write_now")
+    __slots__ = ("_reset", "room", "round_trip", "unsent", "write_now")
 
     def __init__(
         self, endpoint: Endpoint, receive: Receive, send: Send, raw: Mapping[str, Any]
@@ -198,6 +198,7 @@ class _Direct(_OnAsyncio):
         self.write_now: Final[Callable[[bytes], None]] = raw["write_now"]
         self.room: Final[Callable[[], Awaitable[None]]] = raw["room"]
         self.unsent: Final[Callable[[], int]] = raw["unsent"]
+        self.round_trip: Final[Callable[[], float | None]] = raw["round_trip"]
 
     async def send(self, frames: Sequence[Frame]) -> None:
         await self.room()

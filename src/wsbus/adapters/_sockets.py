@@ -11,11 +11,10 @@ import os
 import socket
 import struct
 from asyncio import WriteTransport
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
-__all__ = ["MAX_UNREAD_PONGS", "keep_shallow", "quick_write", "reset", "unsent"]
+__all__ = ["MAX_UNREAD_PONGS", "Writer", "keep_shallow", "make_writer", "reset", "unsent"]
 
 MAX_UNREAD_PONGS: Final = 256 * 1024
 """Bytes that may wait for a peer before it is not read any more, pings and all."""
@@ -38,8 +37,16 @@ def keep_shallow(transport: WriteTransport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 * 1024)
 
 
-def quick_write(transport: WriteTransport) -> Callable[[bytes], None]:
-    """Return what writes as ``transport.write`` does; to be called only while it is not paused.
+class Writer(Protocol):
+    """What :func:`make_writer` returns."""
+
+    def write(self, wire: bytes, /) -> None:
+        """Write, or keep what the system does not take now."""
+        ...
+
+
+def make_writer(transport: WriteTransport) -> Writer:
+    """Return what writes as the transport does; to be used only while that is not paused.
 
     Where the socket's bytes are the transport's own (no TLS, asyncio's own loop on a POSIX system)
     it writes to the descriptor, and leaves to the transport what the system does not take. That
@@ -52,24 +59,24 @@ def quick_write(transport: WriteTransport) -> Callable[[bytes], None]:
     is_plain = sock is not None and transport.get_extra_info("sslcontext") is None
     loop = asyncio.get_running_loop()
     if is_plain and os.name == "posix" and isinstance(loop, asyncio.SelectorEventLoop):
-        return _Descriptor(sock.fileno(), transport.write).write
-    return transport.write
+        return _Descriptor(sock.fileno(), transport)
+    return transport
 
 
 class _Descriptor:
-    __slots__ = ("_number", "_write_rest")
+    __slots__ = ("_number", "_transport")
 
-    def __init__(self, number: int, write_rest: Callable[[bytes], None]) -> None:
+    def __init__(self, number: int, transport: WriteTransport) -> None:
         self._number: Final = number
-        self._write_rest: Final = write_rest
+        self._transport: Final = transport
 
-    def write(self, wire: bytes) -> None:
+    def write(self, wire: bytes, /) -> None:
         try:
             taken = os.write(self._number, wire)
         except OSError:  # No room, or no peer: the transport sees to either.
             taken = 0
         if taken < len(wire):
-            self._write_rest(wire[taken:])
+            self._transport.write(wire[taken:])
 
 
 def unsent(transport: WriteTransport) -> int:

@@ -25,18 +25,21 @@ from aiohttp.abc import AbstractStreamWriter
 from anyio import Event, WouldBlock, move_on_after
 
 from ..bus import Bus, status_views
+from ..console import Console
+from ..console.assets import Answer, answer, redirect
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..core.limits import Limits
 from ..endpoint import Admission, Endpoint, Refusal
-from ..transport import Handshake, join_headers, split_list
-from ._sockets import keep_shallow, reset, unsent
+from ..transport import Handshake, HeaderView, split_list
+from ..web import ASSETS, asset
+from ._rtt import round_trip
+from ._sockets import keep_shallow, make_writer, reset, unsent
 
-__all__ = ["add_status_routes", "handler", "setup"]
+__all__ = ["add_console_routes", "add_status_routes", "add_web_routes", "handler", "setup"]
 
 _KEEPALIVE_SECONDS: Final = 20.0
-_MESSAGES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 
 class _Transport:
@@ -52,9 +55,9 @@ class _Transport:
         "_is_over",
         "_is_reading",
         "_limits",
+        "_out",
         "_protocol",
         "_transport",
-        "_write",
         "_writer",
         "_ws",
     )
@@ -71,12 +74,12 @@ class _Transport:
         self._writer: Final = writer
         self._protocol: Final = request.protocol
         self._transport: Final = request.transport
-        self._write: Final = request.transport.write
         self._limits: Final = limits
         self._is_reading = False
         self._is_over = False  # Both close frames were sent, or the last that there will be.
         self._ended: Event | None = None  # Of the reading; made with our close frame.
         keep_shallow(self._transport)
+        self._out: Final = make_writer(self._transport)
 
     # --- in ------------------------------------------------------------------------------------
 
@@ -89,12 +92,13 @@ class _Transport:
         try:
             while True:
                 message = await self._ws.receive()
-                if message.type in _MESSAGES:
+                kind = message.type
+                if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
                     data: str | bytes = message.data
                     return data
-                if message.type is WSMsgType.PING:
+                if kind is WSMsgType.PING:
                     await self._answer(message.data)
-                elif message.type is not WSMsgType.PONG:
+                elif kind is not WSMsgType.PONG:
                     raise await self._end(message)
         except BaseException:
             if self._ended is not None:
@@ -112,7 +116,7 @@ class _Transport:
             if deadline.cancelled_caught and self.unsent() >= before:
                 self.abort()
         if self._is_open:
-            self._write(_control_frame(WSMsgType.PONG, ping))
+            self._out.write(_control_frame(WSMsgType.PONG, ping))
 
     async def _end(self, message: WSMessage) -> TransportClosed:
         """See to the closing handshake's end; return why it closed."""
@@ -139,13 +143,14 @@ class _Transport:
         return self._protocol.writing_paused and not self._transport.is_closing()
 
     def write_now(self, wire: bytes) -> None:
+        is_closing = self._transport.is_closing()
         # Before the rest: whoever does not read shall run into the write deadline, even while
         # aiohttp waits for room to tell it of an error.
-        if self._is_full:
+        if self._protocol.writing_paused and not is_closing:
             raise WouldBlock
-        if not self._is_open:
+        if is_closing or self._ended is not None or self._ws.closed:
             raise TransportClosed
-        self._write(wire)
+        self._out.write(wire)
 
     async def room(self) -> None:
         while self._is_full:
@@ -169,6 +174,9 @@ class _Transport:
     def unsent(self) -> int:
         return unsent(self._transport)
 
+    def round_trip(self) -> float | None:
+        return round_trip(self._transport)
+
     async def send(self, frames: Sequence[Frame]) -> None:
         await self.room()
         self.write_now(b"".join([frame.wire for frame in frames]))
@@ -182,7 +190,7 @@ class _Transport:
                 self.abort()
                 return
             self._ended = Event()
-            self._write(_control_frame(WSMsgType.CLOSE, code.to_bytes(2) + reason.encode()))
+            self._out.write(_control_frame(WSMsgType.CLOSE, code.to_bytes(2) + reason.encode()))
             # Nothing follows, and the peer may know: a server that shuts down is deaf already,
             # it hears of the peer's close frame only that the socket was closed.
             if self._transport.can_write_eof():
@@ -261,6 +269,53 @@ def _view(tell: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.S
     return view
 
 
+def add_console_routes(app: web.Application, console: Console, prefix: str = "/console") -> None:
+    """Add routes for an operator's console: its page at ``/console/``, and its endpoint.
+
+    Args:
+        app: Where to add them.
+        console: Which.
+        prefix: Of the paths.
+    """
+
+    async def page(request: web.Request) -> web.StreamResponse:
+        return _response_of(answer(request.match_info.get("name", "")))
+
+    async def to_page(_request: web.Request) -> web.StreamResponse:
+        return _response_of(redirect(prefix))
+
+    setup(app, f"{prefix}/ws", console.endpoint)
+    if prefix:
+        app.router.add_get(prefix, to_page)
+    app.router.add_get(f"{prefix}/", page)
+    app.router.add_get(f"{prefix}/{{name}}", page)
+
+
+def _response_of(found: Answer) -> web.Response:
+    return web.Response(body=found.body, status=found.status, headers=found.headers)
+
+
+def add_web_routes(app: web.Application, prefix: str = "/wsbus") -> None:
+    """Add routes that serve the JavaScript client: ``/wsbus/wsbus.js``; see :mod:`wsbus.web`.
+
+    Args:
+        app: Where to add them.
+        prefix: Of the paths.
+    """
+    for name in ASSETS:
+        app.router.add_get(f"{prefix}/{name}", _serve_asset(name))
+
+
+def _serve_asset(name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        found = asset(name)
+        if found.is_known(request.headers.get("if-none-match")):
+            return web.Response(status=304, headers=found.headers)
+        return web.Response(body=found.body, headers=found.headers)
+
+    return serve
+
+
 def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return what handles the requests of a route of your own: ``add_get("/ws", …)``.
 
@@ -306,7 +361,7 @@ def _response(endpoint: Endpoint, admission: Admission) -> web.WebSocketResponse
 
 
 def _handshake(request: web.Request) -> Handshake:
-    headers = join_headers(request.headers.items())
+    headers = HeaderView(request.headers.items)
     transport = request.transport
     address = transport.get_extra_info("peername") if transport is not None else None
     return Handshake(

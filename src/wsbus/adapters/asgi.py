@@ -28,10 +28,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import (
-    Sequence,
-)
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
 from typing import Final
 
 from anyio.lowlevel import checkpoint
@@ -39,7 +37,7 @@ from anyio.lowlevel import checkpoint
 from ..bus import Bus
 from ..core.errors import UsageError
 from ..endpoint import Endpoint, Refusal
-from ..transport import Handshake, join_headers
+from ..transport import Handshake, HeaderView
 from ._asgi import Message, Receive, Send, transport
 
 __all__ = ["Application", "app"]
@@ -156,15 +154,18 @@ async def _respond(
 
 def _handshake(scope: Message) -> Handshake:
     client = scope.get("client")
-    pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
     return Handshake(
         path=scope["path"],
         query_string=scope.get("query_string", b"").decode("latin-1"),
-        headers=join_headers(pairs),
+        headers=HeaderView(partial(_decoded, scope["headers"])),
         client=None if client is None else (client[0], client[1]),
         subprotocols=tuple(name for name in scope.get("subprotocols", ()) if name),
         path_params={name: str(value) for name, value in scope.get("path_params", {}).items()},
     )
+
+
+def _decoded(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
+    return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
 
 
 @cache

@@ -26,15 +26,25 @@ from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import Scope
 
 from ..bus import Bus, status_views
+from ..console import Console
+from ..console.assets import Answer, answer, redirect
 from ..core.encoding import encode_data
 from ..endpoint import Endpoint
+from ..web import ASSETS, asset
 from .asgi import app
 
-__all__ = ["Lifespan", "lifespan", "status_routes", "websocket_route"]
+__all__ = [
+    "Lifespan",
+    "console_routes",
+    "lifespan",
+    "status_routes",
+    "web_routes",
+    "websocket_route",
+]
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 """What Starlette and FastAPI take as ``lifespan=``: the application → a context manager."""
@@ -97,6 +107,51 @@ def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]
         return Response(encode_data(tell()), media_type="application/json")
 
     return view
+
+
+def console_routes(console: Console, prefix: str = "/console") -> list[BaseRoute]:
+    """Return routes for an operator's console: its page at ``/console/``, and its endpoint.
+
+    Args:
+        console: Which.
+        prefix: Of the paths.
+    """
+
+    async def page(request: Request) -> Response:
+        return _response(answer(request.path_params.get("name", "")))
+
+    async def to_page(_request: Request) -> Response:
+        return _response(redirect(prefix))
+
+    return [
+        websocket_route(f"{prefix}/ws", console.endpoint, name="wsbus-console"),
+        *([Route(prefix, to_page)] if prefix else []),
+        Route(f"{prefix}/", page),
+        Route(f"{prefix}/{{name}}", page),
+    ]
+
+
+def _response(found: Answer) -> Response:
+    return Response(found.body, found.status, found.headers)
+
+
+def web_routes(prefix: str = "/wsbus") -> list[Route]:
+    """Return routes that serve the JavaScript client: ``/wsbus/wsbus.js``; see :mod:`wsbus.web`.
+
+    Args:
+        prefix: Of the paths.
+    """
+    return [Route(f"{prefix}/{name}", _serve_asset(name), name=name) for name in ASSETS]
+
+
+def _serve_asset(name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(request: Request) -> Response:
+        found = asset(name)
+        if found.is_known(request.headers.get("if-none-match")):
+            return Response(status_code=304, headers=found.headers)
+        return Response(found.body, headers=found.headers)  # uvicorn leaves the body out for HEAD.
+
+    return serve
 
 
 def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:

@@ -20,6 +20,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -30,7 +31,8 @@ from websockets.protocol import State
 from ..bus import Bus
 from ..core.errors import CloseCode, TransportClosed
 from ..endpoint import Endpoint
-from ._sockets import MAX_UNREAD_PONGS, keep_shallow, quick_write, reset, unsent
+from ._rtt import round_trip
+from ._sockets import MAX_UNREAD_PONGS, keep_shallow, make_writer, reset, unsent
 
 __all__ = [
     "RedactQuery",
@@ -64,7 +66,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self.writable_now = True
         keep_shallow(self.transport)
-        self._write = quick_write(self.transport)
+        self._writer = make_writer(self.transport)
 
     def handle_connect(self, event: Any) -> None:
         """Offer the socket; the application starts in the next turn of the loop."""
@@ -75,6 +77,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 "room": self.room,
                 "unsent": self.unsent,
                 "abort": self.abort,
+                "round_trip": partial(round_trip, self.transport),
             }
 
     def data_received(self, data: bytes) -> None:
@@ -117,7 +120,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def write_now(self, wire: bytes) -> None:
         """Write frames; see :meth:`.WriteNow.write_now`."""
         if self.writable_now and self.conn.close_sent is None:
-            self._write(wire)
+            self._writer.write(wire)
         elif self.is_open:
             raise WouldBlock
         else:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import websockets.asyncio.server as ws
 from anyio import Event, WouldBlock
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -27,11 +28,12 @@ from ..bus import Bus
 from ..core.errors import CloseCode, TransportClosed, UsageError
 from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
-from ..transport import Handshake, join_headers, split_list
+from ..transport import Handshake, HeaderView, split_list
+from ..web import ASSETS, asset
 from ._rtt import round_trip
-from ._sockets import MAX_UNREAD_PONGS, keep_shallow, quick_write, reset, unsent
+from ._sockets import MAX_UNREAD_PONGS, keep_shallow, make_writer, reset, unsent
 
-__all__ = ["ServerConnection", "handler", "serve"]
+__all__ = ["ServerConnection", "handler", "serve", "web_routes"]
 
 _ProcessRequest: TypeAlias = Callable[
     [ws.ServerConnection, Request], Awaitable[Response | None] | Response | None
@@ -45,6 +47,12 @@ class ServerConnection(ws.ServerConnection):
     writable: bool = False
     """Whether the transport has taken all that it was given, and there is one."""
     _room: Event | None = None
+
+    def take_admission(self) -> Admission:
+        """Hand over on what terms it was accepted; to be called once."""
+        assert self.admission is not None
+        admission, self.admission = self.admission, None
+        return admission
 
     def connection_made(self, transport: Any) -> None:
         """Note flow control from the start; nothing may hide in buffers below the queue."""
@@ -92,12 +100,12 @@ class ServerConnection(ws.ServerConnection):
 class _Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`."""
 
-    __slots__ = ("_connection", "_protocol", "_write")
+    __slots__ = ("_connection", "_protocol", "_writer")
 
     def __init__(self, connection: ServerConnection) -> None:
         self._connection: Final = connection
         self._protocol: Final = connection.protocol
-        self._write: Final = quick_write(connection.transport)
+        self._writer: Final = make_writer(connection.transport)
 
     async def receive(self) -> str | bytes:
         try:
@@ -112,7 +120,7 @@ class _Transport:
         # After the peer's close or our own a write would follow the close frame, or raise: either
         # way `close_sent` is set, a plain attribute (`state` is a property of a property).
         if connection.writable and self._protocol.close_sent is None:
-            self._write(wire)
+            self._writer.write(wire)
         elif connection.state is State.OPEN:
             raise WouldBlock
         else:
@@ -185,6 +193,30 @@ async def _serve(
             await endpoint.drain()
 
 
+def web_routes(prefix: str = "/wsbus") -> _ProcessRequest:
+    """Return a ``process_request`` that serves the JavaScript client: ``/wsbus/wsbus.js``.
+
+    All else it leaves to the endpoint. The library takes no other method than GET.
+
+    Args:
+        prefix: Of the paths.
+    """
+    names = {f"{prefix}/{name}": name for name in ASSETS}
+
+    def process_request(_connection: ws.ServerConnection, request: Request) -> Response | None:
+        name = names.get(request.path.partition("?")[0])
+        if name is None:
+            return None
+        found = asset(name)
+        headers = Headers(found.headers | {"connection": "close"})
+        if found.is_known(request.headers.get("if-none-match")):
+            return Response(304, "Not Modified", headers)
+        headers["content-length"] = str(len(found.body))
+        return Response(200, "OK", headers, found.body)
+
+    return process_request
+
+
 def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
     """Return a connection handler, for a server of your own.
 
@@ -196,14 +228,15 @@ def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[N
     async def handle(connection: ws.ServerConnection) -> None:
         if not isinstance(connection, ServerConnection):
             raise UsageError("start the server with create_connection=ServerConnection")
-        admission: Admission | Refusal | None = connection.admission
-        if admission is None:
+        if connection.admission is None:
             assert connection.request is not None
-            admission = await endpoint.admit(_handshake(connection, connection.request))
-        if isinstance(admission, Refusal):
-            await connection.close(admission.close_code, admission.reason)
-        else:
-            await endpoint.run(_Transport(connection), admission)
+            verdict = await endpoint.admit(_handshake(connection, connection.request))
+            if isinstance(verdict, Refusal):
+                await connection.close(verdict.close_code, verdict.reason)
+                return
+            connection.admission = verdict
+            del verdict
+        await endpoint.run(_Transport(connection), connection.take_admission())
 
     return handle
 
@@ -238,7 +271,7 @@ def _subprotocol(
 
 def _handshake(connection: ws.ServerConnection, request: Request) -> Handshake:
     path, _, query = request.path.partition("?")
-    headers = join_headers(request.headers.raw_items())
+    headers = HeaderView(request.headers.raw_items)
     address = connection.remote_address
     return Handshake(
         path=unquote(path),

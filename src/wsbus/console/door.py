@@ -1,0 +1,179 @@
+"""The console's way in, and who may take it."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Collection
+from hashlib import sha256
+from inspect import isawaitable
+from typing import Final, Literal
+
+from anyio import CancelScope
+
+from ..auth import Authenticator
+from ..bus import Bus
+from ..core.errors import CloseCode, Unauthenticated, UsageError
+from ..core.limits import Limits
+from ..core.permissions import Grants, Identity
+from ..endpoint import Admission, Endpoint, escaped
+from ..protocols import protocol
+from ..runner import awaited
+from ..transport import Handshake, Transport
+from .room import Room
+
+__all__ = ["Console"]
+
+logger: Final = logging.getLogger("wsbus.console")
+
+MIN_TOKEN: Final = 16
+"""Characters. The console tells who is connected from where: its token must not be guessed."""
+
+_LIMITS: Final = Limits(
+    max_message_bytes=16 * 1024,
+    max_subscriptions=1,
+    messages_per_second=20,
+    queue_messages=64,  # A page that reads too slowly gets newer samples, not more of them.
+    max_connections=64,
+)
+_ACTIONS: Final = ("console.*",)
+
+
+class Console:
+    """An operator's view of a bus; mount it with ``console_routes`` of an adapter.
+
+    Consoles talk to a small bus of their own, which runs only while one is connected. So they are
+    none of the bus's connections: its hooks, ``authorize``, counters and commands never meet them,
+    and nothing that a console is told can reach a subscriber of the bus, not even of ``*``.
+
+    Args:
+        bus: What to look at.
+        token: Who shows it in an ``auth`` message is let in; at least 16 characters.
+        authenticator: Instead of a token: judges as at any endpoint. Only identities whose grants
+            have ``admin`` are let in, and the channels that they are denied do not show in tails.
+        allow_changes: Whether an operator may disconnect; else nothing can be changed.
+        origins: Whose pages may connect; the console's own page has the same host.
+
+    Raises:
+        UsageError: Neither a token nor an authenticator is given, or both; or the token is short.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        token: str | None = None,
+        authenticator: Authenticator | None = None,
+        allow_changes: bool = False,
+        origins: Collection[str] | Literal["same-host", "*"] = "same-host",
+    ) -> None:
+        if (token is None) == (authenticator is None):
+            raise UsageError("a console needs a token or an authenticator")
+        if token is not None and len(token) < MIN_TOKEN:
+            raise UsageError(f"the token of a console has at least {MIN_TOKEN} characters")
+        if isinstance(origins, str) and origins not in {"same-host", "*"}:
+            raise UsageError("origins are a collection of texts, 'same-host' or '*'")
+        self.bus: Final = bus
+        self.allow_changes: Final = allow_changes
+        """Whether an operator may disconnect."""
+        self.endpoint: Final = Endpoint(
+            gate=self,
+            protocols=(protocol("wsbus.v1"),),
+            authenticator=_admitting(authenticator or _by_token(token or "")),
+            origins=origins,
+            limits=_LIMITS,
+        )
+        """Where the page connects; adapters mount it at ``ws`` beside the page."""
+        self._room: Room | None = None
+        self._is_draining = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any console is connected; if not, nothing is sampled and no task is left."""
+        return self._room is not None
+
+    # --- for its endpoint ------------------------------------------------------------------------
+
+    def accepts(self, endpoint: Endpoint) -> bool:
+        """Whether consoles are let in now: as long as the bus runs."""
+        return self.bus.is_running and not self._is_draining
+
+    def count(self, endpoint: Endpoint) -> int:
+        """Return how many consoles are connected."""
+        return 0 if self._room is None else self._room.guests
+
+    def has(self, endpoint: Endpoint, connection_id: str) -> bool:
+        """Whether a console has this id; ids are made up, so that none is ever taken."""
+        return False
+
+    async def serve(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
+        """Run a console's connection to its end; the first opens the room, the last closes it."""
+        if not self.accepts(endpoint):  # Stopped, since it was admitted.
+            await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
+            return
+        room = self._room
+        if room is None:
+            room = self._room = Room(self.bus, allow_changes=self.allow_changes)
+        room.guests += 1
+        try:
+            await room.opened()
+            await room.bus.serve(endpoint, transport, admission)
+        finally:
+            room.guests -= 1
+            if not room.guests:
+                if self._room is room:
+                    self._room = None
+                with CancelScope(shield=True):
+                    await room.close()
+
+    async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
+        """End all consoles; see :meth:`.Endpoint.drain`."""
+        room = self._room
+        if room is not None:
+            self._is_draining = True
+            try:
+                await room.bus.aclose(deadline=deadline, code=code)
+            finally:
+                self._is_draining = False
+
+
+def _by_token(expected: str) -> Authenticator:
+    digest = _digest(expected)
+
+    def judge(token: str | None, handshake: Handshake) -> Identity | None:
+        if token is None:
+            return None
+        # In constant time, also over the length.
+        if not hmac.compare_digest(_digest(token), digest):
+            raise Unauthenticated
+        return Identity("operator", Grants.of(admin=True))
+
+    return judge
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _admitting(authenticator: Authenticator) -> Authenticator:
+    """Let in administrators only, with the grants of a console; log who is refused."""
+
+    async def judge(token: str | None, handshake: Handshake) -> Identity | None:
+        try:
+            verdict = authenticator(token, handshake)
+            identity = await awaited(verdict) if isawaitable(verdict) else verdict
+            return None if identity is None else _operator(identity)
+        except Unauthenticated:
+            client = handshake.client[0] if handshake.client else "an unknown address"
+            logger.warning("the console refused a token from %s", escaped(client))
+            raise
+
+    return judge
+
+
+def _operator(identity: Identity) -> Identity:
+    if not identity.grants.admin:
+        raise Unauthenticated("the console is for administrators")
+    denied = [pattern.text for pattern in identity.grants.deny_subscribe]
+    grants = Grants.of(admin=True, command=_ACTIONS, deny_subscribe=denied)
+    return Identity(identity.subject, grants, identity.expires_at)

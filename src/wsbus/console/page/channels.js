@@ -1,0 +1,241 @@
+// What is published, and who listens; and one pattern's events as they come.
+
+import { $, isPressed, make, press, Rows, say, settle, Tail } from "./dom.js";
+import { bytes, clock, count, duration, plural, rate } from "./format.js";
+
+const MOST_ROWS = 500;
+const LONG = 300;
+
+const LISTS = {
+  published: {
+    heads: [["Channel"], ["Per second", "number"], ["Receivers", "number"], ["Total", "number spare"], ["Bytes", "number spare"], ["Last", "number spare"]],
+    sorts: [["rate", "busiest"], ["subscribers", "most receivers"], ["newest", "newest"], ["name", "by name"]],
+    name: (row) => row.channel,
+    cells: (row, now) => [
+      rate(row.rate),
+      count(row.subscribers),
+      count(row.count),
+      bytes(row.size).join(" "),
+      `${duration(now - row.at)} ago`,
+    ],
+  },
+  subscribed: {
+    heads: [["Pattern"], ["Subscribers", "number"]],
+    sorts: [["subscribers", "most subscribers"], ["name", "by name"]],
+    name: (row) => row.pattern,
+    cells: (row) => [count(row.subscribers)],
+  },
+};
+
+export class Channels {
+  #changed;
+  #list = "published";
+  #rows = null;
+  #held = null;
+  #tail;
+  #tailed = null; // The pattern.
+  #matched = 0;
+  #received = 0;
+  #waiting = 0;
+
+  constructor(changed) {
+    this.#changed = changed;
+    for (const choice of document.querySelectorAll('input[name="list"]')) {
+      choice.addEventListener("change", () => this.#choose(choice.value));
+    }
+    $("#channel-find").addEventListener("input", settle(changed));
+    $("#channel-sort").addEventListener("change", changed);
+    const hold = $("#channel-hold");
+    hold.addEventListener("click", () => {
+      press(hold, !isPressed(hold), isPressed(hold) ? "Hold" : "Go on");
+      if (!isPressed(hold) && this.#held) this.show(this.#held);
+    });
+    this.#setUp("published");
+
+    this.#tail = new Tail($("#tail"), $("#tail-pause"), $("#tail-clear"), MOST_ROWS, makeEvent);
+    this.#tail.onHeld = (waiting) => {
+      this.#waiting = waiting;
+      this.#tell();
+    };
+    $("#tail-form").addEventListener("submit", (submitted) => {
+      submitted.preventDefault();
+      this.#begin($("#tail-pattern").value.trim());
+    });
+    $("#tail-text").addEventListener("input", settle(() => this.#tailed && this.#begin(this.#tailed), 300));
+    $("#tail-stop").addEventListener("click", () => this.#stop());
+    $("#tail-clear").addEventListener("click", () => {
+      this.#received = this.#matched = 0;
+      this.#base = null;
+      this.#tell();
+    });
+  }
+
+  #base = 0; // What had matched before the list was cleared; null: to be learnt.
+
+  wants() {
+    const wanted = {
+      view: this.#list,
+      sort: $("#channel-sort").value,
+      find: $("#channel-find").value,
+    };
+    if (this.#tailed) Object.assign(wanted, { tail: this.#tailed, text: $("#tail-text").value });
+    return wanted;
+  }
+
+  /** The server has taken what is wanted, or not. */
+  answered(error) {
+    if (!error || !this.#tailed) return;
+    this.#stop();
+    say($("#tail-state"), `Not tailed: ${error.message}.`);
+  }
+
+  show(sample) {
+    if (sample.view !== this.#list) return; // Of before the list was changed.
+    if (isPressed($("#channel-hold"))) {
+      this.#held = sample;
+      return;
+    }
+    const kind = LISTS[this.#list];
+    this.#rows.now = sample.at;
+    this.#rows.show(sample.rows, kind.name);
+    const { rows, found, total, others } = sample;
+    const what = this.#list === "published" ? "channel" : "pattern";
+    const first = rows.length < found ? `The first ${count(rows.length)} of ` : "";
+    const matching = sample.find ? `${plural(found, "match", "matches")} among ` : "";
+    const since = this.#list === "published" ? ` in the last ${duration(sample.listening ?? 0)}` : "";
+    const beyond = others ? `, and ${plural(others, "publication")} on more of them` : "";
+    say($("#channel-shown"), `${first}${matching}${plural(total, what)}${since}${beyond}`);
+    const none = $("#channel-none");
+    none.hidden = rows.length > 0;
+    const nothing = this.#list === "published" ? "Nothing was published since this list was opened." : "Nobody has subscribed.";
+    say(none, sample.find ? "No name contains that." : nothing);
+  }
+
+  /** A batch of the tail. */
+  hear({ tail, matched, events }) {
+    if (tail !== this.#tailed) return;
+    // The count starts anew with the connection, and with what is looked for.
+    if (this.#base === null || matched < this.#base) this.#base = Math.max(0, matched - events.length);
+    const before = this.#matched;
+    this.#matched = matched - this.#base;
+    const missing = this.#matched - before - events.length;
+    this.#received += events.length;
+    this.#tail.push(...(missing > 0 && before ? [{ missing }] : []), ...events);
+    this.#tell();
+  }
+
+  #choose(list) {
+    this.#list = list;
+    this.#held = null;
+    this.#setUp(list);
+    this.#changed();
+  }
+
+  #setUp(list) {
+    const kind = LISTS[list];
+    $("#channel-head").replaceChildren(
+      ...kind.heads.map(([text, className = ""]) => {
+        const head = make("th", className, text);
+        head.scope = "col";
+        return head;
+      }),
+    );
+    $("#channel-sort").replaceChildren(...kind.sorts.map(([value, text]) => new Option(text, value)));
+    $("#channel-rows").replaceChildren();
+    press($("#channel-hold"), false, "Hold");
+    this.#rows = new Rows(
+      $("#channel-rows"),
+      () => this.#makeRow(kind),
+      (row, item) => {
+        const name = kind.name(item);
+        say(row.cells[0].firstChild, name);
+        row.cells[0].firstChild.ariaLabel = `Tail ${name}`;
+        row.cells[0].firstChild.title = `Tail ${name}`;
+        kind.cells(item, this.#rows.now).forEach((text, index) => say(row.cells[index + 1], text));
+      },
+    );
+  }
+
+  #makeRow(kind) {
+    const row = make("tr");
+    row.append(...kind.heads.map(([, className = ""]) => make("td", className)));
+    const name = make("button", "open");
+    name.type = "button";
+    name.addEventListener("click", () => {
+      const pattern = kind.name(this.#rows.itemAt(name));
+      $("#tail-pattern").value = pattern;
+      this.#begin(pattern);
+      $("#tail").scrollIntoView({ block: "nearest" }); // On a phone it is below.
+    });
+    row.cells[0].append(name);
+    return row;
+  }
+
+  #begin(pattern) {
+    if (!pattern) return;
+    if (pattern !== this.#tailed) this.#tail.clear();
+    this.#tailed = pattern;
+    this.#base = this.#matched = this.#received = 0;
+    $("#tail-stop").hidden = false;
+    this.#tell();
+    this.#changed();
+  }
+
+  #stop() {
+    this.#tailed = null;
+    $("#tail-stop").hidden = true;
+    say($("#tail-state"), `Stopped. ${this.#counts}`);
+    this.#changed();
+  }
+
+  get #counts() {
+    const missed = Math.max(0, this.#matched - this.#received);
+    const shown = plural(this.#received, "event");
+    return missed ? `${shown}; ${count(missed)} more were too many to show.` : `${shown}.`;
+  }
+
+  #tell() {
+    if (!this.#tailed) return;
+    const held = this.#waiting ? ` Paused: ${plural(this.#waiting, "row")} waiting.` : "";
+    say($("#tail-state"), `Tailing ${this.#tailed}: ${this.#counts}${held}`);
+  }
+}
+
+const makeEvent = ({ missing, channel, event, at, text, size }) => {
+  const row = make("li");
+  if (missing) {
+    row.className = "missing";
+    row.textContent = `… ${count(missing)} not shown …`;
+    return row;
+  }
+  const isCut = size > new Blob([text]).size;
+  const shown = isCut ? `${text}… (${bytes(size).join(" ")})` : text;
+  row.append(
+    make("span", "when", clock(at * 1000)),
+    make("span", "channel", channel),
+    make("span", "what", event),
+    text.length > LONG ? makeLong(shown, text) : make("span", "grow", shown),
+  );
+  row.children[1].title = channel;
+  return row;
+};
+
+/** A few lines of it; all of it, laid out, once it is opened. */
+const makeLong = (shown, text) => {
+  const details = make("details", "grow");
+  details.append(make("summary", "", shown));
+  details.addEventListener(
+    "toggle",
+    () => {
+      let whole = shown;
+      try {
+        whole = JSON.stringify(JSON.parse(text), null, 2);
+      } catch {
+        // It was cut.
+      }
+      details.append(make("pre", "", whole));
+    },
+    { once: true },
+  );
+  return details;
+};

@@ -1,0 +1,125 @@
+// Elements. What comes from the bus is only ever set as text, never as markup.
+
+export const $ = (selector, root = document) => root.querySelector(selector);
+
+export const make = (tag, className = "", text = "") => {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.textContent = text;
+  return element;
+};
+
+/** Set a text, if it is another: what is selected, or read aloud, stays as it is. */
+export const say = (element, text) => {
+  if (element.textContent !== text) element.textContent = text;
+};
+
+export const isPressed = (button) => button.ariaPressed === "true";
+
+export const press = (button, isOn, label) => {
+  button.ariaPressed = String(isOn);
+  button.textContent = label;
+};
+
+/** Elements of one parent, each for a key: updated in place, so that focus and selection stay. */
+export class Rows {
+  #parent;
+  #make;
+  #update;
+  #rows = new Map();
+
+  constructor(parent, makeRow, update) {
+    this.#parent = parent;
+    this.#make = makeRow;
+    this.#update = update;
+  }
+
+  /** The item whose row holds an element. */
+  itemAt(element) {
+    for (const { row, item } of this.#rows.values()) if (row.contains(element)) return item;
+    return undefined;
+  }
+
+  show(items, keyOf) {
+    const focused = document.activeElement;
+    const before = this.#rows;
+    this.#rows = new Map();
+    items.forEach((item, index) => {
+      const key = keyOf(item);
+      const row = before.get(key)?.row ?? this.#make(item);
+      this.#update(row, item, before.get(key)?.item);
+      this.#rows.set(key, { row, item });
+      const there = this.#parent.children[index];
+      if (there !== row) this.#parent.insertBefore(row, there ?? null);
+    });
+    while (this.#parent.childElementCount > this.#rows.size) this.#parent.lastElementChild.remove();
+    // An element that is moved loses the focus.
+    if (focused !== document.activeElement && focused?.isConnected) {
+      focused.focus({ preventScroll: true });
+    }
+  }
+}
+
+/** A bounded list that follows its end, unless somebody has scrolled up, and can be held. */
+export class Tail {
+  #list;
+  #pause;
+  #most;
+  #makeRow;
+  #pending = [];
+  #isDue = false;
+  /** Called with the number of rows that wait while it is held. */
+  onHeld = () => {};
+
+  constructor(list, pause, clear, most, makeRow) {
+    this.#list = list;
+    this.#pause = pause;
+    this.#most = most;
+    this.#makeRow = makeRow;
+    pause.addEventListener("click", () => {
+      press(pause, !isPressed(pause), isPressed(pause) ? "Pause" : "Resume");
+      this.#show();
+    });
+    clear.addEventListener("click", () => this.clear());
+  }
+
+  get isHeld() {
+    return isPressed(this.#pause);
+  }
+
+  push(...items) {
+    this.#pending.push(...items);
+    if (this.#pending.length > this.#most) this.#pending.splice(0, this.#pending.length - this.#most);
+    if (this.#isDue) return;
+    this.#isDue = true;
+    requestAnimationFrame(() => this.#show());
+  }
+
+  clear() {
+    this.#pending = [];
+    this.#list.replaceChildren();
+    this.#show();
+  }
+
+  #show() {
+    this.#isDue = false;
+    this.onHeld(this.isHeld ? this.#pending.length : 0);
+    if (this.isHeld) return;
+    const list = this.#list;
+    const follows = list.scrollTop + list.clientHeight > list.scrollHeight - 24;
+    list.append(...this.#pending.splice(0).map(this.#makeRow));
+    for (let extra = list.childElementCount - this.#most; extra > 0; extra -= 1) {
+      list.firstElementChild.remove();
+    }
+    if (follows) list.scrollTop = list.scrollHeight;
+  }
+}
+
+/** Call a function a moment after the last of several calls. */
+export const settle = (run, milliseconds = 200) => {
+  let timer = 0;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(run, milliseconds);
+  };
+};

@@ -1,0 +1,216 @@
+// The first tab: is all well, and if not, where.
+
+import { $, make, say, Rows } from "./dom.js";
+import { bytes, count, duration, exact, milliseconds, plural, rate } from "./format.js";
+import { Spark, Traffic } from "./traffic.js";
+
+const MINUTE = 60;
+const LATE = 0.25;
+
+const sum = (points, of) => points.reduce((total, point) => total + of(point), 0);
+
+// Name, explanation, unit, figure, small print, floor of the scale, tone.
+const CARDS = [
+  {
+    title: "Connections",
+    of: (point) => point.connections,
+    figure: (point) => [count(point.connections), ""],
+    more: (_, totals) => `${exact(totals.connections_ever)} ever`,
+    floor: 5,
+  },
+  {
+    title: "Received",
+    about: "Messages from clients",
+    of: (point) => point.received,
+    figure: (point) => [rate(point.received), "/s"],
+    more: (_, totals) => (totals.malformed ? `${exact(totals.malformed)} not understood` : "messages from clients"),
+    floor: 5,
+  },
+  {
+    title: "Published",
+    about: "Publications of the application and of clients",
+    of: (point) => point.published,
+    figure: (point) => [rate(point.published), "/s"],
+    more: (point) =>
+      point.published ? `${rate(point.delivered / point.published)} receivers each` : "publications",
+    floor: 5,
+  },
+  {
+    title: "Delivered",
+    about: "Publications sent, counted once per connection",
+    of: (point) => point.delivered,
+    figure: (point) => [rate(point.delivered), "/s"],
+    more: (_, totals) => `${count(totals.sent)} in all`,
+    floor: 5,
+  },
+  {
+    title: "Dropped",
+    about: "Publications dropped from full queues, or replaced by newer ones under `conflate`",
+    of: (point) => point.dropped,
+    figure: (point) => [rate(point.dropped), "/s"],
+    more: (_, totals) => `${count(totals.dropped + totals.refused)} in all`,
+    floor: 5,
+    tone: (point) => (point.dropped ? "bad" : ""),
+  },
+  {
+    title: "Waiting",
+    about: "In the queues of connections that do not read fast enough",
+    of: (point) => point.waitingBytes,
+    figure: (point) => bytes(point.waitingBytes),
+    more: (point, totals) =>
+      point.waiting ? `${plural(point.waiting, "message")}, ${count(totals.blocked)} blocked` : "nothing in queues",
+    floor: 4096,
+    tone: (point) => (point.waiting ? "warn" : ""),
+  },
+  {
+    title: "Event loop late",
+    about: "By how much the loop was late at worst: something kept it busy so long",
+    of: (point) => point.lag,
+    figure: (point) => milliseconds(point.lag).replace("< ", "<").split(" "),
+    more: (_, __, worst) => `at worst ${milliseconds(worst.lag)}`,
+    floor: 0.05,
+    tone: (point) => (point.lag > LATE ? "bad" : point.lag > LATE / 5 ? "warn" : ""),
+  },
+  {
+    title: "Processor",
+    about: "Of one processor, used by the whole process",
+    of: (point) => point.busy,
+    figure: (point) => [(point.busy * 100).toFixed(0), "%"],
+    more: () => "of one core",
+    floor: 0.5,
+    tone: (point) => (point.busy > 0.9 ? "bad" : point.busy > 0.7 ? "warn" : ""),
+  },
+];
+
+const TOTALS = [
+  ["Connections ever", "connections_ever", "Handshakes that were accepted"],
+  ["Patterns", "patterns", "Distinct ones, subscribed just now"],
+  ["Messages received", "messages_received", "From clients"],
+  ["Not understood", "malformed", "Of those received"],
+  ["Messages sent", "messages_sent", "Publications, replies and pings"],
+  ["Publications", "publications", "Accepted"],
+  ["Deliveries owed", "matched", "Publications times the members each was for"],
+  ["Delivered", "sent", "Publications sent"],
+  ["Dropped", "dropped", "From full queues; those that newer ones replaced included"],
+  ["Refused", "refused", "Not taken by full queues"],
+  ["Discarded", "discarded", "In the queues of connections that ended"],
+  ["Failed writes", "failures", "Connections lost to one, or to one that took too long"],
+  ["Not said", "unsaid", "Replies that a dialect has no word for"],
+];
+
+class Card {
+  element = make("article", "card");
+  #value = make("p", "value");
+  #number = document.createTextNode("–");
+  #unit = make("span");
+  #more = make("p", "more");
+  #spark = new Spark();
+  #kind;
+
+  constructor(kind) {
+    this.#kind = kind;
+    const title = make("h3", "", kind.title);
+    this.element.title = kind.about ?? "";
+    this.#value.append(this.#number, this.#unit);
+    this.element.append(title, this.#value, this.#more, this.#spark.element);
+  }
+
+  show(point, totals, points) {
+    const [number, unit] = this.#kind.figure(point);
+    if (this.#number.data !== number) this.#number.data = number;
+    say(this.#unit, unit ?? "");
+    const worst = points.reduce((most, each) => (each && each.lag > most.lag ? each : most), point);
+    say(this.#more, this.#kind.more(point, totals, worst));
+    this.element.dataset.tone = this.#kind.tone?.(point) ?? "";
+    this.#spark.draw(points, this.#kind.of, this.#kind.floor);
+  }
+}
+
+export class Overview {
+  #traffic = new Traffic();
+  #cards = CARDS.map((kind) => new Card(kind));
+  #totals = new Map();
+  #slowest;
+
+  constructor(openConnection) {
+    $("#cards").append(...this.#cards.map((card) => card.element));
+    for (const [label, name, about] of TOTALS) {
+      const pair = make("div");
+      pair.title = about;
+      const value = make("dd", "", "–");
+      pair.append(make("dt", "", label), value);
+      $("#totals").append(pair);
+      this.#totals.set(name, value);
+    }
+    this.#slowest = new Rows($("#slowest"), () => this.#makeSlow(openConnection), showSlow);
+  }
+
+  wants() {
+    return { view: "overview" };
+  }
+
+  /** Every sample, whatever tab is open: the history has no holes. */
+  note(sample) {
+    const point = this.#traffic.add(sample);
+    if (!point) return;
+    const { points } = this.#traffic;
+    for (const card of this.#cards) card.show(point, sample.totals, points);
+    for (const [name, element] of this.#totals) say(element, exact(sample.totals[name]));
+    this.#judge(point, sample);
+  }
+
+  show(sample) {
+    this.#slowest.show(sample.rows, (row) => `${row.id} ${row.connected_at}`);
+    $("#slowest-none").hidden = sample.rows.length > 0;
+  }
+
+  #makeSlow(openConnection) {
+    const row = make("li");
+    const who = make("button", "open");
+    who.type = "button";
+    who.addEventListener("click", () => openConnection(this.#slowest.itemAt(who)));
+    row.append(who, make("span", "figures"));
+    return row;
+  }
+
+  #judge(point, { totals }) {
+    const minute = this.#traffic.last(MINUTE);
+    const dropped = sum(minute, (each) => each.droppedCount);
+    const failed = sum(minute, (each) => each.failedCount);
+    const late = Math.max(...minute.map((each) => each.lag));
+    const troubles = [];
+    if (dropped) {
+      troubles.push(`${plural(dropped, "publication")} dropped, or replaced by newer ones, for connections that read too slowly`);
+    }
+    if (failed) troubles.push(`${plural(failed, "connection")} given up because nothing could be written`);
+    if (late > LATE) troubles.push(`the event loop was late by ${milliseconds(late)}: something keeps it busy`);
+    const waiting = point.waiting ? `${plural(point.waiting, "publication")} waiting for slow connections` : "";
+    const verdict = $("#verdict");
+    if (troubles.length) {
+      verdict.dataset.tone = "bad";
+      say(verdict, `In the last minute: ${troubles.join("; ")}.`);
+    } else if (waiting) {
+      verdict.dataset.tone = "warn";
+      say(verdict, `${waiting}; nothing was dropped in the last minute.`);
+    } else {
+      const watched = this.#traffic.points.filter(Boolean);
+      const seconds = Math.min(MINUTE, Math.ceil(watched.at(-1).at - watched[0].at) || 1);
+      verdict.dataset.tone = "good";
+      say(verdict, `All well: nobody waits, and nothing was dropped in the last ${duration(seconds).replace("1 min", "minute")}.`);
+    }
+    verdict.title = totals.is_running ? "" : "The bus is stopping";
+  }
+}
+
+const showSlow = (row, item) => {
+  const [who, figures] = row.children;
+  say(who, item.subject ?? "not authenticated");
+  who.title = item.id;
+  const waiting = item.queued ?? 0;
+  const [size, unit] = bytes(item.queued_bytes ?? 0);
+  const lost = item.dropped ?? 0;
+  if (waiting || item.is_blocked) row.dataset.slow = "";
+  else delete row.dataset.slow;
+  const text = waiting ? `${count(waiting)} waiting` : item.is_blocked ? "blocked" : "nothing waits";
+  figures.replaceChildren(make("strong", "", text), waiting ? `, ${size} ${unit}` : "", lost ? `, ${count(lost)} lost` : "");
+};

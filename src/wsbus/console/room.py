@@ -1,0 +1,255 @@
+"""Where consoles are as long as any is connected: their own bus, and the task that samples."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from time import perf_counter, process_time
+from typing import Annotated, Any, Final
+
+import msgspec
+from anyio import CancelScope, Event, sleep
+from msgspec import Meta
+
+from .._spawn import spawn
+from ..bus import Bus
+from ..connection import Connection
+from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, NotStarted
+from ..core.messages import Publication
+from ..core.patterns import parse_pattern
+from ..core.permissions import Grants
+from ..core.queue import Overflow
+from ..endpoint import escaped
+from ..snapshots import ConnectionInfo
+from .samples import CHANNEL, CUT, Query, Sample, TailBatch, TailEvent, Watch
+from .sampling import Effort, Found, answer, cut, sorted_by
+from .tap import Tail, Tap
+
+__all__ = ["Room"]
+
+logger: Final = logging.getLogger("wsbus.console")
+
+TICK_SECONDS: Final = 0.25
+"""How often tails are sent, and the loop's lateness is measured."""
+SAMPLE_SECONDS: Final = 1.0
+MAX_SHARE: Final = 0.03
+"""Of one processor, for samples; if they cost more they become rarer."""
+_TEXT_BYTES: Final = 4096
+_CLOSE_SECONDS: Final = 2.0
+
+
+class _Watching(msgspec.Struct):
+    """What one console looks at."""
+
+    query: Query
+    tail: Tail | None
+
+
+class Room:
+    """One period in which consoles are connected; opened by the first, closed by the last.
+
+    Args:
+        watched: The bus to look at, which runs.
+        allow_changes: Whether consoles may disconnect.
+    """
+
+    def __init__(self, watched: Bus, *, allow_changes: bool) -> None:
+        self.bus: Final = Bus()
+        """The consoles' own."""
+        self.guests: int = 0
+        """Connections that are here or about to be."""
+        self._watched: Final = watched
+        self._services: Final = watched.services
+        self._allow_changes: Final = allow_changes
+        self._watching: Final[dict[Connection, _Watching]] = {}
+        self._tap: Final = Tap()
+        self._opened: Event | None = None
+        self._ended = Event()
+        self._scope: Final = CancelScope()
+        self._lag = self._cost = 0.0
+        self._interval = SAMPLE_SECONDS
+        self._due_at = self._affordable_at = 0.0
+        self._is_asked = False
+        self.bus.command("console.watch")(self._watch)
+        self.bus.command("console.show")(self._show)
+        self.bus.command("console.disconnect")(self._disconnect)
+        self.bus.on_disconnect(self._leave)
+
+    async def opened(self) -> None:
+        """Return once it is open; the first to call opens it."""
+        if self._opened is not None:
+            await self._opened.wait()
+            return
+        self._opened = Event()
+        with CancelScope(shield=True):
+            await self.bus.__aenter__()
+            spawn(self._run)
+        self._opened.set()
+
+    async def close(self) -> None:
+        """End the sampling and the bus; idempotent."""
+        self._scope.cancel()
+        if self._opened is not None:
+            await self._ended.wait()
+            await self.bus.aclose(deadline=_CLOSE_SECONDS)
+
+    # --- what consoles ask for -------------------------------------------------------------------
+
+    def _watch(self, watch: Watch, who: Connection) -> dict[str, Any]:
+        """Note what a console wants to be told from now on."""
+        assert who.identity is not None  # Or it could give no commands.
+        query = Query(watch.view, sorted_by(watch.view, watch.sort), watch.find.strip().lower())
+        before = self._watching.get(who)
+        tail = before.tail if before is not None else None
+        if watch.tail is None:
+            tail = None
+        elif tail is None or (tail.pattern.text, tail.text) != (watch.tail, watch.text):
+            tail = _tail(watch, who.identity.grants)
+        self._watching[who] = _Watching(query, tail)
+        self._attend()
+        self._is_asked = True
+        return {"allow_changes": self._allow_changes, "sort": query.sort}
+
+    def _leave(self, who: Connection) -> None:
+        self._watching.pop(who, None)
+        self._attend()
+
+    def _attend(self) -> None:
+        """Listen to publications only if somebody looks at them."""
+        tails = [w.tail for w in self._watching.values() if w.tail is not None]
+        lists = any(w.query.view == "published" for w in self._watching.values())
+        if not (tails or lists):
+            self._tap.close()
+        elif not self._tap.is_open:
+            self._tap.open(self._services.hub, perf_counter())
+        self._tap.tail(tails)
+
+    def _show(
+        self, connection_id: Annotated[str, Meta(max_length=1000)], connected_at: float
+    ) -> ConnectionInfo:
+        """Tell all about one connection."""
+        return self._find(connection_id, connected_at).info()
+
+    def _disconnect(
+        self,
+        connection_id: Annotated[str, Meta(max_length=1000)],
+        connected_at: float,
+        who: Connection,
+        *,
+        come_again: bool = False,
+    ) -> None:
+        """End one connection."""
+        if not self._allow_changes:
+            raise CommandError("READ_ONLY", "this console may look, and change nothing")
+        found = self._find(connection_id, connected_at)
+        assert who.identity is not None
+        operator, name = escaped(who.identity.subject), escaped(found.id)
+        logger.warning("%s disconnects the connection %s from the console", operator, name)
+        code = CloseCode.SERVICE_RESTART if come_again else CloseCode.DISCONNECTED
+        found.disconnect(code, "disconnected by an operator")
+
+    def _find(self, connection_id: str, connected_at: float) -> Connection:
+        for (_, name), connection in self._services.connections.items():
+            if connection.connected_at == connected_at and cut(name) == connection_id[:CUT]:
+                return connection
+        raise CommandError("GONE", "this connection has ended")
+
+    # --- what consoles are told ------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Sample while somebody watches; end all consoles when the bus is gone."""
+        try:
+            with self._scope:
+                with suppress(NotStarted):  # One of the two was stopped while samples were made.
+                    while self._is_served:
+                        await self._tick()
+                await self.bus.aclose(deadline=_CLOSE_SECONDS)
+        except Exception:
+            logger.exception("the console's sampling failed")
+            await self.bus.aclose(deadline=_CLOSE_SECONDS, code=CloseCode.INTERNAL_ERROR)
+        finally:
+            self._tap.close()
+            self._ended.set()
+
+    async def _tick(self) -> None:
+        due = perf_counter() + TICK_SECONDS
+        await sleep(TICK_SECONDS)
+        now = perf_counter()
+        self._lag = max(self._lag, now - due)
+        await self._send_tails()
+        # Who has just asked for something else need not wait a second, if that is affordable.
+        if self._watching and now >= (self._affordable_at if self._is_asked else self._due_at):
+            self._is_asked = False
+            await self._send_samples(now)
+
+    @property
+    def _is_served(self) -> bool:
+        return self._watched.is_running and self._watched.services is self._services
+
+    async def _send_samples(self, now: float) -> None:
+        """Send everybody a sample, and work out when the next is due."""
+        effort = Effort()
+        found: dict[Query, Found] = {}
+        with effort:
+            self._tap.rate(now)
+            totals = self._watched.statistics()
+        for who, watching in list(self._watching.items()):
+            query = watching.query
+            if query not in found:
+                found[query] = await answer(query, self._services, self._tap, effort)
+            rows = found[query]
+            instant = self._services.clock()
+            with effort:
+                sample = Sample(
+                    at=instant.wall,
+                    clock=instant.monotonic,
+                    totals=totals,
+                    consoles=len(self._watching),
+                    cpu=process_time(),
+                    lag=self._lag,
+                    cost=self._cost,
+                    interval=self._interval,
+                    view=query.view,
+                    sort=query.sort,
+                    find=query.find,
+                    total=rows.total,
+                    found=rows.found,
+                    rows=rows.rows,
+                    listening=self._tap.listened(now),
+                    others=self._tap.others,
+                )
+                await self._tell(who, "sample", sample, Overflow.CONFLATE)  # It never waits.
+        self._lag, self._cost = 0.0, effort.seconds
+        self._affordable_at = now + effort.seconds / MAX_SHARE
+        self._interval = max(SAMPLE_SECONDS, effort.seconds / MAX_SHARE)
+        self._due_at = now + self._interval - TICK_SECONDS / 2
+
+    async def _send_tails(self) -> None:
+        for who, watching in list(self._watching.items()):
+            tail = watching.tail
+            if tail is not None and tail.kept:
+                events = [_tail_event(publication) for publication in tail.kept]
+                tail.kept.clear()
+                batch = TailBatch(tail.pattern.text, tail.matched, events)
+                await self._tell(who, "tail", batch, None)
+
+    async def _tell(
+        self, who: Connection, event: str, data: object, overflow: Overflow | None
+    ) -> None:
+        await self.bus.send(CHANNEL, data, to=who, event=event, overflow=overflow)
+
+
+def _tail(watch: Watch, grants: Grants) -> Tail:
+    try:
+        pattern = parse_pattern(watch.tail or "")
+    except InvalidChannel as exc:
+        raise CommandError(ErrorCode.INVALID_CHANNEL, exc.reason) from None
+    if not grants.may_subscribe(pattern):
+        raise CommandError(ErrorCode.FORBIDDEN, "this pattern is denied")
+    return Tail(pattern, watch.text, grants)
+
+
+def _tail_event(publication: Publication) -> TailEvent:
+    data = publication.data
+    text = data[:_TEXT_BYTES].decode(errors="ignore")
+    return TailEvent(publication.channel, publication.event, publication.at, text, len(data))

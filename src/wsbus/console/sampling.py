@@ -1,0 +1,258 @@
+"""Walks over what a bus holds, cut so that none keeps the event loop for long.
+
+A walk looks at a few hundred things, lets everybody else have a turn, and goes on. What it cost is
+added up, and the next sample waits until the share of it is small.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+from anyio.lowlevel import checkpoint
+
+from ..connection import Connection
+from ..core.errors import CommandError, ErrorCode
+from ..core.patterns import parse_pattern
+from ..core.plan import Member
+from ..services import Services
+from .samples import CUT, ROWS, SUMMARY_ROWS, ChannelRow, ConnectionRow, PatternRow, Query, Row
+from .tap import Seen, Tap
+
+__all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "sorted_by"]
+
+T = TypeVar("T")
+
+CHUNK: Final = 500
+"""Things looked at between two turns of the loop: about a millisecond."""
+_SOME: Final = 4
+
+
+@runtime_checkable
+class RoundTripped(Protocol):
+    """What a transport offers in addition if it knows how far away its peer is."""
+
+    def round_trip(self) -> float | None:
+        """Return the smoothed round-trip time in seconds; None if it is not known just now."""
+        ...
+
+
+class Effort:
+    """Adds up the time spent inside ``with effort:``, in which nothing is awaited."""
+
+    def __init__(self) -> None:
+        self.seconds: float = 0.0
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.seconds += perf_counter() - self._began
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The answer to a query."""
+
+    rows: list[Row]
+    total: int
+    found: int
+
+
+def cut(text: str) -> str:
+    """Return what a row shows of a text: its beginning, as UTF-8 can carry it."""
+    return text[:CUT].encode(errors="replace").decode()
+
+
+# --- connections ------------------------------------------------------------------------------
+
+
+def _lost(connection: Connection) -> int:
+    queue = connection.member.queue
+    return queue.dropped - queue.conflated + queue.refused
+
+
+def _slowness(connection: Connection) -> tuple[int, int, int]:
+    queue = connection.member.queue
+    return len(queue), queue.bytes, queue.dropped - queue.conflated + queue.refused
+
+
+def _containing(text: str, services: Services) -> Callable[[Connection], bool]:
+    """Return what tells whether a connection's row, or one of its patterns, contains a text."""
+    subscribed = _subscribed(text, services)
+
+    def contains(connection: Connection) -> bool:
+        identity, handshake = connection.identity, connection.handshake
+        client = handshake.client
+        return (
+            text in connection.id.lower()
+            or (identity is not None and text in identity.subject.lower())
+            or text in handshake.path.lower()
+            or (client is not None and text in f"{client[0]}:{client[1]}")
+            or text in connection.member.protocol.name
+            or connection.member in subscribed
+        )
+
+    return contains
+
+
+def _subscribed(text: str, services: Services) -> set[Member]:
+    """Return who subscribes to patterns that contain a text: they are fewer than connections."""
+    table = services.hub.table
+    held = [pattern for pattern, _ in table.held() if text in pattern.lower()]
+    return {member for pattern in held for member in table.members(parse_pattern(pattern))}
+
+
+def _connection_row(connection: Connection) -> ConnectionRow:
+    info = connection.info()
+    transport = connection.member.outlet.transport
+    rtt = transport.round_trip() if isinstance(transport, RoundTripped) else None
+    some = [cut(pattern) for pattern in islice(info.subscriptions, _SOME)]
+    return ConnectionRow(
+        id=cut(info.connection_id),
+        connected_at=info.connected_at,
+        subject=msgspec.UNSET if info.subject is None else cut(info.subject),
+        protocol=info.protocol,
+        path=cut(info.path),
+        client=f"{info.client[0]}:{info.client[1]}" if info.client else "",
+        last_seen=info.last_pong,
+        queued=info.queue_messages,
+        queued_bytes=info.queue_bytes,
+        dropped=info.dropped,
+        sent=info.message_count,
+        received=info.messages_received,
+        is_blocked=connection.is_stuck or info.queue_messages > 0,
+        rtt=msgspec.UNSET if rtt is None else rtt,
+        patterns=len(info.subscriptions),
+        some_patterns=tuple(some),
+    )
+
+
+# --- channels and patterns --------------------------------------------------------------------
+
+
+def _channel_row(seen: Seen) -> ChannelRow:
+    return ChannelRow(
+        channel=seen.channel,
+        rate=seen.rate,
+        count=seen.count,
+        size=seen.size,
+        subscribers=seen.subscribers,
+        event=cut(seen.event),
+        at=seen.at,
+    )
+
+
+_Held = tuple[str, int]
+"""A pattern, and how many subscribe to it."""
+
+
+def _backwards(name: str) -> tuple[int, ...]:
+    """Return a key by which the largest is what comes first in the alphabet."""
+    return (*[-ord(character) for character in name], 1)
+
+
+# --- lists ------------------------------------------------------------------------------------
+
+
+class _List(msgspec.Struct, frozen=True):
+    """One kind of list; of its orders, the first is the default."""
+
+    orders: dict[str, Callable[[Any], Any]]
+    containing: Callable[[str, Services], Callable[[Any], bool]]
+    row: Callable[[Any], Row]
+    length: int = ROWS
+
+
+_CONNECTIONS: Final = _List(
+    orders={
+        "slow": _slowness,
+        "dropped": _lost,
+        "sent": lambda connection: connection.member.message_count,
+        "received": lambda connection: connection.messages_received,
+        "newest": lambda connection: connection.connected_at,
+        "oldest": lambda connection: -connection.connected_at,
+    },
+    containing=_containing,
+    row=_connection_row,
+)
+_LISTS: Final = {
+    "overview": msgspec.structs.replace(
+        _CONNECTIONS, orders={"slow": _slowness}, length=SUMMARY_ROWS
+    ),
+    "connections": _CONNECTIONS,
+    "published": _List(
+        orders={
+            "rate": lambda seen: (seen.rate, seen.count),
+            "subscribers": lambda seen: (seen.subscribers, seen.rate),
+            "newest": lambda seen: seen.at,
+            "name": lambda seen: _backwards(seen.channel),
+        },
+        containing=lambda text, _: lambda seen: text in seen.channel.lower(),
+        row=_channel_row,
+    ),
+    "subscribed": _List(
+        orders={"subscribers": lambda held: held[1], "name": lambda held: _backwards(held[0])},
+        containing=lambda text, _: lambda held: text in held[0].lower(),
+        row=lambda held: PatternRow(*held),
+    ),
+}
+
+
+def sorted_by(view: str, sort: str) -> str:
+    """Return the order of a view's list; the default for the empty text.
+
+    Raises:
+        CommandError: The view has no such order.
+    """
+    orders = _LISTS[view].orders
+    if sort and sort not in orders:
+        raise CommandError(
+            ErrorCode.VALIDATION_ERROR, f"{view} can be sorted by {', '.join(orders)}"
+        )
+    return sort or next(iter(orders))
+
+
+async def answer(query: Query, services: Services, tap: Tap, effort: Effort) -> Found:
+    """Find the first rows of a list; what it costs goes to ``effort``."""
+    kind = _LISTS[query.view]
+    key = kind.orders[query.sort]
+    with effort:
+        things = _things(query, services, tap)
+        contains = kind.containing(query.find, services) if query.find else None
+    best: list[Any] = []
+    found = 0
+    for chunk in _chunks(things):
+        with effort:
+            fitting = [thing for thing in chunk if contains(thing)] if contains else chunk
+            found += len(fitting)
+            best = heapq.nlargest(kind.length, [*best, *fitting], key)
+        await checkpoint()
+    with effort:
+        return Found([kind.row(thing) for thing in best], len(things), found)
+
+
+def _things(query: Query, services: Services, tap: Tap) -> Sequence[Any]:
+    match query.view:
+        case "published":
+            return list(tap.channels.values())
+        case "subscribed":
+            return services.hub.table.held()
+        case _:
+            return list(services.connections.values())
+
+
+def _chunks(things: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(things)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

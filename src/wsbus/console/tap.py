@@ -1,0 +1,179 @@
+"""What is published, channel by channel, and tails of it; only while somebody looks.
+
+Publications are told apart by channel where they enter the hub. Nothing is done per delivery, and
+nothing at all while no console shows channels: the hub then has no tap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from ..core.channels import Channel
+from ..core.hub import Hub
+from ..core.messages import Publication
+from ..core.patterns import Pattern
+from ..core.permissions import Grants
+
+__all__ = ["MAX_CHANNELS", "Seen", "Tail", "Tap"]
+
+MAX_CHANNELS: Final = 10_000
+"""Channels told apart; publications on others are counted together."""
+KEPT: Final = 25
+"""Events of a tail that wait for the next batch; older ones are counted, and not shown."""
+_SMOOTHING_SECONDS: Final = 5.0
+
+
+class Seen:
+    """One channel since the tap was opened."""
+
+    __slots__ = (
+        "at",
+        "channel",
+        "count",
+        "event",
+        "rate",
+        "size",
+        "subscribers",
+        "tails",
+        "told",
+        "weighed",
+    )
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel: Final = channel
+        self.count: int = 0
+        """Publications."""
+        self.size: int = 0
+        """Bytes of JSON published."""
+        self.rate: float = 0.0
+        """Publications a second, over the last few."""
+        self.weighed: float = 0.0
+        """The same, as if nothing had been published before the tap was opened."""
+        self.told: int = 0
+        """The count when the rate was worked out last."""
+        self.subscribers: int = 0
+        """Whom the last publication was for."""
+        self.event: str = ""
+        self.at: float = 0.0
+        """Of the last publication, in seconds since the epoch."""
+        self.tails: tuple[Tail, ...] | None = None
+        """Who wants them; None: to be found out."""
+
+
+class Tail:
+    """The newest publications that match a pattern, for one console.
+
+    Args:
+        pattern: Of channels.
+        text: What the channel, the event or the JSON must contain; case is ignored in ASCII.
+        grants: Whose denies take channels out.
+    """
+
+    __slots__ = ("_grants", "_needle", "kept", "matched", "pattern", "text")
+
+    def __init__(self, pattern: Pattern, text: str, grants: Grants) -> None:
+        self.pattern: Final = pattern
+        self.text: Final = text
+        self.matched: int = 0
+        """Publications that it was for, shown or not."""
+        self.kept: Final[deque[Publication]] = deque(maxlen=KEPT)
+        self._needle: Final = text.encode("utf-8", "surrogatepass").lower()
+        self._grants: Final = grants
+
+    def wants(self, channel: Channel) -> bool:
+        """Whether publications on this channel are for it."""
+        return self.pattern.matches(channel) and self._grants.may_receive(channel)
+
+    def offer(self, publication: Publication) -> None:
+        """Keep it, if it contains the text; the oldest goes for it."""
+        if self._needle and not _contains(publication, self._needle):
+            return
+        self.matched += 1
+        self.kept.append(publication)
+
+
+def _contains(publication: Publication, needle: bytes) -> bool:
+    return (
+        needle in publication.data.lower()
+        or needle in publication.channel.encode().lower()
+        or needle in publication.event.encode(errors="replace").lower()
+    )
+
+
+class Tap:
+    """Counts what enters a hub by channel, while it is open."""
+
+    def __init__(self) -> None:
+        self.channels: dict[Channel, Seen] = {}
+        self.others: int = 0
+        """Publications on channels beyond :data:`MAX_CHANNELS`."""
+        self._tails: tuple[Tail, ...] = ()
+        self._hub: Hub | None = None
+        self._rated_at = self._opened_at = self._weights = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it listens."""
+        return self._hub is not None
+
+    def open(self, hub: Hub, now: float) -> None:
+        """Listen, from this monotonic second on; what was counted before is forgotten."""
+        self.channels, self.others = {}, 0
+        self._rated_at = self._opened_at = now
+        self._weights = 0.0
+        self._hub = hub
+        hub.taps.append(self.hear)
+
+    def close(self) -> None:
+        """Listen no more; idempotent."""
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.taps.remove(self.hear)
+
+    def listened(self, now: float) -> float:
+        """Return for how many seconds it has listened."""
+        return now - self._opened_at if self.is_open else 0.0
+
+    def tail(self, tails: Iterable[Tail]) -> None:
+        """Replace the tails."""
+        self._tails = tuple(tails)
+        for seen in self.channels.values():
+            seen.tails = None
+
+    def hear(self, publication: Publication, subscribers: int) -> None:
+        """Count a publication. Cost: one look-up, and one offer for each tail that wants it."""
+        seen = self.channels.get(publication.channel)
+        if seen is None:
+            if len(self.channels) >= MAX_CHANNELS:
+                self.others += 1
+                for tail in self._wanted(publication.channel):
+                    tail.offer(publication)
+                return
+            seen = self.channels[publication.channel] = Seen(publication.channel)
+        seen.count += 1
+        seen.size += len(publication.data)
+        seen.subscribers = subscribers
+        seen.event, seen.at = publication.event, publication.at
+        if seen.tails is None:
+            seen.tails = self._wanted(publication.channel)
+        for tail in seen.tails:
+            tail.offer(publication)
+
+    def _wanted(self, channel: Channel) -> tuple[Tail, ...]:
+        return tuple(tail for tail in self._tails if tail.wants(channel))
+
+    def rate(self, now: float) -> None:
+        """Work the rates out, up to this monotonic second."""
+        elapsed, self._rated_at = now - self._rated_at, now
+        if elapsed <= 0:
+            return
+        weight = 1 - math.exp(-elapsed / _SMOOTHING_SECONDS)
+        self._weights += (1 - self._weights) * weight
+        for seen in self.channels.values():
+            seen.weighed += ((seen.count - seen.told) / elapsed - seen.weighed) * weight
+            # What was before the tap was opened nobody knows: it is not to count as silence.
+            seen.rate = seen.weighed / self._weights
+            seen.told = seen.count

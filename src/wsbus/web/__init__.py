@@ -1,0 +1,71 @@
+"""The JavaScript client: ``wsbus.js``, and what an adapter needs to serve it.
+
+The file lies beside this one, with its types (``wsbus.d.ts``) and a ``package.json``.
+
+::
+
+    Starlette(routes=[websocket_route("/ws", bus), *web_routes("/wsbus")])
+
+    <script type="module">
+      import { Client } from "/wsbus/wsbus.js";
+    </script>
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple
+
+__all__ = ["ASSETS", "Asset", "asset"]
+
+_TYPES: Final = {"wsbus.js": "text/javascript; charset=utf-8"}
+
+ASSETS: Final = tuple(_TYPES)
+"""The names of the files that a server hands out."""
+
+
+class Asset(NamedTuple):
+    """A file to be served."""
+
+    body: bytes
+    content_type: str
+    etag: str
+    """An entity tag of the body, in its quotes (RFC 9110, section 8.8.3)."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of an answer with or without the body.
+
+        Caches may keep the file, and ask each time whether it is still the same. Pages of other
+        origins may import it: it holds nothing that they could not install themselves.
+        """
+        return {
+            "content-type": self.content_type,
+            "etag": self.etag,
+            "cache-control": "no-cache",
+            "access-control-allow-origin": "*",
+            "x-content-type-options": "nosniff",
+        }
+
+    def is_known(self, if_none_match: str | None) -> bool:
+        """Tell whether a client has this body already: then 304 is the answer, without a body.
+
+        Args:
+            if_none_match: That header's value, if there is one (RFC 9110, section 13.1.2).
+        """
+        tags = (if_none_match or "").split(",")
+        return not {self.etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in tags)
+
+
+@cache
+def asset(name: str) -> Asset:
+    """Return a file of :data:`ASSETS`; it is read once.
+
+    Raises:
+        KeyError: There is no such file.
+    """
+    content_type = _TYPES[name]
+    body = Path(__file__).with_name(name).read_bytes()
+    return Asset(body, content_type, f'"{sha256(body).hexdigest()[:32]}"')

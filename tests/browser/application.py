@@ -1,0 +1,50 @@
+"""A page and a bus on Starlette, for the JavaScript client; prints its address once it serves."""
+
+from __future__ import annotations
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from wsbus import Bus, Connection, Grants
+from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
+from wsbus.adapters.uvicorn import serve
+
+PAGE = "<!doctype html><html lang=en><title>page</title><link rel=icon href='data:,'>"
+
+bus = Bus()
+door = bus.endpoint(anonymous=Grants.of(subscribe=["*"], publish=["*"], command=["*"]))
+
+
+@bus.command("double")
+def double(number: int) -> int:
+    """Answer with twice as much."""
+    return 2 * number
+
+
+@bus.command("cut")
+async def cut(who: Connection) -> None:
+    """End the connection without a word."""
+    who.abort()
+    await anyio.sleep(10)
+
+
+async def page(_request: Request) -> HTMLResponse:
+    """Show nothing much."""
+    return HTMLResponse(PAGE)
+
+
+app = Starlette(
+    routes=[Route("/", page), websocket_route("/ws", door), *web_routes()], lifespan=lifespan(bus)
+)
+
+
+def announce(address: str) -> None:
+    """Print where it is."""
+    print(f"http://{address}", flush=True)
+
+
+if __name__ == "__main__":
+    anyio.run(lambda: serve(app, door, port=0, ready=announce))

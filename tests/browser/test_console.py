@@ -1,0 +1,540 @@
+"""The operator's console in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+
+from tests.console.application import HOSTILE, TOKEN, Served, served
+from wsbus.console.remote import PageServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+TABS: Final = ("Overview", "Connections", "Channels", "Try it")
+
+# The least contrast of visible text with what is behind it (WCAG 2.2, section 1.4.3).
+FAINT: Final = """() => {
+  const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgba = (color) => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = color;
+    context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const over = ([r, g, b, a], [R, G, B]) =>
+    [[r, R], [g, G], [b, B]].map(([x, X]) => (x * a + X * (255 - a)) / 255);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) {
+      layers.push(rgba(getComputedStyle(e).backgroundColor));
+    }
+    return layers.reverse().reduce((under, layer) => over(layer, under), [255, 255, 255]);
+  };
+  const light = (rgb) => {
+    const [r, g, b] = rgb
+      .map((value) => value / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const hasText = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!hasText || !element.checkVisibility()) continue;
+    if (element.closest(":disabled, .unseen, option")) continue;
+    const ground = behind(element);
+    const ink = light(over(rgba(getComputedStyle(element).color), ground));
+    const paper = light(ground);
+    const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+    if (ratio < 4.5) found.push([element.className, element.textContent, ratio].join(" "));
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def app(browser: Browser) -> Iterator[Served]:
+    """An application whose operators may disconnect, with three users, one of whom is slow."""
+    with ExitStack() as stack:
+        running = stack.enter_context(served("--changes"))
+        for name, pattern in (("ada", "clock.*"), (HOSTILE, HOSTILE.replace(".", "_"))):
+            user = stack.enter_context(running.user(name))
+            user.send(json.dumps({"type": "subscribe", "channels": [pattern]}))
+        deaf(stack, running)
+        yield running
+
+
+def deaf(stack: ExitStack, running: Served) -> None:
+    """Connect a user who subscribes to the flood, and never reads."""
+    raw = stack.enter_context(socket.socket())
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", running.port))
+    user = stack.enter_context(running.user("deaf", sock=raw, max_queue=1))
+    user.send('{"type": "subscribe", "channels": ["flood"]}')
+
+
+@pytest.fixture
+def page(browser: Browser, app: Served, complaints: list[str]) -> Iterator[Page]:
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        tab = new_tab(context, app, complaints)
+        sign_in(tab, app)
+        yield tab
+        assert tab.title() != "pwned"
+        assert complaints == []
+
+
+def new_tab(context: object, app: Served, complaints: list[str]) -> Page:
+    """Open a tab that notes what goes wrong, and what is fetched from elsewhere."""
+    context.set_default_timeout(15_000)  # type: ignore[attr-defined]
+    tab: Page = context.new_page()  # type: ignore[attr-defined]
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on(
+        "request",
+        lambda request: (
+            None if request.url.startswith(app.page) else complaints.append(request.url)
+        ),
+    )
+    return tab
+
+
+def sign_in(tab: Page, app: Served, hash_: str = "") -> None:
+    tab.goto(app.page + hash_)
+    tab.get_by_label("Token of this console").fill(TOKEN)
+    tab.get_by_label("Token of this console").press("Enter")
+    tab.get_by_text("Live", exact=True).wait_for()
+
+
+def go(page: Page, name: str) -> Locator:
+    """Choose a tab; return its panel."""
+    page.get_by_role("tab", name=name).click()
+    return page.get_by_role("tabpanel", name=name)
+
+
+def read_to_the_end(user: ClientConnection) -> None:
+    """Read until it is closed."""
+    while True:
+        user.recv(timeout=10)
+
+
+def cell(page: Page, who: str, label: str) -> Locator:
+    """Return a figure of somebody's row."""
+    row = page.locator("#connection-rows tr").filter(has=page.get_by_role("button", name=who))
+    return row.locator(f'td[data-label="{label}"]')
+
+
+def number(text: str) -> float:
+    """Read a figure."""
+    return float(text.replace(",", ""))
+
+
+# --- getting in --------------------------------------------------------------------------------
+
+
+def test_a_refused_token_is_said_and_forgotten(browser: Browser, app: Served) -> None:
+    """A wrong token is refused in words; the right one is kept for the tab until sign-out."""
+    with browser.new_context() as context:
+        tab = new_tab(context, app, [])
+        tab.goto(app.page)
+        tab.get_by_label("Token of this console").fill("let me have a loop")
+        tab.get_by_role("button", name="Connect", exact=True).first.click()
+        tab.get_by_text("The console refused this token.").wait_for()
+        assert tab.evaluate("sessionStorage.length") == 0
+        assert not tab.get_by_role("tablist").is_visible()
+
+        sign_in(tab, app)
+        tab.reload()
+        tab.get_by_text("Live", exact=True).wait_for()
+        assert tab.evaluate("Object.values(sessionStorage)") == [TOKEN]
+        assert TOKEN not in tab.url
+
+        tab.get_by_role("button", name="Sign out").click()
+        tab.get_by_label("Token of this console").wait_for()
+        assert tab.evaluate("sessionStorage.length") == 0
+        tab.reload()
+        tab.get_by_label("Token of this console").wait_for()
+
+
+def test_a_read_only_console_says_so(browser: Browser) -> None:
+    """Where nothing may be changed there is no way to disconnect, and the page tells why."""
+    with served() as app, app.user("ada"), browser.new_context() as context:
+        tab = new_tab(context, app, [])
+        sign_in(tab, app, "#connections")
+        tab.get_by_text("read-only", exact=True).wait_for()
+        tab.get_by_role("button", name="ada").click()
+        tab.get_by_role("dialog", name="ada").get_by_text("may look, and change nothing").wait_for()
+
+        assert not tab.get_by_role("button", name="Disconnect", exact=False).is_visible()
+
+
+# --- the tabs ----------------------------------------------------------------------------------
+
+
+def test_the_overview_tells_what_is_wrong(page: Page) -> None:
+    """Rates run, and a slow connection is named first, in the words of the verdict too."""
+    panel = page.get_by_role("tabpanel", name="Overview")
+    panel.locator("#verdict[data-tone='bad']", has_text="dropped").wait_for()
+    panel.locator("#slowest li:first-child", has_text="deaf").wait_for()
+    published = panel.locator(".card", has=page.get_by_role("heading", name="Published"))
+
+    assert number(published.locator(".value").inner_text().split("/")[0]) > 400
+    assert published.locator("polyline").get_attribute("points")
+    assert panel.locator("#totals dd").first.inner_text() != "–"
+    panel.locator("#slowest li").first.get_by_role("button").click()
+    page.get_by_role("dialog", name="deaf").get_by_text("flood").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog").wait_for(state="hidden")
+
+
+def test_connections_stand_slowest_first(page: Page) -> None:
+    """The slow one is on top with what waits for it; filter, order and hold do what they say."""
+    panel = go(page, "Connections")
+    page.locator("#connection-rows tr:first-child", has_text="deaf").wait_for()
+    assert cell(page, "deaf", "Waiting").inner_text().startswith("50")
+    assert number(cell(page, "deaf", "Lost").inner_text().split()[0]) > 0
+    assert cell(page, "ada", "Waiting").inner_text().strip() == "0"
+
+    panel.get_by_label("Filter connections").fill("CLOCK")
+    panel.get_by_text("1 match among 3 connections").wait_for()
+    assert panel.locator("tbody .open").all_inner_texts() == ["ada"]
+    panel.get_by_label("Filter connections").fill("nobody here")
+    panel.get_by_text("No connection matches the filter.").wait_for()
+    panel.get_by_label("Filter connections").fill("")
+    panel.get_by_label("First").select_option("oldest")
+    page.locator("#connection-rows tr:first-child", has_text="ada").wait_for()
+
+    panel.get_by_role("button", name="Hold").click()
+    before = cell(page, "ada", "Sent").inner_text()
+    pulse = page.locator("#connection-count")
+    page.wait_for_timeout(1500)
+    assert pulse.inner_text() == "3"
+    assert cell(page, "ada", "Sent").inner_text() == before
+    panel.get_by_role("button", name="Go on").click()
+    page.wait_for_function(
+        "before => document.querySelector('td[data-label=Sent]').textContent !== before", arg=before
+    )
+
+
+def test_a_connection_is_disconnected_after_a_question(page: Page, app: Served) -> None:
+    """The first button asks, the second does it; the client is told to stay away, or to come."""
+    go(page, "Connections")
+    for again, code in ((False, 4510), (True, 1012)):
+        with app.user("linus") as linus:
+            page.get_by_role("button", name="linus").click()
+            dialog = page.get_by_role("dialog", name="linus")
+            dialog.get_by_role("button", name="Disconnect…").click()
+            dialog.get_by_text("Disconnect linus?").wait_for()
+            dialog.get_by_role("button", name="Keep it").click()
+            dialog.get_by_role("button", name="Disconnect…").click()
+            if again:
+                dialog.get_by_label("Come again").check()
+            dialog.get_by_role("button", name="Disconnect", exact=True).click()
+            with pytest.raises(ConnectionClosed) as closed:
+                read_to_the_end(linus)
+            dialog.wait_for(state="hidden")
+            page.get_by_role("button", name="linus").wait_for(state="detached")
+
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == code
+        assert closed.value.rcvd.reason == "disconnected by an operator"
+
+
+def test_a_connection_that_ends_is_said_to_have_ended(page: Page, app: Served) -> None:
+    """What is shown of a connection is not taken for alive when it has gone."""
+    go(page, "Connections")
+    with app.user("grace"):
+        page.get_by_role("button", name="grace").click()
+        page.get_by_role("dialog", name="grace").get_by_text("Publications sent").wait_for()
+    page.get_by_role("dialog").get_by_text("This connection has ended.").wait_for()
+
+    assert not page.get_by_role("button", name="Disconnect…").is_visible()
+
+
+def test_channels_show_what_is_published(page: Page) -> None:
+    """The busiest channel is on top with its rate; patterns show with their subscribers."""
+    panel = go(page, "Channels")
+    page.locator("#channel-rows tr:first-child", has_text="flood").wait_for()
+    rate = page.locator("#channel-rows tr:first-child td").nth(1)
+    page.wait_for_function(
+        "() => document.querySelector('#channel-shown').textContent.includes('3 s')"
+    )
+    assert 400 < number(rate.inner_text()) < 1600
+
+    panel.get_by_label("Filter channels").fill("tick")
+    panel.get_by_text("1 match among 3 channels").wait_for()
+    panel.get_by_label("Filter channels").fill("")
+    panel.get_by_text("Subscribed", exact=True).click()
+    page.locator("#channel-rows tr", has_text="clock.*").wait_for()
+    assert page.locator("#channel-head th").all_inner_texts() == ["Pattern", "Subscribers"]
+
+
+def test_a_tail_follows_is_held_and_filtered(page: Page) -> None:
+    """A click on a channel tails it; pause holds the rows, a text picks events out."""
+    panel = go(page, "Channels")
+    panel.get_by_role("button", name="Tail clock.tick").click()
+    rows = panel.locator("#tail li")
+    rows.filter(has_text='"parity":"even"').first.wait_for()
+    rows.filter(has_text='"parity":"odd"').first.wait_for()
+
+    panel.get_by_role("button", name="Pause").click()
+    held = rows.count()
+    panel.get_by_text(re.compile(r"Paused: \d+ rows? waiting")).wait_for()
+    assert rows.count() == held
+    panel.get_by_role("button", name="Resume").click()
+    assert rows.count() > held
+
+    panel.get_by_label("Only events that contain").fill("ODD")
+    page.wait_for_timeout(1000)
+    panel.get_by_role("button", name="Clear").click()
+    rows.nth(5).wait_for()
+    assert all('"odd"' in text for text in rows.all_inner_texts())
+
+    panel.get_by_role("button", name="Stop").click()
+    panel.get_by_text("Stopped.").wait_for()
+    panel.get_by_label("Channel or pattern").fill("a..b")
+    panel.get_by_label("Channel or pattern").press("Enter")
+    panel.get_by_text("Not tailed: ").wait_for()
+
+
+def test_a_flood_is_shown_in_part_and_said_to_be(page: Page) -> None:
+    """Of a fast channel a few events a second are shown, and how many were not."""
+    panel = go(page, "Channels")
+    panel.get_by_label("Channel or pattern").fill("flood")
+    panel.get_by_label("Channel or pattern").press("Enter")
+    state = panel.locator("#tail-state")
+    page.wait_for_function(
+        "() => /[1-9][\\d,]* more/.test(document.querySelector('#tail-state').textContent)"
+    )
+    panel.locator("#tail .missing").first.wait_for()
+    shown, more = [
+        int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:event|more)", state.inner_text())
+    ]
+
+    assert more > 3 * shown
+    long = panel.locator("#tail details").last
+    long.locator("summary").click()
+    long.locator("pre").wait_for()
+    assert '  "padding": ' in long.locator("pre").inner_text()
+
+
+def test_hostile_names_are_text(page: Page, app: Served) -> None:
+    """Identities, patterns, channels, events and data that are markup show as what they are."""
+    go(page, "Connections")
+    page.get_by_role("button", name=HOSTILE).click()
+    page.get_by_role("dialog", name=HOSTILE).get_by_role("listitem").wait_for()
+    page.keyboard.press("Escape")
+    panel = go(page, "Channels")
+    panel.get_by_role("button", name=f"Tail chat.{HOSTILE}").click()
+    panel.locator("#tail li", has_text=f"<script>{HOSTILE}</script>").first.wait_for()
+
+    assert page.locator("img, main script").count() == 0
+
+
+def test_no_text_becomes_markup(browser: Browser, app: Served) -> None:
+    """Trusted Types: whoever tries to set markup from text is refused by the browser."""
+    with browser.new_context() as context:
+        tab = new_tab(context, app, [])
+        tab.goto(app.page)
+        refused = tab.evaluate(
+            "() => { try { document.body.innerHTML = '<b>'; } catch (e) { return e.name; } }"
+        )
+
+    assert refused == "TypeError"
+
+
+def test_a_user_is_tried(page: Page) -> None:
+    """Try it subscribes, publishes, commands and sends raw frames with what the user may do."""
+    panel = go(page, "Try it")
+    panel.get_by_label("Token").fill("nobody")
+    panel.get_by_role("button", name="Connect", exact=True).click()
+    panel.get_by_role("alert").get_by_text("nobody is nobody").wait_for()
+    panel.get_by_label("Token").fill("barbara")
+    panel.get_by_role("button", name="Connect", exact=True).click()
+    panel.locator("#try-state", has_text="barbara").wait_for()
+    frames = panel.locator("#frames li")
+
+    panel.get_by_label("Pattern", exact=True).fill("clock.*")
+    panel.get_by_role("button", name="Subscribe", exact=True).click()
+    frames.filter(has_text='"channel":"clock.tick"').first.wait_for()
+    panel.get_by_role("button", name="Unsubscribe from clock.*").click()
+    frames.filter(has_text='"type":"unsubscribed"').first.wait_for()
+
+    panel.get_by_text("Command", exact=True).click()
+    panel.get_by_label("Action").fill("add")
+    panel.get_by_label("Parameters, as JSON").fill('{"a": 2, "b": 3}')
+    panel.get_by_label("Parameters, as JSON").press("Control+Enter")
+    panel.locator("#answer", has_text="5").wait_for()
+    panel.get_by_label("Parameters, as JSON").fill("{a: 2}")
+    panel.get_by_role("button", name="Send").click()
+    panel.get_by_text("Not sent: this is not JSON").wait_for()
+
+    panel.get_by_text("Publish", exact=True).click()
+    panel.get_by_label("Channel", exact=True).fill("clock.tick")
+    panel.get_by_role("button", name="Send").click()
+    panel.get_by_text("FORBIDDEN").first.wait_for()
+    panel.get_by_label("Channel", exact=True).fill("chat.lobby")
+    panel.get_by_role("button", name="Send").click()
+    panel.locator("#answer", has_text='"matched": 0').wait_for()
+
+    panel.get_by_text("Raw frame", exact=True).click()
+    panel.get_by_label("Frame, as it is sent").fill('{"type": "nonsense"}')
+    panel.get_by_role("button", name="Send").click()
+    frames.filter(has_text="UNKNOWN_TYPE").first.wait_for()
+    assert frames.locator(".sent").count() > 5
+    panel.get_by_role("button", name="Disconnect").click()
+    frames.filter(has_text="closed with 1000").wait_for()
+
+
+# --- the keyboard, and the looks ---------------------------------------------------------------
+
+
+def test_the_arrows_go_from_tab_to_tab(page: Page) -> None:
+    """Tabs are one stop of the keyboard, arrows choose, and the address remembers."""
+    page.get_by_role("tab", name="Overview").focus()
+    seen = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft", "Home", "End"):
+        page.keyboard.press(key)
+        page.wait_for_function("() => document.activeElement.ariaSelected === 'true'")
+        seen.append(page.evaluate("location.hash"))
+    page.reload()
+    page.get_by_text("Live", exact=True).wait_for()
+
+    assert seen == ["#connections", "#channels", "#try", "#overview", "#try", "#overview", "#try"]
+    assert page.get_by_role("tabpanel").count() == 1
+    assert page.get_by_role("tabpanel", name="Try it").is_visible()
+    assert page.locator('[role="tab"][tabindex="0"]').count() == 1
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_the_keyboard_reaches_everything(page: Page, tab: str) -> None:
+    """Tab visits every control of a view, and each shows that it has the focus."""
+    go(page, tab)
+    page.wait_for_timeout(1200)
+    for button in page.get_by_role("button", name="Hold").all():
+        button.click()  # So that no row comes or goes meanwhile.
+    page.evaluate("document.activeElement.blur()")
+    wanted = page.locator(
+        "a:visible, button:enabled:visible:not([role=tab]), input:not([type=radio]):visible,"
+        " select:visible, textarea:visible, [tabindex='0']:visible"
+    ).count()
+    visited = set()
+    for _ in range(wanted + 3):
+        page.keyboard.press("Tab")
+        visited.add(
+            page.evaluate(
+                """() => {
+                  const e = document.activeElement;
+                  const ring = e.type === "radio" ? e.closest("label") : e;
+                  return [...document.querySelectorAll("*")].indexOf(e) + " " +
+                    (e === document.body ? "" : getComputedStyle(ring).outlineStyle);
+                }"""
+            )
+        )
+    visited = {entry for entry in visited if not entry.endswith(" ")}
+
+    assert len(visited) >= wanted
+    assert {entry.split()[1] for entry in visited} == {"solid"}
+
+
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_no_width_scrolls_sideways(page: Page, width: int) -> None:
+    """Every tab, and the dialog, fits from the narrowest phone on."""
+    page.set_viewport_size({"width": width, "height": 740})
+    widths = {}
+    for tab in TABS:
+        go(page, tab)
+        page.wait_for_timeout(400)
+        widths[tab] = page.evaluate("document.documentElement.scrollWidth")
+        if tab == "Connections":
+            page.get_by_role("button", name=HOSTILE).click()
+            page.get_by_role("dialog").get_by_role("listitem").wait_for()
+            box = page.get_by_role("dialog").bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            page.keyboard.press("Escape")
+
+    assert widths == dict.fromkeys(TABS, width)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_can_be_read_by_day_and_by_night(
+    browser: Browser, app: Served, tmp_path: Path, scheme: str, width: int
+) -> None:
+    """Both schemes have enough contrast for all text, at both widths."""
+    with browser.new_context(
+        viewport={"width": width, "height": 860},
+        color_scheme=scheme,  # type: ignore[arg-type]  # of two texts
+    ) as context:
+        tab = new_tab(context, app, [])
+        tab.goto(app.page)
+        tab.get_by_label("Token of this console").wait_for()
+        faint = {"Sign in": tab.evaluate(FAINT)}
+        sign_in(tab, app)
+        for name in TABS:
+            go(tab, name)
+            tab.wait_for_timeout(1300)
+            tab.screenshot(path=tmp_path / f"{scheme}-{width}-{name}.png")
+            faint[name] = tab.evaluate(FAINT)
+        ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    assert [text for texts in faint.values() for text in texts] == []
+    assert (sum(map(int, re.findall(r"\d+", ground))) < 200) == (scheme == "dark")
+
+
+# --- when the server goes ------------------------------------------------------------------------
+
+
+def test_it_comes_back_after_the_server(browser: Browser) -> None:
+    """A console whose server is gone says so, and goes on by itself, where it was."""
+    with browser.new_context() as context:
+        with served() as first:
+            tab = new_tab(context, first, [])
+            sign_in(tab, first, "#channels")
+            tab.get_by_label("Channel or pattern").fill("clock.*")
+            tab.get_by_label("Channel or pattern").press("Enter")
+            tab.locator("#tail li").first.wait_for()
+            first.process.terminate()
+            tab.get_by_text("Connection lost", exact=True).wait_for()
+            tab.get_by_role("alert").get_by_text("Trying again by itself").wait_for()
+            first.process.wait(timeout=20)
+        with served(port=first.port):
+            tab.get_by_text("Live", exact=True).wait_for()
+            tab.get_by_role("button", name="Clear").click()
+            tab.locator("#tail li").first.wait_for()
+
+            assert tab.get_by_role("alert").all_inner_texts() == []
+
+
+def test_a_page_of_this_machine_shows_a_console_elsewhere(browser: Browser) -> None:
+    """The page that `wsbus console ws://…` serves connects to where it was told, and only there."""
+    pages = PageServer("ws://127.0.0.1:1/", 0)
+    with served(pages.origin) as app:
+        pages.endpoint = f"ws://{app.host}/console/ws"
+        thread = threading.Thread(target=pages.serve_forever)
+        thread.start()
+        try:
+            with browser.new_context() as context:
+                context.set_default_timeout(15_000)
+                tab = context.new_page()
+                tab.goto(f"{pages.origin}/")
+                tab.get_by_label("Token of this console").fill(TOKEN)
+                tab.get_by_label("Token of this console").press("Enter")
+                tab.get_by_text("Live", exact=True).wait_for()
+                assert tab.locator("#where").inner_text() == f"{app.host}/console/"
+                tab.locator(".card .value", has_text="/s").first.wait_for()
+        finally:
+            pages.shutdown()
+            thread.join()
+            pages.server_close()

@@ -1,0 +1,161 @@
+"""The JavaScript client in a real browser, loaded from where an adapter serves it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.web.running import ROOT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+PATIENCE = 15_000
+
+PREPARE = """async () => {
+  const wsbus = await import("/wsbus/wsbus.js");
+  window.make = (path, options) => new wsbus.Client(path, options);
+  window.told = [];
+  window.client = make("/ws", { retry: { base: 50, cap: 200, attempts: Infinity } });
+  for (const type of ["connected", "reconnecting", "disconnected", "gap", "error"]) {
+    client.addEventListener(type, ({ detail }) =>
+      told.push([type, detail.error?.message ?? detail.message ?? ""]));
+  }
+  await client.connect();
+}"""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """An application on Starlette: a page, the client beside it, and a bus."""
+    command = [sys.executable, "-m", "tests.browser.application"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    with browser.new_context() as opened:
+        opened.set_default_timeout(PATIENCE)
+        yield opened
+
+
+@pytest.fixture
+def page(context: BrowserContext, address: str, complaints: list[str]) -> Page:
+    tab = context.new_page()
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto(address)
+    tab.evaluate(PREPARE)
+    return tab
+
+
+def told(page: Page, kind: str) -> list[Any]:
+    """Return what the client told of one kind."""
+    return [text for what, text in page.evaluate("told") if what == kind]
+
+
+def test_a_page_listens_and_asks(page: Page, complaints: list[str]) -> None:
+    """Handlers, loops, commands and publications work in a page, by a path for a URL."""
+    found = page.evaluate("""async () => {
+      const seen = [];
+      client.on("chat.*", ({ data }) => seen.push(data));
+      const events = client.events("chat.+");
+      const { matched } = await client.publish("chat.lobby", { text: "hello" });
+      for await (const { data } of events) {
+        seen.push(data);
+        break;
+      }
+      const answer = await client.command("double", { number: 21 });
+      const refused = await client.subscribe("a..b").catch(({ code }) => code);
+      const { subscriptions } = await client.status();
+      return { seen, matched, answer, refused, subscriptions };
+    }""")
+
+    assert found == {
+        "seen": [{"text": "hello"}, {"text": "hello"}],
+        "matched": 1,
+        "answer": 42,
+        "refused": "INVALID_CHANNEL",
+        "subscriptions": [],
+    }
+    assert complaints == []
+
+
+def test_a_throwing_handler_reaches_the_console(page: Page, complaints: list[str]) -> None:
+    """It is told as any error of the page is, unless the page has dealt with it."""
+    page.evaluate("""async () => {
+      window.seen = [];
+      client.on("x", () => { throw new Error("of the page"); });
+      client.on("x", ({ data }) => seen.push(data));
+      await client.subscribe("x");
+      await client.publish("x", 1);
+      client.addEventListener("error", (event) => event.preventDefault());
+      await client.publish("x", 2);
+    }""")
+    assert page.evaluate("seen") == [1, 2]
+    assert told(page, "error") == ["of the page", "of the page"]
+    assert complaints == ["of the page"]
+
+
+def test_coming_back_into_view_is_coming_back_to_life(page: Page) -> None:
+    """A cut connection comes again; one that waits long does so when the page is online again."""
+    page.evaluate("""async () => {
+      window.patient = make("/ws", { retry: { base: 1e9, cap: 1e9 } });
+      await patient.connect();
+      await patient.subscribe("y");
+      patient.command("cut").catch(() => {});
+      await new Promise((resolve) =>
+        patient.addEventListener("reconnecting", resolve, { once: true }));
+    }""")
+    assert page.evaluate("patient.state") == "waiting"
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_function("patient.state === 'connected'")
+    assert page.evaluate("patient.status().then((s) => s.subscriptions)") == ["y"]
+
+
+def test_offline_and_online(page: Page, context: BrowserContext) -> None:
+    """Attempts while the browser is offline are not counted, and online it comes again at once."""
+    page.evaluate("client.subscribe('z')")
+    context.set_offline(offline=True)
+    page.evaluate("""async () => {
+      window.patient = make("/ws", { retry: { base: 1, cap: 5, attempts: 1 } });
+      window.failures = 0;
+      patient.addEventListener("reconnecting", () => failures++);
+      window.connecting = patient.connect();
+    }""")
+    page.wait_for_function("failures > 5")
+    context.set_offline(offline=False)
+    page.evaluate("connecting")
+    assert page.evaluate("patient.state") == "connected"
+
+
+def test_a_wrong_path_is_explained(page: Page) -> None:
+    """The page is told what may be wrong, which the browser itself keeps to itself."""
+    message = page.evaluate(
+        "make('/nothing', { retry: { attempts: 0 } }).connect().catch((e) => e.message)"
+    )
+    assert "cannot connect to ws://127.0.0.1" in message
+    assert "wrong URL" in message
+
+
+def test_the_page_of_another_origin_may_import_it(page: Page, address: str) -> None:
+    """The file is shared with every origin; the endpoint still judges who connects."""
+    page.goto(address.replace("127.0.0.1", "localhost"))
+    found = page.evaluate(
+        """async (address) => {
+          const { Client } = await import(`${address}/wsbus/wsbus.js`);
+          const client = new Client(`${address}/ws`, { retry: { attempts: 0 } });
+          return await client.connect().catch(({ message }) => message);
+        }""",
+        address,
+    )
+    assert "refuses this origin" in found

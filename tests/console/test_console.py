@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+from anyio import get_running_tasks
+
+from tests.console.operators import TOKEN, operators
+from tests.drivers.clients import connecting, judge, quiet
+from wsbus import (
+    JWT,
+    Bus,
+    CloseCode,
+    Connection,
+    Grants,
+    Handshake,
+    Identity,
+    Unauthenticated,
+    UsageError,
+)
+from wsbus.console import Console
+from wsbus.endpoint import Refusal
+
+
+def watched(*, allow_changes: bool = False) -> tuple[Bus, Console]:
+    """Return a bus and its console."""
+    bus = Bus()
+    return bus, Console(bus, token=TOKEN, allow_changes=allow_changes)
+
+
+# --- who is let in ----------------------------------------------------------------------------
+
+
+async def test_a_wrong_token_is_refused_for_good(caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong token ends the connection with 4500; the log tells from where, and no token."""
+    bus, console = watched()
+    with caplog.at_level(logging.INFO):
+        async with bus, operators(console) as sign_in:
+            stranger = await sign_in(None, client=("203.0.113.9", 4711))
+            stranger.say("auth", token="let me have a loop")
+            assert not (await stranger.hear("auth_result"))["success"]
+            ending = await stranger.peer.wait_closed()
+
+    assert ending.code == CloseCode.TOKEN_REFUSED
+    assert "203.0.113.9" in caplog.text
+    assert "loop" not in caplog.text
+    assert TOKEN not in caplog.text
+
+
+async def test_who_has_shown_no_token_is_told_nothing() -> None:
+    """Before the token no command is acted on, and nothing is sampled for anybody."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        stranger = await sign_in(None)
+        stranger.say("command", id="1", action="console.watch", params={})
+        answer = await stranger.hear("response", "error")
+        stranger.say("subscribe", channels=["*", "wsbus.console"])
+        refused = await stranger.hear("subscribed", "error")
+        operator = await sign_in()
+        await operator.see()
+        await operator.hear_of("sample")
+
+        assert answer["error"]["code"] == refused["error"]["code"] == "UNAUTHENTICATED"
+        assert not stranger.peer.received
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"token": ""},
+        {"token": "short"},
+        {"token": TOKEN, "authenticator": judge},
+        {"token": TOKEN, "origins": "https://example.org"},
+    ],
+)
+def test_a_console_has_a_lock(options: dict[str, object]) -> None:
+    """Without a token of some length, or with two locks, there is no console."""
+    with pytest.raises(UsageError):
+        Console(Bus(), **options)  # type: ignore[arg-type]
+
+
+async def test_an_authenticator_lets_administrators_in_only() -> None:
+    """Of those whom the application knows, only administrators may use the console."""
+
+    def known(token: str | None, handshake: Handshake) -> Identity | None:
+        if token is None:
+            return None
+        return Identity(token, Grants.of(subscribe=["*"], command=["*"], admin=token == "root"))
+
+    bus = Bus()
+    async with bus, operators(Console(bus, authenticator=known)) as sign_in:
+        ada = await sign_in(None)
+        ada.say("auth", token="ada")
+        answer = await ada.hear("auth_result")
+        root = await sign_in("root")
+
+        assert answer["error"]["message"] == "the console is for administrators"
+        assert (await ada.peer.wait_closed()).code == CloseCode.TOKEN_REFUSED
+        assert (await root.see())["consoles"] == 1
+
+
+async def test_an_identity_of_the_handshake_needs_no_token() -> None:
+    """Where the application knows its operators by a cookie, the page need not ask."""
+
+    async def by_cookie(token: str | None, handshake: Handshake) -> Identity | None:
+        if handshake.headers.get("cookie") != "session=1":
+            raise Unauthenticated
+        return Identity("root", Grants.of(admin=True))
+
+    bus = Bus()
+    console = Console(bus, authenticator=by_cookie)
+    async with bus, operators(console) as sign_in:
+        root = await sign_in(None, headers={"cookie": "session=1"})
+        refused = await console.endpoint.admit(Handshake("/console/ws"))
+
+        assert (await root.see())["consoles"] == 1
+        assert isinstance(refused, Refusal)
+        assert refused.status == 401
+
+
+async def test_the_end_of_a_token_is_the_end_of_the_console() -> None:
+    """An operator's token holds for as long as it says."""
+    jwt = pytest.importorskip("jwt")
+    key, bus = "0123456789abcdef" * 2, Bus()
+    async with bus, operators(Console(bus, authenticator=JWT(key))) as sign_in:
+        expires_at = int(bus.services.clock().wall) + 1
+        root = await sign_in(jwt.encode({"sub": "root", "exp": expires_at, "admin": True}, key))
+        ending = await root.peer.wait_closed()
+
+    assert ending.code == CloseCode.TOKEN_EXPIRED
+
+
+async def test_pages_of_strangers_may_not_connect() -> None:
+    """By default only the console's own host may."""
+    bus, console = watched()
+    async with bus:
+        headers = {"origin": "https://evil.example", "host": "app.example"}
+        refused = await console.endpoint.admit(Handshake("/console/ws", headers=headers))
+
+    assert isinstance(refused, Refusal)
+    assert refused.status == 403
+
+
+# --- what it must not touch -------------------------------------------------------------------
+
+
+async def test_no_subscriber_of_the_bus_hears_of_it() -> None:
+    """A client with every grant, subscribed to everything, gets nothing of the console's."""
+    bus, console = watched()
+    async with (
+        bus,
+        connecting(bus.endpoint(authenticator=judge, query_token="token")) as connect,
+        operators(console) as sign_in,
+    ):
+        spy = await connect("root")
+        await spy.subscribe("*", "wsbus.console", "wsbus.*")
+        operator = await sign_in()
+        await operator.see(view="published", tail="*")
+        await operator.hear_of("sample")
+        spy.say("publish", channel="wsbus.console", event="sample", data={"forged": True})
+        tailed = await operator.hear_of("tail")
+
+        assert await spy.events() == [{"forged": True}]
+        assert [e["channel"] for e in tailed["events"]] == ["wsbus.console"]
+        assert await spy.is_refused("console.watch") == "UNKNOWN_ACTION"
+        assert await spy.is_refused("console.disconnect", connection_id=spy.id, connected_at=0)
+
+
+async def test_consoles_do_not_count() -> None:
+    """Counters, connections, subscribers and hooks of the bus know nothing of consoles."""
+    came: list[Connection] = []
+    asked: list[object] = []
+
+    async def authorize(*question: object) -> bool:
+        asked.append(question)
+        return False
+
+    bus = Bus(authorize=authorize)
+    bus.on_connect(came.append)
+    console = Console(bus, token=TOKEN)
+    async with bus, operators(console) as sign_in:
+        before = bus.statistics()
+        operator = await sign_in()
+        sample = await operator.see(view="published", tail="*")
+        receipt = await bus.publish("grid.a", 1)
+        await operator.hear_of("tail")
+
+        assert bus.statistics().connections_ever == before.connections_ever == 0
+        assert (sample["totals"]["connections"], sample["consoles"]) == (0, 1)
+        assert receipt.matched == 0
+        assert (bus.connections(), bus.subscribers("grid.a"), came, asked) == ([], [], [], [])
+        assert bus.disconnect("operator") == 0
+
+
+async def test_a_console_gives_no_commands_of_the_application() -> None:
+    """An operator's token is none for the application's commands."""
+    bus, console = watched(allow_changes=True)
+    done: list[int] = []
+
+    @bus.command("reactor.stop")
+    def stop() -> None:
+        done.append(1)
+
+    async with bus, operators(console) as sign_in:
+        operator = await sign_in()
+
+        assert await operator.is_refused("reactor.stop") == "FORBIDDEN"
+        assert done == []
+
+
+async def test_nothing_is_left_when_the_last_one_leaves() -> None:
+    """Sampling, counting and the consoles' bus end with the last console: no task is left."""
+    bus, console = watched()
+    async with bus:
+        before = {task.id for task in get_running_tasks()}
+        async with operators(console) as sign_in:
+            first, second = await sign_in(), await sign_in()
+            await first.see(view="published", tail="*")
+            await second.see(view="published")
+            first.peer.close()
+            await second.hear_of("sample")
+            was_open = console.is_open
+        await quiet()
+
+        assert (was_open, console.is_open) == (True, False)
+        assert {task.id for task in get_running_tasks()} == before
+        assert not {"publish", "publish_to"} & vars(bus.services.hub).keys()
+
+
+async def test_who_looks_at_nothing_costs_nothing() -> None:
+    """A console that has not said what it looks at gets no sample."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        idle = await sign_in()
+        busy = await sign_in()
+        await busy.see()
+        await busy.hear_of("sample")
+
+        assert not idle.peer.received
+
+
+async def test_it_opens_again() -> None:
+    """Consoles come and go, also those that come while the last one leaves."""
+    bus, console = watched()
+    async with bus:
+        for _ in range(3):
+            async with operators(console) as sign_in:
+                operator = await sign_in()
+                operator.peer.close()
+                again = await sign_in()
+                assert (await again.see())["totals"]["is_running"]
+
+
+async def test_it_ends_with_the_bus() -> None:
+    """When the bus stops, consoles are told 1001, and come again when it is back."""
+    bus, console = watched()
+    async with operators(console) as sign_in:
+        async with bus:
+            operator = await sign_in()
+            await operator.see()
+        ending = await operator.peer.wait_closed()
+        refused = await console.endpoint.admit(Handshake("/console/ws"))
+        async with bus:
+            again = await sign_in()
+            assert (await again.see())["consoles"] == 1
+
+    assert ending.code == CloseCode.GOING_AWAY
+    assert isinstance(refused, Refusal)
+    assert refused.status == 503
+
+
+async def test_it_can_be_drained() -> None:
+    """Draining its endpoint ends all consoles with 1001; afterwards others may come."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        operator, stranger = await sign_in(), await sign_in(None)
+        await operator.see()
+        await console.endpoint.drain(deadline=2)
+        endings = [await each.peer.wait_closed() for each in (operator, stranger)]
+        again = await sign_in()
+
+        assert [ending.code for ending in endings] == [CloseCode.GOING_AWAY] * 2
+        assert (await again.see())["consoles"] == 1
+        assert console.endpoint.gate.count(console.endpoint) == 1
+
+
+# --- changes ----------------------------------------------------------------------------------
+
+
+async def test_by_default_it_may_only_look() -> None:
+    """A console that may change nothing refuses to disconnect, and says so beforehand."""
+    bus, console = watched()
+    async with (
+        bus,
+        connecting(bus.default_endpoint) as connect,
+        operators(console) as sign_in,
+    ):
+        user, operator = await connect(), await sign_in()
+        (row,) = (await operator.see(view="connections"))["rows"]
+        which = {"connection_id": row["id"], "connected_at": row["connected_at"]}
+
+        assert (await operator.watch())["data"]["allow_changes"] is False
+        assert await operator.is_refused("console.disconnect", **which) == "READ_ONLY"
+        assert await user.is_refused("none") == "UNKNOWN_ACTION"
+
+
+@pytest.mark.parametrize(
+    ("come_again", "code"), [(False, CloseCode.DISCONNECTED), (True, CloseCode.SERVICE_RESTART)]
+)
+async def test_a_connection_is_ended(
+    caplog: pytest.LogCaptureFixture, *, come_again: bool, code: int
+) -> None:
+    """Allowed to, an operator ends one connection, and the log says who did."""
+    bus, console = watched(allow_changes=True)
+    async with (
+        bus,
+        connecting(bus.endpoint(authenticator=judge, query_token="token")) as connect,
+        operators(console) as sign_in,
+    ):
+        ada, grace, operator = await connect("ada"), await connect("grace"), await sign_in()
+        rows = (await operator.see(view="connections", find="ADA"))["rows"]
+        which = {"connection_id": rows[0]["id"], "connected_at": rows[0]["connected_at"]}
+        shown = await operator.command("console.show", **which)
+        done = await operator.command("console.disconnect", **which, come_again=come_again)
+        ending = await ada.peer.wait_closed()
+        await quiet()
+
+        assert (len(rows), shown["data"]["subject"], done["success"]) == (1, "ada", True)
+        assert (ending.code, ending.reason) == (code, "disconnected by an operator")
+        assert f"operator disconnects the connection {ada.id}" in caplog.text
+        assert await operator.is_refused("console.disconnect", **which) == "GONE"
+        assert await operator.is_refused("console.show", **which) == "GONE"
+        assert await grace.is_refused("none") == "UNKNOWN_ACTION"
+
+
+async def test_a_later_connection_of_the_same_name_is_not_meant() -> None:
+    """What took the place of a connection is another one, though its id is the same."""
+    bus, console = watched(allow_changes=True)
+    doors = bus.endpoint(name_connection=lambda handshake: "pump-7")
+    async with bus, connecting(doors) as connect, operators(console) as sign_in:
+        await connect()
+        operator = await sign_in()
+        (row,) = (await operator.see(view="connections"))["rows"]
+        second = await connect()
+        which = {"connection_id": row["id"], "connected_at": row["connected_at"]}
+
+        assert await operator.is_refused("console.disconnect", **which) == "GONE"
+        await quiet()
+        assert second.peer.closed is None

@@ -1,0 +1,283 @@
+// The client with a server that misbehaves on purpose, and what it does alone.
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { once } from "node:events";
+import { after, afterEach, before, test } from "node:test";
+
+import { Client, ConnectionError, matches } from "../../src/wsbus/web/wsbus.js";
+import { complaints, heard, start } from "./servers.mjs";
+
+const retry = { base: 20, cap: 100 };
+const opened = [];
+let server;
+
+before(async () => {
+  server = await start("tests.web.puppet");
+});
+after(() => server.stop());
+afterEach(() => {
+  for (const client of opened.splice(0)) client.close();
+});
+
+const plan = (...steps) => `${server.url}?plan=${encodeURIComponent(JSON.stringify(steps))}`;
+
+function make(url, options = {}) {
+  const client = new Client(url, { retry, ...options });
+  opened.push(client);
+  return client;
+}
+
+async function connected(url, options) {
+  const client = make(url, options);
+  await client.connect();
+  return client;
+}
+
+test("the wildcard rule is the server's", async () => {
+  const path = new URL("../core/vectors/patterns.json", import.meta.url);
+  for (const { pattern, matches: yes, other } of JSON.parse(await readFile(path, "utf8"))) {
+    for (const channel of yes) assert.ok(matches(pattern, channel), `${pattern} ${channel}`);
+    for (const channel of other) assert.ok(!matches(pattern, channel), `${pattern} ${channel}`);
+  }
+});
+
+test("a wrong address is refused with words, at once", () => {
+  for (const url of ["", "nonsense", "/path/without/page", "ftp://example.org", "javascript:alert(1)"]) {
+    assert.throws(() => new Client(url), /no wss:\/\/ or ws:\/\/ URL/);
+  }
+  new Client("https://example.org/ws#part");
+});
+
+test("where there is no WebSocket one must be given", () => {
+  const kept = globalThis.WebSocket;
+  try {
+    globalThis.WebSocket = undefined;
+    assert.throws(() => new Client("ws://localhost/"), /pass the option WebSocket/);
+    new Client("ws://localhost/", { WebSocket: kept });
+  } finally {
+    globalThis.WebSocket = kept;
+  }
+});
+
+test("what no server would send is borne", async () => {
+  const junk = [
+    "not json", "", "null", "1", '"text"', "[]", "[[[]]]", "{}", '{"type": null}', '{"type": "__proto__"}',
+    '{"type": "constructor", "id": "constructor"}', '{"type": "event"}', '{"type": "event", "channel": 5}',
+    '{"type": "event", "channel": "x"}', '{"type": "event", "channel": "", "data": 1}', '{"type": "gap"}',
+    '{"type": "subscribed", "id": "1001"}', '{"type": "subscribed", "id": "__proto__", "data": {}}',
+    '{"type": "unsubscribed"}', '{"type": "unsubscribed", "data": {"channels": ["x", 5]}}',
+    '{"type": "response", "id": "77", "success": true}', '{"type": "auth_result"}', '{"type": "connected"}',
+    '{"type": "error"}', '{"type": "error", "error": null}', '{"type": "error", "error": {"code": 5}}',
+    '{"__proto__": {"type": "event"}, "type": "pong"}', '{"type": "event", "channel": "__proto__", "data": {"__proto__": {"bad": 1}}}',
+    '{"type": "pong"}\n{"type": "pong"}\n', "\n\n", '{"type": "ping"}{"type": "ping"}', { bytes: "binary" },
+  ];
+  const client = make(plan(...junk));
+  const told = complaints(client);
+  client.on("*", () => {});
+  const events = client.events;
+  await client.connect();
+  const reading = events.call(client, "__proto__");
+  assert.deepEqual(await client.command("echo", { a: 1 }), { a: 1 });
+  await client.command("play", junk, { timeout: 100 }).catch(() => {});
+  assert.deepEqual(await client.command("echo", { a: 2 }), { a: 2 });
+  assert.equal((await reading.next()).value.channel, "__proto__");
+  assert.equal({}.bad, undefined);
+  assert.equal({}.type, undefined);
+  assert.ok(told.length > 10);
+  assert.equal(client.state, "connected");
+});
+
+test("an answer that comes twice is one answer", async () => {
+  const client = await connected(plan());
+  const twice = '{"type":"response","id":"1","success":true,"data":1}\n{"type":"response","id":"1","success":true,"data":2}';
+  assert.equal(await client.command("play", [twice]), 1);
+  assert.equal(await client.command("echo", 3), 3);
+});
+
+test("no event before its confirmation goes to an iterator", async () => {
+  const early = '{"type":"event","channel":"a","event":"e","timestamp":1,"data":"early"}';
+  const late = early.replace("early", "late");
+  const client = await connected(plan(early));
+  const events = client.events("a");
+  await client.subscribe("a");
+  client.command("play", [late]).catch(() => {});
+  assert.equal((await events.next()).value.data, "late");
+});
+
+test("a gap is told, and stands where events are missing", async () => {
+  const event = (data) => JSON.stringify({ type: "event", channel: "a", event: "e", timestamp: 1, data });
+  const client = await connected(plan());
+  const gap = heard(client, "gap");
+  const events = client.events("a");
+  await client.subscribe("a");
+  const gaps = '{"type":"gap","timestamp":1,"data":{"lost":3}}';
+  client.command("play", [`${event(1)}\n${gaps}\n${event(2)}`, event(3)]).catch(() => {});
+  const read = [await events.next(), await events.next(), await events.next()];
+  assert.deepEqual(read.map(({ value }) => [value.data, value.lost]), [[1, 0], [2, 3], [3, 0]]);
+  assert.deepEqual(await gap, { lost: 3, source: "server" });
+});
+
+test("pings are answered, and sent; a server that falls silent is left", async () => {
+  const client = await connected(plan('{"type":"ping","timestamp":1}'), { heartbeat: { interval: 50, timeout: 400 } });
+  await new Promise((resolve) => setTimeout(resolve, 400)); // Several heartbeats.
+  assert.equal(client.state, "connected");
+  const types = (await client.command("log")).at(-1).map(({ type }) => type);
+  assert.equal(types[0], "pong");
+  assert.ok(types.filter((type) => type === "ping").length >= 3, `${types}`);
+
+  const lost = heard(client, "reconnecting");
+  client.command("play", [{ mute: true }]).catch(() => {});
+  assert.match((await lost).error.message, /did not answer within 400 ms/);
+  await client.connect();
+});
+
+test("a server that accepts and says nothing is given up", async () => {
+  const heartbeat = { interval: 50, timeout: 50 };
+  const client = make(plan("silent"), { heartbeat, retry: { base: 1, attempts: 1 } });
+  await assert.rejects(client.connect(), /gave up after 1 attempts: the server did not answer/);
+});
+
+test("a host that takes no handshake is given up", async () => {
+  const deaf = createServer(() => {}).listen(0, "127.0.0.1");
+  await once(deaf, "listening");
+  const client = make(`ws://127.0.0.1:${deaf.address().port}`, { heartbeat: { timeout: 50 }, retry: { attempts: 0 } });
+  await assert.rejects(client.connect(), /did not answer within 50 ms/);
+  deaf.close();
+  deaf.unref();
+});
+
+test("a server that does not speak the dialect is told so", async () => {
+  const client = make(server.url, { protocol: "zigquant-v2", retry: { attempts: 0 } });
+  await assert.rejects(client.connect(), (error) => {
+    assert.ok(error instanceof ConnectionError);
+    assert.match(error.message, /does not speak zigquant-v2/);
+    return true;
+  });
+});
+
+test("where nothing listens it says what may be wrong, without the query", async () => {
+  const client = make("ws://127.0.0.1:1/ws?token=s3cr3t", { retry: { attempts: 0 } });
+  await assert.rejects(client.connect(), (error) => {
+    assert.match(error.message, /cannot connect to ws:\/\/127\.0\.0\.1:1\/ws; scripts are not told why/);
+    assert.doesNotMatch(error.message, /s3cr3t/);
+    return true;
+  });
+});
+
+test("delays grow, with chance in them, and start anew after a success", async () => {
+  const delays = [];
+  let attempts = 0;
+  const client = make(() => (attempts++ < 6 ? "ws://127.0.0.1:1/" : plan()), { retry: { base: 8, cap: 50 } });
+  client.addEventListener("reconnecting", ({ detail }) => delays.push(detail));
+  await client.connect();
+  assert.deepEqual(delays.map(({ attempt }) => attempt), [1, 2, 3, 4, 5, 6]);
+  [8, 16, 32, 50, 50, 50].forEach((ceiling, i) => assert.ok(delays[i].delay <= ceiling));
+  await new Promise((resolve) => setTimeout(resolve, 20)); // Longer than `base`: a success.
+  const next = heard(client, "reconnecting");
+  client.command("play", [{ abort: true }]).catch(() => {});
+  assert.equal((await next).attempt, 1);
+});
+
+test("to be let in and thrown out at once does not count as success", async () => {
+  const client = make(plan({ close: [1012, "full"] }), { retry: { base: 300, cap: 300, attempts: 2 } });
+  client.connect().catch(() => {});
+  const { error } = await client.closed;
+  assert.match(error.message, /gave up after 2 attempts: the server restarts or is full: full \(1012\)/);
+});
+
+test("each close code has its class", async () => {
+  const outcome = async (code) => {
+    const client = await connected(plan(), { retry: { base: 1000, cap: 30_000 } });
+    const next = Promise.race([heard(client, "reconnecting"), heard(client, "disconnected")]);
+    client.command("play", [{ close: [code, ""] }]).catch(() => {});
+    const { delay, error } = await next;
+    assert.equal(error.code, code);
+    client.close();
+    return delay === undefined ? "stop" : delay > 1000 ? "later" : "soon";
+  };
+  const expected = {
+    1000: "stop", 1001: "soon", 1002: "later", 1003: "stop", 1007: "stop", 1009: "later", 1011: "later",
+    1012: "soon", 4401: "soon", 4408: "soon", 4409: "soon", 4429: "later", 4499: "later", 4500: "stop",
+    4509: "stop", 4510: "stop", 4999: "stop",
+  };
+  const found = {};
+  for (const code of Object.keys(expected)) found[code] = await outcome(Number(code));
+  assert.deepEqual(found, expected);
+});
+
+test("coming online or into view reconnects at once, and tests the connection", async () => {
+  const page = new EventTarget();
+  page.hidden = false;
+  const window = new EventTarget();
+  globalThis.document = page;
+  globalThis.addEventListener = window.addEventListener.bind(window);
+  try {
+    for (const wake of [() => window.dispatchEvent(new Event("online")), () => page.dispatchEvent(new Event("visibilitychange"))]) {
+      const client = await connected(plan(), { retry: { base: 1e9, cap: 1e9 } });
+      const lost = heard(client, "reconnecting");
+      client.command("play", [{ close: [4499, ""] }]).catch(() => {});
+      await lost;
+      const back = heard(client, "connected");
+      wake();
+      await back;
+      wake();
+      const types = (await client.command("log")).at(-1).map(({ type }) => type);
+      assert.deepEqual(types, ["ping", "command"]);
+      client.close();
+    }
+  } finally {
+    delete globalThis.document;
+    delete globalThis.addEventListener;
+  }
+});
+
+test("aborting a first connecting ends it; it may begin again", async () => {
+  let attempts = 0;
+  const client = make(() => (attempts++ ? plan() : new Promise(() => {})));
+  const controller = new AbortController();
+  const connecting = client.connect({ signal: controller.signal });
+  const subscribing = client.subscribe("x");
+  setTimeout(() => controller.abort(new Error("too slow")), 20);
+  await assert.rejects(connecting, /too slow/);
+  await assert.rejects(subscribing, /call connect\(\) first/);
+  assert.equal(client.state, "idle");
+  await client.connect();
+  assert.equal(client.state, "connected");
+});
+
+test("a token that cannot be had is another attempt's business", async () => {
+  let attempts = 0;
+  const client = make(plan(), {
+    token: () => {
+      if (attempts++) return "t";
+      throw new Error("offline");
+    },
+  });
+  const failed = heard(client, "reconnecting");
+  await client.connect();
+  assert.match((await failed).error.message, /offline/);
+});
+
+test("before connect() it says what to do", async () => {
+  const client = make(plan());
+  for (const asked of [client.command("x"), client.subscribe("x"), client.events("x").next(), client.status()]) {
+    await assert.rejects(asked, /call connect\(\) first/);
+  }
+});
+
+test("subscriptions of one turn share a message, and what ends at once is never asked", async () => {
+  const client = await connected(plan());
+  const stream = client.events("never");
+  stream.return();
+  const names = ["a", "b", "c"];
+  await Promise.all([...names.map((name) => client.subscribe(name)), client.subscribe("a")]);
+  await client.unsubscribe(names);
+  await client.unsubscribe("a");
+  const said = (await client.command("log")).at(-1).filter(({ type }) => type !== "command");
+  assert.deepEqual(said.map(({ type, channels }) => [type, channels]), [
+    ["subscribe", ["a", "b", "c"]],
+    ["unsubscribe", ["b", "c"]],
+    ["unsubscribe", ["a"]],
+  ]);
+});

@@ -1,0 +1,59 @@
+"""Programs of the JavaScript world, for the tests of the client."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+WEB: Final = ROOT / "src" / "wsbus" / "web"
+TYPESCRIPT: Final = "7.0.2"
+"""Other versions may write the declarations another way."""
+
+
+def run_node_tests(node: str, *files: str, **environment: str) -> None:
+    """Run files of this directory with ``node --test``; fail with what they printed."""
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    outcome = subprocess.run(
+        [
+            *(node, "--experimental-websocket", "--no-warnings", "--test-timeout=30000"),
+            *("--test", "--test-reporter=spec"),
+            *(str(Path(__file__).with_name(name)) for name in files),
+        ],
+        cwd=ROOT,
+        env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=path, **environment),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    if outcome.returncode != 0:
+        pytest.fail(outcome.stdout + outcome.stderr, pytrace=False)
+
+
+def find_tsc() -> str:
+    """Return the TypeScript compiler: ``$WSBUS_TSC``, or on the path; else end the test."""
+    path = shutil.which(os.environ.get("WSBUS_TSC", "tsc"))
+    if path is not None and TYPESCRIPT in version_of(path):
+        return path
+    reason = (
+        f"needs TypeScript: npm install --prefix DIRECTORY typescript@{TYPESCRIPT}, then "
+        "WSBUS_TSC=DIRECTORY/node_modules/.bin/tsc"
+    )
+    if os.environ.get("WSBUS_REQUIRE_SERVICES"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@cache
+def version_of(program: str) -> str:
+    """Return what a program says of its version."""
+    command = [program, "--version"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout

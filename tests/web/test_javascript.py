@@ -1,0 +1,97 @@
+"""The JavaScript client: what it weighs, its types, and its tests in Node."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import wsbus
+from tests.web.running import ROOT, WEB, find_tsc, run_node_tests
+
+LIMIT = 8 * 1024
+FLAGS = (
+    *("--strict", "--allowJs", "--checkJs", "--target", "es2022", "--types", ""),
+    *("--lib", "es2022,dom,dom.iterable", "--module", "esnext", "--moduleResolution", "bundler"),
+    "--ignoreConfig",
+)
+
+
+def tsc(*arguments: str | Path) -> None:
+    """Run the TypeScript compiler; fail with what it complains of."""
+    outcome = subprocess.run(
+        [find_tsc(), *FLAGS, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    if outcome.returncode != 0:
+        pytest.fail(outcome.stdout + outcome.stderr, pytrace=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["websockets", "aiohttp", "starlette"])
+def test_with_a_bus(require_command: Callable[[str, str], str], adapter: str) -> None:
+    """With a real server on each adapter, restarted and cut, the client keeps its promises."""
+    run_node_tests(require_command("node", "nodejs"), "bus.test.mjs", ADAPTER=adapter)
+
+
+def test_with_a_server_that_misbehaves(require_command: Callable[[str, str], str]) -> None:
+    """Nothing that a server sends, or fails to send, breaks the client; nothing hangs."""
+    run_node_tests(require_command("node", "nodejs"), "puppet.test.mjs")
+
+
+def test_it_is_small() -> None:
+    """The file as it is shipped, comments included, is under 8 KiB gzipped."""
+    assert len(gzip.compress((WEB / "wsbus.js").read_bytes(), 9)) < LIMIT
+
+
+def test_it_needs_nothing() -> None:
+    """It is one module: it imports nothing and evaluates no text."""
+    text = (WEB / "wsbus.js").read_text(encoding="utf-8")
+
+    assert [word for word in ("import ", "import(", "require(", "eval(") if word in text] == []
+
+
+def test_its_types_are_strict_and_those_declared(tmp_path: Path) -> None:
+    """The compiler finds no fault at its strictest, and writes the shipped declarations."""
+    declare = ("--declaration", "--emitDeclarationOnly", "--outDir", tmp_path)
+    tsc(WEB / "wsbus.js", *declare)
+
+    assert (tmp_path / "wsbus.d.ts").read_text() == (WEB / "wsbus.d.ts").read_text()
+
+
+def test_its_types_serve_their_users() -> None:
+    """A program that uses everything type-checks; the misuses in it are found."""
+    tsc("--noEmit", "--noUnusedLocals", ROOT / "tests" / "web" / "usage.ts")
+
+
+def test_the_guides_scripts_are_scripts(
+    require_command: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    """Every script in the guide parses as a module."""
+    node = require_command("node", "nodejs")
+    guide = (ROOT / "docs" / "how-to" / "javascript-client.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"^```js\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    assert len(scripts) > 5
+    for number, script in enumerate(scripts):
+        file = tmp_path / f"{number}.mjs"
+        file.write_text(script, encoding="utf-8")
+        subprocess.run([node, "--check", file], check=True, timeout=30)
+
+
+def test_the_package_is_ready() -> None:
+    """What ``package.json`` names is there, under the version of the Python package."""
+    package = json.loads((WEB / "package.json").read_text(encoding="utf-8"))
+    entry = package["exports"]["."]
+
+    assert package["version"] == wsbus.__version__
+    assert all((WEB / name).is_file() for name in (*package["files"], *entry.values()))
+    assert "dependencies" not in package

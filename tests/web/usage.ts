@@ -1,0 +1,58 @@
+// What the types allow, and what they refuse; it is checked, and never run.
+import { Client, CommandError, ConnectionError, matches } from "../../src/wsbus/web/wsbus.js";
+import type { BusEvent, ClientOptions, StreamEvent } from "../../src/wsbus/web/wsbus.js";
+
+interface Status {
+  id: string;
+  current_price: number;
+}
+
+export async function use(signal: AbortSignal): Promise<void> {
+  const options: ClientOptions = {
+    token: async ({ signal }) => (await fetch("/token", { signal })).text(),
+    retry: { base: 500, attempts: Infinity },
+    heartbeat: { interval: 10_000 },
+    WebSocket,
+    signal,
+  };
+  const client = new Client(new URL("wss://example.org/ws"), options);
+  client.addEventListener("reconnecting", ({ detail }) => {
+    const delay: number = detail.delay;
+    const error: ConnectionError = detail.error;
+    console.log(delay, error.code.toFixed(), error.reason.length);
+  });
+  client.addEventListener("gap", (event) => {
+    const source: "server" | "reconnect" | "buffer" = event.detail.source;
+    console.log(source, event.detail.lost.toFixed());
+  });
+  // @ts-expect-error: there is no such event
+  client.addEventListener("reconected", () => {});
+  // @ts-expect-error: it is a word of a few
+  new Client("/ws", { protocol: "wsbus.v2" });
+
+  await client.connect({ signal });
+  await client.subscribe(["grid.*", "system.health"], { signal });
+  const off: () => void = client.on<Status>("grid.*.status", (event: BusEvent<Status>) => {
+    console.log(event.data.current_price.toFixed(2));
+  });
+  for await (const event of client.events<Status>("grid.*.status", { buffer: 10 })) {
+    const typed: StreamEvent<Status> = event;
+    console.log(typed.lost, event.data.id.length);
+    // @ts-expect-error: the data has a type
+    console.log(event.data.nothing);
+    break;
+  }
+  const { grid_id } = await client.command<{ grid_id: string }>("grid.start", { pair: "BTC" });
+  const { accepted }: { accepted: number } = await client.publish("chat", grid_id, { event: "said" });
+  const { subscriptions } = await client.status({ timeout: 1000 });
+  console.log(accepted, subscriptions.join(), matches("a.*", "a.b") satisfies boolean, client.state);
+  try {
+    await client.command("no.such", {}, { idempotent: true });
+  } catch (error) {
+    if (error instanceof CommandError) console.log(error.code.toLowerCase());
+  }
+  off();
+  client.close();
+  const { error } = await client.closed;
+  console.log(error?.message);
+}
