@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import wsbus
+import wsbus.client
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -76,9 +77,10 @@ def name_the_front_door(
 ) -> None:
     """Say of every name that the package re-exports how to import it."""
     short = name.rpartition(".")[2]
-    exported = getattr(wsbus, "__all__", ())
-    if name != "wsbus" and short in exported and getattr(wsbus, short) is found:
-        lines[:0] = [f"``from wsbus import {short}``", ""]
+    for door in (wsbus.client, wsbus):
+        where = door.__name__
+        if name != where and short in door.__all__ and getattr(door, short) is found:
+            lines[:0] = [f"``from {where} import {short}``", ""]
 
 
 def setup(app: Sphinx) -> None:

@@ -6,7 +6,10 @@
     ├── RemoteError               the peer's fault; it is told so in its own dialect
     │   ├── CommandError          a command was refused: ``code`` and ``message`` go to the client
     │   ├── Unauthenticated       a token was refused
-    │   └── TransportClosed       the peer, or the network, ended the connection
+    │   ├── TransportClosed       the peer, or the network, ended the connection
+    │   │   └── ConnectionLost    a client's connection ended, in words for its user
+    │   ├── ConnectError          a client found no server to talk to
+    │   └── UnexpectedData        a client was sent what it did not ask for
     └── UsageError                the calling code's fault
         ├── InvalidChannel        a name that is no channel, or no pattern
         └── NotStarted            the bus is not running
@@ -22,12 +25,15 @@ from typing import Final
 __all__ = [
     "CloseCode",
     "CommandError",
+    "ConnectError",
+    "ConnectionLost",
     "ErrorCode",
     "InvalidChannel",
     "NotStarted",
     "RemoteError",
     "TransportClosed",
     "Unauthenticated",
+    "UnexpectedData",
     "UsageError",
     "WsbusError",
     "is_sendable",
@@ -164,6 +170,73 @@ class TransportClosed(RemoteError):
         super().__init__(code, reason)
         self.code: Final = code
         self.reason: Final = reason
+
+
+_CLOSINGS: Final[dict[int, str]] = {
+    CloseCode.NORMAL: "the server closed it on purpose",
+    CloseCode.GOING_AWAY: "the server is shutting down",
+    CloseCode.PROTOCOL_ERROR: "the other side took offence at the WebSocket protocol",
+    CloseCode.UNSUPPORTED_DATA: "the server takes text frames only",
+    CloseCode.NO_STATUS: "the server closed it without saying why",
+    CloseCode.ABNORMAL: "the server is gone, or the network broke",
+    CloseCode.INVALID_PAYLOAD: "a text was not UTF-8",
+    CloseCode.MESSAGE_TOO_BIG: "a message was too big",
+    CloseCode.INTERNAL_ERROR: "the server failed",
+    CloseCode.SERVICE_RESTART: "the server is restarting, or full",
+    CloseCode.TOKEN_EXPIRED: "the token has expired",
+    CloseCode.HEARTBEAT_TIMEOUT: "the server heard nothing from this client for too long",
+    CloseCode.TOO_SLOW: "this client read too slowly",
+    CloseCode.RATE_ABUSE: "this client kept sending too much",
+    CloseCode.TOKEN_REFUSED: "the server refused the token, or got none in time",
+    CloseCode.REPLACED: "another connection took this client's place",
+    CloseCode.DISCONNECTED: "the server's operator or application ended it",
+}
+
+
+class ConnectionLost(TransportClosed):
+    """A client's connection ended; what was asked for and not answered may have been done or not.
+
+    Args:
+        code: Close code as RFC 6455, section 7.4, has it; 1006 if no close frame came.
+        reason: The server's words, or the client's own for what it found out.
+        context: What that meant for the caller, before the rest of the sentence.
+    """
+
+    def __init__(self, code: int = CloseCode.ABNORMAL, reason: str = "", context: str = "") -> None:
+        super().__init__(code, reason)
+        self.context: Final = context
+
+    def __str__(self) -> str:
+        words = _CLOSINGS.get(self.code, "the server closed it with a code of its own")
+        said = f": {self.reason}" if self.reason else ""
+        return (
+            f"{self.context or 'the connection was lost'}; {words} (close code {self.code}{said})"
+        )
+
+
+class ConnectError(RemoteError):
+    """A client could not connect.
+
+    Args:
+        message: What is wrong, for people; it repeats no token.
+        status: HTTP status that the server answered with; None: it did not get so far.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message, status)
+        self.message: Final = message
+        self.status: Final = status
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UnexpectedData(RemoteError):
+    """What the server sent does not have the type that the caller asked for.
+
+    Args:
+        message: What is wrong, and where.
+    """
 
 
 class UsageError(WsbusError):

@@ -1,0 +1,138 @@
+"""Where to connect, and what a server that does not let a client in means by it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidURI
+from websockets.uri import WebSocketURI, parse_uri
+
+from ..core.client_retry import Advice
+from ..core.errors import ConnectError, Unauthenticated, UsageError, WsbusError
+
+__all__ = ["DialFailed", "explain_network", "explain_status", "parse_url", "with_token"]
+
+_PASSING: Final = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses that another attempt may not meet. 403 is what plain ASGI servers answer to every
+refusal, that of a server that is about to stop among them."""
+
+
+class DialFailed(Exception):
+    """No connection could be opened; for the driver only."""
+
+    def __init__(self, error: WsbusError, advice: Advice) -> None:
+        super().__init__(error, advice)
+        self.error: Final = error
+        self.advice: Final = advice
+
+
+def parse_url(url: str) -> WebSocketURI:
+    """Take an address apart.
+
+    Raises:
+        UsageError: It is no address of a WebSocket.
+    """
+    try:
+        uri = parse_uri(url)
+    except (InvalidURI, ValueError) as exc:
+        scheme = urlsplit(url).scheme if "://" in url else ""
+        hint = {"http": ": use ws:// in place of http://", "https": ": use wss:// for https://"}
+        why = hint.get(scheme, ", which begins with ws:// or wss://")
+        raise UsageError(f"{_redacted(url)!r} is no address of a WebSocket{why}") from exc
+    return uri
+
+
+def with_token(uri: WebSocketURI, name: str, token: str) -> WebSocketURI:
+    """Return the address with a token in the query."""
+    query = f"{uri.query}&" if uri.query else ""
+    return WebSocketURI(
+        uri.secure,
+        uri.host,
+        uri.port,
+        uri.path,
+        f"{query}{quote(name, safe='')}={quote(token, safe='')}",
+        uri.username,
+        uri.password,
+    )
+
+
+def place(uri: WebSocketURI) -> str:
+    """Return host and port for a sentence."""
+    host = f"[{uri.host}]" if ":" in uri.host else uri.host
+    return f"{host}:{uri.port}"
+
+
+def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
+    """Say in words why the network did not bring a connection about."""
+    where = place(uri)
+    cause: BaseException = exc
+    while isinstance(cause, OSError) and cause.errno is None and cause.__cause__ is not None:
+        cause = cause.__cause__  # anyio sums several attempts up
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    advice = Advice.NOW
+    match cause:
+        case socket.gaierror():
+            why = f"there is no host {uri.host!r}: is the address right?"
+        case ConnectionRefusedError():
+            why = f"nothing listens at {where}: is the server running, and the port right?"
+        case ssl.SSLCertVerificationError():
+            why = f"the certificate of {where} is not trusted: {cause.verify_message}"
+            advice = Advice.STOP
+        case ssl.SSLError():
+            why = f"{where} does not speak TLS: use ws:// in place of wss://?"
+        case TimeoutError():
+            why = f"{where} does not answer"
+        case OSError():
+            why = f"{where} cannot be reached: {cause.strerror or type(cause).__name__}"
+        case _:
+            why = f"{where} closed the connection before it had answered"
+    return DialFailed(ConnectError(why), advice)
+
+
+def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI) -> DialFailed:
+    """Say in words what an HTTP answer other than 101 means."""
+    path = uri.path or "/"
+    said = _plain(body)
+    advice = Advice.LATER if status in _PASSING else Advice.STOP
+    if status == HTTPStatus.UNAUTHORIZED:
+        return DialFailed(Unauthenticated(said or "the server refused the token"), advice)
+    match status:
+        case 400:
+            why = "the server did not understand the request, or does not speak this protocol"
+        case 403:
+            why = "the server does not let this client in"
+        case 404 | 405 | 410:
+            why = f"there is no WebSocket at {path!r}: is the path right?"
+        case 426 | 200:
+            why = f"what is at {path!r} is no WebSocket"
+        case 429:
+            why = "the server has had too many attempts"
+        case 503:
+            why = "the server is not ready, or full"
+        case _ if 300 <= status < 400:
+            why = f"the server sends clients elsewhere: {_redacted(headers.get('Location', ''))}"
+        case _ if status in _PASSING:
+            why = "the server, or what stands before it, failed"
+        case _:
+            why = "the server refused the connection"
+    detail = f": {said}" if said else ""
+    return DialFailed(ConnectError(f"{why} (HTTP status {status}{detail})", status), advice)
+
+
+def _plain(body: bytes) -> str:
+    """Return the first line of an answer if it is a sentence, not a page."""
+    text = body[:200].decode(errors="replace").strip().split("\n")[0].strip()
+    return text if text.isprintable() and not text.startswith(("<", "{")) else ""
+
+
+def _redacted(url: str) -> str:
+    """Return an address without what may hold a token."""
+    bare = url.partition("?")[0].partition("#")[0]
+    scheme, separator, rest = bare.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"[:200]

@@ -1,0 +1,97 @@
+"""What a client tells its application about the connection."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Self, TypeAlias
+
+import msgspec
+from anyio import Event as Signal
+
+from ..core.client_actions import GapCause
+from ..core.errors import WsbusError
+
+__all__ = ["Change", "Changes", "Closed", "Connected", "Gap", "Reconnecting", "RefreshFailed"]
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """It is connected, and the server knows who it is."""
+
+    connection_id: str | None
+    """What the server calls the connection; None: its dialect does not tell."""
+    subject: str | None
+    """Who this is to the server; None: its dialect does not tell."""
+    is_again: bool
+    """Whether it was connected before."""
+
+
+class Reconnecting(msgspec.Struct, frozen=True):
+    """The connection is lost, or an attempt has failed; another one follows."""
+
+    attempt: int
+    """The number of the next attempt since the last success, from 1."""
+    delay: float
+    """Seconds until it begins."""
+    error: WsbusError
+    """What happened; ``str(error)`` is a sentence for people."""
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Publications are missing: fetch the state anew if it must be right."""
+
+    pattern: str
+    """Of the subscription that misses them."""
+    lost: int | None
+    """How many; None: nobody knows. What the server lost (``cause`` is ``server``) may have been
+    for other subscriptions of this client."""
+    cause: GapCause
+
+
+class RefreshFailed(msgspec.Struct, frozen=True):
+    """The token could not be refreshed; the old one holds while it lasts."""
+
+    why: str
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """It is over, and does not connect again; the last change there is."""
+
+    error: WsbusError | None
+    """Why; None: the application closed it."""
+
+
+Change: TypeAlias = Connected | Reconnecting | Gap | RefreshFailed | Closed
+
+_MOST: Final = 1000
+
+
+class Changes:
+    """Changes as they happen, an async iterator; made by :meth:`.Client.changes`.
+
+    It begins with the last :class:`Connected` or :class:`Reconnecting`, and ends after
+    :class:`Closed`. Of more than 1,000 that nobody takes the oldest are forgotten.
+    """
+
+    def __init__(self, first: Change | None) -> None:
+        self._changes: Final[deque[Change]] = deque([first] if first else [], maxlen=_MOST)
+        self._wake = Signal()
+        self._is_over = isinstance(first, Closed)
+
+    def put(self, change: Change) -> None:
+        """Add one; never waits."""
+        self._changes.append(change)
+        self._is_over = self._is_over or isinstance(change, Closed)
+        self._wake.set()
+
+    def __aiter__(self) -> Self:
+        """Iterate."""
+        return self
+
+    async def __anext__(self) -> Change:
+        """Wait for the next change. Cancellation: nothing is lost."""
+        while not self._changes:
+            if self._is_over:
+                raise StopAsyncIteration
+            self._wake = Signal()
+            await self._wake.wait()
+        return self._changes.popleft()

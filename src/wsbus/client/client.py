@@ -1,0 +1,343 @@
+"""What an application holds."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any, Final, TypeVar, overload
+
+import msgspec
+from anyio import fail_after, move_on_after
+
+from .._spawn import spawn
+from ..core.channels import parse_channel
+from ..core.client_requests import Request
+from ..core.encoding import encode_data
+from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
+from ..core.hub import Receipt
+from ..core.messages import Call, GetStatus, Publish, Response, Status
+from ..core.patterns import parse_pattern
+from ..core.queue import Overflow
+from .changes import Changes, Closed, Connected
+from .driver import Driver, Reply
+from .events import Events
+from .payloads import decode, decoder_of
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+_ABORT_SECONDS: Final = 1.0
+_DECODE_COUNTS: Final = decoder_of(dict[str, int])
+
+
+class Client:
+    """One user's way to a server, across connections; made by :func:`.connect`.
+
+    Its methods belong to the event loop it was made on. Any number of tasks may use them at once.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver: Final = driver
+
+    def __repr__(self) -> str:
+        uri = self._driver.settings.uri
+        return f"<Client of {uri.host}:{uri.port}{uri.path}>"
+
+    # --- what it is -------------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, and the server knows who this is."""
+        return isinstance(self._driver.state, Connected)
+
+    @property
+    def connection_id(self) -> str | None:
+        """What the server calls the connection; None: there is none, or its dialect is silent."""
+        state = self._driver.state
+        return state.connection_id if isinstance(state, Connected) else None
+
+    @property
+    def subject(self) -> str | None:
+        """Who this is to the server; None: there is no connection, or its dialect is silent."""
+        state = self._driver.state
+        return state.subject if isinstance(state, Connected) else None
+
+    @property
+    def protocol(self) -> str:
+        """The dialect spoken."""
+        return self._driver.settings.dialect.name
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """The patterns that the server has confirmed."""
+        return list(self._driver.session.subscriptions)
+
+    def changes(self) -> Changes:
+        """Return what happens to the connection from now on, beginning with how it stands."""
+        return self._driver.changes()
+
+    # --- what it does -----------------------------------------------------------------------------
+
+    @overload
+    def subscribe(
+        self,
+        pattern: str,
+        *,
+        ask: bool = True,
+        buffer: int = 1000,
+        buffer_bytes: int = ...,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        timeout: float = 30.0,
+    ) -> Events[Any]: ...
+
+    @overload
+    def subscribe(
+        self,
+        pattern: str,
+        payload: type[T],
+        *,
+        ask: bool = True,
+        buffer: int = 1000,
+        buffer_bytes: int = ...,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        timeout: float = 30.0,
+    ) -> Events[T]: ...
+
+    @overload
+    def subscribe(  # What is no class: a union, say.
+        self,
+        pattern: str,
+        payload: object,
+        *,
+        ask: bool = True,
+        buffer: int = 1000,
+        buffer_bytes: int = ...,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        timeout: float = 30.0,
+    ) -> Events[Any]: ...
+
+    def subscribe(
+        self,
+        pattern: str,
+        payload: Any = Any,
+        *,
+        ask: bool = True,
+        buffer: int = 1000,
+        buffer_bytes: int = 4 << 20,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        timeout: float = 30.0,
+    ) -> Events[Any]:
+        """Return what matches ``pattern``: ``async with`` it, then iterate.
+
+        Args:
+            pattern: A channel, or with ``*`` (and in ``wsbus.v1`` ``+``) for segments.
+            payload: The type of the data, any that msgspec decodes; by default JSON as it is.
+            ask: Whether to ask the server for it; if not, it is what the server sends this client
+                of its own accord.
+            buffer: Events that wait to be taken, at most.
+            buffer_bytes: The same in bytes of data; more than the largest event has.
+            overflow: What happens when the buffer is full. ``close`` ends the subscription.
+            timeout: Seconds for the server to confirm it, while there is no connection too.
+
+        Raises:
+            UsageError: The pattern is none (:class:`.InvalidChannel`), or an option makes no sense.
+        """
+        if not timeout > 0:
+            raise UsageError("a timeout must be positive seconds")
+        try:
+            policy = Overflow(overflow)
+        except ValueError as exc:
+            raise UsageError(str(exc)) from None
+        return Events(
+            self._driver,
+            parse_pattern(pattern, plus=self._driver.settings.dialect.has_plus),
+            decoder_of(payload),
+            asks=ask,
+            buffer=buffer,
+            buffer_bytes=buffer_bytes,
+            overflow=policy,
+            timeout=timeout,
+        )
+
+    @overload
+    async def command(
+        self,
+        action: str,
+        params: object = None,
+        *,
+        timeout: float = 30.0,
+        idempotent: bool = False,
+    ) -> Any: ...
+
+    @overload
+    async def command(
+        self,
+        action: str,
+        params: object = None,
+        *,
+        returns: type[T],
+        timeout: float = 30.0,
+        idempotent: bool = False,
+    ) -> T: ...
+
+    @overload
+    async def command(  # What is no class: a union, say.
+        self,
+        action: str,
+        params: object = None,
+        *,
+        returns: object,
+        timeout: float = 30.0,
+        idempotent: bool = False,
+    ) -> Any: ...
+
+    async def command(
+        self,
+        action: str,
+        params: object = None,
+        *,
+        returns: Any = Any,
+        timeout: float = 30.0,
+        idempotent: bool = False,
+    ) -> Any:
+        """Have a command carried out, and return its result.
+
+        While there is no connection it waits for one. Once sent, it is sent again over the next
+        connection only if it is ``idempotent``.
+
+        Args:
+            action: Its name.
+            params: What it takes: a mapping, or anything that becomes an object in JSON.
+            returns: The type of the result, any that msgspec decodes; by default JSON as it is.
+            timeout: Seconds.
+            idempotent: Whether it does no harm to carry it out twice.
+
+        Raises:
+            CommandError: The server refuses it, or it fails; ``TIMEOUT``: no answer came in time.
+            ConnectionLost: The connection ended before the answer came; it may have been done.
+            UnexpectedData: The result does not fit ``returns``.
+            UsageError: The client is closed, or the parameters have no form in JSON.
+            RemoteError: The client has ended; why.
+
+        Cancellation: the server is not told, and goes on.
+        """
+        data = b"{}" if params is None else encode_data(params)
+        to = decoder_of(returns)
+        response = await self._ask(Call(action, data), timeout, action, idempotent=idempotent)
+        return decode(response.data, to, f"the result of {action}")
+
+    async def publish(
+        self, channel: str, data: object, *, event: str = "message", timeout: float = 30.0
+    ) -> Receipt:
+        """Publish; return how many it was for, and how many of them will get it.
+
+        Args:
+            channel: Where; no wildcards.
+            data: Anything that has a form in JSON.
+            event: What happened.
+            timeout: Seconds.
+
+        Raises:
+            UsageError: The dialect has no word for it, the channel is none, or the data have no
+                form in JSON.
+            RemoteError: As :meth:`command`.
+        """
+        self._require_rich("publish")
+        publish = Publish(parse_channel(channel), event, encode_data(data))
+        response = await self._ask(publish, timeout, f"publish on {channel}")
+        matched = decode(response.data, _DECODE_COUNTS, "the answer to publish")
+        return Receipt(matched.get("matched", 0), matched.get("accepted", 0))
+
+    async def status(self, *, timeout: float = 30.0) -> Status:
+        """Return what the server knows about this connection.
+
+        Raises:
+            UsageError: The dialect has no word for it.
+            RemoteError: As :meth:`command`.
+        """
+        self._require_rich("status")
+        status = await self._request(GetStatus(), timeout, "status", idempotent=True)
+        assert isinstance(status, Status)  # The session pairs kinds.
+        return msgspec.structs.replace(status, ref=None)
+
+    async def aclose(self) -> None:
+        """End it for good: nothing connects again, iterators end, requests fail. Idempotent.
+
+        Takes no longer than ``close_timeout``, whatever the server does.
+
+        Cancellation: the connection is cut, with no close frame.
+        """
+        driver = self._driver
+        driver.perform(driver.session.close())
+        try:
+            await driver.over.wait()
+        except BaseException:
+            await self._abort()
+            raise
+
+    # --- small things -----------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect for the first time; called by :func:`.connect`.
+
+        Raises:
+            RemoteError: It cannot be done; why, in words.
+        """
+        driver = self._driver
+        spawn(driver.run)
+        try:
+            await driver.known.wait()
+        except BaseException:
+            driver.perform(driver.session.close())
+            await self._abort()
+            raise
+        if isinstance(driver.state, Closed):
+            await self.aclose()
+            raise self._reason()
+
+    async def _ask(
+        self, request: Request, timeout: float, what: str, *, idempotent: bool = False
+    ) -> Response:
+        response = await self._request(request, timeout, what, idempotent=idempotent)
+        assert isinstance(response, Response)  # The session pairs kinds.
+        return response
+
+    async def _request(
+        self, request: Request, timeout: float, what: str, *, idempotent: bool
+    ) -> Response | Status:
+        driver = self._driver
+        if isinstance(driver.state, Closed):
+            raise self._reason()
+        reply = Reply()
+        driver.perform(driver.session.request(reply, request, is_idempotent=idempotent))
+        try:
+            with fail_after(timeout):
+                await reply.done.wait()
+        except TimeoutError:
+            if reply.outcome is None:
+                unsent = driver.session.forget(reply)
+                why = "there was no connection to send it over" if unsent else "no answer came"
+                text = f"{what}: {why} within {timeout:g} s"
+                raise CommandError(ErrorCode.TIMEOUT, text) from None
+        finally:
+            driver.session.forget(reply)
+        outcome = reply.outcome
+        if isinstance(outcome, WsbusError):
+            raise outcome
+        assert outcome is not None
+        return outcome
+
+    async def _abort(self) -> None:
+        self._driver.abort()
+        # Bounded: it may be a callback of the client's own that closes it.
+        with move_on_after(_ABORT_SECONDS, shield=True):
+            await self._driver.over.wait()
+
+    def _reason(self) -> WsbusError:
+        state = self._driver.state
+        error = state.error if isinstance(state, Closed) else None
+        return copy(error) if error else UsageError("the client is closed")
+
+    def _require_rich(self, what: str) -> None:
+        dialect = self._driver.settings.dialect
+        if not dialect.is_rich:
+            raise UsageError(f"{dialect.name} has no {what}; connect with protocol='wsbus.v1'")

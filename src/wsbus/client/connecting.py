@@ -1,0 +1,119 @@
+"""How a client comes to be."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Literal
+
+from ..core.client_liveness import Liveness
+from ..core.client_retry import Retry
+from ..core.client_session import ClientSession
+from ..core.client_token import TokenUse
+from ..core.errors import UsageError
+from .address import parse_url
+from .client import Client
+from .dialects import dialect
+from .driver import Driver, OnChange, Settings
+from .events import Events
+from .tokens import FetchToken
+
+__all__ = ["connect"]
+
+_RETRY: Final = Retry()
+
+
+def connect(
+    url: str,
+    *,
+    token: str | FetchToken | None = None,
+    token_in: Literal["message", "query"] = "message",  # noqa: S107  # where it goes is no token
+    token_name: str = "token",  # noqa: S107
+    protocol: str = "wsbus.v1",
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    retry: Retry = _RETRY,
+    ping_interval: float = 15.0,
+    ping_timeout: float = 20.0,
+    connect_timeout: float = 10.0,
+    close_timeout: float = 5.0,
+    max_message_bytes: int = 4 << 20,
+    on_change: OnChange | None = None,
+) -> AbstractAsyncContextManager[Client]:
+    """Connect to a server, for the length of an ``async with`` block.
+
+    The block begins once the server knows who this is, and at its end nothing is left. In between
+    the client connects again whenever the connection is lost, and subscribes anew.
+
+    Args:
+        url: Where: ``ws://`` or ``wss://``.
+        token: Who this is; or a function, sync or async, that returns it: it is asked before every
+            connection, and again before the token expires. A sync one runs in a worker thread.
+        token_in: Whether the token is shown in a message, or in the query of the address, where
+            servers write it to their logs.
+        token_name: The query parameter that it is shown in.
+        protocol: The dialect: ``wsbus.v1`` or ``zigquant-v2``.
+        headers: More of them for the handshake: ``Cookie``, ``Origin``.
+        tls: Whom to trust at a ``wss://`` address; None: whom the machine trusts.
+        retry: When to come again after a connection is lost.
+        ping_interval: Seconds between pings.
+        ping_timeout: Seconds without a pong until the connection counts as lost.
+        connect_timeout: Seconds for a connection to be opened, again for the server's greeting,
+            and for a function to return a token.
+        close_timeout: Seconds for the server to say goodbye, too.
+        max_message_bytes: The largest frame that is taken.
+        on_change: Called with each change (:meth:`.Client.changes`), in a task of its own; it may
+            be async, and must not block.
+
+    Raises:
+        UsageError: An argument makes no sense; from the call itself.
+        ConnectError: There is no server, or none that can be talked to; on entering the block, as
+            all of the following.
+        Unauthenticated: The server refuses the token, or wants one.
+        ConnectionLost: The server closed the connection at once.
+    """
+    if token_in not in {"message", "query"}:
+        raise UsageError("a token is shown in the 'message' or in the 'query'")
+    if not (connect_timeout > 0 and close_timeout > 0):
+        raise UsageError("a timeout must be positive seconds")
+    for name, value in (headers or {}).items():
+        if not (name.isascii() and name.isprintable() and value.isprintable()):
+            raise UsageError("a header must be printable text")
+    speaks = dialect(protocol)
+    fixed = token if isinstance(token, str) else None
+    fetched = token if not isinstance(token, str) else None
+    settings = Settings(
+        uri=parse_url(url),
+        dialect=speaks,
+        headers=dict(headers or {}),
+        tls=tls,
+        fetch_token=fetched,
+        token_name=token_name,
+        connect_timeout=connect_timeout,
+        close_timeout=close_timeout,
+        max_message_bytes=max_message_bytes,
+        on_change=on_change,
+    )
+    in_query = token_in == "query"  # noqa: S105
+    use = TokenUse(fixed=fixed, is_fetched=fetched is not None, in_query=in_query)
+    return _connect(settings, use, retry, Liveness(ping_interval, ping_timeout))
+
+
+@asynccontextmanager
+async def _connect(
+    settings: Settings, use: TokenUse, retry: Retry, liveness: Liveness
+) -> AsyncIterator[Client]:
+    session = ClientSession[Events[Any]](
+        token=use,
+        retry=retry,
+        liveness=liveness,
+        greets=settings.dialect.greets,
+        connect_timeout=settings.connect_timeout,
+    )
+    client = Client(Driver(settings, session))
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.aclose()

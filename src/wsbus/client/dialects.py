@@ -1,0 +1,361 @@
+"""The built-in dialects from the client's side: commands to text, text to what was heard.
+
+The server's side is :mod:`wsbus.protocols`. Here nothing is strict: keys and types that are not
+known are passed over, so that an older client understands a newer server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+from typing import ClassVar, Final, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from ..core import messages as core
+from ..core.channels import MAX_CHANNEL_BYTES, Channel
+from ..core.client_actions import Admitted, Delivery, Heard
+from ..core.errors import UsageError
+from ..core.messages import Command
+
+__all__ = ["ClientDialect", "dialect"]
+
+logger: Final = logging.getLogger("wsbus.client")
+
+_encode: Final = msgspec.json.Encoder().encode
+_Said: TypeAlias = "Heard | Delivery | None"
+_NULL: Final = Raw(b"null")
+
+# --- client → server -----------------------------------------------------------------------------
+
+
+class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
+    """What messages to the server have in common."""
+
+
+class _Auth(_Out, frozen=True, tag="auth"):
+    token: str
+    id: str | None = None
+
+
+class _Subscribe(_Out, frozen=True, tag="subscribe"):
+    channels: tuple[str, ...]
+    id: str | None = None
+
+
+class _Unsubscribe(_Out, frozen=True, tag="unsubscribe"):
+    channels: tuple[str, ...]
+    id: str | None = None
+
+
+class _Command(_Out, frozen=True, tag="command"):
+    action: str
+    params: Raw
+    id: str | None = None
+
+
+class _Publish(_Out, frozen=True, tag="publish"):
+    channel: str
+    event: str
+    data: Raw
+    id: str | None = None
+
+
+class _GetStatus(_Out, frozen=True, tag="get_status"):
+    id: str | None = None
+
+
+class _PingOut(_Out, frozen=True, tag="ping"):
+    id: str | None = None
+
+
+class _PongOut(_Out, frozen=True, tag="pong"):
+    id: str | None = None
+
+
+# --- server → client -----------------------------------------------------------------------------
+
+
+class _In(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What messages from the server have in common."""
+
+    id: str | None = None
+    timestamp: float = 0.0
+    """Milliseconds since the epoch."""
+
+    def heard(self) -> _Said:
+        """Return what it means; None: nothing."""
+        raise AssertionError(self)
+
+
+class _Event(_In, frozen=True, kw_only=True, tag="event"):
+    channel: str
+    event: str = "message"
+    data: Raw = _NULL
+
+    def heard(self) -> _Said:
+        if len(self.channel) > MAX_CHANNEL_BYTES:
+            return None
+        # A copy: the raw view would keep the whole frame alive while this waits in a buffer.
+        data = bytes(self.data)
+        return Delivery(Channel(self.channel), self.event, self.timestamp / 1000, data, len(data))
+
+
+class _Fault(msgspec.Struct, frozen=True):
+    code: str = "UNKNOWN"
+    message: str = ""
+
+
+class _Response(_In, frozen=True, kw_only=True, tag="response"):
+    success: bool
+    data: Raw = _NULL
+    error: _Fault = _Fault()
+
+    def heard(self) -> _Said:
+        if self.success:
+            return core.Response(bytes(self.data), self.id)
+        return core.Refused(self.error.code, self.error.message, self.id, is_call=True)
+
+
+class _Error(_In, frozen=True, kw_only=True, tag="error"):
+    error: _Fault = _Fault()
+
+    def heard(self) -> _Said:
+        return core.Refused(self.error.code, self.error.message, self.id)
+
+
+class _Account(msgspec.Struct, frozen=True):
+    subject: str = ""
+    expires_at: float | None = None
+
+
+class _AuthResult(_In, frozen=True, kw_only=True, tag="auth_result"):
+    success: bool
+    data: _Account = _Account()
+    error: _Fault = _Fault()
+
+    def heard(self) -> _Said:
+        if not self.success:
+            return core.AuthRefused(self.error.message, self.error.code, self.id)
+        ends = self.data.expires_at
+        # By the server's own clock: this machine's may be wrong.
+        lifetime = None if ends is None else max(0.0, (ends - self.timestamp) / 1000)
+        return Admitted(self.data.subject, lifetime, self.id)
+
+
+class _Rejected(msgspec.Struct, frozen=True):
+    channel: str
+    code: str = "UNKNOWN"
+    message: str = ""
+
+
+class _Subscriptions(msgspec.Struct, frozen=True):
+    channels: tuple[str, ...] = ()
+    active_subscriptions: int = 0
+    rejected: tuple[_Rejected, ...] = ()
+
+
+class _Subscribed(_In, frozen=True, kw_only=True, tag="subscribed"):
+    data: _Subscriptions
+
+    def heard(self) -> _Said:
+        data = self.data
+        rejected = tuple(core.Rejection(r.channel, r.code, r.message) for r in data.rejected)
+        return core.Subscribed(data.channels, data.active_subscriptions, rejected, self.id)
+
+
+class _Unsubscribed(_In, frozen=True, kw_only=True, tag="unsubscribed"):
+    data: _Subscriptions
+
+    def heard(self) -> _Said:
+        return core.Unsubscribed(self.data.channels, self.data.active_subscriptions, self.id)
+
+
+class _PingIn(_In, frozen=True, tag="ping"):
+    def heard(self) -> _Said:
+        return core.Ping(self.id)
+
+
+class _PongIn(_In, frozen=True, tag="pong"):
+    def heard(self) -> _Said:
+        return core.Pong(self.id)
+
+
+class _Terms(msgspec.Struct, frozen=True):
+    connection_id: str = ""
+    subject: str | None = None
+    ping_interval: float | None = None
+    timeout: float | None = None
+
+
+class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
+    data: _Terms
+
+    def heard(self) -> _Said:
+        data = self.data
+        return core.Connected(data.connection_id, data.subject, data.ping_interval, data.timeout)
+
+
+class _Loss(msgspec.Struct, frozen=True):
+    lost: int
+
+
+class _Gap(_In, frozen=True, kw_only=True, tag="gap"):
+    data: _Loss
+
+    def heard(self) -> _Said:
+        return core.Gap(self.data.lost)
+
+
+class _Facts(msgspec.Struct, frozen=True, kw_only=True):
+    connection_id: str = ""
+    subject: str | None = None
+    connected_at: float = 0.0
+    subscriptions: tuple[str, ...] = ()
+    message_count: int = 0
+    dropped: int = 0
+
+
+class _Status(_In, frozen=True, kw_only=True, tag="status"):
+    data: _Facts
+
+    def heard(self) -> _Said:
+        data = self.data
+        return core.Status(
+            connection_id=data.connection_id,
+            subject=data.subject,
+            connected_at=data.connected_at / 1000,
+            subscriptions=data.subscriptions,
+            message_count=data.message_count,
+            dropped=data.dropped,
+            ref=self.id,
+        )
+
+
+class _Label(msgspec.Struct, frozen=True):
+    type: str | UnsetType = UNSET
+
+
+_COMMON: Final[tuple[type[_In], ...]] = (
+    _Event,
+    _Response,
+    _Error,
+    _AuthResult,
+    _Subscribed,
+    _Unsubscribed,
+    _PingIn,
+    _PongIn,
+)
+
+
+class ClientDialect:
+    """``zigquant-v2``; ``wsbus.v1`` is derived from it."""
+
+    name: str = "zigquant-v2"
+    """The WebSocket subprotocol token."""
+    greets: bool = False
+    """Whether the server speaks first."""
+    is_named: bool = False
+    """Whether a server that does not name it in its answer does not speak it."""
+    is_rich: bool = False
+    """Whether there is a word for publishing, and one for asking for the status."""
+    has_plus: bool = False
+    """Whether ``+`` is a wildcard."""
+    messages: ClassVar[tuple[type[_In], ...]] = _COMMON
+
+    def __init__(self) -> None:
+        self._decoder: Final[msgspec.json.Decoder[_In]] = msgspec.json.Decoder(
+            reduce(or_, self.messages)  # a union, made at run time
+        )
+        self._tags: Final = {str(m.__struct_config__.tag) for m in self.messages}
+
+    def encode(self, command: Command) -> bytes:
+        """Say ``command``, in a message of its own."""
+        return _encode(_message(command))
+
+    def decode(self, text: str) -> Iterable[Heard | Delivery]:
+        """Understand one frame; what is not understood is passed over, and logged.
+
+        Never raises, whatever the server sent.
+        """
+        said = self._understand(text)
+        return () if said is None else (said,)
+
+    def _understand(self, text: str) -> _Said:
+        try:
+            return self._decoder.decode(text).heard()
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
+            self._pass_over(text, error)
+            return None
+
+    def _pass_over(self, text: str, error: Exception) -> None:
+        try:
+            kind = msgspec.json.decode(text, type=_Label).type
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            kind = UNSET
+        if kind is UNSET or kind in self._tags:
+            # The kind of error only: its text may repeat what was sent.
+            logger.warning("a message was not understood: %s", type(error).__name__)
+
+
+class NativeDialect(ClientDialect):
+    """``wsbus.v1``: a frame holds one message or more, separated by newlines."""
+
+    name = "wsbus.v1"
+    greets = True
+    is_named = True
+    is_rich = True
+    has_plus = True
+    messages: ClassVar[tuple[type[_In], ...]] = (*_COMMON, _Connected, _Gap, _Status)
+
+    def decode(self, text: str) -> Iterable[Heard | Delivery]:
+        """Understand one frame; what is not understood is passed over, and logged."""
+        if "\n" not in text:
+            return super().decode(text)
+        try:
+            found = [message.heard() for message in self._decoder.decode_lines(text)]
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
+            # One of them is not understood: look at each.
+            found = [self._understand(line) for line in text.split("\n") if line.strip()]
+        return [said for said in found if said is not None]
+
+
+def _message(command: Command) -> _Out:
+    match command:
+        case core.Call():
+            return _Command(command.action, Raw(command.params), command.ref)
+        case core.Publish():
+            return _Publish(command.channel, command.event, Raw(command.data), command.ref)
+        case core.Pong():
+            return _PongOut(command.ref)
+        case core.Ping():
+            return _PingOut(command.ref)
+        case core.Subscribe():
+            return _Subscribe(command.names, command.ref)
+        case core.Unsubscribe():
+            return _Unsubscribe(command.names, command.ref)
+        case core.Auth():
+            return _Auth(command.token, command.ref)
+        case core.GetStatus():
+            return _GetStatus(command.ref)
+        case _:
+            raise AssertionError(command)
+
+
+_DIALECTS: Final = {d.name: d for d in (NativeDialect(), ClientDialect())}
+
+
+def dialect(name: str) -> ClientDialect:
+    """Return the dialect of this name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    try:
+        return _DIALECTS[name]
+    except KeyError:
+        known = ", ".join(_DIALECTS)
+        raise UsageError(f"this client does not speak {name!r}; it speaks {known}") from None

@@ -1,0 +1,333 @@
+"""Drives one client session: dials, reads, writes, keeps time, performs the actions."""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import isawaitable
+from typing import Any, Final, TypeAlias
+from weakref import WeakSet
+
+from anyio import CancelScope, create_task_group, current_time, move_on_after
+from anyio import Event as Signal
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+from websockets.uri import WebSocketURI
+
+from ..core import client_actions as actions
+from ..core.client_actions import Delivery
+from ..core.client_session import ClientSession
+from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
+from ..core.instant import Instant
+from ..core.messages import Response, Status
+from .address import DialFailed, with_token
+from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, RefreshFailed
+from .dialects import ClientDialect
+from .events import Events
+from .tokens import FetchToken, fetch
+from .wire import Wire
+
+__all__ = ["Driver", "OnChange", "Reply", "Settings"]
+
+logger: Final = logging.getLogger("wsbus.client")
+
+OnChange: TypeAlias = Callable[[Change], Awaitable[None] | None]
+
+_TURN: Final = 100
+"""Events after which those who iterate get a turn: fewer than any sensible buffer holds, or a
+burst would overflow the buffers of subscribers that keep up."""
+_FAREWELL_SECONDS: Final = 1.0
+"""For ``on_change`` to hear of the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What :func:`.connect` was told."""
+
+    uri: WebSocketURI
+    dialect: ClientDialect
+    headers: Mapping[str, str]
+    tls: ssl.SSLContext | None
+    fetch_token: FetchToken | None
+    token_name: str
+    """Of the query parameter."""
+    connect_timeout: float
+    close_timeout: float
+    max_message_bytes: int
+    on_change: OnChange | None
+
+
+class Reply:
+    """Where somebody waits for an answer."""
+
+    __slots__ = ("done", "outcome")
+
+    def __init__(self) -> None:
+        self.done: Final = Signal()
+        self.outcome: Response | Status | WsbusError | None = None
+
+
+class Driver:
+    """What runs for a client, in a task of its own: see :meth:`run`."""
+
+    def __init__(self, settings: Settings, session: ClientSession[Events[Any]]) -> None:
+        self.settings: Final = settings
+        self.session: Final = session
+        self.known: Final = Signal()
+        """The first attempt has succeeded, or all is over."""
+        self.over: Final = Signal()
+        """Nothing runs any more."""
+        self.state: Connected | Reconnecting | Closed | None = None
+        self._changes: Final = WeakSet[Changes]()
+        self._subscriptions: Final[set[Events[Any]]] = set()
+        self._ended: Final = Signal()
+        self._heard_out: Final = Signal()
+        self._alarm = Signal()
+        self._armed = 0.0
+        self._tasks: TaskGroup | None = None
+        self._wire: Wire | None = None
+        self._scope: CancelScope | None = None
+        self._hung_up: Signal | None = None
+        self._chance: Final = random.SystemRandom().random
+
+    # --- for the client --------------------------------------------------------------------------
+
+    def perform(self, todo: Sequence[actions.ClientAction]) -> None:
+        """Do what the session wants."""
+        for action in todo:
+            self._do(action)
+        if self.session.deadline < self._armed:
+            self._alarm.set()
+
+    def changes(self) -> Changes:
+        """Return a new stream of changes."""
+        changes = Changes(self.state)
+        self._changes.add(changes)
+        return changes
+
+    def join(self, subscription: Events[Any]) -> None:
+        """Subscribe; see :class:`.Door`."""
+        if isinstance(self.state, Closed):
+            subscription.end(self.state.error or UsageError("the client is closed"))
+            return
+        self._subscriptions.add(subscription)
+        enter = self.session.subscribe if subscription.asks else self.session.listen
+        self.perform(enter(subscription.parsed, subscription))
+
+    def leave(self, subscription: Events[Any]) -> None:
+        """Unsubscribe; see :class:`.Door`."""
+        if subscription in self._subscriptions:
+            self._subscriptions.discard(subscription)
+            self.perform(self.session.unsubscribe(subscription.parsed, subscription))
+
+    def tell_gap(self, gap: Gap) -> None:
+        """Tell the application; see :class:`.Door`."""
+        self._tell(gap)
+
+    def abort(self) -> None:
+        """Leave without a word; the end is near then."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    # --- the task --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until the session has ended and its connection is gone; never raises."""
+        try:
+            async with create_task_group() as tasks:
+                self._tasks = tasks
+                if self.settings.on_change is not None:
+                    tasks.start_soon(self._call_back, self.settings.on_change, self.changes())
+                tasks.start_soon(self._keep_time)
+                await self._ended.wait()
+                if self._hung_up is not None:
+                    await self._hung_up.wait()
+                if self.settings.on_change is not None:
+                    with move_on_after(_FAREWELL_SECONDS):
+                        await self._heard_out.wait()
+                tasks.cancel_scope.cancel()
+        except Exception:
+            logger.critical("the client has failed", exc_info=True)
+            self._tasks = None
+            self.perform(
+                self.session.close(ConnectError("the client has failed; its log says why"))
+            )
+        finally:
+            self.known.set()
+            self.over.set()
+
+    async def _keep_time(self) -> None:
+        while True:
+            now, deadline = _now(), self.session.deadline
+            if now.monotonic >= deadline:
+                self.perform(self.session.handle_deadline(now))
+                continue
+            self._alarm = Signal()
+            self._armed = deadline
+            with move_on_after(deadline - now.monotonic):
+                await self._alarm.wait()
+
+    async def _fetch(self, generation: int) -> None:
+        source = self.settings.fetch_token
+        assert source is not None
+        why = ""
+        token: str | None = None
+        try:
+            with move_on_after(self.settings.connect_timeout):
+                token = await fetch(source)
+        except Exception as exc:
+            # The type only: its text may hold anything. The log is the application's own.
+            logger.warning("the function for the token has failed", exc_info=True)
+            why = f"the function for it has failed: {type(exc).__name__}"
+        if token is None:
+            why = why or f"the function for it took longer than {self.settings.connect_timeout:g} s"
+            todo = self.session.handle_no_token(generation, why, _now(), self._chance())
+        else:
+            todo = self.session.handle_token(generation, token, _now())
+        self.perform(todo)
+
+    async def _converse(self, token: str | None) -> None:
+        """One connection from dialling to hanging up: its last act is to say that it is gone."""
+        hung_up = self._hung_up = Signal()
+        closed = TransportClosed()
+        failure: DialFailed | None = None
+        with CancelScope() as scope:
+            self._scope = scope
+            try:
+                wire = await self._dial(token)
+                closed = await self._talk(wire)
+            except DialFailed as exc:
+                failure = exc
+        self._scope = self._wire = None
+        hung_up.set()
+        session, now, chance = self.session, _now(), self._chance()
+        if failure is not None and not scope.cancelled_caught:
+            self.perform(session.failed(failure.error, failure.advice, now, chance))
+        else:
+            self.perform(session.lost(closed.code, closed.reason, now, chance))
+
+    async def _dial(self, token: str | None) -> Wire:
+        settings = self.settings
+        uri = settings.uri
+        if token is not None:
+            uri = with_token(uri, settings.token_name, token)
+        return await Wire.open(
+            uri,
+            settings.dialect,
+            headers=settings.headers,
+            tls=settings.tls,
+            max_bytes=settings.max_message_bytes,
+        )
+
+    async def _talk(self, wire: Wire) -> TransportClosed:
+        closed = TransportClosed()
+        try:
+            async with create_task_group() as tasks:
+                tasks.start_soon(wire.run_writer)
+                self._wire = wire
+                self.perform(self.session.opened(_now()))
+                closed = await self._read(wire)
+                await wire.finish()
+                tasks.cancel_scope.cancel()
+        finally:
+            await wire.abort()
+        return closed
+
+    async def _read(self, wire: Wire) -> TransportClosed:
+        session, decode = self.session, self.settings.dialect.decode
+        events = 0
+        while True:
+            try:
+                texts = await wire.receive()
+            except TransportClosed as closed:
+                return closed
+            for text in texts:
+                for heard in decode(text):
+                    if not isinstance(heard, Delivery):
+                        self.perform(session.handle(heard, _now()))
+                        continue
+                    for subscription in session.audience(heard.channel):
+                        subscription.offer(heard)
+                    events += 1
+                    if events >= _TURN:
+                        events = 0
+                        await checkpoint()
+
+    async def _call_back(self, on_change: OnChange, changes: Changes) -> None:
+        async for change in changes:
+            try:
+                waits = on_change(change)
+                if isawaitable(waits):
+                    await waits
+            except Exception:
+                logger.exception("on_change has failed")
+        self._heard_out.set()
+
+    # --- actions ---------------------------------------------------------------------------------
+
+    def _do(self, action: actions.ClientAction) -> None:  # noqa: C901, PLR0912  # one row per action
+        match action:
+            case actions.Say(command):
+                if self._wire is not None:
+                    self._wire.send(self.settings.dialect.encode(command))
+            case actions.Answer(key, outcome):
+                key.outcome = outcome
+                key.done.set()
+            case actions.Confirm(holder):
+                holder.confirmed()
+            case actions.Dismiss(holder, error):
+                holder.end(error)
+            case actions.Lose(holder, lost, cause):
+                holder.lose(lost, cause)
+            case actions.FetchToken(generation):
+                self._start(self._fetch, generation)
+            case actions.Dial(token):
+                self._start(self._converse, token)
+            case actions.Cut():
+                self.abort()
+            case actions.HangUp(code, reason):
+                self._hang_up(code, reason)
+            case actions.TellConnected(connection_id, subject, is_again):
+                self.known.set()
+                self._enter(Connected(connection_id, subject, is_again))
+            case actions.TellReconnecting(attempt, delay, error):
+                self._enter(Reconnecting(attempt, delay, error))
+            case actions.TellRefreshFailed(why):
+                self._tell(RefreshFailed(why))
+            case actions.Stop(error):
+                self._stop(error)
+
+    def _start(self, work: Callable[[Any], Coroutine[Any, Any, None]], argument: object) -> None:
+        assert self._tasks is not None
+        self._tasks.start_soon(work, argument)
+
+    def _hang_up(self, code: int, reason: str) -> None:
+        if self._wire is not None and self._scope is not None:
+            self._wire.hang_up(code, reason)
+            self._scope.deadline = current_time() + self.settings.close_timeout
+
+    def _stop(self, error: WsbusError | None) -> None:
+        if self._wire is None:
+            self.abort()
+        self._enter(Closed(error))
+        for subscription in list(self._subscriptions):
+            subscription.end(error)
+        self.known.set()
+        self._ended.set()
+
+    def _enter(self, state: Connected | Reconnecting | Closed) -> None:
+        self.state = state
+        self._tell(state)
+
+    def _tell(self, change: Change) -> None:
+        logger.debug("%r", change)
+        for changes in list(self._changes):
+            changes.put(change)
+
+
+def _now() -> Instant:
+    return Instant(current_time(), time.time())

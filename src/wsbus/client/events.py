@@ -1,0 +1,260 @@
+"""What a client is sent, as an async iterator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from types import TracebackType
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
+
+import msgspec
+from anyio import Event as Signal
+from anyio import fail_after
+
+from ..core.client_actions import Delivery, GapCause
+from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
+from ..core.patterns import Pattern
+from ..core.queue import MessageQueue, Offer, Overflow
+from .changes import Gap
+from .payloads import decode
+
+__all__ = ["Door", "Event", "Events"]
+
+T = TypeVar("T")
+_TAKE_BYTES: Final = 64 * 1024
+
+
+class Event(msgspec.Struct, Generic[T], frozen=True):
+    """One publication."""
+
+    channel: str
+    """The exact channel, never a pattern."""
+    event: str
+    """What happened, such as ``update``."""
+    data: T
+    timestamp: float
+    """When the server accepted it, in seconds since the epoch."""
+    gap: Gap | None = None
+    """What is missing right before this one; None: nothing that anybody knows of."""
+
+
+class _Marker:
+    """Where publications are missing for a cause outside of the buffer; a control item in it."""
+
+    __slots__ = ("cause", "lost", "size")
+
+    def __init__(self, lost: int | None, cause: GapCause) -> None:
+        self.size: Final = 1
+        self.lost = lost
+        self.cause = cause
+
+    def add(self, lost: int | None, cause: GapCause) -> None:
+        """Add a later loss; told early, it is told in time."""
+        self.lost = None if self.lost is None or lost is None else self.lost + lost
+        if cause is GapCause.RECONNECTED:
+            self.cause = cause
+
+
+class Door(Protocol):
+    """What a subscription needs of its client."""
+
+    def join(self, subscription: Events[Any]) -> None:
+        """Ask for it."""
+        ...
+
+    def leave(self, subscription: Events[Any]) -> None:
+        """Give it up. Idempotent."""
+        ...
+
+    def tell_gap(self, gap: Gap) -> None:
+        """Tell the application."""
+        ...
+
+
+class Events(Generic[T]):
+    """What matches a pattern; made by :meth:`wsbus.client.client.Client.subscribe`.
+
+    ``async with`` returns once the server has confirmed it, and gives it up at the end. It
+    outlives connections: after each it is asked for anew, and the first event after that says so
+    in :attr:`Event.gap`. One task may iterate. Its buffer is bounded: who iterates too slowly
+    loses by the overflow policy, is told so in :attr:`Event.gap`, and holds up nobody else.
+
+    Iterating ends when the subscription or the client is closed, and raises the reason when either
+    was ended by the server. An event whose data does not fit the type raises
+    :class:`.UnexpectedData`; iterating may go on after it.
+
+    Cancellation: a cancelled ``async for`` step loses nothing.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        pattern: Pattern,
+        decode: Callable[[bytes], T],
+        *,
+        asks: bool,
+        buffer: int,
+        buffer_bytes: int,
+        overflow: Overflow,
+        timeout: float,
+    ) -> None:
+        self.pattern: Final = pattern.text
+        self.parsed: Final = pattern
+        self.asks: Final = asks
+        self._door: Final = door
+        self._decode: Final = decode
+        self._overflow: Final = overflow
+        self._timeout: Final = timeout
+        self._queue: Final = MessageQueue[Delivery | _Marker](buffer, buffer_bytes)
+        self._taken: list[Delivery | _Marker] = []
+        self._marker: _Marker | None = None
+        self._gap: Gap | None = None
+        self._wake: Signal | None = None
+        self._confirmed: Final = Signal()
+        self._is_entered = False
+        self._is_closed = False
+        self._error: WsbusError | None = None
+
+    @property
+    def lost(self) -> int:
+        """Events lost for want of room in the buffer, over all."""
+        queue = self._queue
+        return queue.dropped - queue.conflated + queue.refused
+
+    def __repr__(self) -> str:
+        return f"<Events {self.pattern!r}>"
+
+    async def __aenter__(self) -> Self:
+        """Subscribe; from the confirmation on, every matching event is for it.
+
+        Raises:
+            CommandError: The server refuses it (``FORBIDDEN``, say), or says nothing (``TIMEOUT``).
+            RemoteError: The client has ended; why.
+        """
+        if self._is_entered:
+            raise UsageError("a subscription is entered once")
+        self._is_entered = True
+        try:
+            self._door.join(self)
+            with fail_after(self._timeout):
+                await self._confirmed.wait()
+        except TimeoutError:
+            self.close()
+            why = f"{self.pattern}: the server did not confirm it within {self._timeout:g} s"
+            raise CommandError(ErrorCode.TIMEOUT, why) from None
+        except BaseException:
+            self.close()
+            raise
+        if self._is_closed:
+            self.close()
+            raise copy(self._error) if self._error else UsageError("the client is closed")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it up; does not wait for the server."""
+        self.close()
+
+    def close(self) -> None:
+        """Give it up: the iterator ends, and what it has not taken is thrown away. Idempotent."""
+        self._is_closed = True
+        self._taken.clear()
+        self._queue.clear()
+        self._door.leave(self)
+        self._rouse()
+
+    def __aiter__(self) -> Self:
+        """Iterate."""
+        return self
+
+    async def __anext__(self) -> Event[T]:
+        """Wait for the next event.
+
+        Raises:
+            UnexpectedData: Its data does not fit the type; the next one may.
+            RemoteError: The server ended the subscription, or the client; why.
+            UsageError: Not entered.
+        """
+        while True:
+            while self._taken:
+                item = self._taken.pop()
+                if isinstance(item, Delivery):
+                    return self._event(item)
+                self._pass(item)
+            if not self._is_entered:
+                raise UsageError("use it as `async with client.subscribe(…) as events:`")
+            lost, items = self._queue.take(_TAKE_BYTES)
+            if lost:
+                self._note(lost, GapCause.BUFFER)
+            self._taken = items[::-1]
+            if not items and not lost:
+                if self._is_closed:
+                    if self._error is not None:
+                        raise copy(self._error)
+                    raise StopAsyncIteration
+                self._wake = Signal()
+                await self._wake.wait()
+
+    def _event(self, item: Delivery) -> Event[T]:
+        data = decode(item.data, self._decode, f"an event on {item.channel}")
+        gap, self._gap = self._gap, None
+        return Event(item.channel, item.event, data, item.at, gap)
+
+    def _pass(self, marker: _Marker) -> None:
+        if marker is self._marker:
+            self._marker = None
+        self._note(marker.lost, marker.cause, is_told=True)
+
+    def _note(self, lost: int | None, cause: GapCause, *, is_told: bool = False) -> None:
+        """Keep a loss for the next event; tell it at once, too."""
+        if not is_told:
+            self._door.tell_gap(Gap(self.pattern, lost, cause))
+        before = self._gap
+        if before is not None:
+            lost = None if lost is None or before.lost is None else lost + before.lost
+            cause = before.cause
+        self._gap = Gap(self.pattern, lost, cause)
+
+    # --- for the client --------------------------------------------------------------------------
+
+    def confirmed(self) -> None:
+        """The server has confirmed it."""
+        self._confirmed.set()
+
+    def offer(self, delivery: Delivery) -> None:
+        """Take an event; never waits."""
+        key = (delivery.channel, delivery.event) if self._overflow is Overflow.CONFLATE else None
+        if self._queue.offer(delivery, self._overflow, key) is Offer.OVERFLOW:
+            self._queue.clear()
+            why = f"{self.pattern}: its buffer overflowed, and the policy is to close"
+            self.end(CommandError("OVERFLOW", why))
+        elif self._wake is not None:
+            self._rouse()
+
+    def lose(self, lost: int | None, cause: GapCause) -> None:
+        """Take note that something is missing right here."""
+        self._door.tell_gap(Gap(self.pattern, lost, cause))
+        if self._marker is not None:
+            self._marker.add(lost, cause)
+        else:
+            self._marker = _Marker(lost, cause)
+            self._queue.put(self._marker)
+        self._rouse()
+
+    def end(self, error: WsbusError | None) -> None:
+        """It is over, by no doing of the application; what has come can still be read."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._error = error
+            self._door.leave(self)
+        self._confirmed.set()
+        self._rouse()
+
+    def _rouse(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+            self._wake = None

@@ -1,0 +1,112 @@
+"""When a client comes again, pure: what a close code advises, and how long to wait."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+
+from .errors import CloseCode, ConnectError, UsageError, WsbusError, may_reconnect
+
+__all__ = ["Advice", "Attempts", "Retry", "advice_for"]
+
+
+class Advice(Enum):
+    """What to do about a connection that ended, or did not come about."""
+
+    NOW = auto()
+    """Connect again after the first, short delay."""
+    LATER = auto()
+    """Give the server more time: everybody was sent away together."""
+    MUCH_LATER = auto()
+    """The server had enough of this client."""
+    NEW_TOKEN = auto()
+    """Like NOW, with a new token."""
+    STOP = auto()
+    """Do not come again."""
+
+
+_ADVICE: Final = {
+    CloseCode.GOING_AWAY: Advice.LATER,
+    CloseCode.INTERNAL_ERROR: Advice.LATER,
+    CloseCode.SERVICE_RESTART: Advice.LATER,
+    CloseCode.TOKEN_EXPIRED: Advice.NEW_TOKEN,
+    CloseCode.RATE_ABUSE: Advice.MUCH_LATER,
+}
+_LATER_STEPS: Final = 2
+
+
+def advice_for(code: int) -> Advice:
+    """Return what the close ``code`` advises; see the table in the protocol reference."""
+    if not may_reconnect(code):
+        return Advice.STOP
+    return _ADVICE.get(code, Advice.NOW)  # type: ignore[call-overload,no-any-return]
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client comes again: exponential backoff with full jitter.
+
+    Before attempt ``n`` it waits for a time between 0 and ``base * 2 ** (n - 1)`` seconds, chosen
+    by chance and at most ``cap``, so that the clients of a server that restarts do not all come
+    at once. After a success it counts from the beginning.
+
+    Raises:
+        UsageError: A duration or a number is not positive.
+    """
+
+    base: float = 1.0
+    """Seconds; bounds the delay before the first attempt."""
+    cap: float = 30.0
+    """Seconds; bounds every delay."""
+    attempts: int | None = 10
+    """Attempts without success after which the client stops; None: never, 0: it comes not again."""
+    first: bool = False
+    """Whether the very first connection is tried again, too. If not, a wrong address is told at
+    once."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no duration, or no number."""
+        if not (0 < self.base < math.inf and 0 < self.cap < math.inf):
+            raise UsageError("the delays of a retry must be positive seconds")
+        if self.attempts is not None and self.attempts < 0:
+            raise UsageError("the attempts of a retry cannot be negative")
+
+    def delay(self, attempt: int, advice: Advice, chance: float) -> float:
+        """Return the seconds before an attempt, the first of which is 1.
+
+        Args:
+            attempt: Its number since the last success.
+            advice: What the end of the last connection advised.
+            chance: From 0 up to 1, evenly spread.
+        """
+        if advice is Advice.MUCH_LATER:
+            return self.cap * (1 + chance) / 2
+        steps = attempt - 1 + (_LATER_STEPS if advice is Advice.LATER else 0)
+        # Beyond 2 ** 60 every cap is reached, and floats overflow some time later.
+        return min(self.cap, self.base * 2.0 ** min(steps, 60)) * chance
+
+
+class Attempts:
+    """Counts the attempts of one client, and says when there are no more."""
+
+    __slots__ = ("failures", "is_known", "retry")
+
+    def __init__(self, retry: Retry) -> None:
+        self.retry: Final = retry
+        self.failures: int = 0
+        """Connections and attempts that have ended since the last success."""
+        self.is_known: bool = False
+        """Whether there was a success at all."""
+
+    def failed(self, error: WsbusError, advice: Advice, chance: float) -> float | WsbusError:
+        """Take note of one that ended; return the seconds before the next, or why there is none."""
+        most = self.retry.attempts
+        if advice is Advice.STOP or not (self.is_known or self.retry.first) or most == 0:
+            return error
+        if most is not None and self.failures >= most:
+            count = "1 attempt" if self.failures == 1 else f"{self.failures} attempts"
+            return ConnectError(f"gave up after {count} to connect again; the last one: {error}")
+        self.failures += 1
+        return self.retry.delay(self.failures, advice, chance)

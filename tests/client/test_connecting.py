@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import ssl
+import subprocess
+from collections.abc import Callable
+from copy import copy
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from anyio import current_time, fail_after, move_on_after, sleep_forever
+
+from tests.client.servers import (
+    HOST,
+    PROTOCOLS,
+    Latch,
+    Scripted,
+    Server,
+    scripted,
+    serving,
+    through_proxy,
+    wait_until,
+)
+from wsbus.client import (
+    Closed,
+    Connected,
+    ConnectError,
+    ConnectionLost,
+    RemoteError,
+    Retry,
+    Unauthenticated,
+    UsageError,
+    WsbusError,
+    connect,
+)
+from wsbus.testing.wire import Opcode, close_body
+
+
+async def refusal(url: str, **options: Any) -> RemoteError:
+    """Return why a client cannot connect."""
+    with fail_after(5), pytest.raises(RemoteError) as refused:
+        async with connect(url, **options):
+            pass
+    return refused.value
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("http://example.org/ws", "use ws://"),
+        ("https://example.org/ws", "use wss://"),
+        ("example.org/ws", "begins with ws://"),
+        ("ws:///ws", "no address"),
+        ("ws://example.org:port/ws", "no address"),
+    ],
+)
+def test_what_is_no_address_is_refused_at_once(url: str, hint: str) -> None:
+    """An address that cannot be meant raises from the call, with a hint."""
+    with pytest.raises(UsageError, match=hint):
+        connect(url)
+
+
+def test_what_makes_no_sense_is_refused_at_once() -> None:
+    """Options that cannot be meant raise from the call, and no text repeats a token."""
+    with pytest.raises(UsageError, match=r"speaks wsbus\.v1, zigquant-v2"):
+        connect("ws://example.org", protocol="mqtt")
+    with pytest.raises(UsageError):
+        connect("ws://example.org", token_in="header")  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        connect("ws://example.org", ping_interval=0)
+    with pytest.raises(UsageError):
+        connect("ws://example.org", close_timeout=0)
+    with pytest.raises(UsageError):
+        connect("ws://example.org", headers={"Cookie": "a=b\r\nX: y"})
+    with pytest.raises(UsageError) as refused:
+        connect("http://user:secret@example.org/?token=secret")
+    assert "secret" not in str(refused.value)
+
+
+async def test_nobody_listens(free_tcp_port: int) -> None:
+    """A port where nobody listens is told as such, at once."""
+    error = await refusal(f"ws://{HOST}:{free_tcp_port}/ws")
+
+    assert isinstance(error, ConnectError)
+    assert str(error).startswith(f"nothing listens at {HOST}:{free_tcp_port}")
+
+
+async def test_there_is_no_such_host() -> None:
+    """A name that does not resolve is told as such."""
+    for host in ("nowhere.invalid", "x" * 64):
+        assert f"there is no host '{host}'" in str(await refusal(f"ws://{host}/ws"))
+
+
+async def test_no_tls_where_it_is_asked_for(server: Server) -> None:
+    """wss:// to a server that speaks ws:// is told as such."""
+    error = await refusal(server.url.replace("ws:", "wss:"), tls=ssl.create_default_context())
+
+    assert "does not speak TLS: use ws://" in str(error)
+
+
+@pytest.fixture(scope="module")
+def certificate(
+    tmp_path_factory: pytest.TempPathFactory, require_command: Callable[[str, str], str]
+) -> tuple[str, str]:
+    """Give a certificate that nobody has signed, for this machine, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = str(folder / "cert.pem"), str(folder / "key.pem")
+    subprocess.run(
+        [
+            require_command("openssl", "openssl"),
+            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{HOST}"),
+            *("-out", files[0], "-keyout", files[1]),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return files
+
+
+async def test_tls_is_spoken_with_whom_one_trusts(certificate: tuple[str, str]) -> None:
+    """wss:// works with a certificate that is trusted; any other is told as such."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    with serving(tls=context) as server:
+        url = server.url.replace("ws:", "wss:")
+        error = await refusal(url, token="ada")
+        assert f"the certificate of {HOST}:{server.port} is not trusted" in str(error)
+
+        trust = ssl.create_default_context(cafile=certificate[0])
+        async with connect(url, token="ada", tls=trust) as client, client.subscribe("a") as events:
+            server.publish("a", "x" * 100_000)
+            with fail_after(5):
+                assert len((await anext(events)).data) == 100_000
+            assert await client.command("add", {"a": 1, "b": 1}) == 2
+        error = await refusal(server.url, token="ada")
+        assert isinstance(error, ConnectError)
+
+
+# --- servers that are none -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (404, "no WebSocket at '/ws': is the path right?"),
+        (200, "is no WebSocket"),
+        (302, "sends clients elsewhere: https://example.org/login"),
+        (401, "go away"),
+        (403, "does not let this client in"),
+        (429, "too many attempts"),
+        (503, "not ready, or full"),
+        (502, "failed"),
+        (418, "refused the connection"),
+    ],
+)
+async def test_an_http_answer_is_put_into_words(status: int, words: str) -> None:
+    """Each HTTP status that is no 101 says what to look at, and what the server wrote."""
+
+    async def answer(peer: Scripted) -> None:
+        location = "Location: https://user:pw@example.org/login?token=secret\r\n"
+        await peer.stream.send(
+            f"HTTP/1.1 {status} What\r\n{location}Content-Length: 7\r\n\r\ngo away".encode()
+        )
+        await peer.drain()
+
+    async with scripted(answer) as url:
+        error = await refusal(url)
+
+    assert words in str(error)
+    assert "secret" not in str(error)
+    assert "go away" in str(error)
+    assert isinstance(error, Unauthenticated if status == 401 else ConnectError)
+    assert isinstance(error, Unauthenticated) or error.status == status
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"220 mail.example.org ESMTP\r\n\r\n", "is no WebSocket server"),
+        (b"HTTP/1.1 101 Yes\r\n\r\n", "is no WebSocket server"),
+        (b"", "closed the connection before it had answered"),
+        (b"HTTP/1.1 404 No\r\n\r\nno length", "no WebSocket at"),
+    ],
+)
+async def test_what_is_no_websocket_server_is_told(said: bytes, words: str) -> None:
+    """Whatever answers in place of a WebSocket server, or hangs up, is told as such."""
+
+    async def answer(peer: Scripted) -> None:
+        await peer.stream.send(said)
+
+    async with scripted(answer) as url:
+        assert words in str(await refusal(url))
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    """Before and after the handshake the server has ``connect_timeout`` to say something."""
+
+    async def mute(peer: Scripted) -> None:
+        await peer.silence()
+
+    async def curt(peer: Scripted) -> None:
+        await peer.shake_hands()
+        await peer.silence()
+
+    for script, words in [(mute, "no answer from the server within"), (curt, "said nothing")]:
+        async with scripted(script) as url:
+            assert words in str(await refusal(url, connect_timeout=0.1))
+
+
+async def test_a_version_that_is_not_spoken_is_told() -> None:
+    """A server that does not speak the dialect is told as such, be it one of wsbus or another."""
+
+    async def foreign(peer: Scripted) -> None:
+        await peer.shake_hands(subprotocol=None)
+        await peer.drain()
+
+    async with scripted(foreign) as url:
+        assert "does not speak wsbus.v1" in str(await refusal(url))
+    with serving(protocols=["zigquant-v2"]) as server:
+        error = await refusal(server.url)
+        assert "does not speak this protocol" in str(error)
+        assert isinstance(error, ConnectError)
+        assert error.status == HTTPStatus.BAD_REQUEST
+
+
+async def test_a_server_may_close_at_once() -> None:
+    """A close in place of a greeting is told with its code in words."""
+
+    async def full(peer: Scripted) -> None:
+        await peer.shake_hands()
+        await peer.frame(Opcode.CLOSE, close_body(1012, "come later"))
+
+    async with scripted(full) as url:
+        error = await refusal(url)
+
+    assert isinstance(error, ConnectionLost)
+    assert error.code == 1012
+    assert "restarting, or full (close code 1012: come later)" in str(error)
+
+
+# --- tokens that are refused ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_refused_token_is_told(server: Server, protocol: str) -> None:
+    """The server's reason comes as Unauthenticated, and no token in it."""
+    error = await refusal(server.url, token="bad token", protocol=protocol)
+
+    assert isinstance(error, Unauthenticated)
+    assert "nobody knows this token" in str(error)
+    assert "bad" not in str(error)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_token_that_is_wanted_is_asked_for(server: Server, protocol: str) -> None:
+    """Without a token, where one is wanted, the client says so at once."""
+    error = await refusal(server.url, protocol=protocol)
+
+    assert isinstance(error, Unauthenticated)
+    assert "wants a token, and none was given" in str(error)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_token_can_be_shown_in_the_query(protocol: str) -> None:
+    """A server that takes it there gets it there; a refused one, and one not taken, are told."""
+    with serving(query_token="key") as server:
+        options: dict[str, Any] = {"token_in": "query", "token_name": "key", "protocol": protocol}
+        async with connect(server.url + "?x=1", token="a&b=c d", **options) as client:
+            if protocol == "wsbus.v1":
+                assert client.subject == "a&b=c d"
+        assert isinstance(await refusal(server.url, token="bad", **options), Unauthenticated)
+        error = await refusal(
+            server.url, token="ada", token_in="query", token_name="no", protocol=protocol
+        )
+        assert isinstance(error, Unauthenticated)
+        assert "did not take the token from the query" in str(error)
+
+
+# --- the block -----------------------------------------------------------------------------------
+
+
+async def test_the_block_begins_connected_and_ends_closed(server: Server) -> None:
+    """In the block the client is connected and knows who it is; after it nothing works or hangs."""
+    changes = Latch()
+    async with connect(server.url, token="ada", on_change=changes) as client:
+        assert client.is_connected
+        assert (client.subject, client.protocol) == ("ada", "wsbus.v1")
+        assert client.connection_id
+        stream = client.changes()
+        first = await anext(stream)
+        assert isinstance(first, Connected)
+        assert not first.is_again
+        events = client.subscribe("a")
+        await events.__aenter__()
+
+    state: tuple[object, ...] = (client.is_connected, client.subject, client.connection_id)
+    assert state == (False, None, None)
+    assert [change async for change in stream] == [Closed(None)]
+    assert changes.changes[-1] == Closed(None)
+    assert [event async for event in events] == []
+    with pytest.raises(UsageError, match="closed"):
+        await client.command("add")
+    with pytest.raises(UsageError, match="closed"):
+        async with client.subscribe("a"):
+            pass
+    await client.aclose()
+    await wait_until(lambda: server.held() == [])
+
+
+async def test_headers_are_sent() -> None:
+    """Headers of the application's go into the handshake, in place of the client's own."""
+    heads: list[bytes] = []
+
+    async def read(peer: Scripted) -> None:
+        heads.append(await peer.stream.receive())
+
+    async with scripted(read) as url:
+        await refusal(url, headers={"Cookie": "a=b", "user-agent": "mine"})
+
+    assert b"Cookie: a=b\r\n" in heads[0]
+    assert heads[0].lower().count(b"user-agent:") == 1
+
+
+async def test_a_failure_of_its_own_is_told(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody foresaw ends the client, not the program, and the log says what it was."""
+    trust: Any = object()
+    error = await refusal(server.url.replace("ws:", "wss:"), tls=trust)
+
+    assert str(error) == "the client has failed; its log says why"
+    assert "the client has failed" in caplog.text
+
+
+async def test_an_error_in_the_block_comes_out_as_it_is(server: Server) -> None:
+    """What is raised in the block is not wrapped, and the client is closed."""
+    with pytest.raises(ZeroDivisionError):
+        async with connect(server.url, token="ada") as client:
+            raise ZeroDivisionError
+    assert not client.is_connected
+
+
+# In older versions anyio's connect_tcp leaves the socket to the garbage collector if it is
+# cancelled just as it succeeds.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("seconds", [0, 0.001, 0.003, 0.01, 0.03])
+async def test_it_can_be_cancelled_at_any_point(server: Server, seconds: float) -> None:
+    """Cancelled while it connects, subscribes, commands or closes, it is gone at once."""
+    with move_on_after(seconds):
+        async with connect(server.url, token="ada") as client, client.subscribe("a"):
+            await client.command("wait")
+    with fail_after(5):
+        await wait_until(lambda: server.held() == [])
+
+
+async def test_it_closes_promptly_though_the_server_is_dead(server: Server) -> None:
+    """Leaving the block takes no longer than ``close_timeout``, whatever the network does."""
+    async with through_proxy(server) as proxy:
+        async with connect(proxy.url, token="ada", close_timeout=0.2) as client:
+            assert client.is_connected
+            proxy.is_black_hole = True
+            began = current_time()
+        assert 0.1 < current_time() - began < 2
+
+
+async def test_a_cancelled_close_cuts(server: Server) -> None:
+    """A block that is left by cancellation is left at once, however long ``close_timeout`` is."""
+    async with through_proxy(server) as proxy:
+        with fail_after(5), move_on_after(0.05):
+            async with connect(proxy.url, token="ada", close_timeout=60):
+                proxy.is_black_hole = True
+                await sleep_forever()
+        proxy.is_black_hole = False
+
+
+async def test_nothing_reconnects_after_the_block(server: Server) -> None:
+    """A client that is left while it waits for the next attempt makes none."""
+    async with through_proxy(server) as proxy:
+        retry = Retry(base=0.01, cap=0.01)
+        async with connect(proxy.url, token="ada", retry=retry):
+            proxy.target = 1  # where nobody listens
+            proxy.cut()
+            await wait_until(lambda: proxy.accepted >= 2)
+        count = proxy.accepted
+        with move_on_after(0.1):
+            await wait_until(lambda: proxy.accepted > count)
+        assert proxy.accepted == count
+
+
+def test_errors_survive_a_copy() -> None:
+    """An error that several callers get is copied for each; its words stay."""
+    errors: list[WsbusError] = [
+        ConnectError("why", 404),
+        ConnectionLost(1006, "reason", "context"),
+        Unauthenticated("no"),
+    ]
+    for error in errors:
+        assert str(copy(error)) == str(error)
+        assert type(copy(error)) is type(error)
+        assert copy(error).args == error.args

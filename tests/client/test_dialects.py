@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.client.servers import PROTOCOLS
+from wsbus.client.dialects import dialect
+from wsbus.core import messages
+from wsbus.core.channels import parse_channel
+from wsbus.core.client_actions import Admitted, Delivery
+from wsbus.core.errors import UsageError
+from wsbus.core.frame import join_lines
+from wsbus.core.instant import Instant
+from wsbus.core.messages import Command, Publication, Reply
+from wsbus.protocols import protocol
+
+NOW: Final = Instant(1.0, 1_700_000_000.25)
+COMMANDS: Final[list[Command]] = [
+    messages.Auth("t", "1"),
+    messages.Subscribe(("a.*", "b"), "2"),
+    messages.Unsubscribe(("a.*",), "3"),
+    messages.Call("run", b'{"x":[1,2.5,null,"\xc3\xa9"]}', "4"),
+    messages.Call("run"),
+    messages.Ping("5"),
+    messages.Pong(),
+]
+RICH_COMMANDS: Final[list[Command]] = [
+    messages.Publish("a.b", "tick", b"[1]", "6"),
+    messages.GetStatus("7"),
+]
+REPLIES: Final[list[Reply]] = [
+    messages.AuthRefused("expired", ref="1"),
+    messages.Subscribed(("a.*",), 1, (messages.Rejection("b", "FORBIDDEN", "no"),), "2"),
+    messages.Unsubscribed(("a.*",), 0),
+    messages.Response(b'{"x":[1,2.5,null]}', "3"),
+    messages.Response(b"null", "3"),
+    messages.Refused("NO", "never", "4", is_call=True),
+    messages.Refused("NO", "never", "4"),
+    messages.Refused("NO", "never"),
+    messages.Ping(),
+    messages.Pong("5"),
+]
+RICH_REPLIES: Final[list[Reply]] = [
+    messages.Connected("c1", "u1", 30, 60),
+    messages.Connected("c1", None, None, None),
+    messages.Gap(3),
+    messages.Status("c1", "u1", 1_700_000_000.5, ("a.*",), 7, 1, "6"),
+]
+
+
+def heard(name: str, text: str) -> list[Any]:
+    """Return what the client hears in a frame."""
+    return list(dialect(name).decode(text))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_server_understands_what_the_client_says(name: str) -> None:
+    """Every command arrives as it was meant."""
+    speaks = dialect(name)
+    for command in COMMANDS + (RICH_COMMANDS if speaks.is_rich else []):
+        assert list(protocol(name).decode(speaks.encode(command).decode())) == [command]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_client_understands_what_the_server_says(name: str) -> None:
+    """Every reply arrives as it was meant, but for what only a clock could tell."""
+    for reply in REPLIES + (RICH_REPLIES if dialect(name).is_rich else []):
+        frame = protocol(name).encode(reply, NOW)
+        assert frame is not None
+        assert heard(name, frame.text) == [reply]
+
+
+@pytest.mark.parametrize(("expires_at", "lifetime"), [(None, None), (NOW.wall + 90, 90), (1, 0)])
+def test_a_lifetime_goes_by_the_servers_clock(
+    expires_at: float | None, lifetime: float | None
+) -> None:
+    """The moment of expiry is read against the time of the message, not this machine's."""
+    frame = protocol("wsbus.v1").encode(messages.AuthAccepted("u1", expires_at, "1"), NOW)
+    assert frame is not None
+
+    assert heard("wsbus.v1", frame.text) == [Admitted("u1", lifetime, "1")]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_publication_arrives(name: str) -> None:
+    """Channel, event, time and data are those that were published."""
+    publication = Publication(parse_channel("a.b"), "tick", b'{"x":"\xc3\xa9"}', NOW.wall)
+    (delivery,) = heard(name, protocol(name).encode_publication(publication).text)
+
+    assert isinstance(delivery, Delivery)
+    assert (delivery.channel, delivery.event, delivery.at) == ("a.b", "tick", NOW.wall)
+    assert (delivery.data, delivery.size) == (b'{"x":"\xc3\xa9"}', 10)
+
+
+def test_a_frame_may_hold_many_messages() -> None:
+    """In wsbus.v1 lines are messages, and one that is not understood hides none of the others."""
+    frames = [protocol("wsbus.v1").encode(reply, NOW) for reply in REPLIES + RICH_REPLIES]
+    (joined,) = join_lines([frame for frame in frames if frame is not None])
+
+    assert heard("wsbus.v1", joined.text) == REPLIES + RICH_REPLIES
+    assert heard("wsbus.v1", joined.text + '\n{"type":"later"}\n\n{"type":') == (
+        REPLIES + RICH_REPLIES
+    )
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_what_is_new_is_passed_over(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Types and keys that are not known are no errors: the server may be newer than the client."""
+    assert heard(name, '{"type":"presence","data":{"x":1}}') == []
+    assert heard(name, '{"type":"pong","id":"1","timestamp":1,"new":{}}') == [messages.Pong("1")]
+    assert caplog.records == []
+
+
+POISON: Final = [
+    "",
+    "nonsense",
+    "[]",
+    "1",
+    "null",
+    "{}",
+    '{"type":1}',
+    '{"type":"event"}',
+    '{"type":"event","channel":1,"event":"e","data":1}',
+    '{"type":"subscribed","id":"1","data":{"channels":[1]}}',
+    '{"type":"gap","data":{"lost":"many"}}',
+    '{"type":"response","id":1,"success":true}',
+    '{"type":"response","id":"1","success":"yes"}',
+    '{"type":"pong","id":"\\ud800"}',
+    '{"type":"pong","timestamp":1e999}',
+    "[" * 100_000,
+    '{"type":"event","channel":"a","data":' + "[" * 100_000,
+    '\n{"type":"event"}\nnull',
+]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("text", POISON, ids=range(len(POISON)))
+def test_what_is_wrong_is_passed_over_and_logged(
+    name: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a server sends, decoding never raises; the log repeats nothing of it."""
+    with caplog.at_level(logging.WARNING):
+        assert heard(name, text) == []
+    for record in caplog.records:
+        assert "not understood" in record.getMessage()
+        assert len(record.getMessage()) < 100
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda children: (
+            st.lists(children, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["type", "id", "data", "channel", "error", "success"]), children
+            )
+        ),
+    )
+)
+def test_no_json_makes_it_raise(value: object) -> None:
+    """Any JSON, also what is almost a message, is understood or passed over."""
+    text = json.dumps(value)
+    for name in PROTOCOLS:
+        heard(name, text)
+        heard(name, f"{text}\n{text}")
+
+
+def test_names_that_are_too_long_are_no_events() -> None:
+    """A name longer than any channel is passed over: it would only fill caches."""
+    event = '{"type":"event","channel":"%s","event":"e","data":1}'
+
+    assert heard("wsbus.v1", event % ("x" * 256)) == []
+    assert len(heard("wsbus.v1", event % ("x" * 255))) == 1
+
+
+def test_data_that_waits_holds_no_frame() -> None:
+    """The data of an event is a copy: a frame of 64 KiB must not wait with it."""
+    text = '{"type":"event","channel":"a","event":"e","data":[1, 2]}'
+    (delivery,) = heard("zigquant-v2", text)
+
+    assert type(delivery.data) is bytes
+    assert delivery.data == b"[1, 2]"
+
+
+def test_an_unknown_dialect_is_refused() -> None:
+    """There are two."""
+    with pytest.raises(UsageError, match=r"it speaks wsbus\.v1, zigquant-v2"):
+        dialect("soap")
