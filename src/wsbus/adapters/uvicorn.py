@@ -57,7 +57,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     that breaks is told from one that is closed (1006).
     """
 
-    writable_now = False
+    writable_now: bool = False
     """Whether the transport has taken all that it was given, and there is one."""
     _room: Event | None = None
 

@@ -50,7 +50,7 @@ class Run:
         for tally in tallies:
             tally.received = 0
         self.deliveries = self.reordered = self.closed = 0
-        self.is_stalled = False
+        self.is_stalled: bool = False
         self.ended: float | None = None
         """When everybody had everything; None: somebody never had."""
         self.latencies: Final[list[float]] = []

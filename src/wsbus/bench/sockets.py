@@ -42,8 +42,8 @@ class Tally:
     __slots__ = ("is_open", "received")
 
     def __init__(self) -> None:
-        self.received = 0
-        self.is_open = True
+        self.received: int = 0
+        self.is_open: bool = True
 
 
 class RawClient(Tally):
@@ -75,9 +75,9 @@ class RawClient(Tally):
         super().__init__()
         self.sock: Final = _connect(host, port, receive_buffer)
         self.recv_into: Final = self.sock.recv_into
-        self.expected = 0
+        self.expected: int = 0
         """The number that the next message should have."""
-        self.tail = b""
+        self.tail: bytes = b""
         """What was read last and may be the beginning of a marker."""
         self._outbox = b""
         self._rest = b""
