@@ -60,6 +60,11 @@ class HubStatistics(NamedTuple):
 
 Tap: TypeAlias = Callable[[Publication, int], None]
 
+# Attributes of enum classes are slow to look up in Python 3.11.
+_ACCEPTED: Final = Offer.ACCEPTED
+_OVERFLOW: Final = Offer.OVERFLOW
+_CONFLATE: Final = Overflow.CONFLATE
+
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
 
@@ -187,7 +192,8 @@ class Hub:
         self.owed_bytes += len(publication.data)
         accepted = matched
         if self.blocked:
-            for member in (self.blocked & audience.members) - excluded:
+            slow = self.blocked & audience.members
+            for member in slow - excluded if excluded else slow:
                 accepted -= not self._enqueue(member, entry.owed_in(member.protocol))
         return Receipt(matched, accepted)
 
@@ -203,22 +209,17 @@ class Hub:
         if member.shares_queue:
             member.queue, member.shares_queue = member.queue.fresh(), False
         queue, publication = member.queue, owed.publication
-        was_empty = queue.is_empty
+        if queue.is_empty:
+            self._woken.append(member)
         if publication is None:
             queue.put(owed.frame)
-            offer = Offer.ACCEPTED
-        else:
-            policy = publication.overflow or member.overflow
-            key = publication.conflation_key if policy is Overflow.CONFLATE else None
-            offer = queue.offer(owed.frame, policy, key)
-        match offer:
-            case Offer.OVERFLOW:
-                self._overflowed.append(member)
-            case Offer.ACCEPTED | Offer.REFUSED:
-                pass
-        if was_empty:
-            self._woken.append(member)
-        return offer is Offer.ACCEPTED
+            return True
+        policy = publication.overflow or member.overflow
+        key = publication.conflation_key if policy is _CONFLATE else None
+        offer = queue.offer(owed.frame, policy, key)
+        if offer is _OVERFLOW:
+            self._overflowed.append(member)
+        return offer is _ACCEPTED
 
     # --- out ---------------------------------------------------------------------------------
 

@@ -106,8 +106,7 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
     control_discarded: int
 
 
-_NEVER: Final = 1 << 63
-"""A sequence number after all others."""
+_NEVER: Final = 1 << 63  # A sequence number after all others.
 
 # What idle queues hold instead of containers of their own, of which there would be three per
 # connection. Nothing is ever put into these.
@@ -315,8 +314,10 @@ class MessageQueue(Generic[T]):
         if key is not None:
             self._replace(key)
         while self.bytes + size > self.max_bytes or len(self._data) >= self.max_messages:
-            sequence = next(iter(self._data))
-            self._remove(sequence)
+            sequence, (item, evicted) = self._data.popitem(last=False)
+            self.bytes -= item.size
+            if evicted is not None:
+                del self._keys[evicted]
             self.dropped += 1
             self._lose(sequence)
 
@@ -334,7 +335,8 @@ class MessageQueue(Generic[T]):
         return Offer.OVERFLOW if policy is Overflow.CLOSE else Offer.REFUSED
 
     def _lose(self, sequence: int) -> None:
-        self._lost_at = min(self._lost_at, sequence) if self.lost else sequence
+        if not self.lost or sequence < self._lost_at:
+            self._lost_at = sequence
         self.lost += 1
 
     # --- out -----------------------------------------------------------------------------
