@@ -34,9 +34,10 @@ from .core.heartbeat import HeartbeatPolicy
 from .core.hub import Receipt
 from .core.instant import Instant
 from .core.limits import Limits
+from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
-from .core.queue import MessageQueue, Overflow
+from .core.queue import MessageQueue
 from .endpoint import Endpoint
 from .local import ChannelEvent, Subscription
 from .protocols import WireProtocol

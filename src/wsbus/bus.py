@@ -21,9 +21,9 @@ from .core.heartbeat import Heartbeat, HeartbeatPolicy
 from .core.hub import Hub
 from .core.instant import Instant
 from .core.limits import Limits
+from .core.overflow import Overflow
 from .core.patterns import parse_pattern
 from .core.permissions import Grants
-from .core.queue import Overflow
 from .endpoint import Admission, Endpoint
 from .flusher import Flusher
 from .life import Life

@@ -16,8 +16,9 @@ from .core.errors import CloseCode, Unauthenticated
 from .core.frame import Frame
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
+from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
-from .core.queue import MessageQueue, Overflow
+from .core.queue import MessageQueue
 from .protocols.base import WireProtocol
 from .runner import awaited
 from .transport import Handshake, Transport

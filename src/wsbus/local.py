@@ -14,9 +14,10 @@ from .core.errors import UsageError
 from .core.frame import Frame
 from .core.instant import Instant
 from .core.messages import Command, Publication, Reply
+from .core.overflow import Overflow
 from .core.patterns import Pattern
 from .core.plan import Member
-from .core.queue import MessageQueue, Overflow
+from .core.queue import MessageQueue
 from .protocols.base import WireProtocol
 from .services import Services
 

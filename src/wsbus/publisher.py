@@ -16,8 +16,8 @@ from .core.errors import NotStarted, UsageError
 from .core.hub import Receipt
 from .core.instant import Instant
 from .core.messages import Publication
+from .core.overflow import Overflow
 from .core.plan import Member
-from .core.queue import Overflow
 from .life import Life
 from .services import Services
 

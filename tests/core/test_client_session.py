@@ -736,7 +736,7 @@ def test_no_delay_exceeds_the_cap(
 
 
 def test_advice_changes_the_delay() -> None:
-    """Who was sent away with everybody waits longer than who was merely cut, abusers longest."""
+    """A drain asks for no more patience than a cut; a server that failed gets more, abusers most."""
     retry = Retry()
     delays = {advice: retry.delay(1, advice, 0.5) for advice in Advice}
 
@@ -744,8 +744,9 @@ def test_advice_changes_the_delay() -> None:
     assert delays[Advice.LATER] == 2
     assert delays[Advice.MUCH_LATER] == 22.5
     assert retry.delay(1, Advice.MUCH_LATER, 0.0) == 15
-    assert [advice_for(code) for code in (1001, 1012, 4401, 4408, 4429, 4500, 1006)] == [
-        Advice.LATER,
+    assert [advice_for(code) for code in (1001, 1012, 1011, 4401, 4408, 4429, 4500, 1006)] == [
+        Advice.NOW,
+        Advice.NOW,
         Advice.LATER,
         Advice.NEW_TOKEN,
         Advice.NOW,
@@ -753,6 +754,14 @@ def test_advice_changes_the_delay() -> None:
         Advice.STOP,
         Advice.NOW,
     ]
+
+
+@pytest.mark.parametrize("code", [1001, 1012])
+def test_after_a_drain_it_comes_again_soon(code: int) -> None:
+    """A server that says goodbye is looked for within the base delay, however chance has it."""
+    todo = opened(attempts=1).lost(code, "", START, 0.999)
+
+    assert only(todo, TellReconnecting).delay == 0.999
 
 
 def test_it_gives_up_after_its_attempts() -> None:

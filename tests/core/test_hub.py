@@ -13,10 +13,11 @@ from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub, Receipt
 from wsbus.core.instant import Instant
 from wsbus.core.messages import Command, Publication, Reply
+from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.permissions import Grants
 from wsbus.core.plan import Member, Plan, Standing
-from wsbus.core.queue import MessageQueue, Overflow
+from wsbus.core.queue import MessageQueue
 from wsbus.protocols.base import WireProtocol
 
 A: Final = parse_channel("a")

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from wsbus.core.errors import UsageError
-from wsbus.core.queue import Batch, MessageQueue, Offer, Overflow
+from wsbus.core.overflow import Offer, Overflow
+from wsbus.core.queue import Batch, MessageQueue
 
 
 class Item(NamedTuple):

@@ -16,8 +16,8 @@ from wsbus.core.heartbeat import HeartbeatPolicy
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
 from wsbus.core.messages import Malformed, Publication, Refused, Rejection, Reply
+from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
-from wsbus.core.queue import Overflow
 from wsbus.protocols import Native, ZigQuant
 from wsbus.protocols.dialogue import Dialogue, FromServer
 from wsbus.protocols.tagged import ClientMessage

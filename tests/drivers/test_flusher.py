@@ -17,9 +17,10 @@ from wsbus.core.frame import MAX_JOIN_BYTES, Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.messages import Command, Gap, Publication, Reply
+from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.plan import Member, Standing
-from wsbus.core.queue import MessageQueue, Overflow
+from wsbus.core.queue import MessageQueue
 from wsbus.flusher import FLUSH_BYTES, FLUSH_COUNT, Flusher, Outlet
 from wsbus.protocols.base import WireProtocol
 from wsbus.runner import Runner

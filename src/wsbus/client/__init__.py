@@ -26,7 +26,7 @@ from ..core.errors import (
 )
 from ..core.hub import Receipt
 from ..core.messages import Status
-from ..core.queue import Overflow
+from ..core.overflow import Overflow
 from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, RefreshFailed
 from .client import Client
 from .connecting import connect

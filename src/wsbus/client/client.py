@@ -15,8 +15,8 @@ from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
 from ..core.hub import Receipt
 from ..core.messages import Call, GetStatus, Publish, Response, Status
+from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
-from ..core.queue import Overflow
 from .changes import Changes, Closed, Connected
 from .driver import Driver, Reply
 from .events import Events

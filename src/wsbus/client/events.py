@@ -13,8 +13,9 @@ from anyio import fail_after
 
 from ..core.client_actions import Delivery, GapCause
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
+from ..core.overflow import Offer, Overflow
 from ..core.patterns import Pattern
-from ..core.queue import MessageQueue, Offer, Overflow
+from ..core.queue import MessageQueue
 from .changes import Gap
 from .payloads import decode
 

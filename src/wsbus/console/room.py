@@ -16,9 +16,9 @@ from ..bus import Bus
 from ..connection import Connection
 from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, NotStarted
 from ..core.messages import Publication
+from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
-from ..core.queue import Overflow
 from ..endpoint import escaped
 from ..snapshots import ConnectionInfo
 from .samples import CHANNEL, CUT, Query, Sample, TailBatch, TailEvent, Watch

@@ -19,7 +19,7 @@ class Advice(Enum):
     NOW = auto()
     """Connect again after the first, short delay."""
     LATER = auto()
-    """Give the server more time: everybody was sent away together."""
+    """Give the server more time: it failed."""
     MUCH_LATER = auto()
     """The server had enough of this client."""
     NEW_TOKEN = auto()
@@ -28,10 +28,10 @@ class Advice(Enum):
     """Do not come again."""
 
 
+# Not 1001 and 1012: a server that says goodbye has others beside it, or is soon back, and chance
+# keeps apart those who were sent away together.
 _ADVICE: Final = {
-    CloseCode.GOING_AWAY: Advice.LATER,
     CloseCode.INTERNAL_ERROR: Advice.LATER,
-    CloseCode.SERVICE_RESTART: Advice.LATER,
     CloseCode.TOKEN_EXPIRED: Advice.NEW_TOKEN,
     CloseCode.RATE_ABUSE: Advice.MUCH_LATER,
 }

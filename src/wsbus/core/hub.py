@@ -17,10 +17,10 @@ from ..protocols.base import WireProtocol
 from .channels import Channel
 from .frame import Frame
 from .messages import Publication
+from .overflow import Offer, Overflow
 from .patterns import Pattern
 from .permissions import Grants
 from .plan import Audience, Entry, Group, Member, Owed, Plan, Standing, plan_writes
-from .queue import Offer, Overflow
 from .subscriptions import SubscriptionTable
 
 __all__ = ["Hub", "HubStatistics", "Receipt"]

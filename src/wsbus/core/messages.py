@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from .channels import Channel
-from .queue import Overflow
+from .overflow import Overflow
 
 __all__ = [
     "Auth",

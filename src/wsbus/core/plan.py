@@ -9,8 +9,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from ..protocols.base import WireProtocol
 from .frame import MAX_JOIN_BYTES, Frame, join_lines
 from .messages import Publication
+from .overflow import Overflow
 from .permissions import Grants
-from .queue import MessageQueue, Overflow
+from .queue import MessageQueue
 
 __all__ = [
     "Audience",

@@ -17,41 +17,15 @@ would need the insides of the others.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from enum import Enum, StrEnum, auto
 from itertools import islice
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from .errors import UsageError
+from .overflow import Offer, Overflow
 
-__all__ = ["Batch", "MessageQueue", "Offer", "Overflow", "QueueStatistics", "Sized"]
-
-
-class Overflow(StrEnum):
-    """What happens to a publication when the queue of a connection is full."""
-
-    DROP_OLDEST = "drop_oldest"
-    """The oldest publications in the queue go until this one fits."""
-    DROP_NEWEST = "drop_newest"
-    """This one is not queued."""
-    CONFLATE = "conflate"
-    """This one replaces, full or not, the queued one that was published with the same key and also
-    with ``conflate``, and stands at the end; the replaced one is not counted as lost. If that
-    does not make room enough, the oldest go."""
-    CLOSE = "close"
-    """The connection is closed as too slow, so that it never misses one unknowingly."""
-
-
-class Offer(Enum):
-    """What became of a publication that was offered."""
-
-    ACCEPTED = auto()
-    """It is queued; older ones may have gone for it."""
-    REFUSED = auto()
-    """It is lost: there was no room, or it is larger than the whole queue may be."""
-    OVERFLOW = auto()
-    """It is lost, and the caller owes the connection a close with ``TOO_SLOW``."""
+__all__ = ["Batch", "MessageQueue", "QueueStatistics", "Sized"]
 
 
 class Sized(Protocol):
@@ -110,8 +84,8 @@ _NEVER: Final = 1 << 63  # A sequence number after all others.
 
 # What idle queues hold instead of containers of their own, of which there would be three per
 # connection. Nothing is ever put into these.
-_NO_DATA: Final[OrderedDict[int, tuple[Any, object]]] = OrderedDict()
-_NO_KEYS: Final[dict[object, int]] = {}
+_NO_DATA: Final[OrderedDict[int, Any]] = OrderedDict()
+_NO_KEYS: Final[dict[Any, Any]] = {}
 _NO_CONTROL: Final[deque[tuple[int, Any]]] = deque(maxlen=0)
 
 # Attributes of enum classes are slow to look up in Python 3.11.
@@ -142,6 +116,7 @@ class MessageQueue(Generic[T]):
     __slots__ = (
         "_control",
         "_data",
+        "_key_of",
         "_keys",
         "_lost_at",
         "_sequence",
@@ -174,10 +149,11 @@ class MessageQueue(Generic[T]):
         self.max_messages: Final = max_messages
         self.max_bytes: Final = max_bytes
         self.max_control_bytes: Final = max_control_bytes
-        # Publications by sequence number, with the key if a newer one may replace it. An ordered
-        # dict removes from the front and from the middle in O(1): conflation leaves no tombstones.
-        self._data: OrderedDict[int, tuple[T, object]] = _NO_DATA
-        self._keys = _NO_KEYS
+        # By sequence number: an ordered dict removes from the front and from the middle in O(1).
+        # No tuples, or the garbage collector would have a thousand more to look at in each queue.
+        self._data: OrderedDict[int, T] = _NO_DATA
+        self._keys: dict[object, int] = _NO_KEYS
+        self._key_of: dict[int, object] = _NO_KEYS
         self._control: deque[tuple[int, T]] = _NO_CONTROL
         self._sequence = 0
         self._lost_at = 0
@@ -196,7 +172,7 @@ class MessageQueue(Generic[T]):
         self.control_discarded: int = 0
 
     def fresh(self) -> MessageQueue[T]:
-        """Return an empty queue with the same bounds."""
+        """Return another queue with the same bounds."""
         return MessageQueue(self.max_messages, self.max_bytes, self.max_control_bytes)
 
     def offer(self, item: T, policy: Overflow, key: object = None) -> Offer:
@@ -254,7 +230,8 @@ class MessageQueue(Generic[T]):
         count = len(self._data)
         self.discarded += count
         self.control_discarded += len(self._control)
-        self._data, self._keys, self._control = _NO_DATA, _NO_KEYS, _NO_CONTROL
+        self._reset()
+        self._control = _NO_CONTROL
         self.bytes = self.control_bytes = self.lost = 0
         return count
 
@@ -301,11 +278,11 @@ class MessageQueue(Generic[T]):
     def _append(self, item: T, size: int, key: object) -> None:
         if self._data is _NO_DATA:
             self._data = OrderedDict()
-        self._data[self._sequence] = (item, key)
+        self._data[self._sequence] = item
         if key is not None:
             if self._keys is _NO_KEYS:
-                self._keys = {}
-            self._keys[key] = self._sequence
+                self._keys, self._key_of = {}, {}
+            self._keys[key], self._key_of[self._sequence] = self._sequence, key
         self._sequence += 1
         self.bytes += size
         self.accepted += 1
@@ -314,10 +291,10 @@ class MessageQueue(Generic[T]):
         if key is not None:
             self._replace(key)
         while self.bytes + size > self.max_bytes or len(self._data) >= self.max_messages:
-            sequence, (item, evicted) = self._data.popitem(last=False)
+            sequence, item = self._data.popitem(last=False)
             self.bytes -= item.size
-            if evicted is not None:
-                del self._keys[evicted]
+            if self._key_of and sequence in self._key_of:
+                del self._keys[self._key_of.pop(sequence)]
             self.dropped += 1
             self._lose(sequence)
 
@@ -344,11 +321,12 @@ class MessageQueue(Generic[T]):
     def _take_publications(self, max_bytes: int) -> list[T]:
         """Take where there are neither control items nor a marker."""
         if self.bytes <= max_bytes:
-            items = [item for item, _ in self._data.values()]
-            self._data, self._keys, self.bytes = _NO_DATA, _NO_KEYS, 0
+            items = list(self._data.values())
+            self._reset()
+            self.bytes = 0
         else:
             items, room = [], max_bytes
-            for item, _ in self._data.values():
+            for item in self._data.values():
                 room -= item.size
                 if room < 0 and items:
                     break
@@ -372,7 +350,7 @@ class MessageQueue(Generic[T]):
                 lost, self.lost = self.lost, 0
             if at == _NEVER:
                 break
-            item = self._data[at][0] if at == data_at else self._control[0][1]
+            item = self._data[at] if at == data_at else self._control[0][1]
             room -= item.size
             if room < 0 and items:
                 break
@@ -385,12 +363,14 @@ class MessageQueue(Generic[T]):
         return Batch(lost, items)
 
     def _remove(self, sequence: int) -> None:
-        item, key = self._data.pop(sequence)
-        self.bytes -= item.size
-        if key is not None:
-            del self._keys[key]
+        self.bytes -= self._data.pop(sequence).size
+        if sequence in self._key_of:
+            del self._keys[self._key_of.pop(sequence)]
         if not self._data:
-            self._data, self._keys = _NO_DATA, _NO_KEYS
+            self._reset()
+
+    def _reset(self) -> None:
+        self._data, self._keys, self._key_of = _NO_DATA, _NO_KEYS, _NO_KEYS
 
     def _remove_control(self) -> None:
         _, item = self._control.popleft()

@@ -13,10 +13,11 @@ from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.messages import Command, Publication, Reply
+from wsbus.core.overflow import Offer, Overflow
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants
 from wsbus.core.plan import Member, Standing
-from wsbus.core.queue import MessageQueue, Offer, Overflow
+from wsbus.core.queue import MessageQueue
 from wsbus.protocols.base import WireProtocol
 
 CHANNELS: Final = [parse_channel(name) for name in ("a", "b", "a.x", "a.y")]

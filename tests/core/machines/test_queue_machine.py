@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from wsbus.core import queue as module
-from wsbus.core.queue import MessageQueue, Offer, Overflow
+from wsbus.core.overflow import Offer, Overflow
+from wsbus.core.queue import MessageQueue
 
 CONTROL_BYTES: Final = 10
 

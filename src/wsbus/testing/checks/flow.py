@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from anyio import create_task_group, move_on_after, sleep
 
-from ...core.queue import Overflow
+from ...core.overflow import Overflow
 from ...transport import Handshake
 from ..adapters import UNLIMITED, Adapter, Client, expect, open_site
 from ..wire import Opcode, client_frame
