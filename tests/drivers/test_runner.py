@@ -11,7 +11,7 @@ import pytest
 from anyio import Event, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from wsbus.runner import Call, Runner
+from wsbus.runner import Call, Overdue, Rest, Runner, begin, within
 
 
 @asynccontextmanager
@@ -320,3 +320,69 @@ async def test_every_call_runs_once_in_order_whatever_the_others_do(seed: int) -
         assert begun == list(range(count))
         assert sorted(ended) == begun
         assert runner.running == 0
+
+
+# --- what is prepared only for calls that wait ----------------------------------------------------
+
+
+async def test_what_does_not_wait_is_done_when_it_was_begun() -> None:
+    """There is nothing left to await; what it raises is raised."""
+
+    async def add(a: int, b: int) -> int:
+        if b == 0:
+            raise LookupError("nothing to add")
+        return a + b
+
+    assert begin(add(1, 2)) == 3
+    with pytest.raises(LookupError):
+        begin(add(1, 0))
+
+
+async def test_the_rest_of_what_waits_is_awaited_like_the_whole() -> None:
+    """Results, errors, waits one after another and cancellation go through."""
+    gate = Event()
+
+    async def wait(error: Exception | None = None) -> str:
+        for _ in range(3):
+            await checkpoint()
+        await gate.wait()
+        if error is not None:
+            raise error
+        return "done"
+
+    gate.set()
+    rest = begin(wait())
+    assert isinstance(rest, Rest)
+    assert await rest == "done"
+    rest = begin(wait(LookupError("gone")))
+    assert isinstance(rest, Rest)
+    with pytest.raises(LookupError):
+        await rest
+
+    gate = Event()
+    rest = begin(wait())
+    assert isinstance(rest, Rest)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await rest
+    assert scope.cancelled_caught
+
+
+async def test_a_time_limit_ends_what_takes_longer_and_nothing_else() -> None:
+    """A timeout of the code's own is its own; a scope within may be entered before the limit."""
+
+    async def sleep(seconds: float) -> str:
+        with anyio.CancelScope():  # Entered in the first step, and left in another.
+            await anyio.sleep(seconds)
+        return "slept"
+
+    async def time_out() -> None:
+        await checkpoint()
+        raise TimeoutError("its own")
+
+    assert await within(60, sleep(0)) == "slept"
+    with pytest.raises(Overdue):
+        await within(0.01, sleep(60))
+    with pytest.raises(TimeoutError, match="its own"):
+        await within(60, time_out())
+    await checkpoint()  # Nothing is left of the cancellation.
