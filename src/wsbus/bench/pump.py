@@ -49,7 +49,9 @@ class Run:
     ) -> None:
         for tally in tallies:
             tally.received = 0
-        self.deliveries = self.reordered = self.closed = 0
+        self.deliveries: int = 0
+        self.reordered: int = 0
+        self.closed: int = 0
         self.is_stalled: bool = False
         self.ended: float | None = None
         """When everybody had everything; None: somebody never had."""
