@@ -1,12 +1,15 @@
-"""The command line: ``wsbus demo``, ``wsbus bench`` and ``wsbus console``.
+"""The command line: ``wsbus demo``, ``bench``, ``console``, ``tail``, ``pub``, ``call``, ``token``.
 
-Needs the extra ``cli``; the demo needs ``demo``, and the benchmark what it is to measure.
+Needs the extra ``cli``; the demo needs ``demo``, the benchmark what it is to measure, ``tail``,
+``pub`` and ``call`` need ``client``, and ``token`` needs ``jwt``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from importlib import import_module
+from typing import Final
 
 import click
 from rich.console import Console
@@ -14,28 +17,35 @@ from rich.text import Text
 
 from wsbus import __version__
 
+from .commandline.outcomes import MissingExtra
+
 __all__ = ["wsbus"]
 
 
-class _MissingExtra(click.ClickException):
-    exit_code = 2
+_MODULES: Final = {
+    "bench": ".bench.commands",
+    "call": ".commandline.call",
+    "console": ".console.command",
+    "pub": ".commandline.pub",
+    "tail": ".commandline.tail",
+    "token": ".commandline.token",
+}
+"""Where commands are that have modules of their own."""
 
 
 class _Commands(click.Group):
     """Knows what is imported only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "bench", "console"])
+        """Return their names, those that are not imported yet among them."""
+        return sorted([*super().list_commands(ctx), *_MODULES])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "bench":
-            from .bench.commands import bench
-
-            return bench
-        if cmd_name == "console":
-            from .console.command import console
-
-            return console
+        """Return one, importing it."""
+        if cmd_name in _MODULES:
+            module = import_module(_MODULES[cmd_name], __package__)
+            command: click.Command = getattr(module, cmd_name)
+            return command
         return super().get_command(ctx, cmd_name)
 
 
@@ -68,7 +78,7 @@ def demo(host: str, port: int, *, only_check: bool) -> None:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.split(".")[0] not in {"starlette", "uvicorn", "websockets"}:
             raise
-        raise _MissingExtra("the demo needs more: pip install 'wsbus[demo]'") from exc
+        raise MissingExtra("the demo", "demo") from exc
     console = Console(highlight=False, soft_wrap=True)
     try:
         if only_check:

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from anyio import Event, WouldBlock, sleep
 from anyio.lowlevel import checkpoint
 
+from ._signal import Signal
 from .core.errors import TransportClosed
 from .core.frame import MAX_JOIN_BYTES, Frame
 from .core.hub import Hub
@@ -114,8 +115,8 @@ class Flusher:
         self._clock: Final = clock
         self._is_due = False
         self._is_flushing = False
-        self._due = Event()
-        self._flushed = Event()
+        self._due: Final = Signal()
+        self._flushed: Event | None = None  # For those who wait for a flush.
         self.flushes: int = 0
         self.failures: int = 0
         """Members lost to a failed write."""
@@ -148,9 +149,10 @@ class Flusher:
             self.flush()
             await checkpoint()
         else:
-            if not self._is_due:
-                self._is_due = True
-                self._due.set()
+            self._is_due = True
+            self._due.set()
+            if self._flushed is None:
+                self._flushed = Event()
             await self._flushed.wait()
         for _ in range(FLUSH_BYTES // MAX_JOIN_BYTES):
             if not any(_is_catching_up(member) for member in self._hub.blocked):
@@ -162,12 +164,11 @@ class Flusher:
         try:
             while True:
                 await self._due.wait()
-                self._due = Event()
                 if self._interval:
                     await sleep(self._interval)
                 self.flush()
         finally:
-            self._flushed.set()  # Nobody may wait for a flush that never comes.
+            self._tell_flushed()  # Nobody may wait for a flush that never comes.
 
     # --- what --------------------------------------------------------------------------------
 
@@ -187,8 +188,12 @@ class Flusher:
         finally:
             self._is_flushing = False
         self.flushes += 1
-        flushed, self._flushed = self._flushed, Event()
-        flushed.set()
+        self._tell_flushed()
+
+    def _tell_flushed(self) -> None:
+        if self._flushed is not None:
+            self._flushed.set()
+            self._flushed = None
 
     def _carry_out(self, plan: Plan) -> None:
         for write in plan.writes:

@@ -19,8 +19,10 @@ from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
 from operator import call as call_it
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from anyio import Event, move_on_after
+from anyio import move_on_after
 from anyio.abc import TaskGroup
+
+from ._signal import Signal
 
 __all__ = ["Overdue", "Rest", "Runner", "awaited", "begin", "within"]
 
@@ -49,7 +51,7 @@ class Runner:
         # Each a function and what is left to call it with; whoever works takes from the first.
         self._calls: Final[deque[tuple[Callable[[Any], Awaitable[None]], Iterator[Any]]]] = deque()
         self._left = 0  # Calls that have not begun.
-        self._standby: Final[list[Event]] = []
+        self._standby: Final[list[Signal]] = []
         self._is_woken = False  # A worker is about to look at the calls.
         self.running: int = 0
         """Calls that have begun and not ended."""
@@ -73,14 +75,14 @@ class Runner:
             self._task_group.start_soon(self._work)
 
     async def _work(self) -> None:
+        signal = Signal()
         while True:
             self._is_woken = False
             await self._work_off()
             if len(self._standby) >= _MAX_STANDBY:
                 return
-            event = Event()
-            self._standby.append(event)
-            await event.wait()
+            self._standby.append(signal)
+            await signal.wait()
 
     async def _work_off(self) -> None:
         calls = self._calls

@@ -736,7 +736,7 @@ def test_no_delay_exceeds_the_cap(
 
 
 def test_advice_changes_the_delay() -> None:
-    """A drain asks for no more patience than a cut; a server that failed gets more, abusers most."""
+    """A drain asks for no more patience than a cut, a failed server for more, abuse for most."""
     retry = Retry()
     delays = {advice: retry.delay(1, advice, 0.5) for advice in Advice}
 

@@ -283,7 +283,7 @@ class Hub:
         What is in the log was put into its queue already, and must not be written a second time:
         so the log must be empty, too.
         """
-        if self._log or not member.queue.is_empty:
+        if self._log or not (member.shares_queue or member.queue.is_empty):
             return False
         if member.standing is Standing.BLOCKED:
             member.standing = Standing.READY

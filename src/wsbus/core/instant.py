@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 __all__ = ["Instant"]
 
 
-class Instant(NamedTuple):
+class Instant(msgspec.Struct, frozen=True, gc=False):
     """A moment, read once from both clocks by a driver.
 
     Durations are judged by :attr:`monotonic`, timestamps and token expiry by :attr:`wall`: an

@@ -1,0 +1,59 @@
+"""Wakes one task, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from anyio import Event
+
+__all__ = ["Signal"]
+
+
+class Signal:
+    """One task waits, others set; what was set before the wait counts, once.
+
+    To be made, set and awaited in one event loop. On asyncio it is a bare future: an event of
+    anyio's, new for each wait, costs 2 to 3 µs more (measured), as much as a command's handler.
+    """
+
+    __slots__ = ("_event", "_future", "_is_set", "_loop")
+
+    def __init__(self) -> None:
+        self._loop: Final = _asyncio_loop()
+        self._future: asyncio.Future[None] | None = None
+        self._event: Event | None = None
+        self._is_set = False
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next; idempotent until then."""
+        self._is_set = True
+        if self._future is not None:
+            if not self._future.done():
+                self._future.set_result(None)
+        elif self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Wait until it is set, and take that back. Cancellation: what was set stays set."""
+        if not self._is_set:
+            if self._loop is not None:
+                self._future = self._loop.create_future()
+                try:
+                    await self._future
+                finally:
+                    self._future = None
+            else:
+                self._event = Event()
+                try:
+                    await self._event.wait()
+                finally:
+                    self._event = None
+        self._is_set = False
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # Another loop is running.
+        return None

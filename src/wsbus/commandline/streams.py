@@ -1,0 +1,92 @@
+"""Standard input and output within an event loop: nothing blocks it, and no thread is left behind.
+
+A pipe that nobody empties must not stop the pings, nor one that nobody fills the end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import BinaryIO, Final
+
+from anyio import sleep_forever, wait_readable, wait_writable
+
+__all__ = ["Output", "read_lines"]
+
+_READ_BYTES: Final = 64 * 1024
+_MAX_LINE_BYTES: Final = 4 << 20
+
+
+class Output:
+    """Where data go."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream: Final = stream
+        self._fd: Final = _fd_of(stream)
+        self._poll: Final = select.poll()
+        if self._fd is not None:
+            self._poll.register(self._fd, select.POLLOUT)
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it, waiting where there is no room.
+
+        Raises:
+            BrokenPipeError: Nobody reads any more.
+        """
+        if self._fd is None:
+            self._stream.write(data)
+            return
+        left = memoryview(data)
+        while left:
+            if not self._poll.poll(0):
+                await wait_writable(self._fd)
+            with suppress(BlockingIOError):  # Some other process may have made it so.
+                # So many bytes a pipe that is ready takes without blocking.
+                left = left[os.write(self._fd, left[: select.PIPE_BUF]) :]
+
+    async def wait_abandoned(self) -> None:
+        """Return when nobody reads any more; of anything but a pipe that is never known."""
+        if self._fd is not None and stat.S_ISFIFO(os.fstat(self._fd).st_mode):
+            await wait_readable(self._fd)  # The writing end is: when the other end is closed.
+        else:
+            await sleep_forever()
+
+
+async def read_lines(stream: BinaryIO) -> AsyncIterator[bytes]:
+    """Yield lines as they come, without their ends; the last one may have none.
+
+    Raises:
+        ValueError: One is longer than 4 MiB.
+    """
+    fd = _fd_of(stream)
+    if fd is None:
+        for line in stream:
+            yield line.rstrip(b"\r\n")
+        return
+    rest = b""
+    while data := await _read(fd):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line.rstrip(b"\r")
+        if len(rest) > _MAX_LINE_BYTES:
+            raise ValueError("a line is longer than 4 MiB")
+    if rest:
+        yield rest
+
+
+async def _read(fd: int) -> bytes:
+    while True:
+        with suppress(PermissionError):  # epoll's word for a file, which lets nobody wait.
+            await wait_readable(fd)
+        with suppress(BlockingIOError):
+            return os.read(fd, _READ_BYTES)
+
+
+def _fd_of(stream: BinaryIO) -> int | None:
+    try:
+        return stream.fileno()
+    except OSError:  # io.UnsupportedOperation: it is none of the system's.
+        return None
