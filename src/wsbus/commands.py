@@ -14,14 +14,14 @@ from anyio import to_thread
 
 from .core.errors import CommandError, ErrorCode, UsageError
 from .core.messages import Call, Refused, Reply, Response
-from .runner import Overdue, within
+from .runner import Overdue, Runner
 
 __all__ = ["Commands", "RegisteredCommand", "Running"]
 
 logger: Final = logging.getLogger("wsbus.commands")
 
-Running: TypeAlias = Callable[[], Awaitable[Reply]]
-"""A command to be awaited; what comes is the reply."""
+Running: TypeAlias = Callable[[Runner], Awaitable[Reply]]
+"""A command to be awaited on a runner; what comes is the reply."""
 
 
 class RegisteredCommand:
@@ -182,10 +182,15 @@ class Commands:
             return _failure(call, exc)
 
     async def _await(
-        self, command: RegisteredCommand, call: Call, arguments: dict[str, Any], seconds: float
+        self,
+        command: RegisteredCommand,
+        call: Call,
+        arguments: dict[str, Any],
+        seconds: float,
+        runner: Runner,
     ) -> Reply:
         try:
-            result = await within(seconds, command.function(**arguments))
+            result = await runner.within(seconds, command.function(**arguments))
             return Response(self._encode(result), call.ref)
         except Overdue:
             logger.warning("the command %s was cancelled after %g s", command.action, seconds)

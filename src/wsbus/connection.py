@@ -347,7 +347,7 @@ class Connection:
 
     async def _finish_command(self, command: Running) -> None:
         try:
-            self._send(await command())
+            self._send(await command(self._services.runner))
         finally:
             self._commands_running -= 1
 

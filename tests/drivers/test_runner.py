@@ -11,7 +11,7 @@ import pytest
 from anyio import Event, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from wsbus.runner import Call, Overdue, Rest, Runner, begin, within
+from wsbus.runner import Call, Overdue, Rest, Runner, begin
 
 
 @asynccontextmanager
@@ -380,9 +380,10 @@ async def test_a_time_limit_ends_what_takes_longer_and_nothing_else() -> None:
         await checkpoint()
         raise TimeoutError("its own")
 
-    assert await within(60, sleep(0)) == "slept"
-    with pytest.raises(Overdue):
-        await within(0.01, sleep(60))
-    with pytest.raises(TimeoutError, match="its own"):
-        await within(60, time_out())
-    await checkpoint()  # Nothing is left of the cancellation.
+    async with running() as runner:
+        assert await runner.within(60, sleep(0)) == "slept"
+        with pytest.raises(Overdue):
+            await runner.within(0.01, sleep(60))
+        with pytest.raises(TimeoutError, match="its own"):
+            await runner.within(60, time_out())
+        await checkpoint()  # Nothing is left of the cancellation.
