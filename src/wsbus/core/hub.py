@@ -71,7 +71,7 @@ _NOBODY: Final[frozenset[Member]] = frozenset()
 class Hub:
     """Members, what they subscribe to, and what they owe."""
 
-    def __init__(self, *, cache_size: int = 1024) -> None:
+    def __init__(self, *, cache_size: int = 16_384) -> None:
         self.table: Final = SubscriptionTable[Member, Audience](
             self._arrange, cache_size=cache_size
         )
