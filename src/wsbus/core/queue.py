@@ -59,7 +59,7 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
     offered: int
     accepted: int
     refused: int
-    """Lost at the door, those with :attr:`Offer.OVERFLOW` included."""
+    """Lost at the door, those with :attr:`.Offer.OVERFLOW` included."""
     sent: int
     """Taken."""
     queued: int
