@@ -627,6 +627,20 @@ async def test_lifespan_leaves_a_running_bus_alone() -> None:
 
 
 @BOTH_LOOPS
+async def test_what_the_send_of_middleware_returns_is_of_no_interest() -> None:
+    """ASGI wants nothing to be returned; not everybody knows."""
+    peer = Peer()
+
+    async def send(message: Any) -> Any:
+        await peer.send(message)
+        return "sent"
+
+    await transport(peer, send).send([Frame(b"a"), Frame(b"b")])
+
+    assert [message["text"] for message in peer.sent] == ["a", "b"]
+
+
+@BOTH_LOOPS
 @pytest.mark.parametrize("text", [Frame(b"a"), Frame(b"a", is_text=False)])
 async def test_frames_are_sent_one_by_one(text: Frame) -> None:
     """Text goes as text and bytes as bytes, in order."""

@@ -12,7 +12,7 @@ from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, 
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..endpoint import Endpoint
-from ..runner import begin
+from ..runner import Rest, begin
 
 __all__ = ["Message", "Receive", "Send", "Transport", "transport"]
 
@@ -147,7 +147,7 @@ class _OnAsyncio(Transport):
                 begun = begin(self._send(_message(frame)))
             except Exception as exc:  # noqa: BLE001  # whatever a server raises is sorted
                 self._translate(exc)
-            if begun is None:
+            if begun is None or not isinstance(begun, Rest):
                 continue
             self._is_sending = True
             try:
