@@ -127,12 +127,12 @@ def test_offline_and_online(page: Page, context: BrowserContext) -> None:
     page.evaluate("client.subscribe('z')")
     context.set_offline(offline=True)
     page.evaluate("""async () => {
-      window.patient = make("/ws", { retry: { base: 1, cap: 5, attempts: 1 } });
+      window.patient = make("/ws", { retry: { base: 1, cap: 5, attempts: 5 } });
       window.failures = 0;
       patient.addEventListener("reconnecting", () => failures++);
       window.connecting = patient.connect();
     }""")
-    page.wait_for_function("failures > 5")
+    page.wait_for_function("failures > 20")
     context.set_offline(offline=False)
     page.evaluate("connecting")
     assert page.evaluate("patient.state") == "connected"

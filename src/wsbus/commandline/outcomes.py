@@ -44,7 +44,7 @@ class Failed(click.ClickException):
 
     def __init__(self, message: str, code: Exit = Exit.UNREACHABLE) -> None:
         super().__init__(printable(message))
-        self.exit_code = int(code)  # type: ignore[misc]  # click means one for each class
+        self.exit_code: int = int(code)  # type: ignore[misc]  # click means one for each class
 
 
 class MissingExtra(Failed):
