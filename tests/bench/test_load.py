@@ -349,9 +349,9 @@ def test_the_process_that_listens_is_found() -> None:
 
 def test_a_server_is_run_on_its_core_and_ended() -> None:
     """The line it prints says where it is; afterwards it is gone, and our own cores are ours."""
-    program = "import os,time;print(f'[::1]:{10+len(os.sched_getaffinity(0))}',flush=True)"
+    program = "import os,signal;print(f'[::1]:{10+len(os.sched_getaffinity(0))}',flush=True)"
     ours = os.sched_getaffinity(0)
-    with running([sys.executable, "-c", f"{program};time.sleep(60)"], core=cores()[0]) as server:
+    with running([sys.executable, "-c", f"{program};signal.pause()"], core=cores()[0]) as server:
         assert (server.host, server.port) == ("::1", 11)
         with pinned(cores()[1]):
             assert os.sched_getaffinity(0) == {cores()[1]}
@@ -377,7 +377,8 @@ def test_what_is_no_server_is_told(command: list[str], says: str) -> None:
 
 def test_a_port_alone_is_enough() -> None:
     """A server that prints its port alone is on the loopback address."""
-    with running([sys.executable, "-c", "import time;print(7,flush=True);time.sleep(9)"]) as server:
+    program = "import signal;print(7,flush=True);signal.pause()"
+    with running([sys.executable, "-c", program]) as server:
         assert isinstance(server, Server)
         assert server[:2] == ("127.0.0.1", 7)
 

@@ -179,7 +179,7 @@ def _sign(claims: dict[str, Any], secret: bytes, algorithm: str) -> str:
         warnings.simplefilter("ignore")  # Of short secrets; it is said in our words.
         try:
             return jwt.encode(claims, secret, algorithm=algorithm)
-        except NotImplementedError as exc:
+        except NotImplementedError as exc:  # So PyJWT says that cryptography is missing.
             raise Failed(f"{algorithm} needs more: pip install 'pyjwt[crypto]'") from exc
         except (jwt.PyJWTError, ValueError, TypeError) as exc:
             raise Failed(f"with this secret no token can be made for {algorithm}: {exc}") from exc
@@ -234,7 +234,7 @@ class _Judge:
 
         try:
             jwt.api_jws.decode(text, self.secret, algorithms=[self.algorithm])
-        except NotImplementedError as exc:
+        except NotImplementedError as exc:  # So PyJWT says that cryptography is missing.
             raise Failed(f"{self.algorithm} needs more: pip install 'pyjwt[crypto]'") from exc
         except (jwt.PyJWTError, ValueError, TypeError):
             return False
