@@ -1,0 +1,98 @@
+"""Where a client is, also behind proxies, pure.
+
+``X-Forwarded-For`` is a list to whose end each proxy adds the address that it was called from.
+Only what trusted proxies added can be believed: the client wrote the rest. So the list is read
+from its end, and the first address that is no trusted proxy is the client's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, TypeAlias
+
+from .errors import UsageError
+
+__all__ = ["UNIX", "Proxies", "address_key"]
+
+UNIX: Final = "unix"
+"""Among trusted proxies: whatever calls over a Unix socket, which has no address."""
+
+_IPV6_PREFIX: Final = 64
+"""What one subscriber line is given as a rule: one client can take any address in it."""
+
+_Address: TypeAlias = IPv4Address | IPv6Address
+
+
+class Proxies:
+    """The proxies whose word is believed.
+
+    Args:
+        networks: Addresses and networks, such as ``10.0.0.0/8``, and ``unix``.
+
+    Raises:
+        UsageError: One is none of these.
+    """
+
+    __slots__ = ("_networks", "_trusts_unix")
+
+    def __init__(self, networks: Collection[str]) -> None:
+        if isinstance(networks, str):
+            raise UsageError(f"trusted proxies are a collection of texts: write [{networks!r}]")
+        self._trusts_unix: Final = UNIX in networks
+        try:
+            self._networks: Final = [ip_network(n, strict=False) for n in networks if n != UNIX]
+        except (ValueError, TypeError) as exc:
+            raise UsageError(f"a trusted proxy is an address, a network or 'unix': {exc}") from None
+
+    def client_of(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
+        """Return the address of the client.
+
+        Args:
+            peer: The address that the connection came from; None: a Unix socket.
+            forwarded: The elements of ``X-Forwarded-For``, in order.
+
+        Returns:
+            The address, or None if it is not known.
+        """
+        if peer is None:
+            if not self._trusts_unix:
+                return None
+        elif not self._trusts(_parse(peer)):
+            return peer
+        for element in reversed(forwarded):
+            address = _parse(element)
+            if address is None:  # A trusted proxy would not add it: believe nothing before it.
+                return peer
+            if not self._trusts(address):
+                return str(address)
+            peer = str(address)
+        return peer
+
+    def _trusts(self, address: _Address | None) -> bool:
+        return address is not None and any(
+            address.version == network.version and address in network for network in self._networks
+        )
+
+
+def address_key(address: str) -> str:
+    """Return what connections of one client share: the address, of IPv6 the first 64 bits."""
+    parsed = _parse(address)
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((parsed, _IPV6_PREFIX), strict=False))
+    return address if parsed is None else str(parsed)
+
+
+def _parse(text: str) -> _Address | None:
+    """Read an address, with a port or without; an IPv4 address within IPv6 is the former."""
+    text = text.strip().partition("%")[0]
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
