@@ -24,7 +24,7 @@ from .core.limits import Limits
 from .core.overflow import Overflow
 from .core.patterns import parse_pattern
 from .core.permissions import Grants
-from .endpoint import Admission, Endpoint
+from .endpoint import Admission, Endpoint, Refusal
 from .flusher import Flusher
 from .life import Life
 from .local import Subscription
@@ -108,8 +108,10 @@ class Bus(Publisher):
         broadcast: str | None = None,
         name_connection: Callable[[Handshake], str] | None = None,
         on_duplicate: Literal["replace", "reject"] = "replace",
+        client_address: Callable[[Handshake], str | None] | None = None,
+        trusted_proxies: Collection[str] = (),
     ) -> Endpoint:
-        """Make a door for an adapter to mount; its fields are described at :class:`.Endpoint`.
+        """Make an endpoint for an adapter to mount; :class:`.Endpoint` describes its fields.
 
         Args:
             protocols: Names of registered dialects, or dialects; the first is the default.
@@ -123,15 +125,21 @@ class Bus(Publisher):
             overflow: What a full queue does with publications that do not say.
             broadcast: The channel of :meth:`broadcast`.
             name_connection: Makes the ids of connections; None: the bus makes them up.
-            on_duplicate: What to do about a second connection with an id that is taken.
+            on_duplicate: What becomes of a second connection of one subject with one name.
+            client_address: Finds the address that ``max_connections_per_address`` counts by.
+            trusted_proxies: Whose ``X-Forwarded-For`` is believed.
 
         Raises:
-            UsageError: No or an unknown protocol, or a channel that is none.
+            UsageError: No or an unknown protocol, a channel that is none, or a setting that can
+                never take effect.
         """
-        if not protocols:
-            raise UsageError("an endpoint speaks at least one protocol")
-        if isinstance(origins, str) and origins not in {"same-host", "*"}:
-            raise UsageError("origins are a collection of texts, 'same-host' or '*'")
+        if not protocols or isinstance(protocols, str):
+            raise UsageError("an endpoint speaks at least one protocol: protocols=['wsbus.v1']")
+        if anonymous is not None and authenticator is not None:
+            raise UsageError(
+                "anonymous= are the grants of an endpoint without an authenticator: "
+                "leave one of the two out"
+            )
         if broadcast is not None:
             self._broadcasts.add(parse_channel(broadcast))
         endpoint = Endpoint(
@@ -147,6 +155,9 @@ class Bus(Publisher):
             broadcast=None if broadcast is None else parse_channel(broadcast),
             name_connection=name_connection,
             on_duplicate=on_duplicate,
+            client_address=client_address,
+            trusted_proxies=trusted_proxies,
+            realm=self._realm_of(authenticator),
         )
         self._endpoints.append(endpoint)
         return endpoint
@@ -276,11 +287,12 @@ class Bus(Publisher):
     def count(self, endpoint: Endpoint) -> int:
         """Return how many connections an endpoint has."""
         services = self._life.services if self._life else None
-        return services.counts[endpoint] if services else 0
+        return services.registry.count(endpoint) if services else 0
 
-    def has(self, endpoint: Endpoint, connection_id: str) -> bool:
-        """Whether an endpoint has a connection of this id."""
-        return self.connection(connection_id, endpoint) is not None
+    def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
+        """Return why a connection of this name and subject would be refused, or None."""
+        services = self._life.services if self._life else None
+        return services.registry.refusal(endpoint, name, subject) if services else None
 
     async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
         """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
@@ -294,11 +306,7 @@ class Bus(Publisher):
         services = self._life.services if self._life else None
         if services is None or not self.accepts(endpoint):
             return transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
-        connection = Connection(services, endpoint, transport, admission)
-        if endpoint.on_duplicate == "reject" and self.has(endpoint, connection.id):
-            # Two handshakes at once: both were admitted.
-            return transport.close(CloseCode.REPLACED, "client_id taken")
-        return connection.run()
+        return Connection(services, endpoint, transport, admission).run()
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -333,12 +341,13 @@ class Bus(Publisher):
         """Return the connection of this id, if it is there.
 
         Args:
-            connection_id: Unique at its endpoint.
-            endpoint: The door it came in by; None: any that this bus made.
+            connection_id: Unique at its endpoint. A name (``name_connection=``) belongs to a
+                connection from its authentication on.
+            endpoint: Where it came in; None: any endpoint of this bus.
         """
-        connections = self._running().connections
-        doors = self._endpoints if endpoint is None else (endpoint,)
-        found = (connections.get((door, connection_id)) for door in doors)
+        registry = self._running().registry
+        endpoints = self._endpoints if endpoint is None else (endpoint,)
+        found = (registry.named(each, connection_id) for each in endpoints)
         return next((connection for connection in found if connection is not None), None)
 
     def subscribers(self, *channels: str) -> list[Connection]:
@@ -352,12 +361,13 @@ class Bus(Publisher):
 
     def connections(self) -> list[ConnectionInfo]:
         """Return what is known of each connection, oldest first."""
-        return [connection.info() for connection in self._running().connections.values()]
+        return [connection.info() for connection in self._running().registry.connected()]
 
     def disconnect(
         self,
         who: Connection | str,
         *,
+        endpoint: Endpoint | None = None,
         code: int = CloseCode.DISCONNECTED,
         reason: str = "disconnected by the server",
     ) -> int:
@@ -365,13 +375,14 @@ class Bus(Publisher):
 
         Args:
             who: A connection, or the subject of an identity.
+            endpoint: For a subject, as for :meth:`send`.
             code: As for :meth:`.Connection.disconnect`.
             reason: The same.
 
         Returns:
             How many there were.
         """
-        found = self._find(self._running(), who)
+        found = self._find(self._running(), who, endpoint)
         for connection in found:
             connection.disconnect(code, reason)
         return len(found)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Final
 
 import msgspec
-from anyio import CancelScope, move_on_after
+from anyio import CancelScope, Event, move_on_after
 
 from .commands import Running
 from .core import actions
@@ -41,6 +41,9 @@ __all__ = ["Connection"]
 
 logger: Final = logging.getLogger("wsbus.connection")
 
+_REPLACED_SECONDS: Final = 1.0
+"""How long a connection whose name was taken over may take to close; then it is aborted."""
+
 
 class Connection:
     """One client, for as long as it is connected.
@@ -50,10 +53,14 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_adopting",
         "_commands_running",
         "_endpoint",
+        "_gone",
+        "_has_arrived",
         "_is_closing",
         "_member",
+        "_place",
         "_services",
         "_session",
         "_state",
@@ -71,7 +78,7 @@ class Connection:
     ) -> None:
         now, limits = services.clock(), endpoint.limits
         self.id: Final = admission.connection_id or services.new_id()
-        """Unique at its endpoint."""
+        """Unique at its endpoint, among those that hold their names."""
         self.handshake: Final[Handshake] = admission.handshake
         self.connected_at: Final = now.wall
         """Seconds since the epoch."""
@@ -82,6 +89,10 @@ class Connection:
         self._services: Final = services
         self._endpoint: Final = endpoint
         self._transport: Final = transport
+        self._place: Final = admission.place
+        self._adopting: Identity | None = None
+        self._has_arrived = False  # `on_connect` was called.
+        self._gone: Event | None = None
         self._commands_running = 0
         self._is_closing = False
         self._state: SimpleNamespace | None = None
@@ -108,8 +119,8 @@ class Connection:
 
     @property
     def identity(self) -> Identity | None:
-        """Who it is; None until it has authenticated."""
-        return self._session.identity
+        """The identity; None until the client has authenticated."""
+        return self._session.identity or self._adopting
 
     @property
     def state(self) -> SimpleNamespace:
@@ -120,7 +131,7 @@ class Connection:
 
     @property
     def endpoint(self) -> Endpoint:
-        """The door it came in by."""
+        """Where it came in."""
         return self._endpoint
 
     def subscribe(self, pattern: str) -> None:
@@ -202,8 +213,7 @@ class Connection:
     async def run(self) -> None:
         """Read to the end; never raises because of the peer. Cancellation: aborts."""
         try:
-            self._begin()
-            await self._services.call(self._services.on_connect, self)
+            await self._begin()
             member, outlet = self._member, self._member.outlet
             while True:  # An idle connection holds on to nothing of what it received.
                 for _ in self._handle(await self._transport.receive()):
@@ -226,7 +236,11 @@ class Connection:
             self._end()
             # After the clean-up, which waits for nothing; bounded, whatever the hooks do.
             with CancelScope(shield=True):
-                await self._services.call(self._services.on_disconnect, self)
+                if self._has_arrived:
+                    await self._services.call(self._services.on_disconnect, self)
+            self._services.registry.free(self)
+            if self._gone is not None:
+                self._gone.set()
 
     def tick(self, now: Instant) -> None:
         """Do what time demands; called by the bus's sweeper when :attr:`deadline` has come."""
@@ -248,22 +262,53 @@ class Connection:
         self._member.queue.clear()  # It is not going to get this; the close frame must fit.
         self.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
 
-    def _begin(self) -> None:
-        services = self._services
-        replaced = services.add(self)
-        if replaced is not None:
-            replaced.disconnect(CloseCode.REPLACED, "client_id replaced")
+    async def _begin(self) -> None:
+        services, identity = self._services, self.identity
+        services.registry.add(self)
         services.hub.attach(self._member)
-        policy, identity = self._endpoint.heartbeat, self.identity
-        subject = identity.subject if identity else None
+        replaced = None if identity is None else self._take_name(identity)
+        if isinstance(replaced, Refusal):  # Of two handshakes at once both were admitted.
+            self.disconnect(replaced.close_code, replaced.reason)
+            return
+        policy, subject = self._endpoint.heartbeat, identity.subject if identity else None
         self._send(Connected(self.id, subject, policy.interval, policy.timeout))
         if identity is not None:
             self._adopt(identity)
+        if identity is not None or self._endpoint.name_connection is None:
+            await self._arrive(replaced)
+
+    def _take_name(self, identity: Identity) -> Connection | Refusal | None:
+        """Take the name from the connection that has it; see :meth:`.Registry.adopt`."""
+        taken = self._services.registry.adopt(self, identity.subject)
+        if isinstance(taken, Connection):
+            taken.disconnect(CloseCode.REPLACED, "client_id replaced")
+        return taken
+
+    async def _arrive(self, replaced: Connection | None) -> None:
+        """Wait for the end of the connection that had the name, then call ``on_connect``."""
+        if replaced is not None:
+            with move_on_after(_REPLACED_SECONDS) as scope:
+                await replaced.gone()
+            if scope.cancelled_caught:
+                replaced.abort()  # Its peer may be long gone.
+                await replaced.gone()  # Bounded by the time limits of hooks.
+        if not self._has_arrived and not self._is_closing:
+            self._has_arrived = True
+            await self._services.call(self._services.on_connect, self)
+
+    async def gone(self) -> None:
+        """Wait until the connection has ended and its ``on_disconnect`` hooks have returned."""
+        if self._services.registry.is_leaving(self):
+            if self._gone is None:
+                self._gone = Event()
+            await self._gone.wait()
 
     def _end(self) -> None:
         self._session.close(CloseCode.ABNORMAL, "")
         self._services.hub.detach(self._member, self._session.patterns)
-        self._services.remove(self)
+        self._services.registry.remove(self)
+        if self._place is not None:
+            self._place.release()
         self._member.outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
@@ -321,7 +366,6 @@ class Connection:
                     self._close(action)
 
     def _adopt(self, identity: Identity) -> None:
-        self._services.adopt(self, identity)
         self._services.hub.restrict(self._member, identity.grants)
         if self._endpoint.broadcast is not None:
             self.subscribe(self._endpoint.broadcast)
@@ -359,8 +403,20 @@ class Connection:
                 self.disconnect(verdict.close_code, verdict.reason)  # Not the client's fault.
         else:
             answer = verdict or "the token was refused"
+            if verdict is not None and self.identity is None and not await self._enter(verdict):
+                return
         now = self._services.clock()
         self._perform(self._session.handle_token(ask.generation, answer, now))
+
+    async def _enter(self, identity: Identity) -> bool:
+        """Take the name that goes with the identity; false if the connection is closed instead."""
+        replaced = self._take_name(identity)
+        if isinstance(replaced, Refusal):
+            self.disconnect(replaced.close_code, replaced.reason)
+            return False
+        self._adopting = identity
+        await self._arrive(replaced)
+        return True
 
     async def _judge_permission(self, ask: actions.AskPermission) -> None:
         allowed = await self._services.judge(ask, self._endpoint.limits.command_timeout)

@@ -1,8 +1,9 @@
-"""One door of a bus: what it speaks, whom it lets in, and on what terms."""
+"""One way into a bus: what it speaks, which clients it lets in, and on what terms."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from inspect import isawaitable
@@ -11,24 +12,29 @@ from typing import Any, Final, Literal, Protocol
 from anyio import fail_after
 
 from .auth import Authenticator
+from .core.addresses import Proxies, address_key
 from .core.channels import Channel
-from .core.errors import CloseCode, Unauthenticated
+from .core.errors import CloseCode, Unauthenticated, UsageError
 from .core.frame import Frame
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
+from .core.origins import is_same_host, normal_origin, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
 from .protocols.base import WireProtocol
 from .runner import awaited
-from .transport import Handshake, Transport
+from .transport import Handshake, Transport, split_list
 
-__all__ = ["Admission", "Endpoint", "Refusal", "escaped"]
+__all__ = ["Admission", "Endpoint", "Place", "Refusal", "escaped"]
 
 logger: Final = logging.getLogger("wsbus.endpoint")
 
 ANONYMOUS: Final = "anonymous"
-"""The subject of everybody at an endpoint without an authenticator."""
+"""The subject of every connection at an endpoint without an authenticator."""
+
+MAX_NAME_BYTES: Final = 1024
+"""The longest name of a connection, in bytes of UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,60 @@ class Refusal:
     """What to close with, where the server cannot refuse before it accepts."""
 
 
+class Place:
+    """One of an endpoint's ``max_connections``, from the handshake until the connection has ended.
+
+    It is given back by :meth:`release`, or when nothing refers to it any more: an accepted
+    handshake whose connection never runs must not take a place for good.
+    """
+
+    __slots__ = ("_address", "_endpoint")
+
+    def __init__(self, endpoint: Endpoint, address: str | None) -> None:
+        self._endpoint: Endpoint | None = endpoint
+        self._address: Final = address
+
+    def release(self) -> None:
+        """Give the place back. Idempotent."""
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            endpoint.places.leave(self._address)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class Places:
+    """Counts the connections and handshakes of one endpoint, in all and by address."""
+
+    __slots__ = ("_addresses", "taken")
+
+    def __init__(self) -> None:
+        self.taken: int = 0
+        """Connections, and handshakes that are not refused yet."""
+        self._addresses: Final[Counter[str]] = Counter()
+
+    def enter(self, address: str | None, limits: Limits) -> Refusal | None:
+        """Take a place, or return why there is none."""
+        if limits.max_connections is not None and self.taken >= limits.max_connections:
+            return Refusal(503, "too many connections", CloseCode.SERVICE_RESTART)
+        if address is not None:
+            most = limits.max_connections_per_address
+            if most is not None and self._addresses[address] >= most:
+                return Refusal(429, "too many connections of this address", CloseCode.RATE_ABUSE)
+            self._addresses[address] += 1
+        self.taken += 1
+        return None
+
+    def leave(self, address: str | None) -> None:
+        """Give a place back."""
+        self.taken -= 1
+        if address is not None:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
     """The handshake is accepted, on these terms."""
@@ -54,7 +114,9 @@ class Admission:
     identity: Identity | None
     """None: the client has yet to authenticate."""
     connection_id: str | None = None
-    """What the connection is to be called; None: whatever the bus makes up."""
+    """What the connection wants to be called; None: the bus makes its id up."""
+    place: Place | None = field(default=None, repr=False, compare=False)
+    """To be released if the connection never runs; :meth:`Endpoint.run` releases it itself."""
 
 
 class Gate(Protocol):
@@ -64,12 +126,8 @@ class Gate(Protocol):
         """Whether the endpoint takes connections now."""
         ...
 
-    def count(self, endpoint: Endpoint) -> int:
-        """Return how many connections the endpoint has."""
-        ...
-
-    def has(self, endpoint: Endpoint, connection_id: str) -> bool:
-        """Whether the endpoint has a connection of this id."""
+    def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
+        """Return why the bus would not take a connection of this name and subject, or None."""
         ...
 
     def serve(
@@ -85,10 +143,13 @@ class Gate(Protocol):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Endpoint:
-    """One door of a bus; made by :meth:`.Bus.endpoint`, mounted by an adapter.
+    """One way into a bus; made by :meth:`.Bus.endpoint`, mounted by an adapter.
 
     ``heartbeat`` may be assigned while connections are open, and takes effect at the next sweep;
     the rest is settled.
+
+    Raises:
+        UsageError: A setting can never take effect, or contradicts another.
     """
 
     gate: Gate = field(repr=False)
@@ -101,8 +162,9 @@ class Endpoint:
     """Name of the query parameter that may hold a token; None: tokens in the URL, which end up in
     logs, are not taken."""
     origins: Collection[str] | Literal["same-host", "*"] = "same-host"
-    """Whose pages may connect: the ``Origin`` values, exactly. A browser sends cookies along, so
-    an endpoint that goes by them must not say ``*``. Clients that are no browsers send none."""
+    """Whose pages may connect: origins such as ``https://example.com``. A browser sends cookies
+    along, so an endpoint that goes by them must not say ``*``. Clients that are no browsers send
+    none, and may connect."""
     limits: Limits = field(default_factory=Limits)
     heartbeat: HeartbeatPolicy = field(default_factory=HeartbeatPolicy)
     overflow: Overflow = Overflow.DROP_OLDEST
@@ -112,44 +174,128 @@ class Endpoint:
     name_connection: Callable[[Handshake], str] | None = None
     """Makes the ids of connections: from the path, say. None: the bus makes them up."""
     on_duplicate: Literal["replace", "reject"] = "replace"
-    """What to do about a second connection with an id that is taken: close the first
-    (``REPLACED``), or refuse the second (409)."""
+    """What becomes of a second connection of the same subject with a name that is taken: it
+    replaces the first (which is closed with ``REPLACED``), or is refused (409). A connection of
+    another subject is always refused."""
+    client_address: Callable[[Handshake], str | None] | None = None
+    """Finds the address that ``max_connections_per_address`` counts by; None: the peer's, or what
+    the trusted proxies say. Where it returns None, nothing is counted."""
+    trusted_proxies: Collection[str] = ()
+    """Addresses, networks and ``unix`` (calls over a Unix socket), whose ``X-Forwarded-For`` is
+    believed."""
+    realm: int = 0
+    """Which subjects are the same: those of one authenticator. :class:`.Bus` counts realms up."""
     empty_queue: MessageQueue[Frame] = field(init=False, repr=False)
     """What connections have before they need a queue of their own."""
+    places: Places = field(init=False, repr=False, default_factory=Places)
+    """What ``max_connections`` and ``max_connections_per_address`` count."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
+    _proxies: Proxies = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Make what its connections share."""
         limits = self.limits
+        self.origins = parse_origins(self.origins)
+        self._proxies = Proxies(self.trusted_proxies)
+        if self.on_duplicate not in {"replace", "reject"}:
+            raise UsageError(f"on_duplicate is 'replace' or 'reject', not {self.on_duplicate!r}")
+        if self.authenticator is None:
+            if self.query_token is not None:
+                raise UsageError("query_token needs an authenticator, which judges the token")
+            if limits.max_connections_per_identity is not None:
+                raise UsageError(
+                    "max_connections_per_identity needs an authenticator: without one all "
+                    "connections have the same identity"
+                )
+        if self.client_address is not None and self.trusted_proxies:
+            raise UsageError("client_address finds the address itself: leave trusted_proxies out")
         self.empty_queue = MessageQueue(
             limits.queue_messages, limits.queue_bytes, limits.control_bytes
         )
 
     async def admit(self, handshake: Handshake) -> Admission | Refusal:
-        """Judge a handshake; to be called before the connection is accepted."""
+        """Judge a handshake; to be called before the connection is accepted.
+
+        An admission takes a place: run the connection, or release :attr:`Admission.place`.
+        """
         if not self.gate.accepts(self):
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
-        most = self.limits.max_connections
-        if most is not None and self.gate.count(self) >= most:
-            return Refusal(503, "too many connections", CloseCode.SERVICE_RESTART)
         if not _is_welcome(self.origins, handshake):
             origin = escaped(handshake.headers.get("origin", ""))
             logger.info("refused a connection from the origin %s", origin)
             return Refusal(403, "this origin may not connect")
+        place = self._enter(handshake)
+        if isinstance(place, Refusal):
+            return place
+        verdict = None
+        try:
+            verdict = await self._judge_handshake(handshake, place)
+        finally:
+            if not isinstance(verdict, Admission):
+                place.release()
+        return verdict
+
+    def _enter(self, handshake: Handshake) -> Place | Refusal:
+        """Take a place at once, before anything is awaited: so that no two take the last one."""
+        address = None
+        if self.limits.max_connections_per_address is not None:
+            try:
+                address = self._address_of(handshake)
+            except Exception:
+                logger.exception("client_address failed")
+                return _NOT_AVAILABLE
+        refusal = self.places.enter(address, self.limits)
+        return Place(self, address) if refusal is None else refusal
+
+    def _address_of(self, handshake: Handshake) -> str | None:
+        if self.client_address is not None:
+            found: Any = self.client_address(handshake)
+            if not isinstance(found, str | None):
+                raise TypeError(f"client_address returned a {type(found).__name__}, not a text")
+        else:
+            peer = None if handshake.client is None else handshake.client[0] or None
+            forwarded = split_list(handshake.headers.get("x-forwarded-for", ""))
+            found = self._proxies.client_of(peer, forwarded)
+        return None if found is None else address_key(found)
+
+    async def _judge_handshake(self, handshake: Handshake, place: Place) -> Admission | Refusal:
         spoken = {protocol.name: protocol for protocol in self.protocols}
         chosen = next((name for name in handshake.subprotocols if name in spoken), None)
         if chosen is None and handshake.subprotocols:
             return Refusal(400, f"none of the subprotocols is spoken here: {', '.join(spoken)}")
         protocol = self.protocols[0] if chosen is None else spoken[chosen]
+        name = self._name(handshake)
+        if isinstance(name, Refusal):
+            return name
         identity = await self._identify(handshake)
         if isinstance(identity, Refusal):
             return identity
-        connection_id = None
-        if self.name_connection is not None:
-            connection_id = self.name_connection(handshake)
-            if self.on_duplicate == "reject" and self.gate.has(self, connection_id):
-                return Refusal(409, "this client id is taken", CloseCode.REPLACED)
-        return Admission(handshake, protocol, chosen, identity, connection_id)
+        if identity is not None:  # Again when it begins: here it can still be told with a status.
+            refusal = self.gate.refusal(self, name, identity.subject)
+            if refusal is not None:
+                return refusal
+        return Admission(handshake, protocol, chosen, identity, name, place)
+
+    def _name(self, handshake: Handshake) -> str | Refusal | None:
+        """Return what the connection wants to be called."""
+        if self.name_connection is None:
+            return None
+        try:
+            name: Any = self.name_connection(handshake)
+        except Unauthenticated as exc:
+            return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
+        except Exception:
+            logger.exception("name_connection failed")
+            return _NOT_AVAILABLE
+        if not isinstance(name, str):
+            logger.error("name_connection returned a %s, not a text", type(name).__name__)
+            return _NOT_AVAILABLE
+        size = len(name.encode("utf-8", "surrogatepass"))
+        if not 0 < size <= MAX_NAME_BYTES or not _is_utf8(name):
+            return Refusal(
+                400, f"the name of a connection has 1 to {MAX_NAME_BYTES} bytes of UTF-8"
+            )
+        return name
 
     async def _identify(self, handshake: Handshake) -> Identity | Refusal | None:
         if self.authenticator is None:
@@ -201,18 +347,26 @@ class Endpoint:
         await self.gate.drain(self, deadline=deadline, code=code)
 
 
+_NOT_AVAILABLE: Final = Refusal(
+    503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART
+)
+
+
 def _is_welcome(origins: Collection[str] | str, handshake: Handshake) -> bool:
     origin = handshake.headers.get("origin")
     if origin is None or origins == "*":
         return True
-    if origins != "same-host":
-        return origin in origins
-    # From the raw headers: a URL rebuilt from them could be made to lie. "null" has no host.
-    host = handshake.headers.get("host", "")
-    scheme, _, authority = origin.partition("://")
-    default = {"http": ":80", "https": ":443"}.get(scheme.lower(), "")
-    authority = authority.lower().removesuffix(default)
-    return authority != "" and authority == host.lower().removesuffix(default)
+    if origins == "same-host":
+        return is_same_host(origin, handshake.headers.get("host", ""))
+    return origin in origins or normal_origin(origin) in origins
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def escaped(text: str, limit: int = 100) -> str:

@@ -83,15 +83,15 @@ class Life:
         self, services: Services, endpoint: Endpoint | None, deadline: float, code: int
     ) -> None:
         services.flusher.flush()
-        for connection in services.connected(endpoint):
+        for connection in services.registry.connected(endpoint):
             if connection.is_stuck:
                 connection.abort()
             else:
                 connection.disconnect(code, "the server is shutting down")
         # On plain ASGI only time tells who is stuck: they are blocked, and take nothing.
-        progress = {c: c.member.outlet.progress_at for c in services.connected(endpoint)}
+        progress = {c: c.member.outlet.progress_at for c in services.registry.connected(endpoint)}
         with move_on_after(min(_STUCK_SECONDS, deadline)):
-            await services.all_gone(endpoint)
+            await services.registry.all_gone(endpoint)
         for connection, before in progress.items():
             member = connection.member
             if member.standing is Standing.BLOCKED and member.outlet.progress_at == before:
@@ -99,8 +99,8 @@ class Life:
         # What is left at the deadline is aborted; a second is more than its readers need to end.
         for seconds in (max(deadline - _STUCK_SECONDS, 0.0), 1.0):
             with move_on_after(seconds):
-                await services.all_gone(endpoint)
-            for connection in services.connected(endpoint):
+                await services.registry.all_gone(endpoint)
+            for connection in services.registry.connected(endpoint):
                 connection.abort()
 
     async def _host(self, started: Event) -> None:
@@ -115,7 +115,7 @@ class Life:
         except Exception:
             logger.critical("the bus has failed; its connections are cut", exc_info=True)
         finally:
-            for connection in self.services.connected() if self.services else ():
+            for connection in self.services.registry.connected() if self.services else ():
                 connection.abort()
             self.services = None
             self._stopped.set()
@@ -139,11 +139,11 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
     clock_was_set = abs(now.wall - last.wall - elapsed) > 1
     services.flusher.forgive(stopped)
     monotonic = now.monotonic
-    policies = {endpoint: endpoint.heartbeat for endpoint in services.counts}
+    policies = {endpoint: endpoint.heartbeat for endpoint in services.registry.endpoints()}
     is_changed = policies != services.heartbeats
     services.heartbeats = policies
     is_review = is_changed or clock_was_set or stopped > 0
-    for connection in services.connected():
+    for connection in services.registry.connected():
         try:
             if is_review:
                 connection.review(now, stopped)

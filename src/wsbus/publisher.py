@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Final
 
 from anyio import from_thread
 
+from .auth import Authenticator
 from .connection import Connection
 from .core.channels import parse_channel
 from .core.encoding import EncHook, encode_data
@@ -18,10 +20,13 @@ from .core.instant import Instant
 from .core.messages import Publication
 from .core.overflow import Overflow
 from .core.plan import Member
+from .endpoint import Endpoint
 from .life import Life
 from .services import Services
 
 __all__ = ["Publisher"]
+
+logger: Final = logging.getLogger("wsbus.bus")
 
 
 class Publisher:
@@ -35,6 +40,8 @@ class Publisher:
         self._clock: Final = clock
         self._broadcasts: Final[set[str]] = set()
         self._life: Life | None = None
+        self._authenticators: Final[list[Authenticator]] = []  # By their realms, from 1 on.
+        self._has_warned = False
 
     async def publish(
         self,
@@ -139,6 +146,7 @@ class Publisher:
         data: object = None,
         *,
         to: Connection | Iterable[Connection] | str,
+        endpoint: Endpoint | None = None,
         event: str = "message",
         overflow: Overflow | None = None,
         key: str | None = None,
@@ -151,6 +159,8 @@ class Publisher:
             channel: What the event says it is on.
             data: As for :meth:`publish`.
             to: A connection, several, or the subject of an identity; each gets it once.
+            endpoint: For a subject: where it authenticated. None: every endpoint that has the
+                bus's first authenticator. A subject of another authenticator is somebody else.
             event: What happened.
             overflow: As for :meth:`publish`.
             key: As for :meth:`publish`.
@@ -160,7 +170,7 @@ class Publisher:
         """
         services = self._running()
         publication = self._publication(channel, data, event, overflow, key)
-        members = [connection.member for connection in self._find(services, to)]
+        members = [connection.member for connection in self._find(services, to, endpoint)]
         receipt = services.hub.publish_to(members, publication)
         services.flusher.soon()
         return receipt
@@ -174,12 +184,32 @@ class Publisher:
         return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
 
     def _find(
-        self, services: Services, who: Connection | Iterable[Connection] | str
+        self,
+        services: Services,
+        who: Connection | Iterable[Connection] | str,
+        endpoint: Endpoint | None,
     ) -> list[Connection]:
         if isinstance(who, str):
-            return list(services.subjects.get(who, ()))
-        wanted = (who,) if isinstance(who, Connection) else dict.fromkeys(who)
-        return [c for c in wanted if services.connections.get((c.endpoint, c.id)) is c]
+            realm = self._realm() if endpoint is None else endpoint.realm
+            return services.registry.of(realm, who, endpoint)
+        return services.registry.present((who,) if isinstance(who, Connection) else who)
+
+    def _realm_of(self, authenticator: Authenticator | None) -> int:
+        if authenticator is None:
+            return 0
+        if authenticator not in self._authenticators:
+            self._authenticators.append(authenticator)
+        return self._authenticators.index(authenticator) + 1
+
+    def _realm(self) -> int:
+        """Return whose subjects a bare text means: those of the first authenticator."""
+        if len(self._authenticators) > 1 and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "subjects of several authenticators: a text without endpoint= means those of the "
+                "first endpoint with an authenticator"
+            )
+        return 1 if self._authenticators else 0
 
     def _running(self) -> Services:
         life = self._life

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from anyio import Event, move_on_after
+from anyio import move_on_after
 
 from .commands import Commands
 from .core.actions import AskPermission
@@ -21,6 +20,7 @@ from .core.messages import Publication, Publish
 from .core.permissions import Identity
 from .endpoint import Endpoint
 from .flusher import Flusher, Outlet
+from .registry import Registry
 from .runner import Runner, awaited
 from .snapshots import BusStatistics
 
@@ -58,14 +58,9 @@ class Services:
     authorize: Authorize | None
     on_connect: list[Hook]
     on_disconnect: list[Hook]
-    connections: dict[tuple[Endpoint, str], Connection] = field(default_factory=dict)
-    """By their doors and ids, oldest first; those that were replaced are not there any more."""
-    subjects: dict[str, set[Connection]] = field(default_factory=dict)
-    counts: Counter[Endpoint] = field(default_factory=Counter)
-    """Connections of each endpoint."""
+    registry: Registry[Connection] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """By which their connections were judged last."""
-    connections_ever: int = 0
     messages_received: int = 0
     malformed: int = 0
     """Messages that a dialect did not understand."""
@@ -73,32 +68,6 @@ class Services:
     """Those inside the process."""
     unsaid: int = 0
     """Replies that a dialect had no word for."""
-    _removed: Event | None = None
-
-    def connected(self, endpoint: Endpoint | None = None) -> list[Connection]:
-        """Return the connections, of one endpoint or all, oldest first."""
-        everyone = list(self.connections.values())
-        return [c for c in everyone if endpoint is None or c.endpoint is endpoint]
-
-    async def all_gone(self, endpoint: Endpoint | None = None) -> None:
-        """Wait until there is no connection."""
-        while self.counts[endpoint] if endpoint else self.counts.total():
-            if self._removed is None:
-                self._removed = Event()
-            await self._removed.wait()
-
-    def add(self, connection: Connection) -> Connection | None:
-        """Take a new connection in; return the one that had its id, if there was one."""
-        key = (connection.endpoint, connection.id)
-        replaced = self.connections.pop(key, None)
-        self.connections[key] = connection
-        self.counts[connection.endpoint] += 1
-        self.connections_ever += 1
-        return replaced
-
-    def adopt(self, connection: Connection, identity: Identity) -> None:
-        """Note who a connection is, once or again."""
-        self.subjects.setdefault(identity.subject, set()).add(connection)
 
     def emit(self, channel: Channel, publish: Publish) -> Receipt:
         """Publish what a client said."""
@@ -107,25 +76,9 @@ class Services:
         self.flusher.soon()
         return receipt
 
-    def remove(self, connection: Connection) -> None:
-        """Forget a connection that has ended; to be called once."""
-        if connection.identity is not None:
-            subject = connection.identity.subject
-            group = self.subjects.get(subject, set())
-            group.discard(connection)
-            if not group:
-                self.subjects.pop(subject, None)
-        key = (connection.endpoint, connection.id)
-        if self.connections.get(key) is connection:
-            del self.connections[key]
-        self.counts[connection.endpoint] -= 1
-        if self._removed is not None:
-            self._removed.set()
-            self._removed = None
-
     def sweep_seconds(self) -> float:
         """Return how long the sweeper may sleep: a second, or a third of the quickest heartbeat."""
-        policies = [endpoint.heartbeat for endpoint, n in self.counts.items() if n]
+        policies = [endpoint.heartbeat for endpoint in self.registry.endpoints()]
         beats = [s for policy in policies for s in (policy.interval, policy.timeout) if s]
         return max(min([SWEEP_SECONDS, *(beat / 3 for beat in beats)]), 0.05)
 
@@ -164,8 +117,8 @@ class Services:
         hub = self.hub.statistics()
         return BusStatistics(
             is_running=is_running,
-            connections=len(self.connections),
-            connections_ever=self.connections_ever,
+            connections=len(self.registry),
+            connections_ever=self.registry.ever,
             blocked=hub.blocked - len(self.subscriptions),  # Which always go by their queues.
             patterns=hub.patterns,
             messages_received=self.messages_received,

@@ -282,7 +282,7 @@ async def test_it_can_be_drained() -> None:
 
         assert [ending.code for ending in endings] == [CloseCode.GOING_AWAY] * 2
         assert (await again.see())["consoles"] == 1
-        assert console.endpoint.gate.count(console.endpoint) == 1
+        assert console.endpoint.places.taken == 1
 
 
 # --- changes ----------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-import pytest
+from typing import Any, Literal
 
-from tests.drivers.clients import connecting, judge, quiet
-from wsbus import Bus, Endpoint, Handshake, Limits, UsageError
+import pytest
+from anyio import Event, create_task_group, move_on_after, sleep_forever
+
+from tests.drivers.clients import EVERYTHING, connecting, judge, quiet
+from wsbus import Bus, CloseCode, Connection, Endpoint, Handshake, Identity, Limits, UsageError
 from wsbus.endpoint import Admission, Refusal, escaped
 from wsbus.testing import DirectMemoryTransport
 from wsbus.transport import HeaderView
@@ -58,22 +61,27 @@ async def test_who_sends_no_origin_is_no_browser() -> None:
         assert await status(bus.default_endpoint, headers={"host": "example.com"}) == 101
 
 
-async def test_listed_origins_are_taken_to_the_letter() -> None:
-    """Only the very texts of the list are welcome; `*` welcomes all."""
+async def test_listed_origins_are_compared_as_browsers_write_them() -> None:
+    """Capitals and the default port make no difference; `*` welcomes all."""
     async with Bus() as bus:
-        listed = bus.endpoint(origins=["https://app.example.com", "null"])
+        listed = bus.endpoint(origins=["https://App.example.com:443/", "null"])
         anybody = bus.endpoint(origins="*")
         got = {
             origin: await status(listed, headers={"origin": origin})
-            for origin in ("https://app.example.com", "null", "https://APP.example.com", "*")
+            for origin in (
+                "https://app.example.com",
+                "https://APP.example.com",
+                "https://app.example.com:443",
+                "null",
+                "https://app.example.com:444",
+                "http://app.example.com",
+                "https://app.example.com.evil.org",
+                "https://app.example.com/",
+                "*",
+            )
         }
 
-        assert got == {
-            "https://app.example.com": 101,
-            "null": 101,
-            "https://APP.example.com": 403,
-            "*": 403,
-        }
+        assert [*got.values()] == [101, 101, 101, 101, 403, 403, 403, 403, 403]
         assert await status(anybody, headers={"origin": "http://evil.org"}) == 101
 
 
@@ -145,6 +153,112 @@ async def test_names_belong_to_their_endpoint() -> None:
             assert None not in found
 
 
+@pytest.mark.parametrize("policy", ["replace", "reject"])
+@pytest.mark.parametrize("shown_in", ["query", "message"])
+async def test_a_name_belongs_to_the_subject_that_holds_it(
+    policy: Literal["replace", "reject"], shown_in: str
+) -> None:
+    """Without a token, or with the token of another subject, nobody gets or ends a name."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(
+            authenticator=judge, query_token="token", name_connection=by_path, on_duplicate=policy
+        )
+        async with connecting(endpoint, path="/ws/pump") as connect:
+            stranger = await connect()  # It squats on the name, and has no token.
+            owner = await connect("ann")
+            assert bus.connection("pump") is owner.connection
+            if shown_in == "query":
+                refused = await endpoint.admit(Handshake("/ws/pump", "token=mallory"))
+                assert isinstance(refused, Refusal)
+                assert refused.status == 409
+            stranger.say("auth", token="mallory")
+            closed = await stranger.peer.wait_closed()
+            assert closed.code == CloseCode.REPLACED
+
+            await owner.subscribe("a")  # It lives on.
+            assert bus.connection("pump") is owner.connection
+            assert [c.subject for c in bus.connections()] == ["ann"]
+
+
+async def test_the_same_subject_takes_its_name_over_by_a_message() -> None:
+    """A device that comes again, and shows its token in a message, replaces itself."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(authenticator=judge, name_connection=by_path)
+        async with connecting(endpoint, path="/ws/pump") as connect:
+            first, second = await connect(), await connect()
+            for client in (first, second):
+                client.say("auth", token="ann")
+                assert (await client.hear("auth_result"))["success"]
+            assert (await first.peer.wait_closed()).code == CloseCode.REPLACED
+            assert bus.connection("pump") is second.connection
+
+
+@pytest.mark.parametrize("shown_in", ["query", "message"])
+async def test_the_end_of_a_replaced_connection_is_told_before_the_beginning_of_the_next(
+    shown_in: str,
+) -> None:
+    """Whoever keeps who is online in two hooks has it right, however slow the hooks are."""
+    bus, told, online = Bus(), list[str](), set[str]()
+
+    @bus.on_connect
+    async def here(connection: Connection) -> None:
+        await quiet()
+        assert connection.identity is not None
+        online.add(connection.id)
+        told.append("connect")
+
+    @bus.on_disconnect
+    async def gone(connection: Connection) -> None:
+        await quiet()
+        online.discard(connection.id)
+        told.append("disconnect")
+
+    async with bus:
+        endpoint = bus.endpoint(authenticator=judge, query_token="token", name_connection=by_path)
+        async with connecting(endpoint, path="/ws/pump") as connect:
+            for _ in range(3):
+                client = await connect("ann" if shown_in == "query" else None)
+                if shown_in == "message":
+                    client.say("auth", token="ann")
+                    await client.hear("auth_result")
+                client.say("ping")
+                await client.hear("pong")
+            assert told == ["connect", "disconnect"] * 2 + ["connect"]
+            assert online == {"pump"}
+
+
+async def test_hooks_come_in_pairs() -> None:
+    """A connection that never got its name is told by neither hook."""
+    bus, told = Bus(), list[str]()
+    bus.on_connect(lambda connection: told.append("connect"))
+    bus.on_disconnect(lambda connection: told.append("disconnect"))
+    async with bus:
+        named = bus.endpoint(authenticator=judge, name_connection=by_path)
+        async with connecting(named) as connect:
+            client = await connect()
+            client.say("auth", token="bad")
+            await client.peer.wait_closed()
+        await quiet()
+        assert told == []
+
+
+async def test_a_replaced_connection_that_does_not_close_is_cut_off() -> None:
+    """It is seen by everything until it is gone, and does not keep the bus from ending."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(name_connection=by_path)
+        async with connecting(endpoint, path="/ws/ann") as connect:
+            first = await connect()
+            first.peer.answers_close = False
+            held = first.connection
+            second = await connect()
+            second.say("ping")
+            await second.hear("pong")  # Its turn comes when the first is gone.
+            assert first.peer.closed is not None
+            assert first.peer.closed.code == CloseCode.ABNORMAL
+            assert bus.count(endpoint) == 1
+            assert bus.connection("ann") is second.connection is not held
+
+
 async def test_a_full_endpoint_refuses_with_503() -> None:
     """So many connections at once, and a place is free when one has gone."""
     async with Bus() as bus:
@@ -153,6 +267,197 @@ async def test_a_full_endpoint_refuses_with_503() -> None:
             await connect()
             assert await status(endpoint) == 503
         assert await status(endpoint) == 101
+
+
+async def test_places_are_counted_while_handshakes_are_judged() -> None:
+    """However many come at once and however slow the authenticator: never more than the limit."""
+    may_answer = Event()
+
+    async def slow(token: str | None, handshake: Handshake) -> None:
+        await may_answer.wait()
+
+    async with Bus() as bus:
+        endpoint = bus.endpoint(authenticator=slow, limits=Limits(max_connections=3))
+        verdicts: list[Admission | Refusal] = []
+
+        async def shake() -> None:
+            verdicts.append(await endpoint.admit(Handshake("/ws")))
+
+        async with create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(shake)
+            await quiet()
+            may_answer.set()
+        assert sum(isinstance(verdict, Admission) for verdict in verdicts) == 3
+        assert endpoint.places.taken == 3
+        verdicts.clear()  # Accepted, and never run: the places come back.
+        assert endpoint.places.taken == 0
+
+
+async def test_a_refused_or_cancelled_handshake_gives_its_place_back() -> None:
+    """Whatever ends it."""
+    async with Bus() as bus:
+        limits = Limits(max_connections=1, max_connections_per_address=1)
+        endpoint = bus.endpoint(authenticator=judge, query_token="t", limits=limits)
+        stuck = bus.endpoint(authenticator=lambda t, h: sleep_forever(), limits=limits)
+        peer: dict[str, Any] = {"client": ("192.0.2.1", 1)}
+        assert await status(endpoint, query_string="t=bad", **peer) == 401
+        assert await status(endpoint, subprotocols=("x",), **peer) == 400
+        with move_on_after(0):
+            await stuck.admit(Handshake("/ws", **peer))
+        for each in (endpoint, stuck):
+            assert each.places.taken == 0
+        assert await status(endpoint, **peer) == 101
+
+
+async def test_connections_of_one_address_are_bounded() -> None:
+    """Of IPv6, those of one network of 64 bits; without an address nothing is counted."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(limits=Limits(max_connections_per_address=2))
+        held = [
+            await endpoint.admit(Handshake("/ws", client=client))
+            for client in [
+                ("192.0.2.1", 1),
+                ("192.0.2.1", 2),
+                ("::ffff:192.0.2.1", 3),
+                ("192.0.2.2", 4),
+                ("2001:db8::1", 5),
+                ("2001:db8::2", 6),
+                ("2001:db8::3", 7),
+                ("2001:db8:0:1::1", 8),
+                None,
+                None,
+                None,
+            ]
+        ]
+        got = [verdict.status if isinstance(verdict, Refusal) else 101 for verdict in held]
+        assert got == [101, 101, 429, 101, 101, 101, 429, 101, 101, 101, 101]
+
+
+async def test_the_application_may_find_the_address() -> None:
+    """What it returns is counted by; what fails, or is no text, lets nobody in, and is logged."""
+    found: list[object] = ["a", "a", None, None, 5, RuntimeError()]
+
+    def address(handshake: Handshake) -> str | None:
+        answer = found.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[return-value]
+
+    async with Bus() as bus:
+        limits = Limits(max_connections_per_address=1)
+        endpoint = bus.endpoint(limits=limits, client_address=address)
+        held = [await endpoint.admit(Handshake("/ws")) for _ in range(6)]
+        got = [verdict.status if isinstance(verdict, Refusal) else 101 for verdict in held]
+        assert got == [101, 429, 101, 101, 503, 503]
+        assert endpoint.places.taken == 3
+
+
+async def test_only_trusted_proxies_say_where_a_client_is() -> None:
+    """A client that writes the header itself is counted where it is."""
+    async with Bus() as bus:
+        limits = Limits(max_connections_per_address=1)
+        endpoint = bus.endpoint(limits=limits, trusted_proxies=["10.0.0.0/8", "unix"])
+        held = []
+        for client, forwarded in [
+            (("10.0.0.1", 1), "192.0.2.1"),
+            (("10.0.0.1", 1), "192.0.2.2"),
+            (("10.0.0.1", 1), "192.0.2.9, 192.0.2.2, 10.1.1.1"),
+            (None, "192.0.2.1"),
+            (("192.0.2.7", 1), "192.0.2.8"),
+            (("192.0.2.7", 1), "192.0.2.9"),
+        ]:
+            handshake = Handshake("/ws", headers={"x-forwarded-for": forwarded}, client=client)
+            held.append(await endpoint.admit(handshake))
+        got = [verdict.status if isinstance(verdict, Refusal) else 101 for verdict in held]
+        assert got == [101, 101, 429, 429, 101, 429]
+
+
+@pytest.mark.parametrize("shown_in", ["query", "message"])
+async def test_connections_of_one_identity_are_bounded(shown_in: str) -> None:
+    """More are refused once they have authenticated: 429, or 4429."""
+    async with Bus() as bus:
+        limits = Limits(max_connections_per_identity=2)
+        endpoint = bus.endpoint(authenticator=judge, query_token="token", limits=limits)
+        async with connecting(endpoint) as connect:
+            for name in ("ann", "ann", "ben"):
+                await connect(name)
+            if shown_in == "query":
+                assert await status(endpoint, query_string="token=ann") == 429
+            else:
+                late = await connect()
+                late.say("auth", token="ann")
+                assert (await late.peer.wait_closed()).code == CloseCode.RATE_ABUSE
+            assert await status(endpoint, query_string="token=ben") == 101
+
+
+async def test_a_subject_belongs_to_its_authenticator() -> None:
+    """A guest who takes the name of a member of the staff gets, ends and counts as nothing of hers.
+
+    Endpoints that share an authenticator share its subjects.
+    """
+
+    def guest(token: str | None, handshake: Handshake) -> Identity | None:
+        return judge(token, handshake)
+
+    async with Bus() as bus:
+        staff, more = (bus.endpoint(authenticator=judge, query_token="token") for _ in range(2))
+        guests = bus.endpoint(authenticator=guest, query_token="token")
+        async with (
+            connecting(staff) as one,
+            connecting(more) as two,
+            connecting(guests) as three,
+        ):
+            ann, again, other = await one("ann"), await two("ann"), await three("ann")
+            assert (await bus.send("inbox", 1, to="ann")).matched == 2
+            assert (await bus.send("inbox", 2, to="ann", endpoint=staff)).matched == 1
+            assert (await bus.send("inbox", 3, to="ann", endpoint=guests)).matched == 1
+            assert await ann.events() == [1, 2]
+            assert await again.events() == [1]
+            assert await other.events() == [3]
+            assert bus.disconnect("ann") == 2
+            await quiet()
+            assert other.connection.close_code is None
+
+
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [("", 400), ("x" * 1025, 400), ("\ud800", 400), (5, 503), (None, 503), (RuntimeError(), 503)],
+    ids=["empty", "long", "not UTF-8", "number", "None", "fails"],
+)
+async def test_a_name_that_is_none_is_refused(named: object, code: int) -> None:
+    """The client's fault by 400, the application's by 503, and never silence."""
+
+    def name(handshake: Handshake) -> str:
+        if isinstance(named, Exception):
+            raise named
+        return named  # type: ignore[return-value]
+
+    async with Bus() as bus:
+        endpoint = bus.endpoint(name_connection=name)
+        assert await status(endpoint) == code
+        assert endpoint.places.taken == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"protocols": "wsbus.v1"},
+        {"protocols": []},
+        {"on_duplicate": "replaced"},
+        {"query_token": "token"},
+        {"anonymous": EVERYTHING, "authenticator": judge},
+        {"limits": Limits(max_connections_per_identity=1)},
+        {"trusted_proxies": "10.0.0.0/8"},
+        {"trusted_proxies": ["proxy"]},
+        {"trusted_proxies": ["10.0.0.1"], "client_address": by_path},
+    ],
+    ids=str,
+)
+def test_settings_that_take_no_effect_are_refused(settings: dict[str, Any]) -> None:
+    """When the endpoint is made, with what to write instead."""
+    with pytest.raises(UsageError):
+        Bus().endpoint(**settings)
 
 
 async def test_an_authenticator_that_fails_blames_nobody() -> None:

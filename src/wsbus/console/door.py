@@ -16,7 +16,7 @@ from ..bus import Bus
 from ..core.errors import CloseCode, Unauthenticated, UsageError
 from ..core.limits import Limits
 from ..core.permissions import Grants, Identity
-from ..endpoint import Admission, Endpoint, escaped
+from ..endpoint import Admission, Endpoint, Refusal, escaped
 from ..protocols import protocol
 from ..runner import awaited
 from ..transport import Handshake, Transport
@@ -98,13 +98,9 @@ class Console:
         """Whether consoles are let in now: as long as the bus runs."""
         return self.bus.is_running and not self._is_draining
 
-    def count(self, endpoint: Endpoint) -> int:
-        """Return how many consoles are connected."""
-        return 0 if self._room is None else self._room.guests
-
-    def has(self, endpoint: Endpoint, connection_id: str) -> bool:
-        """Whether a console has this id; ids are made up, so that none is ever taken."""
-        return False
+    def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
+        """Return nothing: consoles have no names of their own."""
+        return None
 
     async def serve(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
         """Run a console's connection to its end; the first opens the room, the last closes it."""

@@ -149,8 +149,11 @@ class Room:
         found.disconnect(code, "disconnected by an operator")
 
     def _find(self, connection_id: str, connected_at: float) -> Connection:
-        for (_, name), connection in self._services.connections.items():
-            if connection.connected_at == connected_at and cut(name) == connection_id[:CUT]:
+        for connection in self._services.registry.connected():
+            if (
+                connection.connected_at == connected_at
+                and cut(connection.id) == connection_id[:CUT]
+            ):
                 return connection
         raise CommandError("GONE", "this connection has ended")
 

@@ -249,7 +249,7 @@ def _things(query: Query, services: Services, tap: Tap) -> Sequence[Any]:
         case "subscribed":
             return services.hub.table.held()
         case _:
-            return list(services.connections.values())
+            return services.registry.connected()
 
 
 def _chunks(things: Iterable[T]) -> Iterator[list[T]]:

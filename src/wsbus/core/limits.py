@@ -59,7 +59,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     close_timeout: float = 5.0
     """For a closing handshake; then the transport is aborted."""
     max_connections: int | None = None
-    """Connections of the endpoint at once; more are refused at the handshake. None: any number."""
+    """Connections of the endpoint at once, handshakes that are being judged included; more are
+    refused at the handshake. None: any number."""
+    max_connections_per_address: int | None = None
+    """The same for one address (of IPv6: one network of 64 bits). None: any number."""
+    max_connections_per_identity: int | None = None
+    """The same for one identity: more are refused once they have authenticated. None: any
+    number."""
 
     def __post_init__(self) -> None:
         """Refuse bounds that bound nothing."""

@@ -24,6 +24,8 @@ class MemoryPeer:
         """Messages that have arrived and were not taken by :meth:`receive`."""
         self.is_reading: bool = True
         """Whether the transport is writable; see :meth:`stop_reading`."""
+        self.answers_close: bool = True
+        """Whether it answers a close frame; if not, only an abort ends the connection."""
         self.closed: TransportClosed | None = None
         """How the connection ended."""
         self._sent: Final[deque[str | bytes]] = deque()
@@ -105,10 +107,13 @@ class MemoryTransport:
     async def close(self, code: int, reason: str) -> None:
         """End the connection, or abort it if the peer does not read."""
         await checkpoint()
-        if self.peer.is_reading:
-            self.peer.close(code, reason)
-        else:
+        peer = self.peer
+        if not peer.is_reading:
             self.abort()
+        elif peer.answers_close:
+            peer.close(code, reason)
+        while peer.closed is None:
+            await peer._changed.wait()  # noqa: SLF001
 
     def abort(self) -> None:
         """Cut it off. Idempotent."""
