@@ -81,7 +81,6 @@ def test_it_is_compact_and_unescaped() -> None:
         (msgspec.Raw(b"null"), b"null"),
         ([msgspec.Raw(b'{"a":null}')], b'[{"a":null}]'),
     ],
-    ids=str,
 )
 def test_python_objects_with_an_obvious_form(value: object, text: bytes) -> None:
     """Structs, dataclasses, dates and the like are encoded as msgspec does."""

@@ -23,7 +23,9 @@ def test_every_limit_has_a_default() -> None:
     assert limits.max_message_bytes == 65536
     assert (limits.queue_messages, limits.queue_bytes) == (1000, 1 << 20)
     assert [name for name in limits.__struct_fields__ if getattr(limits, name) is None] == [
-        "max_connections"
+        "max_connections",
+        "max_connections_per_address",
+        "max_connections_per_identity",
     ]
 
 

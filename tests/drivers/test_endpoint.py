@@ -452,7 +452,6 @@ async def test_a_name_that_is_none_is_refused(named: object, code: int) -> None:
         {"trusted_proxies": ["proxy"]},
         {"trusted_proxies": ["10.0.0.1"], "client_address": by_path},
     ],
-    ids=str,
 )
 def test_settings_that_take_no_effect_are_refused(settings: dict[str, Any]) -> None:
     """When the endpoint is made, with what to write instead."""
