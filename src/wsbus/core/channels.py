@@ -1,8 +1,12 @@
 """Channel names: the grammar, and the way into it for names from outside.
 
 A channel is one to 16 segments joined by ``.``, at most 255 bytes of UTF-8. A segment is a
-non-empty run of printable characters (:meth:`str.isprintable`) without ``*`` and white space, and
-not ``+`` alone: ``BTC/USDT``, ``^GSPC``, ``600519``, ``a+b`` and ``贵州茅台`` are segments.
+non-empty run of characters that :data:`FORBIDDEN_CODES` does not list, without ``*``, and not ``+``
+alone: ``BTC/USDT``, ``^GSPC``, ``600519``, ``a+b`` and ``贵州茅台`` are segments.
+
+The table is fixed. A name that is valid in one version of Python is valid in every other one, and
+in JavaScript, whatever version of Unicode they know. The vectors in
+``tests/core/vectors/channels.json`` hold all of them to it.
 
 Only :func:`parse_channel` and :func:`channel` make a :data:`Channel`; whoever holds one need not
 check it again.
@@ -10,12 +14,14 @@ check it again.
 
 from __future__ import annotations
 
+import re
 from typing import Final, NewType
 from urllib.parse import unquote_to_bytes
 
 from .errors import InvalidChannel
 
 __all__ = [
+    "FORBIDDEN_CODES",
     "MAX_CHANNEL_BYTES",
     "MAX_SEGMENTS",
     "Channel",
@@ -35,11 +41,51 @@ MAX_CHANNEL_BYTES: Final = 255
 MAX_SEGMENTS: Final = 16
 """The most segments of a channel or pattern: it bounds the depth of every search."""
 
+FORBIDDEN_CODES: Final = (
+    (0x0000, 0x0020),
+    (0x007F, 0x00A0),
+    (0x00AD, 0x00AD),
+    (0x0600, 0x0605),
+    (0x061C, 0x061C),
+    (0x06DD, 0x06DD),
+    (0x070F, 0x070F),
+    (0x0890, 0x0891),
+    (0x08E2, 0x08E2),
+    (0x1680, 0x1680),
+    (0x180E, 0x180E),
+    (0x2000, 0x200F),
+    (0x2028, 0x202F),
+    (0x205F, 0x2064),
+    (0x2066, 0x206F),
+    (0x3000, 0x3000),
+    (0xD800, 0xF8FF),
+    (0xFDD0, 0xFDEF),
+    (0xFEFF, 0xFEFF),
+    (0xFFF9, 0xFFFB),
+    (0xFFFE, 0xFFFF),
+    (0x110BD, 0x110BD),
+    (0x110CD, 0x110CD),
+    (0x13430, 0x1343F),
+    (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A),
+    *((plane << 16 | 0xFFFE, plane << 16 | 0xFFFF) for plane in range(1, 14)),
+    (0xE0001, 0xE0001),
+    (0xE0020, 0xE007F),
+    (0xEFFFE, 0x10FFFF),
+)
+"""Code points that no name may hold, as first and last of each range.
+
+They are the general categories Cc, Cf, Cs, Co, Zs, Zl and Zp of Unicode 15.0 (control and format
+characters, surrogates, private use, white space), and the noncharacters. Code points that Unicode
+15.0 does not assign may stand in a name.
+"""
+
+_RANGES: Final = "".join([rf"\U{first:08x}-\U{last:08x}" for first, last in FORBIDDEN_CODES])
+_find_forbidden: Final = re.compile(f"[{_RANGES}]").search
+_replace_unfit: Final = re.compile(f"[{_RANGES}%.*]").sub
 _MAX_CHANNEL_DOTS: Final = MAX_SEGMENTS - 1
 # As many characters as fit even if each of them takes four bytes.
 _SURELY_SHORT: Final = MAX_CHANNEL_BYTES // 4
-# White space other than the space is never printable.
-_ESCAPED: Final = frozenset("%.* ")
 
 
 def parse_channel(name: str) -> Channel:
@@ -58,7 +104,8 @@ def parse_channel(name: str) -> Channel:
     """
     if (
         type(name) is str
-        and name.isprintable()
+        # Of the ASCII characters, all but the space are allowed that Python calls printable.
+        and (name.isprintable() if name.isascii() else not _find_forbidden(name))
         and " " not in name
         and "*" not in name
         and "+" not in name
@@ -92,19 +139,17 @@ def escape_segment(text: str) -> str:
     """Spell any text as one segment, without loss.
 
     Text that is a segment and holds no ``%`` stays as it is. Otherwise each character that does
-    not fit, and ``%`` itself, becomes the percent-encoding of its UTF-8 bytes (a lone surrogate
+    not fit, and ``.`` and ``%``, becomes the percent-encoding of its UTF-8 bytes (a lone surrogate
     is encoded as if it were a character). ``+`` becomes ``%2B``, the empty text ``%``.
 
     Guarantees: different texts give different segments. The length is not bounded: a channel of
     it may still exceed 255 bytes.
     """
-    if text.isprintable() and _ESCAPED.isdisjoint(text) and text not in {"", "+"}:
-        return text
     if not text:
         return "%"
     if text == "+":
         return "%2B"
-    return "".join(map(_escape_character, text))
+    return _replace_unfit(_escape_character, text)
 
 
 def unescape_segment(segment: str) -> str:
@@ -137,11 +182,12 @@ def split_name(name: object) -> list[str]:
     """
     if not isinstance(name, str):
         raise InvalidChannel("a name must be text")
-    if not name.isprintable() or " " in name:
+    # A name of a megabyte is not worth a search: its start tells enough to refuse it.
+    if _find_forbidden(name, 0, MAX_CHANNEL_BYTES):
         raise InvalidChannel(
             "a name must not contain white space or characters that cannot be printed"
         )
-    # Characters first: a name of a megabyte is not worth encoding.
+    # Characters are counted first: a name of a megabyte is not worth encoding.
     if len(name) > MAX_CHANNEL_BYTES or len(name.encode()) > MAX_CHANNEL_BYTES:
         raise InvalidChannel(f"a name may have at most {MAX_CHANNEL_BYTES} bytes")
     segments = name.split(".")
@@ -160,7 +206,5 @@ def _parse_slowly(name: str) -> Channel:
     return Channel(str.__str__(name))
 
 
-def _escape_character(character: str) -> str:
-    if character.isprintable() and character not in _ESCAPED:
-        return character
-    return "".join([f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass")])
+def _escape_character(found: re.Match[str]) -> str:
+    return "".join([f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass")])
