@@ -28,7 +28,7 @@ from wsbus.core.errors import InvalidChannel, UsageError
 TEXT = st.text(st.characters())  # lone surrogates among them
 BAD_CODES = {code for first, last in FORBIDDEN_CODES for code in range(first, last + 1)}
 VECTORS = Path(__file__).parent / "vectors"
-AWKWARD = st.text(st.sampled_from("a%+.* \t\n\u3000\x00\u200b\ud83d\ude00😀贵é2B"))
+AWKWARD = st.text(st.sampled_from("a%+.*/#> \t\n\u3000\x00\u200b\ud83d\ude00😀贵é2B"))
 
 GOOD = [
     "a",
@@ -82,7 +82,9 @@ def is_channel(name: str) -> bool:
         len(name.encode("utf-8", "surrogatepass")) <= 255
         and len(segments) <= 16
         and all(
-            segment not in {"", "+"} and all(ord(c) not in BAD_CODES and c != "*" for c in segment)
+            segment != ""
+            and set("+#>").isdisjoint(segment.split("/"))
+            and all(ord(c) not in BAD_CODES and c != "*" for c in segment)
             for segment in segments
         )
     )
@@ -169,7 +171,18 @@ def test_bad_names_are_refused_without_being_repeated(name: str) -> None:
         parse_channel(name)
     assert not is_channel(name)
     assert caught.value.reason.isprintable()
-    assert len(name) < 3 or name not in caught.value.reason
+    assert len(name) < 4 or name not in caught.value.reason
+
+
+@pytest.mark.parametrize("name", BAD, ids=lambda name: f"{len(name)} {ascii(name)[:20]}")
+def test_the_text_of_the_error_shows_the_name(name: str) -> None:
+    """For the application the error repeats what it refused: escaped, and shortened."""
+    with pytest.raises(InvalidChannel) as caught:
+        parse_channel(name)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert repr(name[:60])[1:-1] in text
+    assert len(text) < 400
 
 
 @pytest.mark.parametrize("name", [None, 3, 1.5, b"a", [], {}, ("a",), object()])
@@ -183,7 +196,7 @@ def test_what_is_no_text_is_refused_the_same_way(name: object) -> None:
 def test_the_grammar_holds_for_all_short_names() -> None:
     """All names up to five characters over the characters that matter are judged right."""
     for length in range(6):
-        for name in map("".join, product("a.+* 贵", repeat=length)):
+        for name in map("".join, product("a.+*/#", repeat=length)):
             assert accepts(name) == is_channel(name), name
 
 
@@ -232,13 +245,13 @@ def test_what_is_escaped_is_one_segment(text: str) -> None:
     segment = escape_segment(text)
     assert split_name(segment[:20]) == [segment[:20]]
     assert "*" not in segment
-    assert segment != "+"
+    assert set("+#>").isdisjoint(segment.split("/"))
     assert BAD_CODES.isdisjoint(map(ord, segment))
 
 
 def test_escaping_is_injective_on_all_short_texts() -> None:
     """All texts up to four characters over the awkward ones have segments of their own."""
-    texts = ["".join(t) for n in range(5) for t in product("%+.* 2Ba\ud800", repeat=n)]
+    texts = ["".join(t) for n in range(5) for t in product("%+.*/# 2Ba\ud800", repeat=n)]
     assert len({escape_segment(text) for text in texts}) == len(texts)
 
 
@@ -253,6 +266,10 @@ def test_escaping_is_injective_on_all_short_texts() -> None:
         ("%", "%25"),
         ("a.b", "a%2Eb"),
         ("*", "%2A"),
+        ("#", "%23"),
+        (">", "%3E"),
+        ("a/+/b", "a/%2B/b"),
+        ("C++/C#", "C++/C#"),
         ("a b", "a%20b"),
         ("\n", "%0A"),
         ("\u3000", "%E3%80%80"),
@@ -267,7 +284,23 @@ def test_escaped_forms(text: str, segment: str) -> None:
 
 @pytest.mark.parametrize(
     "segment",
-    ["", "+", "%%", "100%", "%2", "%2b", "%61", "%FF", "%ED", "a.b", "a b", "*", "\ud800"],
+    [
+        "",
+        "+",
+        "#",
+        "a/+",
+        "%%",
+        "100%",
+        "%2",
+        "%2b",
+        "%61",
+        "%FF",
+        "%ED",
+        "a.b",
+        "a b",
+        "*",
+        "\ud800",
+    ],
 )
 def test_only_escaped_forms_are_unescaped(segment: str) -> None:
     """A segment that escaping does not make is refused: no text has two spellings."""
@@ -301,6 +334,6 @@ def test_the_head_is_literal() -> None:
     """The head may have several segments and must itself be a channel."""
     assert channel("grid.abc", "a.b") == "grid.abc.a%2Eb"
     assert channel("system") == "system"
-    for head in ("", "*", "+", "a..b", "a b"):
+    for head in ("", "*", "+", "#", ">", "a/+", "a..b", "a b"):
         with pytest.raises(InvalidChannel):
             channel(head, "x")

@@ -5,7 +5,8 @@ The rule:
 - ``forbidden`` is the table of code points, as first and last of each range in hexadecimal.
 - ``segments`` escapes the texts of ``TEXTS``, and for each range of the table four texts: an
   ``a``, one code point, a ``b``. The code points are the first and the last of the range and their
-  neighbours outside of it.
+  neighbours outside of it. ``+``, ``#`` and ``>`` are escaped where they stand alone, also between
+  slashes.
 - ``valid`` and ``invalid`` hold names by hand, and ``a.`` followed by each of these four texts.
 - ``channels`` joins a head and names; ``channel`` is null where the result is refused.
 
@@ -26,6 +27,7 @@ FILE = Path(__file__).with_suffix(".json")
 TEXTS = [
     *("", "alice", "General Chat", "ada@example.org", "C++ / C#", "50%", "v1.2", "it's", "(x)!"),
     *("+", "++", "a+b", "*", "**", "a*b", ".", "..", "a.b", "%", "%%", "%25", "%2e", "#", ">", "/"),
+    *("+/a", "a/+", "a/+/b", "a/#", "a/>", "#/", "/", "//", "+/#/>", "C#", "a>b", "##", "#+", "->"),
     *("a/b", "BTC/USDT", "^GSPC", "600519", "-_.!~*'()", ";/?:@&=+$,#", '"\\<>[]{}|`', " ", "a b"),
     *(" a ", "a\tb", "a\nb", "\r\n", "\x00", "\x7f", "é", "e\u0301", "贵州茅台", "غرفة", "עברית"),
     *("🎉 party", "👨\u200d👩\u200d👧", "❤\ufe0f", "\ufeffa", "a\u200b", "\u202eabc", "\u3000"),
@@ -34,11 +36,25 @@ TEXTS = [
 ]
 VALID = [
     *("a", "system.health", "grid.grid_abc123.order", "BTC/USDT", "^GSPC", "600519", "a+b", "++"),
-    *("a.+b", "股票.贵州茅台", "100%", "a%2Eb", "#", "a.#", ">", "C#", "a/b", "a/+/b", "\u0378"),
+    *(
+        "a.+b",
+        "股票.贵州茅台",
+        "100%",
+        "a%2Eb",
+        "##",
+        "C#",
+        "a.C#",
+        "a>",
+        "a/b",
+        "a/b+",
+        "/",
+        "\u0378",
+    ),
     *("a" * 255, "é" * 127, "贵" * 85, "😀" * 63, ".".join("abcdefghijklmnop"), "__proto__.x"),
 ]
 INVALID = [
     *("", ".", "a.", ".a", "a..b", "*", "a.*", "a*", "**", "+", "a.+", "+.a", "a b", " a", "a\t"),
+    *("#", "a.#", "#.a", ">", "a.>", "a/+/b", "+/a", "a/+", "x.a/#", "a/#.x", ">/a"),
     *("a\n", "a\u3000b", "a\u2028b", "a\x00b", "a\u200bb", "a\ud800", "a\ue000", "a\ufdd0"),
     *("a" * 256, "é" * 128, "贵" * 86, "😀" * 64, ".".join("abcdefghijklmnopq"), "." * 20),
 ]
@@ -49,7 +65,8 @@ CHANNELS: list[tuple[str, list[str]]] = [
     ("grid.abc", ["a.b"]),
     ("room", [""]),
     ("room", ["", ""]),
-    ("room", ["+", "*", "%"]),
+    ("room", ["+", "*", "%", "#", ">"]),
+    ("room", ["C++ / C#", "a/+/b", "#/"]),
     ("room", ["👨\u200d👩\u200d👧"]),
     ("room", ["\ud800"]),
     ("a/b", ["c/d"]),
@@ -61,7 +78,10 @@ CHANNELS: list[tuple[str, list[str]]] = [
     ("room", [" " * 84]),
     ("room", ["贵" * 83]),
     ("room", ["贵" * 84]),
-    *((head, ["x"]) for head in ("", "*", "+", "a.", "a..b", "a b", "a.*", "a\u200b")),
+    *(
+        (head, ["x"])
+        for head in ("", "*", "+", "#", "a.>", "a/+", "a.", "a..b", "a b", "a.*", "a\u200b")
+    ),
 ]
 
 
@@ -100,11 +120,12 @@ def _edges(forbidden: list[tuple[int, int]]) -> Iterator[int]:
 
 
 def _escape(text: str, bad: set[int]) -> str:
-    if text in {"", "+"}:
-        return "%2B" if text else "%"
+    if not text:
+        return "%"
     made = []
-    for character in text:
-        if ord(character) in bad or character in ".%*":
+    for i, character in enumerate(text):
+        is_alone = character in "+#>" and {text[:i][-1:], text[i + 1 :][:1]} <= {"", "/"}
+        if ord(character) in bad or character in ".%*" or is_alone:
             code = character.encode("utf-8", "surrogatepass")
             made.append("".join(f"%{byte:02X}" for byte in code))
         else:
@@ -118,7 +139,8 @@ def _channel(head: str, names: list[str], bad: set[int]) -> str | None:
     is_wrong = (
         bool(bad.intersection(map(ord, made)))
         or "*" in made
-        or not {"", "+"}.isdisjoint(segments)
+        or "" in segments
+        or not set("+#>").isdisjoint(made.replace("/", ".").split("."))
         or len(segments) > 16
         or len(made.encode()) > 255
     )
