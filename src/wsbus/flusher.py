@@ -197,7 +197,7 @@ class Flusher:
 
     def _carry_out(self, plan: Plan) -> None:
         for write in plan.writes:
-            if write.members[0].writes_bytes:
+            if write.writes_bytes:
                 self._write(write)
             else:
                 self._hand_over(write)
@@ -223,11 +223,12 @@ class Flusher:
             self._not_written(member, (Owed(frame, None),), exc)
 
     def _write(self, write: Write) -> None:
-        members, owed = write
+        members, _, owed = write
         ready = Standing.READY
-        if members[0].standing is not ready and all(m.standing is not ready for m in members):
+        first = next(iter(members))
+        if first.standing is not ready and all(m.standing is not ready for m in members):
             return  # Subscribers inside the process always go by their queues.
-        chunks = list(joined_writes(owed, members[0].protocol))
+        chunks = list(joined_writes(owed, first.protocol))
         wire = chunks[0][0]
         publications, controls = count(owed)
         for member in members:  # The hot loop: nothing per member but the write and two sums.
@@ -269,8 +270,8 @@ class Flusher:
 
     def _hand_over(self, write: Write) -> None:
         """Let the runner send, to members whose transports can only be awaited."""
-        members, owed = write
-        frames = join([item.frame for item in owed], members[0].protocol)
+        members, _, owed = write
+        frames = join([item.frame for item in owed], next(iter(members)).protocol)
         publications, controls = count(owed)
         now = self._clock().monotonic
         ready = [member for member in members if member.standing is Standing.READY]
