@@ -158,7 +158,7 @@ class Bus(Publisher):
             on_duplicate=on_duplicate,
             client_address=client_address,
             trusted_proxies=trusted_proxies,
-            realm=self._realm_of(authenticator),
+            realm=self._realms.of(authenticator),
         )
         self._endpoints.append(endpoint)
         return endpoint

@@ -220,6 +220,9 @@ class Connection:
                     # A client that commands and never reads is not read either, until it drains.
                     while member.queue.is_choked and self._is_blocked and not outlet.has_failed:
                         await outlet.relief()
+                    # A client that publishes waits for readers, as the application does.
+                    if self._services.flusher.is_pressed:
+                        await self._services.flusher.drained()
         except TransportClosed as exc:
             if self.close_code is None:
                 self.close_code, self.close_reason = exc.code, exc.reason

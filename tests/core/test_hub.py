@@ -128,6 +128,18 @@ def test_the_excluded_get_nothing() -> None:
     assert hub.publish(publication("2"), frozenset(members)) == Receipt(0, 0)
 
 
+def test_taps_are_told_how_many_get_it() -> None:
+    """The excluded do not count."""
+    hub = Hub()
+    members = [enter(hub, "a") for _ in range(3)]
+    told: list[int] = []
+    hub.taps.append(lambda _, count: told.append(count))
+    hub.publish(publication("1"), frozenset(members[:2]))
+    hub.publish_to(members, publication("2"), frozenset(members[:1]))
+
+    assert told == [1, 2]
+
+
 def test_publish_to_goes_past_the_subscriptions() -> None:
     """The chosen get it whatever they joined; who is gone does not count."""
     hub = Hub()
