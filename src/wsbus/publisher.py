@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, Literal, TypeAlias, overload
 
+from ._threads import LoopCall
 from .connection import Connection
 from .core.channels import parse_channel
 from .core.choices import member_of
@@ -24,8 +24,6 @@ from .realms import Realms
 from .services import Services
 
 __all__ = ["Publisher", "Who"]
-
-logger: Final = logging.getLogger("wsbus.bus")
 
 Who: TypeAlias = Connection | Iterable[Connection] | str
 """A connection, several, or the subject of an identity, which stands for all its connections."""
@@ -360,11 +358,8 @@ class Publisher:
             raise NotStarted
         if threading.get_ident() == life.thread:
             raise UsageError(f"this is the thread of the event loop: use {instead}")
-        call = _Call(accept, is_awaited=timeout is not None)
-        try:
-            _run_soon(life, call.run)
-        except RuntimeError as exc:  # The event loop has ended.
-            raise NotStarted from exc
+        call = LoopCall(accept, is_awaited=timeout is not None)
+        call.submit(life.token)
         return None if timeout is None else call.wait(timeout)
 
     def _publication(
@@ -423,60 +418,6 @@ class Publisher:
                 "use publish_threadsafe"
             )
         return life.services
-
-
-class _Call:
-    """Something that another thread has the event loop do: carried out, or given up, never both.
-
-    Args:
-        accept: Does it.
-        is_awaited: Whether the other thread waits for the outcome.
-    """
-
-    def __init__(self, accept: Callable[[], Receipt], *, is_awaited: bool) -> None:
-        self._accept: Final = accept
-        self._is_awaited: Final = is_awaited
-        self._claim: Final = threading.Lock()
-        """Taken once: by the event loop when it begins, or by the thread when it gives up."""
-        self._done: Final = threading.Event()
-        self._outcome: Receipt | Exception = NotStarted()
-
-    def run(self) -> None:
-        """Carry it out, in the event loop."""
-        if not self._claim.acquire(blocking=False):
-            return
-        try:
-            self._outcome = self._accept()
-        except Exception as exc:  # noqa: BLE001  # raised in the thread, or logged
-            self._outcome = exc
-            if not self._is_awaited:
-                logger.warning("a publication of another thread was dropped: %s", exc)
-        self._done.set()
-
-    def wait(self, timeout: float) -> Receipt:
-        """Wait for the outcome, in the other thread."""
-        if not self._done.wait(timeout) and self._claim.acquire(blocking=False):
-            raise UsageError(
-                f"the event loop did not take it for {timeout:g} s, and nobody gets it: the loop "
-                "is blocked, perhaps because it waits for this thread; use wait=False there"
-            )
-        self._done.wait()  # It has begun, and waits for nothing.
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        return self._outcome
-
-
-def _run_soon(life: Life, call: Callable[[], None]) -> None:
-    """Have an event loop call something, from any thread.
-
-    Raises:
-        RuntimeError: The event loop has ended.
-    """
-    native = life.token.native_token
-    run_soon = (
-        getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-    )  # asyncio, trio
-    run_soon(call)
 
 
 def _kind(value: object) -> str:

@@ -14,9 +14,9 @@ from wsbus.core.heartbeat import Beat, Heartbeat, HeartbeatPolicy
 # Eighths of seconds: sums of them are exact, so that the model can ask for equality.
 durations = st.integers(1, 400).map(lambda n: n / 8)
 policies = (
-    st.tuples(st.none() | durations, st.none() | durations)
-    .filter(lambda pair: None in pair or pair[0] < pair[1])  # type: ignore[operator]
-    .map(lambda pair: HeartbeatPolicy(*pair))
+    st.builds(HeartbeatPolicy, st.none(), st.none() | durations)
+    | st.builds(HeartbeatPolicy, durations, st.none())
+    | st.tuples(durations, durations).map(lambda pair: HeartbeatPolicy(pair[0], sum(pair)))
 )
 
 
