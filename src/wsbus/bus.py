@@ -158,7 +158,7 @@ class Bus(Publisher):
             on_duplicate=on_duplicate,
             client_address=client_address,
             trusted_proxies=trusted_proxies,
-            realm=self._realms.of(authenticator),
+            realm=self._recipients.realm_of(authenticator),
         )
         self._endpoints.append(endpoint)
         return endpoint
@@ -384,7 +384,7 @@ class Bus(Publisher):
         Returns:
             How many there were.
         """
-        found = self._find(self._running(), who, endpoint)
+        found = self._recipients.find(self._running().registry, who, endpoint)
         for connection in found:
             connection.disconnect(code, reason)
         return len(found)

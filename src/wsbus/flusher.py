@@ -80,7 +80,7 @@ class Flusher:
         self._flushed: Event | None = None  # For those who wait for a flush.
         self._progress: Event | None = None  # For those who wait for readers.
         self.is_pressed: bool = False
-        """So much was published without a wait that who can wait should call :meth:`drained`."""
+        """Whoever published last by :meth:`soon_for_reader` should call :meth:`drained`."""
         self.flushes: int = 0
         self.failures: int = 0
         """Members lost to a failed write."""
@@ -94,10 +94,17 @@ class Flusher:
         """
         if self.is_overdue:
             self.flush()
-            self.is_pressed = bool(self._hub.blocked)
         elif not self._is_due:
             self._is_due = True
             self._due.set()
+
+    def soon_for_reader(self) -> None:
+        """As :meth:`soon`, for a connection that publishes what its client said.
+
+        It cannot wait at once, but before it acts on the next message: :attr:`is_pressed` tells.
+        """
+        self.is_pressed = self.is_overdue
+        self.soon()
 
     @property
     def is_overdue(self) -> bool:

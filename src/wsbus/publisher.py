@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypeAlias, overload
+from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ._threads import LoopCall
-from .connection import Connection
 from .core.channels import parse_channel
 from .core.choices import member_of
 from .core.encoding import EncHook, encode_data
@@ -17,19 +16,21 @@ from .core.hub import Receipt
 from .core.instant import Instant
 from .core.messages import Publication
 from .core.overflow import Overflow
-from .core.plan import Member
 from .endpoint import Endpoint
 from .life import Life
-from .realms import Realms
+from .recipients import Recipients, Who
 from .services import Services
 
-__all__ = ["Publisher", "Who"]
+__all__ = ["Publisher"]
 
-Who: TypeAlias = Connection | Iterable[Connection] | str
-"""A connection, several, or the subject of an identity, which stands for all its connections."""
-
-_NOBODY: Final[frozenset[Member]] = frozenset()
 _TIMEOUT: Final = 5.0
+
+
+class _Options(TypedDict, total=False):
+    event: str
+    exclude: Who
+    overflow: Overflow | str | None
+    key: str | None
 
 
 class Publisher:
@@ -44,7 +45,7 @@ class Publisher:
         self._clock: Final = clock
         self._broadcasts: Final[set[str]] = set()
         self._life: Life | None = None
-        self._realms: Final = Realms()
+        self._recipients: Final = Recipients()
 
     async def publish(
         self,
@@ -85,7 +86,9 @@ class Publisher:
         """
         services = self._running()
         publication = self._publication(channel, data, event, overflow, key)
-        receipt = services.hub.publish(publication, self._members(services, exclude))
+        receipt = services.hub.publish(
+            publication, self._recipients.members(services.registry, exclude)
+        )
         await self._pace(services)
         return receipt
 
@@ -108,7 +111,9 @@ class Publisher:
         """
         services = self._running()
         publication = self._publication(channel, data, event, overflow, key)
-        receipt = services.hub.publish(publication, self._members(services, exclude))
+        receipt = services.hub.publish(
+            publication, self._recipients.members(services.registry, exclude)
+        )
         services.flusher.soon()
         return receipt
 
@@ -118,12 +123,9 @@ class Publisher:
         channel: str,
         data: object = None,
         *,
-        event: str = "message",
-        exclude: Who = (),
-        overflow: Overflow | str | None = None,
-        key: str | None = None,
         wait: Literal[True] = True,
         timeout: float = _TIMEOUT,
+        **options: Unpack[_Options],
     ) -> Receipt: ...
 
     @overload
@@ -132,12 +134,9 @@ class Publisher:
         channel: str,
         data: object = None,
         *,
-        event: str = "message",
-        exclude: Who = (),
-        overflow: Overflow | str | None = None,
-        key: str | None = None,
         wait: Literal[False],
         timeout: float = _TIMEOUT,
+        **options: Unpack[_Options],
     ) -> None: ...
 
     def publish_threadsafe(
@@ -179,7 +178,9 @@ class Publisher:
 
         def accept() -> Receipt:
             services = self._running()
-            receipt = services.hub.publish(publication, self._members(services, exclude))
+            receipt = services.hub.publish(
+                publication, self._recipients.members(services.registry, exclude)
+            )
             services.flusher.soon()
             return receipt
 
@@ -277,12 +278,9 @@ class Publisher:
         *,
         to: Who,
         endpoint: Endpoint | None = None,
-        event: str = "message",
-        exclude: Who = (),
-        overflow: Overflow | str | None = None,
-        key: str | None = None,
         wait: Literal[True] = True,
         timeout: float = _TIMEOUT,
+        **options: Unpack[_Options],
     ) -> Receipt: ...
 
     @overload
@@ -293,12 +291,9 @@ class Publisher:
         *,
         to: Who,
         endpoint: Endpoint | None = None,
-        event: str = "message",
-        exclude: Who = (),
-        overflow: Overflow | str | None = None,
-        key: str | None = None,
         wait: Literal[False],
         timeout: float = _TIMEOUT,
+        **options: Unpack[_Options],
     ) -> None: ...
 
     def send_threadsafe(
@@ -337,6 +332,10 @@ class Publisher:
         else:
             flusher.soon()
 
+    def _publish(self, services: Services, publication: Publication, exclude: Who) -> Receipt:
+        excluded = self._recipients.members(services.registry, exclude)
+        return services.hub.publish(publication, excluded)
+
     def _send(
         self,
         services: Services,
@@ -345,8 +344,9 @@ class Publisher:
         exclude: Who,
         endpoint: Endpoint | None,
     ) -> Receipt:
-        members = [c.member for c in self._find(services, to, endpoint, "to")]
-        excluded = self._members(services, exclude, endpoint)
+        registry = services.registry
+        members = [c.member for c in self._recipients.find(registry, to, endpoint, "to")]
+        excluded = self._recipients.members(registry, exclude, endpoint)
         return services.hub.publish_to(members, publication, excluded)
 
     def _from_thread(
@@ -376,37 +376,8 @@ class Publisher:
         if overflow is not None:
             overflow = member_of(Overflow, overflow, "overflow")
         if key is not None and not isinstance(key, str):
-            raise UsageError(f"key must be a text or None, not {_kind(key)}")
+            raise UsageError(f"key must be a text or None, not {type(key).__name__}")
         return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
-
-    def _members(
-        self, services: Services, who: Who, endpoint: Endpoint | None = None
-    ) -> frozenset[Member]:
-        if who == ():  # As a rule.
-            return _NOBODY
-        return frozenset([c.member for c in self._find(services, who, endpoint, "exclude")])
-
-    def _find(
-        self, services: Services, who: Who, endpoint: Endpoint | None, name: str = "who"
-    ) -> list[Connection]:
-        """Return those that are meant and connected.
-
-        Raises:
-            UsageError: It is neither a connection, nor several, nor the subject of an identity.
-        """
-        if isinstance(who, str):
-            realm = self._realms.default() if endpoint is None else endpoint.realm
-            return services.registry.of(realm, who, endpoint)
-        try:
-            wanted = dict.fromkeys((who,) if isinstance(who, Connection) else who)
-        except TypeError:  # Nothing to iterate over, or it holds what has no hash.
-            wanted = None
-        if wanted is None or not all(isinstance(each, Connection) for each in wanted):
-            raise UsageError(
-                f"{name} must be a connection, several, or the subject of an identity, "
-                f"not {_kind(who)}"
-            )
-        return services.registry.present(wanted)
 
     def _running(self) -> Services:
         life = self._life
@@ -418,7 +389,3 @@ class Publisher:
                 "use publish_threadsafe"
             )
         return life.services
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__

@@ -30,13 +30,13 @@ class Block(Generic[M]):
     def __init__(self) -> None:
         self.patterns: dict[str, tuple[Pattern, int]] = {}
         """By text, with the bit."""
-        self.used = 0
+        self.used: int = 0
         """Bits that were given."""
         self.members: dict[M, int] = {}
         """The bits of each member's patterns."""
-        self.fits = [0] * (MAX_SEGMENTS + 1)
+        self.fits: list[int] = [0] * (MAX_SEGMENTS + 1)
         """By number of segments: patterns that match channels of that length."""
-        self.wild = [0] * MAX_SEGMENTS
+        self.wild: list[int] = [0] * MAX_SEGMENTS
         """By position: patterns that take any segment there."""
         self.literal: list[dict[str, int]] = [{} for _ in range(MAX_SEGMENTS)]
         """By position and segment: patterns that take this segment there."""

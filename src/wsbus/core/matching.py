@@ -115,8 +115,8 @@ class MatchCache(Generic[M, A]):
         self._version = 0
         self._changes: list[tuple[Pattern | None, M]] = []
         self._behind: set[Channel] = set()
-        self.hits = 0
-        self.misses = 0
+        self.hits: int = 0
+        self.misses: int = 0
 
     def __len__(self) -> int:
         """Return how many channels are kept."""
