@@ -105,7 +105,7 @@ def _simplified(value: Any) -> object:
             # Dates of a resolution that Python has not become a number without a meaning.
             return plain if value.dtype.kind not in "mM" else value.astype(str).tolist()
     if value is None or isinstance(value, tuple | frozenset):  # As values they are no problem.
-        raise _NoForm(f"keys of type {type(value).__qualname__} are not supported; use text")
+        raise _NoForm(f"keys of type {type(value).__qualname__} are not supported; {_HINT}")
     raise _NoForm(f"objects of type {type(value).__qualname__} are not supported; {_HINT}")
 
 
