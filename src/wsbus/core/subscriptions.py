@@ -250,7 +250,7 @@ class SubscriptionTable(Generic[M, A]):
 
     def _note(self, pattern: Pattern, member: M) -> None:
         if pattern.is_exact:
-            self._cache.note_exact(Channel(pattern.text), member)
+            self._cache.note_exact(pattern.text, member)  # type: ignore[arg-type]  # it is one
         else:
             self._cache.note(pattern, member)
 
@@ -314,7 +314,12 @@ class SubscriptionTable(Generic[M, A]):
 
 
 def _is_deep(pattern: Pattern) -> bool:
-    return not _WILDCARDS.isdisjoint(pattern.segments[_SHALLOW:-1])
+    segments = pattern.segments
+    return (
+        len(segments) > _SHALLOW + 1
+        and not pattern.is_exact
+        and not _WILDCARDS.isdisjoint(segments[_SHALLOW:-1])
+    )
 
 
 def _way(pattern: Pattern) -> tuple[str, ...]:
