@@ -200,6 +200,8 @@ class WebSocketManager:
                 queue_bytes=4 << 20,
             ),
         )
+        self._interval: float | None = 30
+        self._timeout: float | None = 60
         self.dead_connections: int = 0
         """Removed because they were silent, too slow, or broken."""
         self.bus.on_disconnect(self._count)
@@ -207,20 +209,29 @@ class WebSocketManager:
     @property
     def heartbeat_interval(self) -> float | None:
         """Seconds between pings; takes effect at the next sweep, within a second."""
-        return self.endpoint.heartbeat.interval
+        return self._interval
 
     @heartbeat_interval.setter
     def heartbeat_interval(self, seconds: float | None) -> None:
-        self.endpoint.heartbeat = HeartbeatPolicy(seconds, self.heartbeat_timeout, spreads=False)
+        self._beat(seconds, self._timeout)
 
     @property
     def heartbeat_timeout(self) -> float | None:
         """Seconds of silence that end a connection (4408); the same."""
-        return self.endpoint.heartbeat.timeout
+        return self._timeout
 
     @heartbeat_timeout.setter
     def heartbeat_timeout(self, seconds: float | None) -> None:
-        self.endpoint.heartbeat = HeartbeatPolicy(self.heartbeat_interval, seconds, spreads=False)
+        self._beat(self._interval, seconds)
+
+    def _beat(self, interval: float | None, timeout: float | None) -> None:
+        policy = HeartbeatPolicy(interval, None, spreads=False)
+        HeartbeatPolicy(None, timeout)
+        self._interval, self._timeout = interval, timeout
+        # Both are assigned one after the other: until they fit, the timeout waits.
+        if interval is None or timeout is None or timeout > interval:
+            policy = HeartbeatPolicy(interval, timeout, spreads=False)
+        self.endpoint.heartbeat = policy
 
     async def broadcast_to_subscribers(self, symbol: str, message: Json) -> Sent:
         """Send a message to all who subscribe to a symbol."""

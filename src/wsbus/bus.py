@@ -15,6 +15,7 @@ from .auth import Authenticator
 from .commands import Commands, RegisteredCommand
 from .connection import Connection
 from .core.channels import parse_channel
+from .core.choices import member_of
 from .core.encoding import EncHook
 from .core.errors import CloseCode, UsageError
 from .core.heartbeat import Heartbeat, HeartbeatPolicy
@@ -104,7 +105,7 @@ class Bus(Publisher):
         origins: Collection[str] | Literal["same-host", "*"] = "same-host",
         limits: Limits | None = None,
         heartbeat: HeartbeatPolicy | None = None,
-        overflow: Overflow = Overflow.DROP_OLDEST,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
         broadcast: str | None = None,
         name_connection: Callable[[Handshake], str] | None = None,
         on_duplicate: Literal["replace", "reject"] = "replace",
@@ -130,8 +131,8 @@ class Bus(Publisher):
             trusted_proxies: Whose ``X-Forwarded-For`` is believed.
 
         Raises:
-            UsageError: No or an unknown protocol, a channel that is none, or a setting that can
-                never take effect.
+            UsageError: No or an unknown protocol, a channel that is none, a setting that can never
+                take effect, or one that is none of its words.
         """
         if not protocols or isinstance(protocols, str):
             raise UsageError("an endpoint speaks at least one protocol: protocols=['wsbus.v1']")
@@ -151,13 +152,13 @@ class Bus(Publisher):
             origins=origins,
             limits=limits or Limits(),
             heartbeat=heartbeat or HeartbeatPolicy(),
-            overflow=overflow,
+            overflow=member_of(Overflow, overflow, "overflow"),
             broadcast=None if broadcast is None else parse_channel(broadcast),
             name_connection=name_connection,
             on_duplicate=on_duplicate,
             client_address=client_address,
             trusted_proxies=trusted_proxies,
-            realm=self._realm_of(authenticator),
+            realm=self._recipients.realm_of(authenticator),
         )
         self._endpoints.append(endpoint)
         return endpoint
@@ -316,7 +317,7 @@ class Bus(Publisher):
         *,
         max_messages: int = 1000,
         max_bytes: int = 1 << 20,
-        overflow: Overflow = Overflow.DROP_OLDEST,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
     ) -> Subscription:
         """Subscribe inside the process: ``async with bus.subscribe("grid.*") as events:``.
 
@@ -328,6 +329,7 @@ class Bus(Publisher):
 
         Raises:
             InvalidChannel: It is no pattern.
+            UsageError: ``overflow`` is none of the words.
         """
         return Subscription(
             self._running,
@@ -382,7 +384,7 @@ class Bus(Publisher):
         Returns:
             How many there were.
         """
-        found = self._find(self._running(), who, endpoint)
+        found = self._recipients.find(self._running().registry, who, endpoint)
         for connection in found:
             connection.disconnect(code, reason)
         return len(found)

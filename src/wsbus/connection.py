@@ -214,12 +214,11 @@ class Connection:
         """Read to the end; never raises because of the peer. Cancellation: aborts."""
         try:
             await self._begin()
-            member, outlet = self._member, self._member.outlet
+            member, flusher = self._member, self._services.flusher
             while True:  # An idle connection holds on to nothing of what it received.
                 for _ in self._handle(await self._transport.receive()):
-                    # A client that commands and never reads is not read either, until it drains.
-                    while member.queue.is_choked and self._is_blocked and not outlet.has_failed:
-                        await outlet.relief()
+                    if member.queue.is_choked or flusher.is_pressed:
+                        await self._hold_back()
         except TransportClosed as exc:
             if self.close_code is None:
                 self.close_code, self.close_reason = exc.code, exc.reason
@@ -241,6 +240,16 @@ class Connection:
             self._services.registry.free(self)
             if self._gone is not None:
                 self._gone.set()
+
+    async def _hold_back(self) -> None:
+        """Read no further while its own answers, or those who read what it publishes, wait."""
+        member, outlet = self._member, self._member.outlet
+        # A client that commands and never reads is not read either, until it drains.
+        while member.queue.is_choked and self._is_blocked and not outlet.has_failed:
+            await outlet.relief()
+        # A client that publishes waits for readers, as the application does.
+        if self._services.flusher.is_pressed:
+            await self._services.flusher.drained()
 
     def tick(self, now: Instant) -> None:
         """Do what time demands; called by the bus's sweeper when :attr:`deadline` has come."""

@@ -14,6 +14,7 @@ from anyio import fail_after
 from .auth import Authenticator
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
+from .core.choices import choice, member_of
 from .core.errors import CloseCode, Unauthenticated, UsageError
 from .core.frame import Frame
 from .core.heartbeat import HeartbeatPolicy
@@ -193,12 +194,14 @@ class Endpoint:
     _proxies: Proxies = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Make what its connections share."""
+        """Check the settings that are words, and make what its connections share."""
+        self.overflow = member_of(Overflow, self.overflow, "overflow")
+        choice(("replace", "reject"), self.on_duplicate, "on_duplicate")
+        if not isinstance(self.heartbeat, HeartbeatPolicy):
+            raise UsageError("heartbeat must be a HeartbeatPolicy(interval=…, timeout=…)")
         limits = self.limits
         self.origins = parse_origins(self.origins)
         self._proxies = Proxies(self.trusted_proxies)
-        if self.on_duplicate not in {"replace", "reject"}:
-            raise UsageError(f"on_duplicate is 'replace' or 'reject', not {self.on_duplicate!r}")
         if self.authenticator is None:
             if self.query_token is not None:
                 raise UsageError("query_token needs an authenticator, which judges the token")

@@ -2,8 +2,11 @@
 
 Whoever publishes in a turn only fills the hub's log; the flush at the turn's end joins what each
 member owes and writes it with one system call. A member that cannot be written to becomes blocked:
-its queue fills within its bounds while one call on the runner waits for room and drains it. So
-nothing here, and no publisher, ever waits for a subscriber.
+its queue fills within its bounds while one call on the runner waits for room and drains it.
+
+A publisher in a tight loop is slowed down to what readers take, so that none of them loses anything
+that keeps up (see :meth:`Flusher.flushed`). The wait is bounded, and a reader that does not keep up
+is not waited for: nobody waits for a slow subscriber.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
-from anyio import Event, WouldBlock, sleep
+from anyio import Event, WouldBlock, current_time, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from ._signal import Signal
@@ -23,10 +26,18 @@ from .core.hub import Hub
 from .core.instant import Instant
 from .core.messages import Gap
 from .core.plan import Member, Owed, Plan, Standing, Write, count, join, joined_writes
+from .outlet import Outlet, Owner
 from .runner import Runner
-from .transport import Transport, WriteNow
 
-__all__ = ["FLUSH_BYTES", "FLUSH_COUNT", "Flusher", "Outlet", "Owner"]
+__all__ = [
+    "CATCH_UP_SECONDS",
+    "FLUSH_BYTES",
+    "FLUSH_COUNT",
+    "PACE_SECONDS",
+    "Flusher",
+    "Outlet",
+    "Owner",
+]
 
 logger: Final = logging.getLogger("wsbus.flusher")
 
@@ -36,64 +47,14 @@ overflow healthy queues, and with one each nothing would be joined (measured: 16
 messages, against 11)."""
 FLUSH_BYTES: Final = 256 * 1024
 """The same, in bytes."""
-
-
-class Owner(Protocol):
-    """Whom the flusher tells what it found out about a member."""
-
-    def write_failed(self, *, is_closed: bool) -> None:
-        """Nothing can be written any more; perhaps because the connection closes already."""
-        ...
-
-    def queue_overflowed(self) -> None:
-        """The queue is full, and the policy is to close."""
-        ...
-
-
-class Outlet:
-    """What the flusher knows of one member's transport, asked once, at attach.
-
-    Args:
-        transport: Where to write.
-        owner: Whom to tell.
-        write_deadline: Seconds for which it may take nothing before it is given up.
-    """
-
-    __slots__ = (
-        "_relief",
-        "direct",
-        "has_failed",
-        "owner",
-        "progress_at",
-        "transport",
-        "unsent",
-        "write_deadline",
-    )
-
-    def __init__(self, transport: Transport, owner: Owner, write_deadline: float) -> None:
-        self.transport: Final = transport
-        self.direct: Final = transport if isinstance(transport, WriteNow) else None
-        self.owner: Final = owner
-        self.write_deadline: Final = write_deadline
-        self.progress_at: float = 0.0
-        """When, while blocked, the transport took something last; monotonic seconds."""
-        self.unsent: int = 0
-        """Bytes that the operating system had not taken at the last look."""
-        self.has_failed: bool = False
-        """Nothing will be written any more: there is no relief to wait for."""
-        self._relief: Event | None = None
-
-    async def relief(self) -> None:
-        """Wait until some of the queue was written, or the member is not blocked any more."""
-        if self._relief is None:
-            self._relief = Event()
-        await self._relief.wait()
-
-    def relieve(self) -> None:
-        """Let those go who wait in :meth:`relief`."""
-        if self._relief is not None:
-            self._relief.set()
-            self._relief = None
+PACE_SECONDS: Final = 0.25
+"""How long a publisher waits for readers after each flush, at most; and how long one of them may
+take nothing before it is not waited for any more."""
+CATCH_UP_SECONDS: Final = 1.0
+"""How long publishers wait in all for a reader that has fallen behind. After that they do not wait
+for it until it has caught up, which is when it owes nothing."""
+_TURNS: Final = FLUSH_BYTES // MAX_JOIN_BYTES
+"""Turns of the loop for readers inside the process, which take 64 KiB in each."""
 
 
 class Flusher:
@@ -117,6 +78,9 @@ class Flusher:
         self._is_flushing = False
         self._due: Final = Signal()
         self._flushed: Event | None = None  # For those who wait for a flush.
+        self._progress: Event | None = None  # For those who wait for readers.
+        self.is_pressed: bool = False
+        """Whoever published last by :meth:`soon_for_reader` should call :meth:`drained`."""
         self.flushes: int = 0
         self.failures: int = 0
         """Members lost to a failed write."""
@@ -134,17 +98,21 @@ class Flusher:
             self._is_due = True
             self._due.set()
 
+    def soon_for_reader(self) -> None:
+        """As :meth:`soon`, for a connection that publishes what its client said.
+
+        It cannot wait at once, but before it acts on the next message: :attr:`is_pressed` tells.
+        """
+        self.is_pressed = self.is_overdue
+        self.soon()
+
     @property
     def is_overdue(self) -> bool:
         """So much is owed that a publisher should let the loop turn."""
         return self._hub.owed >= FLUSH_COUNT or self._hub.owed_bytes >= FLUSH_BYTES
 
     async def flushed(self) -> None:
-        """Wait for the next flush, and a few turns more if there is somebody who needs them.
-
-        Who can only be awaited takes 64 KiB at a time, and a turn of the loop for that if the
-        server yields in its ``send``.
-        """
+        """Wait for the next flush, and then for the readers that drain; see :meth:`drained`."""
         if self._interval:  # The publisher is ahead of it.
             self.flush()
             await checkpoint()
@@ -154,10 +122,55 @@ class Flusher:
             if self._flushed is None:
                 self._flushed = Event()
             await self._flushed.wait()
-        for _ in range(FLUSH_BYTES // MAX_JOIN_BYTES):
-            if not any(_is_catching_up(member) for member in self._hub.blocked):
-                return
+        if self._hub.blocked:
+            await self.drained()
+
+    async def drained(self) -> None:
+        """Wait until readers that have fallen behind have caught up: they owe nothing.
+
+        It waits at most :data:`PACE_SECONDS`, and for one reader at most :data:`CATCH_UP_SECONDS`
+        in all until that has caught up. A reader that took nothing for :data:`PACE_SECONDS` is not
+        waited for until it takes something. So readers never slow a publisher down below 1 MiB or
+        256 publications a second, and one that is stuck costs a quarter of a second, once.
+
+        Subscribers inside the process get a few turns of the loop instead.
+        """
+        self.is_pressed = False
+        for _ in range(_TURNS):
+            if not any(_is_local(member) for member in self._hub.blocked):
+                break
             await checkpoint()
+        behind = self._behind(current_time())
+        moves = {outlet: outlet.moves for outlet in behind}
+        with move_on_after(PACE_SECONDS) as scope:
+            while behind:
+                if self._progress is None:
+                    self._progress = Event()
+                await self._progress.wait()
+                behind = self._behind(current_time())
+        if scope.cancelled_caught:
+            for outlet in behind:
+                outlet.has_stalled = outlet.moves == moves.get(outlet)
+
+    def _behind(self, now: float) -> list[Outlet]:
+        """Return the readers that are worth a wait."""
+        behind = []
+        for member in self._hub.blocked:
+            outlet = member.outlet
+            if not isinstance(outlet, Outlet) or member.queue.is_empty or outlet.has_failed:
+                continue
+            if outlet.behind_since is None:
+                outlet.behind_since = now
+            if not outlet.has_stalled and now - outlet.behind_since < CATCH_UP_SECONDS:
+                behind.append(outlet)
+        return behind
+
+    def _relieve(self, outlet: Outlet) -> None:
+        """Tell those who wait that something was written, or that nothing will be."""
+        outlet.relieve()
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
 
     async def run(self) -> None:
         """Flush once per turn, or interval, in which :meth:`soon` was called; until cancelled."""
@@ -197,7 +210,7 @@ class Flusher:
 
     def _carry_out(self, plan: Plan) -> None:
         for write in plan.writes:
-            if write.members[0].writes_bytes:
+            if write.writes_bytes:
                 self._write(write)
             else:
                 self._hand_over(write)
@@ -223,11 +236,12 @@ class Flusher:
             self._not_written(member, (Owed(frame, None),), exc)
 
     def _write(self, write: Write) -> None:
-        members, owed = write
+        members, _, owed = write
         ready = Standing.READY
-        if members[0].standing is not ready and all(m.standing is not ready for m in members):
+        first = next(iter(members))
+        if first.standing is not ready and all(m.standing is not ready for m in members):
             return  # Subscribers inside the process always go by their queues.
-        chunks = list(joined_writes(owed, members[0].protocol))
+        chunks = list(joined_writes(owed, first.protocol))
         wire = chunks[0][0]
         publications, controls = count(owed)
         for member in members:  # The hot loop: nothing per member but the write and two sums.
@@ -269,8 +283,8 @@ class Flusher:
 
     def _hand_over(self, write: Write) -> None:
         """Let the runner send, to members whose transports can only be awaited."""
-        members, owed = write
-        frames = join([item.frame for item in owed], members[0].protocol)
+        members, _, owed = write
+        frames = join([item.frame for item in owed], next(iter(members)).protocol)
         publications, controls = count(owed)
         now = self._clock().monotonic
         ready = [member for member in members if member.standing is Standing.READY]
@@ -290,8 +304,11 @@ class Flusher:
         except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member
             self._fail(member, exc)
             return
-        outlet.relieve()
-        if not self._hub.unblock(member):
+        is_ready = self._hub.unblock(member)
+        self._relieve(outlet)
+        if is_ready:
+            outlet.behind_since = None
+        else:
             outlet.progress_at = self._clock().monotonic
             await self._drain(member)
 
@@ -312,7 +329,9 @@ class Flusher:
         except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member
             self._fail(member, exc)
         finally:
-            outlet.relieve()
+            if member.standing is not Standing.BLOCKED:
+                outlet.behind_since = None
+            self._relieve(outlet)
 
     async def _send(self, outlet: Outlet, frames: Sequence[Frame]) -> None:
         if outlet.direct is None:
@@ -320,7 +339,7 @@ class Flusher:
         else:
             outlet.direct.write_now(b"".join([frame.wire for frame in frames]))
         outlet.progress_at = self._clock().monotonic
-        outlet.relieve()
+        self._relieve(outlet)
 
     def _take(self, member: Member) -> Sequence[Frame]:
         """Take a joined write's worth from its queue, what was lost before it told first."""
@@ -370,10 +389,9 @@ class Flusher:
             if exc is not None and not isinstance(exc, OSError):
                 logger.error("writing to a connection failed", exc_info=exc)
         outlet.has_failed = True
-        outlet.relieve()
+        self._relieve(outlet)
         outlet.owner.write_failed(is_closed=is_closed)
 
 
-def _is_catching_up(member: Member) -> bool:
-    outlet = member.outlet
-    return isinstance(outlet, Outlet) and outlet.direct is None and not member.queue.is_empty
+def _is_local(member: Member) -> bool:
+    return not isinstance(member.outlet, Outlet) and not member.queue.is_empty

@@ -153,3 +153,4 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
             logger.exception("a connection failed in the sweep")
             connection.abort()
     services.flusher.expire(monotonic)
+    services.hub.table.settle()

@@ -10,6 +10,7 @@ import msgspec
 from anyio import Event
 
 from .core.channels import Channel
+from .core.choices import member_of
 from .core.errors import UsageError
 from .core.frame import Frame
 from .core.instant import Instant
@@ -84,7 +85,7 @@ class Subscription:
         *,
         max_messages: int,
         max_bytes: int,
-        overflow: Overflow,
+        overflow: Overflow | str,
     ) -> None:
         self.pattern: Final = pattern
         self._find: Final = services
@@ -93,10 +94,11 @@ class Subscription:
         self._lost = 0
         self._wake = Event()
         self._is_closed = False
+        self._is_awaited = False
         self._member: Final = Member(
             _LOCAL,
             MessageQueue[Frame](max_messages, max_bytes),
-            overflow=overflow,
+            overflow=member_of(Overflow, overflow, "overflow"),
             outlet=self,
         )
 
@@ -142,8 +144,13 @@ class Subscription:
         """Wait for the next publication.
 
         Raises:
-            UsageError: Not entered.
+            UsageError: Not entered, or another task waits for the next one already.
         """
+        if self._is_awaited:
+            raise UsageError(
+                "another task iterates over this subscription: one task may; "
+                "let each have a subscription of its own, or one task hand the events out"
+            )
         while not self._taken:
             if self._is_closed:
                 raise StopAsyncIteration
@@ -154,7 +161,11 @@ class Subscription:
             self._taken = batch.items[::-1]  # type: ignore[assignment]  # all made by _Local
             if not self._taken:
                 self._wake = Event()
-                await self._wake.wait()
+                self._is_awaited = True
+                try:
+                    await self._wake.wait()
+                finally:
+                    self._is_awaited = False
         publication = self._taken.pop().publication
         lost, self._lost = self._lost, 0
         data = msgspec.json.decode(publication.data)

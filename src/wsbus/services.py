@@ -73,7 +73,7 @@ class Services:
         """Publish what a client said."""
         at = self.clock().wall
         receipt = self.hub.publish(Publication(channel, publish.event, publish.data, at))
-        self.flusher.soon()
+        self.flusher.soon_for_reader()
         return receipt
 
     def sweep_seconds(self) -> float:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import runpy
+import unicodedata
 from enum import StrEnum
 from itertools import product
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsbus.core.channels import (
+    FORBIDDEN_CODES,
     MAX_CHANNEL_BYTES,
     MAX_SEGMENTS,
     channel,
@@ -21,7 +26,9 @@ from wsbus.core.channels import (
 from wsbus.core.errors import InvalidChannel, UsageError
 
 TEXT = st.text(st.characters())  # lone surrogates among them
-AWKWARD = st.text(st.sampled_from("a%+.* \t\n\u3000\x00\u200b\ud83d\ude00😀贵é2B"))
+BAD_CODES = {code for first, last in FORBIDDEN_CODES for code in range(first, last + 1)}
+VECTORS = Path(__file__).parent / "vectors"
+AWKWARD = st.text(st.sampled_from("a%+.*/#> \t\n\u3000\x00\u200b\ud83d\ude00😀贵é2B"))
 
 GOOD = [
     "a",
@@ -75,8 +82,9 @@ def is_channel(name: str) -> bool:
         len(name.encode("utf-8", "surrogatepass")) <= 255
         and len(segments) <= 16
         and all(
-            segment not in {"", "+"}
-            and all(c.isprintable() and not c.isspace() and c != "*" for c in segment)
+            segment != ""
+            and set("+#>").isdisjoint(segment.split("/"))
+            and all(ord(c) not in BAD_CODES and c != "*" for c in segment)
             for segment in segments
         )
     )
@@ -88,6 +96,65 @@ def accepts(name: str) -> bool:
         return parse_channel(name) == name
     except InvalidChannel:
         return False
+
+
+def is_forbidden(code: int) -> bool:
+    """Say the rule of the table again, with this interpreter's version of Unicode."""
+    category = unicodedata.category(chr(code))
+    is_noncharacter = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
+    return category in {"Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp"} or is_noncharacter
+
+
+def test_the_table_is_that_of_unicode_15() -> None:
+    """The fixed table is the rule for all code points on which this interpreter can judge."""
+    is_exact = unicodedata.unidata_version in {"15.0.0", "15.1.0"}
+    for code in range(0x110000):
+        # A newer version assigns code points that Unicode 15.0 does not; an older one misses some.
+        if is_exact or (
+            unicodedata.category(chr(code)) != "Cn" and unicodedata.unidata_version < "15"
+        ):
+            assert (code in BAD_CODES) == is_forbidden(code), hex(code)
+
+
+def test_the_table_is_sorted_and_its_ranges_do_not_touch() -> None:
+    """The table has one form, so that other languages can compare theirs with it."""
+    edges = [edge for first, last in FORBIDDEN_CODES for edge in (first, last + 1)]
+    assert edges == sorted(set(edges))
+    assert len(FORBIDDEN_CODES) == 42
+
+
+def test_each_code_point_is_judged_by_the_table() -> None:
+    """Parsing and escaping agree with the table on every code point there is."""
+    for code in range(0x110000):
+        name = f"a{chr(code)}b"
+        fits = code not in BAD_CODES
+        assert accepts(name) == (fits and chr(code) != "*"), hex(code)
+        assert (escape_segment(name) == name) == (fits and chr(code) not in ".%*"), hex(code)
+
+
+def test_the_vectors_are_made_by_their_rule() -> None:
+    """The file that other languages read holds what its rule says, for the table of this one."""
+    module = runpy.run_path(str(VECTORS / "channels.py"))
+    assert (VECTORS / "channels.json").read_text("ascii") == module["text_of"](
+        module["make"](FORBIDDEN_CODES)
+    )
+
+
+def test_the_vectors_shared_with_other_languages() -> None:
+    """What the clients say of names and segments, this package says."""
+    vectors = json.loads((VECTORS / "channels.json").read_text("ascii"))
+    assert [[f"{a:04X}", f"{b:04X}"] for a, b in FORBIDDEN_CODES] == vectors["forbidden"]
+    for vector in vectors["segments"]:
+        assert escape_segment(vector["text"]) == vector["segment"]
+        assert unescape_segment(vector["segment"]) == vector["text"]
+    assert all(accepts(name) for name in vectors["valid"])
+    assert not any(accepts(name) for name in vectors["invalid"])
+    for vector in vectors["channels"]:
+        if vector["channel"] is None:
+            with pytest.raises(InvalidChannel):
+                channel(vector["head"], *vector["names"])
+        else:
+            assert channel(vector["head"], *vector["names"]) == vector["channel"]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -104,7 +171,18 @@ def test_bad_names_are_refused_without_being_repeated(name: str) -> None:
         parse_channel(name)
     assert not is_channel(name)
     assert caught.value.reason.isprintable()
-    assert len(name) < 3 or name not in caught.value.reason
+    assert len(name) < 4 or name not in caught.value.reason
+
+
+@pytest.mark.parametrize("name", BAD, ids=lambda name: f"{len(name)} {ascii(name)[:20]}")
+def test_the_text_of_the_error_shows_the_name(name: str) -> None:
+    """For the application the error repeats what it refused: escaped, and shortened."""
+    with pytest.raises(InvalidChannel) as caught:
+        parse_channel(name)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert repr(name[:60])[1:-1] in text
+    assert len(text) < 400
 
 
 @pytest.mark.parametrize("name", [None, 3, 1.5, b"a", [], {}, ("a",), object()])
@@ -118,7 +196,7 @@ def test_what_is_no_text_is_refused_the_same_way(name: object) -> None:
 def test_the_grammar_holds_for_all_short_names() -> None:
     """All names up to five characters over the characters that matter are judged right."""
     for length in range(6):
-        for name in map("".join, product("a.+* 贵", repeat=length)):
+        for name in map("".join, product("a.+*/#", repeat=length)):
             assert accepts(name) == is_channel(name), name
 
 
@@ -167,13 +245,13 @@ def test_what_is_escaped_is_one_segment(text: str) -> None:
     segment = escape_segment(text)
     assert split_name(segment[:20]) == [segment[:20]]
     assert "*" not in segment
-    assert segment != "+"
-    assert segment.isprintable()
+    assert set("+#>").isdisjoint(segment.split("/"))
+    assert BAD_CODES.isdisjoint(map(ord, segment))
 
 
 def test_escaping_is_injective_on_all_short_texts() -> None:
     """All texts up to four characters over the awkward ones have segments of their own."""
-    texts = ["".join(t) for n in range(5) for t in product("%+.* 2Ba\ud800", repeat=n)]
+    texts = ["".join(t) for n in range(5) for t in product("%+.*/# 2Ba\ud800", repeat=n)]
     assert len({escape_segment(text) for text in texts}) == len(texts)
 
 
@@ -188,6 +266,10 @@ def test_escaping_is_injective_on_all_short_texts() -> None:
         ("%", "%25"),
         ("a.b", "a%2Eb"),
         ("*", "%2A"),
+        ("#", "%23"),
+        (">", "%3E"),
+        ("a/+/b", "a/%2B/b"),
+        ("C++/C#", "C++/C#"),
         ("a b", "a%20b"),
         ("\n", "%0A"),
         ("\u3000", "%E3%80%80"),
@@ -202,7 +284,23 @@ def test_escaped_forms(text: str, segment: str) -> None:
 
 @pytest.mark.parametrize(
     "segment",
-    ["", "+", "%%", "100%", "%2", "%2b", "%61", "%FF", "%ED", "a.b", "a b", "*", "\ud800"],
+    [
+        "",
+        "+",
+        "#",
+        "a/+",
+        "%%",
+        "100%",
+        "%2",
+        "%2b",
+        "%61",
+        "%FF",
+        "%ED",
+        "a.b",
+        "a b",
+        "*",
+        "\ud800",
+    ],
 )
 def test_only_escaped_forms_are_unescaped(segment: str) -> None:
     """A segment that escaping does not make is refused: no text has two spellings."""
@@ -236,6 +334,6 @@ def test_the_head_is_literal() -> None:
     """The head may have several segments and must itself be a channel."""
     assert channel("grid.abc", "a.b") == "grid.abc.a%2Eb"
     assert channel("system") == "system"
-    for head in ("", "*", "+", "a..b", "a b"):
+    for head in ("", "*", "+", "#", ">", "a/+", "a..b", "a b"):
         with pytest.raises(InvalidChannel):
             channel(head, "x")

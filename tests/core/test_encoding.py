@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from ipaddress import ip_address, ip_network
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +32,10 @@ json_values = st.recursive(
     max_leaves=20,
 )
 NOT_FINITE: Final = [math.nan, math.inf, -math.inf]
+
+
+class Side(Enum):
+    BUY = "buy"
 
 
 class Opaque:
@@ -134,6 +143,69 @@ def test_what_has_no_form_is_refused(value: object) -> None:
         encode_data(value)
     with pytest.raises(UsageError):
         encode_data(value, enc_hook=fail)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (deque([1, deque([2])]), b"[1,[2]]"),
+        ({"p": PurePosixPath("/tmp/a")}, b'{"p":"/tmp/a"}'),
+        (ip_address("127.0.0.1"), b'"127.0.0.1"'),
+        ([ip_network("::/8")], b'["::/8"]'),
+        (Side.BUY, b'"buy"'),
+    ],
+    ids=str,
+)
+def test_what_the_standard_library_has_is_sent(value: object, text: bytes) -> None:
+    """Deques, paths and IP addresses need no hook, and a hook that knows others does no harm."""
+    assert encode_data(value) == text
+    assert encode_data(value, enc_hook=fail) == text
+
+
+def test_a_hook_is_asked_first() -> None:
+    """The application decides how an object is sent, also one that needs no hook."""
+    assert encode_data(PurePosixPath("/a"), enc_hook=lambda path: path.name) == b'"a"'
+
+
+def test_pydantic_models_are_sent() -> None:
+    """A model is sent as its own JSON form, wherever it stands."""
+    pydantic = pytest.importorskip("pydantic")
+    model = pydantic.create_model("Quote", symbol=(str, ...), last=(Decimal, ...))
+    quote = model(symbol="BTC", last="1.5")
+    assert encode_data({"quotes": [quote]}) == b'{"quotes":[{"symbol":"BTC","last":"1.5"}]}'
+
+
+def test_numpy_is_sent() -> None:
+    """Numbers and arrays are sent as numbers and lists; what is not finite is refused."""
+    np = pytest.importorskip("numpy")
+    value = [np.int64(3), np.float32(1.5), np.bool_(True), np.arange(3), np.zeros((1, 2))]
+    assert encode_data(value) == b"[3,1.5,true,[0,1,2],[[0.0,0.0]]]"
+    assert encode_data(np.datetime64("2026-01-01")) == b'"2026-01-01"'
+    for bad in (np.float64("nan"), np.array([1.0, np.inf])):
+        with pytest.raises(UsageError, match="finite"):
+            encode_data({"v": bad})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (Opaque(), r"type Opaque .*enc_hook.* at \$$"),
+        ({"orders": [1, Opaque()]}, r"type Opaque .*enc_hook.* at \$\.orders\[1\]$"),
+        ([Order(1, Opaque())], r"type Opaque .* at \$\[0\]\.side$"),  # type: ignore[arg-type]
+        ([Price(Opaque(), 1)], r"type Opaque .* at \$\[0\]\.pair$"),  # type: ignore[arg-type]
+        ({"a b": {"x": ValueError("hunter2")}}, r"type ValueError .* at \$\[\.\.\.\]\.x$"),
+        ({"x": {(1, 2): "hunter2"}}, r"keys of type tuple .* at \$\.x$"),
+        (["a", "hunter2\ud800"], r"surrogate.* at \$\[1\]$"),
+        (object, r"type type .*enc_hook"),
+    ],
+    ids=range(8),
+)
+def test_refusals_name_the_type_the_place_and_the_way_out(value: object, said: str) -> None:
+    """Whoever reads the error finds the object, and no data beside it."""
+    for hook in (None, fail):
+        with pytest.raises(UsageError, match=said) as caught:
+            encode_data(value, enc_hook=hook)
+        assert "hunter2" not in str(caught.value)
 
 
 def test_refusals_do_not_show_the_data() -> None:

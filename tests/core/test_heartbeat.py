@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,11 @@ from wsbus.core.heartbeat import Beat, Heartbeat, HeartbeatPolicy
 
 # Eighths of seconds: sums of them are exact, so that the model can ask for equality.
 durations = st.integers(1, 400).map(lambda n: n / 8)
-policies = st.builds(HeartbeatPolicy, st.none() | durations, st.none() | durations)
+policies = (
+    st.builds(HeartbeatPolicy, st.none(), st.none() | durations)
+    | st.builds(HeartbeatPolicy, durations, st.none())
+    | st.tuples(durations, durations).map(lambda pair: HeartbeatPolicy(pair[0], sum(pair)))
+)
 
 
 def test_defaults_are_those_of_the_protocol() -> None:
@@ -35,6 +40,22 @@ def test_durations_are_positive_and_finite(seconds: float) -> None:
         HeartbeatPolicy(interval=seconds)
     with pytest.raises(UsageError, match="timeout"):
         HeartbeatPolicy(timeout=seconds)
+
+
+@pytest.mark.parametrize(("interval", "timeout"), [(30, 30), (30, 29.9), (5, 0.1)])
+def test_a_timeout_is_above_the_interval(interval: float, timeout: float) -> None:
+    """Or the server would close clients that only answer before they were asked."""
+    with pytest.raises(UsageError, match="above its interval"):
+        HeartbeatPolicy(interval, timeout)
+    assert HeartbeatPolicy(None, timeout).timeout == timeout
+    assert HeartbeatPolicy(interval, None).interval == interval
+
+
+@pytest.mark.parametrize("seconds", ["30", b"", []])
+def test_durations_are_numbers(seconds: Any) -> None:
+    """What is no number is refused with a sentence, and not with a TypeError."""
+    with pytest.raises(UsageError, match="positive seconds"):
+        HeartbeatPolicy(interval=seconds)
 
 
 @pytest.mark.parametrize("spread", [0.5, 0.0, 1.01, math.nan])

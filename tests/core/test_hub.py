@@ -128,6 +128,18 @@ def test_the_excluded_get_nothing() -> None:
     assert hub.publish(publication("2"), frozenset(members)) == Receipt(0, 0)
 
 
+def test_taps_are_told_how_many_get_it() -> None:
+    """The excluded do not count."""
+    hub = Hub()
+    members = [enter(hub, "a") for _ in range(3)]
+    told: list[int] = []
+    hub.taps.append(lambda _, count: told.append(count))
+    hub.publish(publication("1"), frozenset(members[:2]))
+    hub.publish_to(members, publication("2"), frozenset(members[:1]))
+
+    assert told == [1, 2]
+
+
 def test_publish_to_goes_past_the_subscriptions() -> None:
     """The chosen get it whatever they joined; who is gone does not count."""
     hub = Hub()
@@ -193,8 +205,7 @@ def test_a_uniform_turn_is_one_write_a_group() -> None:
 
     assert [list(write.members) for write in plan.writes] == [members, framed, others]
     assert all(written(plan, m) == list("0123456789") for m in members + framed + others)
-    # Not put together member by member: the groups' own tuples.
-    assert all(isinstance(write.members, tuple) for write in plan.writes)
+    # Not put together member by member: the groups' own members.
     assert not hasattr(plan.writes[0].members, "append")
 
 
@@ -204,6 +215,50 @@ def test_channels_with_the_same_subscribers_share_their_groups() -> None:
     for _ in range(3):
         enter(hub, "a", "b")
 
+    assert hub.table.match(A).groups == hub.table.match(B).groups
+
+
+def test_channels_of_one_pattern_share_their_audience_with_denies_taken_out() -> None:
+    """Many channels cost one audience; where a deny matches, one more for all that it matches."""
+    hub = Hub()
+    members = [enter(hub, "chat.*") for _ in range(5)]
+    hub.restrict(members[2], Grants.of(deny_subscribe=["chat.secret.*"]))
+    open_ = [hub.table.match(parse_channel(f"chat.{i}")) for i in range(10)]
+    secret = [hub.table.match(parse_channel(f"chat.secret.{i}")) for i in range(10)]
+
+    assert {id(audience) for audience in open_} == {id(open_[0])}
+    assert set(open_[0]) == set(members)
+    assert {audience.groups for audience in secret} == {secret[0].groups}
+    assert set(secret[0]) == set(members) - {members[2]}
+
+
+def test_new_denies_touch_only_what_the_member_has_joined() -> None:
+    """Channels on which the member gets nothing are not searched again."""
+    hub = Hub()
+    enter(hub, "a")
+    other = enter(hub, "b.*")
+    hub.table.match(A)
+    hub.table.match(parse_channel("b.c"))
+    searches = hub.table.statistics().misses
+    hub.restrict(other, Grants.of(deny_subscribe=["b.c"]))
+
+    assert len(hub.table.match(A)) == 1
+    assert hub.table.statistics().misses == searches
+    assert list(hub.table.match(parse_channel("b.c"))) == []
+
+
+def test_who_comes_or_goes_costs_no_new_arrangement() -> None:
+    """A group is copied with one more or one less; channels that shared it share the new one."""
+    hub = Hub()
+    for _ in range(3):
+        enter(hub, "a", "b")
+    hub.table.match(A), hub.table.match(B)
+    late = enter(hub, "a", "b")
+
+    assert late in hub.table.match(A)
+    assert hub.table.match(A).groups == hub.table.match(B).groups
+    hub.detach(late, [parse_pattern("a"), parse_pattern("b")])
+    assert late not in hub.table.match(A)
     assert hub.table.match(A).groups == hub.table.match(B).groups
 
 
@@ -280,7 +335,7 @@ def test_control_frames_keep_their_place() -> None:
 
 
 def test_groups_do_not_keep_members_that_are_gone() -> None:
-    """A long-lived hub holds on to nobody: neither by interning nor by its cache."""
+    """A settled hub holds on to nobody: neither by interning nor by its cache."""
     hub, a = Hub(), parse_pattern("a")
     stays = enter(hub, "a")
     goes = Member(ONE, MessageQueue(), outlet=Dialect("stands for a connection"))
@@ -291,6 +346,7 @@ def test_groups_do_not_keep_members_that_are_gone() -> None:
     hub.publish_to([stays, goes], publication("2"))
     hub.take_plan()
     hub.detach(goes, [a])
+    hub.table.settle()
     del goes
     gc.collect()
 

@@ -23,7 +23,7 @@ def names(alphabet: str, longest: int) -> list[str]:
 
 PATTERNS = names("ab*+", 4)
 CHANNELS = names("abc", 5)
-SEGMENT = st.sampled_from(["a", "b", "贵", "a+", "^x"])
+SEGMENT = st.sampled_from(["a", "b", "贵", "a+", "^x", "C#", "a/b"])
 PATTERN = st.lists(SEGMENT | st.sampled_from("*+"), min_size=1, max_size=7).map(".".join)
 CHANNEL = st.lists(SEGMENT, min_size=1, max_size=9).map(".".join)
 
@@ -159,6 +159,37 @@ def test_bad_patterns_are_refused(text: str) -> None:
     """What breaks the grammar raises, and so does a wildcard within a segment."""
     with pytest.raises(InvalidChannel):
         parse_pattern(text)
+
+
+@pytest.mark.parametrize("plus", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#",
+        "a.#",
+        "a.#.b",
+        ">",
+        "a.>",
+        "**",
+        "a.**",
+        "a.b*",
+        "a/+/b",
+        "a/*/b",
+        "a/#",
+        "+.#",
+        "a.b/+",
+    ],
+)
+def test_wildcards_of_other_systems_are_refused_with_a_hint(text: str, plus: bool) -> None:
+    """What MQTT or NATS takes for a wildcard, and is none here, is refused with a word of `*`."""
+    with pytest.raises(InvalidChannel, match=r"`\*`|`a\.\*"):
+        parse_pattern(text, plus=plus)
+
+
+@pytest.mark.parametrize("text", ["a.C#", "C#.*", "a->b.*", "<a>.b", "a#b.+", "a/b/c.*", "a+/b+.c"])
+def test_the_same_characters_within_text_are_text(text: str) -> None:
+    """Characters that are wildcards elsewhere may be part of a segment."""
+    assert parse_pattern(text).text == text
 
 
 @pytest.mark.parametrize("text", [None, 1, b"*", [], ["*"]])

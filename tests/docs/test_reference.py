@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from wsbus.core import messages
-from wsbus.core.channels import escape_segment, parse_channel, unescape_segment
+from wsbus.core.channels import FORBIDDEN_CODES, escape_segment, parse_channel, unescape_segment
 from wsbus.core.errors import CloseCode, ErrorCode, may_reconnect
 from wsbus.core.heartbeat import HeartbeatPolicy
 from wsbus.core.instant import Instant
@@ -185,6 +185,18 @@ def test_the_names_escape_as_shown() -> None:
 
         assert escape_segment(text) == segment
         assert unescape_segment(segment) == text
+
+
+def test_the_forbidden_code_points_are_those_of_the_page() -> None:
+    """The page lists the table of the library, range by range."""
+    block = TEXT[TEXT.index("0000-0020") :]
+    words = block[: block.index("xFFFE-xFFFF where x is 1 to D")].split()
+    words += [f"{plane:X}FFFE-{plane:X}FFFF" for plane in range(0x1, 0xE)]
+    ranges = [(word + "-" + word).split("-")[:2] for word in words]
+
+    assert sorted((int(first, 16), int(last, 16)) for first, last in ranges) == sorted(
+        FORBIDDEN_CODES
+    )
 
 
 def test_the_patterns_match_as_shown() -> None:

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from anyio import CancelScope, Event, create_task_group, fail_after, move_on_after, to_thread
+from anyio import (
+    CancelScope,
+    Event,
+    create_task_group,
+    fail_after,
+    move_on_after,
+    to_thread,
+    wait_all_tasks_blocked,
+)
+from anyio.lowlevel import checkpoint
 
 from tests.drivers.clients import UNLIMITED, connecting, judge, quiet
 from wsbus import (
@@ -256,6 +267,204 @@ async def test_a_cancelled_publish_is_accepted_already(direct: bool) -> None:
                 await bus.publish("a", number)
 
         assert await client.events() == list(range(200))
+
+
+@pytest.mark.parametrize("verb", ["publish", "send", "broadcast"])
+async def test_every_verb_that_is_awaited_lets_readers_drain(verb: str, direct: bool) -> None:
+    """A tight loop over it loses nothing for a reader that keeps up."""
+    async with Bus() as bus:
+        endpoint = door(bus, broadcast="all", limits=UNLIMITED)
+        async with connecting(endpoint, direct=direct) as connect:
+            client = await connect("ann")
+            await client.subscribe("a")
+            for number in range(3000):
+                if verb == "publish":
+                    await bus.publish("a", number)
+                elif verb == "send":
+                    await bus.send("a", number, to="ann")
+                else:
+                    await bus.broadcast(number)
+
+            assert await client.events() == list(range(3000))
+            assert bus.statistics().dropped == 0
+
+
+async def test_a_thread_that_the_loop_waits_for_is_not_waited_for(direct: bool) -> None:
+    """A thread that publishes while the loop is blocked gets an error; nobody gets its data."""
+    outcomes: list[Exception] = []
+
+    def publish(bus: Bus) -> None:
+        try:
+            bus.publish_threadsafe("a", "late", timeout=0.1)
+        except UsageError as exc:
+            outcomes.append(exc)
+
+    async with Bus() as bus, connecting(door(bus), direct=direct) as connect:
+        client = await connect("ann")
+        await client.subscribe("a")
+        thread = threading.Thread(target=publish, args=(bus,))
+        thread.start()
+        thread.join()  # As the stop() of many libraries does.
+
+        (error,) = outcomes
+        assert "wait=False" in str(error)
+        await bus.publish("a", "next")
+        assert await client.events() == ["next"]
+
+
+async def test_a_thread_may_publish_without_waiting(direct: bool) -> None:
+    """It works while the loop is blocked; what is wrong with the arguments is told at once."""
+    async with Bus() as bus, connecting(door(bus), direct=direct) as connect:
+        client = await connect("ann")
+        await client.subscribe("a")
+
+        def publish() -> None:
+            for number in range(3):
+                bus.publish_threadsafe("a", number, wait=False)
+            bus.send_threadsafe("a", 3, to="ann", wait=False)
+            with pytest.raises(InvalidChannel):
+                bus.publish_threadsafe("a.*", wait=False)
+            with pytest.raises(UsageError):
+                bus.publish_threadsafe("a", object(), wait=False)
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        thread.join()
+        with fail_after(5):
+            while bus.statistics().publications < 4:
+                await checkpoint()
+
+        assert await client.events() == [0, 1, 2, 3]
+
+
+async def test_sends_come_from_sync_code_and_threads_too(direct: bool) -> None:
+    """``send_soon`` and ``send_threadsafe`` reach whom ``send`` reaches, in one order."""
+    async with Bus() as bus, connecting(door(bus), direct=direct) as connect:
+        client = await connect("ann")
+        assert await bus.send("x", 1, to="ann") == Receipt(1, 1)
+        assert bus.send_soon("x", 2, to="ann") == Receipt(1, 1)
+        call = partial(bus.send_threadsafe, "x", 3, to="ann")
+        assert await to_thread.run_sync(call) == Receipt(1, 1)
+        with pytest.raises(UsageError, match="send_soon"):
+            bus.send_threadsafe("x", 4, to="ann")
+
+        assert await client.events() == [1, 2, 3]
+
+
+async def test_any_verb_excludes_by_connection_connections_or_subject(direct: bool) -> None:
+    """Whoever is excluded gets nothing, however it is named."""
+    async with Bus() as bus:
+        endpoint = door(bus, broadcast="all")
+        async with connecting(endpoint, direct=direct) as connect:
+            clients = [await connect(name) for name in ("ann", "ann", "ben")]
+            for client in clients:
+                await client.subscribe("a")
+            ann = [c for c in bus.subscribers("a") if c.identity and c.identity.subject == "ann"]
+            calls: list[Callable[[Any], Any]] = [
+                lambda who: bus.publish("a", 1, exclude=who),
+                lambda who: bus.broadcast(1, exclude=who),
+                lambda who: bus.send("a", 1, to=bus.subscribers("a"), exclude=who),
+                lambda who: bus.publish_soon("a", 1, exclude=who),
+                lambda who: bus.send_soon("a", 1, to=bus.subscribers("a"), exclude=who),
+                lambda who: to_thread.run_sync(partial(bus.publish_threadsafe, "a", exclude=who)),
+            ]
+            for call in calls:
+                for who, left in ((ann[0], 2), (ann, 1), (iter(ann), 1), ("ann", 1), ("eve", 3)):
+                    receipt = call(who)
+                    matched = receipt if isinstance(receipt, Receipt) else await receipt
+                    assert matched == Receipt(left, left)
+
+
+@pytest.mark.parametrize("who", [5, None, [5], ["ann"], [None], [[]], object()])
+async def test_who_is_named_wrongly_is_told_with_a_sentence(who: Any) -> None:
+    """What is neither a connection, nor several, nor a subject is a mistake."""
+    async with Bus() as bus:
+        for call in (
+            partial(bus.publish_soon, "a", exclude=who),
+            partial(bus.send_soon, "a", to=who),
+            partial(bus.send_soon, "a", to="ann", exclude=who),
+            partial(bus.disconnect, who),
+        ):
+            with pytest.raises(UsageError, match="a connection, several, or the subject"):
+                call()
+
+
+async def test_words_may_be_given_as_text(direct: bool) -> None:
+    """A policy means the same as text; what is none of the words is refused with a list of them."""
+    async with Bus() as bus:
+        assert door(bus, overflow="close").overflow is Overflow.CLOSE
+        with pytest.raises(UsageError, match="`conflate`"):
+            door(bus, overflow="conflat")
+        with pytest.raises(UsageError, match="`reject`"):
+            door(bus, on_duplicate="rejct")
+        with pytest.raises(UsageError, match="HeartbeatPolicy"):
+            door(bus, heartbeat=30)
+        with pytest.raises(UsageError, match="`drop_newest`"):
+            bus.subscribe("a", overflow="newest")
+        with pytest.raises(UsageError, match="`drop_newest`"):
+            await bus.publish("a", overflow=5)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="key must be"):
+            await bus.publish("a", key=5)  # type: ignore[arg-type]
+        async with bus.subscribe("a", overflow="conflate") as events:
+            await bus.publish("a", 1, overflow="conflate")
+            await bus.publish("a", 2, overflow="conflate")
+            event = await anext(events)
+            assert (event.data, event.lost) == (2, 0)
+
+
+async def test_one_task_iterates_over_a_subscription() -> None:
+    """A second one is refused, and the first goes on."""
+    async with Bus() as bus, bus.subscribe("a") as events, create_task_group() as tasks:
+        seen: list[Any] = []
+
+        async def read() -> None:
+            seen.append((await anext(events)).data)
+
+        tasks.start_soon(read)
+        await wait_all_tasks_blocked()
+        with pytest.raises(UsageError, match="one task"):
+            await anext(events)
+        await bus.publish("a", 1)
+        await wait_all_tasks_blocked()
+        assert seen == [1]
+        await bus.publish("a", 2)
+        assert (await anext(events)).data == 2
+
+
+async def test_losses_add_up_until_they_are_told() -> None:
+    """What was lost before a batch that held nothing else is told with the next event."""
+    async with Bus() as bus, bus.subscribe("a", max_messages=1, overflow="drop_newest") as events:
+        await bus.publish("a", 1)
+        await bus.publish("a", 2)
+        with move_on_after(5):
+            first = await anext(events)
+        await bus.publish("a", "x" * (2 << 20))  # Larger than the queue: it leaves an empty batch.
+        with CancelScope() as scope:
+            scope.cancel()
+            await anext(events)
+        await bus.publish("a", "y" * (2 << 20))
+        with CancelScope() as scope:
+            scope.cancel()
+            await anext(events)
+        await bus.publish("a", 3)
+        second = await anext(events)
+
+        assert (first.data, first.lost) == (1, 0)
+        assert (second.data, second.lost) == (3, 3)
+
+
+async def test_a_broadcast_reaches_every_endpoint_that_has_a_channel(direct: bool) -> None:
+    """Each endpoint with a channel of its own gets it."""
+    async with Bus() as bus:
+        doors = [door(bus, broadcast="one"), door(bus, broadcast="two"), door(bus)]
+        async with (
+            connecting(doors[0], direct=direct) as first,
+            connecting(doors[1], direct=direct) as second,
+            connecting(doors[2], direct=direct) as third,
+        ):
+            clients = [await connect("ann") for connect in (first, second, third)]
+            assert await bus.broadcast(1) == Receipt(2, 2)
+            assert [await client.events() for client in clients] == [[1], [1], []]
 
 
 async def test_nobody_publishes_from_another_thread_by_mistake() -> None:

@@ -604,6 +604,23 @@ async def test_binary_ends_a_connection_of_text() -> None:
         assert codes == [1003]
 
 
+async def test_a_client_that_publishes_waits_for_readers(direct: bool) -> None:
+    """What one client publishes in a tight loop another one that keeps up gets in full."""
+    async with Bus() as bus, connecting(door(bus), direct=direct) as connect:
+        reader, writer = await connect("ann"), await connect("ben")
+        await reader.subscribe("a")
+        for first in range(0, 3000, 1000):
+            lines = [
+                f'{{"type":"publish","channel":"a","data":{number}}}'
+                for number in range(first, first + 1000)
+            ]
+            writer.peer.send("\n".join(lines))
+        writer.say("ping")
+        await writer.hear("pong")
+
+        assert await reader.events() == list(range(3000))
+
+
 async def test_poison_of_one_reaches_nobody_else() -> None:
     """What a client may publish is checked before it is spliced into the frames of others."""
     grants = Grants.of(subscribe=["*"], publish=["*"], admin=True)

@@ -21,7 +21,14 @@ from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.plan import Member, Standing
 from wsbus.core.queue import MessageQueue
-from wsbus.flusher import FLUSH_BYTES, FLUSH_COUNT, Flusher, Outlet
+from wsbus.flusher import (
+    CATCH_UP_SECONDS,
+    FLUSH_BYTES,
+    FLUSH_COUNT,
+    PACE_SECONDS,
+    Flusher,
+    Outlet,
+)
 from wsbus.protocols.base import WireProtocol
 from wsbus.runner import Runner
 from wsbus.transport import WriteNow
@@ -350,6 +357,88 @@ async def test_a_tight_loop_loses_nothing_for_readers_that_keep_up(
         assert all(wire.got == said for wire in wires)
         assert all(member.queue.dropped == 0 for member in members)
         assert rig.flusher.flushes < len(said) / (20 if not size else 10)
+
+
+@kinds
+async def test_a_publisher_waits_for_a_reader_that_drains(kind: type[Direct | Awaited]) -> None:
+    """A reader that takes what it is given, but not at once, loses nothing of a tight loop."""
+    async with rigged() as rig, anyio.create_task_group() as tasks:
+        wire = kind()
+        member = rig.connect(wire, room=100)
+        said = texts(2000)
+
+        async def read() -> None:
+            while True:  # Blocks after each write, and is ready again some turns later.
+                wire.budget = 1
+                for _ in range(3):
+                    await checkpoint()
+                wire.unblock()
+
+        tasks.start_soon(read)
+        for text in said:
+            rig.hub.publish(Publication(CHANNEL, "e", text.encode(), 0.0))
+            if rig.flusher.is_overdue:
+                await rig.flusher.flushed()
+        await rig.flusher.flushed()
+        with anyio.fail_after(10):
+            while len(wire.got) < len(said):
+                await checkpoint()
+        tasks.cancel_scope.cancel()
+
+    assert wire.got == said
+    assert member.queue.dropped == 0
+
+
+@kinds
+async def test_a_publisher_does_not_wait_for_a_reader_that_takes_nothing(
+    kind: type[Direct | Awaited],
+) -> None:
+    """It costs one wait of a quarter of a second, and not one at each flush."""
+    async with rigged() as rig:
+        stuck, other = kind(), kind()
+        rig.connect(stuck)
+        rig.connect(other)
+        stuck.block()
+        rig.publish("1")
+        await wait_all_tasks_blocked()
+        rig.publish("2")
+        waited = []
+        for n in range(5):
+            rig.publish(str(n))
+            started = anyio.current_time()
+            await rig.flusher.flushed()
+            waited.append(anyio.current_time() - started >= PACE_SECONDS)
+        stuck.unblock()
+
+        assert waited == [True, False, False, False, False]
+
+
+async def test_a_publisher_waits_for_a_slow_reader_for_a_bounded_time() -> None:
+    """A reader that takes a little now and then is not waited for until it has caught up."""
+    async with rigged() as rig, anyio.create_task_group() as tasks:
+        wire = Direct()
+        member = rig.connect(wire)
+
+        async def dribble() -> None:
+            while True:
+                wire.budget = 1
+                wire.unblock()
+                await anyio.sleep(PACE_SECONDS / 5)
+
+        wire.block()
+        for text in texts(100, MAX_JOIN_BYTES):
+            rig.publish(text)
+            rig.flusher.flush()
+        tasks.start_soon(dribble)
+        with anyio.fail_after(30 * CATCH_UP_SECONDS):
+            while rig.flusher._behind(anyio.current_time()):
+                await rig.flusher.drained()
+
+        assert not member.queue.is_empty
+        assert member.outlet.moves > 1
+        wire.budget = None
+        wire.unblock()
+        tasks.cancel_scope.cancel()
 
 
 async def test_who_waits_for_a_flush_is_let_go_by_any() -> None:

@@ -109,7 +109,7 @@ class _Ours:
     def __init__(self) -> None:
         self._hub = Hub(cache_size=0)
         self._kept: SubscriptionTable[Member, Collection[Member]] = SubscriptionTable(
-            lambda _channel, members: members
+            lambda members: members
         )
         self._protocol = Native()
 

@@ -202,4 +202,4 @@ class ClientHoldings(Generic[H]):
         return actions
 
     def _new_table(self) -> SubscriptionTable[H, Collection[H]]:
-        return SubscriptionTable(lambda _, members: tuple(members), cache_size=_CACHE_SIZE)
+        return SubscriptionTable(tuple, cache_size=_CACHE_SIZE)

@@ -250,11 +250,25 @@ class InvalidChannel(UsageError, ValueError):
 
     Args:
         reason: What is wrong, in words fit for the client; it does not repeat the name.
+        name: What was refused; the text of the error shows its start.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, name: object = None) -> None:
+        super().__init__(reason, name)
         self.reason: Final = reason
+        self.name: Final = name
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return self.reason
+        if not isinstance(self.name, str):
+            return f"{self.reason}, not {type(self.name).__name__}"
+        dots = "…" if len(self.name) > _SHOWN else ""
+        return f"{self.name[:_SHOWN]!r}{dots}: {self.reason}"
+
+
+_SHOWN: Final = 80
+"""Characters of a refused name that an error repeats."""
 
 
 class NotStarted(UsageError):

@@ -21,11 +21,12 @@ __all__ = ["Beat", "Heartbeat", "HeartbeatPolicy"]
 class HeartbeatPolicy(msgspec.Struct, frozen=True):
     """Who pings, how often, and how long may nothing come.
 
-    With both set, keep ``timeout`` above ``interval``, or a client that only answers is closed
-    before it was asked.
+    With both set ``timeout`` must be above ``interval``, or a client that only answers would be
+    closed before it was asked.
 
     Raises:
-        UsageError: A duration is not a positive, finite number.
+        UsageError: A duration is not a positive, finite number, or ``timeout`` is not above
+            ``interval``.
     """
 
     interval: float | None = 30.0
@@ -38,10 +39,19 @@ class HeartbeatPolicy(msgspec.Struct, frozen=True):
     that opened together are not pinged together ever after."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no duration."""
+        """Refuse what is no duration, and a timeout that would close everybody."""
         for name, seconds in (("interval", self.interval), ("timeout", self.timeout)):
-            if seconds is not None and not 0 < seconds < math.inf:
+            if seconds is None:
+                continue
+            number: object = seconds
+            if not isinstance(number, int | float) or not 0 < seconds < math.inf:
                 raise UsageError(f"the heartbeat's {name} must be positive seconds, or None")
+        if self.interval is not None and self.timeout is not None and self.timeout <= self.interval:
+            raise UsageError(
+                f"the heartbeat's timeout ({self.timeout:g} s) must be above its interval "
+                f"({self.interval:g} s), or clients are closed before they can answer a ping; "
+                "twice the interval is usual"
+            )
 
     @classmethod
     def client_drives(cls) -> HeartbeatPolicy:

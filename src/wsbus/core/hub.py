@@ -73,7 +73,7 @@ class Hub:
 
     def __init__(self, *, cache_size: int = 16_384) -> None:
         self.table: Final = SubscriptionTable[Member, Audience](
-            self._arrange, cache_size=cache_size
+            self._arrange, cache_size, edit=Audience.edited, narrow=self._narrow
         )
         """Who is interested in what."""
         self.taps: Final[list[Tap]] = []
@@ -82,6 +82,8 @@ class Hub:
         self.blocked: Final[set[Member]] = set()
         # Weak: each is as old as the audiences that it is part of, and holds on to its members.
         self._groups: Final[WeakValueDictionary[tuple[Member, ...], Group]] = WeakValueDictionary()
+        self._restricted: Final[set[Member]] = set()
+        """Members that have denies."""
         self._log: list[Entry | tuple[Member, Owed]] = []
         self._woken: list[Member] = []
         self._overflowed: list[Member] = []
@@ -106,6 +108,7 @@ class Hub:
         if member not in self._members:
             return
         self._members.discard(member)
+        self._restricted.discard(member)
         self.blocked.discard(member)
         if member.standing is Standing.READY:  # What is blocked has it in its queue, too.
             self.discard(self._logged(member))
@@ -134,25 +137,35 @@ class Hub:
         """From now on the denies of ``grants`` are filtered out at delivery."""
         had = member.grants is not None
         member.grants = grants if grants.deny_subscribe else None
+        if member.grants is not None:
+            self._restricted.add(member)
+        else:
+            self._restricted.discard(member)
         if had or member.grants is not None:
-            self.table.invalidate()
+            self.table.touch(member)
 
-    def _arrange(self, channel: Channel, members: Collection[Member]) -> Audience:
+    def _arrange(self, members: Collection[Member]) -> Audience:
         parts: dict[tuple[WireProtocol, bool], list[Member]] = {}
         for member in members:
-            if member.grants is None or member.grants.may_receive(channel):
-                parts.setdefault((member.protocol, member.writes_bytes), []).append(member)
-        groups = tuple(self._intern(protocol, tuple(part)) for (protocol, _), part in parts.items())
-        return Audience(groups, [member for part in parts.values() for member in part])
+            parts.setdefault((member.protocol, member.writes_bytes), []).append(member)
+        return Audience(tuple([self._intern(tuple(part)) for part in parts.values()]))
 
-    def _intern(self, protocol: WireProtocol, members: tuple[Member, ...]) -> Group:
+    def _narrow(self, channel: Channel, audience: Audience) -> Audience:
+        if not self._restricted:
+            return audience
+        restricted = audience.among(self._restricted)
+        denied = [m for m in restricted if m.grants and not m.grants.may_receive(channel)]
+        # In one order, so that channels that are denied to the same members share their groups.
+        return audience.edited((), sorted(denied, key=id)) if denied else audience
+
+    def _intern(self, members: tuple[Member, ...]) -> Group:
         # Channels with the same subscribers share one group, so that a turn in which all of them
         # were published is still one write per member (see plan_writes).
         if len(members) < 2:
-            return Group(protocol, members)
+            return Group(dict.fromkeys(members))
         group = self._groups.get(members)
         if group is None:
-            group = self._groups[members] = Group(protocol, members)
+            group = self._groups[members] = Group(dict.fromkeys(members))
         return group
 
     def matching(self, channel: Channel) -> Collection[Member]:
@@ -168,18 +181,24 @@ class Hub:
         """
         return self._owe(self.table.match(publication.channel), publication, excluded)
 
-    def publish_to(self, members: Collection[Member], publication: Publication) -> Receipt:
+    def publish_to(
+        self,
+        members: Collection[Member],
+        publication: Publication,
+        excluded: frozenset[Member] = _NOBODY,
+    ) -> Receipt:
         """Owe a publication to these members, whatever they subscribe to."""
         present = [member for member in members if member in self._members]
-        return self._owe(self._arrange(publication.channel, present), publication, _NOBODY)
+        audience = self._narrow(publication.channel, self._arrange(present))
+        return self._owe(audience, publication, excluded)
 
     def _owe(
         self, audience: Audience, publication: Publication, excluded: frozenset[Member]
     ) -> Receipt:
         self._publications += 1
-        matched = len(audience.members)
+        matched = audience.count
         if excluded:
-            matched -= len(excluded & audience.members)
+            matched -= len(audience.among(excluded))
         for tap in self.taps:
             tap(publication, matched)
         if not matched:
@@ -192,7 +211,7 @@ class Hub:
         self.owed_bytes += len(publication.data)
         accepted = matched
         if self.blocked:
-            slow = self.blocked & audience.members
+            slow = audience.among(self.blocked)
             for member in slow - excluded if excluded else slow:
                 accepted -= not self._enqueue(member, entry.owed_in(member.protocol))
         return Receipt(matched, accepted)

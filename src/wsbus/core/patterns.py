@@ -9,8 +9,9 @@ segment            stands for
 anything else      itself
 =================  ==============================================================
 
-A segment that mixes ``*`` with other characters is refused. Everything is decided by comparing
-segments: no regular expression ever sees a name from outside.
+A segment that mixes ``*`` with other characters is refused, and so are the wildcards of MQTT and
+NATS (``#``, ``>``, ``**``, ``a/+/b``), which would match nothing. Everything is
+decided by comparing segments: no regular expression ever sees a name from outside.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import lru_cache
 
 import msgspec
 
-from .channels import split_name
+from .channels import check_alone, split_name
 from .errors import InvalidChannel
 
 __all__ = ["Pattern", "parse_pattern"]
@@ -103,19 +104,24 @@ def parse_pattern(text: str, *, plus: bool = True) -> Pattern:
     Cost: O(length), about a microsecond; less for one that was parsed lately.
     """
     if not isinstance(text, str):
-        raise InvalidChannel("a name must be text")
-    return _parse(text, plus)
+        raise InvalidChannel("a name must be text", text)
+    return _parse(str.__str__(text), plus)
 
 
 @lru_cache(1024)  # Many connections subscribe to the same: they share one object.
 def _parse(text: str, plus: bool) -> Pattern:  # noqa: FBT001  # called once, above
     segments = split_name(text)
     if "+" in segments and not plus:
-        raise InvalidChannel("`+` is not a wildcard here, and no segment of a channel")
+        raise InvalidChannel("`+` is not a wildcard here; `*` matches one segment", text)
     if "*" in text and any("*" in segment != "*" for segment in segments):
-        raise InvalidChannel("a wildcard `*` must be a whole segment")
+        raise InvalidChannel(
+            "a wildcard `*` must be a whole segment: the last one matches one or more segments, as "
+            "in `a.*`, and any other one matches exactly one",
+            text,
+        )
+    check_alone([segment for segment in segments if segment != "+"], text)
     return Pattern(
-        text=str.__str__(text),
+        text=text,
         segments=tuple(segments),
         is_exact="*" not in text and "+" not in segments,
         has_tail=segments[-1] == "*",

@@ -122,5 +122,5 @@ def _any_matches(patterns: tuple[Pattern, ...], name: str) -> bool:
 
 def _parse_all(texts: Iterable[str]) -> tuple[Pattern, ...]:
     if isinstance(texts, str):  # an iterable of texts too, but never meant as one
-        raise InvalidChannel("several patterns are expected, not one text")
+        raise InvalidChannel("several patterns are expected, not one text", texts)
     return tuple(map(parse_pattern, texts))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 from ..protocols.base import WireProtocol
 from .frame import MAX_JOIN_BYTES, Frame, join_lines
@@ -102,6 +104,9 @@ class Member:
         return self.controls + self.queue.control_sent
 
 
+Members: TypeAlias = tuple[Member, ...]
+
+
 class Owed:
     """One frame on its way to members, with what a full queue shall do with it."""
 
@@ -116,7 +121,8 @@ class Owed:
 class Write(NamedTuple):
     """Members that owe the same frames, in this order."""
 
-    members: Sequence[Member]
+    members: Collection[Member]
+    writes_bytes: bool
     owed: Sequence[Owed]
 
 
@@ -131,23 +137,82 @@ class Plan(NamedTuple):
 
 
 class Group:
-    """Members of one audience for whom the same bytes will do."""
+    """Members of one audience for whom the same bytes will do; it never changes."""
 
-    __slots__ = ("__weakref__", "members", "protocol")
+    __slots__ = ("__weakref__", "_edited", "members", "protocol", "writes_bytes")
 
-    def __init__(self, protocol: WireProtocol, members: tuple[Member, ...]) -> None:
-        self.protocol: Final = protocol
+    def __init__(self, members: dict[Member, None]) -> None:
         self.members: Final = members
+        """In order; a dict finds one of them at once, and is copied at little cost."""
+        first = next(iter(self.members))
+        self.protocol: Final[WireProtocol] = first.protocol
+        self.writes_bytes: Final[bool] = first.writes_bytes
+        self._edited: WeakValueDictionary[tuple[Members, Members], Group] | None = None
+
+    def edited(self, come: Members, gone: Members) -> Group | None:
+        """Return the group with some more and some less; None: nobody is left.
+
+        Channels that shared this group share the new one, too.
+        """
+        if self._edited is None:
+            self._edited = WeakValueDictionary()
+        group = self._edited.get((come, gone))
+        if group is None:
+            left = self.members.copy()
+            for member in gone:
+                del left[member]
+            for member in come:
+                left[member] = None
+            if not left:
+                return None
+            group = self._edited[come, gone] = Group(left)
+        return group
 
 
-class Audience:
-    """Who gets what is published on a channel; cached by the subscription table."""
+class Audience(Collection[Member]):
+    """Who gets what is published on a channel; it never changes."""
 
-    __slots__ = ("groups", "members")
+    __slots__ = ("count", "groups")
 
-    def __init__(self, groups: tuple[Group, ...], members: Collection[Member]) -> None:
+    def __init__(self, groups: tuple[Group, ...]) -> None:
         self.groups: Final = groups
-        self.members: Final = frozenset(members)
+        self.count: Final = sum([len(group.members) for group in groups])
+
+    @property
+    def members(self) -> Collection[Member]:
+        """All of them."""
+        return tuple(self)
+
+    def among(self, members: AbstractSet[Member]) -> set[Member]:
+        """Return those of ``members`` that belong to it."""
+        return {member for group in self.groups for member in group.members.keys() & members}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Member]:
+        return (member for group in self.groups for member in group.members)
+
+    def __contains__(self, member: object) -> bool:
+        return any(member in group.members for group in self.groups)
+
+    def edited(self, come: Collection[Member], gone: Collection[Member]) -> Audience:
+        """Return it with some more members, at the end, and some less.
+
+        Members that are there already, or are not there, change nothing.
+        """
+        come = [member for member in come if member not in self]
+        kinds = {(group.protocol, group.writes_bytes): group for group in self.groups}
+        parts: dict[tuple[WireProtocol, bool], list[Member]] = {}
+        for member in come:
+            parts.setdefault((member.protocol, member.writes_bytes), []).append(member)
+        groups: list[Group | None] = []
+        for kind, group in kinds.items():
+            more = tuple(parts.pop(kind, ()))
+            less = tuple([member for member in gone if member in group.members])
+            groups.append(group.edited(more, less) if more or less else group)
+        groups += [Group(dict.fromkeys(part)) for part in parts.values()]
+        return Audience(tuple([group for group in groups if group is not None]))
 
 
 class Entry:
@@ -165,7 +230,7 @@ class Entry:
 
     def is_for(self, member: Member) -> bool:
         """Tell whether ``member`` is to get it."""
-        return member in self.audience.members and member not in self.excluded
+        return member in self.audience and member not in self.excluded
 
     def owed_in(self, protocol: WireProtocol) -> Owed:
         """Encode once per protocol, on first use."""
@@ -202,7 +267,9 @@ def _uniform_writes(log: Log) -> list[Write]:
             return []
         entries.append(entry)
     return [
-        Write(group.members, [entry.owed_in(group.protocol) for entry in entries])
+        Write(
+            group.members, group.writes_bytes, [entry.owed_in(group.protocol) for entry in entries]
+        )
         for group in groups or ()
     ]
 
@@ -224,7 +291,7 @@ def _mixed_writes(log: Log) -> list[Write]:
     for member, items in owed.items():
         write = alike.get(key := (member.writes_bytes, *map(id, items)))
         if write is None:
-            alike[key] = Write([member], items)
+            alike[key] = Write([member], member.writes_bytes, items)
         else:
             write.members.append(member)  # type: ignore[attr-defined]  # a list, made just above
     return list(alike.values())

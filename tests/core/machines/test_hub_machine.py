@@ -113,6 +113,7 @@ class HubMachine(RuleBasedStateMachine):
         self.matched = 0
         self.due_woken: list[Member] = []
         self.due_overflowed: list[Member] = []
+        self.is_settled = True
 
     @initialize(is_small=st.booleans())
     def start(self, *, is_small: bool) -> None:
@@ -185,11 +186,18 @@ class HubMachine(RuleBasedStateMachine):
         self.hub.detach(model.member, list(model.patterns))
         if not model.is_gone:
             model.is_gone = True
+            self.is_settled = False
             model.is_blocked = False
             model.discarded = model.publications()
             model.patterns.clear()
             model.pending.clear()
             model.queue.clear()
+
+    @rule()
+    def settle(self) -> None:
+        """Once a second the hub lets go of those who are gone."""
+        self.hub.table.settle()
+        self.is_settled = True
 
     # --- in ----------------------------------------------------------------------------------
 
@@ -420,7 +428,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @invariant()
     def gone_members_are_not_kept(self) -> None:
-        if not self.hub.owed:
+        if not self.hub.owed and self.is_settled:
             for model in self.models:
                 kept = any(model.member in members for members in self.hub._groups)
                 assert not (model.is_gone and kept)

@@ -1,0 +1,93 @@
+"""Who is meant: connections, or the subject of an identity."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from .auth import Authenticator
+from .connection import Connection
+from .core.errors import UsageError
+from .core.plan import Member
+from .endpoint import Endpoint
+from .registry import Registry
+
+__all__ = ["Recipients", "Who"]
+
+logger: Final = logging.getLogger("wsbus.bus")
+
+Who: TypeAlias = Connection | Iterable[Connection] | str
+"""A connection, several, or the subject of an identity, which stands for all its connections."""
+
+_NOBODY: Final[frozenset[Member]] = frozenset()
+
+
+class Recipients:
+    """Finds connections by what the application calls them.
+
+    Subjects are the same within a *realm*: the authenticators of a bus, numbered from 1 on.
+    """
+
+    def __init__(self) -> None:
+        self._authenticators: Final[list[Authenticator]] = []
+        self._has_warned = False
+
+    def realm_of(self, authenticator: Authenticator | None) -> int:
+        """Return the realm of an authenticator; 0: there is none."""
+        if authenticator is None:
+            return 0
+        if authenticator not in self._authenticators:
+            self._authenticators.append(authenticator)
+        return self._authenticators.index(authenticator) + 1
+
+    def find(
+        self,
+        registry: Registry[Connection],
+        who: Who,
+        endpoint: Endpoint | None = None,
+        name: str = "who",
+    ) -> list[Connection]:
+        """Return those that are meant and connected.
+
+        Args:
+            registry: The connections there are.
+            who: Who is meant.
+            endpoint: For a subject: where it authenticated; None: wherever the bus's first
+                authenticator did.
+            name: What the argument is called, for the error.
+
+        Raises:
+            UsageError: It is neither a connection, nor several, nor the subject of an identity.
+        """
+        if isinstance(who, str):
+            realm = self._default() if endpoint is None else endpoint.realm
+            return registry.of(realm, who, endpoint)
+        try:
+            wanted = dict.fromkeys((who,) if isinstance(who, Connection) else who)
+        except TypeError:  # Nothing to iterate over, or it holds what has no hash.
+            wanted = None
+        if wanted is None or not all(isinstance(each, Connection) for each in wanted):
+            raise UsageError(
+                f"{name} must be a connection, several, or the subject of an identity, "
+                f"not {type(who).__name__}"
+            )
+        return registry.present(wanted)
+
+    def members(
+        self, registry: Registry[Connection], who: Who, endpoint: Endpoint | None = None
+    ) -> frozenset[Member]:
+        """Return the members of those that a publication excludes."""
+        if who == ():  # As a rule.
+            return _NOBODY
+        return frozenset([c.member for c in self.find(registry, who, endpoint, "exclude")])
+
+    def _default(self) -> int:
+        """Return whose subjects a bare text means: those of the first authenticator."""
+        if len(self._authenticators) > 1 and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "subjects of several authenticators: a text without endpoint= means those of the "
+                "first endpoint with an authenticator"
+            )
+        return 1 if self._authenticators else 0
