@@ -95,9 +95,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Note that there is room."""
         super().resume_writing()
         self.writable_now = True
-        if not self.read_paused:
-            self.transport.resume_reading()
+        self._read_on()
         self._wake()
+
+    async def receive(self) -> Any:
+        """Return the next ASGI message; read on only if nothing waits, for either side."""
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self._read_on()
+        return message
+
+    def _read_on(self) -> None:
+        """Read on, unless messages wait for the application, or pongs for the peer."""
+        if not self.read_paused and self.unsent() <= MAX_UNREAD_PONGS:
+            self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell what was lost without a close frame; let nobody wait for room for ever."""

@@ -57,14 +57,20 @@ class ServerConnection(ws.ServerConnection):
     def connection_made(self, transport: Any) -> None:
         """Note flow control from the start; nothing may hide in buffers below the queue."""
         super().connection_made(transport)
+        self.recv_messages.resume = self._read_on
         self.writable = True
         keep_shallow(transport)
 
     def data_received(self, data: bytes) -> None:
         """Answer pings only while the answers are read: else a flood of them fills the memory."""
         super().data_received(data)
-        if self.transport.get_write_buffer_size() > MAX_UNREAD_PONGS:
+        if unsent(self.transport) > MAX_UNREAD_PONGS:
             self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        """Read on, unless messages wait for the application, or pongs for the peer."""
+        if not self.recv_messages.paused and unsent(self.transport) <= MAX_UNREAD_PONGS:
+            self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Note that there is no room."""
@@ -75,7 +81,7 @@ class ServerConnection(ws.ServerConnection):
         """Note that there is room."""
         super().resume_writing()
         self.writable = True
-        self.transport.resume_reading()
+        self._read_on()
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 from anyio import create_task_group, move_on_after, sleep
+from anyio.lowlevel import checkpoint
 
 from ...core.overflow import Overflow
 from ...transport import Handshake
@@ -16,6 +17,7 @@ from ..wire import Opcode, client_frame
 
 __all__ = [
     "backpressure",
+    "choked_reading",
     "nothing_lost_unknowingly",
     "order_in",
     "order_out",
@@ -28,6 +30,10 @@ _SMALL: Final = 4096
 """Bytes of receive buffer, for those who shall not read."""
 _PATIENT: Final = msgspec.structs.replace(UNLIMITED, write_deadline=60.0)
 _KIB: Final = "x" * 1000
+_MIB: Final = 1 << 20
+_LONG_PING: Final = {"type": "ping", "id": "x" * 60_000}
+_MOST_AHEAD: Final = 16 * _MIB
+"""Bytes that a peer may be ahead of what it was answered: buffers of both kernels among them."""
 
 
 async def order_out(adapter: Adapter) -> None:
@@ -131,6 +137,26 @@ async def stuck_peer(adapter: Adapter) -> None:
         expect(site.bus.statistics().connections == 1, "only the stuck one was aborted")
         if adapter.frees_sockets:
             expect(await stuck.peer.was_reset(), "the socket of an aborted peer is gone")
+
+
+async def choked_reading(adapter: Adapter) -> None:
+    """A client that reads its answers slowly is read as slowly, whatever it sends."""
+    limits = msgspec.structs.replace(_PATIENT, control_bytes=64 * 1024)
+    async with open_site(adapter, limits=limits) as site:
+        for chatter in (b"", client_frame(Opcode.PING, b"x" * 100) * 16):
+            client = await site.connect(receive_buffer=_SMALL)
+            question = client_frame(Opcode.TEXT, msgspec.json.encode(_LONG_PING)) + chatter
+            rest, sent, read = question, 0, 0
+            while read < 2 * _MIB:  # Each byte that is read lets the server write one more.
+                while taken := client.peer.send_some(rest):
+                    sent += taken
+                    rest = rest[taken:] or question
+                    await checkpoint()
+                    if sent - read > _MOST_AHEAD:
+                        break
+                expect(sent - read <= _MOST_AHEAD, f"{sent} bytes were taken, {read} answered")
+                read += await client.peer.read_some(32 * 1024)
+            client.peer.reset()
 
 
 async def ping_flood(adapter: Adapter) -> None:
