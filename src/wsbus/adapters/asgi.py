@@ -39,6 +39,7 @@ from ..core.errors import UsageError
 from ..endpoint import Endpoint, Refusal
 from ..transport import Handshake, HeaderView
 from ._asgi import Message, Receive, Send, transport
+from ._intake import abridged
 
 __all__ = ["Application", "app"]
 
@@ -80,6 +81,8 @@ class Application:
             await send(accept)
         except OSError:  # It left while it was judged.
             return
+        if (kept := abridged(scope["headers"])) is not None and isinstance(scope["headers"], list):
+            scope["headers"][:] = kept  # In place: the handshake is a view of them.
         link = transport(self._endpoint, scope, receive, send)
         try:
             await self._endpoint.run(link, verdict)
