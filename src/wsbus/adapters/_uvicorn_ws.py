@@ -50,7 +50,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
     def handle_connect(self, event: Any) -> None:
         """Offer the socket; the application starts in the next turn of the loop."""
         super().handle_connect(event)
-        del self.request  # Nobody asks for it, and it may be large.
+        self.request.headers.clear()  # The scope has them; the library's parser keeps the request.
         if self.response.status_code == 101:
             self.scope["extensions"]["wsbus"] = {
                 "end_within": self.end_within,
