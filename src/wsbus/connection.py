@@ -327,13 +327,12 @@ class Connection:
 
     def _perform(  # noqa: C901  # one row per action
         self, todo: Sequence[actions.Action], now: Instant | None = None
-    ) -> int:
-        """Do what the session wants; return the bytes of its answers."""
-        services, member, answered = self._services, self._member, 0
+    ) -> None:
+        services, member = self._services, self._member
         for action in todo:
             match action:
                 case actions.Send():
-                    answered += self._send(action.reply, now)
+                    self._reader.answered += self._send(action.reply, now)
                 case actions.Invoke():
                     self._invoke(action.call, now)
                 case actions.Join():
@@ -345,14 +344,13 @@ class Connection:
                 case actions.Adopt():
                     self._adopt(action.identity)
                 case actions.ReportStatus():
-                    answered += self._send(self.info().status(action.ref))
+                    self._reader.answered += self._send(self.info().status(action.ref))
                 case actions.AskToken():
                     services.runner.submit(partial(self._ask, self._judge_token, action))
                 case actions.AskPermission():
                     services.runner.submit(partial(self._ask, self._judge_permission, action))
                 case actions.Close():
                     self._close(action)
-        return answered
 
     def _adopt(self, identity: Identity) -> None:
         self._services.hub.restrict(self._member, identity.grants)
@@ -369,29 +367,23 @@ class Connection:
     def _invoke(self, call: Call, now: Instant | None) -> None:
         services, limits = self._services, self._endpoint.limits
         outcome = services.commands.invoke(call, self, limits.command_timeout)
-        if not callable(outcome):
-            self._respond(call, outcome, now)
-        elif self._commands_running >= limits.max_running_commands:
+        if callable(outcome) and self._commands_running >= limits.max_running_commands:
             why = "too many commands are running"
-            self._send(Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None), now)
+            outcome = Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None)
+        if not callable(outcome):
+            self._send(outcome, now)
         else:
             self._commands_running += 1
-            services.runner.submit_each(self._finish_command, ((call, outcome),))
+            services.runner.submit_each(self._finish_command, (outcome,))
 
-    async def _finish_command(self, started: tuple[Call, Running]) -> None:
-        call, command = started
+    async def _finish_command(self, command: Running) -> None:
         try:
-            self._respond(call, await command(self._services.runner))
+            self._send(await command(self._services.runner))
+        except Exception:
+            logger.exception("the answer to a command cannot be sent")
+            self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._commands_running -= 1
-
-    def _respond(self, call: Call, outcome: Reply, now: Instant | None = None) -> None:
-        try:
-            self._send(outcome, now)
-        except Exception:  # The application's own words, such as a lone surrogate.
-            logger.exception("the answer to a command cannot be encoded")
-            why = "the command failed"
-            self._send(Refused(ErrorCode.INTERNAL_ERROR, why, call.ref, call.ref is not None))
 
     async def _ask(self, judge: Callable[[_Question], Awaitable[None]], ask: _Question) -> None:
         """Put a question to the application; whatever fails ends the connection.

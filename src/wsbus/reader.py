@@ -36,7 +36,7 @@ _OUTGROWN: Final = Refused(
 )
 _CLOSED: Final = State.CLOSED  # To look it up takes as long as to call a function (3.11).
 
-_Perform: TypeAlias = Callable[[Sequence[Action], Instant], int]
+_Perform: TypeAlias = Callable[[Sequence[Action], Instant], None]
 
 
 def answer_bound(frame: str | bytes) -> int:
@@ -53,10 +53,12 @@ class Reader:
         member: Tells the protocol, and whether the client reads what it is owed.
     """
 
-    __slots__ = ("_member", "_services", "_session", "_turn", "messages_received")
+    __slots__ = ("_member", "_services", "_session", "_turn", "answered", "messages_received")
 
     def __init__(self, services: Services, session: Session, member: Member) -> None:
         self.messages_received: int = 0
+        self.answered: int = 0
+        """Bytes of answers since a frame came."""
         self._services: Final = services
         self._session: Final = session
         self._member: Final = member
@@ -67,7 +69,7 @@ class Reader:
 
         Args:
             frame: What came.
-            perform: Does what the session wants, and returns the bytes of its answers.
+            perform: Does what the session wants, and adds to :attr:`answered`.
         """
         services, session, member = self._services, self._session, self._member
         now, protocol = services.clock(), member.protocol
@@ -76,10 +78,11 @@ class Reader:
             why = f"{protocol.name} is text only"
             perform(session.close(CloseCode.UNSUPPORTED_DATA, why), now)
             return
-        rate, answered, messages = session.rate, 0, iter(protocol.split(frame))
+        rate, messages = session.rate, iter(protocol.split(frame))
+        self.answered = 0
         for message in messages:
             if rate is not None and rate.tokens < 1 and not rate.has_token(now.monotonic):
-                yield from self._refuse(frame, chain((message,), messages), now, perform, answered)
+                yield from self._refuse(frame, chain((message,), messages), now, perform)
                 return
             for command in protocol.decode(message):
                 self.messages_received += 1
@@ -87,14 +90,14 @@ class Reader:
                 if isinstance(command, Malformed):
                     services.malformed += 1
                     logger.debug("a message was not understood: %s", command.message)
-                sent = perform(session.handle(command, now), now)
-                answered += sent
+                before = self.answered
+                perform(session.handle(command, now), now)
                 if session.state is _CLOSED:
                     return
-                if answered > _ANSWER_BYTES and answered > answer_bound(frame):
+                if self.answered > _ANSWER_BYTES and self.answered > answer_bound(frame):
                     perform([Send(_OUTGROWN)], now)
                     return
-                self._turn += 1 + ((len(message) + sent) >> 6)
+                self._turn += 1 + ((len(message) + self.answered - before) >> 6)
                 if self._turn >= _TURN or member.queue.is_choked:
                     yield
 
@@ -104,7 +107,6 @@ class Reader:
         messages: Iterable[str | bytes],
         now: Instant,
         perform: _Perform,
-        answered: int,
     ) -> Iterator[None]:
         """Refuse what is left of a frame; it came at one moment, so that there is no token for it.
 
@@ -120,9 +122,9 @@ class Reader:
             command = protocol.glance(message)
             if is_first or command.ref is not None:
                 is_first = False
-                answered += perform(session.handle(command, now), now)
+                perform(session.handle(command, now), now)
                 self._turn += 3  # It is encoded and written.
-                if session.state is _CLOSED or answered > answer_bound(frame):
+                if session.state is _CLOSED or self.answered > answer_bound(frame):
                     return
             if self._turn >= _TURN or self._member.queue.is_choked:
                 yield
