@@ -99,6 +99,7 @@ class Bus(Publisher):
         self,
         *,
         protocols: Sequence[str | WireProtocol] = ("wsbus.v1",),
+        joins: bool = True,
         authenticator: Authenticator | None = None,
         anonymous: Grants | None = None,
         query_token: str | None = None,
@@ -116,6 +117,7 @@ class Bus(Publisher):
 
         Args:
             protocols: Names of registered dialects, or dialects; the first is the default.
+            joins: Whether messages to a client may share a frame; False: one message a frame.
             authenticator: Judges tokens; None: everybody is let in.
             anonymous: Grants of everybody, without an authenticator; None: subscribe to
                 anything, give any command, publish nothing.
@@ -146,6 +148,7 @@ class Bus(Publisher):
         endpoint = Endpoint(
             gate=self,
             protocols=tuple(protocol(which) for which in protocols),
+            joins=joins,
             authenticator=authenticator,
             anonymous=anonymous or Grants.open(),
             query_token=query_token,

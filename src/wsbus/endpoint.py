@@ -24,6 +24,7 @@ from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
 from .protocols.base import WireProtocol
+from .protocols.registry import unjoined
 from .runner import awaited
 from .transport import Handshake, Transport, split_list
 
@@ -156,6 +157,10 @@ class Endpoint:
     gate: Gate = field(repr=False)
     protocols: Sequence[WireProtocol]
     """Spoken here. A client that offers no subprotocol gets the first."""
+    joins: bool = True
+    """Whether messages to a client may share a frame, in dialects that allow it (``wsbus.v1``).
+    False: each has a frame of its own, so that ``JSON.parse(event.data)`` and ``receive_json()``
+    can read it; a burst costs more then."""
     authenticator: Authenticator | None = None
     """None: everybody is let in, with the grants of ``anonymous``."""
     anonymous: Grants = field(default_factory=Grants.open)
@@ -199,6 +204,8 @@ class Endpoint:
         choice(("replace", "reject"), self.on_duplicate, "on_duplicate")
         if not isinstance(self.heartbeat, HeartbeatPolicy):
             raise UsageError("heartbeat must be a HeartbeatPolicy(interval=…, timeout=…)")
+        if not self.joins:
+            self.protocols = tuple(unjoined(each) for each in self.protocols)
         limits = self.limits
         self.origins = parse_origins(self.origins)
         self._proxies = Proxies(self.trusted_proxies)
