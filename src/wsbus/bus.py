@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 from anyio.abc import TaskGroup
 
@@ -91,6 +91,7 @@ class Bus(Publisher):
         self._on_disconnect: Final[list[Hook]] = []
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
+        self._has_run = False
 
     # --- setting up --------------------------------------------------------------------------
 
@@ -234,6 +235,7 @@ class Bus(Publisher):
         """
         if self._life is not None:
             raise UsageError("this bus is running already")
+        self._has_run = True
         self._life = Life(self._make_services)
         await self._life.start()
         return self
@@ -278,7 +280,19 @@ class Bus(Publisher):
             on_disconnect=self._on_disconnect,
         )
 
+    def __call__(self, _application: object) -> NoReturn:
+        """Say what to write instead, where a framework takes the bus for a lifespan."""
+        raise UsageError(
+            "a bus is no lifespan; write lifespan=lifespan(bus), with lifespan from "
+            "wsbus.adapters.starlette"
+        )
+
     # --- for endpoints ---------------------------------------------------------------------------
+
+    @property
+    def has_run(self) -> bool:
+        """Whether it has been started, be it running still or not."""
+        return self._has_run
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether an endpoint takes connections now."""

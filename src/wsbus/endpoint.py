@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from inspect import isawaitable
+from time import monotonic
 from typing import Any, Final, Literal, Protocol
 
 from anyio import fail_after
@@ -29,6 +30,9 @@ from .transport import Handshake, Transport, split_list
 __all__ = ["Admission", "Endpoint", "Place", "Refusal", "escaped"]
 
 logger: Final = logging.getLogger("wsbus.endpoint")
+
+_ORIGINS_A_MINUTE: Final = 10
+"""Refused origins that are warnings; whoever sends more of them fills no log at that level."""
 
 ANONYMOUS: Final = "anonymous"
 """The subject of every connection at an endpoint without an authenticator."""
@@ -140,6 +144,11 @@ class Gate(Protocol):
         """End the connections of the endpoint."""
         ...
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the bus has been started, be it running still or not."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Endpoint:
@@ -191,6 +200,11 @@ class Endpoint:
     """What ``max_connections`` and ``max_connections_per_address`` count."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
     _proxies: Proxies = field(init=False, repr=False)
+    _has_warned_of_rest: bool = field(default=False, init=False, repr=False)
+    _shown_origins: deque[float] = field(
+        default_factory=lambda: deque(maxlen=_ORIGINS_A_MINUTE), init=False, repr=False
+    )
+    """When refused origins were logged as warnings, the last few."""
 
     def __post_init__(self) -> None:
         """Make what its connections share."""
@@ -213,23 +227,30 @@ class Endpoint:
             limits.queue_messages, limits.queue_bytes, limits.control_bytes
         )
 
-    async def admit(self, handshake: Handshake) -> Admission | Refusal:
+    async def admit(
+        self, handshake: Handshake, identity: Identity | None = None
+    ) -> Admission | Refusal:
         """Judge a handshake; to be called before the connection is accepted.
 
         An admission takes a place: run the connection, or release :attr:`Admission.place`.
+
+        Args:
+            handshake: What the client asked for.
+            identity: Who it is, where a framework has found out; None: the authenticator is asked.
         """
         if not self.gate.accepts(self):
+            if not self.gate.has_run:
+                self.warn_of_rest(handshake.path, "run the server within `async with bus:`")
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
         if not _is_welcome(self.origins, handshake):
-            origin = escaped(handshake.headers.get("origin", ""))
-            logger.info("refused a connection from the origin %s", origin)
+            self._log_origin(handshake)
             return Refusal(403, "this origin may not connect")
         place = self._enter(handshake)
         if isinstance(place, Refusal):
             return place
         verdict = None
         try:
-            verdict = await self._judge_handshake(handshake, place)
+            verdict = await self._judge_handshake(handshake, place, identity)
         finally:
             if not isinstance(verdict, Admission):
                 place.release()
@@ -258,7 +279,9 @@ class Endpoint:
             found = self._proxies.client_of(peer, forwarded)
         return None if found is None else address_key(found)
 
-    async def _judge_handshake(self, handshake: Handshake, place: Place) -> Admission | Refusal:
+    async def _judge_handshake(
+        self, handshake: Handshake, place: Place, identity: Identity | None
+    ) -> Admission | Refusal:
         spoken = {protocol.name: protocol for protocol in self.protocols}
         chosen = next((name for name in handshake.subprotocols if name in spoken), None)
         if chosen is None and handshake.subprotocols:
@@ -267,14 +290,14 @@ class Endpoint:
         name = self._name(handshake)
         if isinstance(name, Refusal):
             return name
-        identity = await self._identify(handshake)
-        if isinstance(identity, Refusal):
-            return identity
-        if identity is not None:  # Again when it begins: here it can still be told with a status.
-            refusal = self.gate.refusal(self, name, identity.subject)
+        found = await self._identify(handshake) if identity is None else identity
+        if isinstance(found, Refusal):
+            return found
+        if found is not None:  # Again when it begins: here it can still be told with a status.
+            refusal = self.gate.refusal(self, name, found.subject)
             if refusal is not None:
                 return refusal
-        return Admission(handshake, protocol, chosen, identity, name, place)
+        return Admission(handshake, protocol, chosen, found, name, place)
 
     def _name(self, handshake: Handshake) -> str | Refusal | None:
         """Return what the connection wants to be called."""
@@ -296,6 +319,42 @@ class Endpoint:
                 400, f"the name of a connection has 1 to {MAX_NAME_BYTES} bytes of UTF-8"
             )
         return name
+
+    def _log_origin(self, handshake: Handshake) -> None:
+        now, shown = monotonic(), self._shown_origins
+        is_shown = len(shown) < _ORIGINS_A_MINUTE or now - shown[0] > 60
+        if is_shown:
+            shown.append(now)
+        origin = escaped(handshake.headers.get("origin", ""))
+        if self.origins == "same-host":
+            host = escaped(handshake.headers.get("host", ""))
+            expected = (
+                f"the request's own Host, {host} (let the proxy pass Host on with its port, or "
+                "name the page's origin in bus.endpoint(origins=[…]))"
+            )
+        else:
+            expected = escaped(", ".join(self.origins), 300)
+        logger.log(
+            logging.WARNING if is_shown else logging.INFO,
+            "refused a connection from the origin %s; this endpoint takes %s",
+            origin,
+            expected,
+        )
+
+    def warn_of_rest(self, path: str, remedy: str) -> None:
+        """Log, once, that connections are refused because nobody has started the bus.
+
+        Args:
+            path: What the client asked for.
+            remedy: How the bus is started where this endpoint is served.
+        """
+        if not self._has_warned_of_rest:
+            self._has_warned_of_rest = True
+            logger.warning(
+                "connections to %s are refused: nobody has started the bus of this endpoint; %s",
+                escaped(path),
+                remedy,
+            )
 
     async def _identify(self, handshake: Handshake) -> Identity | Refusal | None:
         if self.authenticator is None:
