@@ -302,8 +302,9 @@ def _warn_of_options(*, is_fast: bool) -> None:
         logger.warning(
             "uvicorn runs with a WebSocket protocol of its own, which makes fan-out half as fast "
             "and leaves stuck connections open; start it with "
-            "`--ws wsbus.adapters.uvicorn:WebSocketProtocol`, or with "
-            "uvicorn.run(app, **uvicorn_options(bus))"
+            "`--ws wsbus.adapters.uvicorn:WebSocketProtocol`, with "
+            "uvicorn.run(app, **uvicorn_options(bus)), or under gunicorn with "
+            "`-k wsbus.adapters.gunicorn.UvicornWorker`"
         )
     if getattr(config, "workers", 1) > 1:
         logger.warning(
