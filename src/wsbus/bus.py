@@ -6,6 +6,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
@@ -42,10 +43,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def _read_clocks() -> Instant:
     return Instant(time.monotonic(), time.time())
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)
 
 
 def _new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
@@ -91,7 +88,7 @@ class Bus(Publisher):
         self._on_disconnect: Final[list[Hook]] = []
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
-        self._has_run = False
+        self.has_run: bool = False  # Ever, be it running still or not.
 
     # --- setting up --------------------------------------------------------------------------
 
@@ -235,8 +232,7 @@ class Bus(Publisher):
         """
         if self._life is not None:
             raise UsageError("this bus is running already")
-        self._has_run = True
-        self._life = Life(self._make_services)
+        self.has_run, self._life = True, Life(self._make_services)
         await self._life.start()
         return self
 
@@ -272,7 +268,7 @@ class Bus(Publisher):
             flusher=Flusher(hub, runner, self._clock, self._flush_interval),
             runner=runner,
             clock=self._clock,
-            new_id=_new_id,
+            new_id=partial(secrets.token_hex, 8),
             new_heartbeat=_new_heartbeat,
             commands=self._commands,
             authorize=self._authorize,
@@ -282,17 +278,9 @@ class Bus(Publisher):
 
     def __call__(self, _application: object) -> NoReturn:
         """Say what to write instead, where a framework takes the bus for a lifespan."""
-        raise UsageError(
-            "a bus is no lifespan; write lifespan=lifespan(bus), with lifespan from "
-            "wsbus.adapters.starlette"
-        )
+        raise UsageError("a bus is no lifespan: write adapters.starlette's lifespan=lifespan(bus)")
 
     # --- for endpoints ---------------------------------------------------------------------------
-
-    @property
-    def has_run(self) -> bool:
-        """Whether it has been started, be it running still or not."""
-        return self._has_run
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether an endpoint takes connections now."""

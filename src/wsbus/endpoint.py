@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from inspect import isawaitable
-from time import monotonic
 from typing import Any, Final, Literal, Protocol
 
 from anyio import fail_after
@@ -23,6 +22,7 @@ from .core.origins import is_same_host, normal_origin, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
+from .notices import Notices, escaped
 from .protocols.base import WireProtocol
 from .runner import awaited
 from .transport import Handshake, Transport, split_list
@@ -30,9 +30,6 @@ from .transport import Handshake, Transport, split_list
 __all__ = ["Admission", "Endpoint", "Place", "Refusal", "escaped"]
 
 logger: Final = logging.getLogger("wsbus.endpoint")
-
-_ORIGINS_A_MINUTE: Final = 10
-"""Refused origins that are warnings; whoever sends more of them fills no log at that level."""
 
 ANONYMOUS: Final = "anonymous"
 """The subject of every connection at an endpoint without an authenticator."""
@@ -200,11 +197,8 @@ class Endpoint:
     """What ``max_connections`` and ``max_connections_per_address`` count."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
     _proxies: Proxies = field(init=False, repr=False)
-    _has_warned_of_rest: bool = field(default=False, init=False, repr=False)
-    _shown_origins: deque[float] = field(
-        default_factory=lambda: deque(maxlen=_ORIGINS_A_MINUTE), init=False, repr=False
-    )
-    """When refused origins were logged as warnings, the last few."""
+    notices: Notices = field(init=False, repr=False, default_factory=Notices)
+    """What the log says of connections that are refused through a mistake of the operator."""
 
     def __post_init__(self) -> None:
         """Make what its connections share."""
@@ -240,10 +234,10 @@ class Endpoint:
         """
         if not self.gate.accepts(self):
             if not self.gate.has_run:
-                self.warn_of_rest(handshake.path, "run the server within `async with bus:`")
+                self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
         if not _is_welcome(self.origins, handshake):
-            self._log_origin(handshake)
+            self.notices.of_origin(handshake, self.origins)
             return Refusal(403, "this origin may not connect")
         place = self._enter(handshake)
         if isinstance(place, Refusal):
@@ -320,42 +314,6 @@ class Endpoint:
             )
         return name
 
-    def _log_origin(self, handshake: Handshake) -> None:
-        now, shown = monotonic(), self._shown_origins
-        is_shown = len(shown) < _ORIGINS_A_MINUTE or now - shown[0] > 60
-        if is_shown:
-            shown.append(now)
-        origin = escaped(handshake.headers.get("origin", ""))
-        if self.origins == "same-host":
-            host = escaped(handshake.headers.get("host", ""))
-            expected = (
-                f"the request's own Host, {host} (let the proxy pass Host on with its port, or "
-                "name the page's origin in bus.endpoint(origins=[…]))"
-            )
-        else:
-            expected = escaped(", ".join(self.origins), 300)
-        logger.log(
-            logging.WARNING if is_shown else logging.INFO,
-            "refused a connection from the origin %s; this endpoint takes %s",
-            origin,
-            expected,
-        )
-
-    def warn_of_rest(self, path: str, remedy: str) -> None:
-        """Log, once, that connections are refused because nobody has started the bus.
-
-        Args:
-            path: What the client asked for.
-            remedy: How the bus is started where this endpoint is served.
-        """
-        if not self._has_warned_of_rest:
-            self._has_warned_of_rest = True
-            logger.warning(
-                "connections to %s are refused: nobody has started the bus of this endpoint; %s",
-                escaped(path),
-                remedy,
-            )
-
     async def _identify(self, handshake: Handshake) -> Identity | Refusal | None:
         if self.authenticator is None:
             if self._nobody is None:
@@ -426,9 +384,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def escaped(text: str, limit: int = 100) -> str:
-    """Return a client's word as it may stand in a log line: control characters escaped, short."""
-    short = text if len(text) <= limit else text[:limit] + "…"
-    return short.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -115,7 +115,7 @@ def app(door: Bus | Endpoint, *, autostart: bool = False) -> Application:
     """Return an ASGI application whose WebSockets, on any path, come in by this door.
 
     Refused handshakes are answered with their HTTP status where the server can (uvicorn,
-    hypercorn), with 403 otherwise. HTTP requests are answered 426.
+    hypercorn, granian), with 403 otherwise. HTTP requests are answered 426.
 
     Args:
         door: Where clients come in; a bus means its default endpoint.
@@ -168,7 +168,7 @@ async def converse(
         return
     _look_at_server(scope)
     if not endpoint.gate.has_run:
-        endpoint.warn_of_rest(scope["path"], _how_to_start(scope))
+        endpoint.notices.of_rest(scope["path"], _how_to_start(scope))
     verdict = await endpoint.admit(_handshake(scope), identity)
     try:
         if isinstance(verdict, Refusal):
