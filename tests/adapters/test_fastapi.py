@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -601,6 +602,37 @@ def test_a_route_is_no_endpoint_of_a_route(use: Callable[[FastAPI, Any], object]
     """The mistake is told when it is made, with what to write."""
     with pytest.raises(UsageError, match=r"wsbus\.adapters\.fastapi\.mount"):
         use(FastAPI(), websocket_route("/ws", Bus()))
+
+
+APPLICATIONS: dict[str, tuple[Callable[[FastAPI, Any], object], str]] = {
+    "add_route": (lambda app, endpoint: app.add_route("/ws", endpoint), "websocket_route"),
+    "Route": (lambda app, endpoint: app.routes.append(Route("/ws", endpoint)), "websocket_route"),
+    "websocket": (lambda app, endpoint: app.websocket("/ws")(endpoint), r"fastapi\.mount"),
+}
+
+
+@pytest.mark.parametrize(("put", "advice"), APPLICATIONS.values(), ids=APPLICATIONS.keys())
+async def test_an_application_where_it_takes_no_websocket_is_told(
+    put: Callable[[FastAPI, Any], object], advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the application starts, the log says what to write."""
+    bus = Bus()
+    app = FastAPI(lifespan=lifespan(bus))
+    put(app, asgi.app(bus))
+    async with app.router.lifespan_context(app):
+        pass
+    [told] = caplog.records
+    assert told.levelno == logging.ERROR
+    assert re.search(advice, told.message)
+
+
+async def test_a_host_of_its_own_is_served() -> None:
+    """Other kinds of routes are no obstacle."""
+    bus = Bus()
+    app = FastAPI(lifespan=lifespan(bus))
+    app.host("127.0.0.1", asgi.app(bus))
+    async with serving(app) as (port, _):
+        assert await enters(port, "/anything") == 101
 
 
 @pytest.mark.parametrize("wrong", [lifespan, Bus()])

@@ -79,9 +79,17 @@ def settle(application: Any) -> None:
     if not _has_table(router):
         return
     places: defaultdict[Placed, list[str | None]] = defaultdict(list)
-    for place in list(_walk(router, guards=_guards(router))):  # The tables grow meanwhile.
-        places[place.what].append(place.problem())
-        place.complete()
+    found = list(_walk(router, guards=_guards(router)))  # The tables grow meanwhile.
+    for place in found:
+        if place.is_of_use:
+            places[place.what].append(place.problem())
+            place.complete()
+    for place in found:
+        if place.what not in places:
+            place.what.tell(
+                f"{place.path} is for HTTP only, as add_route has it, and takes no WebSocket; "
+                f"write wsbus.adapters.starlette.websocket_route({place.path!r}, bus)"
+            )
     for what, problems in places.items():
         what.settle(router, problems)
 
@@ -98,8 +106,22 @@ class _Place:
     """Whether there are dependencies around the mounted application that it belongs to."""
     is_included: bool
 
+    @property
+    def path(self) -> str:
+        return getattr(self.route, "path", "")  # A Host has none.
+
+    @property
+    def is_of_use(self) -> bool:
+        """Whether it serves what it is for; to HTTP a WebSocket's endpoint only answers 426."""
+        return self.what.speaks == "http" or not hasattr(self.route, "methods")
+
     def problem(self) -> str | None:
-        path, prefix = self.route.path, getattr(self.router, "prefix", "")
+        path, prefix = self.path, getattr(self.router, "prefix", "")
+        if hasattr(self.route, "dependant"):
+            return (
+                f"{path} is not served: FastAPI wants a function there, and this is an application "
+                f"of ASGI; write wsbus.adapters.fastapi.mount(app_or_router, {path!r}, …)"
+            )
         if self.guards:
             return _unguarded(self.what, path)
         if prefix and not path.startswith(prefix):
@@ -119,10 +141,10 @@ class _Place:
     def complete(self) -> None:
         if self.what.speaks != "websocket":
             return
-        path = self.route.path
+        path = self.path
+        if not path or hasattr(self.route, "dependant"):
+            return
         if hasattr(self.route, "routes"):  # A mount, which serves what is below its path.
-            if not path:
-                return
             if not any(self._beside(path, has_methods=False)):
                 self.router.add_websocket_route(path, self.what, name=f"wsbus:{path}")
         elif hasattr(self.route, "answers_http") and not self.is_included:
@@ -148,9 +170,7 @@ def _walk(
         below = getattr(route, "_base_app", getattr(route, "app", None))
         what = below if isinstance(below, Placed) else getattr(route, "endpoint", None)
         if isinstance(what, Placed):
-            # A route for HTTP that leads to a WebSocket's endpoint only answers 426.
-            if what.speaks == "http" or not hasattr(route, "methods"):
-                yield _Place(what, route, router, guards, outer, is_included)
+            yield _Place(what, route, router, guards, outer, is_included)
         elif _has_table(inner := getattr(below, "router", None)):
             # An application of its own: FastAPI's dependencies end at its border.
             yield from _walk(inner, guards=_guards(inner), outer=outer or guards)

@@ -70,8 +70,9 @@ def mount(
         identity: A dependency that returns an :class:`.Identity`, or None to have the endpoint's
             authenticator asked.
         status: Prefix of the routes that tell operators how the bus is, such as ``/-``; see
-            :func:`.status_routes`. None: none.
-        client: Prefix of the JavaScript client, such as ``/wsbus``; see :func:`.web_routes`.
+            :func:`.starlette.status_routes`. None: none.
+        client: Prefix of the JavaScript client, such as ``/wsbus``; see
+            :func:`.starlette.web_routes`.
             None: it is not served.
         lifespan: Start the bus before the application's own lifespan, and stop it afterwards.
         name: For ``url_path_for``.
