@@ -22,6 +22,9 @@ logger: Final = logging.getLogger("wsbus.asgi")
 MISPLACED: Final = "this route is not served here; the log of the server says why"
 """What a client is told, with the status 500."""
 
+_MAX_ROUTERS: Final = 64
+"""Routers whose verdicts are kept; an application that makes one a request leaks nothing."""
+
 
 class Placed:
     """An ASGI application of wsbus that stands in somebody's routing table."""
@@ -53,6 +56,8 @@ class Placed:
 
     def settle(self, root: object, problems: Sequence[str | None]) -> None:
         """Note what is wrong with each of the places in which it stands below a router."""
+        if len(self._verdicts) >= _MAX_ROUTERS:
+            self._verdicts.clear()
         self._verdicts[id(root)] = (root, all(problems))
         for problem in problems:
             if problem is not None:
