@@ -6,8 +6,9 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 from anyio.abc import TaskGroup
 
@@ -43,10 +44,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def _read_clocks() -> Instant:
     return Instant(time.monotonic(), time.time())
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)
 
 
 def _new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
@@ -92,6 +89,7 @@ class Bus(Publisher):
         self._on_disconnect: Final[list[Hook]] = []
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
+        self.has_run: bool = False  # Ever, be it running still or not.
 
     # --- setting up --------------------------------------------------------------------------
 
@@ -238,7 +236,7 @@ class Bus(Publisher):
         """
         if self._life is not None:
             raise UsageError("this bus is running already")
-        self._life = Life(self._make_services)
+        self.has_run, self._life = True, Life(self._make_services)
         await self._life.start()
         return self
 
@@ -274,13 +272,17 @@ class Bus(Publisher):
             flusher=Flusher(hub, runner, self._clock, self._flush_interval),
             runner=runner,
             clock=self._clock,
-            new_id=_new_id,
+            new_id=partial(secrets.token_hex, 8),
             new_heartbeat=_new_heartbeat,
             commands=self._commands,
             authorize=self._authorize,
             on_connect=self._on_connect,
             on_disconnect=self._on_disconnect,
         )
+
+    def __call__(self, _application: object) -> NoReturn:
+        """Say what to write instead, where a framework takes the bus for a lifespan."""
+        raise UsageError("a bus is no lifespan: write adapters.starlette's lifespan=lifespan(bus)")
 
     # --- for endpoints ---------------------------------------------------------------------------
 

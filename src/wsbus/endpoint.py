@@ -23,6 +23,7 @@ from .core.origins import is_same_host, normal_origin, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
+from .notices import Notices, escaped
 from .protocols.base import WireProtocol
 from .protocols.registry import unjoined
 from .runner import awaited
@@ -142,6 +143,11 @@ class Gate(Protocol):
         """End the connections of the endpoint."""
         ...
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the bus has been started, be it running still or not."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Endpoint:
@@ -197,6 +203,8 @@ class Endpoint:
     """What ``max_connections`` and ``max_connections_per_address`` count."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
     _proxies: Proxies = field(init=False, repr=False)
+    notices: Notices = field(init=False, repr=False, default_factory=Notices)
+    """What the log says of connections that are refused through a mistake of the operator."""
 
     def __post_init__(self) -> None:
         """Check the settings that are words, and make what its connections share."""
@@ -223,23 +231,30 @@ class Endpoint:
             limits.queue_messages, limits.queue_bytes, limits.control_bytes
         )
 
-    async def admit(self, handshake: Handshake) -> Admission | Refusal:
+    async def admit(
+        self, handshake: Handshake, identity: Identity | None = None
+    ) -> Admission | Refusal:
         """Judge a handshake; to be called before the connection is accepted.
 
         An admission takes a place: run the connection, or release :attr:`Admission.place`.
+
+        Args:
+            handshake: What the client asked for.
+            identity: Who it is, where a framework has found out; None: the authenticator is asked.
         """
         if not self.gate.accepts(self):
+            if not self.gate.has_run:
+                self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
         if not _is_welcome(self.origins, handshake):
-            origin = escaped(handshake.headers.get("origin", ""))
-            logger.info("refused a connection from the origin %s", origin)
+            self.notices.of_origin(handshake, self.origins)
             return Refusal(403, "this origin may not connect")
         place = self._enter(handshake)
         if isinstance(place, Refusal):
             return place
         verdict = None
         try:
-            verdict = await self._judge_handshake(handshake, place)
+            verdict = await self._judge_handshake(handshake, place, identity)
         finally:
             if not isinstance(verdict, Admission):
                 place.release()
@@ -268,7 +283,9 @@ class Endpoint:
             found = self._proxies.client_of(peer, forwarded)
         return None if found is None else address_key(found)
 
-    async def _judge_handshake(self, handshake: Handshake, place: Place) -> Admission | Refusal:
+    async def _judge_handshake(
+        self, handshake: Handshake, place: Place, identity: Identity | None
+    ) -> Admission | Refusal:
         spoken = {protocol.name: protocol for protocol in self.protocols}
         chosen = next((name for name in handshake.subprotocols if name in spoken), None)
         if chosen is None and handshake.subprotocols:
@@ -277,14 +294,14 @@ class Endpoint:
         name = self._name(handshake)
         if isinstance(name, Refusal):
             return name
-        identity = await self._identify(handshake)
-        if isinstance(identity, Refusal):
-            return identity
-        if identity is not None:  # Again when it begins: here it can still be told with a status.
-            refusal = self.gate.refusal(self, name, identity.subject)
+        found = await self._identify(handshake) if identity is None else identity
+        if isinstance(found, Refusal):
+            return found
+        if found is not None:  # Again when it begins: here it can still be told with a status.
+            refusal = self.gate.refusal(self, name, found.subject)
             if refusal is not None:
                 return refusal
-        return Admission(handshake, protocol, chosen, identity, name, place)
+        return Admission(handshake, protocol, chosen, found, name, place)
 
     def _name(self, handshake: Handshake) -> str | Refusal | None:
         """Return what the connection wants to be called."""
@@ -377,9 +394,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def escaped(text: str, limit: int = 100) -> str:
-    """Return a client's word as it may stand in a log line: control characters escaped, short."""
-    short = text if len(text) <= limit else text[:limit] + "…"
-    return short.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -168,7 +168,8 @@ class Rest(Generic[T]):
     """What is left of an awaitable that was begun, and now waits for something.
 
     It may be awaited once, in the task that began it, and behind whatever else that does
-    meanwhile: what the awaitable waits for is passed on unchanged.
+    meanwhile: what the awaitable waits for is passed on unchanged. As with ``yield from`` it need
+    not be a generator: those of granian only have ``__next__``.
     """
 
     __slots__ = ("_steps", "_waits_for")
@@ -184,10 +185,13 @@ class Rest(Generic[T]):
             try:
                 try:
                     value = yield waits_for
-                except BaseException as exc:  # noqa: BLE001  # it is for the awaitable
-                    waits_for = steps.throw(exc)
+                except BaseException as exc:  # it is for the awaitable
+                    throw = getattr(steps, "throw", None)
+                    if throw is None:
+                        raise
+                    waits_for = throw(exc)
                 else:
-                    waits_for = steps.send(value)
+                    waits_for = next(steps) if value is None else steps.send(value)
             except StopIteration as end:
                 result: T = end.value
                 return result

@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -361,6 +362,40 @@ async def test_the_rest_of_what_waits_is_awaited_like_the_whole() -> None:
 
     gate = Event()
     rest = begin(wait())
+    assert isinstance(rest, Rest)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await rest
+    assert scope.cancelled_caught
+
+
+class Iterated:
+    """An awaitable whose iterator has neither ``send`` nor ``throw``, as those of granian."""
+
+    def __init__(self, steps: Iterable[Any]) -> None:
+        self._steps = iter(steps)
+
+    def __await__(self) -> Any:
+        return self
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> object:
+        try:
+            return next(self._steps)
+        except StopIteration:
+            raise StopIteration("done") from None
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_rest_of_a_mere_iterator_is_awaited() -> None:
+    """An awaitable need not be a generator; cancellation ends it where it waits."""
+    rest: object = begin(Iterated([None, None, None]))
+    assert isinstance(rest, Rest)
+    assert await rest == "done"
+
+    rest = begin(Iterated([None] * 1000))
     assert isinstance(rest, Rest)
     with anyio.CancelScope() as scope:
         scope.cancel()

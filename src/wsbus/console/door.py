@@ -94,6 +94,11 @@ class Console:
 
     # --- for its endpoint ------------------------------------------------------------------------
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the bus has been started, be it running still or not."""
+        return self.bus.has_run
+
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether consoles are let in now: as long as the bus runs."""
         return self.bus.is_running and not self._is_draining
