@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 from anyio.abc import TaskGroup
 
 from .auth import Authenticator
-from .commands import Commands, RegisteredCommand
+from .commands import Commands, RegisteredCommand, check_action
 from .connection import Connection
 from .core.channels import parse_channel
 from .core.encoding import EncHook
@@ -185,6 +185,7 @@ class Bus(Publisher):
         Raises:
             UsageError: The action is taken, or the function does not fit.
         """
+        check_action(action)
 
         def register(function: _F) -> _F:
             self._commands.add(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from inspect import isawaitable
 from typing import Any, Final, Literal, Protocol
 
-from anyio import fail_after
-
+from .application import Overdue, ask, call, handshake_context, name_of
 from .auth import Authenticator
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
@@ -23,7 +23,6 @@ from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
 from .protocols.base import WireProtocol
-from .runner import awaited
 from .transport import Handshake, Transport, split_list
 
 __all__ = ["Admission", "Endpoint", "Place", "Refusal", "escaped"]
@@ -191,10 +190,12 @@ class Endpoint:
     """What ``max_connections`` and ``max_connections_per_address`` count."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
     _proxies: Proxies = field(init=False, repr=False)
+    _last_context: Callable[[], Context | None] = field(init=False, repr=False)
+    """Refers, weakly, to what its last connection keeps."""
 
     def __post_init__(self) -> None:
         """Make what its connections share."""
-        limits = self.limits
+        limits, self._last_context = self.limits, lambda: None
         self.origins = parse_origins(self.origins)
         self._proxies = Proxies(self.trusted_proxies)
         if self.on_duplicate not in {"replace", "reject"}:
@@ -249,7 +250,7 @@ class Endpoint:
 
     def _address_of(self, handshake: Handshake) -> str | None:
         if self.client_address is not None:
-            found: Any = self.client_address(handshake)
+            found: Any = call(copy_context(), self.client_address, handshake)
             if not isinstance(found, str | None):
                 raise TypeError(f"client_address returned a {type(found).__name__}, not a text")
         else:
@@ -281,7 +282,7 @@ class Endpoint:
         if self.name_connection is None:
             return None
         try:
-            name: Any = self.name_connection(handshake)
+            name: Any = call(copy_context(), self.name_connection, handshake)
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Exception:
@@ -303,28 +304,54 @@ class Endpoint:
                 self._nobody = Identity(ANONYMOUS, self.anonymous)
             return self._nobody
         token = None if self.query_token is None else handshake.query(self.query_token)
-        return await self.judge(token, handshake)
+        return await self.judge(token, handshake, copy_context())
 
-    async def judge(self, token: str | None, handshake: Handshake) -> Identity | Refusal | None:
-        """Ask the authenticator, within the time limit for authentication; never raises.
+    async def judge(
+        self,
+        token: str | None,
+        handshake: Handshake,
+        context: Context,
+        ask: Callable[..., Awaitable[Any]] = ask,
+    ) -> Identity | Refusal | None:
+        """Ask the authenticator, within the time limit for authentication.
+
+        Args:
+            token: What the client shows.
+            handshake: The connection's.
+            context: The connection's.
+            ask: :meth:`.Runner.ask` in a call of the runner.
 
         Returns:
             Who it is; or why nobody, through the client's fault (``TOKEN_REFUSED``) or not; or
             None, if the handshake says nothing.
         """
         assert self.authenticator is not None
+        seconds = self.limits.auth_timeout
         try:
-            verdict = self.authenticator(token, handshake)
-            if not isawaitable(verdict):
-                return verdict
-            with fail_after(self.limits.auth_timeout):
-                identity: Identity | None = await awaited(verdict)
+            verdict = await ask(seconds, context, self.authenticator, token, handshake)
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
+        except Overdue:
+            name = name_of(self.authenticator)
+            logger.warning("the authenticator %s was cancelled after %g s", name, seconds)
         except Exception:
-            logger.exception("an authenticator failed")
-            return Refusal(503, "authentication is not available", CloseCode.SERVICE_RESTART)
-        return identity
+            logger.exception("the authenticator %s failed", name_of(self.authenticator))
+        else:
+            if verdict is None or isinstance(verdict, Identity):
+                return verdict
+            logger.error(
+                "the authenticator %s returned a %s; it must return an Identity, or None, or raise "
+                "Unauthenticated",
+                name_of(self.authenticator),
+                type(verdict).__qualname__,
+            )
+        return Refusal(503, "authentication is not available", CloseCode.SERVICE_RESTART)
+
+    def context(self) -> Context:
+        """Return the current context, as a new connection keeps it."""
+        context = handshake_context(self._last_context())
+        self._last_context = weakref.ref(context)
+        return context
 
     def run(self, transport: Transport, admission: Admission) -> Coroutine[Any, Any, None]:
         """Return what runs an accepted connection to its end; never raises because of the peer.

@@ -105,7 +105,8 @@ async def test_failing_hooks_harm_nobody(caplog: pytest.LogCaptureFixture) -> No
 
         assert called == ["connect", "disconnect 4999 done"]
         assert bus.statistics().connections == 0
-    assert [record.getMessage() for record in caplog.records] == ["a connection hook failed"] * 2
+    told = [record.getMessage().rpartition(".")[2] for record in caplog.records]
+    assert told == ["fails failed", "fails_too failed"]
 
 
 async def test_a_hook_may_end_the_connection() -> None:
@@ -183,7 +184,7 @@ def commanding() -> Bus:
         "whoami": whoami,
         "fails": fails,
         "fails.async": fails_async,
-        "unsendable": object,
+        "unsendable": lambda: object(),
         "refuses": refuses,
         "nothing": lambda: None,
     }
@@ -508,7 +509,8 @@ async def test_a_broken_authenticator_is_not_the_clients_fault(
         client = await connect()
         client.say("auth", token="x")
         assert (await client.peer.wait_closed()).code == 1012
-    assert {record.getMessage() for record in caplog.records} == {"an authenticator failed"}
+    told = {record.getMessage().rpartition(".")[2] for record in caplog.records}
+    assert told == {"breaks failed"}
 
 
 # --- time (the rest of it is in test_time.py) --------------------------------------------------
