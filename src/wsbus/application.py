@@ -30,6 +30,7 @@ __all__ = [
     "call",
     "called",
     "comes_of_signal",
+    "hand_to_process",
     "handshake_context",
     "name_of",
 ]
@@ -177,6 +178,18 @@ def comes_of_signal(exc: BaseException) -> bool:
                 return code.co_code[trace.tb_lasti] != _RAISE
             trace = trace.tb_next
     return False
+
+
+def hand_to_process() -> None:
+    """See to it that the process hears of a ``KeyboardInterrupt`` that ended a task of the bus.
+
+    asyncio lets it through; trio delivers it to the main task, if the handler of the signal is
+    called where trio protects the code from it, as in a system task.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _leaves(exc: BaseException) -> Iterator[BaseException]:

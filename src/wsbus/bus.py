@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from types import TracebackType
@@ -17,7 +15,7 @@ from .connection import Connection
 from .core.channels import parse_channel
 from .core.encoding import EncHook
 from .core.errors import CloseCode, UsageError
-from .core.heartbeat import Heartbeat, HeartbeatPolicy
+from .core.heartbeat import HeartbeatPolicy
 from .core.hub import Hub
 from .core.instant import Instant
 from .core.limits import Limits
@@ -31,7 +29,7 @@ from .local import Subscription
 from .protocols import WireProtocol, protocol
 from .publisher import Publisher
 from .runner import Runner
-from .services import Authorize, Hook, Services
+from .services import Authorize, Hook, Services, new_heartbeat, new_id
 from .snapshots import BusStatistics, ConnectionInfo
 from .transport import Handshake, Transport
 
@@ -42,15 +40,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def _read_clocks() -> Instant:
     return Instant(time.monotonic(), time.time())
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)
-
-
-def _new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
-    chance = random.random()  # noqa: S311  # it spreads pings, and guards nothing
-    return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
 
 
 class Bus(Publisher):
@@ -216,7 +205,13 @@ class Bus(Publisher):
     @property
     def is_running(self) -> bool:
         """Whether connections and publications are taken."""
-        return self._life is not None and not self._life.is_closing
+        life = self._life
+        return life is not None and life.services is not None and not life.is_closing
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it runs, for a probe; false once it has failed, which is logged as CRITICAL."""
+        return self.is_running
 
     @property
     def services(self) -> Services:
@@ -228,15 +223,20 @@ class Bus(Publisher):
         return self._running()
 
     async def __aenter__(self) -> Self:
-        """Start.
+        """Start. Cancellation: it has not started, and can be started again.
 
         Raises:
             UsageError: It is running.
         """
-        if self._life is not None:
+        if self._life is not None and not self._life.is_over:
             raise UsageError("this bus is running already")
-        self._life = Life(self._make_services)
-        await self._life.start()
+        life = self._life = Life(self._make_services)
+        try:
+            await life.start()
+        except BaseException:
+            if self._life is life:
+                self._life = None
+            raise
         return self
 
     async def __aexit__(
@@ -271,8 +271,8 @@ class Bus(Publisher):
             flusher=Flusher(hub, runner, self._clock, self._flush_interval),
             runner=runner,
             clock=self._clock,
-            new_id=_new_id,
-            new_heartbeat=_new_heartbeat,
+            new_id=new_id,
+            new_heartbeat=new_heartbeat,
             commands=self._commands,
             authorize=self._authorize,
             on_connect=self._on_connect,

@@ -50,7 +50,9 @@ class RegisteredCommand:
     """
 
     __slots__ = (
+        "_abandoned",
         "_held",
+        "_is_starved",
         "_threads",
         "action",
         "arguments",
@@ -86,6 +88,8 @@ class RegisteredCommand:
         self.arguments: Final = Parameters(what, function, caller).arguments
         self._held = _MAX_HELD_SECONDS
         self._threads: Final[set[object]] = set()  # Those that run, abandoned ones too.
+        self._abandoned: set[object] = set()
+        self._is_starved = False
 
     def tell_held(self, seconds: float) -> None:
         """Warn, once and whenever it doubles, that it held the event loop for so long."""
@@ -106,23 +110,30 @@ class RegisteredCommand:
         Raises:
             CommandError: ``RATE_LIMITED``: too many abandoned threads still run.
         """
-        limiter = runner.limiter(self, _MAX_THREADS)
-        async with limiter:
-            if len(self._threads) - limiter.borrowed_tokens >= _MAX_THREADS:
+        self._abandoned &= self._threads  # The others have ended.
+        if len(self._abandoned) >= _MAX_THREADS:
+            if not self._is_starved:
+                self._is_starved = True
                 logger.error(
                     "the command %s is refused: %d of its threads run past their time limit",
                     self.action,
-                    _MAX_THREADS,
+                    len(self._abandoned),
                 )
-                raise CommandError(ErrorCode.RATE_LIMITED, "too many calls of it do not end")
-            return await to_thread.run_sync(
-                partial(self._run_in_thread, arguments),
-                abandon_on_cancel=True,
-                limiter=runner.limiter(None, math.inf),
-            )
-
-    def _run_in_thread(self, arguments: dict[str, Any]) -> Any:
+            raise CommandError(ErrorCode.RATE_LIMITED, "too many calls of it do not end")
+        self._is_starved = False
         token = object()
+        try:
+            async with runner.limiter(self, _MAX_THREADS):
+                return await to_thread.run_sync(
+                    partial(self._run_in_thread, token, arguments),
+                    abandon_on_cancel=True,
+                    limiter=runner.limiter(None, math.inf),
+                )
+        finally:
+            if token in self._threads:
+                self._abandoned.add(token)
+
+    def _run_in_thread(self, token: object, arguments: dict[str, Any]) -> Any:
         self._threads.add(token)
         try:
             return self.function(**arguments)

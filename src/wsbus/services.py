@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
+import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .local import Subscription
 
-__all__ = ["SWEEP_SECONDS", "Authorize", "Hook", "Services"]
+__all__ = ["SWEEP_SECONDS", "Authorize", "Hook", "Services", "new_heartbeat", "new_id"]
 
 SWEEP_SECONDS: Final = 1.0
 """How often time is looked at, for all connections together."""
@@ -43,6 +45,17 @@ event loop and must not block."""
 
 Hook: TypeAlias = "Callable[[Connection], object]"
 """Called with a connection, and awaited if it can be; what it raises is logged and harms nobody."""
+
+
+def new_id() -> str:
+    """Return an id for a connection: 64 bits of chance, in hexadecimal."""
+    return secrets.token_hex(8)
+
+
+def new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
+    """Start a heartbeat at a monotonic second, with chance for its first ping."""
+    chance = random.random()  # noqa: S311  # it spreads pings, and guards nothing
+    return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
 
 
 @dataclass(slots=True, kw_only=True)

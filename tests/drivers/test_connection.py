@@ -184,7 +184,7 @@ def commanding() -> Bus:
         "whoami": whoami,
         "fails": fails,
         "fails.async": fails_async,
-        "unsendable": lambda: object(),
+        "unsendable": lambda: {"an object": object()},
         "refuses": refuses,
         "nothing": lambda: None,
     }
