@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextvars import Context, copy_context
 from inspect import isawaitable
@@ -40,6 +41,8 @@ P = ParamSpec("P")
 
 _MISSING: Final = object()
 _EMPTY: Final = Context()
+_kept: Final[list[Callable[[], Context | None]]] = [lambda: _EMPTY, lambda: _EMPTY]
+"""What the last handshake left to a connection, as long as that is there; and the empty one."""
 _RAISE: Final = opmap["RAISE_VARARGS"]
 
 
@@ -51,23 +54,22 @@ class Overdue(Exception):
     """A time limit has passed."""
 
 
-def handshake_context(before: Context | None = None) -> Context:
+def handshake_context() -> Context:
     """Return the current context, for a connection to keep.
 
-    Connections are many: where nothing is set, or ``before`` holds the very same values, they
-    share one.
-
-    Args:
-        before: What an earlier connection keeps.
+    Connections are many: where nothing is set, or the very same values as in the handshake
+    before, they share one.
     """
     now = copy_context()
-    for shared in (before, _EMPTY):
+    for kept in _kept:
+        shared = kept()
         if (
             shared is not None
             and len(shared) == len(now)
             and all(shared.get(var, _MISSING) is value for var, value in now.items())
         ):
             return shared
+    _kept[0] = weakref.ref(now)
     return now
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from anyio.abc import TaskGroup
 
+from ._settings import callable_setting, one_of
 from .auth import Authenticator
 from .commands import Commands, RegisteredCommand, check_action
 from .connection import Connection
@@ -51,8 +52,8 @@ class Bus(Publisher):
 
     Args:
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
-        authorize: ``async (identity, action, pattern) → bool``, asked about everything that the
-            grants allow; ``action`` is ``subscribe``, ``publish`` or ``command``.
+        authorize: ``(identity, action, pattern) → bool``, asked about everything that the grants
+            allow; see :data:`.Authorize`.
         flush_interval: Seconds for which publications may wait for others, to leave with them in
             one write; up to 1. 0 writes at the end of each turn of the event loop. With a few
             publications a turn, 0.005 halves what they cost, and delays them by so much.
@@ -72,6 +73,7 @@ class Bus(Publisher):
     ) -> None:
         if not 0 <= flush_interval <= 1:
             raise UsageError("the flush interval must be between 0 and 1 seconds")
+        callable_setting("authorize", authorize)
         super().__init__(enc_hook, clock)
         self._flush_interval: Final = flush_interval
         self._authorize: Final = authorize
@@ -189,14 +191,15 @@ class Bus(Publisher):
     def on_connect(self, hook: Hook) -> Hook:
         """Register a hook, sync or async: called with each connection once it is attached.
 
-        No message of the connection is acted on before the hook has returned; what it raises is
-        logged and harms nobody.
+        No message of the connection is acted on before the hook has returned.
         """
+        callable_setting("on_connect", hook)
         self._on_connect.append(hook)
         return hook
 
     def on_disconnect(self, hook: Hook) -> Hook:
         """Register a hook, sync or async: called with each connection after it has ended."""
+        callable_setting("on_disconnect", hook)
         self._on_disconnect.append(hook)
         return hook
 
@@ -205,8 +208,7 @@ class Bus(Publisher):
     @property
     def is_running(self) -> bool:
         """Whether connections and publications are taken."""
-        life = self._life
-        return life is not None and life.services is not None and not life.is_closing
+        return self._life is not None and self._life.is_up
 
     @property
     def healthy(self) -> bool:
@@ -335,7 +337,7 @@ class Bus(Publisher):
             parse_pattern(pattern),
             max_messages=max_messages,
             max_bytes=max_bytes,
-            overflow=overflow,
+            overflow=one_of("overflow", overflow, Overflow),
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:

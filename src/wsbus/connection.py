@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 from anyio import CancelScope, Event, move_on_after
 
+from .application import handshake_context
 from .commands import Running
 from .core import actions
 from .core.errors import CloseCode, ErrorCode, TransportClosed, UsageError, is_sendable
@@ -84,7 +85,7 @@ class Connection:
         self.handshake: Final[Handshake] = admission.handshake
         self.connected_at: Final = now.wall
         """Seconds since the epoch."""
-        self.context: Final[Context] = endpoint.context()
+        self.context: Final[Context] = handshake_context()
         """That of the handshake; each call into the application gets a copy."""
         self.messages_received: int = 0
         self.close_code: int | None = None

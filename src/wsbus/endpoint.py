@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-from .application import Overdue, ask, call, handshake_context, name_of
+from ._settings import callable_setting, instance_setting, one_of
+from .application import Overdue, ask, call, name_of
 from .auth import Authenticator
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
@@ -34,6 +34,11 @@ ANONYMOUS: Final = "anonymous"
 
 MAX_NAME_BYTES: Final = 1024
 """The longest name of a connection, in bytes of UTF-8."""
+
+
+_FUNCTIONS: Final = {"authenticator": True, "name_connection": False, "client_address": False}
+"""The settings that are functions, and whether they may wait."""
+_CLASSES: Final = {"anonymous": Grants, "limits": Limits, "heartbeat": HeartbeatPolicy}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +195,15 @@ class Endpoint:
     """What ``max_connections`` and ``max_connections_per_address`` count."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
     _proxies: Proxies = field(init=False, repr=False)
-    _last_context: Callable[[], Context | None] = field(init=False, repr=False)
-    """Refers, weakly, to what its last connection keeps."""
 
     def __post_init__(self) -> None:
         """Make what its connections share."""
-        limits, self._last_context = self.limits, lambda: None
+        for setting, may_wait in _FUNCTIONS.items():
+            callable_setting(setting, getattr(self, setting), may_wait=may_wait)
+        for setting, kind in _CLASSES.items():
+            instance_setting(setting, getattr(self, setting), kind)
+        self.overflow = one_of("overflow", self.overflow, Overflow)
+        limits = self.limits
         self.origins = parse_origins(self.origins)
         self._proxies = Proxies(self.trusted_proxies)
         if self.on_duplicate not in {"replace", "reject"}:
@@ -313,45 +321,32 @@ class Endpoint:
         context: Context,
         ask: Callable[..., Awaitable[Any]] = ask,
     ) -> Identity | Refusal | None:
-        """Ask the authenticator, within the time limit for authentication.
-
-        Args:
-            token: What the client shows.
-            handshake: The connection's.
-            context: The connection's.
-            ask: :meth:`.Runner.ask` in a call of the runner.
+        """Ask the authenticator, with ``ask``: :meth:`.Runner.ask` in a call of the runner.
 
         Returns:
-            Who it is; or why nobody, through the client's fault (``TOKEN_REFUSED``) or not; or
-            None, if the handshake says nothing.
+            Whose it is; or why nobody's, through the client's fault (``TOKEN_REFUSED``) or not;
+            or None, if the handshake says nothing.
         """
-        assert self.authenticator is not None
-        seconds = self.limits.auth_timeout
+        name, seconds = name_of(self.authenticator), self.limits.auth_timeout
         try:
             verdict = await ask(seconds, context, self.authenticator, token, handshake)
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Overdue:
-            name = name_of(self.authenticator)
             logger.warning("the authenticator %s was cancelled after %g s", name, seconds)
+            return _NOT_AVAILABLE
         except Exception:
-            logger.exception("the authenticator %s failed", name_of(self.authenticator))
-        else:
-            if verdict is None or isinstance(verdict, Identity):
-                return verdict
-            logger.error(
-                "the authenticator %s returned a %s; it must return an Identity, or None, or raise "
-                "Unauthenticated",
-                name_of(self.authenticator),
-                type(verdict).__qualname__,
-            )
-        return Refusal(503, "authentication is not available", CloseCode.SERVICE_RESTART)
-
-    def context(self) -> Context:
-        """Return the current context, as a new connection keeps it."""
-        context = handshake_context(self._last_context())
-        self._last_context = weakref.ref(context)
-        return context
+            logger.exception("the authenticator %s failed", name)
+            return _NOT_AVAILABLE
+        if verdict is None or isinstance(verdict, Identity):
+            return verdict
+        logger.error(
+            "the authenticator %s returned a %s; it must return an Identity, or None, or raise "
+            "Unauthenticated",
+            name,
+            type(verdict).__qualname__,
+        )
+        return _NOT_AVAILABLE
 
     def run(self, transport: Transport, admission: Admission) -> Coroutine[Any, Any, None]:
         """Return what runs an accepted connection to its end; never raises because of the peer.

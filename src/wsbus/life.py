@@ -62,6 +62,11 @@ class Life:
         self.is_closing: bool = False
 
     @property
+    def is_up(self) -> bool:
+        """Whether it runs, and does not end."""
+        return self.services is not None and not self.is_closing
+
+    @property
     def is_over(self) -> bool:
         """Whether it has ended, on purpose or because it failed."""
         return self._stopped.is_set()
@@ -94,7 +99,7 @@ class Life:
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint takes connections now."""
-        return self.services is not None and not self.is_closing and endpoint not in self._draining
+        return self.is_up and endpoint not in self._draining
 
     async def drain(self, endpoint: Endpoint, deadline: float, code: int) -> None:
         """End the connections of one endpoint. Shielded from cancellation, and bounded."""

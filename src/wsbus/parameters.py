@@ -77,6 +77,7 @@ class Parameters:
                 self._supplies[name] = supply
             else:
                 _check(where, hint, supplies, set())
+                _check_decodable(where, hint)
                 taken[name] = hint
         sole = next(iter(taken)) if len(taken) == 1 else None
         self._whole: Final = sole if sole is not None and _is_object(taken[sole]) else None
@@ -85,8 +86,6 @@ class Parameters:
             self._decoder: Final = msgspec.json.Decoder(shape)
         except (TypeError, ValueError, RecursionError) as exc:
             raise UsageError(f"{what}: {exc}") from exc
-        for name, hint in taken.items():
-            _check_decodable(f"{what}: the parameter {name!r}", hint)
 
     def arguments(self, params: bytes, caller: object) -> dict[str, Any]:
         """Return the keyword arguments for one call.
@@ -245,12 +244,16 @@ def _has_fields(kind: type) -> bool:
 
 
 def _check_decodable(where: str, hint: Any) -> None:
-    for kind in _undecodable(msgspec.inspect.type_info(hint), set()):
-        name = getattr(kind, "__name__", repr(kind))
-        raise UsageError(
-            f"{where} has the type {name}, which JSON cannot be decoded into; write a type that "
-            "msgspec knows: int, str, list[…], a msgspec.Struct, a dataclass, a TypedDict …"
-        )
+    try:
+        for kind in _undecodable(msgspec.inspect.type_info(hint), set()):
+            name = getattr(kind, "__name__", repr(kind))
+            raise UsageError(
+                f"{where} has the type {name}, which JSON cannot be decoded into; write a type "
+                "that msgspec knows: int, str, list[…], a msgspec.Struct, a dataclass, a TypedDict"
+            )
+        msgspec.json.Decoder(hint)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise UsageError(f"{where} cannot be decoded from JSON: {exc}") from exc
 
 
 def _undecodable(info: object, seen: set[int]) -> Iterator[Any]:

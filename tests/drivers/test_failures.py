@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextvars import Context
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from tests.drivers.clients import UNLIMITED, connecting, judge, quiet
 from wsbus import Bus, Endpoint, Grants, Handshake, Identity, Limits
+from wsbus.core.messages import Call
 from wsbus.endpoint import Refusal
 
 
@@ -317,6 +319,31 @@ async def test_threads_that_never_end_hold_up_no_other_command() -> None:
             may_end.set()
     finally:
         may_end.set()
+
+
+async def test_a_command_that_holds_the_loop_is_told_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One WARNING with its name and the time above 100 ms; another one when it doubles."""
+    bus = Bus()
+    takes, now = 0.0, 0.0
+
+    @bus.command("slow")
+    def slow() -> None:
+        nonlocal now
+        now += takes
+
+    monkeypatch.setattr("wsbus.commands.monotonic", lambda: now)
+    async with bus:
+        for takes in (0.05, 0.099, 0.15, 0.2, 0.29, 0.31):  # noqa: B007  # the command reads it
+            bus.services.commands.invoke(Call("slow", b"{}", None), None, 1, Context())
+
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(";")[0] for line in told] == [
+        "the command slow held the event loop for 150 ms",
+        "the command slow held the event loop for 310 ms",
+    ]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
 # --- the bus itself -------------------------------------------------------------------------------
