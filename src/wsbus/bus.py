@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import random
-import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 from anyio.abc import TaskGroup
 
+from ._settings import callable_setting
 from .auth import Authenticator
-from .commands import Commands, RegisteredCommand
+from .commands import Commands, RegisteredCommand, check_action
 from .connection import Connection
 from .core.channels import parse_channel
 from .core.choices import member_of
 from .core.encoding import EncHook
 from .core.errors import CloseCode, UsageError
-from .core.heartbeat import Heartbeat, HeartbeatPolicy
+from .core.heartbeat import HeartbeatPolicy
 from .core.hub import Hub
 from .core.instant import Instant
 from .core.limits import Limits
@@ -33,7 +31,7 @@ from .local import Subscription
 from .protocols import WireProtocol, protocol
 from .publisher import Publisher
 from .runner import Runner
-from .services import Authorize, Hook, Services
+from .services import Authorize, Hook, Services, new_heartbeat, new_id
 from .snapshots import BusStatistics, ConnectionInfo
 from .transport import Handshake, Transport
 
@@ -46,11 +44,6 @@ def _read_clocks() -> Instant:
     return Instant(time.monotonic(), time.time())
 
 
-def _new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
-    chance = random.random()  # noqa: S311  # it spreads pings, and guards nothing
-    return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
-
-
 class Bus(Publisher):
     """Publish and subscribe for everything connected to this process.
 
@@ -60,8 +53,8 @@ class Bus(Publisher):
 
     Args:
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
-        authorize: ``async (identity, action, pattern) → bool``, asked about everything that the
-            grants allow; ``action`` is ``subscribe``, ``publish`` or ``command``.
+        authorize: ``(identity, action, pattern) → bool``, asked about everything that the grants
+            allow; see :data:`.Authorize`.
         flush_interval: Seconds for which publications may wait for others, to leave with them in
             one write; up to 1. 0 writes at the end of each turn of the event loop. With a few
             publications a turn, 0.005 halves what they cost, and delays them by so much.
@@ -81,6 +74,7 @@ class Bus(Publisher):
     ) -> None:
         if not 0 <= flush_interval <= 1:
             raise UsageError("the flush interval must be between 0 and 1 seconds")
+        callable_setting("authorize", authorize)
         super().__init__(enc_hook, clock)
         self._flush_interval: Final = flush_interval
         self._authorize: Final = authorize
@@ -187,6 +181,7 @@ class Bus(Publisher):
         Raises:
             UsageError: The action is taken, or the function does not fit.
         """
+        check_action(action)
 
         def register(function: _F) -> _F:
             self._commands.add(
@@ -201,14 +196,15 @@ class Bus(Publisher):
     def on_connect(self, hook: Hook) -> Hook:
         """Register a hook, sync or async: called with each connection once it is attached.
 
-        No message of the connection is acted on before the hook has returned; what it raises is
-        logged and harms nobody.
+        No message of the connection is acted on before the hook has returned.
         """
+        callable_setting("on_connect", hook)
         self._on_connect.append(hook)
         return hook
 
     def on_disconnect(self, hook: Hook) -> Hook:
         """Register a hook, sync or async: called with each connection after it has ended."""
+        callable_setting("on_disconnect", hook)
         self._on_disconnect.append(hook)
         return hook
 
@@ -217,7 +213,12 @@ class Bus(Publisher):
     @property
     def is_running(self) -> bool:
         """Whether connections and publications are taken."""
-        return self._life is not None and not self._life.is_closing
+        return self._life is not None and self._life.is_up
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it runs, for a probe; false once it has failed, which is logged as CRITICAL."""
+        return self.is_running
 
     @property
     def services(self) -> Services:
@@ -229,15 +230,21 @@ class Bus(Publisher):
         return self._running()
 
     async def __aenter__(self) -> Self:
-        """Start.
+        """Start. Cancellation: it has not started, and can be started again.
 
         Raises:
             UsageError: It is running.
         """
-        if self._life is not None:
+        if self._life is not None and not self._life.is_over:
             raise UsageError("this bus is running already")
-        self.has_run, self._life = True, Life(self._make_services)
-        await self._life.start()
+        life = self._life = Life(self._make_services)
+        self.has_run = True
+        try:
+            await life.start()
+        except BaseException:
+            if self._life is life:
+                self._life = None
+            raise
         return self
 
     async def __aexit__(
@@ -272,8 +279,8 @@ class Bus(Publisher):
             flusher=Flusher(hub, runner, self._clock, self._flush_interval),
             runner=runner,
             clock=self._clock,
-            new_id=partial(secrets.token_hex, 8),
-            new_heartbeat=_new_heartbeat,
+            new_id=new_id,
+            new_heartbeat=new_heartbeat,
             commands=self._commands,
             authorize=self._authorize,
             on_connect=self._on_connect,
@@ -341,7 +348,7 @@ class Bus(Publisher):
             parse_pattern(pattern),
             max_messages=max_messages,
             max_bytes=max_bytes,
-            overflow=overflow,
+            overflow=member_of(Overflow, overflow, "overflow"),
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from functools import partial
 from types import SimpleNamespace
 from typing import Final, TypeVar
@@ -15,6 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 from anyio import CancelScope, Event, move_on_after
 
+from .application import handshake_context
 from .closing import close
 from .commands import Running
 from .core import actions
@@ -68,6 +70,7 @@ class Connection:
         "close_code",
         "close_reason",
         "connected_at",
+        "context",
         "handshake",
         "id",
     )
@@ -81,6 +84,8 @@ class Connection:
         self.handshake: Final[Handshake] = admission.handshake
         self.connected_at: Final = now.wall
         """Seconds since the epoch."""
+        self.context: Final[Context] = handshake_context()
+        """That of the handshake; each call into the application gets a copy."""
         self.close_code: int | None = None
         """Why it ended, or is about to; None: it is open."""
         self.close_reason: str = ""
@@ -366,7 +371,7 @@ class Connection:
 
     def _invoke(self, call: Call, now: Instant | None) -> None:
         services, limits = self._services, self._endpoint.limits
-        outcome = services.commands.invoke(call, self, limits.command_timeout)
+        outcome = services.commands.invoke(call, self, limits.command_timeout, self.context)
         if callable(outcome) and self._commands_running >= limits.max_running_commands:
             why = "too many commands are running"
             outcome = Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None)
@@ -397,7 +402,9 @@ class Connection:
             self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
     async def _judge_token(self, ask: actions.AskToken) -> None:
-        verdict = await self._endpoint.judge(ask.token, self.handshake)
+        verdict = await self._endpoint.judge(
+            ask.token, self.handshake, self.context, self._services.runner.ask
+        )
         if isinstance(verdict, Refusal):
             answer: Identity | str = verdict.reason
             if verdict.close_code is not CloseCode.TOKEN_REFUSED and self.identity is None:
@@ -420,7 +427,9 @@ class Connection:
         return True
 
     async def _judge_permission(self, ask: actions.AskPermission) -> None:
-        allowed = await self._services.judge(ask, self._endpoint.limits.command_timeout)
+        allowed = await self._services.judge(
+            ask, self._endpoint.limits.command_timeout, self.context
+        )
         now = self._services.clock()
         self._perform(self._session.handle_permission(ask.generation, allowed, now))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from inspect import isawaitable
 from typing import Any, Final, Literal, Protocol
 
-from anyio import fail_after
-
+from ._settings import callable_setting, instance_setting
+from .application import Overdue, ask, call, name_of
 from .auth import Authenticator
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
@@ -26,7 +26,6 @@ from .core.queue import MessageQueue
 from .notices import Notices, escaped
 from .protocols.base import WireProtocol
 from .protocols.registry import unjoined
-from .runner import awaited
 from .transport import Handshake, Transport, split_list
 
 __all__ = ["Admission", "Endpoint", "Place", "Refusal", "escaped"]
@@ -38,6 +37,11 @@ ANONYMOUS: Final = "anonymous"
 
 MAX_NAME_BYTES: Final = 1024
 """The longest name of a connection, in bytes of UTF-8."""
+
+
+_FUNCTIONS: Final = {"authenticator": True, "name_connection": False, "client_address": False}
+"""The settings that are functions, and whether they may wait."""
+_CLASSES: Final = {"anonymous": Grants, "limits": Limits, "heartbeat": HeartbeatPolicy}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +211,13 @@ class Endpoint:
     """What the log says of connections that are refused through a mistake of the operator."""
 
     def __post_init__(self) -> None:
-        """Check the settings that are words, and make what its connections share."""
+        """Check the settings, and make what its connections share."""
+        for setting, may_wait in _FUNCTIONS.items():
+            callable_setting(setting, getattr(self, setting), may_wait=may_wait)
+        for setting, kind in _CLASSES.items():
+            instance_setting(setting, getattr(self, setting), kind)
         self.overflow = member_of(Overflow, self.overflow, "overflow")
         choice(("replace", "reject"), self.on_duplicate, "on_duplicate")
-        if not isinstance(self.heartbeat, HeartbeatPolicy):
-            raise UsageError("heartbeat must be a HeartbeatPolicy(interval=…, timeout=…)")
         if not self.joins:
             self.protocols = tuple(unjoined(each) for each in self.protocols)
         limits = self.limits
@@ -274,7 +280,7 @@ class Endpoint:
 
     def _address_of(self, handshake: Handshake) -> str | None:
         if self.client_address is not None:
-            found: Any = self.client_address(handshake)
+            found: Any = call(copy_context(), self.client_address, handshake)
             if not isinstance(found, str | None):
                 raise TypeError(f"client_address returned a {type(found).__name__}, not a text")
         else:
@@ -308,7 +314,7 @@ class Endpoint:
         if self.name_connection is None:
             return None
         try:
-            name: Any = self.name_connection(handshake)
+            name: Any = call(copy_context(), self.name_connection, handshake)
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Exception:
@@ -330,28 +336,41 @@ class Endpoint:
                 self._nobody = Identity(ANONYMOUS, self.anonymous)
             return self._nobody
         token = None if self.query_token is None else handshake.query(self.query_token)
-        return await self.judge(token, handshake)
+        return await self.judge(token, handshake, copy_context())
 
-    async def judge(self, token: str | None, handshake: Handshake) -> Identity | Refusal | None:
-        """Ask the authenticator, within the time limit for authentication; never raises.
+    async def judge(
+        self,
+        token: str | None,
+        handshake: Handshake,
+        context: Context,
+        ask: Callable[..., Awaitable[Any]] = ask,
+    ) -> Identity | Refusal | None:
+        """Ask the authenticator, with ``ask``: :meth:`.Runner.ask` in a call of the runner.
 
         Returns:
-            Who it is; or why nobody, through the client's fault (``TOKEN_REFUSED``) or not; or
-            None, if the handshake says nothing.
+            Whose it is; or why nobody's, through the client's fault (``TOKEN_REFUSED``) or not;
+            or None, if the handshake says nothing.
         """
-        assert self.authenticator is not None
+        name, seconds = name_of(self.authenticator), self.limits.auth_timeout
         try:
-            verdict = self.authenticator(token, handshake)
-            if not isawaitable(verdict):
-                return verdict
-            with fail_after(self.limits.auth_timeout):
-                identity: Identity | None = await awaited(verdict)
+            verdict = await ask(seconds, context, self.authenticator, token, handshake)
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
+        except Overdue:
+            logger.warning("the authenticator %s was cancelled after %g s", name, seconds)
+            return _NOT_AVAILABLE
         except Exception:
-            logger.exception("an authenticator failed")
-            return Refusal(503, "authentication is not available", CloseCode.SERVICE_RESTART)
-        return identity
+            logger.exception("the authenticator %s failed", name)
+            return _NOT_AVAILABLE
+        if verdict is None or isinstance(verdict, Identity):
+            return verdict
+        logger.error(
+            "the authenticator %s returned a %s; it must return an Identity, or None, or raise "
+            "Unauthenticated",
+            name,
+            type(verdict).__qualname__,
+        )
+        return _NOT_AVAILABLE
 
     def run(self, transport: Transport, admission: Admission) -> Coroutine[Any, Any, None]:
         """Return what runs an accepted connection to its end; never raises because of the peer.

@@ -7,24 +7,34 @@ after another, and while there are more, a relief stands by: it is scheduled beh
 so gets to run only when the worker waits in a call, or has done them all.
 
 For the same reason nothing is prepared for a call that might wait, such as a time limit or a way
-to end it, until it does: see :func:`begin`.
+to end it, until it does: see :func:`.begin`.
+
+Calls of the application share the workers, and yet one must not reach another through its task.
+``asyncio.current_task()`` can be noted, and cancelled whenever somebody likes. So a worker ends
+when it was cancelled, when a call has waited in it, or when a call has kept its task; another one
+takes its place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextvars import Context
+from inspect import isawaitable
 from operator import call as call_it
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from types import CoroutineType
+from typing import Any, Final, TypeAlias, TypeVar
 
-from anyio import move_on_after
+from anyio import CapacityLimiter, move_on_after
 from anyio.abc import TaskGroup
 
 from ._signal import Signal
+from .application import Overdue, Rest, awaiting, begin, called, reraise
 
-__all__ = ["Overdue", "Rest", "Runner", "awaited", "begin"]
+__all__ = ["Runner"]
 
 logger: Final = logging.getLogger("wsbus.runner")
 
@@ -54,6 +64,9 @@ class Runner:
         self._left = 0  # Calls that have not begun.
         self._standby: Final[list[Signal]] = []
         self._is_woken = False  # A worker is about to look at the calls.
+        # The workers, on asyncio, in which a call of the application has waited.
+        self._waited: Final[set[asyncio.Task[Any] | None]] = set()
+        self._limiters: Final[dict[object, CapacityLimiter]] = {}
         self.running: int = 0
         """Calls that have begun and not ended."""
 
@@ -68,23 +81,47 @@ class Runner:
         if not self._is_woken:
             self._wake()
 
-    async def within(self, seconds: float, awaitable: Awaitable[T]) -> T:
-        """Await code of the application, for so long at most; see :func:`awaited`.
+    async def ask(
+        self,
+        seconds: float,
+        context: Context,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Call the application in one of the runner's calls; await the result if it can be.
 
         Cost: on asyncio a time limit is set only when it first waits (measured: 3.5 µs less for a
         command that does not). Elsewhere scopes must be entered in order, so it is set at once.
 
+        Args:
+            seconds: Time limit; it cannot stop what blocks.
+            context: The connection's; the call gets a copy.
+            function: The application's.
+            *args: What to call it with.
+            **kwargs: The same, by name.
+
         Raises:
-            Overdue: It was cancelled because the time was over.
+            Overdue: It took longer, and was cancelled.
+            Exception: Whatever it raises; :class:`.CallFailed` in place of what is no
+                ``Exception``.
         """
-        if not self._is_on_asyncio:
-            with move_on_after(seconds):
-                return await awaitable
-            raise Overdue
+        own = context.copy()
         try:
-            begun = begin(awaitable)
+            if not self._is_on_asyncio:
+                with move_on_after(seconds):
+                    return await called(own, function, *args, **kwargs)
+                raise Overdue
+            result = own.run(function, *args, **kwargs)
+            if type(result) is not CoroutineType:
+                if not isawaitable(result):
+                    return result
+                result = awaiting(result)
+            begun = begin(result, own.run)
             if not isinstance(begun, Rest):
                 return begun
+            self._waited.add(asyncio.current_task())
             limit = asyncio.timeout(seconds)
             try:
                 async with limit:
@@ -93,10 +130,21 @@ class Runner:
                 if limit.expired():
                     raise Overdue from None
                 raise
-        except BaseException as exc:
-            if _is_stray(exc):
-                raise RuntimeError("something that was awaited had been cancelled") from exc
+        except Exception:
             raise
+        except BaseException as exc:  # noqa: BLE001  # reraise() sorts it
+            reraise(exc, is_meant=self._is_ending)
+
+    def limiter(self, key: object, tokens: float) -> CapacityLimiter:
+        """Return the limiter of ``key``, made when it is first asked for."""
+        limiter = self._limiters.get(key)
+        if limiter is None:
+            limiter = self._limiters[key] = CapacityLimiter(tokens)
+        return limiter
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._task_group.cancel_scope.cancel_called
 
     def _wake(self) -> None:
         self._is_woken = True
@@ -106,16 +154,40 @@ class Runner:
             self._task_group.start_soon(self._work)
 
     async def _work(self) -> None:
+        task = asyncio.current_task() if self._is_on_asyncio else None
         signal = Signal()
-        while True:
-            self._is_woken = False
-            await self._work_off()
-            if len(self._standby) >= _MAX_STANDBY:
-                return
-            self._standby.append(signal)
-            await signal.wait()
+        try:
+            while True:
+                self._is_woken = False
+                is_spent = await self._work_off(task)
+                if is_spent or len(self._standby) >= _MAX_STANDBY:
+                    break
+                self._standby.append(signal)
+                await signal.wait()
+        except asyncio.CancelledError:  # While it stood by.
+            if self._is_ending:
+                raise
+            if signal in self._standby:
+                self._standby.remove(signal)
+            else:
+                self._is_woken = False
+        self._waited.discard(task)
+        if task is not None and task.cancelling() and not self._is_ending:
+            # One more may be on its way. A task that ends cancelled would end the task group.
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if self._is_ending:
+                    raise
+        if self._left:
+            self._wake()
 
-    async def _work_off(self) -> None:
+    async def _work_off(self, task: asyncio.Task[Any] | None) -> bool:
+        """Run the calls in turn.
+
+        Returns:
+            Whether the task has to end, since a call may reach another through it.
+        """
         calls = self._calls
         while calls:
             function, items = calls[0]
@@ -127,89 +199,29 @@ class Runner:
             if self._left and not self._is_woken:
                 self._wake()  # The relief.
             self.running += 1
+            references = _references(task)
             try:
                 await function(item)
-            except BaseException as exc:
-                if not isinstance(exc, Exception) and not _is_stray(exc):
-                    raise
-                logger.exception("an async call failed")
+            except BaseException as exc:  # noqa: BLE001  # reraise() sorts it
+                try:
+                    if isinstance(exc, Exception):
+                        raise
+                    reraise(exc, is_meant=self._is_ending)
+                except Exception:
+                    logger.exception("an async call failed")
             finally:
                 self.running -= 1
+            if task is not None and (
+                task in self._waited or task.cancelling() or _references(task) > references
+            ):
+                return True
+        return False
 
 
 _NO_MORE: Final = object()
 
-
-async def awaited(awaitable: Awaitable[T]) -> T:
-    """Await code of the application.
-
-    Raises:
-        RuntimeError: What it awaited was cancelled, and it did not mind; it itself was not. An
-            asyncio task that ended so would take its task group, here the whole bus, with it.
-    """
-    try:
-        return await awaitable
-    except BaseException as exc:
-        if _is_stray(exc):
-            raise RuntimeError("something that was awaited had been cancelled") from exc
-        raise
-
-
-def _is_stray(exc: BaseException) -> bool:
-    task = asyncio.current_task() if isinstance(exc, asyncio.CancelledError) else None
-    return task is not None and not task.cancelling()
-
-
-class Overdue(Exception):
-    """A time limit has passed."""
-
-
-class Rest(Generic[T]):
-    """What is left of an awaitable that was begun, and now waits for something.
-
-    It may be awaited once, in the task that began it, and behind whatever else that does
-    meanwhile: what the awaitable waits for is passed on unchanged. As with ``yield from`` it need
-    not be a generator: those of granian only have ``__next__``.
-    """
-
-    __slots__ = ("_steps", "_waits_for")
-
-    def __init__(self, steps: Generator[Any, Any, T], waits_for: object) -> None:
-        self._steps: Final = steps
-        self._waits_for: Final = waits_for
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        """Do the rest."""
-        steps, waits_for = self._steps, self._waits_for
-        while True:
-            try:
-                try:
-                    value = yield waits_for
-                except BaseException as exc:  # it is for the awaitable
-                    throw = getattr(steps, "throw", None)
-                    if throw is None:
-                        raise
-                    waits_for = throw(exc)
-                else:
-                    waits_for = next(steps) if value is None else steps.send(value)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-
-
-def begin(awaitable: Awaitable[T]) -> T | Rest[T]:
-    """Run an awaitable until it first waits; to be called in the task that will await the rest.
-
-    Returns:
-        Its result, or what is left of it.
-    """
-    steps = awaitable.__await__()
-    try:
-        waits_for = next(steps)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    return Rest(steps, waits_for)
+_references: Final[Callable[[object], int]] = getattr(sys, "getrefcount", lambda _: 0)
+"""Counts who holds an object; Pythons without such a count notice less."""
 
 
 def _on_asyncio() -> bool:

@@ -111,7 +111,8 @@ async def test_failing_hooks_harm_nobody(caplog: pytest.LogCaptureFixture) -> No
 
         assert called == ["connect", "disconnect 4999 done"]
         assert bus.statistics().connections == 0
-    assert [record.getMessage() for record in caplog.records] == ["a connection hook failed"] * 2
+    told = [record.getMessage().rpartition(".")[2] for record in caplog.records]
+    assert told == ["fails failed", "fails_too failed"]
 
 
 async def test_a_hook_may_end_the_connection() -> None:
@@ -189,7 +190,7 @@ def commanding() -> Bus:
         "whoami": whoami,
         "fails": fails,
         "fails.async": fails_async,
-        "unsendable": object,
+        "unsendable": lambda: {"an object": object()},
         "refuses": refuses,
         "nothing": lambda: None,
     }
@@ -514,7 +515,8 @@ async def test_a_broken_authenticator_is_not_the_clients_fault(
         client = await connect()
         client.say("auth", token="x")
         assert (await client.peer.wait_closed()).code == 1012
-    assert {record.getMessage() for record in caplog.records} == {"an authenticator failed"}
+    told = {record.getMessage().rpartition(".")[2] for record in caplog.records}
+    assert told == {"breaks failed"}
 
 
 # --- time (the rest of it is in test_time.py) --------------------------------------------------
@@ -746,7 +748,7 @@ async def test_an_answer_that_cannot_be_sent_ends_the_connection(
 
 
 @pytest.mark.parametrize(
-    "junk", [object(), {"sub": "ann"}, 1, "ann", Identity("\ud800", EVERYTHING)]
+    "junk", [object(), {"sub": "ann"}, 1, "ann"], ids=["object", "dict", "number", "text"]
 )
 async def test_what_is_no_identity_leaves_nobody_waiting(junk: Any) -> None:
     """Whatever an authenticator makes of an ``auth`` message: it is answered, or the end comes."""

@@ -7,6 +7,7 @@ from anyio import Event, create_task_group, move_on_after, sleep_forever
 
 from tests.drivers.clients import EVERYTHING, connecting, judge, quiet
 from wsbus import (
+    JWT,
     Bus,
     CloseCode,
     Connection,
@@ -15,6 +16,7 @@ from wsbus import (
     Handshake,
     Identity,
     Limits,
+    Overflow,
     UsageError,
 )
 from wsbus.endpoint import Admission, Refusal, escaped
@@ -587,3 +589,55 @@ def test_headers_are_found_by_lower_case_name() -> None:
     assert dict(headers) == {"host": "a, b", "x-is": "1, 2"}
     assert (len(headers), headers["host"], headers.get("Host")) == (2, "a, b", None)
     assert repr(headers) == "<HeaderView host, x-is>"
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", Overflow)
+def test_a_policy_may_be_given_as_its_word(word: Overflow) -> None:
+    """As a text from a file it means the same; another text is refused, with those there are."""
+    assert Bus().endpoint(overflow=word.value).overflow is word
+    for wrong in ("DROP_OLDEST", "drop", "", None, 1):
+        with pytest.raises(UsageError, match="drop_oldest"):
+            Bus().endpoint(overflow=wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="drop_oldest"):
+            Bus().subscribe("a", overflow=wrong)  # type: ignore[arg-type]
+
+
+async def by_path_late(handshake: Handshake) -> str:
+    """Name a connection, too late."""
+    return by_path(handshake)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"authenticator": "ada"},
+        {"authenticator": JWT},
+        {"authenticator": True},
+        {"name_connection": "path"},
+        {"name_connection": by_path_late},
+        {"client_address": by_path_late},
+        {"anonymous": True},
+        {"anonymous": ["a.*"]},
+        {"limits": {"max_connections": 1}},
+        {"heartbeat": 30},
+        {"on_duplicate": "refuse"},
+    ],
+    ids=str,
+)
+def test_settings_of_the_wrong_kind_are_refused(setting: dict[str, Any]) -> None:
+    """When the endpoint is made, by their names."""
+    with pytest.raises(UsageError, match=next(iter(setting))):
+        Bus().endpoint(**setting)
+
+
+def test_functions_of_a_bus_can_be_called() -> None:
+    """Nothing else is taken for ``authorize`` or a hook."""
+    for wrong in ("x", 5, Bus):
+        with pytest.raises(UsageError, match="authorize"):
+            Bus(authorize=wrong)  # type: ignore[arg-type]
+        for register in (Bus().on_connect, Bus().on_disconnect):
+            with pytest.raises(UsageError, match="on_"):
+                register(wrong)  # type: ignore[arg-type]
