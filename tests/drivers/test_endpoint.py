@@ -625,7 +625,6 @@ async def by_path_late(handshake: Handshake) -> str:
         {"heartbeat": 30},
         {"on_duplicate": "refuse"},
     ],
-    ids=str,
 )
 def test_settings_of_the_wrong_kind_are_refused(setting: dict[str, Any]) -> None:
     """When the endpoint is made, by their names."""

@@ -160,7 +160,7 @@ JUNK: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("junk", JUNK, ids=repr)
+@pytest.mark.parametrize("junk", JUNK)
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_an_authenticator_returns_identities(
     junk: Any, caplog: pytest.LogCaptureFixture, *, is_async: bool
@@ -190,7 +190,7 @@ async def test_an_authenticator_returns_identities(
         assert "it must return an Identity, or None" in record.getMessage()
 
 
-@pytest.mark.parametrize("junk", ["yes", 1, None, [], object()], ids=repr)
+@pytest.mark.parametrize("junk", ["yes", 1, None, [], object()])
 async def test_authorize_returns_a_bool(junk: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Anything else is a no, and logged; it may be a ``def``."""
     answers: list[Any] = [junk, True]

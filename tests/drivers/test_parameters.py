@@ -18,7 +18,7 @@ from fastapi import BackgroundTasks, Depends, Header, Query, Request, Security, 
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from starlette.requests import HTTPConnection
 
-from tests.drivers.clients import connecting
+from tests.drivers.clients import connecting, steady
 from wsbus import Bus, Connection, Grants, Handshake, Identity, UsageError
 
 
@@ -284,7 +284,7 @@ class Generates:
         ("text", "str"),
         (Bus.broadcast, "method"),
     ],
-    ids=str,
+    ids=[str(n) for n in range(10)],
 )
 def test_a_command_is_a_function(function: Any, word: str) -> None:
     """No generator, no class, no method without its object."""
@@ -349,7 +349,7 @@ def decorated(*args: Any, **kwargs: Any) -> Any:
         noted, raw, mapping, Adder(), Adder().method, decorated, partial(plain, a=1),
         lambda a: a, find,
     ],
-    ids=str,
+    ids=steady,
 )  # fmt: skip
 def test_what_msgspec_can_decode_is_taken(function: Callable[..., Any]) -> None:
     """Types of the standard library and of msgspec, and whatever is made of them."""

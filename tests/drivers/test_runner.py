@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import weakref
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -253,15 +253,18 @@ async def test_a_call_that_cancels_its_own_task_harms_nobody(*, waits: bool) -> 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("waits", [False, True])
-async def test_a_task_that_a_call_has_kept_serves_no_other(*, waits: bool) -> None:
+@pytest.mark.parametrize("is_weak", [False, True])
+async def test_a_task_that_a_call_has_kept_serves_no_other(*, waits: bool, is_weak: bool) -> None:
     """To cancel it when the call has ended reaches nobody."""
     async with running() as runner:
         log: list[int] = []
-        kept: list[asyncio.Task[None] | None] = []
+        kept: list[Callable[[], asyncio.Task[Any] | None]] = []
         gate = Event()
 
         async def keep() -> None:
-            kept.append(asyncio.current_task())
+            task = asyncio.current_task()
+            assert task is not None
+            kept.append(weakref.ref(task) if is_weak else lambda: task)
             if waits:
                 await checkpoint()
 
@@ -277,10 +280,11 @@ async def test_a_task_that_a_call_has_kept_serves_no_other(*, waits: bool) -> No
         for _ in range(4):
             runner.submit(wait)
             await wait_all_tasks_blocked()
-        for task in kept:
-            assert task is not None
-            assert task.done()
-            task.cancel()
+        for find in kept:
+            task = find()
+            if task is not None:
+                assert task.done()
+                task.cancel()
         gate.set()
         await wait_all_tasks_blocked()
 
@@ -344,13 +348,18 @@ async def test_each_call_has_a_context_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_workers_are_used_again() -> None:
+@pytest.mark.parametrize("waits", [False, True])
+async def test_workers_are_used_again(*, waits: bool) -> None:
     """A call now and then costs no new task."""
     async with running() as runner:
         workers: set[object] = set()
 
         async def note() -> None:
-            workers.add(weakref.ref(asyncio.current_task()))  # Not kept: see above.
+            workers.add(id(asyncio.current_task()))  # Not kept: see above.
+            if waits:
+                await runner.ask(60, Context(), asyncio.sleep, 0)
+                with anyio.move_on_after(60):
+                    await checkpoint()
 
         for _ in range(50):
             runner.submit(note)
