@@ -296,7 +296,7 @@ async def test_threads_that_never_end_hold_up_no_other_command() -> None:
     bus = Bus()
     may_end = threading.Event()
 
-    @bus.command("blocks", threaded=True, timeout=0.05)
+    @bus.command("blocks", threaded=True, timeout=0.5)
     def blocks() -> None:
         may_end.wait(60)
 
