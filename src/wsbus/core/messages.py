@@ -153,6 +153,14 @@ class Connected(msgspec.Struct, frozen=True):
     """Seconds between the server's pings; None: it sends none."""
     timeout: float | None
     """Seconds of silence after which the server closes; None: it never does."""
+    max_message_bytes: int | None = None
+    """The largest frame that the server reads; here and below None: not told."""
+    max_names: int | None = None
+    """Names in one subscribe or unsubscribe request."""
+    messages_per_second: float | None = None
+    """None also if any number is taken."""
+    commands_per_second: float | None = None
+    """The same for commands."""
 
 
 class AuthAccepted(msgspec.Struct, frozen=True):
