@@ -6,6 +6,7 @@ connection owns the task that reads, and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -49,6 +50,7 @@ class Driver(Connection):
         "_has_arrived",
         "_is_closing",
         "_place",
+        "_task",
     )
 
     def __init__(
@@ -61,6 +63,7 @@ class Driver(Connection):
         self._commands_running = 0
         self._is_closing = False
         self._closed: Event | None = None
+        self._task: asyncio.Task[object] | None = None  # The reader's, on asyncio.
         outlet = Outlet(transport, self, endpoint.limits.write_deadline)
         self._member = Member(
             admission.protocol,
@@ -77,6 +80,7 @@ class Driver(Connection):
     async def run(self) -> None:
         """Read to the end; never raises because of the peer. Cancellation: aborts."""
         try:
+            self._task = _task_now()
             await self._begin()
             while self.close_code != CloseCode.RATE_ABUSE:
                 # An idle connection holds on to nothing of what it received.
@@ -227,8 +231,12 @@ class Driver(Connection):
     # --- what takes time ---------------------------------------------------------------------
 
     def _invoke(self, call: Call, now: Instant | None) -> None:
-        services, limits = self._services, self._endpoint.limits
+        services, limits, task = self._services, self._endpoint.limits, self._task
+        cancelling = 0 if task is None else task.cancelling()
         outcome = services.commands.invoke(call, self, limits.command_timeout, self.context)
+        if task is not None and task.cancelling() > cancelling:
+            # A `def` command ran in the reader's task, and cancelled it. That costs its call only.
+            self._reader.absorb(task)
         if callable(outcome) and self._commands_running >= limits.max_running_commands:
             why = "too many commands are running"
             outcome = Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None)
@@ -312,3 +320,10 @@ class Driver(Connection):
         seconds = self._endpoint.limits.close_timeout
         end = partial(close, self._transport, self._member, action, seconds, self._closed)
         self._services.runner.submit(end)
+
+
+def _task_now() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # Another loop is running.
+        return None
