@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { once } from "node:events";
+import process from "node:process";
 import { after, afterEach, before, test } from "node:test";
 
 import { channel, Client, CommandError, ConnectionError, escapeSegment, matches } from "../../src/wsbus/web/wsbus.js";
@@ -347,4 +348,265 @@ test("subscriptions of one turn share a message, and what ends at once is never 
     ["unsubscribe", ["b", "c"]],
     ["unsubscribe", ["a"]],
   ]);
+});
+
+// --- within the limits of the server ------------------------------------------------------------
+
+test("a message that is larger than the server reads is not sent", async () => {
+  const client = await connected(plan({ limits: { bytes: 1000 } }));
+  for (const idempotent of [false, true]) {
+    await assert.rejects(client.command("echo", "ü".repeat(500), { idempotent }), {
+      code: "TOO_LARGE",
+      message: /^not sent: it has 10\d\d bytes, the server reads at most 1000$/,
+    });
+  }
+  assert.equal((await client.command("echo", "ü".repeat(400))).length, 400);
+  assert.equal(client.state, "connected");
+});
+
+test("after a message was too large, what may have been the cause is not sent again", async () => {
+  const client = await connected(plan({ limits: { bytes: 1000, secret: true } }));
+  const connections = (await client.command("log")).length;
+  await client.command("echo", "x".repeat(300)); // So the server reads that much.
+  const back = heard(client, "connected");
+  const large = client.command("echo", "x".repeat(2000), { idempotent: true });
+  const small = client.command("echo", "x".repeat(200), { idempotent: true });
+  await assert.rejects(large, { code: "CONNECTION_LOST", message: /20\d\d bytes and is not sent again: .*\(1009\)/ });
+  await back;
+  assert.equal((await small).length, 200);
+  assert.equal((await client.command("log")).length, connections + 1);
+});
+
+test("subscriptions that are too large together are asked for in smaller requests", async () => {
+  const client = await connected(plan({ limits: { bytes: 1000, secret: true } }));
+  const names = [...Array(100).keys()].map((n) => `${n}.${"x".repeat(100)}`);
+  await client.subscribe(names, { timeout: 10_000 });
+});
+
+test("a token that is too large is not shown again", async () => {
+  const client = make(plan({ limits: { bytes: 1000, secret: true } }, "silent"), { token: "x".repeat(2000) });
+  await assert.rejects(client.connect(), /the token is too large/);
+  assert.equal(client.state, "closed");
+});
+
+test("a burst is spread over the rates that the server tells, and nothing is refused", async () => {
+  const client = await connected(plan({ limits: { messages: 100, commands: 20 } }));
+  const asked = [...Array(40).keys()].map((n) => client.command("echo", n));
+  const published = [...Array(100).keys()].map((n) => client.publish("a", n));
+  assert.deepEqual(await Promise.all(asked), [...Array(40).keys()]);
+  await Promise.all(published);
+  assert.equal(await client.command("refused"), 0);
+  const said = (await client.command("log")).at(-1).map(({ params, data }) => params ?? data);
+  assert.deepEqual(said.slice(0, 40), [...Array(40).keys()]);
+  assert.deepEqual(said.slice(40, 140), [...Array(100).keys()]);
+});
+
+test("what is refused for the rate is sent again within its time limit", async () => {
+  const client = await connected(plan({ limits: { messages: 30, commands: 30, secret: true } }));
+  const asked = [...Array(40).keys()].map((n) => client.command("echo", n));
+  const names = [...Array(100).keys()].map((n) => `a.${n}`);
+  await Promise.all([...asked, client.subscribe(names), client.unsubscribe("never")]);
+  assert.ok((await client.command("refused")) > 0);
+
+  const other = await connected(plan({ limits: { commands: 1, secret: true } }));
+  const outcomes = await Promise.allSettled([1, 2, 3].map((n) => other.command("echo", n, { timeout: 300 })));
+  assert.deepEqual(outcomes.map(({ reason }) => reason?.code), [undefined, "TIMEOUT", "TIMEOUT"]);
+  assert.match(outcomes[2].reason.message, /not sent, since the server limits the rate, within 300 ms/);
+});
+
+test("subscriptions are split by the number of names that the server tells, after a reconnect, too", async () => {
+  const client = await connected(plan({ limits: { names: 16, messages: 50 } }));
+  const names = [...Array(150).keys()].map((n) => `a.${n}`);
+  await client.subscribe(names);
+  const gap = heard(client, "gap");
+  let isBack = false;
+  client.addEventListener("gap", () => (isBack = true));
+  client.command("play", [{ close: [1012, ""] }]).catch(() => {});
+  await heard(client, "connected");
+  assert.equal(isBack, false);
+  assert.deepEqual(await gap, { lost: Infinity, source: "reconnect" });
+  const [before, after] = (await client.command("log")).slice(-2);
+  for (const said of [before, after]) {
+    const requests = said.filter(({ type }) => type === "subscribe").map(({ channels }) => channels);
+    assert.ok(requests.every(({ length }) => length <= 16));
+    assert.deepEqual(requests.flat(), names);
+  }
+  assert.equal(await client.command("refused"), 0);
+});
+
+// --- coming and going ---------------------------------------------------------------------------
+
+test("every change of the state is told", async () => {
+  const client = make(plan());
+  const told = [];
+  client.addEventListener("state", ({ detail }) => {
+    assert.equal(client.state, detail.state);
+    told.push(detail.state);
+  });
+  await client.connect();
+  client.command("play", [{ close: [1012, ""] }]).catch(() => {});
+  await heard(client, "reconnecting");
+  await heard(client, "connected");
+  client.close();
+  assert.deepEqual(told, ["connecting", "connected", "waiting", "connecting", "connected", "closed"]);
+});
+
+test("a function that hangs is named", async () => {
+  const heartbeat = { timeout: 30 };
+  const never = () => new Promise(() => {});
+  await assert.rejects(make(plan(), { token: never, heartbeat }).connect(), /the function for the token took longer than 30 ms/);
+  await assert.rejects(make(never, { heartbeat }).connect(), /the function for the URL took longer than 30 ms/);
+});
+
+test("what Node's libraries say of a failed handshake is passed on", async () => {
+  const failing = (message, more = {}) =>
+    class extends EventTarget {
+      constructor() {
+        super();
+        setTimeout(() => this.dispatchEvent(Object.assign(new Event("error"), { message, ...more })));
+      }
+      close() {}
+    };
+  const why = (WebSocket) => make("ws://localhost/ws", { WebSocket, retry: { attempts: 0 } }).connect().catch((error) => error);
+  assert.match((await why(failing("connect ECONNREFUSED ::1:80"))).message, /localhost\/ws: connect ECONNREFUSED ::1:80 \(1006\)/);
+  assert.match((await why(failing("", { error: { code: "ECONNREFUSED", message: "" } }))).message, /ECONNREFUSED/);
+  assert.match((await why(failing("Unexpected server response: 403"))).message, /no such path, or refused: Starlette and FastAPI answer 403 to both/);
+  assert.equal((await why(failing("Unexpected server response: 401"))).code, 4500);
+});
+
+test("aborting the signal of a subscription takes back that call, after the confirmation, too", async () => {
+  const client = await connected(plan());
+  const [one, two] = [new AbortController(), new AbortController()];
+  await client.subscribe("a", { signal: one.signal });
+  await client.subscribe(["a", "b"], { signal: two.signal });
+  await client.subscribe("a");
+  await client.unsubscribe("a"); // It takes back the call without a signal.
+  two.abort();
+  two.abort();
+  await client.unsubscribe([]);
+  assert.deepEqual((await client.command("log")).at(-1).filter(({ type }) => type === "unsubscribe").map(({ channels }) => channels), [["b"]]);
+  one.abort();
+  await client.unsubscribe([]);
+  assert.deepEqual((await client.command("log")).at(-1).filter(({ type }) => type === "unsubscribe").map(({ channels }) => channels), [["b"], ["a"]]);
+});
+
+test("what the page itself ends is no unhandled rejection", async () => {
+  const unhandled = [];
+  const listener = (error) => unhandled.push(error);
+  process.on("unhandledRejection", listener);
+  try {
+    const use = (client, isClosed) => {
+      client.command("play", [{ mute: true }]);
+      client.command("echo", 1);
+      client.publish("a", 1, { idempotent: true });
+      client.status();
+      client.subscribe(["a", "b"]);
+      client.subscribe("c");
+      client.unsubscribe("c");
+      client.unsubscribe("a");
+      const loop = async () => {
+        for await (const _ of client.events("a"));
+      };
+      if (!isClosed) loop(); // Afterwards it is the loop's own function that rejects.
+    };
+    const idle = make(plan());
+    const connecting = make(plan(), { token: ({ signal }) => fetchLike(signal) });
+    const hanging = make(() => new Promise(() => {}));
+    const there = await connected(plan());
+    const away = await connected(plan(), { retry: { base: 1e9, cap: 1e9 } });
+    away.command("play", [{ close: [1012, ""] }]).catch(() => {});
+    await heard(away, "reconnecting");
+    connecting.connect();
+    hanging.connect();
+    for (const client of [idle, connecting, hanging, there, away]) {
+      use(client);
+      client.close();
+      use(client, true);
+    }
+    const later = await connected(plan());
+    use(later);
+    const controller = new AbortController();
+    later.subscribe("z", { signal: controller.signal });
+    later.command("echo", 1, { signal: controller.signal });
+    controller.abort();
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    later.close();
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    assert.deepEqual(unhandled, []);
+  } finally {
+    process.off("unhandledRejection", listener);
+  }
+});
+
+/** A request for a token that ends as `fetch` does. */
+const fetchLike = (signal) =>
+  new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+
+/** A page: `window` and `document` that the test moves. */
+const asPage = async (run) => {
+  const page = Object.assign(new EventTarget(), { hidden: false });
+  const window = new EventTarget();
+  globalThis.document = page;
+  globalThis.addEventListener = window.addEventListener.bind(window);
+  const online = () => window.dispatchEvent(new Event("online"));
+  const offline = () => window.dispatchEvent(new Event("offline"));
+  const visible = () => page.dispatchEvent(new Event("visibilitychange"));
+  try {
+    await run({ online, offline, visible });
+  } finally {
+    delete globalThis.document;
+    delete globalThis.addEventListener;
+  }
+};
+
+test("a client that has given up is revived by the browser, and by connect()", async () => {
+  await asPage(async ({ online, visible }) => {
+    let isUp = false;
+    const client = make(() => (isUp ? plan() : "ws://127.0.0.1:1/"), { retry: { base: 1, attempts: 1 } });
+    for (const revive of [online, visible, () => client.connect()]) {
+      isUp = true;
+      await client.connect();
+      await client.subscribe("kept");
+      isUp = false;
+      const ended = client.closed;
+      client.command("play", [{ close: [1012, ""] }]).catch(() => {});
+      assert.match((await ended).error.message, /gave up after 1 attempts/);
+      assert.equal(client.state, "closed");
+      await assert.rejects(client.command("echo"), ConnectionError);
+      isUp = true;
+      const back = heard(client, "connected");
+      revive();
+      await back;
+      assert.deepEqual((await client.command("log")).at(-1)[0].channels, ["kept"]);
+    }
+  });
+});
+
+test("what the page closed, or the server ended, stays closed until connect()", async () => {
+  await asPage(async ({ online, visible }) => {
+    const closed = await connected(plan());
+    closed.close();
+    const ended = await connected(plan());
+    ended.command("play", [{ close: [4510, ""] }]).catch(() => {});
+    await ended.closed;
+    for (const client of [closed, ended]) {
+      online();
+      visible();
+      assert.equal(client.state, "closed");
+      await client.connect();
+      assert.equal(client.state, "connected");
+    }
+  });
+});
+
+test("a browser that goes offline makes the client look, with little patience", async () => {
+  await asPage(async ({ offline }) => {
+    const client = await connected(plan());
+    await client.command("play", [{ mute: true }], { timeout: 20 }).catch(() => {});
+    const lost = heard(client, "reconnecting");
+    offline();
+    const began = performance.now();
+    assert.match((await lost).error.message, /did not answer within 5000 ms/);
+    assert.ok(performance.now() - began >= 4900);
+  });
 });

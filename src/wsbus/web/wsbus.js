@@ -924,7 +924,10 @@ export class Client extends Target {
     on("message", ({ data }) => this.#received(data));
     on("close", ({ code, reason }) => this.#lost(this.#explain(code, reason)));
     // A failed handshake: Node's built-in WebSocket tells no more, and the package ws says why.
-    on("error", ({ message, error }) => link.isOpen || this.#lost(this.#explain(1006, "", message || error?.message)));
+    on("error", ({ message, error }) => {
+      const cause = message || error?.message || error?.code;
+      if (!link.isOpen) this.#lost(this.#explain(1006, "", cause));
+    });
   }
 
   /** @param {any} token */
