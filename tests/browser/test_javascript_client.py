@@ -139,7 +139,7 @@ def test_offline_and_online(page: Page, context: BrowserContext) -> None:
 
 
 def test_offline_with_long_delays(page: Page, context: BrowserContext) -> None:
-    """While the browser is offline attempts are rare; what is asked for meanwhile is done online."""
+    """While the browser is offline attempts are rare; requests wait until it is online."""
     context.set_offline(offline=True)
     page.evaluate("""async () => {
       window.patient = make("/ws", { retry: { base: 1, cap: 1e9 } });
@@ -155,7 +155,7 @@ def test_offline_with_long_delays(page: Page, context: BrowserContext) -> None:
 
 
 def test_a_page_that_gave_up_lives_again(page: Page, context: BrowserContext) -> None:
-    """Coming online and into view revive a client whose attempts are used up, unless it is closed."""
+    """Coming online or into view revives a client that gave up, and none that was closed."""
     page.evaluate("""async () => {
       window.address = "/nothing";
       const url = () => new URL(address, location.href);

@@ -59,7 +59,7 @@ class Limits:
         code = None
         for kind in kinds:
             bucket = self.buckets.get(kind)
-            if bucket is not None and not all([bucket.take(now) for _ in range(costs[kind])]):
+            if bucket is not None and not all(bucket.take(now) for _ in range(costs[kind])):
                 code = "RATE_LIMITED"
                 self.refused += 1
         if len(names) > self.limits.get("names", 1000):
