@@ -7,32 +7,29 @@ connection owns the task that reads, and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from functools import partial
 from types import SimpleNamespace
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from anyio import CancelScope, Event, move_on_after
 
+from .application import handshake_context
+from .closing import close
 from .commands import Running
 from .core import actions
 from .core.errors import CloseCode, ErrorCode, TransportClosed, UsageError, is_sendable
 from .core.instant import Instant
-from .core.messages import (
-    Call,
-    Connected,
-    Malformed,
-    Refused,
-    Reply,
-    Response,
-)
+from .core.messages import Call, Connected, Refused, Reply, Response
 from .core.patterns import parse_pattern
 from .core.permissions import Identity
 from .core.plan import Member, Standing
 from .core.session import Session, State
 from .endpoint import Admission, Endpoint, Refusal, escaped
 from .flusher import Outlet
+from .reader import Reader
 from .services import Services
 from .snapshots import ConnectionInfo
 from .transport import Handshake, Transport
@@ -45,6 +42,9 @@ _REPLACED_SECONDS: Final = 1.0
 """How long a connection whose name was taken over may take to close; then it is aborted."""
 
 
+_Question = TypeVar("_Question", actions.AskToken, actions.AskPermission)
+
+
 class Connection:
     """One client, for as long as it is connected.
 
@@ -54,6 +54,7 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_adopting",
+        "_closed",
         "_commands_running",
         "_endpoint",
         "_gone",
@@ -61,6 +62,7 @@ class Connection:
         "_is_closing",
         "_member",
         "_place",
+        "_reader",
         "_services",
         "_session",
         "_state",
@@ -68,9 +70,9 @@ class Connection:
         "close_code",
         "close_reason",
         "connected_at",
+        "context",
         "handshake",
         "id",
-        "messages_received",
     )
 
     def __init__(
@@ -82,7 +84,8 @@ class Connection:
         self.handshake: Final[Handshake] = admission.handshake
         self.connected_at: Final = now.wall
         """Seconds since the epoch."""
-        self.messages_received: int = 0
+        self.context: Final[Context] = handshake_context()
+        """That of the handshake; each call into the application gets a copy."""
         self.close_code: int | None = None
         """Why it ended, or is about to; None: it is open."""
         self.close_reason: str = ""
@@ -95,6 +98,7 @@ class Connection:
         self._gone: Event | None = None
         self._commands_running = 0
         self._is_closing = False
+        self._closed: Event | None = None
         self._state: SimpleNamespace | None = None
         self._session: Final = Session(
             protocol=admission.protocol,
@@ -114,6 +118,7 @@ class Connection:
             writes_bytes=outlet.direct is not None,
             shares_queue=True,
         )
+        self._reader: Final = Reader(services, self._session, self._member)
 
     # --- for the application -------------------------------------------------------------------
 
@@ -128,6 +133,11 @@ class Connection:
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that came from the client, refused ones included."""
+        return self._reader.messages_received
 
     @property
     def endpoint(self) -> Endpoint:
@@ -204,21 +214,19 @@ class Connection:
     @property
     def is_stuck(self) -> bool:
         """Whether its transport has not taken what it was given."""
-        return self._is_blocked and self._member.outlet.direct is not None
-
-    @property
-    def _is_blocked(self) -> bool:
-        return self._member.standing is Standing.BLOCKED
+        member = self._member
+        return member.standing is Standing.BLOCKED and member.outlet.direct is not None
 
     async def run(self) -> None:
         """Read to the end; never raises because of the peer. Cancellation: aborts."""
         try:
             await self._begin()
-            member, flusher = self._member, self._services.flusher
-            while True:  # An idle connection holds on to nothing of what it received.
-                for _ in self._handle(await self._transport.receive()):
-                    if member.queue.is_choked or flusher.is_pressed:
-                        await self._hold_back()
+            while self.close_code != CloseCode.RATE_ABUSE:
+                # An idle connection holds on to nothing of what it received.
+                for _ in self._reader.read(await self._transport.receive(), self._perform):
+                    await self._reader.pause()
+            if self._closed is not None:
+                await self._closed.wait()
         except TransportClosed as exc:
             if self.close_code is None:
                 self.close_code, self.close_reason = exc.code, exc.reason
@@ -240,16 +248,6 @@ class Connection:
             self._services.registry.free(self)
             if self._gone is not None:
                 self._gone.set()
-
-    async def _hold_back(self) -> None:
-        """Read no further while its own answers, or those who read what it publishes, wait."""
-        member, outlet = self._member, self._member.outlet
-        # A client that commands and never reads is not read either, until it drains.
-        while member.queue.is_choked and self._is_blocked and not outlet.has_failed:
-            await outlet.relief()
-        # A client that publishes waits for readers, as the application does.
-        if self._services.flusher.is_pressed:
-            await self._services.flusher.drained()
 
     def tick(self, now: Instant) -> None:
         """Do what time demands; called by the bus's sweeper when :attr:`deadline` has come."""
@@ -279,8 +277,11 @@ class Connection:
         if isinstance(replaced, Refusal):  # Of two handshakes at once both were admitted.
             self.disconnect(replaced.close_code, replaced.reason)
             return
-        policy, subject = self._endpoint.heartbeat, identity.subject if identity else None
-        self._send(Connected(self.id, subject, policy.interval, policy.timeout))
+        policy, limits = self._endpoint.heartbeat, self._endpoint.limits
+        subject = identity.subject if identity else None
+        rates = limits.messages_per_second, limits.commands_per_second
+        bounds = limits.max_message_bytes, limits.max_names, *rates
+        self._send(Connected(self.id, subject, policy.interval, policy.timeout, *bounds))
         if identity is not None:
             self._adopt(identity)
         if identity is not None or self._endpoint.name_connection is None:
@@ -329,24 +330,6 @@ class Connection:
 
     # --- in --------------------------------------------------------------------------------------
 
-    def _handle(self, frame: str | bytes) -> Iterator[None]:
-        """Act on what is in a frame, message by message."""
-        services, session, protocol = self._services, self._session, self._member.protocol
-        now = services.clock()
-        session.heartbeat.seen(now.monotonic)
-        if isinstance(frame, bytes) and not protocol.binary:
-            why = f"{protocol.name} is text only"
-            self._perform(session.close(CloseCode.UNSUPPORTED_DATA, why))
-            return
-        for command in protocol.decode(frame):
-            self.messages_received += 1
-            services.messages_received += 1
-            if isinstance(command, Malformed):
-                services.malformed += 1
-                logger.debug("%r: a message was not understood: %s", self, command.message)
-            self._perform(session.handle(command, now), now)
-            yield
-
     def _perform(  # noqa: C901  # one row per action
         self, todo: Sequence[actions.Action], now: Instant | None = None
     ) -> None:
@@ -354,7 +337,7 @@ class Connection:
         for action in todo:
             match action:
                 case actions.Send():
-                    self._send(action.reply, now)
+                    self._reader.answered += self._send(action.reply, now)
                 case actions.Invoke():
                     self._invoke(action.call, now)
                 case actions.Join():
@@ -366,11 +349,11 @@ class Connection:
                 case actions.Adopt():
                     self._adopt(action.identity)
                 case actions.ReportStatus():
-                    self._send(self.info().status(action.ref))
+                    self._reader.answered += self._send(self.info().status(action.ref))
                 case actions.AskToken():
-                    services.runner.submit(partial(self._judge_token, action))
+                    services.runner.submit(partial(self._ask, self._judge_token, action))
                 case actions.AskPermission():
-                    services.runner.submit(partial(self._judge_permission, action))
+                    services.runner.submit(partial(self._ask, self._judge_permission, action))
                 case actions.Close():
                     self._close(action)
 
@@ -388,7 +371,7 @@ class Connection:
 
     def _invoke(self, call: Call, now: Instant | None) -> None:
         services, limits = self._services, self._endpoint.limits
-        outcome = services.commands.invoke(call, self, limits.command_timeout)
+        outcome = services.commands.invoke(call, self, limits.command_timeout, self.context)
         if callable(outcome) and self._commands_running >= limits.max_running_commands:
             why = "too many commands are running"
             outcome = Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None)
@@ -401,18 +384,34 @@ class Connection:
     async def _finish_command(self, command: Running) -> None:
         try:
             self._send(await command(self._services.runner))
+        except Exception:
+            logger.exception("the answer to a command cannot be sent")
+            self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._commands_running -= 1
 
+    async def _ask(self, judge: Callable[[_Question], Awaitable[None]], ask: _Question) -> None:
+        """Put a question to the application; whatever fails ends the connection.
+
+        Its session may be between two states, and its client must not wait for ever.
+        """
+        try:
+            await judge(ask)
+        except Exception:
+            logger.exception("an answer of the application cannot be used")
+            self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
+
     async def _judge_token(self, ask: actions.AskToken) -> None:
-        verdict = await self._endpoint.judge(ask.token, self.handshake)
+        verdict = await self._endpoint.judge(
+            ask.token, self.handshake, self.context, self._services.runner.ask
+        )
         if isinstance(verdict, Refusal):
             answer: Identity | str = verdict.reason
             if verdict.close_code is not CloseCode.TOKEN_REFUSED and self.identity is None:
                 self.disconnect(verdict.close_code, verdict.reason)  # Not the client's fault.
         else:
-            answer = verdict or "the token was refused"
-            if verdict is not None and self.identity is None and not await self._enter(verdict):
+            answer = verdict if isinstance(verdict, Identity) else "the token was refused"
+            if isinstance(answer, Identity) and not (self.identity or await self._enter(answer)):
                 return
         now = self._services.clock()
         self._perform(self._session.handle_token(ask.generation, answer, now))
@@ -428,34 +427,31 @@ class Connection:
         return True
 
     async def _judge_permission(self, ask: actions.AskPermission) -> None:
-        allowed = await self._services.judge(ask, self._endpoint.limits.command_timeout)
+        allowed = await self._services.judge(
+            ask, self._endpoint.limits.command_timeout, self.context
+        )
         now = self._services.clock()
         self._perform(self._session.handle_permission(ask.generation, allowed, now))
 
     # --- out -----------------------------------------------------------------------------------
 
-    def _send(self, reply: Reply, now: Instant | None = None) -> None:
+    def _send(self, reply: Reply, now: Instant | None = None) -> int:
+        """Say it; return how many bytes that takes."""
         if self._is_closing:  # The close frame is the last.
-            return
+            return 0
         frame = self._member.protocol.encode(reply, now or self._services.clock())
         if frame is None:
             self._services.unsaid += 1
-        else:
-            self._services.flusher.send(self._member, frame)
+            return 0
+        self._services.flusher.send(self._member, frame)
+        return frame.size
 
     def _close(self, action: actions.Close) -> None:
         self._is_closing = True
         self.close_code, self.close_reason = action.code, action.reason
+        self._closed = Event()
         self._services.hub.leave_all(self._member, self._session.patterns)
         self._services.flusher.flush()
-        self._services.runner.submit(partial(self._finish, action))
-
-    async def _finish(self, action: actions.Close) -> None:
-        """Let what is owed leave, say goodbye, and see to it that the reader ends."""
-        with move_on_after(self._endpoint.limits.close_timeout) as scope:
-            while self._is_blocked:
-                await self._member.outlet.relief()
-            reason = action.reason.encode(errors="replace")[:123].decode(errors="ignore")
-            await self._transport.close(action.code, reason)
-        if scope.cancelled_caught:
-            self._transport.abort()
+        seconds = self._endpoint.limits.close_timeout
+        end = partial(close, self._transport, self._member, action, seconds, self._closed)
+        self._services.runner.submit(end)

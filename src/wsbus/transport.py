@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from .core.frame import Frame
@@ -28,6 +28,11 @@ class Handshake:
     """What the client offered, in its order."""
     path_params: Mapping[str, str] = field(default_factory=dict)
     """What the framework's router found in the path."""
+    scope: MutableMapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """The ASGI scope, with what middleware has put into it (``session``, ``user``, ``state``,
+    ``app``); None where no ASGI server is below. It is the server's own: nothing is copied."""
+    request: Any = field(default=None, repr=False, compare=False)
+    """The request of aiohttp, with what its middleware has put into it; None elsewhere."""
 
     def query(self, name: str) -> str | None:
         """Return the first query parameter of this name, percent-decoded, or None."""

@@ -839,3 +839,17 @@ async def test_an_aborted_connection_hears_nothing_more() -> None:
             await client.hear()
 
         assert ended == [CloseCode.ABNORMAL]
+
+
+async def test_only_connections_are_blocked() -> None:
+    """A subscription inside the process goes by its queue always, and is not counted."""
+    async with Bus() as bus, connecting(door(bus)) as connect:
+        client = await connect("ann")
+        await client.subscribe("a")
+        async with bus.subscribe("a"), bus.subscribe("b"):
+            assert bus.statistics().blocked == 0
+            transport = client.transport
+            transport.peer.stop_reading()
+            for _ in range(100):
+                await bus.publish("a", "x" * 10_000)
+            assert bus.statistics().blocked == 1

@@ -464,6 +464,7 @@ async def test_who_waits_for_a_flush_is_let_go_by_any() -> None:
             await rig.flusher.run()
         await wait_all_tasks_blocked()
         assert done == [1, 2]
+        tasks.cancel_scope.cancel()
 
 
 # --- control frames ------------------------------------------------------------------------------

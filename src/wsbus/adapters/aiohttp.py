@@ -371,6 +371,7 @@ def _handshake(request: web.Request) -> Handshake:
         client=(address[0], address[1]) if isinstance(address, tuple) else None,
         subprotocols=split_list(headers.get("sec-websocket-protocol", "")),
         path_params=dict(request.match_info),
+        request=request,
     )
 
 

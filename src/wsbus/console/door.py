@@ -18,7 +18,6 @@ from ..core.limits import Limits
 from ..core.permissions import Grants, Identity
 from ..endpoint import Admission, Endpoint, Refusal, escaped
 from ..protocols import protocol
-from ..runner import awaited
 from ..transport import Handshake, Transport
 from .room import Room
 
@@ -94,6 +93,11 @@ class Console:
 
     # --- for its endpoint ------------------------------------------------------------------------
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the bus has been started, be it running still or not."""
+        return self.bus.has_run
+
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether consoles are let in now: as long as the bus runs."""
         return self.bus.is_running and not self._is_draining
@@ -157,7 +161,7 @@ def _admitting(authenticator: Authenticator) -> Authenticator:
     async def judge(token: str | None, handshake: Handshake) -> Identity | None:
         try:
             verdict = authenticator(token, handshake)
-            identity = await awaited(verdict) if isawaitable(verdict) else verdict
+            identity = await verdict if isawaitable(verdict) else verdict
             return None if identity is None else _operator(identity)
         except Unauthenticated:
             client = handshake.client[0] if handshake.client else "an unknown address"

@@ -83,7 +83,10 @@ class _Listener(logging.Handler):
         self.said: Final[list[str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        # Operators are warned of settings: of refused origins, of how uvicorn is run.
+        of_settings = record.name in {"wsbus.endpoint", "wsbus.asgi"}
+        if not of_settings or record.levelno > logging.WARNING:
+            self.said.append(record.getMessage())
 
 
 @contextmanager
