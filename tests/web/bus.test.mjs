@@ -429,3 +429,22 @@ test("a thousand changes in one turn are a few messages", async () => {
   await client.unsubscribe(names);
   assert.deepEqual((await client.status()).subscriptions, []);
 });
+
+test("a page's burst is done in full under default limits, and nobody is thrown out", async () => {
+  const token = tokenFor({ subscribe: ["*"], publish: ["*"], command: ["*"], admin: true });
+  const client = await connected(server.private, { token });
+  const cuts = [];
+  client.addEventListener("reconnecting", ({ detail }) => cuts.push(detail.error));
+  const seen = [];
+  client.on("b.*", ({ data }) => seen.push(data));
+  const widgets = [...Array(20).keys()].map((n) => client.command("echo", { n }));
+  const names = [...Array(100).keys()].map((n) => `b.${n}`);
+  await client.subscribe(names);
+  const published = [...Array(200).keys()].map((n) => client.publish(`b.${n % 100}`, n));
+  assert.deepEqual((await Promise.all(widgets)).map(({ n }) => n), [...Array(20).keys()]);
+  await Promise.all(published);
+  assert.deepEqual(seen, [...Array(200).keys()]);
+
+  await assert.rejects(client.publish("b.1", "x".repeat(70_000), { idempotent: true }), code("TOO_LARGE"));
+  assert.deepEqual(cuts, []);
+});

@@ -383,6 +383,27 @@ test("subscriptions that are too large together are asked for in smaller request
   await client.subscribe(names, { timeout: 10_000 });
 });
 
+test("a name that no server takes is not sent", async () => {
+  const client = await connected(plan({ limits: { bytes: 1000 } }));
+  const long = "x".repeat(256);
+  await assert.rejects(client.subscribe(["a", long]), { code: "INVALID_CHANNEL" });
+  await assert.rejects(client.events("ü".repeat(100_000)).next(), { code: "INVALID_CHANNEL" });
+  await client.unsubscribe(long);
+  assert.deepEqual((await client.command("log")).at(-1).map(({ type }) => type), ["command"]);
+});
+
+test("limits that are none are borne", async () => {
+  for (const value of [0, -1, "many", null, [], 0.5]) {
+    const data = { connection_id: "c", subject: "u1" };
+    for (const key of ["max_message_bytes", "max_names", "messages_per_second", "commands_per_second"]) data[key] = value;
+    if (value === 0.5) delete data.max_message_bytes;
+    const client = await connected(plan("silent", JSON.stringify({ type: "connected", data })));
+    await client.subscribe("a");
+    if (value !== 0.5) assert.equal(await client.command("echo", 1), 1);
+    client.close();
+  }
+});
+
 test("a token that is too large is not shown again", async () => {
   const client = make(plan({ limits: { bytes: 1000, secret: true } }, "silent"), { token: "x".repeat(2000) });
   await assert.rejects(client.connect(), /the token is too large/);

@@ -191,6 +191,8 @@ export type Link = {
     isOpen?: boolean;
     hasShown?: boolean;
     refusal?: Error;
+    maxBytes: number;
+    maxNames: number;
     messages: Pace;
     commands: Pace;
 };
@@ -213,8 +215,8 @@ export type Link = {
 /**
  * One attempt, and the connection that it gives.
  * @typedef {{ end: AbortController, step: string, terms: Record<string, any>, socket?: any,
- *   where: string, isOpen?: boolean, hasShown?: boolean, refusal?: Error, messages: Pace,
- *   commands: Pace }} Link
+ *   where: string, isOpen?: boolean, hasShown?: boolean, refusal?: Error, maxBytes: number,
+ *   maxNames: number, messages: Pace, commands: Pace }} Link
  */
 /**
  * `*` is one segment, as the last one or more; `+` is one.
@@ -242,6 +244,8 @@ declare class Pace {
     #private;
     /** @param {number} [rate] Per second. */
     constructor(rate?: number);
+    /** What one request may cost. */
+    get most(): number;
     /** The ms until as much may be sent. @param {number} cost */
     delay(cost: number): number;
     /** @param {number} cost */

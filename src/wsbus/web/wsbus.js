@@ -96,8 +96,8 @@ export class ConnectionError extends Error {
 /**
  * One attempt, and the connection that it gives.
  * @typedef {{ end: AbortController, step: string, terms: Record<string, any>, socket?: any,
- *   where: string, isOpen?: boolean, hasShown?: boolean, refusal?: Error, messages: Pace,
- *   commands: Pace }} Link
+ *   where: string, isOpen?: boolean, hasShown?: boolean, refusal?: Error, maxBytes: number,
+ *   maxNames: number, messages: Pace, commands: Pace }} Link
  */
 
 /**
@@ -121,8 +121,12 @@ const FORBIDDEN =
 const UNFIT = new RegExp(`[${FORBIDDEN}%.*]`, "gu");
 const INVALID = new RegExp(`[${FORBIDDEN}*]|^\\.|\\.\\.|\\.$|^$`, "u");
 
+const MAX_BYTES = 255;
+const TOO_LONG = "a name may have at most 255 bytes and 16 segments";
+const encoder = new TextEncoder();
+
 /** @type {(text: string) => number} */
-const bytesOf = (text) => new TextEncoder().encode(text).length;
+const bytesOf = (text) => encoder.encode(text).length;
 
 /** @type {(part: string) => boolean} */
 const isWildcard = (part) => part === "+" || part === "#" || part === ">";
@@ -133,7 +137,7 @@ const percent = (char) => {
   const isLone = char.length === 1 && code >= 0xd800 && code <= 0xdfff; // Half of a pair.
   const bytes = isLone
     ? [224 | (code >> 12), 128 | ((code >> 6) & 63), 128 | (code & 63)]
-    : [...new TextEncoder().encode(char)];
+    : [...encoder.encode(char)];
   return bytes.map((byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`).join("");
 };
 
@@ -158,8 +162,8 @@ export const channel = (head, ...names) => {
   if (INVALID.test(found) || found.split(/[./]/).some(isWildcard)) {
     throw new CommandError("INVALID_CHANNEL", `"${head}" is not the name of a channel`);
   }
-  if (bytesOf(found) > 255 || found.split(".").length > 16) {
-    throw new CommandError("INVALID_CHANNEL", `"${found}" is over 255 bytes or 16 segments`);
+  if (bytesOf(found) > MAX_BYTES || found.split(".").length > 16) {
+    throw new CommandError("INVALID_CHANNEL", TOO_LONG);
   }
   return found;
 };
@@ -196,6 +200,11 @@ const isRateLimit = (error) => error?.code === "RATE_LIMITED";
 
 // The server's own ping was not answered: a laptop slept, say. It comes with 1011, and is like 4408.
 const ASLEEP = "keepalive ping timeout";
+
+const MAX_NAMES = 128;
+
+/** A limit that the server tells, if it is one. @type {(value: unknown) => number | undefined} */
+const limitOf = (value) => (typeof value === "number" && value > 0 ? value : undefined);
 
 /** @type {(ms: number) => number} */
 const clamp = (ms) => Math.min(ms, 2 ** 31 - 1);
@@ -278,6 +287,11 @@ class Pace {
   constructor(rate = Infinity) {
     this.#rate = this.#most = rate * 0.97;
     this.#tokens = this.#burst = Math.max(1, rate * 0.8);
+  }
+
+  /** What one request may cost. */
+  get most() {
+    return Math.floor(this.#burst);
   }
 
   /** The ms until as much may be sent. @param {number} cost */
@@ -499,10 +513,9 @@ export class Client extends Target {
         const off = () => this.#leave(list, call);
         /** @type {Call} */
         const call = { patterns: list, pending: new Set(), waiter, signal, off };
-        for (const pattern of list) {
-          const entry = this.#entry(pattern);
+        for (const entry of list.map((pattern) => this.#entry(pattern))) {
           entry.calls.add(call);
-          if (!entry.isConfirmed) call.pending.add(pattern);
+          if (!entry.isConfirmed) call.pending.add(entry.pattern);
         }
         if (call.pending.size) this.#changed();
         else waiter.resolve();
@@ -576,10 +589,14 @@ export class Client extends Target {
     if (signal?.aborted) abort();
     else if (this.#state === "closed") stream.end(this.#whyNot());
     else {
-      entry = this.#entry(pattern);
-      entry.streams.add(stream);
-      signal?.addEventListener("abort", abort);
-      this.#changed();
+      try {
+        entry = this.#entry(pattern);
+        entry.streams.add(stream);
+        signal?.addEventListener("abort", abort);
+        this.#changed();
+      } catch (error) {
+        stream.end(error);
+      }
     }
     return stream;
   }
@@ -683,6 +700,8 @@ export class Client extends Target {
   #entry(pattern) {
     let entry = this.#subscriptions.get(pattern);
     if (!entry) {
+      // No server takes it, and a very long one would cut the connection.
+      if (bytesOf(pattern) > MAX_BYTES) throw new CommandError("INVALID_CHANNEL", TOO_LONG);
       const flags = { isAsked: false, isConfirmed: false };
       entry = { pattern, segments: pattern.split("."), calls: new Set(), streams: new Set(), ...flags };
       this.#subscriptions.set(pattern, entry);
@@ -735,8 +754,9 @@ export class Client extends Target {
     const names = isLeaving
       ? [...this.#unwanted]
       : [...this.#subscriptions.values()].filter(({ isAsked }) => !isAsked).map(({ pattern }) => pattern);
-    const { max_names: most = 128, max_message_bytes: limit = Infinity } = this.#link.terms;
-    const room = Math.min(this.#room, limit - 100);
+    const { maxBytes, maxNames, messages } = this.#link;
+    const room = Math.min(this.#room, maxBytes - 100); // The rest of the message.
+    const most = Math.min(maxNames, 8 * messages.most);
     while (names.length) {
       let [count, size] = [0, 0];
       while (count < Math.min(names.length, most)) {
@@ -745,7 +765,7 @@ export class Client extends Target {
         count++;
       }
       const cost = Math.ceil(count / 8);
-      const delay = this.#link.messages.delay(cost);
+      const delay = messages.delay(cost);
       if (delay > 0) return delay;
       const channels = names.splice(0, count);
       const waiter = isLeaving ? this.#dropped(channels) : this.#asked(channels);
@@ -755,12 +775,12 @@ export class Client extends Target {
   }
 
   #pumpRequests() {
-    const { messages, commands, terms } = this.#link;
+    const { messages, commands, maxBytes } = this.#link;
     for (const queue of [this.#again, this.#unsent]) {
       for (const request of queue) {
         const { type, size, waiter } = request;
-        if (size > (terms.max_message_bytes ?? Infinity)) {
-          const text = `not sent: it has ${size} bytes, the server reads at most ${terms.max_message_bytes}`;
+        if (size > maxBytes) {
+          const text = `not sent: it has ${size} bytes, the server reads at most ${maxBytes}`;
           waiter.reject(new CommandError("TOO_LARGE", text));
           continue;
         }
@@ -864,7 +884,8 @@ export class Client extends Target {
   /** @returns {Link} */
   #newLink() {
     const [messages, commands] = [new Pace(), new Pace()];
-    return { end: new AbortController(), step: "", terms: {}, where: "", messages, commands };
+    const limits = { maxBytes: Infinity, maxNames: MAX_NAMES, messages, commands };
+    return { end: new AbortController(), step: "", terms: {}, where: "", ...limits };
   }
 
   /** Begin to connect, or begin again after the end. */
@@ -1022,6 +1043,7 @@ export class Client extends Target {
     this.#state = "closed";
     const end = this.#end;
     const ending = (this.#ending = { code: error?.code ?? 1000, reason: error?.reason ?? "", error });
+    if (!error) this.#wasReady = false; // Whatever comes next is new.
     if (!hasGivenUp) {
       this.#life?.abort();
       this.#life = null;
@@ -1071,7 +1093,7 @@ export class Client extends Target {
       return new ConnectionError(like, `cannot connect to ${where}: ${what} (${like})`, reason);
     }
     const why = code === 4500 ? (refusal?.message ?? reason) : reason;
-    const what = (MEANINGS[code] ?? "the server closed the connection") + (why && `: ${why}`);
+    const what = (MEANINGS[reason === ASLEEP ? 4408 : code] ?? "the server closed the connection") + (why && `: ${why}`);
     return new ConnectionError(code, `${what} (${code})`, reason);
   }
 
@@ -1150,10 +1172,12 @@ export class Client extends Target {
         return this.#tell("gap", { lost: data.lost, source: "server" });
       case "connected":
         if (data.connection_id !== link.terms.connection_id) {
-          link.messages = new Pace(data.messages_per_second);
-          link.commands = new Pace(data.commands_per_second);
+          link.messages = new Pace(limitOf(data.messages_per_second));
+          link.commands = new Pace(limitOf(data.commands_per_second));
         }
         link.terms = data;
+        link.maxBytes = limitOf(data.max_message_bytes) ?? Infinity;
+        link.maxNames = limitOf(data.max_names) ?? MAX_NAMES;
         if (link.hasShown || this.#state === "connected") return;
         if (data.subject !== undefined) return this.#ready();
         return this.#finish(new ConnectionError(4500, "the server wants a token: pass the option token"));
