@@ -264,6 +264,13 @@ class Connection:
         self._session.heartbeat.forgive(stopped, now.monotonic)
         self._session.reschedule(now)
 
+    def describe(self) -> str:
+        """Return id, subject and path; see :class:`.Owner`."""
+        subject = self.identity.subject if self.identity else None
+        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
+        path = escaped(self.handshake.path)
+        return f"the connection {escaped(self.id)} {whose}, on {path},"
+
     def queue_overflowed(self) -> None:
         """Its queue is full, and the policy is to close."""
         self._member.queue.clear()  # It is not going to get this; the close frame must fit.

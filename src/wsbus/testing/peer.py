@@ -66,7 +66,8 @@ class Peer:
 
         Args:
             address: Host and port of the server.
-            target: Path and query, as they go on the wire; the surrogate U+DCFF sends the byte 0xFF.
+            target: Path and query, as they go on the wire; U+DCFF, a surrogate, sends the byte
+                0xFF.
             subprotocols: To offer.
             headers: More of them.
             receive_buffer: Bytes the kernel takes from the server while nobody reads; None: as
