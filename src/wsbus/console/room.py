@@ -167,6 +167,7 @@ class Room:
             if (
                 connection.connected_at == connected_at
                 and cut(connection.id) == connection_id[:CUT]
+                and connection.close_code is None  # Else it is on its way out.
             ):
                 return connection
         raise CommandError("GONE", "this connection has ended")
