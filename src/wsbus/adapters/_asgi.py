@@ -10,10 +10,10 @@ from typing import Any, Final, NoReturn, TypeAlias
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, move_on_after
 from anyio.lowlevel import checkpoint
 
+from ..application import Rest, begin
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..endpoint import Endpoint
-from ..runner import Rest, begin
 from ._intake import MESSAGES_A_TURN
 
 __all__ = ["Message", "Receive", "Send", "Transport", "transport"]

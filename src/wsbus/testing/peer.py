@@ -66,7 +66,8 @@ class Peer:
 
         Args:
             address: Host and port of the server.
-            target: Path and query, as they go on the wire.
+            target: Path and query, as they go on the wire; U+DCFF, a surrogate, sends the byte
+                0xFF.
             subprotocols: To offer.
             headers: More of them.
             receive_buffer: Bytes the kernel takes from the server while nobody reads; None: as
@@ -93,7 +94,8 @@ class Peer:
                 "Sec-WebSocket-Version: 13",
                 *(f"{name}: {value}" for name, value in (*offers, *headers)),
             ]
-            await _send(sock, "\r\n".join([*request, "", ""]).encode())
+            head = "\r\n".join([*request, "", ""])
+            await _send(sock, head.encode("utf-8", "surrogateescape"))
             status, fields, rest = await _read_answer(sock)
             accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()  # noqa: S324
             if status == 101 and fields.get("sec-websocket-accept") != accept:
