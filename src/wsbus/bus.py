@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 from anyio.abc import TaskGroup
@@ -24,6 +22,7 @@ from .core.limits import Limits
 from .core.overflow import Overflow
 from .core.patterns import parse_pattern
 from .core.permissions import Grants
+from .driver import Driver
 from .endpoint import Admission, Endpoint, Refusal
 from .flusher import Flusher
 from .life import Life
@@ -31,17 +30,13 @@ from .local import Subscription
 from .protocols import WireProtocol, protocol
 from .publisher import Publisher
 from .runner import Runner
-from .services import Authorize, Hook, Services, new_heartbeat, new_id
+from .services import Authorize, Hook, Services, new_heartbeat, new_id, read_clocks
 from .snapshots import BusStatistics, ConnectionInfo
 from .transport import Handshake, Transport
 
 __all__ = ["Bus", "status_views"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _read_clocks() -> Instant:
-    return Instant(time.monotonic(), time.time())
 
 
 class Bus(Publisher):
@@ -70,7 +65,7 @@ class Bus(Publisher):
         enc_hook: EncHook | None = None,
         authorize: Authorize | None = None,
         flush_interval: float = 0.0,
-        clock: Callable[[], Instant] = _read_clocks,
+        clock: Callable[[], Instant] = read_clocks,
     ) -> None:
         if not 0 <= flush_interval <= 1:
             raise UsageError("the flush interval must be between 0 and 1 seconds")
@@ -83,7 +78,7 @@ class Bus(Publisher):
         self._on_disconnect: Final[list[Hook]] = []
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
-        self.has_run: bool = False  # Ever, be it running still or not.
+        self.has_run: bool = False
 
     # --- setting up --------------------------------------------------------------------------
 
@@ -247,12 +242,7 @@ class Bus(Publisher):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         """Stop, as :meth:`aclose` does by default."""
         await self.aclose()
 
@@ -319,7 +309,7 @@ class Bus(Publisher):
         services = self._life.services if self._life else None
         if services is None or not self.accepts(endpoint):
             return transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
-        return Connection(services, endpoint, transport, admission).run()
+        return Driver(services, endpoint, transport, admission).run()
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -361,8 +351,7 @@ class Bus(Publisher):
         """
         registry = self._running().registry
         endpoints = self._endpoints if endpoint is None else (endpoint,)
-        found = (registry.named(each, connection_id) for each in endpoints)
-        return next((connection for connection in found if connection is not None), None)
+        return next(filter(None, (registry.named(e, connection_id) for e in endpoints)), None)
 
     def subscribers(self, *channels: str) -> list[Connection]:
         """Return the connections that a publication on any of these channels would be for.
@@ -407,5 +396,5 @@ class Bus(Publisher):
 
 
 def status_views(bus: Bus) -> dict[str, Callable[[], object]]:
-    """Return what adapters tell operators over HTTP, by the last segment of its path."""
+    """Return what operators see over HTTP, by the last segment of the path."""
     return {"statistics": bus.statistics, "connections": bus.connections}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
 from .notices import Notices, escaped
+from .places import Place, Places, Refusal
 from .protocols.base import WireProtocol
 from .protocols.registry import unjoined
 from .transport import Handshake, Transport, split_list
@@ -42,72 +42,6 @@ MAX_NAME_BYTES: Final = 1024
 _FUNCTIONS: Final = {"authenticator": True, "name_connection": False, "client_address": False}
 """The settings that are functions, and whether they may wait."""
 _CLASSES: Final = {"anonymous": Grants, "limits": Limits, "heartbeat": HeartbeatPolicy}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The handshake is refused."""
-
-    status: int
-    """HTTP status, where the server can still answer with one."""
-    reason: str
-    """A sentence for the client."""
-    close_code: CloseCode = CloseCode.DISCONNECTED
-    """What to close with, where the server cannot refuse before it accepts."""
-
-
-class Place:
-    """One of an endpoint's ``max_connections``, from the handshake until the connection has ended.
-
-    It is given back by :meth:`release`, or when nothing refers to it any more: an accepted
-    handshake whose connection never runs must not take a place for good.
-    """
-
-    __slots__ = ("_address", "_endpoint")
-
-    def __init__(self, endpoint: Endpoint, address: str | None) -> None:
-        self._endpoint: Endpoint | None = endpoint
-        self._address: Final = address
-
-    def release(self) -> None:
-        """Give the place back. Idempotent."""
-        endpoint, self._endpoint = self._endpoint, None
-        if endpoint is not None:
-            endpoint.places.leave(self._address)
-
-    def __del__(self) -> None:
-        self.release()
-
-
-class Places:
-    """Counts the connections and handshakes of one endpoint, in all and by address."""
-
-    __slots__ = ("_addresses", "taken")
-
-    def __init__(self) -> None:
-        self.taken: int = 0
-        """Connections, and handshakes that are not refused yet."""
-        self._addresses: Final[Counter[str]] = Counter()
-
-    def enter(self, address: str | None, limits: Limits) -> Refusal | None:
-        """Take a place, or return why there is none."""
-        if limits.max_connections is not None and self.taken >= limits.max_connections:
-            return Refusal(503, "too many connections", CloseCode.SERVICE_RESTART)
-        if address is not None:
-            most = limits.max_connections_per_address
-            if most is not None and self._addresses[address] >= most:
-                return Refusal(429, "too many connections of this address", CloseCode.RATE_ABUSE)
-            self._addresses[address] += 1
-        self.taken += 1
-        return None
-
-    def leave(self, address: str | None) -> None:
-        """Give a place back."""
-        self.taken -= 1
-        if address is not None:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +210,7 @@ class Endpoint:
                 logger.exception("client_address failed")
                 return _NOT_AVAILABLE
         refusal = self.places.enter(address, self.limits)
-        return Place(self, address) if refusal is None else refusal
+        return Place(self.places, address) if refusal is None else refusal
 
     def _address_of(self, handshake: Handshake) -> str | None:
         if self.client_address is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Final, TypeAlias
 
@@ -53,7 +55,15 @@ class Reader:
         member: Tells the protocol, and whether the client reads what it is owed.
     """
 
-    __slots__ = ("_member", "_services", "_session", "_turn", "answered", "messages_received")
+    __slots__ = (
+        "_absorbs",
+        "_member",
+        "_services",
+        "_session",
+        "_turn",
+        "answered",
+        "messages_received",
+    )
 
     def __init__(self, services: Services, session: Session, member: Member) -> None:
         self.messages_received: int = 0
@@ -63,6 +73,7 @@ class Reader:
         self._session: Final = session
         self._member: Final = member
         self._turn = 0  # Work since others had a turn of the loop.
+        self._absorbs = False
 
     def read(self, frame: str | bytes, perform: _Perform) -> Iterator[None]:
         """Act on what is in a frame, message by message; pause whenever it yields.
@@ -129,12 +140,25 @@ class Reader:
             if self._turn >= _TURN or self._member.queue.is_choked:
                 yield
 
+    def absorb(self, task: asyncio.Task[object]) -> None:
+        """Take back a cancellation of the reader's task that is not meant; pause soon.
+
+        ``uncancel`` alone leaves it pending up to Python 3.12: the next wait is where it comes.
+        """
+        task.uncancel()
+        self._absorbs = True
+        self._turn = _TURN
+
     async def pause(self) -> None:
         """Give others a turn; then wait for the client, if it sends and does not read.
 
         A client that publishes waits for readers, too, as the application does.
         """
         self._turn = 0
+        if self._absorbs:
+            self._absorbs = False
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
         await checkpoint()
         member, outlet = self._member, self._member.outlet
         while member.queue.is_choked and member.standing is Standing.BLOCKED:

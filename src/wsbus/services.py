@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -29,9 +30,18 @@ from .snapshots import BusStatistics
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .driver import Driver
     from .local import Subscription
 
-__all__ = ["SWEEP_SECONDS", "Authorize", "Hook", "Services", "new_heartbeat", "new_id"]
+__all__ = [
+    "SWEEP_SECONDS",
+    "Authorize",
+    "Hook",
+    "Services",
+    "new_heartbeat",
+    "new_id",
+    "read_clocks",
+]
 
 SWEEP_SECONDS: Final = 1.0
 """How often time is looked at, for all connections together."""
@@ -45,6 +55,11 @@ event loop and must not block."""
 
 Hook: TypeAlias = "Callable[[Connection], object]"
 """Called with a connection, and awaited if it can be; what it raises is logged and harms nobody."""
+
+
+def read_clocks() -> Instant:
+    """Return the moment on both clocks."""
+    return Instant(time.monotonic(), time.time())
 
 
 def new_id() -> str:
@@ -73,7 +88,7 @@ class Services:
     authorize: Authorize | None
     on_connect: list[Hook]
     on_disconnect: list[Hook]
-    registry: Registry[Connection] = field(default_factory=Registry)
+    registry: Registry[Driver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """By which their connections were judged last."""
     messages_received: int = 0

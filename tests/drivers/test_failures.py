@@ -296,7 +296,7 @@ async def test_threads_that_never_end_hold_up_no_other_command() -> None:
     bus = Bus()
     may_end = threading.Event()
 
-    @bus.command("blocks", threaded=True, timeout=0.05)
+    @bus.command("blocks", threaded=True, timeout=0.5)
     def blocks() -> None:
         may_end.wait(60)
 
@@ -551,3 +551,23 @@ def test_an_interrupt_of_the_process_ends_it(backend: str, where: str) -> None:
         child.kill()
     assert child.returncode != 0
     assert "KeyboardInterrupt" in errors
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_command_that_cancels_its_readers_task_costs_its_call() -> None:
+    """A ``def`` command runs in the task that reads: the connection outlives it."""
+    bus = Bus()
+
+    @bus.command("cancels")
+    def cancels() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return "done"
+
+    async with bus, connecting(door(bus)) as connect:
+        client = await connect("ann")
+        for _ in range(3):
+            assert (await client.command("cancels"))["data"] == "done"
+            await client.subscribe("a")
+        assert client.connection.close_code is None

@@ -134,6 +134,28 @@ class Peer:
         """
         await _send(self._socket, data)
 
+    def send_some(self, data: bytes) -> int:
+        """Send what the system takes now, perhaps nothing; return the number of bytes.
+
+        Raises:
+            OSError: The server has cut the connection.
+        """
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def read_some(self, most: int) -> int:
+        """Wait for bytes, read ``most`` of them at most, and throw them away.
+
+        What comes after them can be read in no other way.
+        """
+        while True:
+            try:
+                return len(self._socket.recv(most))
+            except BlockingIOError:
+                await wait_readable(self._socket)
+
     async def receive(self) -> str | bytes:
         """Wait for the next message; answer pings, and a close frame, on the way.
 

@@ -44,6 +44,7 @@ _ALL: Final[tuple[TransportCheck, ...]] = (
     flow.tight_publisher,
     flow.backpressure,
     flow.nothing_lost_unknowingly,
+    flow.choked_reading,
     flow.stuck_peer,
     flow.ping_flood,
     ending.closed_by_the_server,
