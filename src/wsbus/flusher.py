@@ -51,8 +51,7 @@ PACE_SECONDS: Final = 0.25
 """How long a publisher waits for readers after each flush, at most; and how long one of them may
 take nothing before it is not waited for any more."""
 CATCH_UP_SECONDS: Final = 1.0
-"""How long publishers wait in all for a reader that has fallen behind. After that they do not wait
-for it until it has caught up, which is when it owes nothing."""
+"""How long publishers wait for one reader in all, counted anew once it owes nothing."""
 _TURNS: Final = FLUSH_BYTES // MAX_JOIN_BYTES
 """Turns of the loop for readers inside the process, which take 64 KiB in each."""
 
@@ -348,8 +347,7 @@ class Flusher:
         batch = member.queue.take(MAX_JOIN_BYTES)
         frames: list[Frame] = batch.items
         if batch.lost:
-            now = self._clock()
-            gap = member.protocol.encode(Gap(batch.lost), now)
+            gap = member.protocol.encode(Gap(batch.lost), now := self._clock())
             member.outlet.log_loss(member.queue, now.monotonic)
             if gap is not None:
                 frames = [gap, *frames]
@@ -372,8 +370,7 @@ class Flusher:
                 outlet.progress_at = now
             outlet.unsent = unsent
             if now - outlet.progress_at >= outlet.write_deadline:
-                if not outlet.has_failed:
-                    outlet.log_abort(member.queue, now)
+                outlet.log_abort(member.queue, now)
                 self._fail(member, None)
             else:
                 outlet.log_loss(member.queue, now)

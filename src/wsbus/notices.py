@@ -20,10 +20,11 @@ _ORIGINS_A_MINUTE: Final = 10
 class Notices:
     """Warns of one endpoint, and not too often."""
 
-    __slots__ = ("_has_told_of_rest", "_origins")
+    __slots__ = ("_has_told_of_rest", "_has_told_of_token", "_origins")
 
     def __init__(self) -> None:
         self._has_told_of_rest = False
+        self._has_told_of_token = False
         # When origins were logged as warnings. Many of them must not fill a log at that level.
         self._origins: Final[deque[float]] = deque(maxlen=_ORIGINS_A_MINUTE)
 
@@ -39,6 +40,20 @@ class Notices:
             logger.warning(
                 "connections to %s are refused: nobody has started the bus of this endpoint; %s",
                 escaped(path),
+                remedy,
+            )
+
+    def of_query_token(self, remedy: str) -> None:
+        """Log, once, that the server's log may hold the tokens of this endpoint.
+
+        Args:
+            remedy: How they are kept out of it.
+        """
+        if not self._has_told_of_token:
+            self._has_told_of_token = True
+            logger.warning(
+                "this endpoint takes tokens in the query (query_token=), and the server may log "
+                "queries; %s",
                 remedy,
             )
 

@@ -103,7 +103,9 @@ class Outlet:
             self._log(queue, now, "reads too slowly: %d publications were lost", lost)
 
     def log_abort(self, queue: MessageQueue[Any], now: float) -> None:
-        """Log that the connection is aborted at its write deadline, with what it loses."""
+        """Log that the connection is aborted at its write deadline, with what it loses; once."""
+        if self.has_failed:  # Its reader has not ended yet.
+            return
         words = "is aborted: it took nothing for %g s; %d publications were lost, and %d wait"
         self._log(queue, now, words, self.write_deadline, queue.lost_ever, len(queue))
 

@@ -10,7 +10,20 @@ from urllib.parse import parse_qsl
 
 from .core.frame import Frame
 
-__all__ = ["Handshake", "HeaderView", "Transport", "WriteNow", "encodable", "split_list"]
+__all__ = [
+    "NO_UPGRADE",
+    "Handshake",
+    "HeaderView",
+    "Transport",
+    "WriteNow",
+    "encodable",
+    "split_list",
+]
+
+NO_UPGRADE: Final = (
+    "this is a WebSocket; if you asked for one, a proxy between has dropped the header Upgrade"
+)
+"""What a plain HTTP request for a WebSocket is told, with 426."""
 
 
 @dataclass(frozen=True, slots=True)

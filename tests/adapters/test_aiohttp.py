@@ -45,10 +45,14 @@ from wsbus import (
     Overflow,
 )
 from wsbus.adapters import aiohttp as adapter
-from wsbus.adapters.aiohttp import handler, setup
+from wsbus.adapters.aiohttp import AccessLogger, handler, setup
 from wsbus.core.errors import TransportClosed
 
 SECRET = "s" * 32
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 PATIENT = Limits(close_timeout=600, write_deadline=600)
 
 
@@ -73,10 +77,10 @@ class Ends:
 
 @asynccontextmanager
 async def running(
-    app: web.Application, context: ssl.SSLContext | None = None
+    app: web.Application, context: ssl.SSLContext | None = None, **options: Any
 ) -> AsyncIterator[int]:
     """Serve an application on a free port; yields the port."""
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, **{"access_log": None, **options})
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
@@ -269,10 +273,68 @@ async def test_a_bus_that_does_not_run_refuses() -> None:
 
 
 async def test_a_request_for_no_websocket_is_refused() -> None:
-    """A plain GET gets 400."""
+    """A plain GET gets 426, and a sentence for whoever runs a proxy."""
     async with serving(Bus()) as port, await connect_tcp("127.0.0.1", port) as stream:
         await stream.send(b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert (await stream.receive()).startswith(b"HTTP/1.1 400 ")
+        answer = await stream.receive()
+
+    assert answer.startswith(b"HTTP/1.1 426 ")
+    assert b"has dropped the header Upgrade" in answer
+
+
+@pytest.mark.parametrize(("count", "status"), [(3, 101), (5, 431)])
+async def test_headers_are_bounded(count: int, status: int) -> None:
+    """A connection keeps its headers for life, so that over 32 KiB of them are refused."""
+    headers = {f"X-{number}": "x" * 8000 for number in range(count)}
+    async with serving(Bus()) as port:
+        if status == 101:
+            async with client(port, additional_headers=headers) as peer:
+                await receive(peer)
+            return
+        with pytest.raises(InvalidStatus) as refused:
+            await client(port, additional_headers=headers)
+
+    assert refused.value.response.status_code == status
+
+
+@pytest.mark.parametrize("opcode", [9, 10], ids=["pings", "pongs"])
+async def test_a_flood_of_control_frames_is_closed(opcode: int) -> None:
+    """1000 at once are borne; many more end the connection with 4429, if they are read or not."""
+    bus = Bus()
+    ends = Ends(bus)
+    async with serving(bus) as port, await connect_raw(port) as stream:
+        await stream.send(masked(opcode, b"") * 900)
+        async with client(port) as bystander:
+            await receive(bystander)
+            assert len(bus.connections()) == 2
+        await ends.next()
+
+        with suppress(BrokenResourceError):
+            await stream.send(masked(opcode, b"") * 900)
+            await read_to_the_end(stream)
+        ended = await ends.next()
+
+    assert (ended.close_code, ended.close_reason) == (4429, "too many control frames")
+
+
+async def test_who_leaves_while_it_is_closed_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """The peer's kernel answers the close frame with a reset, and then no EOF can be written."""
+    bus = Bus()
+    ends = Ends(bus)
+    loop = asyncio.get_running_loop()
+    async with serving(bus) as port:
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, ("127.0.0.1", port))
+            await loop.sock_sendall(sock, HANDSHAKE)
+            received = b""
+            while b"connected" not in received:
+                received += await loop.sock_recv(sock, 4096)
+            connection = await only(bus)
+        connection.disconnect()
+        await ends.next()
+
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 async def test_a_subprotocol_is_echoed_only_if_offered() -> None:
@@ -805,3 +867,38 @@ async def test_handshakes_hold_the_request() -> None:
             assert (await receive(peer))["data"]["subject"] == "ada"
     finally:
         await runner.cleanup()
+
+
+# --- the log -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "is_safe"),
+    [
+        ({}, False),
+        ({"access_log_class": AccessLogger}, True),
+        ({"access_log_format": "%a %s"}, True),
+    ],
+    ids=["default", "AccessLogger", "no request line"],
+)
+async def test_tokens_in_the_query_are_kept_out_of_the_access_log(
+    options: dict[str, Any], is_safe: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where they are not, a warning says, once, how to; the warning itself has no token."""
+    caplog.set_level(logging.INFO)
+    bus = Bus()
+    app = web.Application()
+    setup(app, "/ws", bus.endpoint(authenticator=JWT(SECRET), query_token="token"))
+    log = logging.getLogger("aiohttp.access")
+    async with running(app, access_log=log, **options) as port:
+        for _ in range(2):
+            with pytest.raises(InvalidStatus):
+                await client(port, "/ws?token=a-secret")
+
+    lines = [record.getMessage() for record in caplog.records]
+    warned = [line for line in lines if "query_token=" in line]
+    assert len(warned) == (not is_safe)
+    assert any("a-secret" in line for line in lines) is not is_safe
+    if options.get("access_log_class"):
+        assert sum('"GET /ws?… HTTP/1.1" 401' in line for line in lines) == 2
+    assert all("AccessLogger" in line and "a-secret" not in line for line in warned)

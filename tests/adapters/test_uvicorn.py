@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -40,9 +41,23 @@ async def served(bus: Bus, **options: Any) -> AsyncIterator[str]:
             yield told[0]
 
 
+@pytest.mark.parametrize("has_handlers", [True, False], ids=["loop", "as on Windows"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_it_serves_until_a_signal(number: signal.Signals) -> None:
-    """At either signal clients get what they are owed, and 1001; then it returns."""
+async def test_it_serves_until_a_signal(
+    number: signal.Signals, has_handlers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At either signal clients get what they are owed, and 1001; then it returns.
+
+    The loops of Windows take no handlers, and ``signal.signal`` does it there.
+    """
+    if not has_handlers:
+
+        def refuse(*_: object) -> None:
+            raise NotImplementedError
+
+        for name in ("add_signal_handler", "remove_signal_handler"):
+            monkeypatch.setattr(asyncio.get_running_loop(), name, refuse)
+    former = signal.getsignal(number)
     bus = Bus()
     async with served(bus) as address:
         host, _, port = address.rpartition(":")
@@ -57,6 +72,8 @@ async def test_it_serves_until_a_signal(number: signal.Signals) -> None:
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
     assert not bus.is_running
+    if not has_handlers:
+        assert signal.getsignal(number) is former
 
 
 async def test_ipv6_addresses_stand_in_brackets() -> None:

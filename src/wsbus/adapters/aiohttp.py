@@ -4,210 +4,47 @@
 
     app = web.Application()
     setup(app, "/ws", bus)
-    web.run_app(app, access_log_format='%a "%{User-Agent}i" %s %Tf')
+    web.run_app(app, access_log_class=AccessLogger)
 
-The default format of aiohttp's access log has the request line (``%r``), and with it the query:
-where clients may put a token there (``query_token=``), leave it out as above, or pass
-``access_log=None``.
+aiohttp's own access log has the request line, and with it the query, where clients may put a token
+(``query_token=``); that of :class:`AccessLogger` has not.
+
+A socket that sends no request, or half of one, is closed after ``keepalive_timeout=`` of
+``web.run_app``, which is an hour by default: pass 75, say, or let a proxy in front bound it.
 
 Needs the extra ``aiohttp``; asyncio only, as aiohttp is.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
-from aiohttp import WebSocketError, WSMessage, WSMsgType, web
-from aiohttp.abc import AbstractStreamWriter
-from anyio import Event, WouldBlock, move_on_after
+from aiohttp import web, web_log
 
 from ..bus import Bus, status_views
 from ..console import Console
 from ..console.assets import Answer, answer, redirect
 from ..core.encoding import encode_data
-from ..core.errors import CloseCode, TransportClosed
-from ..core.frame import Frame
-from ..core.limits import Limits
 from ..endpoint import Admission, Endpoint, Refusal
-from ..transport import Handshake, HeaderView, split_list
+from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
-from ._rtt import round_trip
-from ._sockets import keep_shallow, make_writer, reset, unsent
+from ._aiohttp import Transport
 
-__all__ = ["add_console_routes", "add_status_routes", "add_web_routes", "handler", "setup"]
+__all__ = [
+    "AccessLogger",
+    "add_console_routes",
+    "add_status_routes",
+    "add_web_routes",
+    "handler",
+    "setup",
+]
 
 _KEEPALIVE_SECONDS: Final = 20.0
-
-
-class _Transport:
-    """Writes to the socket itself, past the library's send; see :class:`.WriteNow`.
-
-    It answers pings and closes itself, too. aiohttp's ``close()`` does not wait for the peer's
-    close frame while somebody receives; and whoever waits in its ``send`` or ``drain`` shares one
-    future, so that cancelling one cancels all. Here nobody who can be cancelled waits for it.
-    """
-
-    __slots__ = (
-        "_ended",
-        "_is_over",
-        "_is_reading",
-        "_limits",
-        "_out",
-        "_protocol",
-        "_transport",
-        "_writer",
-        "_ws",
-    )
-
-    def __init__(
-        self,
-        request: web.Request,
-        ws: web.WebSocketResponse,
-        writer: AbstractStreamWriter,
-        limits: Limits,
-    ) -> None:
-        assert request.transport is not None
-        self._ws: Final = ws
-        self._writer: Final = writer
-        self._protocol: Final = request.protocol
-        self._transport: Final = request.transport
-        self._limits: Final = limits
-        self._is_reading = False
-        self._is_over = False  # Both close frames were sent, or the last that there will be.
-        self._ended: Event | None = None  # Of the reading; made with our close frame.
-        keep_shallow(self._transport)
-        self._out: Final = make_writer(self._transport)
-
-    # --- in ------------------------------------------------------------------------------------
-
-    async def receive(self) -> str | bytes:
-        if self._is_reading:  # One of us is close(), and the other reads to the end.
-            assert self._ended is not None
-            await self._ended.wait()
-            raise TransportClosed
-        self._is_reading = True
-        try:
-            while True:
-                message = await self._ws.receive()
-                kind = message.type
-                if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
-                    data: str | bytes = message.data
-                    return data
-                if kind is WSMsgType.PING:
-                    await self._answer(message.data)
-                elif kind is not WSMsgType.PONG:
-                    raise await self._end(message)
-        except BaseException:
-            if self._ended is not None:
-                self._ended.set()
-            raise
-        finally:
-            self._is_reading = False
-
-    async def _answer(self, ping: bytes) -> None:
-        """Send a pong once there is room: else a flood of pings fills the memory."""
-        while self._is_full:
-            before = self.unsent()
-            with move_on_after(self._limits.write_deadline) as deadline, suppress(TransportClosed):
-                await self.room()
-            if deadline.cancelled_caught and self.unsent() >= before:
-                self.abort()
-        if self._is_open:
-            self._out.write(_control_frame(WSMsgType.PONG, ping))
-
-    async def _end(self, message: WSMessage) -> TransportClosed:
-        """See to the closing handshake's end; return why it closed."""
-        if message.type is WSMsgType.CLOSE:
-            self._is_over = True
-            if self._ended is None:
-                await self._ws.close(code=message.data or CloseCode.NORMAL, drain=False)
-            self.abort()
-            return TransportClosed(message.data or CloseCode.NO_STATUS, message.extra or "")
-        if isinstance(message.data, WebSocketError):  # aiohttp has told the peer.
-            self._is_over = True
-            return TransportClosed(message.data.code)
-        return TransportClosed()
-
-    # --- out -----------------------------------------------------------------------------------
-
-    @property
-    def _is_open(self) -> bool:
-        """Whether a frame may follow."""
-        return self._ended is None and not (self._ws.closed or self._transport.is_closing())
-
-    @property
-    def _is_full(self) -> bool:
-        return self._protocol.writing_paused and not self._transport.is_closing()
-
-    def write_now(self, wire: bytes) -> None:
-        is_closing = self._transport.is_closing()
-        # Before the rest: whoever does not read shall run into the write deadline, even while
-        # aiohttp waits for room to tell it of an error.
-        if self._protocol.writing_paused and not is_closing:
-            raise WouldBlock
-        if is_closing or self._ended is not None or self._ws.closed:
-            raise TransportClosed
-        self._out.write(wire)
-
-    async def room(self) -> None:
-        while self._is_full:
-            drained = Event()
-            drain = asyncio.ensure_future(self._drain(drained))
-            await drained.wait()  # If this is cancelled, that is not.
-            if drain.cancelled():  # By somebody else, and so would the next be.
-                raise TransportClosed
-        if not self._is_open:
-            raise TransportClosed
-
-    async def _drain(self, drained: Event) -> None:
-        # An event, not asyncio.wait(): that takes a turn of the loop more, in which a publisher
-        # may add 64 publications to the queue that waits here.
-        try:
-            with suppress(ConnectionError):
-                await self._writer.drain()
-        finally:
-            drained.set()
-
-    def unsent(self) -> int:
-        return unsent(self._transport)
-
-    def round_trip(self) -> float | None:
-        return round_trip(self._transport)
-
-    async def send(self, frames: Sequence[Frame]) -> None:
-        await self.room()
-        self.write_now(b"".join([frame.wire for frame in frames]))
-        await self.room()
-
-    # --- the end -------------------------------------------------------------------------------
-
-    async def close(self, code: int, reason: str) -> None:
-        if self._ended is None:
-            if self._protocol.writing_paused or not self._is_open:
-                self.abort()
-                return
-            self._ended = Event()
-            self._out.write(_control_frame(WSMsgType.CLOSE, code.to_bytes(2) + reason.encode()))
-            # Nothing follows, and the peer may know: a server that shuts down is deaf already,
-            # it hears of the peer's close frame only that the socket was closed.
-            if self._transport.can_write_eof():
-                self._transport.write_eof()
-            else:
-                self._transport.close()
-        with move_on_after(self._limits.close_timeout), suppress(TransportClosed):
-            while not self._ended.is_set():
-                await self.receive()  # Or wait for who does.
-        self.abort()
-
-    def abort(self) -> None:
-        if not self._is_over or self.unsent():
-            reset(self._transport)
-        elif not self._transport.is_closing():
-            self._transport.close()  # No reset, which might overtake the close frame.
+_MAX_HEADERS: Final = 32 * 1024
+"""Bytes of headers; a connection keeps them for life. nginx takes as many by default."""
 
 
 def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
@@ -326,6 +163,14 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
     endpoint = _endpoint(door)
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        refused = _refused(request)
+        if refused is not None:
+            return refused
+        if endpoint.query_token is not None and _logs_queries(request):
+            endpoint.notices.of_query_token(
+                "web.run_app(app, access_log_class=wsbus.adapters.aiohttp.AccessLogger) leaves "
+                "queries out"
+            )
         admission = await endpoint.admit(_handshake(request))
         if isinstance(admission, Refusal):
             return web.Response(status=admission.status, text=f"{admission.reason}\n")
@@ -333,7 +178,7 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
         with suppress(ConnectionError):
             writer = await ws.prepare(request)
         if writer is not None and request.transport is not None:  # Else it left while judged.
-            transport = _Transport(request, ws, writer, endpoint.limits)
+            transport = Transport(request, ws, writer, endpoint.limits)
             try:
                 await endpoint.run(transport, admission)
             finally:
@@ -341,6 +186,52 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
         return ws
 
     return handle
+
+
+def _refused(request: web.Request) -> web.Response | None:
+    """Return the answer to what is no handshake, or one that is not worth keeping."""
+    if request.headers.get("upgrade", "").lower() != "websocket":
+        headers = {"Upgrade": "websocket", "Connection": "upgrade"}
+        return web.Response(status=426, text=f"{NO_UPGRADE}\n", headers=headers)
+    if sum([len(name) + len(value) for name, value in request.raw_headers]) > _MAX_HEADERS:
+        return web.Response(status=431, text=f"the headers have over {_MAX_HEADERS} bytes\n")
+    return None
+
+
+class AccessLogger(web_log.AccessLogger):
+    """aiohttp's access log without queries, which may hold tokens; pass it as a class.
+
+    ``web.run_app(app, access_log_class=AccessLogger)``; any ``access_log_format=`` will do.
+    """
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        """Log one request."""
+        super().log(cast("web.BaseRequest", _Queryless(request)), response, time)
+
+
+class _Queryless:
+    """A request as the access log sees it."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request: Final = request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._request, name)
+
+    @property
+    def path_qs(self) -> str:
+        path, mark, _ = self._request.path_qs.partition("?")
+        return f"{path}?…" if mark else path
+
+
+def _logs_queries(request: web.Request) -> bool:
+    logger = request.protocol.access_logger
+    if not isinstance(logger, web_log.AccessLogger) or isinstance(logger, AccessLogger):
+        return False
+    formats: Sequence[tuple[object, object]] = getattr(logger, "_methods", ())
+    return logger.enabled and any(key == "first_request_line" for key, _ in formats)
 
 
 def _response(endpoint: Endpoint, admission: Admission) -> web.WebSocketResponse:
@@ -374,11 +265,6 @@ def _handshake(request: web.Request) -> Handshake:
         path_params=dict(request.match_info),
         request=request,
     )
-
-
-def _control_frame(opcode: int, payload: bytes) -> bytes:
-    """Return it as a server writes it; the payload has at most 125 bytes."""
-    return bytes((0x80 | opcode, len(payload))) + payload
 
 
 def _endpoint(door: Bus | Endpoint) -> Endpoint:

@@ -41,7 +41,7 @@ from ..bus import Bus
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
-from ..transport import Handshake, HeaderView
+from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import Message, Receive, Send, transport
 from ._intake import abridged
 from ._placed import MISPLACED, Placed
@@ -170,6 +170,8 @@ async def converse(
     _look_at_server(scope)
     if not endpoint.gate.has_run:
         endpoint.notices.of_rest(scope["path"], _how_to_start(scope))
+    if endpoint.query_token is not None:
+        _warn_of_query_token(endpoint)
     verdict = await endpoint.admit(_handshake(scope), identity)
     try:
         if isinstance(verdict, Refusal):
@@ -231,14 +233,9 @@ async def decline(scope: Message, _receive: Receive, send: Send) -> None:
     """Answer an HTTP request to the path of a WebSocket: with 426, what to do."""
     if str(scope.get("http_version", "")).startswith("1"):
         headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
-        await _respond("http.response", 426, _UPGRADE, send, headers)
+        await _respond("http.response", 426, NO_UPGRADE, send, headers)
     else:
-        await _respond("http.response", 404, _UPGRADE, send)
-
-
-_UPGRADE: Final = (
-    "this is a WebSocket; if you asked for one, a proxy between has dropped the header Upgrade"
-)
+        await _respond("http.response", 404, NO_UPGRADE, send)
 
 
 async def _respond(
@@ -315,6 +312,24 @@ def _warn_of_options(*, is_fast: bool) -> None:
             "the clients of its own process; run one worker",
             config.workers,
         )
+
+
+def _warn_of_query_token(endpoint: Endpoint) -> None:
+    """Warn, once, unless it is uvicorn with queries redacted."""
+    config = None
+    with suppress(RuntimeError):
+        config = _uvicorn_config()
+    if config is None:
+        endpoint.notices.of_query_token(
+            "turn the server's access log off, or call wsbus.adapters.uvicorn.redact(…) with the "
+            "name of its logger"
+        )
+        return
+    log = logging.getLogger("uvicorn.error")
+    # By its name, since this module is imported where uvicorn is not.
+    is_redacted = any(type(each).__name__ == "RedactQuery" for each in log.filters)
+    if log.isEnabledFor(logging.INFO) and not is_redacted:
+        endpoint.notices.of_query_token("wsbus.adapters.uvicorn.redact() takes queries out")
 
 
 def _uvicorn_config() -> Any:

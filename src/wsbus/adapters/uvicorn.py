@@ -19,8 +19,8 @@ import logging
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Final
 
 import uvicorn
@@ -144,19 +144,37 @@ async def serve(
         OSError: The port is taken, or the address is not of this machine.
         RuntimeError: The application did not start.
     """
-    stop = asyncio.Event()
-    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
-    with listen(host, port) as listener:
+    with listen(host, port) as listener, _stop_by_signal() as stop:
+        async with serving(app, endpoint, listener, **options):
+            if ready is not None:
+                ready(address(listener))
+            await stop.wait()
+
+
+@contextmanager
+def _stop_by_signal() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGINT and SIGTERM set, until the context ends."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    numbers = signal.SIGINT, signal.SIGTERM
+    try:
         for number in numbers:
             loop.add_signal_handler(number, stop.set)
+    except NotImplementedError:  # No event loop of Windows has them.
+        former = {
+            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+            for number in numbers
+        }
         try:
-            async with serving(app, endpoint, listener, **options):
-                if ready is not None:
-                    ready(address(listener))
-                await stop.wait()
+            yield stop
         finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
+            for number, handler in former.items():
+                signal.signal(number, handler)
+        return
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 @asynccontextmanager

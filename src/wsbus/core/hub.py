@@ -228,6 +228,7 @@ class Hub:
         if member.shares_queue:
             member.queue, member.shares_queue = member.queue.fresh(), False
         queue, publication = member.queue, owed.publication
+        owed.frame.compact()
         if queue.is_empty:
             self._woken.append(member)
         if publication is None:
