@@ -221,7 +221,7 @@ def make_endpoint(
     return bus.endpoint(
         protocols=[ChronoRetrace(source.follow)],
         origins="*",  # no cookies are involved
-        limits=Limits(messages_per_second=None, max_subscriptions=1000),
+        limits=Limits(messages_per_second=None, max_subscriptions=1000, max_names=1000),
         heartbeat=HeartbeatPolicy.client_drives(),
         name_connection=lambda handshake: handshake.path_params["client_id"],
         on_duplicate=on_duplicate,

@@ -204,6 +204,7 @@ def make_endpoint(bus: Bus, server_ping: float | None = None) -> Endpoint:
             messages_per_second=None,
             commands_per_second=None,
             max_subscriptions=1000,
+            max_names=1000,
             queue_messages=20_000,  # a burst of 10,000 events is lost to nobody who reads
             queue_bytes=8 << 20,
         ),

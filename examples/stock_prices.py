@@ -310,7 +310,12 @@ def make_app(
     endpoint = bus.endpoint(
         protocols=[StockPrices()],
         origins="*",  # no cookies are involved
-        limits=Limits(max_subscriptions=10_000, messages_per_second=None, commands_per_second=None),
+        limits=Limits(
+            max_subscriptions=10_000,
+            max_names=10_000,
+            messages_per_second=None,
+            commands_per_second=None,
+        ),
         heartbeat=HeartbeatPolicy.client_drives(),
         name_connection=lambda _: f"client_{secrets.token_hex(8)}",
     )

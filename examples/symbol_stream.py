@@ -196,6 +196,7 @@ class WebSocketManager:
                 messages_per_second=None,
                 commands_per_second=None,
                 max_subscriptions=10_000,
+                max_names=10_000,
                 queue_messages=5000,
                 queue_bytes=4 << 20,
             ),

@@ -457,7 +457,9 @@ def make_endpoint(bus: Bus, secret: str) -> Endpoint:
         authenticator=JWT(secret),
         query_token="token",  # noqa: S106  # opted in: see `keep_tokens_out_of_logs`
         origins="*",  # no cookies are involved
-        limits=Limits(messages_per_second=100, commands_per_second=10, max_subscriptions=50),
+        limits=Limits(
+            messages_per_second=100, commands_per_second=10, max_subscriptions=50, max_names=1000
+        ),
         heartbeat=HeartbeatPolicy(interval=30, timeout=60),
     )
 

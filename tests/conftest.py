@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 
+from wsbus.adapters import asgi
+
 settings.register_profile("quick", max_examples=50, stateful_step_count=30, deadline=None)
 settings.register_profile("ci", max_examples=250, stateful_step_count=50, deadline=None)
 settings.load_profile(
@@ -51,3 +53,9 @@ def find_command(name: str, apt_package: str) -> str:
 def require_command() -> Callable[[str, str], str]:
     """Give ``require_command(name, apt_package)``: the path of a program; see find_command."""
     return find_command
+
+
+@pytest.fixture(autouse=True)
+def _no_word_on_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what is logged once a process, so that no test depends on those before it."""
+    monkeypatch.setattr(asgi, "_warn_of_options", lambda **_: None)

@@ -14,7 +14,7 @@ Doors are made with :meth:`.Bus.endpoint` and mounted by an adapter:
 
 from __future__ import annotations
 
-from .auth import JWT, Authenticator
+from .auth import JWT, Authenticator, grants_from_claims
 from .bus import Bus
 from .connection import Connection
 from .core.channels import Channel, channel, escape_segment, parse_channel, unescape_segment
@@ -82,6 +82,7 @@ __all__ = [
     "WsbusError",
     "channel",
     "escape_segment",
+    "grants_from_claims",
     "parse_channel",
     "parse_pattern",
     "unescape_segment",

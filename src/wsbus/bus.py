@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import random
-import secrets
-import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 from anyio.abc import TaskGroup
 
+from ._settings import callable_setting
 from .auth import Authenticator
-from .commands import Commands, RegisteredCommand
+from .commands import Commands, RegisteredCommand, check_action
 from .connection import Connection
 from .core.channels import parse_channel
 from .core.choices import member_of
 from .core.encoding import EncHook
 from .core.errors import CloseCode, UsageError
-from .core.heartbeat import Heartbeat, HeartbeatPolicy
+from .core.heartbeat import HeartbeatPolicy
 from .core.hub import Hub
 from .core.instant import Instant
 from .core.limits import Limits
 from .core.overflow import Overflow
 from .core.patterns import parse_pattern
 from .core.permissions import Grants
+from .driver import Driver
 from .endpoint import Admission, Endpoint, Refusal
 from .flusher import Flusher
 from .life import Life
@@ -32,26 +30,13 @@ from .local import Subscription
 from .protocols import WireProtocol, protocol
 from .publisher import Publisher
 from .runner import Runner
-from .services import Authorize, Hook, Services
+from .services import Authorize, Hook, Services, new_heartbeat, new_id, read_clocks
 from .snapshots import BusStatistics, ConnectionInfo
 from .transport import Handshake, Transport
 
 __all__ = ["Bus", "status_views"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _read_clocks() -> Instant:
-    return Instant(time.monotonic(), time.time())
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)
-
-
-def _new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
-    chance = random.random()  # noqa: S311  # it spreads pings, and guards nothing
-    return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
 
 
 class Bus(Publisher):
@@ -63,8 +48,8 @@ class Bus(Publisher):
 
     Args:
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
-        authorize: ``async (identity, action, pattern) → bool``, asked about everything that the
-            grants allow; ``action`` is ``subscribe``, ``publish`` or ``command``.
+        authorize: ``(identity, action, pattern) → bool``, asked about everything that the grants
+            allow; see :data:`.Authorize`.
         flush_interval: Seconds for which publications may wait for others, to leave with them in
             one write; up to 1. 0 writes at the end of each turn of the event loop. With a few
             publications a turn, 0.005 halves what they cost, and delays them by so much.
@@ -80,10 +65,11 @@ class Bus(Publisher):
         enc_hook: EncHook | None = None,
         authorize: Authorize | None = None,
         flush_interval: float = 0.0,
-        clock: Callable[[], Instant] = _read_clocks,
+        clock: Callable[[], Instant] = read_clocks,
     ) -> None:
         if not 0 <= flush_interval <= 1:
             raise UsageError("the flush interval must be between 0 and 1 seconds")
+        callable_setting("authorize", authorize)
         super().__init__(enc_hook, clock)
         self._flush_interval: Final = flush_interval
         self._authorize: Final = authorize
@@ -92,6 +78,7 @@ class Bus(Publisher):
         self._on_disconnect: Final[list[Hook]] = []
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
+        self.has_run: bool = False
 
     # --- setting up --------------------------------------------------------------------------
 
@@ -99,6 +86,7 @@ class Bus(Publisher):
         self,
         *,
         protocols: Sequence[str | WireProtocol] = ("wsbus.v1",),
+        joins: bool = True,
         authenticator: Authenticator | None = None,
         anonymous: Grants | None = None,
         query_token: str | None = None,
@@ -116,6 +104,7 @@ class Bus(Publisher):
 
         Args:
             protocols: Names of registered dialects, or dialects; the first is the default.
+            joins: Whether messages to a client may share a frame; False: one message a frame.
             authenticator: Judges tokens; None: everybody is let in.
             anonymous: Grants of everybody, without an authenticator; None: subscribe to
                 anything, give any command, publish nothing.
@@ -146,6 +135,7 @@ class Bus(Publisher):
         endpoint = Endpoint(
             gate=self,
             protocols=tuple(protocol(which) for which in protocols),
+            joins=joins,
             authenticator=authenticator,
             anonymous=anonymous or Grants.open(),
             query_token=query_token,
@@ -186,6 +176,7 @@ class Bus(Publisher):
         Raises:
             UsageError: The action is taken, or the function does not fit.
         """
+        check_action(action)
 
         def register(function: _F) -> _F:
             self._commands.add(
@@ -200,14 +191,15 @@ class Bus(Publisher):
     def on_connect(self, hook: Hook) -> Hook:
         """Register a hook, sync or async: called with each connection once it is attached.
 
-        No message of the connection is acted on before the hook has returned; what it raises is
-        logged and harms nobody.
+        No message of the connection is acted on before the hook has returned.
         """
+        callable_setting("on_connect", hook)
         self._on_connect.append(hook)
         return hook
 
     def on_disconnect(self, hook: Hook) -> Hook:
         """Register a hook, sync or async: called with each connection after it has ended."""
+        callable_setting("on_disconnect", hook)
         self._on_disconnect.append(hook)
         return hook
 
@@ -216,7 +208,12 @@ class Bus(Publisher):
     @property
     def is_running(self) -> bool:
         """Whether connections and publications are taken."""
-        return self._life is not None and not self._life.is_closing
+        return self._life is not None and self._life.is_up
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it runs, for a probe; false once it has failed, which is logged as CRITICAL."""
+        return self.is_running
 
     @property
     def services(self) -> Services:
@@ -228,23 +225,24 @@ class Bus(Publisher):
         return self._running()
 
     async def __aenter__(self) -> Self:
-        """Start.
+        """Start. Cancellation: it has not started, and can be started again.
 
         Raises:
             UsageError: It is running.
         """
-        if self._life is not None:
+        if self._life is not None and not self._life.is_over:
             raise UsageError("this bus is running already")
-        self._life = Life(self._make_services)
-        await self._life.start()
+        life = self._life = Life(self._make_services)
+        self.has_run = True
+        try:
+            await life.start()
+        except BaseException:
+            if self._life is life:
+                self._life = None
+            raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         """Stop, as :meth:`aclose` does by default."""
         await self.aclose()
 
@@ -271,13 +269,17 @@ class Bus(Publisher):
             flusher=Flusher(hub, runner, self._clock, self._flush_interval),
             runner=runner,
             clock=self._clock,
-            new_id=_new_id,
-            new_heartbeat=_new_heartbeat,
+            new_id=new_id,
+            new_heartbeat=new_heartbeat,
             commands=self._commands,
             authorize=self._authorize,
             on_connect=self._on_connect,
             on_disconnect=self._on_disconnect,
         )
+
+    def __call__(self, _application: object) -> NoReturn:
+        """Say what to write instead, where a framework takes the bus for a lifespan."""
+        raise UsageError("a bus is no lifespan: write adapters.starlette's lifespan=lifespan(bus)")
 
     # --- for endpoints ---------------------------------------------------------------------------
 
@@ -307,7 +309,7 @@ class Bus(Publisher):
         services = self._life.services if self._life else None
         if services is None or not self.accepts(endpoint):
             return transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
-        return Connection(services, endpoint, transport, admission).run()
+        return Driver(services, endpoint, transport, admission).run()
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -336,7 +338,7 @@ class Bus(Publisher):
             parse_pattern(pattern),
             max_messages=max_messages,
             max_bytes=max_bytes,
-            overflow=overflow,
+            overflow=member_of(Overflow, overflow, "overflow"),
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:
@@ -349,8 +351,7 @@ class Bus(Publisher):
         """
         registry = self._running().registry
         endpoints = self._endpoints if endpoint is None else (endpoint,)
-        found = (registry.named(each, connection_id) for each in endpoints)
-        return next((connection for connection in found if connection is not None), None)
+        return next(filter(None, (registry.named(e, connection_id) for e in endpoints)), None)
 
     def subscribers(self, *channels: str) -> list[Connection]:
         """Return the connections that a publication on any of these channels would be for.
@@ -395,5 +396,5 @@ class Bus(Publisher):
 
 
 def status_views(bus: Bus) -> dict[str, Callable[[], object]]:
-    """Return what adapters tell operators over HTTP, by the last segment of its path."""
+    """Return what operators see over HTTP, by the last segment of the path."""
     return {"statistics": bus.statistics, "connections": bus.connections}

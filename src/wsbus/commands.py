@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import is_dataclass
+import math
+from collections.abc import Awaitable, Callable
+from contextvars import Context
 from functools import partial
-from typing import Any, Final, TypeAlias, get_origin, get_type_hints, is_typeddict
+from time import monotonic
+from typing import Any, Final, TypeAlias
 
-import msgspec
 from anyio import to_thread
 
+from .application import CallFailed, Overdue, call
 from .core.errors import CommandError, ErrorCode, UsageError
 from .core.messages import Call, Refused, Reply, Response
-from .runner import Overdue, Runner
+from .parameters import Parameters
+from .runner import Runner
 
-__all__ = ["Commands", "RegisteredCommand", "Running"]
+__all__ = ["Commands", "RegisteredCommand", "Running", "check_action"]
 
 logger: Final = logging.getLogger("wsbus.commands")
 
 Running: TypeAlias = Callable[[Runner], Awaitable[Reply]]
 """A command to be awaited on a runner; what comes is the reply."""
 
+_MAX_HELD_SECONDS: Final = 0.1
+"""A ``def`` that holds the event loop for longer is told of in the log."""
+
+_MAX_THREADS: Final = 40
+"""Calls of one threaded command at a time, and threads of it that were abandoned."""
+
 
 class RegisteredCommand:
-    """One function under one action.
-
-    Its parameters say what a client sends in ``params``. A sole parameter whose type is an object
-    (a :class:`msgspec.Struct`, dataclass, ``TypedDict`` or ``dict``) takes all of it; any other
-    parameters each take the key of their name. A parameter annotated with the class of
-    connections is given the caller.
+    """One function under one action; for its parameters see :class:`.Parameters`.
 
     Args:
         action: The name clients use.
@@ -41,10 +45,22 @@ class RegisteredCommand:
             be: it is abandoned, and its result thrown away.
 
     Raises:
-        UsageError: ``params`` cannot be spread over such a function.
+        UsageError: It is no function that can be a command, or ``params`` cannot be spread over
+            its parameters.
     """
 
-    __slots__ = ("_caller", "_decoder", "_whole", "action", "function", "is_async", "timeout")
+    __slots__ = (
+        "_abandoned",
+        "_held",
+        "_is_starved",
+        "_threads",
+        "action",
+        "arguments",
+        "function",
+        "is_async",
+        "is_threaded",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -55,90 +71,108 @@ class RegisteredCommand:
         threaded: bool = False,
         timeout: float | None = None,
     ) -> None:
-        is_coroutine = inspect.iscoroutinefunction(function)
+        check_action(action)
+        what = f"the command {action!r}"
+        _check_function(what, function)
+        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
+            raise UsageError(f"{what}: timeout is a number of seconds above 0, or None")
+        is_coroutine = _is_async(function)
         if threaded and is_coroutine:
-            raise UsageError(f"the command {action!r} is async: it cannot be threaded, too")
+            raise UsageError(f"{what} is async: it cannot be threaded, too")
         self.action: Final = action
         self.timeout: Final = timeout
+        self.is_threaded: Final = threaded
         self.is_async: Final = threaded or is_coroutine
         """Whether calling it gives something to await."""
-        self.function: Final = partial(_in_thread, function) if threaded else function
-        types = _parameter_types(action, function)
-        callers = [name for name, hint in types.items() if hint is caller]
-        self._caller: Final = callers[0] if callers else None
-        types = {name: hint for name, hint in types.items() if name != self._caller}
-        sole = next(iter(types)) if len(types) == 1 else None
-        self._whole: Final = sole if sole is not None and _is_object(types[sole]) else None
-        shape = types[sole] if sole is not None and self._whole else _shape(action, function, types)
-        self._decoder: Final = msgspec.json.Decoder(shape)
+        self.function: Final = function
+        self.arguments: Final = Parameters(what, function, caller).arguments
+        self._held = _MAX_HELD_SECONDS
+        self._threads: Final[set[object]] = set()  # Those that run, abandoned ones too.
+        self._abandoned: set[object] = set()
+        self._is_starved = False
 
-    def arguments(self, params: bytes, caller: object) -> dict[str, Any]:
-        """Return the keyword arguments for one call.
+    def tell_held(self, seconds: float) -> None:
+        """Warn, once and whenever it doubles, that it held the event loop for so long."""
+        if seconds > self._held:
+            self._held = seconds * 2
+            logger.warning(
+                "the command %s held the event loop for %.0f ms; nothing else ran meanwhile. A "
+                "command that blocks needs threaded=True",
+                self.action,
+                seconds * 1000,
+            )
 
-        Args:
-            params: JSON text.
-            caller: The connection that the command came from.
+    async def in_thread(self, runner: Runner, arguments: dict[str, Any]) -> Any:
+        """Call it in a worker thread; other commands never wait for threads of this one.
+
+        Cancellation: its thread is abandoned.
 
         Raises:
-            CommandError: ``VALIDATION_ERROR``, with the place.
+            CommandError: ``RATE_LIMITED``: too many abandoned threads still run.
         """
+        self._abandoned &= self._threads  # The others have ended.
+        if len(self._abandoned) >= _MAX_THREADS:
+            if not self._is_starved:
+                self._is_starved = True
+                logger.error(
+                    "the command %s is refused: %d of its threads run past their time limit",
+                    self.action,
+                    len(self._abandoned),
+                )
+            raise CommandError(ErrorCode.RATE_LIMITED, "too many calls of it do not end")
+        self._is_starved = False
+        token = object()
         try:
-            decoded = self._decoder.decode(params)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
-            raise CommandError(ErrorCode.VALIDATION_ERROR, _placed(str(exc))) from None
-        if self._whole is not None:
-            arguments = {self._whole: decoded}
-        else:
-            arguments = {name: getattr(decoded, name) for name in decoded.__struct_fields__}
-        if self._caller is not None:
-            arguments[self._caller] = caller
-        return arguments
+            async with runner.limiter(self, _MAX_THREADS):
+                return await to_thread.run_sync(
+                    partial(self._run_in_thread, token, arguments),
+                    abandon_on_cancel=True,
+                    limiter=runner.limiter(None, math.inf),
+                )
+        finally:
+            if token in self._threads:
+                self._abandoned.add(token)
+
+    def _run_in_thread(self, token: object, arguments: dict[str, Any]) -> Any:
+        self._threads.add(token)
+        try:
+            return self.function(**arguments)
+        except Exception:
+            raise
+        except BaseException as exc:
+            raise CallFailed(f"it raised {type(exc).__name__}, which is no Exception") from exc
+        finally:
+            self._threads.discard(token)
 
 
-async def _in_thread(function: Callable[..., Any], **arguments: Any) -> Any:
-    return await to_thread.run_sync(partial(function, **arguments), abandon_on_cancel=True)
+def check_action(action: object) -> None:
+    """Refuse what cannot be the name of a command, and a decorator without its parentheses."""
+    if not isinstance(action, str):
+        name = getattr(action, "__name__", "name")
+        raise UsageError(f'a command has a name: write @bus.command("{name}")')
+    if not action.isprintable() or not action:
+        raise UsageError("the name of a command is a printable text")
 
 
-def _parameter_types(action: str, function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except NameError as exc:
-        raise UsageError(f"the command {action!r}: {exc}; types must be global names") from exc
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        raise UsageError(f"the command {action!r} has parameters that have no name to go by")
-    return {p.name: hints.get(p.name, Any) for p in parameters}
+def _check_function(what: str, function: object) -> None:
+    if isinstance(function, type) or not callable(function):
+        kind = "a class" if isinstance(function, type) else f"a {type(function).__name__}"
+        raise UsageError(f"{what} is {kind}; a command is a function, def or async def")
+    for found in (inspect.unwrap(function), getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
+            raise UsageError(
+                f"{what} is a generator; a command returns its result once. Publish the parts on "
+                "a channel, or return a list"
+            )
 
 
-def _is_object(hint: Any) -> bool:
-    kind = get_origin(hint) or hint
-    return (
-        is_typeddict(kind)
-        or is_dataclass(kind)
-        or (isinstance(kind, type) and issubclass(kind, msgspec.Struct | Mapping))
-    )
+def _is_async(function: Callable[..., Any]) -> bool:
+    found = (inspect.unwrap(function), getattr(function, "__call__", None))  # noqa: B004
+    return any(inspect.iscoroutinefunction(f) for f in found)
 
 
-def _shape(
-    action: str, function: Callable[..., Any], types: dict[str, Any]
-) -> type[msgspec.Struct]:
-    parameters = inspect.signature(function).parameters
-    fields = [
-        (name, hint)
-        if parameters[name].default is inspect.Parameter.empty
-        else (name, hint, parameters[name].default)
-        for name, hint in types.items()
-    ]
-    try:
-        return msgspec.defstruct("params", fields, kw_only=True)
-    except TypeError as exc:
-        raise UsageError(f"the command {action!r}: {exc}") from exc
-
-
-def _placed(message: str) -> str:
-    """Put the place that msgspec names, ``$.x``, where the client sees it: ``$.params.x``."""
-    text, found, place = message.rpartition("`$")
-    return f"{text}`$.params{place}" if found else f"{message} - at `$.params`"
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Commands:
@@ -162,50 +196,67 @@ class Commands:
             raise UsageError(f"the command {command.action!r} is registered already")
         self._registered[command.action] = command
 
-    def invoke(self, call: Call, caller: object, timeout: float) -> Reply | Running:
-        """Carry a command out, or return what is to be awaited for it; never raises.
+    def invoke(
+        self, message: Call, caller: object, timeout: float, context: Context
+    ) -> Reply | Running:
+        """Carry a command out, or return what is to be awaited for it.
+
+        Never raises because of the command.
 
         Args:
-            call: The client's message.
+            message: The client's.
             caller: The connection.
             timeout: Seconds, for commands that have no time limit of their own.
+            context: The connection's; see :func:`.application.call`.
         """
         try:
-            command = self._registered.get(call.action)
+            command = self._registered.get(message.action)
             if command is None:
                 raise CommandError(ErrorCode.UNKNOWN_ACTION, "there is no command of this name")
-            arguments = command.arguments(call.params, caller)
+            arguments = command.arguments(message.params, caller)
             if command.is_async:
-                return partial(self._await, command, call, arguments, command.timeout or timeout)
-            return Response(self._encode(command.function(**arguments)), call.ref)
+                seconds = command.timeout or timeout
+                return partial(self._await, command, message, arguments, seconds, context)
+            began = monotonic()
+            try:
+                result = call(context, command.function, **arguments)
+            finally:
+                held = monotonic() - began
+                if held > _MAX_HELD_SECONDS:
+                    command.tell_held(held)
+            return Response(self._encode(result), message.ref)
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
-            return _failure(call, exc)
+            return _failure(message, exc)
 
-    async def _await(
+    async def _await(  # noqa: PLR0917  # bound by partial
         self,
         command: RegisteredCommand,
-        call: Call,
+        message: Call,
         arguments: dict[str, Any],
         seconds: float,
+        context: Context,
         runner: Runner,
     ) -> Reply:
         try:
-            result = await runner.within(seconds, command.function(**arguments))
-            return Response(self._encode(result), call.ref)
+            if command.is_threaded:
+                result = await runner.ask(seconds, context, command.in_thread, runner, arguments)
+            else:
+                result = await runner.ask(seconds, context, command.function, **arguments)
+            return Response(self._encode(result), message.ref)
         except Overdue:
             logger.warning("the command %s was cancelled after %g s", command.action, seconds)
-            return _refused(call, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
+            return _refused(message, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
-            return _failure(call, exc)
+            return _failure(message, exc)
 
 
-def _failure(call: Call, exc: Exception) -> Refused:
+def _failure(message: Call, exc: Exception) -> Refused:
     if isinstance(exc, CommandError):
-        return _refused(call, exc.code, exc.message)
+        return _refused(message, exc.code, exc.message)
     # The action is registered, so it is the application's own word and may stand in the log.
-    logger.error("the command %s failed", call.action, exc_info=exc)
-    return _refused(call, ErrorCode.INTERNAL_ERROR, "the command failed")
+    logger.error("the command %s failed", message.action, exc_info=exc)
+    return _refused(message, ErrorCode.INTERNAL_ERROR, "the command failed")
 
 
-def _refused(call: Call, code: str, message: str) -> Refused:
-    return Refused(code, message, call.ref, is_call=call.ref is not None)
+def _refused(message: Call, code: str, text: str) -> Refused:
+    return Refused(code, text, message.ref, is_call=message.ref is not None)

@@ -1,51 +1,31 @@
-"""Driver of one session: the only reader of its transport, and the performer of its actions.
-
-Decisions are the session's (:mod:`wsbus.core.session`), writing is the flusher's. An idle
-connection owns the task that reads, and nothing else.
-"""
+"""What an application holds of one client; :mod:`.driver` runs it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextvars import Context
 from types import SimpleNamespace
 from typing import Final
 
-import msgspec
-from anyio import CancelScope, Event, move_on_after
-
-from .commands import Running
-from .core import actions
-from .core.errors import CloseCode, ErrorCode, TransportClosed, UsageError, is_sendable
+from .application import handshake_context
+from .core.actions import Action
+from .core.errors import CloseCode, UsageError, is_sendable
 from .core.instant import Instant
-from .core.messages import (
-    Call,
-    Connected,
-    Malformed,
-    Refused,
-    Reply,
-    Response,
-)
 from .core.patterns import parse_pattern
 from .core.permissions import Identity
 from .core.plan import Member, Standing
 from .core.session import Session, State
-from .endpoint import Admission, Endpoint, Refusal, escaped
-from .flusher import Outlet
+from .endpoint import Admission, Endpoint, escaped
+from .reader import Reader
 from .services import Services
 from .snapshots import ConnectionInfo
 from .transport import Handshake, Transport
 
 __all__ = ["Connection"]
 
-logger: Final = logging.getLogger("wsbus.connection")
 
-_REPLACED_SECONDS: Final = 1.0
-"""How long a connection whose name was taken over may take to close; then it is aborted."""
-
-
-class Connection:
+class Connection(ABC):
     """One client, for as long as it is connected.
 
     Command handlers and hooks are given it; it is also what :class:`.Bus` methods take.
@@ -54,13 +34,9 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_adopting",
-        "_commands_running",
         "_endpoint",
-        "_gone",
-        "_has_arrived",
-        "_is_closing",
         "_member",
-        "_place",
+        "_reader",
         "_services",
         "_session",
         "_state",
@@ -68,54 +44,42 @@ class Connection:
         "close_code",
         "close_reason",
         "connected_at",
+        "context",
         "handshake",
         "id",
-        "messages_received",
     )
+
+    _member: Member
+    _reader: Reader
 
     def __init__(
         self, services: Services, endpoint: Endpoint, transport: Transport, admission: Admission
     ) -> None:
-        now, limits = services.clock(), endpoint.limits
+        now = services.clock()
         self.id: Final = admission.connection_id or services.new_id()
         """Unique at its endpoint, among those that hold their names."""
         self.handshake: Final[Handshake] = admission.handshake
         self.connected_at: Final = now.wall
         """Seconds since the epoch."""
-        self.messages_received: int = 0
+        self.context: Final[Context] = handshake_context()
+        """That of the handshake; each call into the application gets a copy."""
         self.close_code: int | None = None
         """Why it ended, or is about to; None: it is open."""
         self.close_reason: str = ""
         self._services: Final = services
         self._endpoint: Final = endpoint
         self._transport: Final = transport
-        self._place: Final = admission.place
         self._adopting: Identity | None = None
-        self._has_arrived = False  # `on_connect` was called.
-        self._gone: Event | None = None
-        self._commands_running = 0
-        self._is_closing = False
         self._state: SimpleNamespace | None = None
         self._session: Final = Session(
             protocol=admission.protocol,
-            limits=limits,
+            limits=endpoint.limits,
             heartbeat=services.new_heartbeat(endpoint.heartbeat, now.monotonic),
             identity=admission.identity,
             now=now,
             takes_tokens=endpoint.authenticator is not None,
             asks=services.authorize is not None,
         )
-        outlet = Outlet(transport, self, limits.write_deadline)
-        self._member: Final = Member(
-            admission.protocol,
-            endpoint.empty_queue,
-            overflow=endpoint.overflow,
-            outlet=outlet,
-            writes_bytes=outlet.direct is not None,
-            shares_queue=True,
-        )
-
-    # --- for the application -------------------------------------------------------------------
 
     @property
     def identity(self) -> Identity | None:
@@ -128,6 +92,11 @@ class Connection:
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that came from the client, refused ones included."""
+        return self._reader.messages_received
 
     @property
     def endpoint(self) -> Endpoint:
@@ -194,8 +163,6 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection {escaped(self.id)} {self._member.protocol.name}>"
 
-    # --- for the bus ---------------------------------------------------------------------------
-
     @property
     def member(self) -> Member:
         """What stands for it in the hub."""
@@ -204,258 +171,16 @@ class Connection:
     @property
     def is_stuck(self) -> bool:
         """Whether its transport has not taken what it was given."""
-        return self._is_blocked and self._member.outlet.direct is not None
+        member = self._member
+        return member.standing is Standing.BLOCKED and member.outlet.direct is not None
 
-    @property
-    def _is_blocked(self) -> bool:
-        return self._member.standing is Standing.BLOCKED
+    def describe(self) -> str:
+        """Return id, subject and path, for a log line."""
+        subject = self.identity.subject if self.identity else None
+        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
+        path = escaped(self.handshake.path)
+        return f"the connection {escaped(self.id)} {whose}, on {path},"
 
-    async def run(self) -> None:
-        """Read to the end; never raises because of the peer. Cancellation: aborts."""
-        try:
-            await self._begin()
-            member, flusher = self._member, self._services.flusher
-            while True:  # An idle connection holds on to nothing of what it received.
-                for _ in self._handle(await self._transport.receive()):
-                    if member.queue.is_choked or flusher.is_pressed:
-                        await self._hold_back()
-        except TransportClosed as exc:
-            if self.close_code is None:
-                self.close_code, self.close_reason = exc.code, exc.reason
-        except Exception:
-            logger.exception("a connection failed")
-            self.close_code = CloseCode.INTERNAL_ERROR
-            with move_on_after(self._endpoint.limits.close_timeout):
-                await self._transport.close(CloseCode.INTERNAL_ERROR, "internal error")
-            self._transport.abort()
-        except BaseException:
-            self.abort()
-            raise
-        finally:
-            self._end()
-            # After the clean-up, which waits for nothing; bounded, whatever the hooks do.
-            with CancelScope(shield=True):
-                if self._has_arrived:
-                    await self._services.call(self._services.on_disconnect, self)
-            self._services.registry.free(self)
-            if self._gone is not None:
-                self._gone.set()
-
-    async def _hold_back(self) -> None:
-        """Read no further while its own answers, or those who read what it publishes, wait."""
-        member, outlet = self._member, self._member.outlet
-        # A client that commands and never reads is not read either, until it drains.
-        while member.queue.is_choked and self._is_blocked and not outlet.has_failed:
-            await outlet.relief()
-        # A client that publishes waits for readers, as the application does.
-        if self._services.flusher.is_pressed:
-            await self._services.flusher.drained()
-
-    def tick(self, now: Instant) -> None:
-        """Do what time demands; called by the bus's sweeper when :attr:`deadline` has come."""
-        self._perform(self._session.handle_deadline(now))
-
-    @property
-    def deadline(self) -> float:
-        """When :meth:`tick` has something to do; monotonic seconds."""
-        return self._session.deadline
-
-    def review(self, now: Instant, stopped: float) -> None:
-        """Its endpoint's heartbeat or the wall clock was set, or the process stood still."""
-        self._session.heartbeat.policy = self._endpoint.heartbeat
-        self._session.heartbeat.forgive(stopped, now.monotonic)
-        self._session.reschedule(now)
-
-    def queue_overflowed(self) -> None:
-        """Its queue is full, and the policy is to close."""
-        self._member.queue.clear()  # It is not going to get this; the close frame must fit.
-        self.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
-
-    async def _begin(self) -> None:
-        services, identity = self._services, self.identity
-        services.registry.add(self)
-        services.hub.attach(self._member)
-        replaced = None if identity is None else self._take_name(identity)
-        if isinstance(replaced, Refusal):  # Of two handshakes at once both were admitted.
-            self.disconnect(replaced.close_code, replaced.reason)
-            return
-        policy, subject = self._endpoint.heartbeat, identity.subject if identity else None
-        self._send(Connected(self.id, subject, policy.interval, policy.timeout))
-        if identity is not None:
-            self._adopt(identity)
-        if identity is not None or self._endpoint.name_connection is None:
-            await self._arrive(replaced)
-
-    def _take_name(self, identity: Identity) -> Connection | Refusal | None:
-        """Take the name from the connection that has it; see :meth:`.Registry.adopt`."""
-        taken = self._services.registry.adopt(self, identity.subject)
-        if isinstance(taken, Connection):
-            taken.disconnect(CloseCode.REPLACED, "client_id replaced")
-        return taken
-
-    async def _arrive(self, replaced: Connection | None) -> None:
-        """Wait for the end of the connection that had the name, then call ``on_connect``."""
-        if replaced is not None:
-            with move_on_after(_REPLACED_SECONDS) as scope:
-                await replaced.gone()
-            if scope.cancelled_caught:
-                replaced.abort()  # Its peer may be long gone.
-                await replaced.gone()  # Bounded by the time limits of hooks.
-        if not self._has_arrived and not self._is_closing:
-            self._has_arrived = True
-            await self._services.call(self._services.on_connect, self)
-
-    async def gone(self) -> None:
-        """Wait until the connection has ended and its ``on_disconnect`` hooks have returned."""
-        if self._services.registry.is_leaving(self):
-            if self._gone is None:
-                self._gone = Event()
-            await self._gone.wait()
-
-    def _end(self) -> None:
-        self._session.close(CloseCode.ABNORMAL, "")
-        self._services.hub.detach(self._member, self._session.patterns)
-        self._services.registry.remove(self)
-        if self._place is not None:
-            self._place.release()
-        self._member.outlet.relieve()
-
-    def write_failed(self, *, is_closed: bool) -> None:
-        """Nothing can be written any more; see :class:`.Owner`."""
-        if is_closed:  # The reader is about to learn it, too; a reset might cut the close frame.
-            self._services.hub.leave_all(self._member, self._session.patterns)
-        else:
-            self.abort()
-
-    # --- in --------------------------------------------------------------------------------------
-
-    def _handle(self, frame: str | bytes) -> Iterator[None]:
-        """Act on what is in a frame, message by message."""
-        services, session, protocol = self._services, self._session, self._member.protocol
-        now = services.clock()
-        session.heartbeat.seen(now.monotonic)
-        if isinstance(frame, bytes) and not protocol.binary:
-            why = f"{protocol.name} is text only"
-            self._perform(session.close(CloseCode.UNSUPPORTED_DATA, why))
-            return
-        for command in protocol.decode(frame):
-            self.messages_received += 1
-            services.messages_received += 1
-            if isinstance(command, Malformed):
-                services.malformed += 1
-                logger.debug("%r: a message was not understood: %s", self, command.message)
-            self._perform(session.handle(command, now), now)
-            yield
-
-    def _perform(  # noqa: C901  # one row per action
-        self, todo: Sequence[actions.Action], now: Instant | None = None
-    ) -> None:
-        services, member = self._services, self._member
-        for action in todo:
-            match action:
-                case actions.Send():
-                    self._send(action.reply, now)
-                case actions.Invoke():
-                    self._invoke(action.call, now)
-                case actions.Join():
-                    services.hub.join(member, action.pattern)
-                case actions.Leave():
-                    services.hub.leave(member, action.pattern)
-                case actions.Emit():
-                    self._emit(action)
-                case actions.Adopt():
-                    self._adopt(action.identity)
-                case actions.ReportStatus():
-                    self._send(self.info().status(action.ref))
-                case actions.AskToken():
-                    services.runner.submit(partial(self._judge_token, action))
-                case actions.AskPermission():
-                    services.runner.submit(partial(self._judge_permission, action))
-                case actions.Close():
-                    self._close(action)
-
-    def _adopt(self, identity: Identity) -> None:
-        self._services.hub.restrict(self._member, identity.grants)
-        if self._endpoint.broadcast is not None:
-            self.subscribe(self._endpoint.broadcast)
-
-    def _emit(self, action: actions.Emit) -> None:
-        receipt = self._services.emit(action.channel, action.publish)
-        if action.publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt._asdict()), action.publish.ref))
-
-    # --- what takes time ---------------------------------------------------------------------
-
-    def _invoke(self, call: Call, now: Instant | None) -> None:
-        services, limits = self._services, self._endpoint.limits
-        outcome = services.commands.invoke(call, self, limits.command_timeout)
-        if callable(outcome) and self._commands_running >= limits.max_running_commands:
-            why = "too many commands are running"
-            outcome = Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None)
-        if not callable(outcome):
-            self._send(outcome, now)
-        else:
-            self._commands_running += 1
-            services.runner.submit_each(self._finish_command, (outcome,))
-
-    async def _finish_command(self, command: Running) -> None:
-        try:
-            self._send(await command(self._services.runner))
-        finally:
-            self._commands_running -= 1
-
-    async def _judge_token(self, ask: actions.AskToken) -> None:
-        verdict = await self._endpoint.judge(ask.token, self.handshake)
-        if isinstance(verdict, Refusal):
-            answer: Identity | str = verdict.reason
-            if verdict.close_code is not CloseCode.TOKEN_REFUSED and self.identity is None:
-                self.disconnect(verdict.close_code, verdict.reason)  # Not the client's fault.
-        else:
-            answer = verdict or "the token was refused"
-            if verdict is not None and self.identity is None and not await self._enter(verdict):
-                return
-        now = self._services.clock()
-        self._perform(self._session.handle_token(ask.generation, answer, now))
-
-    async def _enter(self, identity: Identity) -> bool:
-        """Take the name that goes with the identity; false if the connection is closed instead."""
-        replaced = self._take_name(identity)
-        if isinstance(replaced, Refusal):
-            self.disconnect(replaced.close_code, replaced.reason)
-            return False
-        self._adopting = identity
-        await self._arrive(replaced)
-        return True
-
-    async def _judge_permission(self, ask: actions.AskPermission) -> None:
-        allowed = await self._services.judge(ask, self._endpoint.limits.command_timeout)
-        now = self._services.clock()
-        self._perform(self._session.handle_permission(ask.generation, allowed, now))
-
-    # --- out -----------------------------------------------------------------------------------
-
-    def _send(self, reply: Reply, now: Instant | None = None) -> None:
-        if self._is_closing:  # The close frame is the last.
-            return
-        frame = self._member.protocol.encode(reply, now or self._services.clock())
-        if frame is None:
-            self._services.unsaid += 1
-        else:
-            self._services.flusher.send(self._member, frame)
-
-    def _close(self, action: actions.Close) -> None:
-        self._is_closing = True
-        self.close_code, self.close_reason = action.code, action.reason
-        self._services.hub.leave_all(self._member, self._session.patterns)
-        self._services.flusher.flush()
-        self._services.runner.submit(partial(self._finish, action))
-
-    async def _finish(self, action: actions.Close) -> None:
-        """Let what is owed leave, say goodbye, and see to it that the reader ends."""
-        with move_on_after(self._endpoint.limits.close_timeout) as scope:
-            while self._is_blocked:
-                await self._member.outlet.relief()
-            reason = action.reason.encode(errors="replace")[:123].decode(errors="ignore")
-            await self._transport.close(action.code, reason)
-        if scope.cancelled_caught:
-            self._transport.abort()
+    @abstractmethod
+    def _perform(self, todo: Sequence[Action], now: Instant | None = None) -> None:
+        """Do what the session wants, in order and with nothing in between."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from inspect import isawaitable
 from typing import Any, Final, Literal, Protocol
 
-from anyio import fail_after
-
+from ._settings import callable_setting, instance_setting
+from .application import Overdue, ask, call, name_of
 from .auth import Authenticator
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
@@ -23,8 +22,10 @@ from .core.origins import is_same_host, normal_origin, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
+from .notices import Notices, escaped
+from .places import Place, Places, Refusal
 from .protocols.base import WireProtocol
-from .runner import awaited
+from .protocols.registry import unjoined
 from .transport import Handshake, Transport, split_list
 
 __all__ = ["Admission", "Endpoint", "Place", "Refusal", "escaped"]
@@ -38,70 +39,9 @@ MAX_NAME_BYTES: Final = 1024
 """The longest name of a connection, in bytes of UTF-8."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The handshake is refused."""
-
-    status: int
-    """HTTP status, where the server can still answer with one."""
-    reason: str
-    """A sentence for the client."""
-    close_code: CloseCode = CloseCode.DISCONNECTED
-    """What to close with, where the server cannot refuse before it accepts."""
-
-
-class Place:
-    """One of an endpoint's ``max_connections``, from the handshake until the connection has ended.
-
-    It is given back by :meth:`release`, or when nothing refers to it any more: an accepted
-    handshake whose connection never runs must not take a place for good.
-    """
-
-    __slots__ = ("_address", "_endpoint")
-
-    def __init__(self, endpoint: Endpoint, address: str | None) -> None:
-        self._endpoint: Endpoint | None = endpoint
-        self._address: Final = address
-
-    def release(self) -> None:
-        """Give the place back. Idempotent."""
-        endpoint, self._endpoint = self._endpoint, None
-        if endpoint is not None:
-            endpoint.places.leave(self._address)
-
-    def __del__(self) -> None:
-        self.release()
-
-
-class Places:
-    """Counts the connections and handshakes of one endpoint, in all and by address."""
-
-    __slots__ = ("_addresses", "taken")
-
-    def __init__(self) -> None:
-        self.taken: int = 0
-        """Connections, and handshakes that are not refused yet."""
-        self._addresses: Final[Counter[str]] = Counter()
-
-    def enter(self, address: str | None, limits: Limits) -> Refusal | None:
-        """Take a place, or return why there is none."""
-        if limits.max_connections is not None and self.taken >= limits.max_connections:
-            return Refusal(503, "too many connections", CloseCode.SERVICE_RESTART)
-        if address is not None:
-            most = limits.max_connections_per_address
-            if most is not None and self._addresses[address] >= most:
-                return Refusal(429, "too many connections of this address", CloseCode.RATE_ABUSE)
-            self._addresses[address] += 1
-        self.taken += 1
-        return None
-
-    def leave(self, address: str | None) -> None:
-        """Give a place back."""
-        self.taken -= 1
-        if address is not None:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+_FUNCTIONS: Final = {"authenticator": True, "name_connection": False, "client_address": False}
+"""The settings that are functions, and whether they may wait."""
+_CLASSES: Final = {"anonymous": Grants, "limits": Limits, "heartbeat": HeartbeatPolicy}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +81,11 @@ class Gate(Protocol):
         """End the connections of the endpoint."""
         ...
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the bus has been started, be it running still or not."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Endpoint:
@@ -156,6 +101,10 @@ class Endpoint:
     gate: Gate = field(repr=False)
     protocols: Sequence[WireProtocol]
     """Spoken here. A client that offers no subprotocol gets the first."""
+    joins: bool = True
+    """Whether messages to a client may share a frame, in dialects that allow it (``wsbus.v1``).
+    False: each has a frame of its own, so that ``JSON.parse(event.data)`` and ``receive_json()``
+    can read it; a burst costs more then."""
     authenticator: Authenticator | None = None
     """None: everybody is let in, with the grants of ``anonymous``."""
     anonymous: Grants = field(default_factory=Grants.open)
@@ -192,13 +141,19 @@ class Endpoint:
     """What ``max_connections`` and ``max_connections_per_address`` count."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
     _proxies: Proxies = field(init=False, repr=False)
+    notices: Notices = field(init=False, repr=False, default_factory=Notices)
+    """What the log says of connections that are refused through a mistake of the operator."""
 
     def __post_init__(self) -> None:
-        """Check the settings that are words, and make what its connections share."""
+        """Check the settings, and make what its connections share."""
+        for setting, may_wait in _FUNCTIONS.items():
+            callable_setting(setting, getattr(self, setting), may_wait=may_wait)
+        for setting, kind in _CLASSES.items():
+            instance_setting(setting, getattr(self, setting), kind)
         self.overflow = member_of(Overflow, self.overflow, "overflow")
         choice(("replace", "reject"), self.on_duplicate, "on_duplicate")
-        if not isinstance(self.heartbeat, HeartbeatPolicy):
-            raise UsageError("heartbeat must be a HeartbeatPolicy(interval=…, timeout=…)")
+        if not self.joins:
+            self.protocols = tuple(unjoined(each) for each in self.protocols)
         limits = self.limits
         self.origins = parse_origins(self.origins)
         self._proxies = Proxies(self.trusted_proxies)
@@ -216,23 +171,30 @@ class Endpoint:
             limits.queue_messages, limits.queue_bytes, limits.control_bytes
         )
 
-    async def admit(self, handshake: Handshake) -> Admission | Refusal:
+    async def admit(
+        self, handshake: Handshake, identity: Identity | None = None
+    ) -> Admission | Refusal:
         """Judge a handshake; to be called before the connection is accepted.
 
         An admission takes a place: run the connection, or release :attr:`Admission.place`.
+
+        Args:
+            handshake: What the client asked for.
+            identity: Who it is, where a framework has found out; None: the authenticator is asked.
         """
         if not self.gate.accepts(self):
+            if not self.gate.has_run:
+                self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
         if not _is_welcome(self.origins, handshake):
-            origin = escaped(handshake.headers.get("origin", ""))
-            logger.info("refused a connection from the origin %s", origin)
+            self.notices.of_origin(handshake, self.origins)
             return Refusal(403, "this origin may not connect")
         place = self._enter(handshake)
         if isinstance(place, Refusal):
             return place
         verdict = None
         try:
-            verdict = await self._judge_handshake(handshake, place)
+            verdict = await self._judge_handshake(handshake, place, identity)
         finally:
             if not isinstance(verdict, Admission):
                 place.release()
@@ -248,11 +210,11 @@ class Endpoint:
                 logger.exception("client_address failed")
                 return _NOT_AVAILABLE
         refusal = self.places.enter(address, self.limits)
-        return Place(self, address) if refusal is None else refusal
+        return Place(self.places, address) if refusal is None else refusal
 
     def _address_of(self, handshake: Handshake) -> str | None:
         if self.client_address is not None:
-            found: Any = self.client_address(handshake)
+            found: Any = call(copy_context(), self.client_address, handshake)
             if not isinstance(found, str | None):
                 raise TypeError(f"client_address returned a {type(found).__name__}, not a text")
         else:
@@ -261,7 +223,9 @@ class Endpoint:
             found = self._proxies.client_of(peer, forwarded)
         return None if found is None else address_key(found)
 
-    async def _judge_handshake(self, handshake: Handshake, place: Place) -> Admission | Refusal:
+    async def _judge_handshake(
+        self, handshake: Handshake, place: Place, identity: Identity | None
+    ) -> Admission | Refusal:
         spoken = {protocol.name: protocol for protocol in self.protocols}
         chosen = next((name for name in handshake.subprotocols if name in spoken), None)
         if chosen is None and handshake.subprotocols:
@@ -270,21 +234,21 @@ class Endpoint:
         name = self._name(handshake)
         if isinstance(name, Refusal):
             return name
-        identity = await self._identify(handshake)
-        if isinstance(identity, Refusal):
-            return identity
-        if identity is not None:  # Again when it begins: here it can still be told with a status.
-            refusal = self.gate.refusal(self, name, identity.subject)
+        found = await self._identify(handshake) if identity is None else identity
+        if isinstance(found, Refusal):
+            return found
+        if found is not None:  # Again when it begins: here it can still be told with a status.
+            refusal = self.gate.refusal(self, name, found.subject)
             if refusal is not None:
                 return refusal
-        return Admission(handshake, protocol, chosen, identity, name, place)
+        return Admission(handshake, protocol, chosen, found, name, place)
 
     def _name(self, handshake: Handshake) -> str | Refusal | None:
         """Return what the connection wants to be called."""
         if self.name_connection is None:
             return None
         try:
-            name: Any = self.name_connection(handshake)
+            name: Any = call(copy_context(), self.name_connection, handshake)
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Exception:
@@ -306,28 +270,41 @@ class Endpoint:
                 self._nobody = Identity(ANONYMOUS, self.anonymous)
             return self._nobody
         token = None if self.query_token is None else handshake.query(self.query_token)
-        return await self.judge(token, handshake)
+        return await self.judge(token, handshake, copy_context())
 
-    async def judge(self, token: str | None, handshake: Handshake) -> Identity | Refusal | None:
-        """Ask the authenticator, within the time limit for authentication; never raises.
+    async def judge(
+        self,
+        token: str | None,
+        handshake: Handshake,
+        context: Context,
+        ask: Callable[..., Awaitable[Any]] = ask,
+    ) -> Identity | Refusal | None:
+        """Ask the authenticator, with ``ask``: :meth:`.Runner.ask` in a call of the runner.
 
         Returns:
-            Who it is; or why nobody, through the client's fault (``TOKEN_REFUSED``) or not; or
-            None, if the handshake says nothing.
+            Whose it is; or why nobody's, through the client's fault (``TOKEN_REFUSED``) or not;
+            or None, if the handshake says nothing.
         """
-        assert self.authenticator is not None
+        name, seconds = name_of(self.authenticator), self.limits.auth_timeout
         try:
-            verdict = self.authenticator(token, handshake)
-            if not isawaitable(verdict):
-                return verdict
-            with fail_after(self.limits.auth_timeout):
-                identity: Identity | None = await awaited(verdict)
+            verdict = await ask(seconds, context, self.authenticator, token, handshake)
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
+        except Overdue:
+            logger.warning("the authenticator %s was cancelled after %g s", name, seconds)
+            return _NOT_AVAILABLE
         except Exception:
-            logger.exception("an authenticator failed")
-            return Refusal(503, "authentication is not available", CloseCode.SERVICE_RESTART)
-        return identity
+            logger.exception("the authenticator %s failed", name)
+            return _NOT_AVAILABLE
+        if verdict is None or isinstance(verdict, Identity):
+            return verdict
+        logger.error(
+            "the authenticator %s returned a %s; it must return an Identity, or None, or raise "
+            "Unauthenticated",
+            name,
+            type(verdict).__qualname__,
+        )
+        return _NOT_AVAILABLE
 
     def run(self, transport: Transport, admission: Admission) -> Coroutine[Any, Any, None]:
         """Return what runs an accepted connection to its end; never raises because of the peer.
@@ -370,9 +347,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def escaped(text: str, limit: int = 100) -> str:
-    """Return a client's word as it may stand in a log line: control characters escaped, short."""
-    short = text if len(text) <= limit else text[:limit] + "…"
-    return short.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -8,11 +8,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from anyio import CancelScope, Event, create_task_group, move_on_after, sleep
+from anyio import (
+    CancelScope,
+    Event,
+    create_task_group,
+    get_cancelled_exc_class,
+    move_on_after,
+    sleep,
+)
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
 from ._spawn import spawn
+from .application import comes_of_signal, hand_to_process
 from .core.instant import Instant
 from .core.plan import Standing
 from .endpoint import Endpoint
@@ -24,6 +32,9 @@ logger: Final = logging.getLogger("wsbus.bus")
 
 _STUCK_SECONDS: Final = 1.0
 """At shutdown: who is owed something and takes nothing for so long is aborted."""
+
+_GRACE_SECONDS: Final = 5.0
+"""At shutdown: how long calls of the application may take to end once they are cancelled."""
 
 
 class Life:
@@ -40,6 +51,8 @@ class Life:
         self._stop: Final = Event()
         self._stopped: Final = Event()
         self._draining: Final[set[Endpoint]] = set()
+        self._farewell: tuple[float, int] | None = None  # Deadline and close code of the stop.
+        self._failure: Exception | None = None
         self.thread: Final = threading.get_ident()
         """The thread of the event loop."""
         self.token: Final[Any] = current_token()
@@ -48,26 +61,45 @@ class Life:
         """None: not started yet, or stopped."""
         self.is_closing: bool = False
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs, and does not end."""
+        return self.services is not None and not self.is_closing
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, on purpose or because it failed."""
+        return self._stopped.is_set()
+
     async def start(self) -> None:
-        """Return once it runs."""
+        """Return once it runs. Cancellation: nothing is left of it."""
         started = Event()
         spawn(partial(self._host, started))
-        await started.wait()
+        try:
+            await started.wait()
+        except BaseException:
+            self.is_closing = True
+            self._stop.set()
+            await _outlast(self._stopped, _GRACE_SECONDS)
+            raise
+        if self._failure is not None:
+            raise self._failure
 
     async def stop(self, deadline: float, code: int) -> None:
         """Drain all endpoints, then end. Shielded from cancellation, and bounded."""
-        with CancelScope(shield=True):
-            if not self.is_closing and self.services is not None:
-                self.is_closing = True
-                await self._drain(self.services, None, deadline, code)
-                for subscription in list(self.services.subscriptions):
-                    subscription.close()
-                self._stop.set()
-            await self._stopped.wait()
+        if not self.is_closing:
+            self.is_closing = True
+            self._farewell = (deadline, code)
+            self._stop.set()
+        if not await _outlast(self._stopped, deadline + _STUCK_SECONDS + _GRACE_SECONDS):
+            logger.error(
+                "the bus has stopped; calls of the application go on although they were cancelled"
+            )
+            self._end()
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint takes connections now."""
-        return self.services is not None and not self.is_closing and endpoint not in self._draining
+        return self.is_up and endpoint not in self._draining
 
     async def drain(self, endpoint: Endpoint, deadline: float, code: int) -> None:
         """End the connections of one endpoint. Shielded from cancellation, and bounded."""
@@ -104,6 +136,7 @@ class Life:
                 connection.abort()
 
     async def _host(self, started: Event) -> None:
+        failure: BaseException | None = None
         try:
             async with create_task_group() as tasks:
                 services = self.services = self._make_services(tasks)
@@ -111,14 +144,33 @@ class Life:
                 tasks.start_soon(self._sweep, services)
                 started.set()
                 await self._stop.wait()
+                if self._farewell is not None:
+                    await self._drain(services, None, *self._farewell)
+                    for subscription in list(services.subscriptions):
+                        subscription.close()
                 tasks.cancel_scope.cancel()
-        except Exception:
-            logger.critical("the bus has failed; its connections are cut", exc_info=True)
-        finally:
-            for connection in self.services.registry.connected() if self.services else ():
-                connection.abort()
-            self.services = None
-            self._stopped.set()
+        except BaseException as exc:  # noqa: BLE001  # nobody awaits this task
+            failure = exc
+        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+            failure = failure.exceptions[0]
+        if failure is not None and comes_of_signal(failure):
+            self._end()
+            hand_to_process()
+            return
+        if failure is not None or not self._stop.is_set():
+            if isinstance(failure, Exception):
+                self._failure = failure
+                logger.critical("the bus has failed; its connections are cut", exc_info=failure)
+            else:  # Perhaps by the end of asyncio.run().
+                logger.critical("a task of the bus was cancelled; its connections are cut")
+        self._end()
+        started.set()
+
+    def _end(self) -> None:
+        for connection in self.services.registry.connected() if self.services else ():
+            connection.abort()
+        self.services = None
+        self._stopped.set()
 
     async def _sweep(self, services: Services) -> None:
         """Once a second, or oftener, have every connection do what time demands."""
@@ -128,6 +180,26 @@ class Life:
             now = services.clock()
             _sweep_once(services, last, now)
             last = now
+
+
+async def _outlast(event: Event, seconds: float) -> bool:
+    """Wait for an event whoever cancels; be cancelled afterwards.
+
+    Returns:
+        Whether it came in time.
+    """
+    cancelled: BaseException | None = None
+    with move_on_after(seconds, shield=True) as scope:
+        while not event.is_set():
+            try:
+                await event.wait()
+            except get_cancelled_exc_class() as exc:
+                if scope.cancel_called:
+                    raise
+                cancelled = exc  # On asyncio a task can be cancelled past all shields.
+    if cancelled is not None:
+        raise cancelled
+    return event.is_set()
 
 
 def _sweep_once(services: Services, last: Instant, now: Instant) -> None:

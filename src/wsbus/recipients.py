@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 from .auth import Authenticator
 from .connection import Connection
 from .core.errors import UsageError
 from .core.plan import Member
+from .driver import Driver
 from .endpoint import Endpoint
 from .registry import Registry
 
@@ -43,11 +44,11 @@ class Recipients:
 
     def find(
         self,
-        registry: Registry[Connection],
+        registry: Registry[Driver],
         who: Who,
         endpoint: Endpoint | None = None,
         name: str = "who",
-    ) -> list[Connection]:
+    ) -> Sequence[Connection]:
         """Return those that are meant and connected.
 
         Args:
@@ -75,7 +76,7 @@ class Recipients:
         return registry.present(wanted)
 
     def members(
-        self, registry: Registry[Connection], who: Who, endpoint: Endpoint | None = None
+        self, registry: Registry[Driver], who: Who, endpoint: Endpoint | None = None
     ) -> frozenset[Member]:
         """Return the members of those that a publication excludes."""
         if who == ():  # As a rule.

@@ -98,7 +98,7 @@ class Registry(Generic[C]):
         found = self._subjects.get((realm, subject), ())
         return [c for c in found if endpoint is None or c.endpoint is endpoint]
 
-    def present(self, connections: Iterable[C]) -> list[C]:
+    def present(self, connections: Iterable[object]) -> list[C]:
         """Return those that have not ended, each once, in order."""
         return [c for c in dict.fromkeys(connections) if c in self._held]
 

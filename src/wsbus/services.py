@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import random
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import Context
 from dataclasses import dataclass, field
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from anyio import move_on_after
+from anyio import current_time
 
+from .application import Overdue, ask, name_of
 from .commands import Commands
 from .core.actions import AskPermission
 from .core.channels import Channel
@@ -21,26 +25,52 @@ from .core.permissions import Identity
 from .endpoint import Endpoint
 from .flusher import Flusher, Outlet
 from .registry import Registry
-from .runner import Runner, awaited
+from .runner import Runner
 from .snapshots import BusStatistics
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .driver import Driver
     from .local import Subscription
 
-__all__ = ["SWEEP_SECONDS", "Authorize", "Hook", "Services"]
+__all__ = [
+    "SWEEP_SECONDS",
+    "Authorize",
+    "Hook",
+    "Services",
+    "new_heartbeat",
+    "new_id",
+    "read_clocks",
+]
 
 SWEEP_SECONDS: Final = 1.0
 """How often time is looked at, for all connections together."""
 
 logger: Final = logging.getLogger("wsbus.services")
 
-Authorize: TypeAlias = Callable[[Identity, str, str], Awaitable[bool]]
-"""``async (identity, action, pattern) → bool``; the action is ``subscribe``, ``publish`` or
-``command``. Asked after the grants, which must allow it, too."""
+Authorize: TypeAlias = Callable[[Identity, str, str], Awaitable[bool] | bool]
+"""``(identity, action, pattern) → bool``, ``def`` or ``async def``; the action is ``subscribe``,
+``publish`` or ``command``. Asked after the grants, which must allow it, too. A ``def`` runs on the
+event loop and must not block."""
 
 Hook: TypeAlias = "Callable[[Connection], object]"
 """Called with a connection, and awaited if it can be; what it raises is logged and harms nobody."""
+
+
+def read_clocks() -> Instant:
+    """Return the moment on both clocks."""
+    return Instant(time.monotonic(), time.time())
+
+
+def new_id() -> str:
+    """Return an id for a connection: 64 bits of chance, in hexadecimal."""
+    return secrets.token_hex(8)
+
+
+def new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
+    """Start a heartbeat at a monotonic second, with chance for its first ping."""
+    chance = random.random()  # noqa: S311  # it spreads pings, and guards nothing
+    return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,7 +88,7 @@ class Services:
     authorize: Authorize | None
     on_connect: list[Hook]
     on_disconnect: list[Hook]
-    registry: Registry[Connection] = field(default_factory=Registry)
+    registry: Registry[Driver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """By which their connections were judged last."""
     messages_received: int = 0
@@ -89,27 +119,47 @@ class Services:
         return [cast("Connection", o.owner) for o in outlets if isinstance(o, Outlet)]
 
     async def call(self, hooks: list[Hook], connection: Connection) -> None:
-        """Call hooks, each within the time limit of commands; never raises."""
+        """Call hooks, each within the time limit of commands; what they raise is logged."""
+        seconds = connection.endpoint.limits.command_timeout
         for hook in hooks:
             try:
-                with move_on_after(connection.endpoint.limits.command_timeout):
-                    result = hook(connection)
-                    if isawaitable(result):
-                        await awaited(result)
+                await ask(seconds, connection.context, hook, connection)
+            except Overdue:
+                logger.warning(
+                    "the connection hook %s was cancelled after %g s", name_of(hook), seconds
+                )
             except Exception:
-                logger.exception("a connection hook failed")
+                logger.exception("the connection hook %s failed", name_of(hook))
 
-    async def judge(self, ask: AskPermission, seconds: float) -> list[bool]:
-        """Put a question to the application; what fails, or takes longer, is a no."""
+    async def judge(self, question: AskPermission, seconds: float, context: Context) -> list[bool]:
+        """Put a question to the application; what fails, or takes longer, is a no.
+
+        To be awaited in a call of the runner.
+        """
         assert self.authorize is not None  # Sessions ask only if there is somebody to ask.
-        allowed = [False] * len(ask.names)
-        with move_on_after(seconds):
-            for i, name in enumerate(ask.names):
-                try:
-                    answer = self.authorize(ask.identity, ask.action, name)
-                    allowed[i] = await awaited(answer) is True
-                except Exception:
-                    logger.exception("authorize failed; the answer is no")
+        name, action = name_of(self.authorize), question.action
+        until = current_time() + seconds
+        allowed = [False] * len(question.names)
+        for i, channel in enumerate(question.names):
+            try:
+                answer = await self.runner.ask(
+                    until - current_time(),
+                    context,
+                    self.authorize,
+                    question.identity,
+                    action,
+                    channel,
+                )
+            except Overdue:
+                logger.warning("%s was cancelled after %g s; the answer is no", name, seconds)
+                break
+            except Exception:
+                logger.exception("%s failed; the answer is no", name)
+            else:
+                allowed[i] = answer is True
+                if answer is not True and answer is not False:
+                    kind = type(answer).__qualname__
+                    logger.error("%s returned %s, not a bool; the answer is no", name, kind)
         return allowed
 
     def statistics(self, *, is_running: bool) -> BusStatistics:

@@ -32,7 +32,18 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from tests.adapters.serving import client, connect_raw, masked, receive, reset, subscribe
-from wsbus import JWT, Bus, Connection, Endpoint, HeartbeatPolicy, Limits, Overflow
+from wsbus import (
+    JWT,
+    Bus,
+    Connection,
+    Endpoint,
+    Grants,
+    Handshake,
+    HeartbeatPolicy,
+    Identity,
+    Limits,
+    Overflow,
+)
 from wsbus.adapters import aiohttp as adapter
 from wsbus.adapters.aiohttp import handler, setup
 from wsbus.core.errors import TransportClosed
@@ -763,3 +774,34 @@ async def test_a_unix_socket_will_do(tmp_path: Path) -> None:
     await runner.cleanup()
 
     assert seen[0].handshake.client is None
+
+
+async def test_handshakes_hold_the_request() -> None:
+    """Authenticators and hooks see what middleware has put on the request of aiohttp."""
+    bus = Bus()
+
+    USER = web.RequestKey("user", str)  # noqa: N806  # as aiohttp has it
+
+    def judge(token: str | None, handshake: Handshake) -> Identity:
+        assert handshake.scope is None
+        return Identity(handshake.request[USER], Grants.open())
+
+    @web.middleware
+    async def middleware(
+        request: web.Request,
+        handler: Any,
+    ) -> web.StreamResponse:
+        request[USER] = "ada"
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    application = web.Application(middlewares=[middleware])
+    setup(application, "/ws", bus.endpoint(authenticator=judge))
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with client(runner.addresses[0][1]) as peer:
+            assert (await receive(peer))["data"]["subject"] == "ada"
+    finally:
+        await runner.cleanup()

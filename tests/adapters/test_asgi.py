@@ -34,7 +34,17 @@ from tests.adapters.serving import (
     serving,
     subscribe,
 )
-from wsbus import JWT, Bus, Connection, Endpoint, HeartbeatPolicy, Limits
+from wsbus import (
+    JWT,
+    Bus,
+    Connection,
+    Endpoint,
+    Grants,
+    Handshake,
+    HeartbeatPolicy,
+    Identity,
+    Limits,
+)
 from wsbus.adapters import _asgi, asgi
 from wsbus.adapters.asgi import app
 from wsbus.adapters.uvicorn import RedactQuery, WebSocketProtocol, redact, uvicorn_options
@@ -160,7 +170,10 @@ async def test_refusals_have_their_http_status(
 
     assert refused.value.response.status_code == status
     assert refused.value.response.body
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    # An origin may be refused through a mistake of the operator, who is shown both values.
+    warned = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
+    assert len(warned) == (1 if status == 403 else 0)
+    assert all("http://elsewhere" in line and f"127.0.0.1:{port}" in line for line in warned)
 
 
 async def test_a_bus_that_does_not_run_refuses() -> None:
@@ -170,6 +183,63 @@ async def test_a_bus_that_does_not_run_refuses() -> None:
             with pytest.raises(InvalidStatus) as refused:
                 await client(port)
             assert refused.value.response.status_code == 503
+
+
+async def test_a_bus_may_start_with_its_first_clients() -> None:
+    """Where a server has no lifespan, those that come at once all get in; it starts only once."""
+    bus = Bus()
+    application = app(bus, autostart=True)
+    async with serving(application, lifespan="off") as (port, _):
+        async with create_task_group() as tasks:
+
+            async def come() -> None:
+                async with client(port) as peer:
+                    assert (await receive(peer))["type"] == "connected"
+
+            for _ in range(5):
+                tasks.start_soon(come)
+        await bus.aclose()
+        with pytest.raises(InvalidStatus) as refused:
+            await client(port)
+
+    assert refused.value.response.status_code == 503
+
+
+async def test_a_start_with_the_first_client_minds_a_lifespan() -> None:
+    """A server that has a lifespan starts the bus, and what it has stopped stays stopped."""
+    bus = Bus()
+    application = app(bus, autostart=True)
+    async with serving(application) as (port, _), client(port) as peer:
+        await receive(peer)
+    assert not bus.is_running
+    async with serving(application, lifespan="off") as (port, _):
+        with pytest.raises(InvalidStatus):
+            await client(port)
+    assert not bus.is_running
+
+
+async def test_handshakes_hold_the_scope() -> None:
+    """Authenticators and hooks see what the server and middleware know of the request."""
+    bus = Bus()
+    seen = list[Any]()
+
+    def judge(token: str | None, handshake: Handshake) -> Identity:
+        assert handshake.scope is not None
+        assert handshake.scope["user"] == "ada"
+        return Identity(handshake.scope["user"], Grants.open())
+
+    bus.on_connect(lambda connection: seen.append(connection.handshake.scope))
+    endpoint = app(bus.endpoint(authenticator=judge))
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        scope["user"] = "ada"
+        await endpoint(scope, receive, send)
+
+    async with serving(middleware) as (port, _), client(port) as peer:
+        assert (await receive(peer))["data"]["subject"] == "ada"
+
+    assert seen[0]["user"] == "ada"
+    assert "ada" not in repr(Handshake("/", scope=seen[0]))  # It may hold secrets.
 
 
 async def test_http_is_told_to_upgrade() -> None:
@@ -482,8 +552,8 @@ async def test_no_token_is_in_uvicorns_log(caplog: pytest.LogCaptureFixture) -> 
 
     lines = [record.getMessage() for record in caplog.records if "uvicorn" in record.name]
     assert sum("[accepted]" in line for line in lines) == 1
-    assert sum('"WebSocket' in line and "401" in line for line in lines) == 2
-    assert sum("426" in line for line in lines) == 1
+    assert sum('"WebSocket' in line and line.endswith(" 401") for line in lines) == 2
+    assert sum('"GET' in line and '" 426' in line for line in lines) == 1
     assert all(good not in line and "bad-token" not in line for line in lines)
     filters = logging.getLogger("uvicorn.error").filters
     assert sum(isinstance(each, RedactQuery) for each in filters) == 1

@@ -7,19 +7,22 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
-from anyio import Event, create_task_group, fail_after
+from anyio import Event, connect_tcp, create_task_group, fail_after
 from anyio.lowlevel import checkpoint
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, Router
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.adapters.serving import Server, client, receive, serving, subscribe
-from wsbus import Bus, Connection, UsageError
+from wsbus import Bus, Connection, Grants, Handshake, Identity, UsageError
 from wsbus.adapters.asgi import app
-from wsbus.adapters.starlette import lifespan, websocket_route
+from wsbus.adapters.starlette import lifespan, status_routes, websocket_route
 from wsbus.adapters.uvicorn import uvicorn_options
 
 
@@ -93,6 +96,146 @@ async def test_an_escaped_slash_separates_nothing(make: Any) -> None:
         for path in ("a/b", "a/b%2Fc", "", "a%2Fb/"):
             with pytest.raises(InvalidStatus):
                 await client(port, f"/ws/{path}")
+
+
+def made_by_lifespan(bus: Bus) -> Any:
+    return Starlette(routes=[Mount("/ws", app(bus))], lifespan=lifespan(bus))
+
+
+def mounted_in_starlette(bus: Bus) -> Any:
+    application = Starlette(lifespan=lifespan(bus))
+    application.mount("/ws", app(bus))
+    return application
+
+
+def mounted_in_fastapi(bus: Bus) -> Any:
+    application = FastAPI(lifespan=lifespan(bus))
+    application.mount("/ws", app(bus))
+    return application
+
+
+def mounted_in_mount(bus: Bus) -> Any:
+    return Starlette(routes=[Mount("/", routes=[Mount("/ws", app(bus))])], lifespan=lifespan(bus))
+
+
+def mounted_in_application(bus: Bus) -> Any:
+    inner = Starlette(routes=[Mount("/ws", app(bus))])
+    return Starlette(routes=[Mount("/", inner)], lifespan=lifespan(bus))
+
+
+def mounted_in_router(bus: Bus) -> Any:
+    application, router = FastAPI(lifespan=lifespan(bus)), APIRouter()
+    router.mount("/ws", app(bus))
+    application.include_router(router)
+    return application
+
+
+MOUNTS = [
+    made_by_lifespan,
+    mounted_in_starlette,
+    mounted_in_fastapi,
+    mounted_in_mount,
+    mounted_in_application,
+    mounted_in_router,
+]
+
+
+@pytest.mark.parametrize("make", MOUNTS)
+async def test_a_mount_serves_its_path_with_and_without_a_slash(make: Any) -> None:
+    """``/ws`` and ``/ws/`` and what is below are WebSockets; HTTP is answered 426."""
+    application = make(Bus())
+    for _ in range(2):  # An application may be run again.
+        async with serving(application) as (port, _):
+            for path in ("/ws", "/ws/", "/ws/deep"):
+                async with client(port, path) as peer:
+                    assert (await receive(peer))["type"] == "connected"
+                assert await status_of(port, path) == 426
+    assert len(application.routes) <= 7  # Nothing is added twice; FastAPI has four of its own.
+
+
+async def status_of(port: int, path: str, *headers: str) -> int:
+    stream = await connect_tcp("127.0.0.1", port)
+    lines = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *headers]
+    await stream.send("\r\n".join([*lines, "", ""]).encode())
+    answer = b"".join([chunk async for chunk in stream])
+    await stream.aclose()
+    return int(answer.split()[1])
+
+
+@pytest.mark.parametrize("make", [starlette, fastapi, added_to_fastapi, in_a_mount])
+async def test_http_to_a_route_is_told_to_upgrade(make: Any) -> None:
+    """A GET at a WebSocket's path says what is wrong; other paths are not there."""
+    async with serving(make(Bus())) as (port, _):
+        assert await status_of(port, "/ws/a") == 426
+        assert await status_of(port, "/elsewhere") == 404
+
+
+async def test_a_page_may_have_the_path_of_a_route() -> None:
+    """HTTP goes to the page, but for a handshake whose Upgrade a proxy has dropped."""
+    bus = Bus()
+    page = Route("/ws", lambda request: PlainTextResponse("page"))
+    for routes in ([websocket_route("/ws", bus), page], [page, websocket_route("/ws", bus)]):
+        application = Starlette(routes=routes, lifespan=lifespan(bus))
+        async with serving(application) as (port, _):
+            assert await status_of(port, "/ws") == 200
+            async with client(port, "/ws") as peer:
+                assert (await receive(peer))["type"] == "connected"
+    async with serving(
+        Starlette(routes=[websocket_route("/ws", bus), page], lifespan=lifespan(bus))
+    ) as (port, _):
+        assert await status_of(port, "/ws", "Sec-WebSocket-Key: x") == 426
+
+
+async def test_middleware_around_a_route_guards_it() -> None:
+    """What Starlette puts around an application, a mount or a router holds for WebSockets."""
+    bus = Bus()
+
+    class Closed:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":
+                await self.inner(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            else:
+                await PlainTextResponse("no", 401)(scope, receive, send)
+
+    closed = [Middleware(Closed)]
+    routes = [websocket_route("/ws", bus), *status_routes(bus)]
+    for application in (
+        Starlette(routes=routes, lifespan=lifespan(bus), middleware=closed),
+        Starlette(routes=[Mount("/", routes=routes, middleware=closed)], lifespan=lifespan(bus)),
+        Starlette(routes=[Mount("/", Router(routes, middleware=closed))], lifespan=lifespan(bus)),
+    ):
+        async with serving(application) as (port, _):
+            with pytest.raises(InvalidStatus) as refused:
+                await client(port)
+            assert refused.value.response.status_code == 403
+            assert await status_of(port, "/-/connections") == 401
+
+
+async def test_session_and_user_are_in_the_scope() -> None:
+    """What Starlette's own middleware knows of a client is there for authenticators."""
+    bus = Bus()
+
+    class ByHeader(AuthenticationBackend):
+        async def authenticate(self, conn: HTTPConnection) -> Any:
+            return AuthCredentials(["in"]), SimpleUser(conn.headers["x-user"])
+
+    def judge(token: str | None, handshake: Handshake) -> Identity:
+        assert handshake.scope is not None
+        return Identity(handshake.scope["user"].display_name, Grants.open())
+
+    application = Starlette(
+        routes=[websocket_route("/ws", bus.endpoint(authenticator=judge))],
+        lifespan=lifespan(bus),
+        middleware=[Middleware(AuthenticationMiddleware, backend=ByHeader())],
+    )
+    user = {"x-user": "ada"}
+    async with serving(application) as (port, _), client(port, additional_headers=user) as peer:
+        assert (await receive(peer))["data"]["subject"] == "ada"
 
 
 async def test_parameters_keep_their_types() -> None:

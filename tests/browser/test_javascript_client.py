@@ -127,7 +127,7 @@ def test_offline_and_online(page: Page, context: BrowserContext) -> None:
     page.evaluate("client.subscribe('z')")
     context.set_offline(offline=True)
     page.evaluate("""async () => {
-      window.patient = make("/ws", { retry: { base: 1, cap: 5, attempts: 5 } });
+      window.patient = make("/ws", { retry: { base: 1, cap: 5, attempts: 5, first: true } });
       window.failures = 0;
       patient.addEventListener("reconnecting", () => failures++);
       window.connecting = patient.connect();
@@ -136,6 +136,67 @@ def test_offline_and_online(page: Page, context: BrowserContext) -> None:
     context.set_offline(offline=False)
     page.evaluate("connecting")
     assert page.evaluate("patient.state") == "connected"
+
+
+def test_offline_with_long_delays(page: Page, context: BrowserContext) -> None:
+    """While the browser is offline attempts are rare; requests wait until it is online."""
+    context.set_offline(offline=True)
+    page.evaluate("""async () => {
+      window.patient = make("/ws", { retry: { base: 1, cap: 1e9 } });
+      window.delays = [];
+      patient.addEventListener("reconnecting", ({ detail }) => delays.push(detail.delay));
+      window.refusal = await patient.connect().catch(({ name }) => name);
+      window.answer = patient.command("double", { number: 4 });
+    }""")
+    assert page.evaluate("refusal") == "ConnectionError"
+    assert page.evaluate("delays.length === 1 && delays[0] >= 5e8")
+    context.set_offline(offline=False)
+    assert page.evaluate("answer") == 8
+
+
+def test_a_page_that_gave_up_lives_again(page: Page, context: BrowserContext) -> None:
+    """Coming online or into view revives a client that gave up, and none that was closed."""
+    page.evaluate("""async () => {
+      window.address = "/nothing";
+      const url = () => new URL(address, location.href);
+      window.tired = make(url, { retry: { base: 1, cap: 1, attempts: 1 } });
+      await tired.connect().catch(() => {});
+      await tired.closed;
+    }""")
+    assert page.evaluate("tired.state") == "closed"
+    page.evaluate("address = '/ws'")
+    context.set_offline(offline=True)
+    context.set_offline(offline=False)
+    page.wait_for_function("tired.state === 'connected'")
+    page.evaluate("""async () => {
+      address = "/nothing";
+      tired.command("cut").catch(() => {});
+      await tired.closed;
+      address = "/ws";
+    }""")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_function("tired.state === 'connected'")
+    page.evaluate("tired.close()")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    assert page.evaluate("tired.state") == "closed"
+    assert page.evaluate("tired.connect().then(() => tired.state)") == "connected"
+
+
+def test_an_offline_page_looks_at_its_connection(page: Page) -> None:
+    """The browser says that it is offline: a ping is sent at once, and answered where it can be."""
+    sent = page.evaluate("""async () => {
+      const said = [];
+      class Overheard extends WebSocket {
+        send(text) { said.push(JSON.parse(text).type); super.send(text); }
+      }
+      const heard = make("/ws", { WebSocket: Overheard });
+      await heard.connect();
+      dispatchEvent(new Event("offline"));
+      await heard.status();
+      return [said, heard.state];
+    }""")
+    assert sent == [["ping", "get_status"], "connected"]
 
 
 def test_a_wrong_path_is_explained(page: Page) -> None:

@@ -151,7 +151,7 @@ async def test_tls_is_spoken_with_whom_one_trusts(certificate: tuple[str, str]) 
         (200, "is no WebSocket"),
         (302, "sends clients elsewhere: https://example.org/login"),
         (401, "go away"),
-        (403, "does not let this client in"),
+        (403, "no such path, or refused: Starlette and FastAPI answer 403 to both"),
         (429, "too many attempts"),
         (503, "not ready, or full"),
         (502, "failed"),

@@ -31,7 +31,8 @@ from wsbus.core.client_actions import (
 )
 from wsbus.core.client_liveness import Liveness
 from wsbus.core.client_retry import Advice, Retry, advice_for
-from wsbus.core.client_session import ClientSession, State
+from wsbus.core.client_session import ClientSession
+from wsbus.core.client_states import NEXT, State
 from wsbus.core.client_token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
@@ -39,6 +40,7 @@ from wsbus.core.errors import (
     ConnectError,
     ConnectionLost,
     ErrorCode,
+    MessageTooLarge,
     Unauthenticated,
     UsageError,
     WsbusError,
@@ -46,6 +48,7 @@ from wsbus.core.errors import (
 )
 from wsbus.core.heartbeat import Beat
 from wsbus.core.instant import Instant
+from wsbus.core.limits import TokenBucket
 from wsbus.core.messages import (
     Auth,
     AuthRefused,
@@ -421,7 +424,7 @@ def test_a_refusal_dismisses() -> None:
     """A rejected name, a refused request, and a name that the server forgets end it, with words."""
     answers: dict[str, Callable[[str], Heard]] = {
         "grid.*: no": lambda ref: Subscribed((), 0, (Rejection("grid.*", "FORBIDDEN", "no"),), ref),
-        "too many": lambda ref: Refused("RATE_LIMITED", "too many", ref),
+        "too many": lambda ref: Refused("TOO_MANY_SUBSCRIPTIONS", "too many", ref),
         "did not say": lambda ref: Subscribed(("other",), 1, ref=ref),
     }
     for words, answer in answers.items():
@@ -498,9 +501,9 @@ def test_a_server_that_is_short_of_something_is_tried_again() -> None:
     subscribed(session)
     ref = ref_of(reconnect(session))
 
-    assert session.handle(Refused("RATE_LIMITED", "slow down", ref), START) == [Cut()]
+    assert session.handle(Refused("TOO_MANY_SUBSCRIPTIONS", "later", ref), START) == [Cut()]
     todo = session.lost(1006, "", START, 0.5)
-    assert "RATE_LIMITED" in str(only(todo, TellReconnecting).error)
+    assert "TOO_MANY_SUBSCRIPTIONS" in str(only(todo, TellReconnecting).error)
 
 
 def test_who_only_listens_asks_nothing() -> None:
@@ -799,3 +802,205 @@ def test_a_close_for_a_reason_keeps_it() -> None:
     assert isinstance(outcome, WsbusError)
     assert outcome is not error  # Several callers may raise theirs.
     assert str(outcome) == str(error)
+
+
+# --- the limits of a server ----------------------------------------------------------------------
+
+
+def told(**limits: Any) -> ClientSession[Any]:
+    """Return an open session whose server told its limits."""
+    session = fresh(measure=lambda request: 100 + len(cast("Any", request).params))
+    session.opened(START)
+    session.handle(msgspec.structs.replace(HELLO, **limits), START)
+    assert session.state is State.OPEN
+    return session
+
+
+def fresh(**options: Any) -> ClientSession[Any]:
+    """Return a session that is dialling."""
+    session = ClientSession[Any](
+        token=NO_TOKEN, retry=Retry(), liveness=Liveness(1000, 1000), **options
+    )
+    session.handle_deadline(START)
+    return session
+
+
+def calls(todo: Sequence[ClientAction]) -> list[str]:
+    """Return the refs of the calls that are said."""
+    said = [action.command for action in todo if isinstance(action, Say)]
+    return [str(command.ref) for command in said if isinstance(command, Call)]
+
+
+def play(session: ClientSession[Any], until: float) -> list[tuple[float, ClientAction]]:
+    """Let time pass; return what is wanted, and when."""
+    done: list[tuple[float, ClientAction]] = []
+    while session.deadline <= until:
+        now = START.later(max(0.0, session.deadline - START.monotonic))
+        done += [(now.monotonic, action) for action in session.handle_deadline(now)]
+    return done
+
+
+@given(
+    commands=st.floats(0.5, 50),
+    messages=st.floats(0.5, 100),
+    count=st.integers(1, 20),
+    names=st.integers(0, 40),
+    late=st.floats(0, 0.02),
+)
+def test_a_client_keeps_within_the_rates(
+    commands: float, messages: float, count: int, names: int, late: float
+) -> None:
+    """What is sent fits the server's own buckets, also where the first of it comes late.
+
+    All of it is sent in the end.
+    """
+    session = told(commands_per_second=commands, messages_per_second=messages, max_names=16)
+    done: list[tuple[float, ClientAction]] = []
+    for number in range(names):
+        todo = session.subscribe(parse_pattern(f"n.{number}"), number)
+        done += [(START.monotonic, action) for action in todo]
+    for number in range(count):
+        todo = session.request(number, CALL)
+        done += [(START.monotonic, action) for action in todo]
+    done += play(session, START.monotonic + 900)
+    of_messages, of_commands = TokenBucket(messages), TokenBucket(commands)
+    asked = sent = 0
+    is_first = True
+    for at, action in done:
+        assert isinstance(action, Say)
+        arrives = at + (late / max(commands, messages) if is_first else 0)
+        is_first = False
+        if isinstance(action.command, Subscribe):
+            count_of = len(action.command.names)
+            assert count_of <= 16
+            asked += count_of
+            for _ in range(-(-count_of // 8)):
+                assert of_messages.take(arrives)
+        else:
+            sent += 1
+            assert of_messages.take(arrives)
+            assert of_commands.take(arrives)
+    assert (asked, sent) == (names, count)
+
+
+def test_a_rate_that_is_not_told_is_found() -> None:
+    """RATE_LIMITED is no answer: the request is sent again, after pauses that grow."""
+    session = told()
+    refs = calls([a for n in range(3) for a in session.request(n, CALL)])
+    assert len(refs) == 3
+    moments: list[float] = []
+    now = START
+    for _ in range(6):
+        for ref in refs:
+            assert session.handle(Refused("RATE_LIMITED", "slow down", ref), now) == []
+        assert session.deadline > now.monotonic
+        moments.append(session.deadline - now.monotonic)
+        now = now.later(session.deadline - now.monotonic)
+        refs = calls(session.handle_deadline(now))
+        assert len(refs) == 1, "one at a time"
+    assert moments == sorted(moments)
+    assert moments[-1] >= 4 * moments[0]
+    assert moments[-1] <= 5.01
+    (answer,) = session.handle(Response(b"1", refs[0]), now)
+    assert isinstance(answer, Answer)
+
+
+def test_subscribing_too_fast_is_no_refusal() -> None:
+    """RATE_LIMITED to a subscription, or to giving one up, is said again later."""
+    session = told()
+    ref = ref_of(session.subscribe(GRID, "h"))
+    assert session.handle(Refused("RATE_LIMITED", "slow down", ref), START) == []
+    ((at, action),) = play(session, START.monotonic + 10)
+    assert at > START.monotonic
+    assert isinstance(action, Say)
+    assert isinstance(action.command, Subscribe)
+    assert action.command.names == ("grid.*",)
+    now = START.later(10)
+    confirmed = session.handle(Subscribed(("grid.*",), 1, ref=action.command.ref), now)
+    assert confirmed == [Confirm("h")]
+    ref = ref_of(session.unsubscribe(GRID, "h"))
+    assert session.handle(Refused("RATE_LIMITED", "slow down", ref), now) == []
+    ((_, action),) = play(session, START.monotonic + 30)
+    assert isinstance(action, Say)
+    assert isinstance(action.command, Unsubscribe)
+
+
+def test_what_is_too_large_is_not_sent() -> None:
+    """A request larger than the server reads fails at once, with its size and the limit."""
+    session = told(max_message_bytes=1000)
+    (answer,) = session.request("key", Call("save", b"x" * 901), is_idempotent=True)
+    assert isinstance(answer, Answer)
+    assert isinstance(answer.outcome, MessageTooLarge)
+    assert (answer.outcome.size, answer.outcome.limit) == (1001, 1000)
+    assert "too large: it has 1001 bytes, and the server takes 1000" in str(answer.outcome)
+    (say,) = session.request("other", Call("save", b"x" * 900))
+    assert isinstance(say, Say)
+
+
+def test_what_waits_is_measured_by_the_next_server() -> None:
+    """What was asked for while there was no connection is measured against the one that comes."""
+    session = fresh(measure=lambda request: 2000)
+    assert session.request("key", Call("save", b"x" * 2000)) == []
+    session.opened(START)
+    todo = session.handle(msgspec.structs.replace(HELLO, max_message_bytes=1000), START)
+    assert isinstance(only(todo, Answer).outcome, MessageTooLarge)
+    assert calls(todo) == []
+
+
+def test_after_1009_nothing_is_sent_again() -> None:
+    """What may have been too large fails, though it is idempotent; subscriptions become smaller."""
+    session = told()
+    session.request("key", CALL, is_idempotent=True)
+    todo = session.lost(CloseCode.MESSAGE_TOO_BIG, "", START, 0.5)
+    assert isinstance(only(todo, Answer).outcome, ConnectionLost)
+    todo = reconnect(session)
+    assert calls(todo) == []
+
+
+def test_the_reason_of_a_loss_is_told_once() -> None:
+    """What this client found out about one connection is not told about the next."""
+    session = opened()
+    subscribed(session)
+    ref = ref_of(reconnect(session))
+    assert session.handle(Refused("TOO_MANY_SUBSCRIPTIONS", "later", ref), START) == [Cut()]
+    first = only(session.lost(1006, "", START, 0.5), TellReconnecting)
+    assert "did not take the subscriptions again" in str(first.error)
+    reconnect_only(session)
+    second = only(session.lost(1012, "soon back", START, 0.5), TellReconnecting)
+    assert "did not take" not in str(second.error)
+    assert "soon back" in str(second.error)
+
+
+def reconnect_only(session: ClientSession[Any]) -> None:
+    """Connect again."""
+    now = START.later(1000)
+    session.handle_deadline(now)
+    session.opened(now)
+    session.handle(HELLO, now)
+
+
+def test_a_keepalive_timeout_is_a_heartbeat_timeout() -> None:
+    """1011 with the words of `websockets` counts as 4408: the client comes again soon."""
+    todo = opened().lost(1011, "keepalive ping timeout", START, 0.999)
+    told_now = only(todo, TellReconnecting)
+    assert told_now.delay < 1
+    assert isinstance(told_now.error, ConnectionLost)
+    assert told_now.error.code == CloseCode.HEARTBEAT_TIMEOUT
+
+
+def test_every_move_is_in_the_table() -> None:
+    """Each state but the last can be left, and every state can be reached; the last has no exit."""
+    assert {state for state, _ in NEXT} == set(State) - {State.ENDED}
+    assert set(NEXT.values()) == set(State)
+
+
+def test_it_goes_on_for_ever_by_default() -> None:
+    """Without a word about attempts a client never stops by itself."""
+    session = opened(attempts=None)
+    assert Retry().attempts is None
+    session.lost(1006, "", START, 0.5)
+    for number in range(1, 100):
+        now = START.later(100 * number)
+        session.handle_deadline(now)
+        todo = session.failed(ConnectError("no"), Advice.NOW, now, 0.999)
+        assert only(todo, TellReconnecting).delay < 30

@@ -154,7 +154,6 @@ def test_what_has_no_form_is_refused(value: object) -> None:
         ([ip_network("::/8")], b'["::/8"]'),
         (Side.BUY, b'"buy"'),
     ],
-    ids=str,
 )
 def test_what_the_standard_library_has_is_sent(value: object, text: bytes) -> None:
     """Deques, paths and IP addresses need no hook, and a hook that knows others does no harm."""

@@ -28,7 +28,7 @@ def test_the_branch_says_whom_to_blame() -> None:
         and kind not in {WsbusError, RemoteError, UsageError}
     ]
 
-    assert len(tree) == 8
+    assert len(tree) == 9
     assert all(issubclass(kind, RemoteError) != issubclass(kind, UsageError) for kind in tree)
 
 

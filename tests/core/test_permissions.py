@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations, product
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsbus.core.channels import parse_channel
-from wsbus.core.errors import InvalidChannel
+from wsbus.core.errors import InvalidChannel, UsageError
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants, Identity
 
@@ -155,3 +157,51 @@ def test_an_identity_is_a_value_and_keeps_its_claims_to_itself() -> None:
     assert Identity("u2", Grants()).expires_at is None
     with pytest.raises(AttributeError):
         identity.subject = "root"  # type: ignore[misc]
+
+
+# --- what is no identity --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", [None, 5, "", b"ada", "a\nb", "\0", "\ud800", "\u202ea", True])
+def test_a_subject_is_a_printable_text(subject: Any) -> None:
+    """Anything else is refused when the identity is made."""
+    with pytest.raises(UsageError, match="subject"):
+        Identity(subject, Grants())
+
+
+@pytest.mark.parametrize("end", ["soon", math.nan, -math.inf, True, [1], 10**400, -(10**400)])
+def test_an_identity_ends_at_a_finite_second(end: Any) -> None:
+    """Or never: no end, or an infinite one."""
+    with pytest.raises(UsageError, match="expires_at"):
+        Identity("ada", Grants(), end)
+    assert Identity("ada", Grants(), math.inf).expires_at is None
+    assert Identity("ada", Grants(), 5).expires_at == 5
+
+
+@pytest.mark.parametrize("grants", [None, ["a.*"], {"subscribe": ["a"]}, Grants, "a.*"])
+def test_an_identity_has_grants(grants: Any) -> None:
+    """Nothing else says what it may do."""
+    with pytest.raises(UsageError, match=r"Grants\.of"):
+        Identity("ada", grants)
+
+
+@pytest.mark.parametrize("field", ["subscribe", "publish", "command", "deny_subscribe"])
+@pytest.mark.parametrize("value", [["a.*"], ("a.*",), "a.*", None, [parse_pattern("a.*")]])
+def test_grants_are_made_of_patterns(field: str, value: Any) -> None:
+    """Texts would grant nothing, and deny nothing: ``Grants.of`` parses them."""
+    with pytest.raises(UsageError, match=rf"use Grants\.of\({field}="):
+        Grants(**{field: value})
+
+
+@pytest.mark.parametrize("value", [None, 5, "a.*", b"a"])
+def test_several_patterns_are_expected(value: Any) -> None:
+    """A single text, or nothing that can be gone through, is refused."""
+    with pytest.raises(InvalidChannel):
+        Grants.of(subscribe=value)
+
+
+@pytest.mark.parametrize("admin", [1, "yes", None])
+def test_admin_is_a_bool(admin: Any) -> None:
+    """A truthy word could be a mistake, and would be a grave one."""
+    with pytest.raises(UsageError, match="admin"):
+        Grants.of(admin=admin)

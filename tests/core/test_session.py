@@ -33,6 +33,7 @@ from wsbus.core.messages import (
     AuthRefused,
     Call,
     Command,
+    Excess,
     GetStatus,
     Malformed,
     Ping,
@@ -502,8 +503,52 @@ def test_a_permission_stands_before_the_action(
     assert session.handle_permission(1, [True], START) == [then]
     ask(session, command)
     refused = session.handle_permission(2, [False], START)
-    assert replies(refused) == [Refused(ErrorCode.FORBIDDEN, "no grant covers this", "1", True)]
+    why = "the application does not allow this"
+    assert replies(refused) == [Refused(ErrorCode.FORBIDDEN, why, "1", True)]
     assert session.state is State.OPEN
+
+
+def test_no_more_is_asked_than_could_be_accepted() -> None:
+    """Names past the places left, and names that are held, are not put to the application."""
+    session = make(USER, max_subscriptions=3, asks=True)
+    held = ask(session, Subscribe(("grid.a",)))
+    session.handle_permission(held.generation, [True], START)
+    names = ("grid.b", "grid.a", "grid.b", "grid.c", "grid.d", "secret", "grid.e")
+    question = ask(session, Subscribe(names))
+
+    assert question == AskPermission(2, USER, "subscribe", ("grid.b", "grid.c"))
+    (answer,) = replies(session.handle_permission(2, [False, True], START))
+    assert isinstance(answer, Subscribed)
+    assert answer.names == ("grid.a", "grid.c")
+    assert [(r.name, r.code) for r in answer.rejected] == [
+        ("grid.b", ErrorCode.FORBIDDEN),
+        ("grid.b", ErrorCode.FORBIDDEN),
+        ("grid.d", ErrorCode.TOO_MANY_SUBSCRIPTIONS),
+        ("secret", ErrorCode.FORBIDDEN),
+        ("grid.e", ErrorCode.TOO_MANY_SUBSCRIPTIONS),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("grants", "allowed", "why"),
+    [
+        (Grants.of(subscribe=["a"]), True, "no grant covers this"),
+        (Grants.of(subscribe=["*"]), True, "* itself needs admin"),
+        (Grants.of(admin=True), False, "the application does not allow this"),
+    ],
+)
+def test_a_refusal_says_who_refuses(grants: Grants, why: str, *, allowed: bool) -> None:
+    """The grants, the rule that ``*`` needs admin, and the application are told apart."""
+    session = make(Identity("u", grants), asks=True)
+    name = "b" if "grant covers this" in why else "*"
+    actions = session.handle(Subscribe((name,)), START)
+    if isinstance(actions[0], AskPermission):
+        actions = session.handle_permission(1, [allowed], START)
+    (answer,) = replies(actions)
+
+    assert isinstance(answer, Subscribed)
+    assert answer.rejected[0].code == ErrorCode.FORBIDDEN
+    assert answer.rejected[0].message.startswith(why)
 
 
 # --- subscriptions -------------------------------------------------------------------------------
@@ -579,7 +624,7 @@ def test_admin_covers_subscribing_only() -> None:
 
 def test_subscriptions_are_limited() -> None:
     """What exceeds the limit is refused by name, and room made by ``unsubscribe`` is used again."""
-    session = make(USER, max_subscriptions=50)
+    session = make(USER, max_subscriptions=50, max_names=300)
     answer = subscribe(session, *(f"grid.{n}" for n in range(300)))
 
     assert answer.active == len(answer.names) == 50
@@ -588,6 +633,18 @@ def test_subscriptions_are_limited() -> None:
     assert subscribe(session, "grid.0").names == ("grid.0",)
     session.handle(Unsubscribe(("grid.0",)), START)
     assert subscribe(session, "grid.new", "grid.0").names == ("grid.new",)
+
+
+@pytest.mark.parametrize("request_of", [Subscribe, Unsubscribe])
+def test_a_request_names_only_so_many(request_of: type[Subscribe | Unsubscribe]) -> None:
+    """protocol.md: a request with more than ``max_names`` is refused whole, duplicates counted."""
+    session = make(USER, max_names=3)
+    few, many = ("grid.a",) * 3, ("grid.a",) * 4
+
+    assert codes(session.handle(request_of(few, "1"), START)) == []
+    (answer,) = replies(session.handle(request_of(many, "2"), START))
+    why = "more than 3 names in one request"
+    assert answer == Refused(ErrorCode.INVALID_MESSAGE, why, "2")
 
 
 def test_unsubscribe_answers_the_request_as_it_was() -> None:
@@ -686,6 +743,18 @@ def test_a_publish_goes_to_a_channel_only(name: str) -> None:
     assert codes(refused) == [ErrorCode.INVALID_CHANNEL]
 
 
+@pytest.mark.parametrize("event", ["a\nb", "\x00", "\u202e", "\ud800", "é" * 128])
+def test_an_event_of_a_client_is_printable_and_short(event: str) -> None:
+    """What happened is a printable text of at most 255 bytes, as the application's own is."""
+    session = make()
+    (answer,) = replies(session.handle(Publish("chat.a", event, b"1", "1"), START))
+
+    assert isinstance(answer, Refused)
+    assert (answer.code, answer.ref, answer.is_call) == (ErrorCode.INVALID_MESSAGE, "1", True)
+    assert session.handle(Publish("chat.a", "é" * 127, b"1"), START) != []
+    assert codes(session.handle(Publish("chat.a", "é" * 127, b"1"), START)) == []
+
+
 def test_a_message_that_was_not_understood_is_answered_as_the_dialect_says() -> None:
     """With its code, its words and its ref; as a response if it was a command."""
     session = make(USER)
@@ -720,6 +789,68 @@ def test_every_message_counts_and_each_excess_one_is_answered(command: Command) 
     assert (answer.code, answer.ref) == (ErrorCode.RATE_LIMITED, "1")
     assert answer.is_call == isinstance(command, Call | Publish)
     assert (session.state, list(session.subscriptions)) == (State.OPEN, [])
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_rate_is_judged_before_everything_else(state: State) -> None:
+    """protocol.md: it "counts every message, also before it is authenticated"."""
+    session = in_state(state)
+    outcomes = [codes(session.handle(GetStatus("1"), START)) for _ in range(120)]
+
+    if state is State.CLOSED:
+        assert outcomes == [[]] * 120
+    else:
+        assert outcomes[100:] == [[ErrorCode.RATE_LIMITED]] * 20
+        unauthenticated = [[ErrorCode.UNAUTHENTICATED]] * 100
+        assert state is not State.AWAITING or outcomes[:100] == unauthenticated
+
+
+def test_who_floods_before_authentication_is_closed() -> None:
+    """protocol.md: who keeps exceeding a limit is closed with 4429; no token is needed for that."""
+    session = make(None, messages_per_second=1, rate_abuse_seconds=2)
+    for quarter in range(16):
+        session.handle(Ping(), at(quarter / 4))
+
+    assert session.state is State.CLOSED
+
+
+@pytest.mark.parametrize(("names", "cost"), [(0, 1), (1, 1), (8, 1), (9, 2), (128, 16), (129, 1)])
+@pytest.mark.parametrize("request_of", [Subscribe, Unsubscribe])
+def test_names_count(request_of: type[Subscribe | Unsubscribe], names: int, cost: int) -> None:
+    """A request counts as one message for each eight names begun; one that is too large as one."""
+    session = make(messages_per_second=20)
+    session.handle(request_of(("grid.a",) * names), START)
+    taken = 20 - sum(codes(session.handle(Ping(), START)) == [] for _ in range(20))
+
+    assert taken == cost
+
+
+def test_a_status_counts_for_what_it_lists() -> None:
+    """``get_status`` counts as one message for each eight subscriptions begun."""
+    session = make(messages_per_second=20)
+    subscribe(session, *(f"grid.{n}" for n in range(17)))
+    session.handle(GetStatus(), at(1))
+
+    assert sum(codes(session.handle(Ping(), at(1))) == [] for _ in range(20)) == 17
+
+
+def test_a_request_may_cost_more_than_the_burst() -> None:
+    """With a low rate a full bucket lets any request pass, and is empty then."""
+    session = make(messages_per_second=5)
+
+    assert codes(session.handle(Subscribe(("grid.a",) * 128), START)) == []
+    assert codes(session.handle(Ping(), START)) == [ErrorCode.RATE_LIMITED]
+    assert codes(session.handle(Subscribe(("grid.b",) * 128), at(0.9))) == [ErrorCode.RATE_LIMITED]
+
+
+def test_what_was_not_decoded_is_refused_as_it_was_asked() -> None:
+    """A message of which only ``id`` and ``type`` were read gets the answer that pairs with it."""
+    session = make(messages_per_second=1)
+    session.handle(Ping(), START)
+
+    assert replies(session.handle(Excess("1", is_call=True), START)) == [
+        Refused(ErrorCode.RATE_LIMITED, "too many messages", "1", True)
+    ]
 
 
 def test_rates_recover() -> None:
@@ -800,6 +931,19 @@ def test_who_pauses_is_not_closed() -> None:
             session.handle(Ping(), at(n * 1.5))
 
     assert session.state is State.OPEN
+
+
+def test_who_pauses_to_start_anew_is_closed() -> None:
+    """A flood of 1.8 s and a pause of 1.1 s, for ever, is more than 2 s of excess."""
+    session = make(USER, messages_per_second=10, rate_abuse_seconds=2)
+    ends = None
+    for flood in range(10):
+        for n in range(180):
+            session.handle(Ping(), at(flood * 2.9 + n / 100))
+            if session.state is State.CLOSED and ends is None:
+                ends = flood
+
+    assert ends == 1
 
 
 def test_what_waited_ends_with_the_session() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import socket
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +14,7 @@ from typing import Any, Final
 from urllib.request import Request, urlopen
 
 import pytest
-from anyio import fail_after, to_thread
+from anyio import create_task_group, fail_after, sleep, to_thread
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
@@ -137,39 +140,106 @@ def test_each_file_of_the_tutorial_stands_alone() -> None:
         assert names <= vars(module).keys()
 
 
-async def test_what_the_guides_mount_is_served() -> None:
-    """Each application of the guides takes clients."""
-    with running(HOW_TO / "mount.md") as guide:
-        async with (
-            served(guide.application, guide.bus) as host,
-            connect(f"ws://{host}/any/path") as socket,
-        ):
-            assert (await Client(socket).read())["type"] == "connected"
+async def subject(url: str, **options: Any) -> str:
+    """Return who the server says one is."""
+    async with connect(url, subprotocols=NATIVE, **options) as socket:
+        return str((await Client(socket).read())["data"]["subject"])
 
-        async with served(guide.app, guide.public) as host:
-            async with connect(f"ws://{host}/ws") as socket:
-                assert (await Client(socket).read())["data"]["subject"] == "anonymous"
+
+async def test_what_the_guide_mounts_in_fastapi_is_served() -> None:
+    """Routes, dependencies and identities of the guide's application do what it says."""
+    key, cookie = {"x-key": "right"}, {"Cookie": "user=ada"}
+    with running(HOW_TO / "mount.md") as guide:
+        async with served(guide.app, guide.bus) as host:
+            async with connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket:
+                client = Client(socket)
+                await client.say(type="subscribe", channels=["prices.*"])
+                await client.hear("subscribed")
+                request = Request(f"http://{host}/prices/BTC?last=1.5", method="POST")
+                await to_thread.run_sync(lambda: urlopen(request, timeout=SECONDS).read())
+                assert (await client.hear("event"))["data"] == {"last": 1.5}
+
+            url = f"ws://{host}/api/live/ws"
+            assert await subject(url, additional_headers=key) == "anonymous"
+            with pytest.raises(InvalidStatus, match="403"):
+                await subject(url)
+            for path in ("mail", "by-hand"):
+                assert await subject(f"ws://{host}/{path}", additional_headers=cookie) == "ada"
+                with pytest.raises(InvalidStatus, match="403"):
+                    await subject(f"ws://{host}/{path}")
+
+        async with served(guide.outer, guide.bus) as host:
+            assert await subject(f"ws://{host}/inner/ws") == "anonymous"
+        async with served(guide.site, guide.bus) as host:
+            assert await subject(f"ws://{host}/ws/me") == "anonymous"
+
+
+async def test_what_the_guide_mounts_elsewhere_is_served() -> None:
+    """Each other application of the guide takes clients."""
+    with running(HOW_TO / "mount.md") as guide:
+        async with served(guide.application, guide.bus) as host:
+            assert await subject(f"ws://{host}/any/path") == "anonymous"
+
+        async with served(guide.both_ways, guide.public) as host:
+            assert await subject(f"ws://{host}/ws") == "anonymous"
             async with connect(
                 f"ws://{host}/staff", subprotocols=[Subprotocol("zigquant-v2")]
             ) as socket:
                 await Client(socket).say(type="ping")
                 assert (await Client(socket).read())["error"]["code"] == "UNAUTHENTICATED"
 
-        async with guide.bus, guide.serve(guide.bus, "127.0.0.1", 0) as server:
+        async with guide.bus, guide.on_websockets.serve(guide.bus, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            async with connect(f"ws://127.0.0.1:{port}") as socket:
-                assert (await Client(socket).read())["type"] == "connected"
+            assert await subject(f"ws://127.0.0.1:{port}") == "anonymous"
 
         runner = guide.web.AppRunner(guide.web_app, access_log=None)
         await runner.setup()
         try:
             site = guide.web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
-            port = runner.addresses[0][1]
-            async with connect(f"ws://127.0.0.1:{port}/ws") as socket:
-                assert (await Client(socket).read())["type"] == "connected"
+            assert await subject(f"ws://127.0.0.1:{runner.addresses[0][1]}/ws") == "anonymous"
         finally:
             await runner.cleanup()
+
+
+async def test_the_guides_two_protocols_share_a_port() -> None:
+    """Who asks for the bus gets it, and who does not gets what was there before."""
+    with running(HOW_TO / "mount.md") as guide:
+        async with guide.both(0) as server:
+            url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            assert await subject(url) == "anonymous"
+            async with connect(url) as old:
+                await old.send("hello")
+                assert await old.recv() == "hello"
+            last = await connect(url, subprotocols=NATIVE)
+            await Client(last).read()
+
+        await last.wait_closed()
+        assert last.close_code == 1001
+
+
+async def test_the_guides_hypercorn_drains_first() -> None:
+    """SIGTERM gives clients 1001, and the server ends by itself."""
+    pytest.importorskip("hypercorn", reason="pip install -e '.[servers]'")
+    with running(HOW_TO / "shutdown.md") as guide:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with fail_after(SECONDS):
+            async with create_task_group() as tasks:
+                tasks.start_soon(guide.with_hypercorn, f"127.0.0.1:{port}")
+                peer = await at_last(f"ws://127.0.0.1:{port}/ws")
+                os.kill(os.getpid(), signal.SIGTERM)
+                await peer.wait_closed()
+    assert peer.close_code == 1001
+
+
+async def at_last(url: str) -> ClientConnection:
+    """Connect as soon as the server listens."""
+    while True:
+        try:
+            return await connect(url, subprotocols=NATIVE)
+        except OSError:
+            await sleep(0.05)
 
 
 async def test_the_guides_cookie_lets_its_owner_in() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
@@ -123,6 +124,11 @@ async def connecting(
             for client in clients:
                 client.peer.read_on()
                 client.peer.close()
+
+
+def steady(value: object) -> str:
+    """Return an id for a test that is the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 async def quiet() -> None:

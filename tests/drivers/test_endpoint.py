@@ -6,7 +6,19 @@ import pytest
 from anyio import Event, create_task_group, move_on_after, sleep_forever
 
 from tests.drivers.clients import EVERYTHING, connecting, judge, quiet
-from wsbus import Bus, CloseCode, Connection, Endpoint, Handshake, Identity, Limits, UsageError
+from wsbus import (
+    JWT,
+    Bus,
+    CloseCode,
+    Connection,
+    Endpoint,
+    Grants,
+    Handshake,
+    Identity,
+    Limits,
+    Overflow,
+    UsageError,
+)
 from wsbus.endpoint import Admission, Refusal, escaped
 from wsbus.testing import DirectMemoryTransport
 from wsbus.transport import HeaderView
@@ -21,6 +33,66 @@ async def status(endpoint: Endpoint, **fields: object) -> int:
     """Return 101, or the status that a handshake is refused with."""
     verdict = await endpoint.admit(Handshake("/ws", **fields))  # type: ignore[arg-type]
     return verdict.status if isinstance(verdict, Refusal) else 101
+
+
+# --- what the log says of refusals -------------------------------------------------------------
+
+
+async def test_a_bus_that_nobody_started_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each endpoint warns once, with its path and what to do; a bus that has stopped does not."""
+    bus = Bus()
+    one, other = bus.endpoint(), bus.endpoint()
+    for endpoint in (one, one, other):
+        assert await status(endpoint) == 503
+    told = [record.message for record in caplog.records]
+    assert len(told) == 2
+    assert all("/ws" in line and "async with bus:" in line for line in told)
+
+    caplog.clear()
+    async with bus:
+        pass
+    assert await status(bus.endpoint()) == 503
+    assert not caplog.records
+
+
+async def test_a_refused_origin_is_shown_beside_what_is_expected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Both values are in the line, be it the host of the request or a list; neither can forge."""
+    async with Bus() as bus:
+        evil = {"origin": "http://a.example:3001", "host": "a.example\nERROR forged"}
+        assert await status(bus.default_endpoint, headers=evil) == 403
+        listed = bus.endpoint(origins=["https://app.example"])
+        assert await status(listed, headers={"origin": "http://other.example"}) == 403
+
+    first, second = caplog.records
+    assert (first.levelname, second.levelname) == ("WARNING", "WARNING")
+    assert "http://a.example:3001" in first.message
+    assert "a.example\\nERROR forged" in first.message
+    assert "origins=[" in first.message
+    assert "http://other.example" in second.message
+    assert "https://app.example" in second.message
+
+
+async def test_many_refused_origins_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten a minute are warnings; the rest is for those who want to know everything."""
+    caplog.set_level("INFO")
+    async with Bus() as bus:
+        for n in range(30):
+            await status(bus.default_endpoint, headers={"origin": f"http://{n}", "host": "x"})
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 10 + ["INFO"] * 20
+
+
+async def test_an_identity_that_is_known_is_taken() -> None:
+    """A framework may have found out who it is: the authenticator is not asked."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(authenticator=judge)
+        known = Identity("ada", Grants.open())
+        verdict = await endpoint.admit(Handshake("/ws"), known)
+
+        assert isinstance(verdict, Admission)
+        assert verdict.identity is known
 
 
 # --- origins ----------------------------------------------------------------------------------
@@ -517,3 +589,54 @@ def test_headers_are_found_by_lower_case_name() -> None:
     assert dict(headers) == {"host": "a, b", "x-is": "1, 2"}
     assert (len(headers), headers["host"], headers.get("Host")) == (2, "a, b", None)
     assert repr(headers) == "<HeaderView host, x-is>"
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", Overflow)
+def test_a_policy_may_be_given_as_its_word(word: Overflow) -> None:
+    """As a text from a file it means the same; another text is refused, with those there are."""
+    assert Bus().endpoint(overflow=word.value).overflow is word
+    for wrong in ("DROP_OLDEST", "drop", "", None, 1):
+        with pytest.raises(UsageError, match="drop_oldest"):
+            Bus().endpoint(overflow=wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="drop_oldest"):
+            Bus().subscribe("a", overflow=wrong)  # type: ignore[arg-type]
+
+
+async def by_path_late(handshake: Handshake) -> str:
+    """Name a connection, too late."""
+    return by_path(handshake)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"authenticator": "ada"},
+        {"authenticator": JWT},
+        {"authenticator": True},
+        {"name_connection": "path"},
+        {"name_connection": by_path_late},
+        {"client_address": by_path_late},
+        {"anonymous": True},
+        {"anonymous": ["a.*"]},
+        {"limits": {"max_connections": 1}},
+        {"heartbeat": 30},
+        {"on_duplicate": "refuse"},
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused(setting: dict[str, Any]) -> None:
+    """When the endpoint is made, by their names."""
+    with pytest.raises(UsageError, match=next(iter(setting))):
+        Bus().endpoint(**setting)
+
+
+def test_functions_of_a_bus_can_be_called() -> None:
+    """Nothing else is taken for ``authorize`` or a hook."""
+    for wrong in ("x", 5, Bus):
+        with pytest.raises(UsageError, match="authorize"):
+            Bus(authorize=wrong)  # type: ignore[arg-type]
+        for register in (Bus().on_connect, Bus().on_disconnect):
+            with pytest.raises(UsageError, match="on_"):
+                register(wrong)  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.held: list[Conn] = []
         self.leaving: list[Conn] = []
         self.subjects: dict[Conn, str] = {}
-        self.holders: list[Conn] = []  # Of names; the last of equals holds it.
+        self.holders: list[Conn] = []  # Of names, one for each.
         self.made = 0
 
     @rule(which=st.integers(0, 3), name=st.sampled_from("xy"))
@@ -96,7 +96,7 @@ class RegistryMachine(RuleBasedStateMachine):
             assert outcome is holder
             self.subjects[new] = subject
             if is_named:
-                self.holders.append(new)
+                self.holders = [c for c in self.holders if c is not holder] + [new]
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -121,7 +121,8 @@ class RegistryMachine(RuleBasedStateMachine):
         alike = [
             c for c in self.holders if (c.endpoint, c.id) == (connection.endpoint, connection.id)
         ]
-        return alike[-1] if alike else None
+        assert len(alike) <= 1
+        return alike[0] if alike else None
 
     @invariant()
     def counts_are_the_connections_held(self) -> None:

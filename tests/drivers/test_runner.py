@@ -3,15 +3,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from typing import Any
 
 import anyio
 import pytest
 from anyio import Event, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from wsbus.runner import Call, Overdue, Rest, Runner, begin
+from wsbus.application import CallFailed, Overdue, Rest, begin
+from wsbus.runner import Call, Runner
 
 
 @asynccontextmanager
@@ -190,38 +195,171 @@ async def test_cancelling_the_task_group_cancels_the_calls() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_who_cancels_a_worker_means_it() -> None:
-    """A cancellation from outside, as at the end of ``asyncio.run``, is not held up."""
-    begun: list[asyncio.Task[None] | None] = []
-    ended = False
+@pytest.mark.parametrize("is_swallowed", [False, True])
+@pytest.mark.parametrize("times", [1, 2])
+async def test_who_cancels_a_worker_ends_its_call_and_no_other(
+    times: int, *, is_swallowed: bool
+) -> None:
+    """The task of the call ends, whether the call minds or not; all other calls run."""
+    async with running() as runner:
+        log: list[int] = []
+        gate = Event()
+        begun: list[asyncio.Task[None]] = []
 
-    async def wait() -> None:
-        begun.append(asyncio.current_task())
-        await Event().wait()
+        async def wait() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            begun.append(task)
+            try:
+                await Event().wait()
+            except asyncio.CancelledError:
+                if not is_swallowed:
+                    raise
 
-    async with anyio.create_task_group() as tasks:
-        Runner(tasks).submit(wait)
+        runner.submit(wait)
+        runner.submit(noting(log, 1, until=gate))
         await wait_all_tasks_blocked()
-        (task,) = begun
-        assert task is not None
-        task.cancel()
-        try:  # It takes the task group with it.
-            for _ in range(5):
-                await asyncio.sleep(0)
-        finally:
-            ended = task.cancelled()
-            tasks.cancel_scope.cancel()
-    assert ended
+        for _ in range(times):
+            begun[0].cancel()
+        await wait_all_tasks_blocked()
+        runner.submit(noting(log, 2))
+        await wait_all_tasks_blocked()
+
+        assert begun[0].done()
+        assert (log, runner.running) == ([1, 2], 1)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_workers_are_used_again() -> None:
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_call_that_cancels_its_own_task_harms_nobody(*, waits: bool) -> None:
+    """Also if it has ended before the cancellation comes, and what is behind it runs."""
+    async with running() as runner:
+        log: list[int] = []
+
+        async def call() -> None:
+            if waits:
+                await checkpoint()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+        for n in range(3):
+            runner.submit(call)
+            runner.submit(noting(log, n))
+        await wait_all_tasks_blocked()
+
+        assert (log, runner.running) == ([0, 1, 2], 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("is_weak", [False, True])
+async def test_a_task_that_a_call_has_kept_serves_no_other(*, waits: bool, is_weak: bool) -> None:
+    """To cancel it when the call has ended reaches nobody."""
+    async with running() as runner:
+        log: list[int] = []
+        kept: list[Callable[[], asyncio.Task[Any] | None]] = []
+        gate = Event()
+
+        async def keep() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            kept.append(weakref.ref(task) if is_weak else lambda: task)
+            if waits:
+                await checkpoint()
+
+        async def wait() -> None:
+            await gate.wait()
+            log.append(0)
+
+        async def ask() -> None:
+            await runner.ask(60, Context(), keep)
+
+        runner.submit(ask if waits else keep)
+        await wait_all_tasks_blocked()
+        for _ in range(4):
+            runner.submit(wait)
+            await wait_all_tasks_blocked()
+        for find in kept:
+            task = find()
+            if task is not None:
+                assert task.done()
+                task.cancel()
+        gate.set()
+        await wait_all_tasks_blocked()
+
+        assert log == [0] * 4
+
+
+@pytest.mark.parametrize(
+    "error", [GeneratorExit, SystemExit, KeyboardInterrupt, BaseException, asyncio.CancelledError]
+)
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_is_no_exception_costs_its_call(
+    error: type[BaseException], *, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a call raises is logged, and the runner goes on."""
+    async with running() as runner:
+        log: list[int] = []
+
+        async def call() -> None:
+            if waits:
+                await checkpoint()
+            raise error("on purpose")
+
+        runner.submit(call)
+        runner.submit(noting(log, 1))
+        await wait_all_tasks_blocked()
+        runner.submit(noting(log, 2))
+        await wait_all_tasks_blocked()
+        with pytest.raises(CallFailed):
+            await runner.ask(60, Context(), call)
+
+        assert (log, runner.running) == ([1, 2], 0)
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+
+
+async def test_each_call_has_a_context_of_its_own() -> None:
+    """What it sets is seen by what it awaits and starts, and by no other call."""
+    name = ContextVar("name", default="nobody")
+    context = copy_context()
+    context.run(name.set, "ann")
+    async with running() as runner, anyio.create_task_group() as tasks:
+        seen: list[str] = []
+
+        async def note() -> None:
+            seen.append(name.get())
+
+        async def call(mine: str, *, waits: bool) -> None:
+            seen.append(name.get())
+            name.set(mine)
+            if waits:
+                await checkpoint()
+            tasks.start_soon(note)
+            await note()
+
+        for waits in (False, True, False):
+            await runner.ask(60, context, partial(call, "set", waits=waits))
+            await wait_all_tasks_blocked()
+
+        assert seen == ["ann", "set", "set"] * 3
+        assert name.get() == "nobody"
+        assert context[name] == "ann"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("waits", [False, True])
+async def test_workers_are_used_again(*, waits: bool) -> None:
     """A call now and then costs no new task."""
     async with running() as runner:
         workers: set[object] = set()
 
         async def note() -> None:
-            workers.add(asyncio.current_task())
+            workers.add(id(asyncio.current_task()))  # Not kept: see above.
+            if waits:
+                await runner.ask(60, Context(), asyncio.sleep, 0)
+                with anyio.move_on_after(60):
+                    await checkpoint()
 
         for _ in range(50):
             runner.submit(note)
@@ -368,6 +506,40 @@ async def test_the_rest_of_what_waits_is_awaited_like_the_whole() -> None:
     assert scope.cancelled_caught
 
 
+class Iterated:
+    """An awaitable whose iterator has neither ``send`` nor ``throw``, as those of granian."""
+
+    def __init__(self, steps: Iterable[Any]) -> None:
+        self._steps = iter(steps)
+
+    def __await__(self) -> Any:
+        return self
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> object:
+        try:
+            return next(self._steps)
+        except StopIteration:
+            raise StopIteration("done") from None
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_rest_of_a_mere_iterator_is_awaited() -> None:
+    """An awaitable need not be a generator; cancellation ends it where it waits."""
+    rest: object = begin(Iterated([None, None, None]))
+    assert isinstance(rest, Rest)
+    assert await rest == "done"
+
+    rest = begin(Iterated([None] * 1000))
+    assert isinstance(rest, Rest)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await rest
+    assert scope.cancelled_caught
+
+
 async def test_a_time_limit_ends_what_takes_longer_and_nothing_else() -> None:
     """A timeout of the code's own is its own; a scope within may be entered before the limit."""
 
@@ -381,9 +553,9 @@ async def test_a_time_limit_ends_what_takes_longer_and_nothing_else() -> None:
         raise TimeoutError("its own")
 
     async with running() as runner:
-        assert await runner.within(60, sleep(0)) == "slept"
+        assert await runner.ask(60, Context(), sleep, 0) == "slept"
         with pytest.raises(Overdue):
-            await runner.within(0.01, sleep(60))
+            await runner.ask(0.01, Context(), sleep, 60)
         with pytest.raises(TimeoutError, match="its own"):
-            await runner.within(60, time_out())
+            await runner.ask(60, Context(), time_out)
         await checkpoint()  # Nothing is left of the cancellation.

@@ -260,7 +260,7 @@ async def test_a_failing_listener_harms_nobody(caplog: pytest.LogCaptureFixture)
         await asyncio.gather(listening, return_exceptions=True)
     failures = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
     assert failures.count("[WS] A listener of connection failed") == 4
-    assert failures.count("a connection hook failed") == 2
+    assert sum("the connection hook" in failure for failure in failures) == 2
 
 
 async def test_an_event_cannot_pass_for_a_heartbeat() -> None:

@@ -18,6 +18,7 @@ from wsbus.core.messages import (
     Call,
     Command,
     Connected,
+    Excess,
     Gap,
     GetStatus,
     Malformed,
@@ -36,6 +37,7 @@ from wsbus.core.messages import (
     Unsubscribed,
 )
 from wsbus.protocols import protocol
+from wsbus.protocols.registry import unjoined
 
 DIALECT: Final = protocol("wsbus.v1")
 ZIGQUANT: Final = protocol("zigquant-v2")
@@ -255,6 +257,76 @@ def test_lines_are_decoded_as_they_are_asked_for() -> None:
 
     assert list(islice(commands, 2)) == [Ping(), Ping()]
     assert sum(1 for _ in commands) == 3998
+
+
+def test_a_frame_is_cut_as_it_is_decoded() -> None:
+    """Cutting gives the messages one by one: lines that are not blank, at least one message."""
+    assert list(DIALECT.split('{"type":"ping"}')) == ['{"type":"ping"}']
+    assert list(DIALECT.split(" \n{}\n\r\n\t0 \n")) == ["{}", "0 "]
+    assert list(DIALECT.split("\n \n")) == [""]
+    assert list(DIALECT.split(b"\n")) == [b"\n"]
+
+
+@pytest.mark.parametrize("frame", ["\n" * 65536, "\n" * 65535 + "0", " \r\n" * 21845])
+def test_blank_lines_cost_no_python(frame: str) -> None:
+    """A frame of blank lines is one message, found in one step of the iteration."""
+    assert len(list(DIALECT.split(frame))) == 1
+
+
+@given(COMMANDS)
+def test_a_glance_sees_what_a_refusal_needs(command: Command) -> None:
+    """The ``id`` of a message, and whether a response answers it, as decoding would find them."""
+    excess = DIALECT.glance(typed(command))
+
+    assert excess.ref == command.ref
+    assert excess.is_call == (isinstance(command, Call | Publish) and command.ref is not None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "0",
+        "[",
+        b"{}",
+        '["id"]',
+        '{"id":5}',
+        '{"id":"\\ud800"}',
+        '{"id":"\ud800"}',
+        '{"id":"1"',
+        '{"id":"1","x":' + "[" * 30000,
+        '{"x":{"id":"1"}}',
+        '{"type":5,"id":"1"}',
+    ],
+)
+def test_a_glance_never_raises(message: str | bytes) -> None:
+    """What cannot be read at a glance has no ``id``."""
+    assert DIALECT.glance(message) == Excess()
+
+
+def test_connected_tells_the_limits() -> None:
+    """protocol.md: ``data`` holds limits after ``timeout``; a rate that is off is absent."""
+    told = Connected("c", None, 30.0, 60.0, 65536, 128, 100.0, 2.5)
+    frame, off = DIALECT.encode(told, NOW), DIALECT.encode(Connected("c", None, 30, 60, 1, 2), NOW)
+
+    assert frame is not None
+    assert off is not None
+    assert frame.text.endswith(
+        '"timeout":60,"max_message_bytes":65536,"max_names":128,'
+        '"messages_per_second":100,"commands_per_second":2.5}}'
+    )
+    assert off.text.endswith('"timeout":60,"max_message_bytes":1,"max_names":2}}')
+
+
+def test_one_message_a_frame_is_the_same_dialect() -> None:
+    """The variant that does not join has the same name, reads the same, and there is one of it."""
+    variant = unjoined(DIALECT)
+
+    assert (variant.name, variant.joins, DIALECT.joins) == ("wsbus.v1", False, True)
+    assert unjoined(DIALECT) is variant
+    assert unjoined(variant) is variant
+    assert unjoined(ZIGQUANT) is ZIGQUANT
+    assert list(variant.decode("0\n0")) == list(DIALECT.decode("0\n0"))
 
 
 def test_plus_is_a_wildcard() -> None:

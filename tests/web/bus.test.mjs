@@ -230,8 +230,8 @@ test("after a cut it comes again, subscribed as it was, and tells of the gap", a
   await client.publish("c.x", "before");
   await assert.rejects(client.command("cut"), code("CONNECTION_LOST"));
   await assert.rejects(slow, code("CONNECTION_LOST"));
-  await assert.rejects(client.command("echo"), code("NOT_CONNECTED"));
   assert.equal(client.state, "waiting");
+  const waits = client.command("echo", { patient: true }); // It is sent over the next connection.
   assert.equal((await lost).error.code < 1007, true);
   assert.equal((await back).reconnected, true);
   assert.deepEqual(await gap, { lost: Infinity, source: "reconnect" });
@@ -240,6 +240,7 @@ test("after a cut it comes again, subscribed as it was, and tells of the gap", a
   await client.publish("c.x", "after");
   const [before, after] = await take(events, 2);
   assert.deepEqual([before.data, before.lost, after.data, after.lost], ["before", 0, "after", Infinity]);
+  assert.deepEqual(await waits, { patient: true });
   assert.equal(await twice, 2); // It was sent again, and only because it was marked so.
 });
 
@@ -252,7 +253,11 @@ test("close codes say whether to come again", async () => {
     assert.equal(client.state, state, `${number}`);
     assert.equal(error.code, number);
     assert.match(error.message, /so be it/);
-    if (state === "closed") await assert.rejects(client.connect(), ConnectionError);
+    if (state === "closed") {
+      await assert.rejects(client.command("echo"), ConnectionError);
+      await client.connect(); // The page may say that it was meant to be let in.
+      assert.deepEqual(await client.command("echo", {}), {});
+    }
     client.close();
   }
 });
@@ -360,10 +365,11 @@ test("a server that is killed, and stays away, is given up in the end", async ()
   const { error, code: number } = await client.closed;
   assert.match(error.message, /gave up after 3 attempts/);
   assert.equal(number, 1006);
-  await assert.rejects(client.connect(), /gave up/);
+  await assert.rejects(client.command("echo"), /gave up/);
+  await assert.rejects(client.connect(), /cannot connect/);
 });
 
-test("closing is final and prompt", async () => {
+test("closing is prompt, and lasts until connect()", async () => {
   const client = await connected();
   const events = client.events("x");
   const reading = events.next();
@@ -376,17 +382,21 @@ test("closing is final and prompt", async () => {
   assert.deepEqual(await reading, { done: true, value: undefined });
   await assert.rejects(pending, code("CLOSED"));
   await assert.rejects(subscribing, code("CLOSED"));
-  await assert.rejects(client.connect(), code("CLOSED"));
   await assert.rejects(client.command("echo"), code("CLOSED"));
   await assert.rejects(client.subscribe("x"), code("CLOSED"));
   await assert.rejects(client.events("x").next(), code("CLOSED"));
   await client.unsubscribe("x");
   assert.equal((await ended).error, null);
+  await client.connect();
+  assert.deepEqual((await client.status()).subscriptions, []);
+  client.close();
+  assert.equal((await client.closed).error, null);
 
   const controller = new AbortController();
   const other = await connected(server.url, { signal: controller.signal });
   controller.abort();
   assert.equal(other.state, "closed");
+  await assert.rejects(other.connect(), code("CLOSED")); // Its signal says no for ever.
   assert.equal(make(server.url, { signal: controller.signal }).state, "closed");
 });
 
@@ -418,4 +428,23 @@ test("a thousand changes in one turn are a few messages", async () => {
   await assert.rejects(client.subscribe("one.more"), code("TOO_MANY_SUBSCRIPTIONS"));
   await client.unsubscribe(names);
   assert.deepEqual((await client.status()).subscriptions, []);
+});
+
+test("a page's burst is done in full under default limits, and nobody is thrown out", async () => {
+  const token = tokenFor({ subscribe: ["*"], publish: ["*"], command: ["*"], admin: true });
+  const client = await connected(server.private, { token });
+  const cuts = [];
+  client.addEventListener("reconnecting", ({ detail }) => cuts.push(detail.error));
+  const seen = [];
+  client.on("b.*", ({ data }) => seen.push(data));
+  const widgets = [...Array(20).keys()].map((n) => client.command("echo", { n }));
+  const names = [...Array(100).keys()].map((n) => `b.${n}`);
+  await client.subscribe(names);
+  const published = [...Array(200).keys()].map((n) => client.publish(`b.${n % 100}`, n));
+  assert.deepEqual((await Promise.all(widgets)).map(({ n }) => n), [...Array(20).keys()]);
+  await Promise.all(published);
+  assert.deepEqual(seen, [...Array(200).keys()]);
+
+  await assert.rejects(client.publish("b.1", "x".repeat(70_000), { idempotent: true }), code("TOO_LARGE"));
+  assert.deepEqual(cuts, []);
 });

@@ -1,7 +1,8 @@
 """A bus behind one of the adapters, as a process of its own, for clients to be tested against.
 
 ``python -m tests.web.server ADAPTER [--ports PORT PORT]`` prints, once it serves, a line of JSON:
-the addresses of an open door and of one that wants tokens (``SECRET``), and their ports.
+the addresses of an open endpoint with high limits, and of one with the default limits that wants
+tokens (``SECRET``), and their ports.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ anonymous: Final = Grants.of(
 open_door: Final = bus.endpoint(
     protocols=PROTOCOLS, anonymous=anonymous, limits=limits, origins="*"
 )
-private_door: Final = bus.endpoint(
-    protocols=PROTOCOLS, authenticator=JWT(SECRET), limits=limits, origins="*"
-)
+private_door: Final = bus.endpoint(protocols=PROTOCOLS, authenticator=JWT(SECRET), origins="*")
 
 
 @bus.command("echo")

@@ -1,6 +1,6 @@
 // What the types allow, and what they refuse; it is checked, and never run.
-import { Client, CommandError, ConnectionError, matches } from "../../src/wsbus/web/wsbus.js";
-import type { BusEvent, ClientOptions, StreamEvent } from "../../src/wsbus/web/wsbus.js";
+import { channel, Client, CommandError, ConnectionError, escapeSegment, matches } from "../../src/wsbus/web/wsbus.js";
+import type { BusEvent, ClientOptions, State, StreamEvent } from "../../src/wsbus/web/wsbus.js";
 
 interface Status {
   id: string;
@@ -10,7 +10,7 @@ interface Status {
 export async function use(signal: AbortSignal): Promise<void> {
   const options: ClientOptions = {
     token: async ({ signal }) => (await fetch("/token", { signal })).text(),
-    retry: { base: 500, attempts: Infinity },
+    retry: { base: 500, attempts: 5, first: true },
     heartbeat: { interval: 10_000 },
     WebSocket,
     signal,
@@ -25,13 +25,17 @@ export async function use(signal: AbortSignal): Promise<void> {
     const source: "server" | "reconnect" | "buffer" = event.detail.source;
     console.log(source, event.detail.lost.toFixed());
   });
+  client.addEventListener("state", ({ detail }) => {
+    const state: "idle" | "connecting" | "connected" | "waiting" | "closed" = detail.state;
+    console.log(state satisfies State);
+  });
   // @ts-expect-error: there is no such event
   client.addEventListener("reconected", () => {});
   // @ts-expect-error: it is a word of a few
   new Client("/ws", { protocol: "wsbus.v2" });
 
   await client.connect({ signal });
-  await client.subscribe(["grid.*", "system.health"], { signal });
+  await client.subscribe(["grid.*", channel("room", escapeSegment("a b"))], { signal, timeout: 5000 });
   const off: () => void = client.on<Status>("grid.*.status", (event: BusEvent<Status>) => {
     console.log(event.data.current_price.toFixed(2));
   });

@@ -25,71 +25,76 @@ socket comes within reach, through ``scope["extensions"]["wsbus"]``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, partial
-from typing import Final
+from typing import Any, Final
 
+from anyio import Lock
 from anyio.lowlevel import checkpoint
 
 from ..bus import Bus
 from ..core.errors import UsageError
+from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
 from ..transport import Handshake, HeaderView
 from ._asgi import Message, Receive, Send, transport
+from ._intake import abridged
+from ._placed import MISPLACED, Placed
 
-__all__ = ["Application", "app"]
+__all__ = ["Application", "app", "converse", "decline", "endpoint_of"]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 
 
-class Application:
+class Application(Placed):
     """An ASGI application; made by :func:`app`."""
 
-    __slots__ = ("_endpoint",)
+    __slots__ = ("_autostart", "_starting", "endpoint")
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint: Final = endpoint
+    speaks = "websocket"
+
+    def __init__(self, endpoint: Endpoint, *, autostart: bool = False) -> None:
+        super().__init__()
+        self.endpoint: Final = endpoint
+        self._autostart = autostart
+        self._starting: Lock | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one connection, or the server's lifespan."""
         match scope["type"]:
             case "websocket":
-                _warn_of_old_uvicorn()
-                await self._converse(scope, receive, send)
+                if self._autostart:
+                    await self._start()
+                if self.is_refused(scope):
+                    await _refuse(Refusal(500, MISPLACED), scope, send)
+                else:
+                    await converse(self.endpoint, scope, receive, send)
             case "http":
-                await _decline(scope, send)
+                await decline(scope, receive, send)
             case "lifespan":
                 await self._live(receive, send)
             case other:
                 raise UsageError(f"no such ASGI scope is known here: {other!r}")
 
-    async def _converse(self, scope: Message, receive: Receive, send: Send) -> None:
-        if (await receive())["type"] != "websocket.connect":
-            return
-        verdict = await self._endpoint.admit(_handshake(scope))
-        try:
-            if isinstance(verdict, Refusal):
-                await _refuse(verdict, scope, send)
-                return
-            accept: Message = {"type": "websocket.accept"}
-            if verdict.subprotocol is not None:
-                accept["subprotocol"] = verdict.subprotocol
-            await send(accept)
-        except OSError:  # It left while it was judged.
-            return
-        link = transport(self._endpoint, scope, receive, send)
-        try:
-            await self._endpoint.run(link, verdict)
-        finally:
-            link.abort()  # No send outlives the application, as ASGI wants it.
+    async def _start(self) -> None:
+        """Start the bus, unless it runs; only once, so that it stays stopped when it stops."""
+        bus = self.endpoint.gate
+        if self._starting is None:
+            self._starting = Lock()
+        async with self._starting:
+            if self._autostart and isinstance(bus, Bus) and not bus.is_running:
+                await bus.__aenter__()
+            self._autostart = False
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start the bus, unless the application has done so, and stop it at the end."""
         await receive()
-        bus = self._endpoint.gate
+        bus = self.endpoint.gate
         is_ours = isinstance(bus, Bus) and not bus.is_running
         try:
             if isinstance(bus, Bus) and is_ours:
@@ -97,6 +102,7 @@ class Application:
         except Exception as exc:  # noqa: BLE001  # told; raised, uvicorn would go on without a bus
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
+        self._autostart = False
         await send({"type": "lifespan.startup.complete"})
         try:
             await receive()
@@ -106,16 +112,109 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def app(door: Bus | Endpoint) -> Application:
+def app(door: Bus | Endpoint, *, autostart: bool = False) -> Application:
     """Return an ASGI application whose WebSockets, on any path, come in by this door.
 
     Refused handshakes are answered with their HTTP status where the server can (uvicorn,
-    hypercorn), with 403 otherwise. HTTP requests are answered 426.
+    hypercorn, granian), with 403 otherwise. HTTP requests are answered 426.
 
     Args:
         door: Where clients come in; a bus means its default endpoint.
+        autostart: Start the bus with the first connection, if nothing has started it: for
+            servers without a lifespan, such as daphne, and for applications that do not pass it
+            on, such as Django's. Such a bus can publish once a client has been there, and it ends
+            with its process, without a word to its clients.
+
+    Raises:
+        UsageError: It is neither a bus nor an endpoint.
     """
-    return Application(door.default_endpoint if isinstance(door, Bus) else door)
+    return Application(endpoint_of(door), autostart=autostart)
+
+
+def endpoint_of(door: Bus | Endpoint) -> Endpoint:
+    """Return the endpoint, or the default one of a bus.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(door, Endpoint):
+        return door
+    if isinstance(door, Bus):
+        return door.default_endpoint
+    raise UsageError(f"a bus, or bus.endpoint(…), is expected here, not {type(door).__name__}")
+
+
+async def converse(
+    endpoint: Endpoint,
+    scope: Message,
+    receive: Receive,
+    send: Send,
+    *,
+    identity: Identity | None = None,
+    is_connected: bool = False,
+    is_accepted: bool = False,
+) -> None:
+    """Serve one WebSocket to its end; for adapters of ASGI frameworks.
+
+    Args:
+        endpoint: Where the client comes in.
+        scope: As the ASGI server and the framework made it.
+        receive: As ASGI has it.
+        send: The same.
+        identity: Who it is, where the framework has found out; None: the authenticator is asked.
+        is_connected: Whether ``websocket.connect`` has been received.
+        is_accepted: Whether ``websocket.accept`` has been sent.
+    """
+    if not is_connected and (await receive())["type"] != "websocket.connect":
+        return
+    _look_at_server(scope)
+    if not endpoint.gate.has_run:
+        endpoint.notices.of_rest(scope["path"], _how_to_start(scope))
+    verdict = await endpoint.admit(_handshake(scope), identity)
+    try:
+        if isinstance(verdict, Refusal):
+            if is_accepted:
+                reason = verdict.reason
+                await send(
+                    {"type": "websocket.close", "code": verdict.close_code, "reason": reason}
+                )
+            else:
+                await _refuse(verdict, scope, send)
+            return
+        if not is_accepted:
+            accept: Message = {"type": "websocket.accept"}
+            if verdict.subprotocol is not None:
+                accept["subprotocol"] = verdict.subprotocol
+            await send(accept)
+    except OSError:  # It left while it was judged.
+        return
+    if (kept := abridged(scope["headers"])) is not None and isinstance(scope["headers"], list):
+        scope["headers"][:] = kept  # In place: the handshake is a view of them.
+    link = transport(endpoint, scope, receive, send)
+    try:
+        await endpoint.run(link, verdict)
+    finally:
+        link.abort()  # No send outlives the application, as ASGI wants it.
+
+
+def _how_to_start(scope: Message) -> str:
+    around = {base.__module__.partition(".")[0] for base in type(scope.get("app")).__mro__}
+    if "fastapi" in around:
+        return (
+            "wsbus.adapters.fastapi.mount(app, path, bus) runs it with the application, and so "
+            "does FastAPI(lifespan=lifespan(bus)) with wsbus.adapters.starlette.lifespan; let the "
+            "outermost application do it, since the lifespan of mounted ones is not run"
+        )
+    if "starlette" in around:
+        return (
+            "Starlette(lifespan=lifespan(bus)) with wsbus.adapters.starlette.lifespan runs it; "
+            "let the outermost application do it, since the lifespan of mounted ones is not run"
+        )
+    return (
+        "the server has no lifespan (daphne), or the framework does not pass it on (Django): "
+        "wsbus.adapters.asgi.app(bus, autostart=True) starts it with the first connection, and "
+        "`async with bus:` wherever the application starts"
+    )
 
 
 async def _refuse(refusal: Refusal, scope: Message, send: Send) -> None:
@@ -128,12 +227,18 @@ async def _refuse(refusal: Refusal, scope: Message, send: Send) -> None:
     await checkpoint()
 
 
-async def _decline(scope: Message, send: Send) -> None:
+async def decline(scope: Message, _receive: Receive, send: Send) -> None:
+    """Answer an HTTP request to the path of a WebSocket: with 426, what to do."""
     if str(scope.get("http_version", "")).startswith("1"):
         headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
-        await _respond("http.response", 426, "this is a WebSocket", send, headers)
+        await _respond("http.response", 426, _UPGRADE, send, headers)
     else:
-        await _respond("http.response", 404, "this is a WebSocket", send)
+        await _respond("http.response", 404, _UPGRADE, send)
+
+
+_UPGRADE: Final = (
+    "this is a WebSocket; if you asked for one, a proxy between has dropped the header Upgrade"
+)
 
 
 async def _respond(
@@ -161,11 +266,19 @@ def _handshake(scope: Message) -> Handshake:
         client=None if client is None else (client[0], client[1]),
         subprotocols=tuple(name for name in scope.get("subprotocols", ()) if name),
         path_params={name: str(value) for name, value in scope.get("path_params", {}).items()},
+        scope=scope,
     )
 
 
 def _decoded(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
     return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
+
+
+def _look_at_server(scope: Message) -> None:
+    """Warn, once a process, of how uvicorn is run."""
+    _warn_of_old_uvicorn()
+    with suppress(RuntimeError):  # On trio it is not uvicorn.
+        _warn_of_options(is_fast="wsbus" in (scope.get("extensions") or {}))
 
 
 @cache
@@ -181,3 +294,33 @@ def _warn_of_old_uvicorn() -> None:
 def _is_too_old(version: str) -> bool:
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
     return found is not None and tuple(int(part or 0) for part in found.groups()) < (0, 52, 1)
+
+
+@cache
+def _warn_of_options(*, is_fast: bool) -> None:
+    config = _uvicorn_config()
+    if config is None:
+        return
+    if not is_fast:
+        logger.warning(
+            "uvicorn runs with a WebSocket protocol of its own, which makes fan-out half as fast "
+            "and leaves stuck connections open; start it with "
+            "`--ws wsbus.adapters.uvicorn:WebSocketProtocol`, with "
+            "uvicorn.run(app, **uvicorn_options(bus)), or under gunicorn with "
+            "`-k wsbus.adapters.gunicorn.UvicornWorker`"
+        )
+    if getattr(config, "workers", 1) > 1:
+        logger.warning(
+            "uvicorn runs %d processes, and each has a bus of its own: a publication reaches only "
+            "the clients of its own process; run one worker",
+            config.workers,
+        )
+
+
+def _uvicorn_config() -> Any:
+    """Return uvicorn's configuration, if the running task is one of uvicorn's."""
+    task = asyncio.current_task()
+    frame = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
+    runner = frame.f_locals.get("self") if frame is not None else None
+    config = getattr(runner, "config", None)
+    return config if type(config).__module__ == "uvicorn.config" else None

@@ -1,17 +1,15 @@
-"""Adapter for `Starlette <https://www.starlette.io>`_ and FastAPI: a route and a lifespan.
+"""Adapter for `Starlette <https://www.starlette.io>`_: routes and a lifespan.
 
 ::
 
     app = Starlette(routes=[websocket_route("/ws", bus)], lifespan=lifespan(bus))
 
-    app = FastAPI(lifespan=lifespan(bus))
-    app.router.routes.append(websocket_route("/ws/{client_id}", bus))
+FastAPI has an adapter of its own, :mod:`.fastapi`: its dependencies and the prefixes of its routers
+do not apply to routes of Starlette, and so routes of this module are refused where they would be
+open for that reason.
 
-    @app.post("/prices/{symbol}")
-    async def price(symbol: str, value: float) -> None:
-        await bus.publish(channel("price", symbol), value)
-
-What the router finds in the path is in ``connection.handshake.path_params``. Run it with
+What the router finds in the path is in ``connection.handshake.path_params``, and what middleware
+knows of a client in ``connection.handshake.scope``. Run it with
 ``uvicorn.run(app, **uvicorn_options(bus))``; everything else is said at :mod:`.asgi`.
 
 Needs the extra ``starlette``.
@@ -21,26 +19,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
+from weakref import WeakSet
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..bus import Bus, status_views
 from ..console import Console
 from ..console.assets import Answer, answer, redirect
 from ..core.encoding import encode_data
+from ..core.errors import UsageError
+from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..web import ASSETS, asset
-from .asgi import app
+from ._placed import MISPLACED, Placed, settle
+from .asgi import app, converse, endpoint_of
 
 __all__ = [
     "Lifespan",
     "console_routes",
     "lifespan",
+    "serve",
     "status_routes",
     "web_routes",
     "websocket_route",
@@ -60,8 +64,55 @@ def websocket_route(path: str, door: Bus | Endpoint, name: str | None = None) ->
         path: As Starlette's routes have it: ``/ws/{client_id}``.
         door: Where clients come in; a bus means its default endpoint.
         name: For ``url_path_for``; None: ``wsbus``.
+
+    Raises:
+        UsageError: It is neither a bus nor an endpoint.
     """
+    if not isinstance(path, str):
+        raise UsageError('the path comes first: websocket_route("/ws", bus)')
     return _Route(path, app(door), name="wsbus" if name is None else name)
+
+
+async def serve(
+    websocket: WebSocket, door: Bus | Endpoint, *, identity: Identity | None = None
+) -> None:
+    """Serve a WebSocket of Starlette or FastAPI to its end.
+
+    For a route that is written by hand, with all that the framework offers around it::
+
+        @app.websocket("/ws")
+        async def ws(websocket: WebSocket, user: Annotated[User, Depends(current_user)]) -> None:
+            await serve(websocket, endpoint, identity=Identity(user.name, Grants.open()))
+
+    It accepts the WebSocket with the subprotocol that both sides speak. One that has been accepted
+    is taken as it is; with a subprotocol, it is for you to have named the right one.
+
+    Args:
+        websocket: Accepted or not.
+        door: Where the client comes in; a bus means its default endpoint.
+        identity: Who it is; None: the endpoint's authenticator is asked, as everywhere.
+
+    Raises:
+        UsageError: It is neither a bus nor an endpoint, or no WebSocket.
+    """
+    if not isinstance(websocket, WebSocket):
+        raise UsageError("serve(websocket, endpoint) takes the WebSocket of a route first")
+
+    async def send(message: Message) -> None:
+        try:
+            await websocket.send(message)
+        except WebSocketDisconnect as exc:
+            raise OSError from exc  # As ASGI has it.
+
+    await converse(
+        endpoint_of(door),
+        websocket.scope,
+        websocket.receive,
+        send,
+        identity=identity,
+        is_connected=websocket.client_state is not WebSocketState.CONNECTING,
+        is_accepted=websocket.application_state is WebSocketState.CONNECTED,
+    )
 
 
 # Stands for a slash within a segment while the path is matched; no decoded path can hold it.
@@ -69,7 +120,12 @@ _SLASH: Final = "\udc2f"
 
 
 class _Route(WebSocketRoute):
+    answers_http = True
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        is_http = scope["type"] == "http"
+        if is_http:  # For the answer that says what is wrong.
+            scope = {**scope, "type": "websocket"}
         raw: bytes | None = scope.get("raw_path")
         if raw is not None and b"%2f" in raw.lower():
             segments = raw.decode("latin-1").partition("?")[0].split("/")
@@ -81,7 +137,50 @@ class _Route(WebSocketRoute):
                 name: value.replace(_SLASH, "/") if isinstance(value, str) else value
                 for name, value in found["path_params"].items()
             }
+        if is_http and match is Match.FULL and not _is_handshake(scope):
+            match = Match.PARTIAL  # A page may have the same path.
         return match, found
+
+    # Whoever makes an endpoint of a route asks for one of these first.
+    @property
+    def __name__(self) -> str:
+        _refuse_as_endpoint()
+
+    @property
+    def __signature__(self) -> object:
+        _refuse_as_endpoint()
+
+
+def _is_handshake(scope: Scope) -> bool:
+    return any(name.lower() == b"sec-websocket-key" for name, _ in scope["headers"])
+
+
+def _refuse_as_endpoint() -> NoReturn:
+    raise UsageError(
+        "websocket_route(…) is a route, not what a route calls; put it into Starlette(routes=[…]), "
+        "or write wsbus.adapters.fastapi.mount(app, path, bus)"
+    )
+
+
+class View(Placed):
+    """A route's HTTP side, as an ASGI application."""
+
+    __slots__ = ("respond",)
+
+    def __init__(self, respond: Callable[[Request], Awaitable[Response]]) -> None:
+        super().__init__()
+        self.respond: Final = respond
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.is_refused(scope):
+            response: Response = PlainTextResponse(MISPLACED, 500)
+        else:
+            response = await self.respond(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+def _route(path: str, respond: Callable[[Request], Awaitable[Response]], name: str) -> Route:
+    return Route(path, View(respond), methods=["GET"], name=name, include_in_schema=False)
 
 
 def status_routes(
@@ -99,7 +198,7 @@ def status_routes(
         views: Other names, and what to call for what each tells.
     """
     told = status_views(bus) if views is None else views
-    return [Route(f"{prefix}/{name}", _view(tell), name=name) for name, tell in told.items()]
+    return [_route(f"{prefix}/{name}", _view(tell), name) for name, tell in told.items()]
 
 
 def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]]:
@@ -125,9 +224,9 @@ def console_routes(console: Console, prefix: str = "/console") -> list[BaseRoute
 
     return [
         websocket_route(f"{prefix}/ws", console.endpoint, name="wsbus-console"),
-        *([Route(prefix, to_page)] if prefix else []),
-        Route(f"{prefix}/", page),
-        Route(f"{prefix}/{{name}}", page),
+        *([_route(prefix, to_page, "wsbus-console-redirect")] if prefix else []),
+        _route(f"{prefix}/", page, "wsbus-console-page"),
+        _route(f"{prefix}/{{name}}", page, "wsbus-console-file"),
     ]
 
 
@@ -141,7 +240,7 @@ def web_routes(prefix: str = "/wsbus") -> list[Route]:
     Args:
         prefix: Of the paths.
     """
-    return [Route(f"{prefix}/{name}", _serve_asset(name), name=name) for name in ASSETS]
+    return [_route(f"{prefix}/{name}", _serve_asset(name), name) for name in ASSETS]
 
 
 def _serve_asset(name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -173,15 +272,43 @@ def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
         bus: It must not be running yet.
         *more: Lifespans of your own, begun in this order once the bus runs, and ended in reverse
             before it stops, so that they can publish. The states they yield are merged.
+
+    Raises:
+        UsageError: It is no bus.
     """
+    if not isinstance(bus, Bus):
+        raise UsageError(
+            f"lifespan(bus) takes a bus, not {type(bus).__name__}; "
+            "write Starlette(lifespan=lifespan(bus)), not lifespan=lifespan"
+        )
 
     @asynccontextmanager
     async def live(application: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        settle(application)
         state: dict[str, Any] = {}
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(bus)
+            if bus not in _mounted or not bus.is_running:
+                await stack.enter_async_context(bus)
             for each in more:
                 state |= await stack.enter_async_context(each(application)) or {}
             yield state or None  # Not every server knows of state.
 
     return live
+
+
+_mounted: Final[WeakSet[Bus]] = WeakSet()
+"""Those that :func:`running` has started, and stops."""
+
+
+@asynccontextmanager
+async def running(bus: Bus) -> AsyncIterator[None]:
+    """Run a bus, unless it runs; lifespans within find it running, and leave it alone."""
+    if bus.is_running:
+        yield
+        return
+    async with bus:
+        _mounted.add(bus)
+        try:
+            yield
+        finally:
+            _mounted.discard(bus)

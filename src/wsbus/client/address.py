@@ -17,9 +17,8 @@ from ..core.errors import ConnectError, Unauthenticated, UsageError, WsbusError
 
 __all__ = ["DialFailed", "explain_network", "explain_status", "parse_url", "with_token"]
 
-_PASSING: Final = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses that another attempt may not meet. 403 is what plain ASGI servers answer to every
-refusal, that of a server that is about to stop among them."""
+_FAILURES: Final = frozenset({408, 425, 500, 502, 504})
+"""HTTP statuses that say that the server, or what stands before it, is in trouble."""
 
 
 class DialFailed(Exception):
@@ -68,14 +67,16 @@ def place(uri: WebSocketURI) -> str:
 
 
 def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
-    """Say in words why the network did not bring a connection about."""
+    """Say in words why the network did not bring a connection about.
+
+    Nothing of it is for ever: certificates are renewed, names and routes come back.
+    """
     where = place(uri)
     cause: BaseException = exc
     while isinstance(cause, OSError) and cause.errno is None and cause.__cause__ is not None:
         cause = cause.__cause__  # anyio sums several attempts up
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
-    advice = Advice.NOW
     match cause:
         case socket.gaierror():
             why = f"there is no host {uri.host!r}: is the address right?"
@@ -83,7 +84,6 @@ def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
             why = f"nothing listens at {where}: is the server running, and the port right?"
         case ssl.SSLCertVerificationError():
             why = f"the certificate of {where} is not trusted: {cause.verify_message}"
-            advice = Advice.STOP
         case ssl.SSLError():
             why = f"{where} does not speak TLS: use ws:// in place of wss://?"
         case TimeoutError():
@@ -92,21 +92,28 @@ def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
             why = f"{where} cannot be reached: {cause.strerror or type(cause).__name__}"
         case _:
             why = f"{where} closed the connection before it had answered"
-    return DialFailed(ConnectError(why), advice)
+    return DialFailed(ConnectError(why), Advice.NOW)
 
 
 def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI) -> DialFailed:
-    """Say in words what an HTTP answer other than 101 means."""
+    """Say in words what an HTTP answer other than 101 means.
+
+    Only a refused token stops a client that was connected before: while a server is deployed, what
+    stands before it may answer anything.
+    """
     path = uri.path or "/"
     said = _plain(body)
-    advice = Advice.LATER if status in _PASSING else Advice.STOP
     if status == HTTPStatus.UNAUTHORIZED:
-        return DialFailed(Unauthenticated(said or "the server refused the token"), advice)
+        error = Unauthenticated(said or "the server refused the token")
+        return DialFailed(error, Advice.STOP)
     match status:
         case 400:
             why = "the server did not understand the request, or does not speak this protocol"
         case 403:
-            why = "the server does not let this client in"
+            why = (
+                "no such path, or refused: Starlette and FastAPI answer 403 to both; "
+                f"the server does not let this client in at {path!r}"
+            )
         case 404 | 405 | 410:
             why = f"there is no WebSocket at {path!r}: is the path right?"
         case 426 | 200:
@@ -117,12 +124,12 @@ def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI
             why = "the server is not ready, or full"
         case _ if 300 <= status < 400:
             why = f"the server sends clients elsewhere: {_redacted(headers.get('Location', ''))}"
-        case _ if status in _PASSING:
+        case _ if status in _FAILURES:
             why = "the server, or what stands before it, failed"
         case _:
             why = "the server refused the connection"
     detail = f": {said}" if said else ""
-    return DialFailed(ConnectError(f"{why} (HTTP status {status}{detail})", status), advice)
+    return DialFailed(ConnectError(f"{why} (HTTP status {status}{detail})", status), Advice.NOW)
 
 
 def _plain(body: bytes) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from copy import copy
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
 from anyio import fail_after, move_on_after
 
-from .._spawn import spawn
 from ..core.channels import parse_channel
 from ..core.client_requests import Request
 from ..core.encoding import encode_data
@@ -37,6 +38,16 @@ class Client:
 
     def __init__(self, driver: Driver) -> None:
         self._driver: Final = driver
+
+    def __del__(self) -> None:
+        """Warn if it was neither closed nor has ended."""
+        if self._driver.is_running and not sys.is_finalizing():
+            warnings.warn(
+                f"{self!r} was not closed: use `async with connect(…)`, or await its aclose()",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
         uri = self._driver.settings.uri
@@ -73,6 +84,7 @@ class Client:
 
     def changes(self) -> Changes:
         """Return what happens to the connection from now on, beginning with how it stands."""
+        self._driver.check_caller()
         return self._driver.changes()
 
     # --- what it does -----------------------------------------------------------------------------
@@ -201,8 +213,9 @@ class Client:
     ) -> Any:
         """Have a command carried out, and return its result.
 
-        While there is no connection it waits for one. Once sent, it is sent again over the next
-        connection only if it is ``idempotent``.
+        While there is no connection it waits for one, and while the rates of the server leave no
+        room it waits for that. Once sent, it is sent again over the next connection only if it is
+        ``idempotent``.
 
         Args:
             action: Its name.
@@ -212,10 +225,13 @@ class Client:
             idempotent: Whether it does no harm to carry it out twice.
 
         Raises:
-            CommandError: The server refuses it, or it fails; ``TIMEOUT``: no answer came in time.
+            CommandError: The server refuses it, or it fails; ``TIMEOUT``: no answer came in time,
+                or it could not be sent in time, which the message says.
             ConnectionLost: The connection ended before the answer came; it may have been done.
             UnexpectedData: The result does not fit ``returns``.
-            UsageError: The client is closed, or the parameters have no form in JSON.
+            MessageTooLarge: The server does not read so much in one message; it was not sent.
+            UsageError: The client is closed, or the parameters have no form in JSON; or this is
+                another event loop, or thread, than the client was made on.
             RemoteError: The client has ended; why.
 
         Cancellation: the server is not told, and goes on.
@@ -267,6 +283,9 @@ class Client:
         Cancellation: the connection is cut, with no close frame.
         """
         driver = self._driver
+        if not driver.is_running:
+            return
+        driver.check_caller()
         driver.perform(driver.session.close())
         try:
             await driver.over.wait()
@@ -283,7 +302,7 @@ class Client:
             RemoteError: It cannot be done; why, in words.
         """
         driver = self._driver
-        spawn(driver.run)
+        driver.start()
         try:
             await driver.known.wait()
         except BaseException:
@@ -305,6 +324,7 @@ class Client:
         self, request: Request, timeout: float, what: str, *, idempotent: bool
     ) -> Response | Status:
         driver = self._driver
+        driver.check_caller()
         if isinstance(driver.state, Closed):
             raise self._reason()
         reply = Reply()
@@ -314,9 +334,14 @@ class Client:
                 await reply.done.wait()
         except TimeoutError:
             if reply.outcome is None:
-                unsent = driver.session.forget(reply)
-                why = "there was no connection to send it over" if unsent else "no answer came"
+                why = "no answer came"
+                if driver.session.forget(reply):
+                    why = "there was no connection to send it over"
+                    if self.is_connected:
+                        why = "the rates of the server left no room for it"
                 text = f"{what}: {why} within {timeout:g} s"
+                if why != "no answer came":
+                    text += "; it was not carried out"
                 raise CommandError(ErrorCode.TIMEOUT, text) from None
         finally:
             driver.session.forget(reply)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
 from typing import Any, Final, Literal
 
 from ..core.client_liveness import Liveness
@@ -19,7 +21,7 @@ from .driver import Driver, OnChange, Settings
 from .events import Events
 from .tokens import FetchToken
 
-__all__ = ["connect"]
+__all__ = ["Connecting", "connect"]
 
 _RETRY: Final = Retry()
 
@@ -40,11 +42,12 @@ def connect(
     close_timeout: float = 5.0,
     max_message_bytes: int = 4 << 20,
     on_change: OnChange | None = None,
-) -> AbstractAsyncContextManager[Client]:
-    """Connect to a server, for the length of an ``async with`` block.
+) -> Connecting:
+    """Return a connection to a server that is made when it is entered, or awaited.
 
     The block begins once the server knows who this is, and at its end nothing is left. In between
-    the client connects again whenever the connection is lost, and subscribes anew.
+    the client connects again whenever the connection is lost, and subscribes anew. A client that
+    is awaited is the same without a block: close it with :meth:`.Client.aclose`.
 
     Args:
         url: Where: ``ws://`` or ``wss://``.
@@ -97,23 +100,51 @@ def connect(
     )
     in_query = token_in == "query"  # noqa: S105
     use = TokenUse(fixed=fixed, is_fetched=fetched is not None, in_query=in_query)
-    return _connect(settings, use, retry, Liveness(ping_interval, ping_timeout))
+    liveness = Liveness(ping_interval, ping_timeout)
+    return Connecting(partial(_client, settings, use, retry, liveness))
 
 
-@asynccontextmanager
-async def _connect(
-    settings: Settings, use: TokenUse, retry: Retry, liveness: Liveness
-) -> AsyncIterator[Client]:
+class Connecting(AbstractAsyncContextManager[Client]):
+    """A connection that is about to be made: ``async with`` it, or ``await`` it.
+
+    ``async with`` closes the client at the end of its block. Who awaits it closes the client with
+    :meth:`.Client.aclose`.
+    """
+
+    def __init__(self, make: Callable[[], Client]) -> None:
+        self._make: Final = make
+        self._client: Client | None = None
+
+    async def __aenter__(self) -> Client:
+        """Connect."""
+        if self._client is not None:
+            raise UsageError("a connection is made once; call connect() again for another")
+        client = self._client = self._make()
+        await client.open()
+        return client
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the client."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    def __await__(self) -> Generator[Any, Any, Client]:
+        """Connect, and leave it to the caller to close the client."""
+        return self.__aenter__().__await__()
+
+
+def _client(settings: Settings, use: TokenUse, retry: Retry, liveness: Liveness) -> Client:
     session = ClientSession[Events[Any]](
         token=use,
         retry=retry,
         liveness=liveness,
         greets=settings.dialect.greets,
         connect_timeout=settings.connect_timeout,
+        measure=settings.dialect.measure,
     )
-    client = Client(Driver(settings, session))
-    await client.open()
-    try:
-        yield client
-    finally:
-        await client.aclose()
+    return Client(Driver(settings, session))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from functools import reduce
 from operator import or_
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -25,6 +25,7 @@ __all__ = ["ClientDialect", "dialect"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
+N = TypeVar("N", int, float)
 _encode: Final = msgspec.json.Encoder().encode
 _Said: TypeAlias = "Heard | Delivery | None"
 _NULL: Final = Raw(b"null")
@@ -189,6 +190,10 @@ class _Terms(msgspec.Struct, frozen=True):
     subject: str | None = None
     ping_interval: float | None = None
     timeout: float | None = None
+    max_message_bytes: int | None = None
+    max_names: int | None = None
+    messages_per_second: float | None = None
+    commands_per_second: float | None = None
 
 
 class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
@@ -196,7 +201,16 @@ class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
 
     def heard(self) -> _Said:
         data = self.data
-        return core.Connected(data.connection_id, data.subject, data.ping_interval, data.timeout)
+        return core.Connected(
+            data.connection_id,
+            data.subject,
+            data.ping_interval,
+            data.timeout,
+            max_message_bytes=_positive(data.max_message_bytes),
+            max_names=_positive(data.max_names),
+            messages_per_second=_positive(data.messages_per_second),
+            commands_per_second=_positive(data.commands_per_second),
+        )
 
 
 class _Loss(msgspec.Struct, frozen=True):
@@ -276,6 +290,10 @@ class ClientDialect:
         """Say ``command``, in a message of its own."""
         return _encode(_message(command))
 
+    def measure(self, command: Command) -> int:
+        """Return the bytes that ``command`` has when it is said."""
+        return len(self.encode(command))
+
     def decode(self, text: str) -> Iterable[Heard | Delivery]:
         """Understand one frame; what is not understood is passed over, and logged.
 
@@ -321,6 +339,11 @@ class NativeDialect(ClientDialect):
             # One of them is not understood: look at each.
             found = [self._understand(line) for line in text.split("\n") if line.strip()]
         return [said for said in found if said is not None]
+
+
+def _positive(limit: N | None) -> N | None:
+    """Return a limit that can be kept: one that makes no sense counts as not told."""
+    return limit if limit is not None and limit > 0 else None
 
 
 def _message(command: Command) -> _Out:

@@ -12,12 +12,13 @@ from inspect import isawaitable
 from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
-from anyio import CancelScope, create_task_group, current_time, move_on_after
+from anyio import CancelScope, NoEventLoopError, create_task_group, current_time, move_on_after
 from anyio import Event as Signal
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 from websockets.uri import WebSocketURI
 
+from .._spawn import spawn
 from ..core import client_actions as actions
 from ..core.client_actions import Delivery
 from ..core.client_session import ClientSession
@@ -31,12 +32,14 @@ from .events import Events
 from .tokens import FetchToken, fetch
 from .wire import Wire
 
-__all__ = ["Driver", "OnChange", "Reply", "Settings"]
+__all__ = ["GAVE_UP", "Driver", "OnChange", "Reply", "Settings"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
 OnChange: TypeAlias = Callable[[Change], Awaitable[None] | None]
 
+GAVE_UP: Final = "%s: the client has ended: %s"
+"""What is logged when it ends by no doing of the application."""
 _TURN: Final = 100
 """Events after which those who iterate get a turn: fewer than any sensible buffer holds, or a
 burst would overflow the buffers of subscribers that keep up."""
@@ -81,6 +84,9 @@ class Driver:
         """The first attempt has succeeded, or all is over."""
         self.over: Final = Signal()
         """Nothing runs any more."""
+        self.is_running = False
+        self._loop: EventLoopToken | None = None
+        """Whose it is."""
         self.state: Connected | Reconnecting | Closed | None = None
         self._changes: Final = WeakSet[Changes]()
         self._subscriptions: Final[set[Events[Any]]] = set()
@@ -95,6 +101,24 @@ class Driver:
         self._chance: Final = random.SystemRandom().random
 
     # --- for the client --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, on the loop that this is called on."""
+        self._loop = current_token()
+        self.is_running = True
+        spawn(self.run)
+
+    def check_caller(self) -> None:
+        """Refuse whoever is not on the loop of this client; see :class:`.Door`."""
+        try:
+            is_own = current_token() == self._loop
+        except NoEventLoopError:
+            is_own = False
+        if not is_own:
+            raise UsageError(
+                "this client belongs to another event loop, or thread: use it on the loop that "
+                "it was made on, or use wsbus.client.sync, which any thread may use"
+            )
 
     def perform(self, todo: Sequence[actions.ClientAction]) -> None:
         """Do what the session wants."""
@@ -111,6 +135,7 @@ class Driver:
 
     def join(self, subscription: Events[Any]) -> None:
         """Subscribe; see :class:`.Door`."""
+        self.check_caller()
         if isinstance(self.state, Closed):
             subscription.end(self.state.error or UsageError("the client is closed"))
             return
@@ -157,6 +182,7 @@ class Driver:
                 self.session.close(ConnectError("the client has failed; its log says why"))
             )
         finally:
+            self.is_running = False
             self.known.set()
             self.over.set()
 
@@ -192,11 +218,12 @@ class Driver:
 
     async def _converse(self, token: str | None) -> None:
         """One connection from dialling to hanging up: its last act is to say that it is gone."""
-        hung_up = self._hung_up = Signal()
+        hung_up, scope = self._hung_up, self._scope
+        assert hung_up is not None
+        assert scope is not None
         closed = TransportClosed()
         failure: DialFailed | None = None
-        with CancelScope() as scope:
-            self._scope = scope
+        with scope:
             try:
                 wire = await self._dial(token)
                 closed = await self._talk(wire)
@@ -286,6 +313,8 @@ class Driver:
             case actions.FetchToken(generation):
                 self._start(self._fetch, generation)
             case actions.Dial(token):
+                # Made here, so that it can be aborted before its task has begun.
+                self._hung_up, self._scope = Signal(), CancelScope()
                 self._start(self._converse, token)
             case actions.Cut():
                 self.abort()
@@ -321,7 +350,22 @@ class Driver:
 
     def _enter(self, state: Connected | Reconnecting | Closed) -> None:
         self.state = state
+        self._log(state)
         self._tell(state)
+
+    def _log(self, state: Connected | Reconnecting | Closed) -> None:
+        """Log what somebody has to know who has set no ``on_change``."""
+        uri = self.settings.uri
+        where = f"{uri.host}:{uri.port}{uri.path}"
+        match state:
+            case Connected(is_again=True):
+                logger.info("connected to %s again", where)
+            case Reconnecting(attempt=attempt, delay=delay, error=error):
+                logger.info("%s: %s; attempt %d in %.1f s", where, error, attempt, delay)
+            case Closed(error=error) if error is not None and self.known.is_set():
+                logger.warning(GAVE_UP, where, error)
+            case _:
+                pass
 
     def _tell(self, change: Change) -> None:
         logger.debug("%r", change)

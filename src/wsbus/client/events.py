@@ -59,6 +59,14 @@ class _Marker:
 class Door(Protocol):
     """What a subscription needs of its client."""
 
+    def check_caller(self) -> None:
+        """Refuse whoever is not on the client's own event loop.
+
+        Raises:
+            UsageError: It is another one.
+        """
+        ...
+
     def join(self, subscription: Events[Any]) -> None:
         """Ask for it."""
         ...
@@ -178,7 +186,7 @@ class Events(Generic[T]):
         Raises:
             UnexpectedData: Its data does not fit the type; the next one may.
             RemoteError: The server ended the subscription, or the client; why.
-            UsageError: Not entered.
+            UsageError: Not entered; or another task waits already, or this is another event loop.
         """
         while True:
             while self._taken:
@@ -197,8 +205,21 @@ class Events(Generic[T]):
                     if self._error is not None:
                         raise copy(self._error)
                     raise StopAsyncIteration
-                self._wake = Signal()
-                await self._wake.wait()
+                await self._wait()
+
+    async def _wait(self) -> None:
+        self._door.check_caller()
+        if self._wake is not None:
+            raise UsageError(
+                f"{self.pattern}: another task waits for the next event already: one task iterates "
+                "a subscription and hands its events to others, or each task subscribes"
+            )
+        wake = self._wake = Signal()
+        try:
+            await wake.wait()
+        finally:
+            if self._wake is wake:
+                self._wake = None
 
     def _event(self, item: Delivery) -> Event[T]:
         data = decode(item.data, self._decode, f"an event on {item.channel}")

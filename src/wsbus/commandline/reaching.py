@@ -17,6 +17,7 @@ from ..client import (
     Retry,
     connect,
 )
+from ..client.driver import GAVE_UP
 from .options import Target
 from .outcomes import Failed, say
 
@@ -30,7 +31,8 @@ class _Progress(logging.Handler):
     """Says what the library logs, without tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
+        if record.msg is not GAVE_UP:  # The command ends with that sentence.
+            say(record.getMessage())
 
 
 _log: Final = logging.getLogger("wsbus")

@@ -208,7 +208,7 @@ class _Judge:
     def refusal(self, text: str, header: Mapping[str, Any]) -> str | None:
         """Return why it does not take the token; None: it does."""
         from ..auth import JWT
-        from ..core.errors import Unauthenticated
+        from ..core.errors import Unauthenticated, UsageError
         from ..transport import Handshake
 
         if header.get("alg") != self.algorithm:
@@ -217,12 +217,15 @@ class _Judge:
             warnings.simplefilter("ignore")
             if not self._has_signed(text):
                 return "the signature is WRONG for this secret"
-            judge = JWT(
-                self.secret,
-                algorithms=[self.algorithm],
-                audience=self.audience,
-                issuer=self.issuer,
-            )
+            try:
+                judge = JWT(
+                    self.secret,
+                    algorithms=[self.algorithm],
+                    audience=self.audience,
+                    issuer=self.issuer,
+                )
+            except UsageError as exc:
+                return str(exc)
             try:
                 judge(text, Handshake(path="/"))
             except Unauthenticated as exc:

@@ -19,7 +19,6 @@ from ..core.limits import Limits
 from ..core.permissions import Grants, Identity
 from ..endpoint import Admission, Endpoint, Refusal, escaped
 from ..protocols import protocol
-from ..runner import awaited
 from ..transport import Handshake, Transport
 from .room import Room
 
@@ -106,6 +105,11 @@ class Console:
         return self._room is not None and self._room.is_sampling
 
     # --- for its endpoint ------------------------------------------------------------------------
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the bus has been started, be it running still or not."""
+        return self.bus.has_run
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether consoles are let in now: as long as the bus runs."""
@@ -214,7 +218,7 @@ def _admitting(
     async def judge(token: str | None, handshake: Handshake) -> Identity | None:
         try:
             verdict = authenticator(token, handshake)
-            identity = await awaited(verdict) if isawaitable(verdict) else verdict
+            identity = await verdict if isawaitable(verdict) else verdict
             operator = None if identity is None else _operator(identity)
         except Unauthenticated:
             client = handshake.client[0] if handshake.client else "an unknown address"

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from .channels import Channel
-from .messages import Call, Publish, Reply
+from .messages import Call, Command, Excess, Malformed, Publish, Refused, Reply
 from .patterns import Pattern
 from .permissions import Identity
 
@@ -23,6 +23,7 @@ __all__ = [
     "Leave",
     "ReportStatus",
     "Send",
+    "refuse",
 ]
 
 
@@ -99,3 +100,15 @@ class Close(msgspec.Struct, frozen=True):
 Action: TypeAlias = (
     Send | Join | Leave | Adopt | Invoke | Emit | ReportStatus | AskToken | AskPermission | Close
 )
+
+
+def refuse(command: Command, code: str, message: str) -> Send:
+    """Answer a message that is not acted on; what asked for a response gets one."""
+    match command:
+        case Call() | Publish():
+            is_call = command.ref is not None
+        case Malformed() | Excess():
+            is_call = command.is_call
+        case _:
+            is_call = False
+    return Send(Refused(code, message, command.ref, is_call))

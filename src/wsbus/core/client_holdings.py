@@ -6,20 +6,19 @@ server has confirmed their name: the table of :meth:`ClientHoldings.audience` ho
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Final, Generic, TypeVar
 
 from .channels import Channel
 from .client_actions import ClientAction, Confirm, Dismiss, GapCause, Lose
 from .errors import CommandError, ErrorCode, WsbusError
-from .messages import Subscribed
+from .messages import Subscribe, Subscribed, Unsubscribe
 from .patterns import Pattern
 from .subscriptions import SubscriptionTable
 
 __all__ = ["ClientHoldings"]
 
 H = TypeVar("H", bound=Hashable)
-_MAX_ASKED_BYTES: Final = 16 * 1024
 _CACHE_SIZE: Final = 1024
 
 
@@ -44,6 +43,12 @@ class ClientHoldings(Generic[H]):
 
     def __init__(self) -> None:
         self._names: Final[dict[str, _Name[H]]] = {}
+        self._wanted: dict[str, None] = {}
+        """Names that the server is still to be asked for."""
+        self._unwanted: Final[dict[str, None]] = {}
+        """Names that it is still to be told to forget."""
+        self._leaving: Final[dict[str, tuple[str, ...]]] = {}
+        """Names that it was told to forget, by the request; not answered yet."""
         self._unasked: Final[dict[H, Pattern]] = {}
         self._missed: Final[set[H]] = set()
         """Of the unasked, who may have missed something since the last connection ended."""
@@ -68,21 +73,26 @@ class ClientHoldings(Generic[H]):
         """The server has confirmed all of it."""
         return all(name.is_held for name in self._names.values())
 
+    @property
+    def has_requests(self) -> bool:
+        """Something is still to be said to the server."""
+        return bool(self._wanted or self._unwanted)
+
     def is_renewal(self, ref: str) -> bool:
         """Tell whether a request asks for what was held before."""
         return any(name.ref == ref and name.missed for name in self._names.values())
 
-    def add(self, pattern: Pattern, holder: H) -> tuple[list[ClientAction], bool]:
-        """Add a holder; also tell whether its name is to be asked for."""
+    def add(self, pattern: Pattern, holder: H) -> list[ClientAction]:
+        """Add a holder; a name that is new is to be asked for."""
         name = self._names.get(pattern.text)
-        is_new = name is None
         if name is None:
             name = self._names[pattern.text] = _Name(pattern)
+            self._wanted[pattern.text] = None
         name.holders[holder] = None
         if not name.is_held:
-            return [], is_new
+            return []
         self._table.add(pattern, holder)
-        return [Confirm(holder)], False
+        return [Confirm(holder)]
 
     def add_unasked(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Add a holder that takes what the server sends of its own accord."""
@@ -90,39 +100,56 @@ class ClientHoldings(Generic[H]):
         self._table.add(pattern, holder)
         return [Confirm(holder)]
 
-    def remove(self, pattern: Pattern, holder: H) -> bool:
-        """Forget a holder; tell whether it was the last that wanted its name."""
+    def remove(self, pattern: Pattern, holder: H) -> None:
+        """Forget a holder; the server is to forget a name that nobody wants any more."""
         self._table.discard(pattern, holder)
         if self._unasked.pop(holder, None) is not None:
-            return False
+            return
         name = self._names.get(pattern.text)
         if name is None or holder not in name.holders:
-            return False
+            return
         del name.holders[holder]
         name.missed.discard(holder)
-        if name.holders:
-            return False
-        del self._names[pattern.text]
-        return True
+        if not name.holders:
+            del self._names[pattern.text]
+            self._wanted.pop(pattern.text, None)
+            if name.is_held or name.ref is not None:
+                self._unwanted[pattern.text] = None
 
-    def asked(self, names: Collection[str], ref: str) -> None:
-        """Note which request asks for these names."""
-        for text in names:
-            self._names[text].ref = ref
+    def next_request(
+        self, new_ref: Callable[[], str], max_names: int, max_bytes: int
+    ) -> Subscribe | Unsubscribe | None:
+        """Return what to say to the server next; None: nothing. Says no again before a new yes."""
+        if self._unwanted:
+            names = _some(self._unwanted, max_names, max_bytes)
+            leave = Unsubscribe(names, new_ref())
+            assert leave.ref is not None
+            self._leaving[leave.ref] = names
+            return leave
+        if self._wanted:
+            names = _some(self._wanted, max_names, max_bytes)
+            ask = Subscribe(names, new_ref())
+            for text in names:
+                self._names[text].ref = ask.ref
+            return ask
+        return None
 
-    def plan(self) -> list[tuple[str, ...]]:
-        """Return all names, in as many requests as keep each of them small."""
-        requests: list[tuple[str, ...]] = []
-        names: list[str] = []
-        size = 0
-        for text in self._names:
-            more = len(text.encode()) + 3  # quotes and a comma
-            if names and size + more > _MAX_ASKED_BYTES:
-                requests.append(tuple(names))
-                names, size = [], 0
-            names.append(text)
-            size += more
-        return [*requests, tuple(names)] if names else requests
+    def left(self, ref: str | None) -> None:
+        """The server forgot the names of this request."""
+        if ref is not None:
+            self._leaving.pop(ref, None)
+
+    def postpone(self, ref: str) -> bool:
+        """A request was not acted on, and is to be made again; tell whether it was one of these."""
+        if ref in self._leaving:
+            names = self._leaving.pop(ref)
+            self._unwanted.update(dict.fromkeys(names))
+            return True
+        texts = [text for text, name in self._names.items() if name.ref == ref]
+        for text in texts:
+            self._names[text].ref = None
+            self._wanted[text] = None
+        return bool(texts)
 
     def answered(self, answer: Subscribed) -> list[ClientAction]:
         """Take the answer to the request of its ``ref``; names it was not asked for are ignored."""
@@ -160,6 +187,7 @@ class ClientHoldings(Generic[H]):
     def dismiss(self, text: str, error: WsbusError) -> list[ClientAction]:
         """Forget a name; its holders are told."""
         name = self._names.pop(text)
+        self._wanted.pop(text, None)
         for holder in name.holders:
             self._table.discard(name.pattern, holder)
         return [Dismiss(holder, error) for holder in name.holders]
@@ -180,6 +208,9 @@ class ClientHoldings(Generic[H]):
             if name.is_held:
                 name.missed.update(name.holders)
             name.is_held, name.ref = False, None
+        self._wanted = dict.fromkeys(self._names)
+        self._unwanted.clear()
+        self._leaving.clear()
 
     def lose(self, lost: int) -> list[ClientAction]:
         """The server had no room for publications, nobody knows for whom they were."""
@@ -203,3 +234,17 @@ class ClientHoldings(Generic[H]):
 
     def _new_table(self) -> SubscriptionTable[H, Collection[H]]:
         return SubscriptionTable(tuple, cache_size=_CACHE_SIZE)
+
+
+def _some(texts: dict[str, None], max_names: int, max_bytes: int) -> tuple[str, ...]:
+    """Take the first names out, at least one, and as many as are small enough together."""
+    names: list[str] = []
+    size = 0
+    for text in texts:
+        size += len(text.encode()) + 3  # quotes and a comma
+        if names and (size > max_bytes or len(names) >= max_names):
+            break
+        names.append(text)
+    for text in names:
+        del texts[text]
+    return tuple(names)

@@ -60,8 +60,9 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds; bounds the delay before the first attempt."""
     cap: float = 30.0
     """Seconds; bounds every delay."""
-    attempts: int | None = 10
-    """Attempts without success after which the client stops; None: never, 0: it comes not again."""
+    attempts: int | None = None
+    """Attempts without success after which the client stops; None: it never does, 0: it does not
+    connect again."""
     first: bool = False
     """Whether the very first connection is tried again, too. If not, a wrong address is told at
     once."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Hashable
-from enum import Enum, auto
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -19,8 +18,10 @@ from . import messages
 from .client_actions import ClientAction, Heard
 from .client_holdings import ClientHoldings
 from .client_liveness import Liveness
-from .client_requests import Request, Requests
+from .client_pace import Pace
+from .client_requests import Measure, Request, Requests
 from .client_retry import Advice, Attempts, Retry, advice_for
+from .client_states import NEXT, Move, State
 from .client_token import Token, TokenUse
 from .errors import (
     CloseCode,
@@ -40,26 +41,12 @@ __all__ = ["ClientSession", "State"]
 
 H = TypeVar("H", bound=Hashable)
 
+_MAX_ASK_BYTES: Final = 16 * 1024
+_MIN_ASK_BYTES: Final = 1024
+_KEEPALIVE: Final = "keepalive ping timeout"
 _IN_FLIGHT: Final = "no answer came, so it may have been carried out or not"
 _EXPIRED: Final = "the token has expired; give a function that returns a new one"
 _CLOSED: Final = "the client was closed before the answer came"
-
-
-class State(Enum):
-    """Where a client stands."""
-
-    FETCHING = auto()
-    """The application is asked for a token; there is no connection."""
-    DIALLING = auto()
-    """A connection is being opened."""
-    GREETING = auto()
-    """There is a connection; the server has not said yet who this is."""
-    OPEN = auto()
-    """Everything can be said."""
-    WAITING = auto()
-    """There is no connection; another attempt is due at the deadline."""
-    ENDED = auto()
-    """It is over."""
 
 
 class ClientSession(Generic[H]):
@@ -72,6 +59,7 @@ class ClientSession(Generic[H]):
         greets: Whether the server speaks first, as in ``wsbus.v1``. If not, a ping is sent, whose
             pong means that the server takes this client as it is.
         connect_timeout: Seconds for a connection to be opened, and again for the greeting.
+        measure: Returns the size of a request, for servers that tell how much they read.
     """
 
     def __init__(
@@ -82,6 +70,7 @@ class ClientSession(Generic[H]):
         liveness: Liveness,
         greets: bool = True,
         connect_timeout: float = 10.0,
+        measure: Measure | None = None,
     ) -> None:
         self.state: State = State.WAITING
         self.deadline: float = -math.inf
@@ -95,7 +84,11 @@ class ClientSession(Generic[H]):
         self._holdings: Final = ClientHoldings[H]()
         self.audience: Final = self._holdings.audience
         """Returns who gets what is published on a channel now: one call less for each event."""
-        self._requests: Final = Requests()
+        self._requests: Final = Requests(measure)
+        self._pace: Final = Pace()
+        self._max_ask_bytes = _MAX_ASK_BYTES
+        self._at = -math.inf
+        """When something was heard, or the time looked at, last."""
         self._refs = 0
         self._ping_ref: str | None = None
         self._connection_id: str | None = None
@@ -110,8 +103,7 @@ class ClientSession(Generic[H]):
 
     def subscribe(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Ask for what matches; the holder is confirmed, or dismissed, some time."""
-        todo, is_new = self._holdings.add(pattern, holder)
-        return [*todo, self._ask((pattern.text,))] if is_new and self._is_open else todo
+        return [*self._holdings.add(pattern, holder), *self._flush()]
 
     def listen(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Take what matches of what the server sends, without asking for it."""
@@ -119,22 +111,21 @@ class ClientSession(Generic[H]):
 
     def unsubscribe(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Give up; from now on the holder gets nothing. Idempotent."""
-        is_last = self._holdings.remove(pattern, holder)
-        return (
-            [actions.Say(messages.Unsubscribe((pattern.text,), self._ref()))]
-            if is_last and self._is_open
-            else []
-        )
+        self._holdings.remove(pattern, holder)
+        return self._flush()
 
     def request(
         self, key: Hashable, request: Request, *, is_idempotent: bool = False
     ) -> list[ClientAction]:
-        """Ask for something that is answered once; sent now, or when there is a connection."""
+        """Ask for something that is answered once.
+
+        It is sent now, or when there is a connection, or when the server's rates let.
+        """
         self._requests.add(key, request, is_idempotent=is_idempotent)
-        return self._requests.send(self._ref) if self._is_open else []
+        return self._flush()
 
     def forget(self, key: Hashable) -> bool:
-        """Nobody waits for an answer any more; tell whether it was still to be sent. Idempotent."""
+        """Nobody waits for an answer any more; tell whether it never was sent. Idempotent."""
         return self._requests.forget(key)
 
     def close(self, error: WsbusError | None = None) -> list[ClientAction]:
@@ -147,8 +138,9 @@ class ClientSession(Generic[H]):
         """Take up a connection that was opened."""
         if self.state is not State.DIALLING:
             return []
-        self.state = State.GREETING
+        self._move(Move.GREET)
         self.deadline = now.monotonic + self._connect_timeout
+        self._pace.reset()
         token = self._token
         if token.text is not None and not token.use.in_query:
             return [self._authenticate(token.text)]
@@ -164,11 +156,18 @@ class ClientSession(Generic[H]):
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
         """Take note that the connection, or the attempt, has ended, whoever ended it."""
         verdict, self._verdict = self._verdict or reason, ""
+        if code == CloseCode.INTERNAL_ERROR and reason == _KEEPALIVE:
+            # What servers built on `websockets` say in place of 4408.
+            code = CloseCode.HEARTBEAT_TIMEOUT
+        is_too_big = code == CloseCode.MESSAGE_TOO_BIG
+        if is_too_big:  # Nothing that may be too large is said again.
+            self._max_ask_bytes = max(_MIN_ASK_BYTES, self._max_ask_bytes // 2)
         match self.state:
             case State.DIALLING:
                 return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
             case State.GREETING | State.OPEN:
-                in_flight = self._requests.cut(partial(ConnectionLost, code, verdict, _IN_FLIGHT))
+                new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
+                in_flight = self._requests.cut(new_error, resends=not is_too_big)
                 error: WsbusError = ConnectionLost(code, verdict)
                 if code == CloseCode.TOKEN_REFUSED:
                     error = Unauthenticated(verdict or "the token was refused")
@@ -199,15 +198,18 @@ class ClientSession(Generic[H]):
 
     def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
         """Act on one message of the server; publications have :meth:`audience`."""
+        self._at = now.monotonic
         match heard:
             case _ if self.state not in {State.GREETING, State.OPEN}:
                 return []
             case messages.Ping(ref):
+                self._pace.take()
                 return [actions.Say(messages.Pong(ref))]
             case messages.Pong(ref):
                 return self._handle_pong(ref, now)
             case messages.Response() | messages.Status():
-                return self._requests.answer(heard.ref, heard)
+                answers = self._requests.answer(heard.ref, heard, self._pace, self._at)
+                return answers or []
             case messages.Refused():
                 return self._handle_refused(heard, now)
             case messages.Connected():
@@ -217,6 +219,7 @@ class ClientSession(Generic[H]):
             case messages.AuthRefused():
                 return self._handle_auth_refused(heard, now)
             case messages.Subscribed(ref=str()):
+                self._pace.answered(is_call=False)
                 todo = self._holdings.answered(heard)
                 if self._holdings.is_settled:
                     self._attempts.failures = 0
@@ -224,12 +227,14 @@ class ClientSession(Generic[H]):
             case messages.Unsubscribed(ref=None):
                 return self._holdings.taken(heard.names)
             case messages.Subscribed() | messages.Unsubscribed():
+                self._holdings.left(heard.ref)
                 return []
             case messages.Gap(lost):
                 return self._holdings.lose(lost)
 
     def _handle_connected(self, heard: messages.Connected, now: Instant) -> list[ClientAction]:
         self._connection_id = heard.connection_id
+        self._pace.learn(heard, now.monotonic)
         if self.state is not State.GREETING or self._token.sent_ref is not None:
             return []
         if heard.subject is None:
@@ -256,9 +261,15 @@ class ClientSession(Generic[H]):
                 messages.AuthRefused(heard.message, ref=heard.ref), now
             )
         error = CommandError(heard.code, heard.message)
-        answers = self._requests.answer(heard.ref, error)
-        if answers or not self._holdings.is_renewal(heard.ref):
-            return answers or self._holdings.refuse(heard.ref, error)
+        answers = self._requests.answer(heard.ref, error, self._pace, self._at)
+        if answers is not None:
+            return answers + self._flush()
+        if heard.code == ErrorCode.RATE_LIMITED and self._holdings.postpone(heard.ref):
+            self._pace.refused(self._at, is_call=False)
+            return self._flush()
+        self._holdings.left(heard.ref)
+        if not self._holdings.is_renewal(heard.ref):
+            return self._holdings.refuse(heard.ref, error)
         # It held these before: a server that is short of something now may take them later.
         return self._cut(f"the server did not take the subscriptions again: {heard.code}")
 
@@ -278,7 +289,8 @@ class ClientSession(Generic[H]):
 
     def _enter(self, subject: str | None, now: Instant) -> list[ClientAction]:
         is_again, self._attempts.is_known = self._attempts.is_known, True
-        self.state = State.OPEN
+        self._move(Move.ENTER)
+        self._at = now.monotonic
         self._liveness.start(now.monotonic)
         self._reschedule()
         if not self._holdings.names:
@@ -286,9 +298,40 @@ class ClientSession(Generic[H]):
         return [
             actions.TellConnected(self._connection_id, subject, is_again),
             *self._holdings.connected(),
-            *map(self._ask, self._holdings.plan()),
-            *self._requests.send(self._ref),
+            *self._flush(),
         ]
+
+    # --- what is said ----------------------------------------------------------------------------
+
+    def _flush(self) -> list[ClientAction]:
+        """Say what waits, as much as the server's rates let; the deadline says when the rest is.
+
+        Reckons with the moment of the last input that had one: there may be more room by now. If
+        so, that deadline is over already.
+        """
+        if self.state is not State.OPEN or self._verdict:
+            return []
+        todo: list[ClientAction] = []
+        pace, at = self._pace, self._at
+        size = min(self._max_ask_bytes, max((pace.max_bytes or math.inf) // 2, 1))
+        while self._holdings.has_requests and pace.ready_at(at, is_call=False) <= at:
+            said = self._holdings.next_request(self._ref, pace.names(), int(size))
+            assert said is not None
+            pace.take(names=len(said.names))
+            todo.append(actions.Say(said))
+        todo += self._requests.send(self._ref, pace, at)
+        self._reschedule()
+        return todo
+
+    def _room_at(self) -> float:
+        """Return when something that waits can be said; infinity: nothing waits."""
+        next_is_call = self._requests.next_is_call
+        at = math.inf
+        if next_is_call is not None:
+            at = self._pace.ready_at(self._at, is_call=next_is_call)
+        if self._holdings.has_requests:
+            at = min(at, self._pace.ready_at(self._at, is_call=False))
+        return at
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -296,6 +339,7 @@ class ClientSession(Generic[H]):
         """Do what time demands: connect, ping, refresh the token, or give the connection up."""
         if now.monotonic < self.deadline:
             return []
+        self._at = now.monotonic
         match self.state:
             case State.WAITING:
                 return self._begin(now)
@@ -313,13 +357,13 @@ class ClientSession(Generic[H]):
         match self._liveness.judge(now.monotonic):
             case Beat.PING:
                 self._ping_ref = self._ref()
+                self._pace.take()
                 todo.append(actions.Say(messages.Ping(self._ping_ref)))
             case Beat.DEAD:
                 return self._cut(f"no answer to a ping for {self._liveness.timeout:g} s")
         if now.monotonic >= self._token.refresh_at:
             todo.append(self._token.fetch())
-        self._reschedule()
-        return todo
+        return todo + self._flush()
 
     def _cut(self, why: str) -> list[ClientAction]:
         """Give the connection up; the driver will say that it is lost, and nobody else why."""
@@ -330,7 +374,8 @@ class ClientSession(Generic[H]):
 
     def _reschedule(self) -> None:
         if self.state is State.OPEN:
-            self.deadline = min(self._liveness.deadline(), self._token.refresh_at)
+            due = min(self._liveness.deadline(), self._token.refresh_at)
+            self.deadline = min(due, self._room_at())
 
     def _not_refreshed(self, why: str, now: Instant) -> list[ClientAction]:
         self._token.postpone(now.monotonic)
@@ -343,12 +388,12 @@ class ClientSession(Generic[H]):
         self._connection_id = self._ping_ref = None
         if not self._token.use.is_fetched:
             return [self._dial(now)]
-        self.state = State.FETCHING
+        self._move(Move.FETCH)
         self.deadline = math.inf
         return [self._token.fetch()]
 
     def _dial(self, now: Instant) -> actions.Dial:
-        self.state = State.DIALLING
+        self._move(Move.DIAL)
         self.deadline = now.monotonic + self._connect_timeout
         return actions.Dial(self._token.text if self._token.use.in_query else None)
 
@@ -361,25 +406,28 @@ class ClientSession(Generic[H]):
         verdict = self._attempts.failed(error, advice, chance)
         if isinstance(verdict, WsbusError):
             return self._stop(verdict)
-        self._leave(State.WAITING)
+        self._leave(Move.RETREAT)
         self.deadline = now.monotonic + verdict
         return [actions.TellReconnecting(self._attempts.failures, verdict, error)]
 
     def _stop(self, error: WsbusError | None) -> list[ClientAction]:
         if self.state is State.ENDED:
             return []
-        self._leave(State.ENDED)
+        self._leave(Move.END)
         answers = self._requests.fail(partial(copy.copy, error or UsageError(_CLOSED)))
         return [*answers, actions.HangUp(CloseCode.NORMAL, ""), actions.Stop(error)]
 
-    def _leave(self, state: State) -> None:
-        self.state = state
+    def _leave(self, move: Move) -> None:
+        self._move(move)
         self.deadline = math.inf
         self._token.reset()
         self._liveness.stop()
         self._holdings.disconnected()
 
     # --- small things ----------------------------------------------------------------------------
+
+    def _move(self, move: Move) -> None:
+        self.state = NEXT[self.state, move]
 
     @property
     def _is_open(self) -> bool:
@@ -389,11 +437,7 @@ class ClientSession(Generic[H]):
         self._refs += 1
         return str(self._refs)
 
-    def _ask(self, names: Collection[str]) -> actions.Say:
-        ref = self._ref()
-        self._holdings.asked(names, ref)
-        return actions.Say(messages.Subscribe(tuple(names), ref))
-
     def _authenticate(self, token: str) -> actions.Say:
         ref = self._token.sent_ref = self._ref()
+        self._pace.take()
         return actions.Say(messages.Auth(token, ref))

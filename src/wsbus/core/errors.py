@@ -12,7 +12,8 @@
     │   └── UnexpectedData        a client was sent what it did not ask for
     └── UsageError                the calling code's fault
         ├── InvalidChannel        a name that is no channel, or no pattern
-        └── NotStarted            the bus is not running
+        ├── NotStarted            the bus is not running
+        └── MessageTooLarge       a client was to send more than its server reads
 
 The branch says whom to blame. No text holds a payload or a token.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "ConnectionLost",
     "ErrorCode",
     "InvalidChannel",
+    "MessageTooLarge",
     "NotStarted",
     "RemoteError",
     "TransportClosed",
@@ -276,6 +278,28 @@ class NotStarted(UsageError):
 
     def __init__(self) -> None:
         super().__init__("the bus is not running: use it inside `async with bus:`")
+
+
+class MessageTooLarge(UsageError):
+    """A client was to send a message that is larger than its server reads; it was not sent.
+
+    Args:
+        what: The request.
+        size: Its bytes, as a message.
+        limit: What the server takes, as it said in ``connected``.
+    """
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(what, size, limit)
+        self.what: Final = what
+        self.size: Final = size
+        self.limit: Final = limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what}: the message is too large: it has {self.size} bytes, and the server "
+            f"takes {self.limit}; it was not sent"
+        )
 
 
 def _speakable(text: str) -> str:

@@ -5,50 +5,96 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from ..protocols.base import WireProtocol
 from .actions import Action, Join, Leave, Send
-from .errors import ErrorCode
-from .messages import Rejection, Subscribed, Unsubscribed
+from .errors import ErrorCode, InvalidChannel
+from .limits import NAMES_PER_MESSAGE, Limits
+from .messages import (
+    GetStatus,
+    Rejection,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
 from .patterns import Pattern
+from .permissions import Grants
 
-__all__ = ["Holdings"]
+__all__ = ["LISTS", "NOT_GRANTED", "Holdings"]
+
+LISTS: Final = (Subscribe, Unsubscribe, GetStatus)
+"""Requests that hold many names, or are answered with many; see :meth:`Holdings.cost`."""
+
+NOT_GRANTED: Final = "no grant covers this"
+_NOT_ADMIN: Final = "* itself needs admin; a grant for * covers everything else"
 
 
 class Holdings:
     """Subscriptions of one conversation; a pattern that is held several times is joined once.
 
     Args:
-        most: Subscriptions the client may hold at once; the server's own do not count.
+        limits: How many the client may hold, and name in one request; the server's own
+            subscriptions do not count.
     """
 
-    __slots__ = ("_aliased", "_assigned", "_most", "names")
+    __slots__ = ("_aliased", "_assigned", "_limits", "names")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.names: Final[dict[str, Pattern]] = {}
         """What the client subscribed, as it spelled it, in order."""
-        self._most: Final = most
+        self._limits: Final = limits
         self._assigned: frozenset[Pattern] = frozenset()  # Empty ones share one object.
         # How often patterns are held under names that are not their own texts, as a rule never.
         self._aliased: dict[Pattern, int] | None = None
 
+    def cost(self, command: Subscribe | Unsubscribe | GetStatus) -> int:
+        """Return how many messages it counts for: one for each eight names begun."""
+        if isinstance(command, GetStatus):  # The answer lists them.
+            names = len(self.names)
+        else:
+            names = len(command.names)
+            if names > self._limits.max_names:  # Refused whole: no name is looked at.
+                return 1
+        return max(1, -(-names // NAMES_PER_MESSAGE))
+
+    def judge(
+        self, names: Collection[str], protocol: WireProtocol, grants: Grants
+    ) -> dict[str, Pattern | Rejection]:
+        """Judge the names of a request, each once, but for those that the client holds already.
+
+        No more of them are patterns than there are places left, in the order of the request; the
+        rest are rejected.
+        """
+        verdicts: dict[str, Pattern | Rejection] = {}
+        most = self._limits.max_subscriptions
+        free = most - len(self.names)
+        for name in names:
+            if name in self.names or name in verdicts:
+                continue
+            verdict = _judge(name, protocol, grants)
+            if isinstance(verdict, Pattern):
+                free -= 1
+                if free < 0:
+                    why = f"at most {most} subscriptions a connection"
+                    verdict = Rejection(name, ErrorCode.TOO_MANY_SUBSCRIPTIONS, why)
+            verdicts[name] = verdict
+        return verdicts
+
     def subscribe(
         self, names: Collection[str], verdicts: Mapping[str, Pattern | Rejection], ref: str | None
     ) -> list[Action]:
-        """Join what is permitted and fits; one answer collects the whole request."""
+        """Join what :meth:`judge` permitted; one answer collects the whole request."""
         accepted: list[str] = []
         rejected: list[Rejection] = []
         joins: list[Action] = []
         for name in names:
-            verdict = verdicts[name]
-            if name in self.names:
-                accepted.append(name)
-            elif isinstance(verdict, Rejection):
-                rejected.append(verdict)
-            elif len(self.names) >= self._most:
-                why = f"at most {self._most} subscriptions a connection"
-                rejected.append(Rejection(name, ErrorCode.TOO_MANY_SUBSCRIPTIONS, why))
-            else:
+            if name not in self.names:
+                verdict = verdicts[name]
+                if isinstance(verdict, Rejection):
+                    rejected.append(verdict)
+                    continue
                 joins += self._hold(name, verdict)
-                accepted.append(name)
+            accepted.append(name)
         # The answer before the joins: no event may come before it.
         answer = Subscribed(tuple(accepted), len(self.names), tuple(rejected), ref)
         return [Send(answer), *joins]
@@ -102,3 +148,14 @@ class Holdings:
             if left:
                 self._aliased[pattern] = left
         return [] if self._holds(pattern) else [Leave(pattern)]
+
+
+def _judge(name: str, protocol: WireProtocol, grants: Grants) -> Pattern | Rejection:
+    try:
+        pattern = protocol.pattern(name)
+    except InvalidChannel as exc:
+        return Rejection(name, ErrorCode.INVALID_CHANNEL, exc.reason)
+    if grants.may_subscribe(pattern):
+        return pattern
+    is_star = pattern.is_everything and not grants.admin
+    return Rejection(name, ErrorCode.FORBIDDEN, _NOT_ADMIN if is_star else NOT_GRANTED)

@@ -11,11 +11,15 @@ import msgspec
 
 from .errors import UsageError
 
-__all__ = ["MAX_DEPTH", "ExcessRun", "Limits", "TokenBucket", "too_deep"]
+__all__ = ["MAX_DEPTH", "NAMES_PER_MESSAGE", "ExcessRun", "Limits", "TokenBucket", "too_deep"]
 
 MAX_DEPTH: Final = 64
 """How deep JSON may be nested, 1 for ``[]``. What one client sends is spliced into what others
 parse, and their parsers have limits of their own."""
+
+NAMES_PER_MESSAGE: Final = 8
+"""A request that holds, or is answered with, more names than these costs more than one message:
+one for each so many names begun. A name costs about an eighth of what a message costs."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,13 +34,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     subscriptions are small; it bounds what a stranger can make the server hold and parse."""
     max_subscriptions: int = 128
     """Subscriptions held at once; more are refused as ``TOO_MANY_SUBSCRIPTIONS``."""
+    max_names: int = 128
+    """Names in one subscribe or unsubscribe request; a request with more is refused whole as
+    ``INVALID_MESSAGE``. It bounds what one message can ask for: by default all the subscriptions
+    that a connection may hold."""
     messages_per_second: float | None = 100
-    """Messages of any kind, pings too, with a burst of one second; an excess one is not acted on
-    and answered ``RATE_LIMITED``. None: any number."""
+    """Messages of any kind, pings too, with a burst of one second; an excess one is not decoded
+    and answered ``RATE_LIMITED``. Requests with many names count more, see
+    :data:`NAMES_PER_MESSAGE`. None: any number."""
     commands_per_second: float | None = 10
     """The same for commands, which cost the application work."""
     rate_abuse_seconds: float = 10.0
-    """Who keeps exceeding a rate that long is closed with ``RATE_ABUSE``."""
+    """A client that exceeds a rate for so long is closed with ``RATE_ABUSE``; pauses count for
+    little, see :class:`ExcessRun`."""
     auth_timeout: float = 10.0
     """From the handshake to a valid token; then close ``TOKEN_REFUSED``."""
     max_waiting: int = 16
@@ -89,48 +99,78 @@ class TokenBucket:
         UsageError: ``rate`` is not positive.
     """
 
-    __slots__ = ("_last", "_tokens", "burst", "rate")
+    __slots__ = ("_last", "burst", "rate", "tokens")
 
     def __init__(self, rate: float, now: float = -math.inf) -> None:
         if not 0 < rate < math.inf:
             raise UsageError("a rate must be positive and finite")
         self.rate: Final = rate
         self.burst: Final = max(1.0, rate)
-        self._tokens = self.burst
+        self.tokens = self.burst
+        """Those that were left at the last look; there may be more by now."""
         self._last = now
 
-    def take(self, now: float) -> bool:
-        """Take one token at this monotonic second; false if there is none."""
+    def take(self, now: float, count: int = 1) -> bool:
+        """Take tokens at this monotonic second; false if there are too few.
+
+        Args:
+            now: Monotonic seconds.
+            count: How many; more than the burst count as the burst, so that a full bucket grants
+                everything. If there are too few, one is taken nevertheless: what is refused was
+                looked at.
+        """
         if now > self._last:
-            self._tokens = min(self.burst, self._tokens + (now - self._last) * self.rate)
+            self.tokens = min(self.burst, self.tokens + (now - self._last) * self.rate)
             self._last = now
-        if self._tokens < 1:
+        if self.tokens < 1:
             return False
-        self._tokens -= 1
+        if count > 1:
+            count = min(count, int(self.burst))
+            if self.tokens < count:
+                self.tokens -= 1
+                return False
+        self.tokens -= count
         return True
+
+    def has_token(self, now: float) -> bool:
+        """Tell whether there is a token at this monotonic second, and leave it."""
+        if now > self._last:
+            self.tokens = min(self.burst, self.tokens + (now - self._last) * self.rate)
+            self._last = now
+        return self.tokens >= 1
 
 
 class ExcessRun:
     """Tells a client that stumbles over its rate from one that keeps exceeding it.
 
+    Measures the time spent in excess: time between two excesses counts in full if they are less
+    than a pause apart; of a longer time a fifth is taken off the measure. So a client that
+    exceeds its rate now and then is never found, and one that pauses only to start anew is.
+
     Args:
-        seconds: How long a run may last.
-        pause: A time without excess that ends a run.
+        seconds: How much time in excess is too much.
+        pause: Seconds; excesses that are closer together are one stretch.
     """
 
-    __slots__ = ("_began", "_last", "pause", "seconds")
+    __slots__ = ("_last", "_measure", "pause", "seconds")
+
+    _FORGIVEN: Final = 0.2
 
     def __init__(self, seconds: float, pause: float = 1.0) -> None:
         self.seconds: Final = seconds
         self.pause: Final = pause
-        self._began = self._last = -math.inf
+        self._measure = 0.0
+        self._last = -math.inf
 
     def exceeded(self, now: float) -> bool:
-        """Note an excess at this monotonic second; true if the run has lasted too long."""
-        if now - self._last >= self.pause:
-            self._began = now
+        """Note an excess at this monotonic second; true if it has lasted too long."""
+        gap = now - self._last
         self._last = now
-        return now - self._began >= self.seconds
+        if gap < self.pause:
+            self._measure += max(gap, 0.0)
+        else:
+            self._measure = max(0.0, self._measure - gap * self._FORGIVEN)
+        return self._measure >= self.seconds
 
 
 # An unterminated string reaches to the end, and nothing is ever tried twice (`*+` gives nothing

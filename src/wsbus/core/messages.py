@@ -6,7 +6,7 @@ Commands come from a client, replies answer it, publications travel on channels.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,7 @@ __all__ = [
     "Call",
     "Command",
     "Connected",
+    "Excess",
     "Gap",
     "GetStatus",
     "Malformed",
@@ -36,7 +37,15 @@ __all__ = [
     "Subscribed",
     "Unsubscribe",
     "Unsubscribed",
+    "is_event",
 ]
+
+_MAX_EVENT_BYTES: Final = 255
+
+
+def is_event(text: str) -> bool:
+    """Tell whether ``text`` may say what happened: printable, at most 255 bytes of UTF-8."""
+    return text.isprintable() and len(text.encode()) <= _MAX_EVENT_BYTES
 
 
 class Publication(msgspec.Struct, frozen=True, eq=False):
@@ -136,8 +145,16 @@ class Malformed(msgspec.Struct, frozen=True):
     """It was a command with a usable ref, so the answer must be a response."""
 
 
+class Excess(msgspec.Struct, frozen=True):
+    """A message over the rate, which is not decoded; the session refuses it."""
+
+    ref: str | None = None
+    is_call: bool = False
+    """As in :class:`Malformed`."""
+
+
 Command: TypeAlias = (
-    Auth | Subscribe | Unsubscribe | Call | Publish | Ping | Pong | GetStatus | Malformed
+    Auth | Subscribe | Unsubscribe | Call | Publish | Ping | Pong | GetStatus | Malformed | Excess
 )
 
 # --- replies: server → client ----------------------------------------------------------------
@@ -153,6 +170,14 @@ class Connected(msgspec.Struct, frozen=True):
     """Seconds between the server's pings; None: it sends none."""
     timeout: float | None
     """Seconds of silence after which the server closes; None: it never does."""
+    max_message_bytes: int | None = None
+    """The largest frame that the server reads; here and below None: not told."""
+    max_names: int | None = None
+    """Names in one subscribe or unsubscribe request."""
+    messages_per_second: float | None = None
+    """None also if any number is taken."""
+    commands_per_second: float | None = None
+    """The same for commands."""
 
 
 class AuthAccepted(msgspec.Struct, frozen=True):

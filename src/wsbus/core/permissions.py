@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
+from typing import Final
 
 import msgspec
 
 from .channels import Channel
-from .errors import InvalidChannel
+from .errors import InvalidChannel, UsageError
 from .patterns import Pattern, parse_pattern
 
-__all__ = ["Grants", "Identity"]
+__all__ = ["Grants", "Identity", "is_subject"]
 
 
 class Grants(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,19 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     admin: bool = False
     """Subscribes to anything that is not denied, also to ``*``. Nothing follows for publishing
     and commands."""
+
+    def __post_init__(self) -> None:
+        """Check the types: grants of texts would grant nothing, without a word.
+
+        Raises:
+            UsageError: A field does not hold what it should.
+        """
+        for name in self.__struct_fields__[:-1]:
+            patterns = getattr(self, name)
+            if type(patterns) is not tuple or not all(type(p) is Pattern for p in patterns):
+                raise UsageError(f'{name} is not made of patterns: use Grants.of({name}=["a.*"])')
+        if type(self.admin) is not bool:
+            raise UsageError("admin is True or False")
 
     @classmethod
     def of(
@@ -102,7 +117,11 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is at the other end, as an authenticator found out."""
+    """Who is at the other end, as an authenticator found out.
+
+    Raises:
+        UsageError: A field does not hold what it should.
+    """
 
     subject: str
     """The name it goes by; several connections may share one."""
@@ -111,6 +130,37 @@ class Identity:
     """When it ends, in seconds since the epoch; None: never."""
     claims: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
     """Whatever else the token says; it is not printed, since it may be private."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and take an endless ``expires_at`` for never."""
+        if not is_subject(self.subject):
+            raise UsageError(
+                "the subject of an identity is a printable text, such as a name or str(id)"
+            )
+        if not isinstance(self.grants, Grants):
+            raise UsageError("the grants of an identity are Grants: make them with Grants.of(…)")
+        if not isinstance(self.claims, Mapping):
+            raise UsageError("the claims of an identity are a mapping")
+        expires: object = self.expires_at
+        if expires is None:
+            return
+        if isinstance(expires, bool) or not isinstance(expires, int | float):
+            raise UsageError(
+                "expires_at is a number, seconds since the epoch, such as datetime.timestamp()"
+            )
+        if expires == inf:
+            object.__setattr__(self, "expires_at", None)
+        elif not -_LAST_SECOND < expires < _LAST_SECOND:  # Nor is NaN.
+            raise UsageError("expires_at is a finite number of seconds since the epoch, or None")
+
+
+_LAST_SECOND: Final = 2.0**1000
+"""What is beyond cannot be calculated with."""
+
+
+def is_subject(text: object) -> bool:
+    """Tell whether an identity may go by a text: there is some, printable and in UTF-8."""
+    return isinstance(text, str) and text != "" and text.isprintable()
 
 
 def _any_matches(patterns: tuple[Pattern, ...], name: str) -> bool:
@@ -121,6 +171,6 @@ def _any_matches(patterns: tuple[Pattern, ...], name: str) -> bool:
 
 
 def _parse_all(texts: Iterable[str]) -> tuple[Pattern, ...]:
-    if isinstance(texts, str):  # an iterable of texts too, but never meant as one
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise InvalidChannel("several patterns are expected, not one text", texts)
     return tuple(map(parse_pattern, texts))

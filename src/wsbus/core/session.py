@@ -26,10 +26,11 @@ from .actions import (
     Invoke,
     ReportStatus,
     Send,
+    refuse,
 )
 from .errors import CloseCode, ErrorCode, InvalidChannel
 from .heartbeat import Beat, Heartbeat
-from .holdings import Holdings
+from .holdings import LISTS, NOT_GRANTED, Holdings
 from .instant import Instant
 from .limits import ExcessRun, Limits, TokenBucket
 from .messages import (
@@ -38,15 +39,16 @@ from .messages import (
     AuthRefused,
     Call,
     Command,
+    Excess,
     GetStatus,
     Malformed,
     Ping,
     Pong,
     Publish,
-    Refused,
     Rejection,
     Subscribe,
     Unsubscribe,
+    is_event,
 )
 from .patterns import Pattern
 from .permissions import Identity
@@ -86,7 +88,8 @@ _NEXT: Final = {
     **{(state, _Input.END): State.CLOSED for state in State},
 }
 _UNAUTHENTICATED: Final = (State.AWAITING, State.JUDGING)
-_FORBIDDEN: Final = "no grant covers this"
+_NOT_ALLOWED: Final = "the application does not allow this"
+_TOO_FAST: Final = "too many messages"
 
 
 class Session:
@@ -110,7 +113,6 @@ class Session:
         "_generation",
         "_holdings",
         "_limits",
-        "_messages",
         "_on_answer",
         "_protocol",
         "_takes_tokens",
@@ -118,6 +120,7 @@ class Session:
         "deadline",
         "heartbeat",
         "identity",
+        "rate",
         "state",
     )
 
@@ -137,14 +140,16 @@ class Session:
         self.heartbeat: Final = heartbeat
         self.deadline: float = 0.0
         """When :meth:`handle_deadline` has something to do, in monotonic seconds."""
+        self.rate: Final = _bucket(limits.messages_per_second)
+        """The rate of messages. What comes while it has no token need not be decoded: hand in what
+        :meth:`.WireProtocol.glance` makes of it. None: any number."""
         self._protocol: Final = protocol
         self._limits: Final = limits
         self._takes_tokens: Final = takes_tokens
         self._asks: Final = asks
-        self._messages: Final = _bucket(limits.messages_per_second)
         self._commands: Final = _bucket(limits.commands_per_second)
         self._excess: ExcessRun | None = None
-        self._holdings: Final = Holdings(limits.max_subscriptions)
+        self._holdings: Final = Holdings(limits)
         self._generation = 0
         self._on_answer: Callable[[Any, Instant], list[Action]] | None = None
         self._waiting: deque[Command] | None = None
@@ -154,20 +159,25 @@ class Session:
     # --- commands ----------------------------------------------------------------------------
 
     def handle(self, command: Command, now: Instant) -> list[Action]:
-        """Act on one message from the client; the driver has told the heartbeat of its frame."""
+        """Act on one message from the client; the driver has told the heartbeat of its frame.
+
+        The rate of messages is judged before everything else.
+        """
         if self.state is State.CLOSED:
             return []
-        if self.state is State.AWAITING:
-            if isinstance(command, Auth):
-                return self._handle_auth(command)
-            return [_refuse(command, ErrorCode.UNAUTHENTICATED, "authenticate first")]
-        if self._messages is not None and not self._messages.take(now.monotonic):
-            return self._limited(command, "too many messages", now)
+        if self.rate is not None:
+            cost = self._holdings.cost(command) if isinstance(command, LISTS) else 1
+            if not self.rate.take(now.monotonic, cost):
+                return self._limited(command, _TOO_FAST, now)
         if self.state is State.OPEN:
             return self._act(command, now)
-        return self._wait(command, now)
+        if self.state is not State.AWAITING:
+            return self._wait(command, now)
+        if isinstance(command, Auth):
+            return self._handle_auth(command)
+        return [refuse(command, ErrorCode.UNAUTHENTICATED, "authenticate first")]
 
-    def _act(self, command: Command, now: Instant) -> list[Action]:
+    def _act(self, command: Command, now: Instant) -> list[Action]:  # noqa: C901  # one table
         match command:
             case Call():
                 return self._handle_call(command, now)
@@ -177,6 +187,9 @@ class Session:
                 return []
             case Publish():
                 return self._handle_publish(command)
+            case Subscribe() | Unsubscribe() if len(command.names) > self._limits.max_names:
+                why = f"more than {self._limits.max_names} names in one request"
+                return [refuse(command, ErrorCode.INVALID_MESSAGE, why)]
             case Subscribe():
                 return self._handle_subscribe(command)
             case Unsubscribe():
@@ -186,7 +199,9 @@ class Session:
             case GetStatus():
                 return [ReportStatus(command.ref)]
             case Malformed():
-                return [_refuse(command, command.code, command.message)]
+                return [refuse(command, command.code, command.message)]
+            case Excess():
+                return self._limited(command, _TOO_FAST, now)
 
     def _wait(self, command: Command, now: Instant) -> list[Action]:
         if isinstance(command, Ping | Pong):
@@ -201,7 +216,7 @@ class Session:
     def _limited(self, command: Command, why: str, now: Instant) -> list[Action]:
         if self._excess is None:
             self._excess = ExcessRun(self._limits.rate_abuse_seconds)
-        refused = _refuse(command, ErrorCode.RATE_LIMITED, why)
+        refused = refuse(command, ErrorCode.RATE_LIMITED, why)
         if self._excess.exceeded(now.monotonic):
             return [refused, *self.close(CloseCode.RATE_ABUSE, "rate limits exceeded")]
         return [refused]
@@ -210,16 +225,19 @@ class Session:
         if self._commands is not None and not self._commands.take(now.monotonic):
             return self._limited(call, "too many commands", now)
         if not self._trusted.grants.may_command(call.action):
-            return [_refuse(call, ErrorCode.FORBIDDEN, _FORBIDDEN)]
+            return [refuse(call, ErrorCode.FORBIDDEN, NOT_GRANTED)]
         return self._permitted("command", call.action, call, Invoke(call))
 
     def _handle_publish(self, publish: Publish) -> list[Action]:
         try:
             channel = self._protocol.channel(publish.channel)
         except InvalidChannel as exc:
-            return [_refuse(publish, ErrorCode.INVALID_CHANNEL, exc.reason)]
+            return [refuse(publish, ErrorCode.INVALID_CHANNEL, exc.reason)]
+        if not is_event(publish.event):
+            why = "an event is a printable text of at most 255 bytes"
+            return [refuse(publish, ErrorCode.INVALID_MESSAGE, why)]
         if not self._trusted.grants.may_publish(channel):
-            return [_refuse(publish, ErrorCode.FORBIDDEN, _FORBIDDEN)]
+            return [refuse(publish, ErrorCode.FORBIDDEN, NOT_GRANTED)]
         return self._permitted("publish", channel, publish, Emit(channel, publish))
 
     def _permitted(self, verb: str, name: str, command: Command, then: Action) -> list[Action]:
@@ -228,34 +246,29 @@ class Session:
             return [then]
 
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
-            return [then if all(allowed) else _refuse(command, ErrorCode.FORBIDDEN, _FORBIDDEN)]
+            return [then if all(allowed) else refuse(command, ErrorCode.FORBIDDEN, _NOT_ALLOWED)]
 
         return [AskPermission(self._ask(answered), self._trusted, verb, (name,))]
 
     # --- subscriptions -----------------------------------------------------------------------
 
     def _handle_subscribe(self, command: Subscribe) -> list[Action]:
-        verdicts = {name: self._judge(name) for name in command.names}
-        asked = [name for name, verdict in verdicts.items() if isinstance(verdict, Pattern)]
+        holdings = self._holdings
+        verdicts = holdings.judge(command.names, self._protocol, self._trusted.grants)
+        # Two names may mean one pattern; each is asked for once.
+        asked = list(dict.fromkeys(v for v in verdicts.values() if isinstance(v, Pattern)))
         if not (self._asks and asked):
-            return self._holdings.subscribe(command.names, verdicts, command.ref)
+            return holdings.subscribe(command.names, verdicts, command.ref)
 
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
-            refused = [name for name, yes in zip(asked, allowed, strict=True) if not yes]
-            verdicts.update({n: Rejection(n, ErrorCode.FORBIDDEN, _FORBIDDEN) for n in refused})
-            return self._holdings.subscribe(command.names, verdicts, command.ref)
+            refused = {pattern for pattern, yes in zip(asked, allowed, strict=True) if not yes}
+            for name, verdict in verdicts.items():
+                if verdict in refused:
+                    verdicts[name] = Rejection(name, ErrorCode.FORBIDDEN, _NOT_ALLOWED)
+            return holdings.subscribe(command.names, verdicts, command.ref)
 
-        patterns = tuple(v.text for v in verdicts.values() if isinstance(v, Pattern))
+        patterns = tuple(pattern.text for pattern in asked)
         return [AskPermission(self._ask(answered), self._trusted, "subscribe", patterns)]
-
-    def _judge(self, name: str) -> Pattern | Rejection:
-        try:
-            pattern = self._protocol.pattern(name)
-        except InvalidChannel as exc:
-            return Rejection(name, ErrorCode.INVALID_CHANNEL, exc.reason)
-        if not self._trusted.grants.may_subscribe(pattern):
-            return Rejection(name, ErrorCode.FORBIDDEN, _FORBIDDEN)
-        return pattern
 
     def assign(self, pattern: Pattern) -> list[Action]:
         """Subscribe on the server's account: not told to the client, not counted against it."""
@@ -383,15 +396,3 @@ class Session:
 
 def _bucket(rate: float | None) -> TokenBucket | None:
     return None if rate is None else TokenBucket(rate)
-
-
-def _refuse(command: Command, code: str, message: str) -> Send:
-    """Answer a message that is not acted on; what asked for a response gets one."""
-    match command:
-        case Call() | Publish():
-            is_call = command.ref is not None
-        case Malformed():
-            is_call = command.is_call
-        case _:
-            is_call = False
-    return Send(Refused(code, message, command.ref, is_call))

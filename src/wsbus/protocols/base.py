@@ -9,7 +9,7 @@ from typing import Protocol
 from ..core.channels import Channel, parse_channel
 from ..core.frame import Frame
 from ..core.instant import Instant
-from ..core.messages import Command, Publication, Reply
+from ..core.messages import Command, Excess, Publication, Reply
 from ..core.patterns import Pattern, parse_pattern
 
 __all__ = ["WireProtocol"]
@@ -30,14 +30,29 @@ class WireProtocol(Protocol):
     """Several text messages may share a frame, separated by newlines
     (:func:`~wsbus.core.frame.join_lines`)."""
 
+    def split(self, frame: str | bytes) -> Iterable[str | bytes]:
+        """Cut a frame of a client into messages, at least one; by default it is one.
+
+        Each counts against the rate of messages by itself, and is decoded only if it is within
+        it. Cut lazily if there may be many.
+        """
+        return (frame,)
+
     @abstractmethod
     def decode(self, frame: str | bytes) -> Iterable[Command]:
-        """Understand one frame of a client.
+        """Understand one message of :meth:`split`, or a whole frame.
 
         Guarantees: never raises, whatever the client sent, and gives at least one command: what
         cannot be understood is :class:`.Malformed`, whose text repeats nothing of the frame.
-        Several commands may be decoded one by one, as the caller asks for them.
         """
+
+    def glance(self, message: str | bytes) -> Excess:
+        """Look at a message that is over the rate, only for what refusing it takes.
+
+        Never raises, and should cost much less than :meth:`decode`. By default it sees nothing,
+        so that the refusal carries no ``ref``.
+        """
+        return Excess()
 
     @abstractmethod
     def encode(self, reply: Reply, at: Instant) -> Frame | None:

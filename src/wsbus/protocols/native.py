@@ -7,8 +7,10 @@ ways; ``+`` is a wildcard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+import re
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -18,6 +20,10 @@ from .dialogue import COMMON_MESSAGES, Dialogue, FromClient, FromServer, millise
 from .tagged import ClientMessage
 
 __all__ = ["Native"]
+
+# White space is what JSON says. Blank lines are skipped by the search for the first character.
+_LINE: Final = re.compile(r"[^\n\r\t ][^\n]*")
+_text: Final = re.Match[str].group
 
 
 class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
@@ -43,6 +49,10 @@ class _Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     subject: str | None = None
     ping_interval: float | None = None
     timeout: float | None = None
+    max_message_bytes: int | None = None
+    max_names: int | None = None
+    messages_per_second: float | None = None
+    commands_per_second: float | None = None
 
 
 class _Connected(FromServer, frozen=True, tag="connected"):
@@ -81,28 +91,25 @@ class Native(Dialogue):
     joins = True
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (*COMMON_MESSAGES, _Publish, _GetStatus)
 
-    def decode(self, frame: str | bytes) -> Iterable[core.Command]:
-        """Understand one frame: a command for each line that is not blank, at least one.
+    def split(self, frame: str | bytes) -> Iterable[str | bytes]:
+        """Cut a frame at newlines, one by one; blank lines are passed over.
 
-        Lines are decoded as the caller asks for them, so that it can pause in between.
+        A frame with nothing else is one message, or it would escape every limit.
+        """
+        if not isinstance(frame, str) or "\n" not in frame:
+            return (frame,)
+        lines = _LINE.finditer(frame)
+        first = next(lines, None)
+        return ("",) if first is None else map(_text, chain((first,), lines))
+
+    def decode(self, frame: str | bytes) -> Iterable[core.Command]:
+        """Understand one frame: a command for each message in it.
+
+        Messages are decoded as the caller asks for them.
         """
         if isinstance(frame, str) and "\n" in frame:
-            return self._lines(frame)
+            return map(self.understand, self.split(frame))
         return (self.understand(frame),)
-
-    def _lines(self, frame: str) -> Iterator[core.Command]:
-        # Cut one by one: a frame of 64 KiB may hold tens of thousands of lines.
-        found, start = False, 0
-        while start <= len(frame):
-            end = frame.find("\n", start)
-            end = len(frame) if end < 0 else end
-            line = frame[start:end]
-            if line.strip(" \t\r"):
-                found = True
-                yield self.understand(line)
-            start = end + 1
-        if not found:  # it must count for something, or it would escape every limit
-            yield self.understand("")
 
     def pattern(self, name: str) -> Pattern:
         """Return the pattern of this name; ``+`` is a wildcard."""
@@ -127,6 +134,10 @@ def _terms(reply: core.Connected) -> _Terms:
         subject=reply.subject,
         ping_interval=_plain(reply.ping_interval),
         timeout=_plain(reply.timeout),
+        max_message_bytes=reply.max_message_bytes,
+        max_names=reply.max_names,
+        messages_per_second=_plain(reply.messages_per_second),
+        commands_per_second=_plain(reply.commands_per_second),
     )
 
 
@@ -141,6 +152,6 @@ def _facts(status: core.Status) -> _Facts:
     )
 
 
-def _plain(seconds: float | None) -> float | None:
-    """Write whole seconds without a fraction: ``30``, not ``30.0``."""
-    return int(seconds) if seconds is not None and float(seconds).is_integer() else seconds
+def _plain(number: float | None) -> float | None:
+    """Write whole numbers without a fraction: ``30``, not ``30.0``."""
+    return int(number) if number is not None and float(number).is_integer() else number

@@ -22,7 +22,7 @@ import msgspec
 
 from ..core.errors import ErrorCode
 from ..core.limits import MAX_DEPTH, too_deep
-from ..core.messages import Command, GetStatus, Malformed, Ping, Pong
+from ..core.messages import Command, Excess, GetStatus, Malformed, Ping, Pong
 from .base import WireProtocol
 
 __all__ = [
@@ -115,12 +115,36 @@ class TaggedJson(WireProtocol):
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return self._refused(text, _reason(error))
 
+    def glance(self, message: str | bytes) -> Excess:
+        """Read ``type`` and ``id`` only, and only where there seems to be an ``id``.
+
+        Cost: 0.1 µs without an ``id``; with one, what it takes to skip the rest.
+        """
+        if not isinstance(message, str) or '"id"' not in message:
+            return _NAMELESS
+        try:
+            label = _glance(message)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return _NAMELESS
+        return Excess(label.id, label.id is not None and self._is_call.get(label.type, False))
+
     def _refused(self, text: str, reason: str) -> Malformed:
         label = _label(text)
         if label.type is not None and label.type not in self._is_call:
             return Malformed(ErrorCode.UNKNOWN_TYPE, "there is no message of this type", label.id)
         is_call = label.id is not None and self._is_call.get(label.type, False)
         return Malformed(ErrorCode.INVALID_MESSAGE, reason, label.id, is_call)
+
+
+class _Glance(msgspec.Struct, frozen=True):
+    """What refusing a message takes."""
+
+    type: str | None = None
+    id: str | None = None
+
+
+_NAMELESS: Final = Excess()
+_glance: Final = msgspec.json.Decoder(_Glance).decode
 
 
 class _Label(NamedTuple):

@@ -12,25 +12,33 @@
  */
 /** @typedef {{ signal?: AbortSignal }} Abortable */
 /**
- * `timeout`: ms (30,000). `idempotent`: it may wait for a connection, and be sent again after a cut.
- * @typedef {Abortable & { timeout?: number, idempotent?: boolean }} RequestOptions
+ * `timeout`: ms (30,000).
+ * @typedef {Abortable & { timeout?: number }} Limited
+ */
+/**
+ * `idempotent`: it may be sent again if the connection is lost before the answer.
+ * @typedef {Limited & { idempotent?: boolean }} RequestOptions
  */
 /** @typedef {string | null | undefined} Token */
+/** @typedef {"idle" | "connecting" | "connected" | "waiting" | "closed"} State */
 /**
  * @typedef {object} ClientOptions
  * @property {Token | ((options: { signal: AbortSignal }) => Token | Promise<Token>)} [token] A
- *   function is asked for each connection, and before a token expires.
+ *   function is called for each connection, and before a token expires.
  * @property {"wsbus.v1" | "zigquant-v2"} [protocol]
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
  * @property {AbortSignal} [signal] Closes the client.
- * @property {{ base?: number, cap?: number, attempts?: number }} [retry] 1,000 ms, 30,000 ms, 10.
+ * @property {{ base?: number, cap?: number, attempts?: number, first?: boolean }} [retry] 1,000 ms,
+ *   30,000 ms, Infinity, false. `first`: `connect()` waits until an attempt succeeds.
  * @property {{ interval?: number, timeout?: number }} [heartbeat] 15,000 ms, 20,000 ms.
  */
 /** @typedef {{ code: number, reason: string, error: ConnectionError | null }} Ending */
 /**
- * `reconnecting`: in `delay` ms. `disconnected`: for good. `gap`: fetch the state anew. `error`: of a
- * handler, or else untold; goes to the console, too, unless `preventDefault` is called.
+ * `state`: any change of `client.state`. `reconnecting`: in `delay` ms. `disconnected`: no further
+ * attempt is made. `gap`: fetch the state anew. `error`: an error that no call waits for; it goes to
+ * the console, too, unless `preventDefault` is called.
  * @typedef {{
+ *   state: CustomEvent<{ state: State }>,
  *   connected: CustomEvent<{ reconnected: boolean, connectionId?: string, subject?: string }>,
  *   reconnecting: CustomEvent<{ attempt: number, delay: number, error: ConnectionError }>,
  *   disconnected: CustomEvent<Ending>,
@@ -47,7 +55,7 @@
  *   dispatchEvent(event: Event): boolean,
  * }} ClientEventTarget
  */
-/** Something asked for failed. */
+/** A request failed. */
 export class CommandError extends Error {
   name = "CommandError";
   /** @param {string} code @param {string} message */
@@ -68,6 +76,30 @@ export class ConnectionError extends Error {
   }
 }
 
+// Internal types.
+/** @typedef {{ resolve: (value?: any) => void, reject: (error: unknown) => void }} Waiter */
+/**
+ * One call of `subscribe`; `pending`: the patterns that the server has not confirmed yet.
+ * @typedef {{ patterns: string[], pending: Set<string>, waiter: Waiter, signal?: AbortSignal,
+ *   off: () => void }} Call
+ */
+/**
+ * A pattern that the page wants. `isAsked`: the server of this connection was asked for it.
+ * @typedef {{ pattern: string, segments: string[], calls: Set<Call>, streams: Set<Stream>,
+ *   isAsked: boolean, isConfirmed: boolean }} Entry
+ */
+/**
+ * A message that is answered. `isHeld`: it stays when the connection is lost before it is sent.
+ * @typedef {{ id: string, type: string, text: string, size: number, waiter: Waiter,
+ *   isIdempotent: boolean, isHeld: boolean, isSent: boolean, cost: number }} Request
+ */
+/**
+ * One attempt, and the connection that it gives.
+ * @typedef {{ end: AbortController, step: string, terms: Record<string, any>, socket?: any,
+ *   where: string, isOpen?: boolean, hasShown?: boolean, refusal?: Error, maxBytes: number,
+ *   maxNames: number, messages: Pace, commands: Pace }} Link
+ */
+
 /**
  * `*` is one segment, as the last one or more; `+` is one.
  * @param {string} pattern
@@ -80,8 +112,61 @@ const fits = (pattern, names) =>
   (names.length === pattern.length || (names.length > pattern.length && pattern.at(-1) === "*")) &&
   pattern.every((segment, i) => segment === "*" || segment === "+" || segment === names[i]);
 
-// Come again within `base`; after others, later.
-const SOON = [1001, 1005, 1006, 1012, 4401, 4408, 4409];
+// The code points that no name may hold: Cc, Cf, Cs, Co, Zs, Zl, Zp of Unicode 15, and noncharacters.
+// The classes that are named here never change; the others are written out, so that they do not, either.
+const FORBIDDEN =
+  "\\p{Cc}\\p{Cs}\\p{Co}\\p{NChar} \\xA0\\xAD\\u0600-\\u0605\\u061C\\u06DD\\u070F\\u0890\\u0891\\u08E2\\u1680" +
+  "\\u180E\\u2000-\\u200F\\u2028-\\u202F\\u205F-\\u2064\\u2066-\\u206F\\u3000\\uFEFF\\uFFF9-\\uFFFB\\u{110BD}" +
+  "\\u{110CD}\\u{13430}-\\u{1343F}\\u{1BCA0}-\\u{1BCA3}\\u{1D173}-\\u{1D17A}\\u{E0001}\\u{E0020}-\\u{E007F}";
+const UNFIT = new RegExp(`[${FORBIDDEN}%.*]`, "gu");
+const INVALID = new RegExp(`[${FORBIDDEN}*]|^\\.|\\.\\.|\\.$|^$`, "u");
+
+const MAX_BYTES = 255;
+const TOO_LONG = "a name may have at most 255 bytes and 16 segments";
+const encoder = new TextEncoder();
+
+/** @type {(text: string) => number} */
+const bytesOf = (text) => encoder.encode(text).length;
+
+/** @type {(part: string) => boolean} */
+const isWildcard = (part) => part === "+" || part === "#" || part === ">";
+
+/** @type {(char: string) => string} */
+const percent = (char) => {
+  const code = char.charCodeAt(0);
+  const isLone = char.length === 1 && code >= 0xd800 && code <= 0xdfff; // Half of a pair.
+  const bytes = isLone
+    ? [224 | (code >> 12), 128 | ((code >> 6) & 63), 128 | (code & 63)]
+    : [...encoder.encode(char)];
+  return bytes.map((byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`).join("");
+};
+
+/**
+ * Spell any text as one segment of a channel, without loss, as the server's `escape_segment` does.
+ * @param {string} text
+ */
+export const escapeSegment = (text) => {
+  if (typeof text !== "string") throw new TypeError("a name must be a string");
+  const parts = text.replace(UNFIT, percent).split("/");
+  return parts.map((part) => (isWildcard(part) ? percent(part) : part)).join("/") || "%";
+};
+
+/**
+ * Build a channel from a name of your own and names from outside, as the server's `channel` does.
+ * @param {string} head One or more segments, as they are.
+ * @param {string[]} names Any text; each becomes one segment.
+ * @throws {CommandError} INVALID_CHANNEL: `head` is no channel, or the result is too long.
+ */
+export const channel = (head, ...names) => {
+  const found = [head, ...names.map(escapeSegment)].join(".");
+  if (INVALID.test(found) || found.split(/[./]/).some(isWildcard)) {
+    throw new CommandError("INVALID_CHANNEL", `"${head}" is not the name of a channel`);
+  }
+  if (bytesOf(found) > MAX_BYTES || found.split(".").length > 16) {
+    throw new CommandError("INVALID_CHANNEL", TOO_LONG);
+  }
+  return found;
+};
 
 /** @type {(code: number) => boolean} */
 const isFinal = (code) => [1000, 1003, 1007].includes(code) || (code >= 4500 && code < 5000);
@@ -101,6 +186,26 @@ const MEANINGS = {
   4510: "origin or protocol refused, or ended by an operator",
 };
 
+// What a server that takes handshakes only by HTTP status means, where a script is told the status.
+/** @type {Record<number, [number, string]>} */
+const REFUSALS = {
+  401: [4500, "the token was refused"],
+  403: [1006, "no such path, or refused: Starlette and FastAPI answer 403 to both"],
+  404: [1006, "no such path"],
+  429: [4429, "too many connections"],
+};
+
+/** @type {(error: any) => boolean} */
+const isRateLimit = (error) => error?.code === "RATE_LIMITED";
+
+// The server's own ping was not answered: a laptop slept, say. It comes with 1011, and is like 4408.
+const ASLEEP = "keepalive ping timeout";
+
+const MAX_NAMES = 128;
+
+/** A limit that the server tells, if it is one. @type {(value: unknown) => number | undefined} */
+const limitOf = (value) => (typeof value === "number" && value > 0 ? value : undefined);
+
 /** @type {(ms: number) => number} */
 const clamp = (ms) => Math.min(ms, 2 ** 31 - 1);
 
@@ -108,43 +213,117 @@ const clamp = (ms) => Math.min(ms, 2 ** 31 - 1);
 const listOf = (patterns) => (typeof patterns === "string" ? [patterns] : [...patterns]);
 
 /**
- * Settled by the waiter or the signal; `begin` returns the clean-up.
+ * Settled by the waiter, the time limit (`late` says why) or the signal; `begin` returns the clean-up,
+ * which is told whether it failed. What the page ended itself is no unhandled rejection.
  * @template T
- * @param {AbortSignal | undefined} signal
- * @param {(waiter: any) => (() => void) | void} begin
+ * @param {Limited} options
+ * @param {(waiter: Waiter) => ((hasFailed: boolean) => void) | void} begin
+ * @param {(timeout: number) => Error} [late]
  * @returns {Promise<T>}
  */
-const wait = (signal, begin) =>
-  new Promise((resolve, reject) => {
-    signal?.throwIfAborted();
-    let isOver = false;
-    /** @type {(() => void) | void} */
-    let cleanUp;
-    /** @type {(settle: (value: any) => void) => (value: any) => void} */
-    const once = (settle) => (value) => {
-      if (isOver) return;
-      isOver = true;
-      signal?.removeEventListener("abort", abort);
-      cleanUp?.();
-      settle(value);
-    };
-    const waiter = { resolve: once(resolve), reject: once(reject) };
-    const abort = () => waiter.reject(signal?.reason);
+const wait = ({ signal, timeout = 30_000 }, begin, late) => {
+  /** @type {any} */
+  let settle;
+  const promise = new Promise((resolve, reject) => (settle = [resolve, reject]));
+  /** @type {0 | 1 | undefined} 1: it has failed. */
+  let outcome;
+  /** @type {((hasFailed: boolean) => void) | void} */
+  let cleanUp = undefined;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  /** @type {(which: 0 | 1) => (value?: any) => void} */
+  const once = (which) => (value) => {
+    if (outcome !== undefined) return;
+    outcome = which;
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", abort);
+    if (which && (signal?.aborted || OURS.includes(value?.code))) promise.catch(() => {});
+    settle[which](value);
+    cleanUp?.(!!which);
+  };
+  const waiter = { resolve: once(0), reject: once(1) };
+  const abort = () => waiter.reject(signal?.reason);
+  if (signal?.aborted) abort();
+  else {
     signal?.addEventListener("abort", abort);
-    cleanUp = begin(waiter);
-    if (isOver) cleanUp?.();
-  });
+    if (late) timer = setTimeout(() => waiter.reject(late(timeout)), clamp(timeout));
+    try {
+      cleanUp = begin(waiter);
+    } catch (error) {
+      waiter.reject(error);
+    }
+    if (outcome !== undefined) cleanUp?.(!!outcome);
+  }
+  return promise;
+};
 
-/** @type {(url: string | URL) => URL} */
-const addressOf = (url) => {
+// A rejection with one of these codes follows from what the page itself did.
+const OURS = ["CLOSED", "UNSUBSCRIBED"];
+
+/** @type {(url: string | URL, base?: string) => URL} */
+const addressOf = (url, base = globalThis.location?.href) => {
   try {
-    const found = new URL(url, globalThis.location?.href);
+    const found = new URL(url, base);
     found.protocol = found.protocol.replace("http", "ws");
     found.hash = "";
     if (/^wss?:$/.test(found.protocol)) return found;
   } catch {}
   throw new TypeError(`"${url}" is no wss:// or ws:// URL, nor a path of a page`);
 };
+
+/**
+ * A rate limit of the server, kept with a margin: what is sent early may arrive late, with more. A
+ * server that tells no rate has none, until it refuses something; then the rate is found out.
+ */
+class Pace {
+  #most;
+  #rate;
+  #burst;
+  #tokens;
+  #at = performance.now();
+  #pausedUntil = 0;
+
+  /** @param {number} [rate] Per second. */
+  constructor(rate = Infinity) {
+    this.#rate = this.#most = rate * 0.97;
+    this.#tokens = this.#burst = Math.max(1, rate * 0.8);
+  }
+
+  /** What one request may cost. */
+  get most() {
+    return Math.floor(this.#burst);
+  }
+
+  /** The ms until as much may be sent. @param {number} cost */
+  delay(cost) {
+    const now = performance.now();
+    if (this.#tokens < this.#burst) {
+      this.#tokens = Math.min(this.#burst, this.#tokens + ((now - this.#at) / 1000) * this.#rate);
+    }
+    this.#at = now;
+    const missing = Math.min(cost, this.#burst) - this.#tokens - 1e-6;
+    return Math.max(missing > 0 ? (missing / this.#rate) * 1000 : 0, this.#pausedUntil - now);
+  }
+
+  /** @param {number} cost */
+  take(cost) {
+    this.#tokens = Math.max(-this.#burst, this.#tokens - Math.min(cost, this.#burst));
+  }
+
+  /** The server said RATE_LIMITED. */
+  refused() {
+    const now = performance.now();
+    if (now < this.#pausedUntil) return; // One burst has many refusals.
+    this.#pausedUntil = now + 1050; // Excesses that are a second apart are no abuse.
+    if (this.#most < Infinity) return;
+    this.#rate = this.#rate < Infinity ? Math.max(1, this.#rate / 2) : 5;
+    this.#tokens = this.#burst = this.#rate;
+  }
+
+  answered() {
+    if (this.#rate < this.#most) this.#burst = this.#rate += 0.5;
+  }
+}
 
 class Stream {
   /** @type {any[]} */
@@ -221,37 +400,51 @@ class Stream {
 const Target = /** @type {new () => ClientEventTarget} */ (/** @type {unknown} */ (EventTarget));
 
 export class Client extends Target {
-  /** @type {"idle" | "connecting" | "connected" | "waiting" | "closed"} */
+  /** @type {State} */
   #state = "idle";
   #url;
   #token;
   #protocol;
   #WebSocket;
+  #signal;
   #retry;
   #heartbeat;
   /** @type {(ending: Ending) => void} */
   #end = () => {};
-  #life = new AbortController();
-  /** @type {any} */
-  #link = { end: new AbortController() };
-  #where = "";
+  /** @type {Ending | null} */
+  #ending = null;
+  /** @type {AbortController | null} Removes the listeners of the window and of the page. */
+  #life = null;
+  /** @type {Link} */
+  #link = this.#newLink();
   #wasReady = false;
   #readyAt = 0;
   #attempt = 0;
   #lastId = 0;
-  /** @type {Set<any>} */
-  #waiters = new Set();
-  /** @type {Map<string, any>} */
+  /** @type {Set<Waiter>} Of `connect`. */
+  #connecting = new Set();
+  /** @type {Set<Waiter>} Of `unsubscribe`. */
+  #leaving = new Set();
+  /** @type {Map<string, Request>} In the order in which they were made, until they are answered. */
   #requests = new Map();
-  /** @type {Map<string, any>} */
+  /** @type {Set<Request>} Those to be sent: first those that were refused, then the others. */
+  #again = new Set();
+  /** @type {Set<Request>} */
+  #unsent = new Set();
+  /** @type {Map<string, Entry>} */
   #subscriptions = new Map();
+  /** @type {Set<string>} Patterns that the server is to forget. */
+  #unwanted = new Set();
   /** @type {any[]} */
   #listeners = [];
-  /** @type {Promise<any> | null} */
-  #flushing = null;
-  /** @type {Promise<any> | undefined} */
-  #left;
-  /** @type {any} */
+  #isScheduled = false;
+  /** After a reconnect, until everything is subscribed again. */
+  #isReturning = false;
+  /** The largest message that was answered: the server reads at least so many bytes. */
+  #known = 0;
+  /** The most bytes of names in one request. */
+  #room = 16_384;
+  /** @type {Record<string, any>} */
   #timers = {};
 
   /**
@@ -260,26 +453,19 @@ export class Client extends Target {
    */
   constructor(url, options = {}) {
     super();
-    if (typeof url !== "function") addressOf(url);
+    // Where there is no page, on a server that renders one, a path is judged when it is used.
+    if (typeof url !== "function") addressOf(url, globalThis.location?.href ?? "ws://page.invalid");
     this.#url = url;
     this.#token = options.token;
     this.#protocol = options.protocol ?? "wsbus.v1";
-    this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
-    if (!this.#WebSocket) throw new TypeError("there is no global WebSocket: pass the option WebSocket");
-    this.#retry = { base: 1000, cap: 30_000, attempts: 10, ...options.retry };
+    this.#WebSocket = options.WebSocket;
+    this.#signal = options.signal;
+    this.#retry = { base: 1000, cap: 30_000, attempts: Infinity, first: false, ...options.retry };
     this.#heartbeat = { interval: 15_000, timeout: 20_000, ...options.heartbeat };
-    /** @type {Promise<Ending>} It never rejects. */
+    /** @type {Promise<Ending>} It never rejects. `connect()` after the end makes a new one. */
     this.closed = new Promise((resolve) => (this.#end = resolve));
-    const { signal } = this.#life;
-    const wake = () => {
-      if (this.#state === "waiting") this.#open();
-      if (this.#state === "connected") this.#ping(5000);
-    };
-    globalThis.addEventListener?.("online", wake, { signal });
-    const page = globalThis.document;
-    page?.addEventListener("visibilitychange", () => page.hidden || wake(), { signal });
-    options.signal?.addEventListener("abort", () => this.close(), { signal });
-    if (options.signal?.aborted) this.close();
+    if (this.#signal?.aborted) this.close();
+    this.#signal?.addEventListener("abort", () => this.close(), { once: true });
   }
 
   get state() {
@@ -287,54 +473,78 @@ export class Client extends Target {
   }
 
   /**
-   * Connect, or try again now; resolves when connected, rejects when it gives up.
+   * Connect, or try again now. Rejects if this attempt fails; the client goes on trying all the same,
+   * unless the reason is final. With `retry.first` it waits until connected.
    * @param {Abortable} [options]
    * @returns {Promise<void>}
    */
   connect({ signal } = {}) {
-    return wait(signal, (waiter) => {
+    return wait({ signal }, (waiter) => {
       if (this.#state === "connected") return waiter.resolve();
-      if (this.#state === "closed") {
-        return void this.closed.then(({ error }) => waiter.reject(error ?? this.#away()));
+      if (this.#signal?.aborted) return waiter.reject(this.#whyNot());
+      if (!this.#WebSocket && !globalThis.WebSocket) {
+        throw new TypeError("there is no global WebSocket: pass the option WebSocket");
       }
-      this.#waiters.add(waiter);
-      if (this.#state !== "connecting") this.#open();
+      if (typeof this.#url !== "function") addressOf(this.#url);
+      this.#connecting.add(waiter);
+      if (this.#state !== "connecting") this.#begin();
       return () => {
-        this.#waiters.delete(waiter);
-        if (signal?.aborted && !this.#waiters.size && !this.#wasReady && this.#isUp) {
-          this.#state = "idle";
-          this.#failAll(this.#away());
-        }
+        this.#connecting.delete(waiter);
+        if (!signal?.aborted || this.#connecting.size || this.#wasReady || !this.#isUp) return;
+        this.#hangUp();
+        this.#become("idle");
       };
     });
   }
 
   /**
-   * All or none; resolves when confirmed. `unsubscribe` takes back one call.
+   * All or none; resolves when confirmed. `unsubscribe` takes back one call; aborting `signal` takes
+   * back this one, after the confirmation, too.
    * @param {string | Iterable<string>} patterns
-   * @param {Abortable} [options]
+   * @param {Limited} [options]
+   * @returns {Promise<void>}
    */
-  async subscribe(patterns, { signal } = {}) {
-    const list = listOf(patterns);
-    const outcomes = await Promise.allSettled(list.map((pattern) => this.#confirm(pattern, signal)));
-    for (const outcome of outcomes) {
-      if (outcome.status === "fulfilled") continue;
-      this.unsubscribe(list.filter((_, i) => outcomes[i].status === "fulfilled"));
-      throw outcome.reason;
-    }
+  subscribe(patterns, { signal, timeout } = {}) {
+    const list = [...new Set(listOf(patterns))];
+    return wait(
+      { signal, timeout },
+      (waiter) => {
+        if (this.#state === "closed") return waiter.reject(this.#whyNot());
+        const off = () => this.#leave(list, call);
+        /** @type {Call} */
+        const call = { patterns: list, pending: new Set(), waiter, signal, off };
+        for (const entry of list.map((pattern) => this.#entry(pattern))) {
+          entry.calls.add(call);
+          if (!entry.isConfirmed) call.pending.add(entry.pattern);
+        }
+        if (call.pending.size) this.#changed();
+        else waiter.resolve();
+        return (hasFailed) => (hasFailed ? off() : signal?.addEventListener("abort", off));
+      },
+      (ms) => this.#late("the subscription was not confirmed", ms),
+    );
   }
 
   /**
+   * Resolves when the server has confirmed it, or there is no connection.
    * @param {string | Iterable<string>} patterns
    * @param {Abortable} [options]
    * @returns {Promise<void>}
    */
   unsubscribe(patterns, { signal } = {}) {
-    for (const pattern of listOf(patterns)) {
-      const entry = this.#subscriptions.get(pattern);
-      if (entry?.count) entry.count--;
+    for (const pattern of new Set(listOf(patterns))) {
+      const calls = [...(this.#subscriptions.get(pattern)?.calls ?? [])];
+      // A call with a signal has its own way to end.
+      const call = calls.find(({ signal }) => !signal) ?? calls[0];
+      if (!call) continue;
+      if (call.pending.has(pattern)) call.waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
+      this.#leave([pattern], call);
     }
-    return wait(signal, (waiter) => void this.#changed().then(waiter.resolve));
+    return wait({ signal }, (waiter) => {
+      this.#leaving.add(waiter);
+      this.#changed();
+      return () => void this.#leaving.delete(waiter);
+    });
   }
 
   /**
@@ -365,7 +575,7 @@ export class Client extends Target {
    * @returns {AsyncIterableIterator<StreamEvent<T>>}
    */
   events(pattern, { signal, buffer = 1000 } = {}) {
-    /** @type {any} */
+    /** @type {Entry | undefined} */
     let entry;
     const abort = () => stream.end(signal?.reason);
     const stream = new Stream(
@@ -373,17 +583,20 @@ export class Client extends Target {
       (lost) => this.#tell("gap", { lost, source: "buffer", pattern }),
       () => {
         signal?.removeEventListener("abort", abort);
-        entry?.streams.delete(stream);
-        this.#changed();
+        if (entry?.streams.delete(stream)) this.#release(entry);
       },
     );
     if (signal?.aborted) abort();
-    else if (!this.#isUp) stream.end(this.#away());
+    else if (this.#state === "closed") stream.end(this.#whyNot());
     else {
-      entry = this.#entry(pattern);
-      entry.streams.add(stream);
-      signal?.addEventListener("abort", abort);
-      this.#changed();
+      try {
+        entry = this.#entry(pattern);
+        entry.streams.add(stream);
+        signal?.addEventListener("abort", abort);
+        this.#changed();
+      } catch (error) {
+        stream.end(error);
+      }
     }
     return stream;
   }
@@ -418,7 +631,7 @@ export class Client extends Target {
     return this.#ask({ type: "get_status" }, { idempotent: true, ...options });
   }
 
-  /** For good: what waits rejects, loops end. */
+  /** Close: what waits rejects, loops end, subscriptions are gone. Only `connect()` begins again. */
   close() {
     this.#finish(null);
   }
@@ -427,241 +640,435 @@ export class Client extends Target {
     return this.#state !== "idle" && this.#state !== "closed";
   }
 
-  #away() {
-    if (this.#state === "closed") return new CommandError("CLOSED", "the client is closed");
-    const what = this.#isUp ? "no connection just now" : "call connect() first";
-    return new CommandError("NOT_CONNECTED", `not sent: ${what}`);
+  #whyNot() {
+    return this.#ending?.error ?? new CommandError("CLOSED", "the client is closed");
   }
 
-  /** @param {object} message @param {RequestOptions} [options] @returns {Promise<any>} */
-  #ask(message, { signal, timeout = 30_000, idempotent = false } = {}) {
-    return wait(signal, (waiter) => {
-      if (this.#state !== "connected" && !(idempotent && this.#isUp)) return waiter.reject(this.#away());
-      if (this.#flushing) this.#flush(); // So that they stay in order.
-      const id = this.#post(message, waiter, idempotent);
-      const why = new CommandError("TIMEOUT", `no answer within ${timeout} ms; it may still be acted on`);
-      const timer = setTimeout(() => waiter.reject(why), clamp(timeout));
-      return () => {
-        clearTimeout(timer);
-        this.#requests.delete(id);
-      };
-    });
+  /** @param {string} what @param {number} ms */
+  #late(what, ms) {
+    let why = "";
+    if (this.#state === "idle") why = ": there was no connection, since connect() was not called";
+    else if (this.#state !== "connected") why = ": there was no connection";
+    return new CommandError("TIMEOUT", `${what} within ${ms} ms${why}`);
+  }
+
+  /** @param {Record<string, unknown>} message @param {RequestOptions} [options] @returns {Promise<any>} */
+  #ask(message, { signal, timeout, idempotent = false } = {}) {
+    /** @type {Request | undefined} */
+    let request;
+    return wait(
+      { signal, timeout },
+      (waiter) => {
+        if (this.#state === "closed") return waiter.reject(this.#whyNot());
+        request = this.#make(message, waiter, { isIdempotent: idempotent, isHeld: true });
+        this.#unsent.add(request);
+        this.#pump();
+        return () => this.#forget(request);
+      },
+      (ms) =>
+        request?.isSent
+          ? new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`)
+          : this.#late(this.#state === "connected" ? "not sent, since the server limits the rate," : "not sent", ms),
+    );
   }
 
   /**
-   * @param {object} message
-   * @param {Record<"resolve" | "reject", (result: any) => void>} waiter
-   * @param {boolean} [idempotent]
+   * @param {Record<string, unknown>} message
+   * @param {Waiter} waiter
+   * @param {Partial<Request>} more
+   * @returns {Request}
    */
-  #post(message, waiter, idempotent = false) {
+  #make(message, waiter, more = {}) {
     const id = String(++this.#lastId);
+    const type = `${message.type}`;
     const text = JSON.stringify({ ...message, id });
-    this.#requests.set(id, { ...waiter, text, idempotent });
-    if (this.#state === "connected") this.#link.socket.send(text);
-    return id;
+    const flags = { isIdempotent: false, isHeld: false, isSent: false, cost: 1 };
+    const request = { id, type, text, size: bytesOf(text), waiter, ...flags, ...more };
+    this.#requests.set(id, request);
+    return request;
   }
 
-  /** @param {object} message */
-  #send(message) {
-    this.#link.socket.send(JSON.stringify(message));
+  /** @param {Request | undefined} request */
+  #forget(request) {
+    if (!request) return;
+    this.#requests.delete(request.id);
+    this.#again.delete(request);
+    this.#unsent.delete(request);
   }
 
   /** @param {string} pattern */
   #entry(pattern) {
     let entry = this.#subscriptions.get(pattern);
     if (!entry) {
-      // Later also `asked`: this connection's server was, and `confirmed`: it agreed.
-      entry = { pattern, segments: pattern.split("."), count: 0, streams: new Set(), waiters: new Set() };
+      // No server takes it, and a very long one would cut the connection.
+      if (bytesOf(pattern) > MAX_BYTES) throw new CommandError("INVALID_CHANNEL", TOO_LONG);
+      const flags = { isAsked: false, isConfirmed: false };
+      entry = { pattern, segments: pattern.split("."), calls: new Set(), streams: new Set(), ...flags };
       this.#subscriptions.set(pattern, entry);
+      this.#unwanted.delete(pattern);
     }
     return entry;
   }
 
-  /** @param {string} pattern @param {AbortSignal} [signal] */
-  #confirm(pattern, signal) {
-    return wait(signal, (waiter) => {
-      if (!this.#isUp) return waiter.reject(this.#away());
-      const entry = this.#entry(pattern);
-      entry.count++;
-      if (entry.confirmed) return waiter.resolve();
-      entry.waiters.add(waiter);
-      this.#changed();
-      return () => {
-        entry.waiters.delete(waiter);
-        if (entry.confirmed) return;
-        if (entry.count) entry.count--;
-        this.#changed();
-      };
-    });
+  /** @param {string[]} patterns @param {Call} call */
+  #leave(patterns, call) {
+    call.patterns = call.patterns.filter((each) => !patterns.includes(each));
+    if (!call.patterns.length) call.signal?.removeEventListener("abort", call.off);
+    for (const pattern of patterns) {
+      const entry = this.#subscriptions.get(pattern);
+      if (entry?.calls.delete(call)) this.#release(entry);
+    }
   }
 
-  /** Batches what changes in one turn. */
+  /** Subscriptions that nobody wants go when the turn is over. @param {Entry} entry */
+  #release(entry) {
+    if (!entry.calls.size && !entry.streams.size) this.#changed();
+  }
+
+  /** Joins what changes in one turn of the event loop. */
   #changed() {
-    this.#flushing ??= Promise.resolve().then(() => {
-      this.#flushing = null;
-      return this.#flush();
-    });
-    return this.#flushing;
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    queueMicrotask(() => this.#pump());
   }
 
-  #flush(isBack = false) {
-    const begun = [];
-    /** @type {string[]} */
-    const channels = [];
+  /** Send what may be sent now: what is unwanted, what is wanted, then requests, in order. */
+  #pump() {
+    this.#isScheduled = false;
+    clearTimeout(this.#timers.pump);
     for (const [pattern, entry] of this.#subscriptions) {
-      if (!entry.count && !entry.streams.size) {
-        this.#subscriptions.delete(pattern);
-        if (entry.asked) channels.push(pattern);
-        for (const waiter of entry.waiters) waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
-      } else if (!entry.asked) begun.push(entry);
+      if (entry.calls.size || entry.streams.size) continue;
+      this.#subscriptions.delete(pattern);
+      if (entry.isAsked) this.#unwanted.add(pattern);
     }
-    if (this.#state !== "connected") return;
-    while (begun.length) this.#askFor(begun.splice(0, 128), isBack && !begun.length);
-    if (channels.length) {
-      this.#left = new Promise((resolve) =>
-        this.#post({ type: "unsubscribe", channels }, { resolve, reject: resolve }),
-      );
-    }
-    return this.#left;
+    if (this.#state === "connected") {
+      const delay = this.#pumpNames("unsubscribe") || this.#pumpNames("subscribe") || this.#pumpRequests();
+      if (delay) this.#timers.pump = setTimeout(() => this.#pump(), Math.ceil(delay));
+    } else this.#unwanted.clear();
+    this.#settleLeaving();
   }
 
-  /** @param {any[]} entries @param {boolean} isBack */
-  #askFor(entries, isBack) {
-    for (const entry of entries) entry.asked = true;
-    const channels = entries.map(({ pattern }) => pattern);
-    this.#post({ type: "subscribe", channels }, {
+  /** @param {"subscribe" | "unsubscribe"} type Returns the ms until more may be sent; 0: all is sent. */
+  #pumpNames(type) {
+    const isLeaving = type === "unsubscribe";
+    const names = isLeaving
+      ? [...this.#unwanted]
+      : [...this.#subscriptions.values()].filter(({ isAsked }) => !isAsked).map(({ pattern }) => pattern);
+    const { maxBytes, maxNames, messages } = this.#link;
+    const room = Math.min(this.#room, maxBytes - 100); // The rest of the message.
+    const most = Math.min(maxNames, 8 * messages.most);
+    while (names.length) {
+      let [count, size] = [0, 0];
+      while (count < Math.min(names.length, most)) {
+        size += bytesOf(JSON.stringify(names[count])) + 1;
+        if (count && size > room) break;
+        count++;
+      }
+      const cost = Math.ceil(count / 8);
+      const delay = messages.delay(cost);
+      if (delay > 0) return delay;
+      const channels = names.splice(0, count);
+      const waiter = isLeaving ? this.#dropped(channels) : this.#asked(channels);
+      this.#transmit(this.#make({ type, channels }, waiter, { cost }));
+    }
+    return 0;
+  }
+
+  #pumpRequests() {
+    const { messages, commands, maxBytes } = this.#link;
+    for (const queue of [this.#again, this.#unsent]) {
+      for (const request of queue) {
+        const { type, size, waiter } = request;
+        if (size > maxBytes) {
+          const text = `not sent: it has ${size} bytes, the server reads at most ${maxBytes}`;
+          waiter.reject(new CommandError("TOO_LARGE", text));
+          continue;
+        }
+        if (type === "get_status") request.cost = Math.ceil(Math.max(1, this.#subscriptions.size) / 8);
+        const delay = Math.max(messages.delay(request.cost), type === "command" ? commands.delay(1) : 0);
+        if (delay > 0) return delay;
+        queue.delete(request);
+        this.#transmit(request);
+      }
+    }
+    return 0;
+  }
+
+  /** @param {Request} request */
+  #transmit(request) {
+    const { messages, commands, socket } = this.#link;
+    request.isSent = true;
+    messages.take(request.cost);
+    if (request.type === "command") commands.take(1);
+    socket.send(request.text);
+  }
+
+  /** @param {object} message One that has no answer to wait for: it is sent at once. */
+  #send(message) {
+    this.#link.messages.take(1);
+    this.#link.socket.send(JSON.stringify(message));
+  }
+
+  /** @param {string[]} channels @returns {Waiter} */
+  #asked(channels) {
+    const entries = channels.map((pattern) => this.#entry(pattern));
+    for (const entry of entries) entry.isAsked = true;
+    return {
       resolve: ({ rejected = [] }) => {
         for (const entry of entries) {
           const why = rejected.find((/** @type {any} */ each) => each.channel === entry.pattern);
-          entry.confirmed = !why;
           if (why) this.#fail(entry, new CommandError(why.code, `${entry.pattern}: ${why.message}`));
-          else for (const waiter of entry.waiters) waiter.resolve();
+          else this.#confirm(entry);
         }
-        if (isBack) this.#tell("gap", { lost: Infinity, source: "reconnect" });
+        const isDone = [...this.#subscriptions.values()].every(({ isConfirmed }) => isConfirmed);
+        if (!this.#isReturning || !isDone) return;
+        this.#isReturning = false;
+        this.#tell("gap", { lost: Infinity, source: "reconnect" });
       },
       reject: (error) => {
-        if (this.#state === "connected") for (const entry of entries) this.#fail(entry, error);
+        for (const entry of entries) {
+          if (isRateLimit(error)) entry.isAsked = false;
+          else this.#fail(entry, error);
+        }
       },
-    });
+    };
   }
 
-  /** @param {any} entry @param {unknown} error */
+  /** @param {string[]} channels @returns {Waiter} */
+  #dropped(channels) {
+    for (const pattern of channels) this.#unwanted.delete(pattern);
+    const done = () => this.#settleLeaving();
+    return {
+      resolve: done,
+      reject: (error) => {
+        for (const pattern of channels) {
+          // What is wanted again by now stays.
+          if (isRateLimit(error) && !this.#subscriptions.has(pattern)) this.#unwanted.add(pattern);
+        }
+        done();
+      },
+    };
+  }
+
+  #settleLeaving() {
+    if (!this.#leaving.size || this.#unwanted.size) return;
+    for (const { type } of this.#requests.values()) if (type === "unsubscribe") return;
+    for (const waiter of this.#leaving) waiter.resolve();
+  }
+
+  /** @param {Entry} entry */
+  #confirm(entry) {
+    entry.isConfirmed = true;
+    for (const call of entry.calls) {
+      call.pending.delete(entry.pattern);
+      if (!call.pending.size) call.waiter.resolve();
+    }
+  }
+
+  /** @param {Entry} entry @param {unknown} error */
   #fail(entry, error) {
-    if (this.#subscriptions.get(entry.pattern) === entry) this.#subscriptions.delete(entry.pattern);
-    if (entry.count > entry.waiters.size && this.#isUp) this.#report(error);
-    for (const waiter of entry.waiters) waiter.reject(error);
-    for (const stream of entry.streams) stream.end(error, true);
+    const { pattern, calls, streams } = entry;
+    if (this.#subscriptions.get(pattern) === entry) this.#subscriptions.delete(pattern);
+    let isTold = true;
+    for (const call of [...calls]) {
+      calls.delete(call);
+      // Confirmed before: its promise is settled.
+      if (call.pending.has(pattern)) call.waiter.reject(error);
+      else isTold = false;
+      this.#leave([pattern], call);
+    }
+    if (!isTold && this.#isUp) this.#report(error);
+    for (const stream of streams) stream.end(error, true);
+  }
+
+  /** @returns {Link} */
+  #newLink() {
+    const [messages, commands] = [new Pace(), new Pace()];
+    const limits = { maxBytes: Infinity, maxNames: MAX_NAMES, messages, commands };
+    return { end: new AbortController(), step: "", terms: {}, where: "", ...limits };
+  }
+
+  /** Begin to connect, or begin again after the end. */
+  #begin() {
+    if (this.#state === "closed") {
+      this.closed = new Promise((resolve) => (this.#end = resolve));
+      this.#ending = null;
+    }
+    if (!this.#isUp) this.#attempt = 0;
+    if (!this.#life) this.#watch((this.#life = new AbortController()).signal);
+    this.#open();
+  }
+
+  /** Heed what the browser says. @param {AbortSignal} signal */
+  #watch(signal) {
+    const wake = () => {
+      if (this.#state === "waiting" || this.#state === "closed") this.#begin();
+      else this.#check();
+    };
+    const page = globalThis.document;
+    globalThis.addEventListener?.("online", wake, { signal });
+    globalThis.addEventListener?.("offline", () => this.#check(), { signal });
+    page?.addEventListener("visibilitychange", () => page.hidden || wake(), { signal });
   }
 
   #open() {
     this.#hangUp();
-    this.#state = "connecting";
-    this.#link = { end: new AbortController(), terms: {} };
+    this.#link = this.#newLink();
     const { signal } = this.#link.end;
     this.#expect(this.#heartbeat.timeout);
     this.#dial(signal).catch((error) => signal.aborted || this.#finish(new ConnectionError(1006, `${error}`)));
+    this.#become("connecting");
   }
 
   /** @param {AbortSignal} signal */
   async #dial(signal) {
+    const link = this.#link;
     let token = this.#token;
     let url = this.#url;
     try {
+      link.step = "the function for the token";
       if (typeof token === "function") token = await token({ signal });
+      link.step = "the function for the URL";
       if (typeof url === "function") url = await url();
     } catch (error) {
-      return signal.aborted || this.#lost(new ConnectionError(1006, `no token or no URL: ${error}`));
+      return signal.aborted || this.#lost(new ConnectionError(1006, `${link.step} failed: ${error}`));
     }
     if (signal.aborted) return;
+    link.step = "";
     const address = addressOf(url);
-    this.#where = address.origin + address.pathname; // The query may hold a token.
-    const socket = (this.#link.socket = new this.#WebSocket(address.href, [this.#protocol]));
+    link.where = address.origin + address.pathname; // The query may hold a token.
+    const socket = (link.socket = new (this.#WebSocket ?? globalThis.WebSocket)(address.href, [this.#protocol]));
     /** @type {(type: string, run: (event: any) => void) => void} */
     const on = (type, run) =>
       socket.addEventListener(type, (/** @type {any} */ event) => signal.aborted || run(event));
     on("open", () => this.#opened(token));
     on("message", ({ data }) => this.#received(data));
     on("close", ({ code, reason }) => this.#lost(this.#explain(code, reason)));
-    // All that Node 20 tells of a failed handshake.
-    on("error", () => this.#link.isOpen || this.#lost(this.#explain(1006, "")));
+    // A failed handshake: Node's built-in WebSocket tells no more, and the package ws says why.
+    on("error", ({ message, error }) => {
+      const cause = message || error?.message || error?.code;
+      if (!link.isOpen) this.#lost(this.#explain(1006, "", cause));
+    });
   }
 
   /** @param {any} token */
   #opened(token) {
-    if (this.#link.socket.protocol !== this.#protocol) {
-      return this.#finish(new ConnectionError(4510, `${this.#where} does not speak ${this.#protocol}`));
+    const link = this.#link;
+    if (link.socket.protocol !== this.#protocol) {
+      return this.#finish(new ConnectionError(4510, `${link.where} does not speak ${this.#protocol}`));
     }
-    this.#link.isOpen = true;
-    this.#link.hasShown = token != null;
-    if (this.#link.hasShown) this.#send({ type: "auth", token });
+    link.isOpen = true;
+    link.hasShown = token != null;
+    if (link.hasShown) this.#send({ type: "auth", token });
     else if (this.#protocol !== "wsbus.v1") this.#ready();
   }
 
   #ready() {
     const reconnected = this.#wasReady;
+    const { terms } = this.#link;
     this.#state = "connected";
     this.#wasReady = true;
     this.#readyAt = performance.now();
     this.#heard();
     this.#timers.beat = setInterval(() => this.#ping(), clamp(this.#heartbeat.interval));
-    const waiting = [...this.#requests.values()];
-    this.#flush(reconnected);
-    for (const { text } of waiting) this.#link.socket.send(text);
-    for (const waiter of this.#waiters) waiter.resolve();
-    this.#tell("connected", { reconnected, ...this.#link.terms });
+    this.#isReturning = reconnected && this.#subscriptions.size > 0;
+    this.#unsent = new Set(this.#requests.values());
+    this.#again.clear();
+    this.#pump();
+    for (const waiter of this.#connecting) waiter.resolve();
+    this.#become("connected");
+    if (this.#state !== "connected") return; // A listener closed it.
+    this.#tell("connected", { reconnected, connectionId: terms.connection_id, subject: terms.subject });
   }
 
   /** @param {ConnectionError} error */
   #lost(error) {
-    const { base, cap, attempts } = this.#retry;
-    // To be thrown out at once is no success.
+    const { base, cap, attempts, first } = this.#retry;
+    const { code } = error;
+    // A connection that ends at once is no success.
     if (this.#state === "connected" && performance.now() - this.#readyAt >= base) this.#attempt = 0;
+    const isTokenTooLarge = code === 1009 && this.#link.hasShown && this.#state === "connecting";
+    if (isTokenTooLarge) error.message = `the token is too large: ${error.message}`;
     this.#state = "waiting";
     this.#hangUp();
-    for (const [id, request] of this.#requests) {
-      if (request.idempotent) continue;
-      this.#requests.delete(id);
-      request.reject(new CommandError("CONNECTION_LOST", `no answer came: ${error.message}`));
-    }
-    for (const entry of this.#subscriptions.values()) {
-      if (entry.confirmed) for (const stream of entry.streams) stream.miss(Infinity);
-      entry.asked = entry.confirmed = false;
-    }
-    if (isFinal(error.code)) return this.#finish(error);
+    this.#abandon(error);
+    const hasFixedToken = code === 4401 && typeof this.#token !== "function";
+    if (isFinal(code) || hasFixedToken || isTokenTooLarge) return this.#finish(error);
+    if (!first) for (const waiter of this.#connecting) waiter.reject(error);
     const tried = this.#attempt++;
-    if (tried >= attempts && globalThis.navigator?.onLine !== false) {
+    const isOffline = globalThis.navigator?.onLine === false;
+    if (tried >= attempts && !isOffline) {
       if (tried) error.message = `gave up after ${tried} attempts: ${error.message}`;
-      return this.#finish(error);
+      return this.#finish(error, true);
     }
-    const isSoon = SOON.includes(error.code);
-    const ceiling = Math.min(cap, base * 2 ** (isSoon ? tried : Math.max(tried, 3)));
-    const delay = ceiling * (isSoon ? Math.random() : (1 + Math.random()) / 2);
-    this.#timers.next = setTimeout(() => this.#open(), delay);
-    this.#tell("reconnecting", { attempt: tried + 1, delay, error });
+    const steps = tried + (code === 1011 && error.reason !== ASLEEP ? 2 : 0);
+    const ceiling = Math.min(cap, base * 2 ** steps);
+    const isLong = code === 4429 || isOffline; // "online" ends it.
+    const delay = isLong ? (cap * (1 + Math.random())) / 2 : ceiling * Math.random();
+    this.#timers.next = setTimeout(() => this.#open(), clamp(delay));
+    this.#become("waiting");
+    if (this.#state === "waiting") this.#tell("reconnecting", { attempt: tried + 1, delay, error });
   }
 
-  /** @param {ConnectionError | null} error */
-  #finish(error) {
-    if (this.#state === "closed") return;
-    this.#state = "closed";
-    this.#life.abort();
-    this.#failAll(error ?? this.#away(), error);
-    const ending = { code: error?.code ?? 1000, reason: error?.reason ?? "", error };
-    this.#tell("disconnected", ending);
-    this.#end(ending);
-  }
-
-  /** @param {Error} error @param {Error | null} [cause] */
-  #failAll(error, cause = error) {
-    this.#hangUp();
-    for (const waiter of this.#waiters) waiter.reject(error);
-    for (const request of this.#requests.values()) request.reject(error);
-    this.#requests.clear();
+  /** Deal with what was sent and not answered. @param {ConnectionError} error */
+  #abandon(error) {
+    for (const request of [...this.#requests.values()]) {
+      const { isHeld, isSent, isIdempotent, type, size } = request;
+      // Whatever is larger than all that was ever answered may be why.
+      const isSuspect = error.code === 1009 && isSent && size > this.#known;
+      if (isSuspect && type === "subscribe") this.#room = Math.max(1, Math.min(this.#room, size) / 2);
+      if (isHeld && !isSuspect && (isIdempotent || !isSent)) {
+        request.isSent = false;
+        continue;
+      }
+      this.#forget(request);
+      const what = isSuspect ? `it had ${size} bytes and is not sent again` : "no answer came";
+      if (isHeld) request.waiter.reject(new CommandError("CONNECTION_LOST", `${what}: ${error.message}`));
+    }
     for (const entry of this.#subscriptions.values()) {
-      for (const waiter of entry.waiters) waiter.reject(error);
-      for (const stream of entry.streams) stream.end(cause, !!cause);
+      if (entry.isConfirmed) for (const stream of entry.streams) stream.miss(Infinity);
+      entry.isAsked = entry.isConfirmed = false;
     }
-    this.#subscriptions.clear();
+    this.#unwanted.clear();
+    this.#settleLeaving();
+  }
+
+  /**
+   * @param {ConnectionError | null} error null: the page closed it.
+   * @param {boolean} [hasGivenUp] What the browser says may revive it.
+   */
+  #finish(error, hasGivenUp = false) {
+    if (this.#state === "closed" && (error || this.#ending?.error === null)) return;
+    const isNew = this.#state !== "closed";
+    this.#state = "closed";
+    const end = this.#end;
+    const ending = (this.#ending = { code: error?.code ?? 1000, reason: error?.reason ?? "", error });
+    if (!error) this.#wasReady = false; // Whatever comes next is new.
+    if (!hasGivenUp) {
+      this.#life?.abort();
+      this.#life = null;
+    }
+    this.#hangUp();
+    const why = this.#whyNot();
+    for (const waiter of this.#connecting) waiter.reject(why);
+    const requests = [...this.#requests.values()];
+    this.#requests.clear();
+    this.#again.clear();
+    this.#unsent.clear();
+    for (const { waiter, isHeld } of requests) if (isHeld) waiter.reject(why);
+    for (const entry of [...this.#subscriptions.values()]) {
+      for (const stream of [...entry.streams]) stream.end(error, !!error);
+      for (const call of [...entry.calls]) {
+        if (call.pending.has(entry.pattern)) call.waiter.reject(why);
+        if (!error) this.#leave(call.patterns, call);
+      }
+      entry.isAsked = entry.isConfirmed = false;
+    }
+    this.#pump();
+    if (!isNew) return;
+    end(ending);
+    this.#become("closed");
+    this.#tell("disconnected", ending);
   }
 
   #hangUp() {
@@ -673,15 +1080,20 @@ export class Client extends Target {
     } catch {}
   }
 
-  /** @param {number} code @param {string} reason */
-  #explain(code, reason) {
-    const why = code === 4500 ? (this.#link.refusal?.message ?? reason) : reason;
-    let what = (MEANINGS[code] ?? "the server closed the connection") + (why && `: ${why}`);
-    if (code === 1006 && !this.#link.isOpen) {
-      what =
-        `cannot connect to ${this.#where}; scripts are not told why: wrong URL, no server, one that ` +
-        `does not speak ${this.#protocol}, refuses this origin or the token in the URL, or restarts`;
+  /** @param {number} code @param {string} reason @param {string} [cause] What Node says of it. */
+  #explain(code, reason, cause = "") {
+    const { isOpen, refusal, where } = this.#link;
+    if (code === 1006 && !isOpen) {
+      const [like, meaning] = REFUSALS[Number(/response: (\d+)/.exec(cause)?.[1])] ?? [1006, ""];
+      const what =
+        cause && !cause.includes("non-101") // That is all the built-in WebSocket of Node says.
+          ? cause + (meaning && ` (${meaning})`)
+          : "scripts are not told why: wrong URL, no server, one that does not speak " +
+            `${this.#protocol}, refuses this origin or the token in the URL, or restarts`;
+      return new ConnectionError(like, `cannot connect to ${where}: ${what} (${like})`, reason);
     }
+    const why = code === 4500 ? (refusal?.message ?? reason) : reason;
+    const what = (MEANINGS[reason === ASLEEP ? 4408 : code] ?? "the server closed the connection") + (why && `: ${why}`);
     return new ConnectionError(code, `${what} (${code})`, reason);
   }
 
@@ -693,16 +1105,23 @@ export class Client extends Target {
   /** @param {number} ms */
   #expect(ms) {
     this.#heard();
-    this.#timers.patience = setTimeout(
-      () => this.#lost(new ConnectionError(1006, `the server did not answer within ${ms} ms`)),
-      clamp(ms),
-    );
+    const run = () => {
+      const { step } = this.#link;
+      const what = step ? `${step} took longer than` : "the server did not answer within";
+      this.#lost(new ConnectionError(1006, `${what} ${ms} ms`));
+    };
+    this.#timers.patience = setTimeout(run, clamp(ms));
   }
 
   #ping(patience = Infinity) {
     this.#send({ type: "ping" });
     const { timeout } = this.#heartbeat;
     if (patience < timeout || !this.#timers.patience) this.#expect(Math.min(patience, timeout));
+  }
+
+  /** Find out soon whether the connection is alive. */
+  #check() {
+    if (this.#state === "connected") this.#ping(5000);
   }
 
   /** @param {number} life */
@@ -739,6 +1158,7 @@ export class Client extends Target {
   /** @param {any} message */
   #understand(message) {
     const { type, id, data } = message;
+    const link = this.#link;
     const error = message.error && new CommandError(`${message.error.code}`, `${message.error.message}`);
     switch (type) {
       case "event":
@@ -751,20 +1171,26 @@ export class Client extends Target {
         }
         return this.#tell("gap", { lost: data.lost, source: "server" });
       case "connected":
-        this.#link.terms = { connectionId: data.connection_id, subject: data.subject };
-        if (this.#link.hasShown || this.#state === "connected") return;
+        if (data.connection_id !== link.terms.connection_id) {
+          link.messages = new Pace(limitOf(data.messages_per_second));
+          link.commands = new Pace(limitOf(data.commands_per_second));
+        }
+        link.terms = data;
+        link.maxBytes = limitOf(data.max_message_bytes) ?? Infinity;
+        link.maxNames = limitOf(data.max_names) ?? MAX_NAMES;
+        if (link.hasShown || this.#state === "connected") return;
         if (data.subject !== undefined) return this.#ready();
         return this.#finish(new ConnectionError(4500, "the server wants a token: pass the option token"));
       case "auth_result":
         if (message.success) {
-          this.#link.terms.subject = data.subject;
+          link.terms.subject = data.subject;
           if (data.expires_at) this.#refreshAfter(data.expires_at - message.timestamp);
           if (this.#state === "connecting") this.#ready();
         } else {
           // Who is let in all the same keeps the old token, or needs none; others are closed.
-          if (this.#link.terms.subject !== undefined && this.#state === "connecting") this.#ready();
+          if (link.terms.subject !== undefined && this.#state === "connecting") this.#ready();
           if (this.#state === "connected") this.#report(error);
-          this.#link.refusal = error;
+          link.refusal = error;
         }
         return;
       case "unsubscribed":
@@ -772,22 +1198,43 @@ export class Client extends Target {
         for (const pattern of data.channels) {
           const entry = this.#subscriptions.get(pattern);
           const why = new CommandError("UNSUBSCRIBED", `${pattern}: the server ended the subscription`);
-          if (entry?.confirmed) this.#fail(entry, why);
+          if (entry?.isConfirmed) this.#fail(entry, why);
         }
         return;
     }
     const request = this.#requests.get(id);
-    this.#requests.delete(id);
-    if (error) request ? request.reject(error) : this.#report(error);
-    else request?.resolve(data);
+    if (request) this.#answered(request, error, data);
+    else if (error) this.#report(error);
+  }
+
+  /** @param {Request} request @param {CommandError | undefined} error @param {any} data */
+  #answered(request, error, data) {
+    const { isHeld, type, size, waiter } = request;
+    const pace = type === "command" ? this.#link.commands : this.#link.messages;
+    this.#known = Math.max(this.#known, size);
+    if (!error || !isRateLimit(error)) {
+      this.#forget(request);
+      pace.answered();
+      return error ? waiter.reject(error) : waiter.resolve(data);
+    }
+    // It was certainly not acted on: it is sent again.
+    pace.refused();
+    if (isHeld) {
+      request.isSent = false;
+      this.#again.add(request);
+    } else {
+      this.#forget(request);
+      waiter.reject(error);
+    }
+    this.#changed();
   }
 
   /** @param {any} message */
   #deliver({ channel, event, timestamp, data }) {
     const names = channel.split(".");
     const seen = { channel, event, timestamp, data };
-    for (const { streams, segments, confirmed } of this.#subscriptions.values()) {
-      if (confirmed && streams.size && fits(segments, names)) for (const stream of streams) stream.push(seen);
+    for (const { streams, segments, isConfirmed } of this.#subscriptions.values()) {
+      if (isConfirmed && streams.size && fits(segments, names)) for (const stream of streams) stream.push(seen);
     }
     for (const listener of this.#listeners) {
       if (!listener.isOn || !fits(listener.segments, names)) continue;
@@ -797,6 +1244,12 @@ export class Client extends Target {
         this.#report(error);
       }
     }
+  }
+
+  /** @param {State} state */
+  #become(state) {
+    this.#state = state;
+    this.#tell("state", { state });
   }
 
   /** @param {string} type @param {any} detail */

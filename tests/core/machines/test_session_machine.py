@@ -23,13 +23,14 @@ from wsbus.core.actions import (
 from wsbus.core.errors import CloseCode, ErrorCode, InvalidChannel
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.instant import Instant
-from wsbus.core.limits import Limits, TokenBucket
+from wsbus.core.limits import Limits
 from wsbus.core.messages import (
     Auth,
     AuthAccepted,
     AuthRefused,
     Call,
     Command,
+    Excess,
     GetStatus,
     Malformed,
     Ping,
@@ -54,6 +55,7 @@ AUTH_TIMEOUT: Final = 6.0
 POLICY: Final = HeartbeatPolicy(interval=4, timeout=9)
 LIMITS: Final = Limits(
     max_subscriptions=3,
+    max_names=20,
     max_waiting=3,
     messages_per_second=8,
     commands_per_second=2,
@@ -68,7 +70,8 @@ GRANTS: Final = [
 ]
 NAMES: Final = ["a.x", "a.*", "a.x.*", "b", "c", "*", "a..b", "+"]
 PATTERNS: Final = [parse_pattern(text) for text in ("a.x", "a.*", "b", "d")]
-names = st.lists(st.sampled_from(NAMES), max_size=5).map(tuple)
+sizes = st.sampled_from([5, 5, 5, 24])
+names = sizes.flatmap(lambda n: st.lists(st.sampled_from(NAMES), max_size=n)).map(tuple)
 grants = st.sampled_from(GRANTS)
 lifetimes = st.integers(8, 400).map(lambda eighths: eighths / 8)
 
@@ -78,6 +81,53 @@ def pattern_of(name: str) -> Pattern | None:
         return parse_pattern(name, plus=False)
     except InvalidChannel:
         return None
+
+
+class Rates:
+    """The rate of messages and what it means to exceed one, from docs/reference/protocol.md.
+
+    The lines that are quoted are those of "Rate limits".
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 8.0
+        self.looked = START.monotonic
+        self.excess = 0.0
+        self.last_excess: float | None = None
+
+    def pass_to(self, now: float) -> None:
+        """The page: "a token bucket with a burst of one second"."""
+        self.tokens = min(8.0, self.tokens + (now - self.looked) * 8)
+        self.looked = now
+
+    def takes(self, command: Command, held: int) -> bool:
+        """The page: "A request that is refused counts as one message"."""
+        cost = min(self.cost(command, held), 8)
+        is_within = self.tokens >= cost
+        if self.tokens >= 1:
+            self.tokens -= cost if is_within else 1
+        return is_within
+
+    def cost(self, command: Command, held: int) -> int:
+        """The page: "counts as one message for each 8 names begun"."""
+        match command:
+            case Subscribe() | Unsubscribe() if len(command.names) <= 20:
+                return max(1, len(command.names) // 8 + (len(command.names) % 8 > 0))
+            case GetStatus():  # "the same for each 8 subscriptions that it lists"
+                return max(1, held // 8 + (held % 8 > 0))
+        return 1
+
+    def exceed(self, now: float) -> None:
+        """The page: "time between two excesses that are less than a second apart"."""
+        if self.last_excess is not None:
+            since = now - self.last_excess
+            self.excess = self.excess + since if since < 1 else max(0, self.excess - since * 0.2)
+        self.last_excess = now
+
+    @property
+    def is_abuse(self) -> bool:
+        """The page: "closed with 4429"."""
+        return self.excess >= 2
 
 
 class SessionMachine(RuleBasedStateMachine):
@@ -90,7 +140,7 @@ class SessionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.asks = False
+        self.asks = self.glances = self.is_abuser = False
         self.last_seen = self.last_ping = START.monotonic
         self.identity: Identity | None = None
         self.subscribed: list[str] = []
@@ -103,14 +153,19 @@ class SessionMachine(RuleBasedStateMachine):
         self.question: AskToken | AskPermission | None = None
         self.in_question: str | None = None
         self.asked = 0
-        self.bucket = TokenBucket(8)
+        self.rates = Rates()
         self.is_closed = False
 
-    @initialize(grants=st.none() | grants | grants, asks=st.booleans(), lifetime=lifetimes)
-    def begin(self, grants: Grants | None, lifetime: float, *, asks: bool) -> None:
+    @initialize(
+        grants=st.none() | grants | grants,
+        asks=st.booleans(),
+        glances=st.booleans(),
+        lifetime=lifetimes,
+    )
+    def begin(self, grants: Grants | None, lifetime: float, *, asks: bool, glances: bool) -> None:
         expires_at = START.later(lifetime).wall
         self.identity = None if grants is None else Identity("u", grants, expires_at)
-        self.asks = asks
+        self.asks, self.glances = asks, glances
         self.session = Session(
             protocol=ZigQuant(),
             limits=LIMITS,
@@ -129,6 +184,7 @@ class SessionMachine(RuleBasedStateMachine):
         taken: set[str] = set()
         for action in actions:
             assert not self.is_closed, "something was done after the end"
+            assert not self.is_abuser or isinstance(action, Close)
             match action:
                 case Join(pattern):
                     assert pattern not in self.joined, "joined twice"
@@ -148,10 +204,13 @@ class SessionMachine(RuleBasedStateMachine):
                     self.identity = identity
                 case AskToken() | AskPermission():
                     self.ask(action)
-                case Close():
+                case Close(code):
+                    assert (code == CloseCode.RATE_ABUSE) == self.is_abuser
                     self.is_closed = True
                     self.question = None
                     self.waiting.clear()
+
+        assert self.is_closed or not self.is_abuser
 
     def taken_after(self, reply: Reply, taken: set[str]) -> set[str]:
         """Return the names that the client was told it has no more."""
@@ -168,6 +227,9 @@ class SessionMachine(RuleBasedStateMachine):
         self.asked += 1
         assert action.generation == self.asked
         self.question = action
+        if isinstance(action, AskPermission) and action.action == "subscribe":
+            assert len(action.names) <= 3 - len(self.subscribed), "asked for no use"
+            assert not set(action.names) & set(self.subscribed)
 
     def do(self, action: Invoke | Emit | ReportStatus) -> None:
         """Only what the grants, and the application if it is asked, allow is ever done."""
@@ -199,7 +261,9 @@ class SessionMachine(RuleBasedStateMachine):
             case AuthAccepted():
                 assert self.identity is not None
                 assert (reply.subject, reply.expires_at) == ("u", self.identity.expires_at)
-            case AuthRefused() | Refused() | Pong():
+            case Refused():
+                self.hear_refused(reply)
+            case AuthRefused() | Pong():
                 pass
             case Ping():
                 return
@@ -207,27 +271,46 @@ class SessionMachine(RuleBasedStateMachine):
                 raise AssertionError(reply)
         self.answer(reply.ref)
 
+    def hear_refused(self, reply: Refused) -> None:
+        assert reply.ref is not None
+        command = self.commands[reply.ref]
+        assert reply.is_call == isinstance(command, Call | Publish)
+        if reply.code == ErrorCode.RATE_LIMITED:
+            self.rates.exceed(self.now.monotonic)
+            self.is_abuser = self.rates.is_abuse
+        if reply.code == ErrorCode.INVALID_MESSAGE:
+            assert isinstance(command, Malformed) or self.is_too_large(command)
+
+    def is_too_large(self, command: Command) -> bool:
+        """The page: "A request with more than `max_names` names is refused whole"."""
+        return isinstance(command, Subscribe | Unsubscribe) and len(command.names) > 20
+
     def hear_subscribed(self, reply: Subscribed) -> None:
         """Judge a request as a reader of the page would, name by name."""
         assert reply.ref is not None
         assert self.identity is not None
         command = self.commands[reply.ref]
         assert isinstance(command, Subscribe)
+        assert not self.is_too_large(command)
         accepted: list[str] = []
         rejected: list[tuple[str, str]] = []
+        # "No more patterns are considered than there are places left"
+        free, considered = 3 - len(self.subscribed), set[str]()
         for name in command.names:
             pattern = pattern_of(name)
             if name in self.subscribed:
                 accepted.append(name)
             elif pattern is None:
                 rejected.append((name, ErrorCode.INVALID_CHANNEL))
-            elif not self.identity.grants.may_subscribe(pattern) or (
-                self.asks and not self.allowed[name]
-            ):
+            elif not self.identity.grants.may_subscribe(pattern):
                 rejected.append((name, ErrorCode.FORBIDDEN))
-            elif len(self.subscribed) == 3:
+            elif name not in considered and len(considered) == free:
                 rejected.append((name, ErrorCode.TOO_MANY_SUBSCRIPTIONS))
+            elif self.asks and not self.allowed[name]:
+                considered.add(name)
+                rejected.append((name, ErrorCode.FORBIDDEN))
             else:
+                considered.add(name)
                 accepted.append(name)
                 self.subscribed.append(name)
         assert reply.names == tuple(accepted)
@@ -283,18 +366,24 @@ class SessionMachine(RuleBasedStateMachine):
         self.session.heartbeat.seen(self.now.monotonic)
         was_closed, was_asking = self.is_closed, self.question is not None
         is_nobody = self.identity is None and not was_asking
-        counts = not (was_closed or is_nobody)
-        is_excess = counts and not self.bucket.take(self.now.monotonic)
-        actions = self.session.handle(command, self.now)
+        self.rates.pass_to(self.now.monotonic)
+        assert self.session.rate is not None
+        assert self.session.rate.has_token(self.now.monotonic) == (self.rates.tokens >= 1)
+        handed: Command = command
+        if self.glances and self.rates.tokens < 1:
+            handed = Excess(ref, isinstance(command, Call | Publish))
+        # "It is judged before everything else."
+        is_excess = not was_closed and not self.rates.takes(command, len(self.subscribed))
+        actions = self.session.handle(handed, self.now)
 
-        waits = was_asking and not is_excess and not isinstance(command, Ping | Pong)
+        waits = was_asking and not isinstance(command, Ping | Pong)
         if was_closed:
             assert actions == []
-        elif is_nobody and not isinstance(command, Auth):
-            assert self.codes(actions) == [ErrorCode.UNAUTHENTICATED]
         elif is_excess or (waits and len(self.waiting) == 3):
             assert self.codes(actions)[0] == ErrorCode.RATE_LIMITED
             assert all(isinstance(action, Close) for action in actions[1:])
+        elif is_nobody and not isinstance(command, Auth):
+            assert self.codes(actions) == [ErrorCode.UNAUTHENTICATED]
         elif waits:
             assert actions == []
             self.waiting.append(ref)

@@ -1,0 +1,204 @@
+"""Adapter for `FastAPI <https://fastapi.tiangolo.com>`_: everything in one line.
+
+::
+
+    bus = Bus()
+    app = FastAPI()
+    mount(app, "/ws", bus)
+
+    @app.post("/prices/{symbol}")
+    async def price(symbol: str, value: float) -> None:
+        await bus.publish(channel("price", symbol), value)
+
+All routes are made by FastAPI's own methods, so that the dependencies of the application, of its
+routers and of ``include_router`` guard them, and the prefixes of routers apply. Run it with
+``uvicorn.run(app, **uvicorn_options(bus))``, or on the command line with
+``uvicorn main:app --ws wsbus.adapters.uvicorn:WebSocketProtocol``.
+
+Needs the extra ``fastapi``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi.params import Depends as Dependency
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from ..bus import Bus
+from ..console import Console
+from ..core.errors import UsageError
+from ..core.permissions import Identity
+from ..endpoint import Endpoint
+from ._placed import settle
+from .asgi import Application, decline, endpoint_of
+from .starlette import View, console_routes, running, serve, status_routes, web_routes
+
+__all__ = ["mount", "mount_console", "serve"]
+
+
+def mount(
+    target: FastAPI | APIRouter,
+    path: str,
+    door: Bus | Endpoint,
+    *,
+    dependencies: Sequence[Dependency] = (),
+    identity: Callable[..., Any] | None = None,
+    status: str | None = None,
+    client: str | None = None,
+    lifespan: bool = True,
+    name: str = "wsbus",
+) -> None:
+    """Serve a bus in an application of FastAPI, or in a router that it includes.
+
+    An HTTP request to the path is answered 426, unless a route before it takes it.
+
+    Args:
+        target: An application or a router. FastAPI runs the lifespan of a router that is included
+            afterwards, and none of applications that are mounted in others: start the bus in the
+            outermost one, there.
+        path: As FastAPI's routes have it: ``/ws/{client_id}``. What is found in it is in
+            ``connection.handshake.path_params``; write ``{client_id:path}`` if it may hold ``/``.
+        door: Where clients come in; a bus means its default endpoint.
+        dependencies: Such as ``[Depends(members_only)]``, for the WebSocket, besides those of the
+            application and its routers. One that refuses raises ``WebSocketException``. They are
+            left when the connection ends, so one that holds a database session holds it for long.
+        identity: A dependency that returns an :class:`.Identity`, or None to have the endpoint's
+            authenticator asked.
+        status: Prefix of the routes that tell operators how the bus is, such as ``/-``; see
+            :func:`.starlette.status_routes`. None: none.
+        client: Prefix of the JavaScript client, such as ``/wsbus``; see
+            :func:`.starlette.web_routes`.
+            None: it is not served.
+        lifespan: Start the bus before the application's own lifespan, and stop it afterwards.
+        name: For ``url_path_for``.
+
+    Raises:
+        UsageError: The target is neither an application nor a router, or the door neither a bus
+            nor an endpoint.
+    """
+    router = _router_of(target)
+    if not str(path).startswith("/"):
+        raise UsageError('a path begins with a slash: mount(app, "/ws", bus)')
+    endpoint = endpoint_of(door)
+    bus = endpoint.gate
+    if not isinstance(bus, Bus):
+        raise UsageError("a console is mounted with mount_console(app, console)")
+    router.add_api_websocket_route(
+        path, _conversation(endpoint, identity), name=name, dependencies=dependencies
+    )
+    _decline_http(router, path, name)
+    if status is not None:
+        _add(router, status_routes(bus, status))
+    if client is not None:
+        _add(router, web_routes(client))
+    if lifespan:
+        router.lifespan_context = _around(router.lifespan_context, bus)
+
+
+def mount_console(
+    target: FastAPI | APIRouter,
+    console: Console,
+    prefix: str = "/console",
+    *,
+    dependencies: Sequence[Dependency] = (),
+) -> None:
+    """Serve an operator's console: its page at ``/console/``, and its endpoint.
+
+    Args:
+        target: An application or a router; its dependencies hold.
+        console: Which.
+        prefix: Of the paths.
+        dependencies: For all of its routes; they must suit HTTP and WebSockets, as those do that
+            take ``HTTPConnection``.
+
+    Raises:
+        UsageError: The target is neither an application nor a router.
+    """
+    _add(_router_of(target), console_routes(console, prefix), dependencies)
+
+
+def _router_of(target: FastAPI | APIRouter) -> APIRouter:
+    if isinstance(target, FastAPI):
+        return target.router
+    if isinstance(target, APIRouter):
+        return target
+    raise UsageError(
+        f"mount takes an application or a router of FastAPI first, not {type(target).__name__}; "
+        "for Starlette write websocket_route(path, bus) of wsbus.adapters.starlette"
+    )
+
+
+def _conversation(endpoint: Endpoint, identity: Callable[..., Any] | None) -> Callable[..., Any]:
+    if identity is None:
+
+        async def converse(websocket: WebSocket) -> None:
+            await serve(websocket, endpoint)
+
+        return converse
+
+    async def converse_with(
+        websocket: WebSocket,
+        who: Any = Depends(identity),  # noqa: B008  # as FastAPI has it
+    ) -> None:
+        if who is not None and not isinstance(who, Identity):
+            raise UsageError(
+                "the dependency given to mount(identity=…) returns an Identity or None, "
+                f"not {type(who).__name__}"
+            )
+        await serve(websocket, endpoint, identity=who)
+
+    return converse_with
+
+
+class _Decline:
+    """Answers HTTP at the path of a WebSocket; open to all, since it says nothing of anybody."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await decline(scope, receive, send)
+
+
+def _decline_http(router: APIRouter, path: str, name: str) -> None:
+    router.add_route(router.prefix + path, _Decline(), name=f"{name}-http", include_in_schema=False)  # type: ignore[arg-type]  # an ASGI application
+
+
+def _add(
+    router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[Dependency] = ()
+) -> None:
+    """Make routes of FastAPI from those of Starlette."""
+    for route in routes:
+        if isinstance(route, WebSocketRoute) and isinstance(route.endpoint, Application):
+            converse = _conversation(route.endpoint.endpoint, None)
+            router.add_api_websocket_route(
+                route.path, converse, name=route.name, dependencies=dependencies
+            )
+            _decline_http(router, route.path, route.name)
+        elif isinstance(route, Route) and isinstance(route.endpoint, View):
+            router.add_api_route(
+                route.path,
+                route.endpoint.respond,
+                methods=["GET", "HEAD"],
+                name=route.name,
+                dependencies=dependencies,
+                include_in_schema=False,
+                response_model=None,
+            )
+
+
+def _around(inner: Any, bus: Bus) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
+    @asynccontextmanager
+    async def live(application: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        settle(application)
+        async with running(bus), AsyncExitStack() as stack:
+            try:
+                state = await stack.enter_async_context(inner(application))
+            except UsageError as exc:
+                exc.add_note("mount(…) runs the bus; where something else does, say lifespan=False")
+                raise
+            yield state
+
+    return live

@@ -1,0 +1,416 @@
+"""The client for code without an event loop: Celery, Django, scripts, notebooks.
+
+::
+
+    with connect("wss://example.org/ws", token=token) as client:
+        client.publish("orders.42", {"state": "paid"})
+        with client.subscribe("prices.*", wait=10) as events:
+            for event in events:
+                print(event.channel, event.data)
+
+It is :mod:`wsbus.client` on an event loop in a thread of its own; any thread may use it. Its
+options, results and errors are those of the asynchronous client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
+
+from anyio import fail_after
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from ..core.client_retry import Retry
+from ..core.errors import UsageError
+from ..core.hub import Receipt
+from ..core.messages import Status
+from ..core.overflow import Overflow
+from .client import Client
+from .connecting import Connecting
+from .connecting import connect as connect_async
+from .driver import OnChange
+from .events import Event, Events
+from .tokens import FetchToken
+
+__all__ = ["SyncClient", "SyncEvents", "connect"]
+
+T = TypeVar("T")
+_RETRY: Final = Retry()
+
+
+def connect(
+    url: str,
+    *,
+    token: str | FetchToken | None = None,
+    token_in: Literal["message", "query"] = "message",  # noqa: S107  # where it goes is no token
+    token_name: str = "token",  # noqa: S107
+    protocol: str = "wsbus.v1",
+    headers: Mapping[str, str] | None = None,
+    tls: SSLContext | None = None,
+    retry: Retry = _RETRY,
+    ping_interval: float = 15.0,
+    ping_timeout: float = 20.0,
+    connect_timeout: float = 10.0,
+    close_timeout: float = 5.0,
+    max_message_bytes: int = 4 << 20,
+    on_change: OnChange | None = None,
+) -> SyncClient:
+    """Connect to a server; returns once the server knows who this is.
+
+    Use it as ``with connect(…) as client:``, or close the client with :meth:`SyncClient.close`.
+    After a fork, connect anew in the child.
+
+    Args:
+        url: As all arguments here: see :func:`wsbus.client.connect`.
+        token: A function for it is called in the thread of the client, or a worker thread.
+        token_in: Where the token is shown.
+        token_name: The query parameter that it is shown in.
+        protocol: The dialect.
+        headers: More headers for the handshake.
+        tls: Whom to trust.
+        retry: When to come again after a connection is lost.
+        ping_interval: Seconds between pings.
+        ping_timeout: Seconds without a pong until the connection counts as lost.
+        connect_timeout: Seconds for a connection to be opened.
+        close_timeout: Seconds for the server to say goodbye, too.
+        max_message_bytes: The largest frame that is taken.
+        on_change: Called with each change, in the thread of the client; it must not block.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        RemoteError: It cannot be done; why, in words.
+    """
+    connecting = connect_async(
+        url,
+        token=token,
+        token_in=token_in,
+        token_name=token_name,
+        protocol=protocol,
+        headers=headers,
+        tls=tls,
+        retry=retry,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        connect_timeout=connect_timeout,
+        close_timeout=close_timeout,
+        max_message_bytes=max_message_bytes,
+        on_change=on_change,
+    )
+    return SyncClient(connecting)
+
+
+class SyncClient:
+    """One user's way to a server; made by :func:`connect`. Any thread may use it."""
+
+    def __init__(self, connecting: Connecting) -> None:
+        self._portal: Final = _Portal()
+        with ExitStack() as stack:
+            stack.callback(self._portal.close)
+            self._client: Final[Client] = stack.enter_context(self._portal.enter(connecting))
+            self._stack: Final = stack.pop_all()
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._client)[1:]}"
+
+    def __enter__(self) -> Self:
+        """Use it in a ``with`` block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, and the server knows who this is."""
+        return self._client.is_connected
+
+    @property
+    def connection_id(self) -> str | None:
+        """What the server calls the connection; None: there is none, or its dialect is silent."""
+        return self._client.connection_id
+
+    @property
+    def subject(self) -> str | None:
+        """Who this is to the server; None: there is no connection, or its dialect is silent."""
+        return self._client.subject
+
+    @overload
+    def subscribe(
+        self,
+        pattern: str,
+        *,
+        wait: float | None = None,
+        buffer: int = 1000,
+        buffer_bytes: int = ...,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        timeout: float = 30.0,
+    ) -> SyncEvents[Any]: ...
+
+    @overload
+    def subscribe(
+        self,
+        pattern: str,
+        payload: type[T],
+        *,
+        wait: float | None = None,
+        buffer: int = 1000,
+        buffer_bytes: int = ...,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        timeout: float = 30.0,
+    ) -> SyncEvents[T]: ...
+
+    @overload
+    def subscribe(  # What is no class: a union, say.
+        self,
+        pattern: str,
+        payload: object,
+        *,
+        wait: float | None = None,
+        buffer: int = 1000,
+        buffer_bytes: int = ...,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        timeout: float = 30.0,
+    ) -> SyncEvents[Any]: ...
+
+    def subscribe(
+        self,
+        pattern: str,
+        payload: Any = Any,
+        *,
+        wait: float | None = None,
+        buffer: int = 1000,
+        buffer_bytes: int = 4 << 20,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        timeout: float = 30.0,
+    ) -> SyncEvents[Any]:
+        """Return what matches ``pattern``: use it in a ``with`` block, and iterate.
+
+        Args:
+            pattern: A channel, or a pattern of channels.
+            payload: The type of the data; by default JSON as it is.
+            wait: Iterating ends when nothing has come for so many seconds; None: it goes on.
+            buffer: Events that wait to be taken, at most.
+            buffer_bytes: The same in bytes of data.
+            overflow: What happens when the buffer is full.
+            timeout: Seconds for the server to confirm it.
+
+        Raises:
+            UsageError: The pattern is none, or an option makes no sense.
+        """
+        if wait is not None and not wait > 0:
+            raise UsageError("the time to wait for an event must be positive seconds, or None")
+        events = self._client.subscribe(
+            pattern,
+            payload,
+            buffer=buffer,
+            buffer_bytes=buffer_bytes,
+            overflow=overflow,
+            timeout=timeout,
+        )
+        return SyncEvents(self._portal, events, wait)
+
+    @overload
+    def command(
+        self,
+        action: str,
+        params: object = None,
+        *,
+        timeout: float = 30.0,
+        idempotent: bool = False,
+    ) -> Any: ...
+
+    @overload
+    def command(
+        self,
+        action: str,
+        params: object = None,
+        *,
+        returns: type[T],
+        timeout: float = 30.0,
+        idempotent: bool = False,
+    ) -> T: ...
+
+    @overload
+    def command(  # What is no class: a union, say.
+        self,
+        action: str,
+        params: object = None,
+        *,
+        returns: object,
+        timeout: float = 30.0,
+        idempotent: bool = False,
+    ) -> Any: ...
+
+    def command(
+        self,
+        action: str,
+        params: object = None,
+        *,
+        returns: Any = Any,
+        timeout: float = 30.0,
+        idempotent: bool = False,
+    ) -> Any:
+        """Have a command carried out, and return its result; see :meth:`.Client.command`.
+
+        Raises:
+            WsbusError: As there.
+        """
+        return self._portal.run(
+            partial(
+                self._client.command,
+                action,
+                params,
+                returns=returns,
+                timeout=timeout,
+                idempotent=idempotent,
+            )
+        )
+
+    def publish(
+        self, channel: str, data: object, *, event: str = "message", timeout: float = 30.0
+    ) -> Receipt:
+        """Publish; return how many it was for; see :meth:`.Client.publish`.
+
+        Raises:
+            WsbusError: As there.
+        """
+        publish = partial(self._client.publish, channel, data, event=event, timeout=timeout)
+        return self._portal.run(publish)
+
+    def status(self, *, timeout: float = 30.0) -> Status:
+        """Return what the server knows about this connection; see :meth:`.Client.status`.
+
+        Raises:
+            WsbusError: As there.
+        """
+        return self._portal.run(partial(self._client.status, timeout=timeout))
+
+    def close(self) -> None:
+        """End it for good: iterators end, requests fail, the thread is gone. Idempotent."""
+        self._portal.check()
+        self._stack.close()
+
+
+class SyncEvents(Generic[T]):
+    """What matches a pattern; made by :meth:`SyncClient.subscribe`. One thread may iterate."""
+
+    def __init__(self, portal: _Portal, events: Events[T], wait: float | None) -> None:
+        self._portal: Final = portal
+        self._events: Final = events
+        self._wait: Final = wait
+        self._stack: Final = ExitStack()
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._events)[1:]}"
+
+    def __enter__(self) -> Self:
+        """Subscribe; from the confirmation on, every matching event is for it.
+
+        Raises:
+            WsbusError: The server refuses it, or does not answer in time.
+        """
+        self._stack.enter_context(self._portal.enter(self._events))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it up."""
+        self._stack.close()
+
+    def __iter__(self) -> Self:
+        """Iterate."""
+        return self
+
+    def __next__(self) -> Event[T]:
+        """Wait for the next event; iterating ends when none has come for ``wait`` seconds.
+
+        Raises:
+            WsbusError: As iterating :class:`.Events` does.
+        """
+        try:
+            return self.get(self._wait)
+        except (TimeoutError, EOFError):
+            raise StopIteration from None
+
+    def get(self, timeout: float | None = None) -> Event[T]:
+        """Wait for the next event.
+
+        Args:
+            timeout: Seconds; None: for ever. 0 takes what is there.
+
+        Raises:
+            TimeoutError: None has come.
+            EOFError: The subscription, or the client, is closed.
+            WsbusError: As iterating :class:`.Events` does.
+        """
+        return self._portal.run(partial(self._next, timeout))
+
+    async def _next(self, timeout: float | None) -> Event[T]:  # noqa: ASYNC109
+        try:
+            with fail_after(timeout):
+                return await anext(self._events)
+        except StopAsyncIteration:  # No coroutine may raise it.
+            raise EOFError(f"{self._events.pattern}: the subscription is closed") from None
+
+
+class _Portal:
+    """The event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._pid: Final = os.getpid()
+        self._stack: Final = ExitStack()
+        start = start_blocking_portal("asyncio", name="wsbus-client")
+        self._portal: Final[BlockingPortal] = self._stack.enter_context(start)
+        self._is_closed = False
+
+    def check(self) -> None:
+        """Refuse what could only hang.
+
+        Raises:
+            UsageError: The process was forked since.
+        """
+        if os.getpid() != self._pid:
+            raise UsageError("this client belongs to the process that was forked: connect anew")
+
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run ``work`` on the loop, and wait; an interrupt cancels it."""
+        self.check()
+        if self._is_closed:
+            raise UsageError("the client is closed")
+        future = self._portal.start_task_soon(_awaited, work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def enter(self, what: Any) -> AbstractContextManager[Any]:
+        """Return an async context manager as one for threads."""
+        self.check()
+        if self._is_closed:
+            raise UsageError("the client is closed")
+        return self._portal.wrap_async_context_manager(what)
+
+    def close(self) -> None:
+        """End the loop, and its thread. Idempotent."""
+        self._is_closed = True
+        self._stack.close()
+
+
+async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
+    return await work()

@@ -1,0 +1,78 @@
+"""How many connections an endpoint takes, counted from the handshake on; and what a refusal is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from .core.errors import CloseCode
+from .core.limits import Limits
+
+__all__ = ["Place", "Places", "Refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The handshake is refused."""
+
+    status: int
+    """HTTP status, where the server can still answer with one."""
+    reason: str
+    """A sentence for the client."""
+    close_code: CloseCode = CloseCode.DISCONNECTED
+    """What to close with, where the server cannot refuse before it accepts."""
+
+
+class Place:
+    """One of an endpoint's ``max_connections``, from the handshake until the connection has ended.
+
+    It is given back by :meth:`release`, or when nothing refers to it any more: an accepted
+    handshake whose connection never runs must not take a place for good.
+    """
+
+    __slots__ = ("_address", "_places")
+
+    def __init__(self, places: Places, address: str | None) -> None:
+        self._places: Places | None = places
+        self._address: Final = address
+
+    def release(self) -> None:
+        """Give the place back. Idempotent."""
+        places, self._places = self._places, None
+        if places is not None:
+            places.leave(self._address)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class Places:
+    """Counts the connections and handshakes of one endpoint, in all and by address."""
+
+    __slots__ = ("_addresses", "taken")
+
+    def __init__(self) -> None:
+        self.taken: int = 0
+        """Connections, and handshakes that are not refused yet."""
+        self._addresses: Final[Counter[str]] = Counter()
+
+    def enter(self, address: str | None, limits: Limits) -> Refusal | None:
+        """Take a place, or return why there is none."""
+        if limits.max_connections is not None and self.taken >= limits.max_connections:
+            return Refusal(503, "too many connections", CloseCode.SERVICE_RESTART)
+        if address is not None:
+            most = limits.max_connections_per_address
+            if most is not None and self._addresses[address] >= most:
+                return Refusal(429, "too many connections of this address", CloseCode.RATE_ABUSE)
+            self._addresses[address] += 1
+        self.taken += 1
+        return None
+
+    def leave(self, address: str | None) -> None:
+        """Give a place back."""
+        self.taken -= 1
+        if address is not None:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]

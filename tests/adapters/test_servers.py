@@ -1,0 +1,191 @@
+"""ASGI servers other than uvicorn in this process: each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from anyio import fail_after, sleep, to_thread
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
+
+from tests.adapters.serving import client, receive, subscribe
+
+PROGRAM: Final = """
+import logging
+
+from wsbus import Bus, Connection
+from wsbus.adapters import asgi
+
+logging.basicConfig(level=logging.WARNING)
+bus = Bus()
+
+
+@bus.command("leave")
+def leave(connection: Connection) -> None:
+    connection.disconnect(4511, "see you later")
+
+
+@bus.command("say")
+async def say(what: str) -> int:
+    return (await bus.publish("said", what)).matched
+
+
+app = asgi.app(bus)
+started_by_a_client = asgi.app(bus, autostart=True)
+"""
+
+PYTHON: Final = [sys.executable, "-m"]
+WORKER: Final = "wsbus.adapters.gunicorn.UvicornWorker"
+FAST: Final = "wsbus.adapters.uvicorn:WebSocketProtocol"
+COMMANDS: Final = {
+    "granian": "granian --interface asgi --host 127.0.0.1 --port {port} served:app",
+    "hypercorn": "hypercorn --bind 127.0.0.1:{port} served:app",
+    "hypercorn-trio": "hypercorn -k trio --bind 127.0.0.1:{port} served:app",
+    "daphne": "daphne -b 127.0.0.1 -p {port} served:started_by_a_client",
+    "gunicorn": f"gunicorn -b 127.0.0.1:{{port}} -k {WORKER} served:app",
+    "gunicorn-two": f"gunicorn -w 2 -b 127.0.0.1:{{port}} -k {WORKER} served:app",
+    "uvicorn": "uvicorn --port {port} served:app",
+    "uvicorn-fast": f"uvicorn --port {{port}} --ws {FAST} served:app",
+    "uvicorn-two": f"uvicorn --port {{port}} --workers 2 --ws {FAST} served:app",
+    "uvicorn-alone": "uvicorn --port {port} --lifespan off served:started_by_a_client",
+    "uvicorn-never": "uvicorn --port {port} --lifespan off served:app",
+}
+
+
+class Process:
+    """A server that runs, and what it has written."""
+
+    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.port: Final = port
+        self.log: Final = log
+        self._process: Final = process
+
+    async def stop(self) -> int:
+        """Send SIGTERM; return the exit status."""
+        self._process.send_signal(signal.SIGTERM)
+        return await to_thread.run_sync(lambda: self._process.wait(20))
+
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+
+@asynccontextmanager
+async def running(name: str, folder: Path) -> AsyncIterator[Process]:
+    """Run a server until the context ends; it must have been stopped by then, or is killed."""
+    module = name.partition("-")[0]
+    if importlib.util.find_spec(module) is None:
+        reason = f"needs {module}: pip install -e '.[servers]'"
+        if os.environ.get("WSBUS_REQUIRE_SERVICES"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    (folder / "served.py").write_text(PROGRAM, encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    arguments = COMMANDS[name].format(port=port).split()
+    log = folder / "log"
+    process = start([*PYTHON, *arguments], log)
+    try:
+        with fail_after(30):
+            while not listens(port):
+                assert process.poll() is None, log.read_text(encoding="utf-8")
+                await sleep(0.05)
+        yield Process(port, process, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as out:
+        return subprocess.Popen(arguments, cwd=log.parent, stdout=out, stderr=subprocess.STDOUT)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def command(peer: ClientConnection, action: str, **params: Any) -> list[Any]:
+    """Give a command; return what comes until it is answered, events first."""
+    message = {"type": "command", "id": "1", "action": action, "params": params}
+    await peer.send(json.dumps(message))
+    got: list[Any] = []
+    while not any(each["type"] == "response" for each in got):
+        got += [json.loads(line) for line in str(await peer.recv()).splitlines()]
+    return got
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "uvicorn-never"])
+async def test_servers_serve(name: str, tmp_path: Path) -> None:
+    """Commands, events, close codes and the end of the process are as on every other server."""
+    async with running(name, tmp_path) as server:
+        with fail_after(30):
+            for _ in range(3):
+                async with client(server.port) as peer:
+                    assert (await receive(peer))["type"] == "connected"
+                    await subscribe(peer, "said")
+                    got = await command(peer, "say", what="hello")
+                    while not any(each["type"] == "event" for each in got):
+                        got.append(await receive(peer))
+                    assert {each.get("data") for each in got} == {1, "hello"}
+                    await peer.send('{"type":"command","id":"2","action":"leave"}')
+                    await peer.wait_closed()
+                    assert peer.close_code == 4511
+                    if name != "daphne":  # Which has no reasons.
+                        assert peer.close_reason == "see you later"
+            async with client(server.port) as peer:
+                await receive(peer)
+                status = await server.stop()
+    # uvicorn raises the signal again once it has shut down.
+    assert status in ({0, -signal.SIGTERM} if name.startswith("uvicorn") else {0})
+    assert "an async call failed" not in server.said()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("uvicorn", ["--ws wsbus.adapters.uvicorn:WebSocketProtocol"]),
+        ("uvicorn-fast", []),
+        ("gunicorn", []),
+        ("uvicorn-two", ["runs 2 processes"]),
+        ("gunicorn-two", ["runs 2 processes"]),
+    ],
+)
+async def test_how_uvicorn_is_run_is_told_once(name: str, words: list[str], tmp_path: Path) -> None:
+    """The slow path and several processes are warned of; what is right is not."""
+    async with running(name, tmp_path) as server:
+        with fail_after(30):
+            for _ in range(3):
+                async with client(server.port) as peer:
+                    await receive(peer)
+            await server.stop()
+
+    lines = [line for line in server.said().splitlines() if line.startswith("WARNING:wsbus")]
+    assert all(any(word in line for word in words) for line in lines)
+    assert all(any(word in line for line in lines) for word in words)
+    assert len(lines) <= 2 * len(words)  # Once a process.
+
+
+async def test_a_server_without_a_lifespan_is_told(tmp_path: Path) -> None:
+    """The log says how a bus is started where nobody does."""
+    async with running("uvicorn-never", tmp_path) as server:
+        with fail_after(30):
+            for _ in range(2):
+                with pytest.raises(InvalidStatus) as refused:
+                    await client(server.port)
+                assert refused.value.response.status_code == 503
+            await server.stop()
+
+    assert server.said().count("autostart=True") == 1

@@ -1,0 +1,363 @@
+# what FastAPI would take here
+"""What may stand in the signature of a command, and what each parameter gets."""
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from functools import partial, wraps
+from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, Union
+from uuid import UUID
+
+import msgspec
+import pydantic
+import pytest
+from annotated_types import Gt
+from fastapi import BackgroundTasks, Depends, Header, Query, Request, Security, WebSocket
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from starlette.requests import HTTPConnection
+
+from tests.drivers.clients import connecting, steady
+from wsbus import Bus, Connection, Grants, Handshake, Identity, UsageError
+
+
+class Side(Enum):
+    BUY = "buy"
+
+
+class Order(msgspec.Struct):
+    side: Side
+    price: Decimal
+    number: Annotated[int, msgspec.Meta(gt=0)]
+    parts: list["Order"] = []
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+class Options(TypedDict):
+    loud: bool
+
+
+class Pair(NamedTuple):
+    a: int
+    b: str
+
+
+class Model(pydantic.BaseModel):
+    x: int
+
+
+@pydantic_dataclass
+class Checked:
+    x: int
+
+
+class Thing:
+    """A class of the application."""
+
+
+class Mine(Connection):
+    """A connection of the application's own class."""
+
+
+class Holder(msgspec.Struct):
+    who: Identity
+
+
+class DeepModel(msgspec.Struct):
+    models: dict[str, list[Model]]
+
+
+class DeepCheck(msgspec.Struct):
+    x: Annotated[int, pydantic.Field(gt=0)]
+
+
+@dataclasses.dataclass
+class DeepThing:
+    things: tuple[Thing, ...] | None
+
+
+Number = NewType("Number", int)
+
+
+def find() -> int:
+    """Be a dependency."""
+    return 1
+
+
+# --- what the server supplies ---------------------------------------------------------------------
+
+
+async def ask(function: Callable[..., Any], params: dict[str, Any]) -> Any:
+    """Return what a client is answered by a command."""
+    bus = Bus()
+    bus.command("it")(function)
+    async with bus, connecting(bus.default_endpoint, path="/here") as connect:
+        answer = await (await connect()).command("it", **params)
+        return answer["data"] if answer["success"] else answer["error"]["code"]
+
+
+def by_connection(who: Connection) -> Any:
+    return who.handshake.path
+
+
+def by_identity(who: Identity) -> Any:
+    return who.subject
+
+
+def by_handshake(who: Handshake) -> Any:
+    return who.path
+
+
+def by_none(who: Connection | None = None) -> Any:
+    return who and who.handshake.path
+
+
+def by_optional(who: Optional[Identity]) -> Any:  # noqa: UP045
+    return who and who.subject
+
+
+def by_union(who: Union[Handshake, None]) -> Any:  # noqa: UP007
+    return who and who.path
+
+
+def by_annotated(who: Annotated[Connection, "the caller"]) -> Any:
+    return who.handshake.path
+
+
+def by_all(
+    a: Annotated[Identity | None, "who"], n: int, b: Handshake, c: Connection, d: Connection
+) -> Any:
+    return [a and a.subject, n, b.path, c is d]
+
+
+async def by_async(who: Identity, point: Point) -> Any:
+    return [who.subject, point.x]
+
+
+@pytest.mark.parametrize(
+    ("function", "params", "expected"),
+    [
+        (by_connection, {}, "/here"),
+        (by_identity, {}, "anonymous"),
+        (by_handshake, {}, "/here"),
+        (by_none, {}, "/here"),
+        (by_optional, {}, "anonymous"),
+        (by_union, {}, "/here"),
+        (by_annotated, {}, "/here"),
+        (by_all, {"n": 5}, ["anonymous", 5, "/here", True]),
+        (by_async, {"x": 3}, ["anonymous", 3]),
+    ],
+)
+async def test_the_server_supplies_what_is_its_own(
+    function: Callable[..., Any], params: dict[str, Any], expected: Any
+) -> None:
+    """A client that sends such a parameter is not heard: it gets what the server knows."""
+    forged = {"subject": "root", "grants": {"admin": True}, "path": "/forged"}
+    assert await ask(function, params) == expected
+    for name in ("who", "a", "b", "c", "d"):
+        assert await ask(function, {**params, name: forged}) == expected
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def depends(x: int = Depends(find)) -> None: ...
+def security(x: int = Security(find)) -> None: ...
+def query(x: int = Query(1)) -> None: ...
+def header(x: Annotated[str, Header()]) -> None: ...
+def depends_in_annotated(x: Annotated[int, Depends(find)]) -> None: ...
+def depends_on_supplied(x: Annotated[Connection, Depends(find)]) -> None: ...
+def depends_deep(x: list[Annotated[int, Depends(find)]]) -> None: ...
+def request(x: Request) -> None: ...
+def websocket(x: WebSocket) -> None: ...
+def http_connection(x: HTTPConnection | None = None) -> None: ...
+def background(x: BackgroundTasks) -> None: ...
+def model(x: Model) -> None: ...
+def model_deep(x: dict[str, list[Model | None]]) -> None: ...
+def model_in_struct(x: DeepModel) -> None: ...
+def checked(x: Checked) -> None: ...
+def field(x: Annotated[int, pydantic.Field(gt=0)]) -> None: ...
+def field_default(x: int = pydantic.Field(5)) -> None: ...
+def field_in_struct(x: DeepCheck) -> None: ...
+def annotated_type(x: Annotated[int, Gt(0)]) -> None: ...
+def strict(x: pydantic.PositiveInt) -> None: ...
+def thing(x: Thing) -> None: ...
+def things(x: list[Thing]) -> None: ...
+def thing_deep(x: DeepThing) -> None: ...
+def thing_or_int(x: Thing | int) -> None: ...
+def function(x: Callable[[], int]) -> None: ...
+def connections(x: list[Connection]) -> None: ...
+def connection_or_text(x: Connection | str) -> None: ...
+def identity_in_struct(x: Holder) -> None: ...
+def handshakes(x: dict[str, Handshake]) -> None: ...
+def mine(x: Mine) -> None: ...
+def grants(x: Grants) -> None: ...
+def any_number(*x: int) -> None: ...
+def any_names(**x: int) -> None: ...
+def nameless(x: int, /) -> None: ...
+def not_a_type(x: 5) -> None: ...  # type: ignore[valid-type]
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (depends, "Depends"),
+        (security, "Security"),
+        (query, "Query"),
+        (header, "Header"),
+        (depends_in_annotated, "Depends"),
+        (depends_on_supplied, "Depends"),
+        (depends_deep, "Depends"),
+        (request, "Request"),
+        (websocket, "WebSocket"),
+        (http_connection, "HTTPConnection"),
+        (background, "BackgroundTasks"),
+        (model, "model_validate"),
+        (model_deep, "model_validate"),
+        (model_in_struct, "'models'.*model_validate"),
+        (checked, "pydantic"),
+        (field, r"msgspec\.Meta"),
+        (field_default, "FieldInfo"),
+        (field_in_struct, r"field 'x'.*msgspec\.Meta"),
+        (annotated_type, r"msgspec\.Meta"),
+        (strict, r"msgspec\.Meta"),
+        (thing, "Thing"),
+        (things, "Thing"),
+        (thing_deep, "Thing"),
+        (thing_or_int, "x"),
+        (function, "x"),
+        (connections, "Connection"),
+        (connection_or_text, "Connection"),
+        (identity_in_struct, "Identity"),
+        (handshakes, "Handshake"),
+        (mine, "Mine"),
+        (any_number, "name"),
+        (any_names, "name"),
+        (nameless, "name"),
+        (not_a_type, "Type"),
+    ],
+)
+def test_what_would_not_mean_what_it_says_is_refused(
+    function: Callable[..., Any], word: str
+) -> None:
+    """When it is registered: the error names command and parameter, and what to write."""
+    with pytest.raises(UsageError, match=word) as caught:
+        Bus().command("it")(function)
+    assert "'it'" in str(caught.value)
+
+
+def generates() -> Iterator[int]:
+    yield 1
+
+
+async def generates_late() -> AsyncIterator[int]:
+    yield 1
+
+
+@wraps(generates)
+def wrapped() -> Iterator[int]:
+    return generates()
+
+
+class Generates:
+    def __call__(self) -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (generates, "generator"),
+        (generates_late, "generator"),
+        (wrapped, "generator"),
+        (Generates(), "generator"),
+        (partial(generates), "generator"),
+        (Thing, "class"),
+        (Order, "class"),
+        (None, "NoneType"),
+        ("text", "str"),
+        (Bus.broadcast, "method"),
+    ],
+    ids=[str(n) for n in range(10)],
+)
+def test_a_command_is_a_function(function: Any, word: str) -> None:
+    """No generator, no class, no method without its object."""
+    with pytest.raises(UsageError, match=word):
+        Bus().command("it")(function)
+
+
+def test_a_command_has_a_name() -> None:
+    """A decorator without parentheses is told what to write."""
+    with pytest.raises(UsageError, match=r'write @bus\.command\("find"\)'):
+        Bus().command(find)  # type: ignore[arg-type]
+    for name in ("", "a\nb", None, 5):
+        with pytest.raises(UsageError):
+            Bus().command(name)(find)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", True])
+def test_a_time_limit_is_a_number_of_seconds(timeout: Any) -> None:
+    """Anything else would end every call of it, or none."""
+    with pytest.raises(UsageError, match="timeout"):
+        Bus().command("it", timeout=timeout)(find)
+
+
+# --- what is taken --------------------------------------------------------------------------------
+
+
+def plain(a: int, b: str = "x", c: float | None = None) -> None: ...
+def untyped(a, b=1) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+def anything(a: Any) -> None: ...
+def order(order: Order) -> None: ...
+def point(point: Point) -> None: ...
+def options(options: Options) -> None: ...
+def pair(pair: Pair) -> None: ...
+def known(a: UUID, b: datetime, c: Decimal, d: Side, e: bytes, f: frozenset[int]) -> None: ...
+def newtype(a: Number) -> None: ...
+def literal(a: Literal["a", 1]) -> None: ...
+def limited(a: Annotated[int, msgspec.Meta(gt=0)]) -> None: ...
+def noted(a: Annotated[int, "a note"]) -> None: ...
+def raw(a: msgspec.Raw) -> None: ...
+def mapping(params: dict[str, list[int | None]]) -> None: ...
+
+
+class Adder:
+    """An object that can be called."""
+
+    async def __call__(self, a: int) -> int:
+        return a
+
+    def method(self, a: int) -> int:
+        return a
+
+
+@wraps(by_async)
+def decorated(*args: Any, **kwargs: Any) -> Any:
+    return by_async(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        plain, untyped, anything, order, point, options, pair, known, newtype, literal, limited,
+        noted, raw, mapping, Adder(), Adder().method, decorated, partial(plain, a=1),
+        lambda a: a, find,
+    ],
+    ids=steady,
+)  # fmt: skip
+def test_what_msgspec_can_decode_is_taken(function: Callable[..., Any]) -> None:
+    """Types of the standard library and of msgspec, and whatever is made of them."""
+    Bus().command("it")(function)
+
+
+async def test_an_async_function_may_be_wrapped() -> None:
+    """A decorator's ``def`` around an ``async def`` is awaited, as an object's call is."""
+    assert await ask(decorated, {"x": 3}) == ["anonymous", 3]
+    assert await ask(Adder(), {"a": 3}) == 3
+    assert await ask(Adder().method, {"a": 3}) == 3
