@@ -426,13 +426,18 @@ def test_a_token_of_the_address_is_not_shown(page: Page) -> None:
     assert panel.locator("#try-state").inner_text() == "•••"
 
 
-def test_what_turns_a_text_round_is_escaped(page: Page, app: Served) -> None:
-    """A name with characters that reorder text shows them as escapes."""
-    name = "admin\u202egnp.exe"
-    go(page, "Connections")
-    with app.user(name):
-        page.get_by_role("button", name="admin\\u202egnp.exe").wait_for()
-        assert "\u202e" not in page.locator("body").inner_text()
+def test_what_turns_a_text_round_is_escaped(page: Page) -> None:
+    """Characters that reorder text are shown as escapes."""
+    panel = go(page, "Try it")
+    panel.get_by_label("Token").fill("barbara")
+    panel.get_by_role("button", name="Connect", exact=True).click()
+    panel.locator("#try-state[data-state=open]").wait_for()
+    panel.get_by_text("Raw frame", exact=True).click()
+    panel.get_by_label("Frame, as it is sent").fill('{"type": "admin\u202egnp.exe"}')
+    panel.get_by_role("button", name="Send").click()
+    panel.locator("#frames li", has_text="admin\\u202egnp.exe").first.wait_for()
+
+    assert "\u202e" not in panel.locator("#frames").inner_text()
 
 
 # --- the keyboard, and the looks ---------------------------------------------------------------
