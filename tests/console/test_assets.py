@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 import pytest
 from aiohttp import ClientSession, web
+from anyio import Event, create_task_group, fail_after, sleep
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -19,6 +20,7 @@ from wsbus import console as package
 from wsbus.adapters import aiohttp, starlette
 from wsbus.console import Console
 from wsbus.console.assets import answer, redirect
+from wsbus.console.door import MAX_STRANGERS
 
 PAGE: Final = Path(package.__file__).with_name("page")
 FILES: Final = sorted(path.name for path in PAGE.iterdir())
@@ -97,6 +99,32 @@ async def test_the_endpoint_is_beside_the_page(
                 assert (await receive(peer))["success"]
 
     assert TOKEN not in caplog.text
+
+
+async def test_a_flood_of_strangers_keeps_no_operator_out(serve: Serve) -> None:
+    """Strangers who come again and again over sockets do not keep the right token out."""
+    async with serve("/console") as port, ClientSession() as session, create_task_group() as tasks:
+        url, came = f"ws://127.0.0.1:{port}/ops/console/ws", Event()
+
+        async def strangers() -> None:
+            held = []
+            while True:
+                held.append(await session.ws_connect(url))
+                if len(held) > 2 * MAX_STRANGERS:
+                    came.set()
+                    held.pop(0)._response.close()
+                await sleep(0.01)
+
+        tasks.start_soon(strangers)
+        await came.wait()
+        for _ in range(5):
+            with fail_after(30):
+                async with session.ws_connect(url) as operator:
+                    await operator.send_json({"type": "auth", "token": TOKEN})
+                    answers = [await operator.receive_json() for _ in range(2)]
+            assert answers[1]["type"] == "auth_result"
+            assert answers[1]["success"]
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_prefix_may_be_empty(serve: Serve) -> None:

@@ -18,7 +18,7 @@ from wsbus import (
     Unauthenticated,
     UsageError,
 )
-from wsbus.console import Console
+from wsbus.console import Console, room
 from wsbus.console.door import MAX_STRANGERS
 from wsbus.endpoint import Admission, Refusal
 from wsbus.testing import DirectMemoryTransport
@@ -94,6 +94,23 @@ async def test_a_flood_from_one_address_cuts_off_its_own() -> None:
         assert (await slow.see())["consoles"] == 1
 
 
+async def test_operators_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One operator too many is asked to come again, and gets in once another has left."""
+    monkeypatch.setattr(room, "MAX_OPERATORS", 2)
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        first, second, third = await sign_in(), await sign_in(), await sign_in(None)
+        third.say("auth", token=TOKEN)
+        ending = await third.peer.wait_closed()
+        assert ending.code == CloseCode.SERVICE_RESTART
+        assert (await second.see())["consoles"] == 1
+        first.peer.close()
+        await quiet()
+        again = await sign_in()
+
+        assert (await again.see())["consoles"] == 2
+
+
 async def test_nothing_is_sampled_for_strangers() -> None:
     """The task that samples starts when a token is accepted, not before."""
     bus, console = watched()
@@ -123,7 +140,7 @@ async def test_a_path_that_is_not_utf_8_is_shown() -> None:
         shown = await operator.command("console.show", **which)
         user.peer.close()
 
-        assert row["path"] == shown["data"]["path"] == "/?\x00\u202e"
+        assert row["path"] == shown["data"]["path"] == "/\ufffd\x00\u202e"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +203,7 @@ async def test_the_end_of_a_token_is_the_end_of_the_console() -> None:
     jwt = pytest.importorskip("jwt")
     key, bus = "0123456789abcdef" * 2, Bus()
     async with bus, operators(Console(bus, authenticator=JWT(key))) as sign_in:
-        expires_at = int(bus.services.clock().wall) + 1
+        expires_at = int(bus.services.clock().wall) + 3  # The part of a second is cut off.
         root = await sign_in(jwt.encode({"sub": "root", "exp": expires_at, "admin": True}, key))
         ending = await root.peer.wait_closed()
 

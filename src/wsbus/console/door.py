@@ -34,7 +34,7 @@ _LIMITS: Final = Limits(
     max_subscriptions=1,
     messages_per_second=20,
     queue_messages=64,  # A page that reads too slowly gets newer samples, not more of them.
-    max_connections=None,  # Operators have the token; strangers are counted by the console.
+    max_connections=None,  # Counted by the console: strangers apart from operators.
     auth_timeout=5,
 )
 MAX_STRANGERS: Final = 32

@@ -34,6 +34,8 @@ TICK_SECONDS: Final = 0.25
 SAMPLE_SECONDS: Final = 1.0
 MAX_SHARE: Final = 0.03
 """Of one processor, for samples; if they cost more they become rarer."""
+MAX_OPERATORS: Final = 64
+"""Connections whose token was accepted; one more is asked to come again."""
 _CLOSE_SECONDS: Final = 2.0
 
 
@@ -60,6 +62,7 @@ class Room:
         self._watched: Final = watched
         self._services = watched.services
         self._allow_changes: Final = allow_changes
+        self._operators: Final[set[Connection]] = set()
         self._watching: Final[dict[Connection, _Watching]] = {}
         self._tap: Final = Tap()
         self._opened: Event | None = None
@@ -74,6 +77,7 @@ class Room:
         self.bus.command("console.watch")(self._watch)
         self.bus.command("console.show")(self._show)
         self.bus.command("console.disconnect")(self._disconnect)
+        self.bus.on_connect(self._enter)
         self.bus.on_disconnect(self._leave)
 
     async def opened(self) -> None:
@@ -124,7 +128,16 @@ class Room:
         self._is_asked = True
         return {"allow_changes": self._allow_changes, "sort": query.sort}
 
+    def _enter(self, who: Connection) -> None:
+        """Take in an operator, whose token was accepted, as long as there are few of them."""
+        if len(self._operators) < MAX_OPERATORS:
+            self._operators.add(who)
+        else:
+            logger.warning("the console has %d operators, and takes no more", MAX_OPERATORS)
+            who.disconnect(CloseCode.SERVICE_RESTART, "too many operators are connected")
+
     def _leave(self, who: Connection) -> None:
+        self._operators.discard(who)
         self._watching.pop(who, None)
         self._attend()
 

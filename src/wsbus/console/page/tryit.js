@@ -7,7 +7,28 @@ import { clock } from "./format.js";
 const MOST_ROWS = 500;
 const LONGEST = 4000;
 const MASK = "•••";
-const SECRET = 6; // Shorter ones are masked only where they are called a token.
+const SHORT = 6; // Shorter ones are masked only where they stand as a word.
+const WORDS = /([^\p{L}\p{N}_-]+)/u;
+/** A key of a frame, at any depth, whose value is a token. */
+const NAMED = /("[^"\\]*(?:token|secret|password|authorization)"\s*:\s*)"((?:[^"\\]|\\.)*)(?:"|$)/gi;
+/** The same of an address. */
+const ASKED = /([?&][^=&\s"']*(?:token|auth|jwt|key|secret|password)[^=&\s"']*=)([^&\s"'#]*)/gi;
+
+const spoken = (value) => {
+  try {
+    return JSON.parse(`"${value}"`);
+  } catch {
+    return value;
+  }
+};
+
+const decoded = (value) => {
+  try {
+    return decodeURIComponent(value.replaceAll("+", " "));
+  } catch {
+    return value;
+  }
+};
 
 const NAMES = { subscribe: "Pattern", publish: "Channel", command: "Action" };
 const TEXTS = { publish: "Data, as JSON", command: "Parameters, as JSON", raw: "Frame, as it is sent" };
@@ -18,7 +39,7 @@ export class TryIt {
   #client = null;
   #socket = null;
   #held = new Set();
-  #secrets = [];
+  #secrets = new Set();
   #frames;
   #form = $("#try-form");
   #say = $("#say");
@@ -64,21 +85,34 @@ export class TryIt {
     }
   }
 
-  /** The text without the token that is tried, wherever it stands. */
+  /** Take for a token from now on what a frame or an address calls one. */
+  #learn(text) {
+    const called = [...text.matchAll(NAMED)].map(([, , value]) => spoken(value));
+    const asked = [...text.matchAll(ASKED)].map(([, , value]) => decoded(value));
+    for (const token of [...called, ...asked]) if (token) this.#secrets.add(token);
+  }
+
+  /** The text without tokens: where they are called so, and all that are known wherever they stand. */
   #masked(text) {
-    let shown = text.replace(/("[^"\\]*token"\s*:\s*)"(?:[^"\\]|\\.)*("|$)/gi, `$1"${MASK}"`);
-    shown = shown.replace(/([?&][^=&\s]*token=)[^&\s"']*/gi, `$1${MASK}`);
-    for (const secret of this.#secrets) shown = shown.replaceAll(secret, MASK);
+    let shown = text.replace(NAMED, `$1"${MASK}"`).replace(ASKED, `$1${MASK}`);
+    const forms = [...this.#secrets].flatMap((token) => [
+      token,
+      JSON.stringify(token).slice(1, -1),
+      encodeURIComponent(token.toWellFormed()),
+    ]);
+    // The longest first: a token may stand in another one.
+    for (const form of forms.sort((a, b) => b.length - a.length)) {
+      // What is short stands in other words, too.
+      if (form.length >= SHORT) shown = shown.replaceAll(form, MASK);
+      else shown = shown.split(WORDS).map((word) => (word === form ? MASK : word)).join("");
+    }
     return shown;
   }
 
   #connect() {
     this.#client?.close();
-    const query = new URLSearchParams(this.#form.elements.path.value.split("?")[1] ?? "");
-    const tokens = [this.#form.elements.token.value, ...query.values()];
-    this.#secrets = tokens
-      .filter((token) => token.length >= SECRET)
-      .flatMap((token) => [token, JSON.stringify(token).slice(1, -1), encodeURIComponent(token)]);
+    this.#learn(this.#form.elements.path.value);
+    if (this.#form.elements.token.value) this.#secrets.add(this.#form.elements.token.value);
     this.#why("");
     const { path, protocol, token } = this.#form.elements;
     const tryIt = this;
@@ -131,7 +165,7 @@ export class TryIt {
   #become(state, text) {
     const isOpen = state === "open";
     $("#try-state").dataset.state = state;
-    say($("#try-state"), text);
+    say($("#try-state"), this.#masked(text));
     $("#try-close").disabled = state === "idle" || state === "closed";
     $("button", this.#say).disabled = !isOpen;
     if (!isOpen) this.#held.clear();
@@ -146,6 +180,7 @@ export class TryIt {
   #overhear(kind, text) {
     const beats = $("#frames-beats").checked;
     if (!beats && /^\s*\{\s*"type"\s*:\s*"p[io]ng"[^\n]*$/.test(text) && !text.includes('"id"')) return;
+    if (kind === "sent") this.#learn(text);
     this.#frames.push({ kind, text: this.#masked(text), at: Date.now() });
   }
 
@@ -209,7 +244,7 @@ export class TryIt {
   #answer(verdict, isGood = true, text = "", took = "") {
     const line = $("#said");
     line.replaceChildren();
-    if (verdict) line.append(make("span", isGood ? "good" : "bad", verdict), make("span", "quiet", took));
+    if (verdict) line.append(make("span", isGood ? "good" : "bad", this.#masked(verdict)), make("span", "quiet", took));
     $("#answer").hidden = !text;
     say($("#answer"), this.#masked(text));
   }
@@ -227,7 +262,7 @@ export class TryIt {
           this.#say.elements.name.focus();
           await this.#client?.unsubscribe(pattern);
         });
-        chip.append(make("code", "", pattern), remove);
+        chip.append(make("code", "", this.#masked(pattern)), remove);
         return chip;
       }),
     );
