@@ -10,7 +10,7 @@ import msgspec
 
 from .errors import CloseCode, ConnectError, UsageError, WsbusError, may_reconnect
 
-__all__ = ["Advice", "Attempts", "Retry", "advice_for"]
+__all__ = ["Advice", "Attempts", "Retry", "advice_for", "meaning_of"]
 
 
 class Advice(Enum):
@@ -36,6 +36,14 @@ _ADVICE: Final = {
     CloseCode.RATE_ABUSE: Advice.MUCH_LATER,
 }
 _LATER_STEPS: Final = 2
+_KEEPALIVE: Final = "keepalive ping timeout"
+
+
+def meaning_of(code: int, reason: str) -> int:
+    """Return the close code that was meant: servers built on websockets say 1011 for a 4408."""
+    if code == CloseCode.INTERNAL_ERROR and reason == _KEEPALIVE:
+        return CloseCode.HEARTBEAT_TIMEOUT
+    return code
 
 
 def advice_for(code: int) -> Advice:
