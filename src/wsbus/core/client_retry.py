@@ -24,6 +24,8 @@ class Advice(Enum):
     """The server had enough of this client."""
     NEW_TOKEN = auto()
     """Like NOW, with a new token."""
+    WRONG = auto()
+    """Address or options look wrong: do not come again, unless there was a connection before."""
     STOP = auto()
     """Do not come again."""
 
@@ -112,6 +114,8 @@ class Attempts:
     def failed(self, error: WsbusError, advice: Advice, chance: float) -> float | WsbusError:
         """Take note of one that ended; return the seconds before the next, or why there is none."""
         most = self.retry.attempts
+        if advice is Advice.WRONG and not self.is_known:
+            return error
         if advice is Advice.STOP or not (self.is_known or self.retry.first) or most == 0:
             return error
         if most is not None and self.failures >= most:

@@ -174,7 +174,7 @@ class ClientSession(Generic[H]):
         self._token.text = token
         if self.state is State.FETCHING:
             return [self._dial(now)]
-        return [self._authenticate(token)] if self._is_open else []
+        return [self._authenticate(token)] if self.state is State.OPEN else []
 
     def handle_no_token(
         self, generation: int, why: str, now: Instant, chance: float
@@ -182,11 +182,9 @@ class ClientSession(Generic[H]):
         """The application has none; a late answer is ignored."""
         if self._token.is_late(generation):
             return []
-        if self._is_open:
+        if self.state is State.OPEN:
             return self._not_refreshed(why, now)
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
-
-    # --- what is heard ---------------------------------------------------------------------------
 
     def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
         """Act on one message of the server; publications have :meth:`audience`."""
@@ -349,8 +347,6 @@ class ClientSession(Generic[H]):
         self._reschedule()
         return [actions.TellRefreshFailed(why)]
 
-    # --- beginning and ending --------------------------------------------------------------------
-
     def _begin(self, now: Instant) -> list[ClientAction]:
         self._connection_id = self._ping_ref = None
         if not self._token.use.is_fetched:
@@ -394,15 +390,11 @@ class ClientSession(Generic[H]):
     def _move(self, move: Move) -> None:
         self.state = NEXT[self.state, move]
 
-    @property
-    def _is_open(self) -> bool:
-        return self.state is State.OPEN
-
     def _ref(self) -> str:
         self._refs += 1
         return str(self._refs)
 
     def _authenticate(self, token: str) -> actions.Say:
-        ref = self._token.sent_ref = self._ref()
         self._pace.take()
-        return actions.Say(messages.Auth(token, ref))
+        self._token.sent_ref = self._ref()
+        return actions.Say(messages.Auth(token, self._token.sent_ref))
