@@ -103,6 +103,8 @@ def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI
     """
     path = uri.path or "/"
     advice = Advice.NOW if status in _PASSING else Advice.WRONG
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        advice = Advice.MUCH_LATER
     said = _plain(body)
     if status == HTTPStatus.UNAUTHORIZED:
         error = Unauthenticated(said or "the server refused the token")

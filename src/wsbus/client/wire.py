@@ -118,7 +118,7 @@ class Wire:
         ):
             raise DialFailed(
                 ConnectError(f"the server at {place(uri)} does not speak {speaks.name}"),
-                Advice.WRONG,
+                Advice.STOP,
             )
         if exc is not None:
             if isinstance(exc.__cause__, EOFError):

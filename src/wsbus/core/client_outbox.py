@@ -51,7 +51,8 @@ class Outbox:
             assert said is not None
             pace.take(names=len(said.names))
             todo.append(Say(said))
-        return todo + self._requests.send(new_ref, pace, at)
+        held = len(self._holdings.names)
+        return todo + self._requests.send(new_ref, pace, at, held=held)
 
     def ready_at(self, now: float) -> float:
         """Return when something that waits can be said; infinity: nothing waits."""
