@@ -17,7 +17,10 @@ from ..core.errors import ConnectError, Unauthenticated, UsageError, WsbusError
 
 __all__ = ["DialFailed", "explain_network", "explain_status", "parse_url", "with_token"]
 
-_PASSING: Final = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
+_PASSING: Final = {
+    **dict.fromkeys((403, 408, 425, 500, 502, 503, 504), Advice.NOW),
+    429: Advice.MUCH_LATER,
+}
 """HTTP statuses that another attempt may not meet. 403 is what plain ASGI servers answer to every
 refusal, that of a server that is about to stop among them."""
 
@@ -102,9 +105,7 @@ def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI
     stands before it may answer anything.
     """
     path = uri.path or "/"
-    advice = Advice.NOW if status in _PASSING else Advice.WRONG
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        advice = Advice.MUCH_LATER
+    advice = _PASSING.get(status, Advice.WRONG)
     said = _plain(body)
     if status == HTTPStatus.UNAUTHORIZED:
         error = Unauthenticated(said or "the server refused the token")
