@@ -215,7 +215,7 @@ class JWT:
         subject = claims["sub"]
         if not isinstance(subject, str):
             raise _Refused("its claim `sub` is not a text (RFC 7519, section 4.1.2)")
-        if not is_subject(subject):
+        if not (is_subject(subject) and subject.isprintable()):
             told = "the token's claim `sub` is not a printable text"
             raise _Refused("its claim `sub` is empty or not printable", told)
         return Identity(

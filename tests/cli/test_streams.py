@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -98,3 +99,15 @@ async def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
 
     with path.open("rb") as file, pytest.raises(ValueError, match="longer than 4 MiB"):
         await collect(file)
+
+
+async def test_where_nothing_can_be_polled_threads_wait(
+    pipe: tuple[BinaryIO, BinaryIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without ``select.poll``, as on Windows, lines are read and data written all the same."""
+    monkeypatch.delattr(select, "poll")
+    source, sink = pipe
+    with fail_after(10):
+        await Output(sink).write(b"ab\nc\r\nd")
+        sink.close()
+        assert [line async for line in read_lines(source)] == [b"ab", b"c", b"d"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import ssl
 import subprocess
@@ -9,7 +10,16 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from anyio import current_time, fail_after, move_on_after, sleep_forever
+from anyio import (
+    create_task_group,
+    current_time,
+    fail_after,
+    move_on_after,
+    sleep_forever,
+    to_thread,
+    wait_all_tasks_blocked,
+)
+from anyio.lowlevel import checkpoint
 
 from tests.client.servers import (
     HOST,
@@ -404,3 +414,89 @@ def test_errors_survive_a_copy() -> None:
         assert str(copy(error)) == str(error)
         assert type(copy(error)) is type(error)
         assert copy(error).args == error.args
+
+
+async def test_it_can_be_awaited(server: Server) -> None:
+    """``await connect(…)`` gives a client that lives until ``aclose``; each call connects once."""
+    connecting = connect(server.url, token="ada")
+    client = await connecting
+    assert await client.command("add", {"a": 1, "b": 2}) == 3
+    with pytest.raises(UsageError, match="made once"):
+        await connecting
+    await client.aclose()
+    await client.aclose()
+    with pytest.raises(UsageError, match="closed"):
+        await client.command("add", {"a": 1, "b": 2})
+
+
+async def test_a_client_that_is_not_closed_is_warned_of(server: Server) -> None:
+    """A client that is forgotten goes on in the background: Python says so."""
+    client = await connect(server.url, token="ada")
+    driver = client._driver
+    held = [client]
+    del client
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        held.clear()  # Without a cycle it goes at once.
+    driver.perform(driver.session.close())
+    await driver.over.wait()
+
+
+async def test_nothing_is_left_wherever_it_is_cancelled(server: Server) -> None:
+    """Cancelled at any turn of the loop while it starts, a client leaves no task and no socket."""
+    for turns in range(40):
+        async with create_task_group() as tasks:
+
+            async def whole() -> None:
+                async with connect(server.url, token="ada"):
+                    await sleep_forever()
+
+            tasks.start_soon(whole)
+            for _ in range(turns):
+                await checkpoint()
+            tasks.cancel_scope.cancel()
+    with fail_after(10):
+        await wait_until(lambda: not server.held())
+
+
+async def test_another_loop_is_refused(server: Server) -> None:
+    """Used from another event loop or thread, a client says so at once."""
+    async with connect(server.url, token="ada") as client, client.subscribe("a") as events:
+
+        async def ask() -> object:
+            return await client.command("add", {"a": 1, "b": 2})
+
+        async def iterate() -> object:
+            return await anext(events)
+
+        async def enter() -> object:
+            return await client.subscribe("b").__aenter__()
+
+        async def close() -> object:
+            await client.aclose()
+            return None
+
+        for work in (ask, iterate, enter, close):
+            with pytest.raises(UsageError, match="another event loop"):
+                await to_thread.run_sync(asyncio.run, work())
+        with pytest.raises(UsageError, match="another event loop"):
+            await to_thread.run_sync(client.changes)
+        assert await ask() == 3
+
+
+async def test_a_second_task_is_refused(server: Server) -> None:
+    """Two tasks cannot wait for one subscription; one that was cancelled is in nobody's way."""
+    async with connect(server.url, token="ada") as client, client.subscribe("a") as events:
+        with move_on_after(0.01):
+            await anext(events)
+        got: list[object] = []
+
+        async def first() -> None:
+            got.append((await anext(events)).data)
+
+        async with create_task_group() as tasks:
+            tasks.start_soon(first)
+            await wait_all_tasks_blocked()
+            with pytest.raises(UsageError, match="another task waits"):
+                await anext(events)
+            await client.publish("a", 1)
+        assert got == [1]

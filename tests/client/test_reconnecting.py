@@ -19,6 +19,7 @@ from tests.client.servers import (
     through_proxy,
     wait_until,
 )
+from wsbus import Limits
 from wsbus.client import (
     Client,
     Closed,
@@ -28,6 +29,7 @@ from wsbus.client import (
     ConnectionLost,
     Gap,
     GapCause,
+    MessageTooLarge,
     Reconnecting,
     RefreshFailed,
     RemoteError,
@@ -405,3 +407,60 @@ async def test_a_function_that_hangs_does_not_hold_up_the_end(server: Server) ->
                 pass
     finally:
         release.set()
+
+
+async def test_losing_a_connection_is_logged(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who set no ``on_change`` finds in the log that it was lost, came back, and was given up."""
+    caplog.set_level("INFO", "wsbus.client")
+    retry = Retry(base=0.01, cap=0.01, attempts=2)
+    async with connected(server, retry=retry) as (client, proxy, changes):
+        proxy.cut()
+        await changes.next(Connected, 2)
+        proxy.target = 1  # Nobody listens there.
+        proxy.cut()
+        await changes.next(Closed)
+        assert not client.is_connected
+    lines = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "wsbus.client"]
+    assert any(level == "INFO" and "attempt 1 in" in text for level, text in lines)
+    assert any(level == "INFO" and "again" in text for level, text in lines)
+    assert [level for level, _ in lines].count("WARNING") == 1
+    assert lines[-1][0] == "WARNING"
+
+
+async def test_a_burst_keeps_to_a_rate_that_nobody_told() -> None:
+    """More commands at once than the server takes are all carried out, in either dialect."""
+    limits = Limits(commands_per_second=5)
+    with serving(limits=limits) as server, fail_after(30):
+        async with connect(server.url, token="ada", protocol="zigquant-v2") as client:
+            got: list[float] = []
+
+            async def add(number: int) -> None:
+                params = {"a": number, "b": 1}
+                got.append(await client.command("add", params, returns=float, timeout=25))
+
+            async with create_task_group() as tasks:
+                for number in range(12):
+                    tasks.start_soon(add, number)
+        assert sorted(got) == [number + 1 for number in range(12)]
+
+
+async def test_what_is_larger_than_the_server_reads_is_not_sent() -> None:
+    """The server tells what it reads: more fails at once, and the connection lives on."""
+    told: list[bytes] = []
+
+    async def small(peer: Scripted) -> None:
+        await peer.shake_hands()
+        terms = '"connection_id":"c","subject":"u","max_message_bytes":1000'
+        await peer.say(f'{{"type":"connected","data":{{{terms}}}}}')
+        told.append(await peer.drain())
+
+    changes = Latch()
+    async with scripted(small) as url, connect(url, on_change=changes) as client:
+        with fail_after(5), pytest.raises(MessageTooLarge) as refused:
+            await client.command("save", {"text": "x" * 1000}, idempotent=True)
+        assert refused.value.limit == 1000
+        assert refused.value.size > 1000
+        assert client.is_connected
+    assert len([change for change in changes.changes if isinstance(change, Connected)]) == 1

@@ -1004,3 +1004,15 @@ def test_it_goes_on_for_ever_by_default() -> None:
         session.handle_deadline(now)
         todo = session.failed(ConnectError("no"), Advice.NOW, now, 0.999)
         assert only(todo, TellReconnecting).delay < 30
+
+
+def test_what_looks_wrong_stops_the_first_attempt_only() -> None:
+    """A path that is not there is told at once; while a server is deployed it may be missing."""
+    session = fresh()
+    todo = session.failed(ConnectError("no such path"), Advice.WRONG, START, 0.5)
+    assert str(only(todo, Stop).error) == "no such path"
+    session = opened()
+    session.lost(1006, "", START, 0.5)
+    session.handle_deadline(START.later(100))
+    todo = session.failed(ConnectError("no such path"), Advice.WRONG, START.later(100), 0.5)
+    assert only(todo, TellReconnecting).attempt == 2

@@ -17,6 +17,13 @@ Needs the extra ``aiohttp``; asyncio only, as aiohttp is.
 
 from __future__ import annotations
 
+from .._extras import missing_extra
+
+try:
+    import aiohttp as _aiohttp  # noqa: F401  # what the extra brings
+except ModuleNotFoundError as exc:
+    raise missing_extra("wsbus.adapters.aiohttp", "aiohttp", exc) from None
+
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast

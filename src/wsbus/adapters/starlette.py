@@ -17,6 +17,13 @@ Needs the extra ``starlette``.
 
 from __future__ import annotations
 
+from .._extras import missing_extra
+
+try:
+    import starlette as _starlette  # noqa: F401  # what the extra brings
+except ModuleNotFoundError as exc:
+    raise missing_extra("wsbus.adapters.starlette", "starlette", exc) from None
+
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final, NoReturn, TypeAlias

@@ -14,6 +14,13 @@ Needs the extra ``starlette``.
 
 from __future__ import annotations
 
+from .._extras import missing_extra
+
+try:
+    import uvicorn as _uvicorn  # noqa: F401  # what the extra brings
+except ModuleNotFoundError as exc:
+    raise missing_extra("wsbus.adapters.uvicorn", "starlette", exc) from None
+
 import asyncio
 import logging
 import re

@@ -10,6 +10,13 @@ Needs the extra ``websockets``.
 
 from __future__ import annotations
 
+from .._extras import missing_extra
+
+try:
+    import websockets as _websockets  # noqa: F401  # what the extra brings
+except ModuleNotFoundError as exc:
+    raise missing_extra("wsbus.adapters.websockets", "websockets", exc) from None
+
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

@@ -12,12 +12,20 @@ Needs the extra ``client``.
 
 from __future__ import annotations
 
+from .._extras import missing_extra
+
+try:
+    import websockets as _websockets  # noqa: F401  # what the extra brings
+except ModuleNotFoundError as exc:
+    raise missing_extra("wsbus.client", "client", exc) from None
+
 from ..core.client_actions import GapCause
 from ..core.client_retry import Retry
 from ..core.errors import (
     CommandError,
     ConnectError,
     ConnectionLost,
+    MessageTooLarge,
     RemoteError,
     Unauthenticated,
     UnexpectedData,
@@ -29,7 +37,7 @@ from ..core.messages import Status
 from ..core.overflow import Overflow
 from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, RefreshFailed
 from .client import Client
-from .connecting import connect
+from .connecting import Connecting, connect
 from .events import Event, Events
 
 __all__ = [
@@ -40,11 +48,13 @@ __all__ = [
     "CommandError",
     "ConnectError",
     "Connected",
+    "Connecting",
     "ConnectionLost",
     "Event",
     "Events",
     "Gap",
     "GapCause",
+    "MessageTooLarge",
     "Overflow",
     "Receipt",
     "Reconnecting",

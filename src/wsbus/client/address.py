@@ -17,8 +17,12 @@ from ..core.errors import ConnectError, Unauthenticated, UsageError, WsbusError
 
 __all__ = ["DialFailed", "explain_network", "explain_status", "parse_url", "with_token"]
 
-_FAILURES: Final = frozenset({408, 425, 500, 502, 504})
-"""HTTP statuses that say that the server, or what stands before it, is in trouble."""
+_PASSING: Final = {
+    **dict.fromkeys((403, 408, 425, 500, 502, 503, 504), Advice.NOW),
+    429: Advice.MUCH_LATER,
+}
+"""HTTP statuses that another attempt may not meet. 403 is what plain ASGI servers answer to every
+refusal, that of a server that is about to stop among them."""
 
 
 class DialFailed(Exception):
@@ -67,16 +71,14 @@ def place(uri: WebSocketURI) -> str:
 
 
 def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
-    """Say in words why the network did not bring a connection about.
-
-    Nothing of it is for ever: certificates are renewed, names and routes come back.
-    """
+    """Say in words why the network did not bring a connection about."""
     where = place(uri)
     cause: BaseException = exc
     while isinstance(cause, OSError) and cause.errno is None and cause.__cause__ is not None:
         cause = cause.__cause__  # anyio sums several attempts up
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
+    advice = Advice.NOW
     match cause:
         case socket.gaierror():
             why = f"there is no host {uri.host!r}: is the address right?"
@@ -84,6 +86,7 @@ def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
             why = f"nothing listens at {where}: is the server running, and the port right?"
         case ssl.SSLCertVerificationError():
             why = f"the certificate of {where} is not trusted: {cause.verify_message}"
+            advice = Advice.WRONG
         case ssl.SSLError():
             why = f"{where} does not speak TLS: use ws:// in place of wss://?"
         case TimeoutError():
@@ -92,7 +95,7 @@ def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
             why = f"{where} cannot be reached: {cause.strerror or type(cause).__name__}"
         case _:
             why = f"{where} closed the connection before it had answered"
-    return DialFailed(ConnectError(why), Advice.NOW)
+    return DialFailed(ConnectError(why), advice)
 
 
 def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI) -> DialFailed:
@@ -102,6 +105,7 @@ def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI
     stands before it may answer anything.
     """
     path = uri.path or "/"
+    advice = _PASSING.get(status, Advice.WRONG)
     said = _plain(body)
     if status == HTTPStatus.UNAUTHORIZED:
         error = Unauthenticated(said or "the server refused the token")
@@ -124,12 +128,12 @@ def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI
             why = "the server is not ready, or full"
         case _ if 300 <= status < 400:
             why = f"the server sends clients elsewhere: {_redacted(headers.get('Location', ''))}"
-        case _ if status in _FAILURES:
+        case _ if status in _PASSING:
             why = "the server, or what stands before it, failed"
         case _:
             why = "the server refused the connection"
     detail = f": {said}" if said else ""
-    return DialFailed(ConnectError(f"{why} (HTTP status {status}{detail})", status), Advice.NOW)
+    return DialFailed(ConnectError(f"{why} (HTTP status {status}{detail})", status), advice)
 
 
 def _plain(body: bytes) -> str:

@@ -14,16 +14,14 @@ options, results and errors are those of the asynchronous client.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
 from anyio import fail_after
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ..core.client_retry import Retry
 from ..core.errors import UsageError
@@ -35,6 +33,7 @@ from .connecting import Connecting
 from .connecting import connect as connect_async
 from .driver import OnChange
 from .events import Event, Events
+from .portal import Portal
 from .tokens import FetchToken
 
 __all__ = ["SyncClient", "SyncEvents", "connect"]
@@ -108,7 +107,7 @@ class SyncClient:
     """One user's way to a server; made by :func:`connect`. Any thread may use it."""
 
     def __init__(self, connecting: Connecting) -> None:
-        self._portal: Final = _Portal()
+        self._portal: Final = Portal()
         with ExitStack() as stack:
             stack.callback(self._portal.close)
             self._client: Final[Client] = stack.enter_context(self._portal.enter(connecting))
@@ -305,7 +304,7 @@ class SyncClient:
 class SyncEvents(Generic[T]):
     """What matches a pattern; made by :meth:`SyncClient.subscribe`. One thread may iterate."""
 
-    def __init__(self, portal: _Portal, events: Events[T], wait: float | None) -> None:
+    def __init__(self, portal: Portal, events: Events[T], wait: float | None) -> None:
         self._portal: Final = portal
         self._events: Final = events
         self._wait: Final = wait
@@ -366,51 +365,3 @@ class SyncEvents(Generic[T]):
                 return await anext(self._events)
         except StopAsyncIteration:  # No coroutine may raise it.
             raise EOFError(f"{self._events.pattern}: the subscription is closed") from None
-
-
-class _Portal:
-    """The event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._pid: Final = os.getpid()
-        self._stack: Final = ExitStack()
-        start = start_blocking_portal("asyncio", name="wsbus-client")
-        self._portal: Final[BlockingPortal] = self._stack.enter_context(start)
-        self._is_closed = False
-
-    def check(self) -> None:
-        """Refuse what could only hang.
-
-        Raises:
-            UsageError: The process was forked since.
-        """
-        if os.getpid() != self._pid:
-            raise UsageError("this client belongs to the process that was forked: connect anew")
-
-    def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run ``work`` on the loop, and wait; an interrupt cancels it."""
-        self.check()
-        if self._is_closed:
-            raise UsageError("the client is closed")
-        future = self._portal.start_task_soon(_awaited, work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def enter(self, what: Any) -> AbstractContextManager[Any]:
-        """Return an async context manager as one for threads."""
-        self.check()
-        if self._is_closed:
-            raise UsageError("the client is closed")
-        return self._portal.wrap_async_context_manager(what)
-
-    def close(self) -> None:
-        """End the loop, and its thread. Idempotent."""
-        self._is_closed = True
-        self._stack.close()
-
-
-async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
-    return await work()

@@ -118,13 +118,13 @@ class Wire:
         ):
             raise DialFailed(
                 ConnectError(f"the server at {place(uri)} does not speak {speaks.name}"),
-                Advice.NOW,
+                Advice.STOP,
             )
         if exc is not None:
             if isinstance(exc.__cause__, EOFError):
                 raise explain_network(exc, uri)
             why = f"what answers at {place(uri)} is no WebSocket server: {exc}"
-            raise DialFailed(ConnectError(why), Advice.NOW)
+            raise DialFailed(ConnectError(why), Advice.WRONG)
 
     async def receive(self) -> list[str]:
         """Wait for bytes; return the texts that are complete with them, at least one.

@@ -1,6 +1,7 @@
-"""Standard input and output within an event loop: nothing blocks it, and no thread is left behind.
+"""Standard input and output within an event loop: nothing blocks it.
 
-A pipe that nobody empties must not stop the pings, nor one that nobody fills the end.
+A pipe that nobody empties must not stop the pings, nor one that nobody fills the end. Where the
+system cannot poll files and pipes (Windows), threads wait for them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import BinaryIO, Final
 
-from anyio import sleep_forever, wait_readable, wait_writable
+from anyio import sleep_forever, to_thread, wait_readable, wait_writable
 
 __all__ = ["Output", "read_lines"]
 
@@ -26,8 +27,8 @@ class Output:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream: Final = stream
         self._fd: Final = _fd_of(stream)
-        self._poll: Final = select.poll()
         if self._fd is not None:
+            self._poll: Final = select.poll()
             self._poll.register(self._fd, select.POLLOUT)
 
     async def write(self, data: bytes) -> None:
@@ -37,7 +38,7 @@ class Output:
             BrokenPipeError: Nobody reads any more.
         """
         if self._fd is None:
-            self._stream.write(data)
+            await to_thread.run_sync(self._write, data)
             return
         left = memoryview(data)
         while left:
@@ -46,6 +47,10 @@ class Output:
             with suppress(BlockingIOError):  # Some other process may have made it so.
                 # So many bytes a pipe that is ready takes without blocking.
                 left = left[os.write(self._fd, left[: select.PIPE_BUF]) :]
+
+    def _write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._stream.flush()
 
     async def wait_abandoned(self) -> None:
         """Return when nobody reads any more; of anything but a pipe that is never known."""
@@ -63,7 +68,7 @@ async def read_lines(stream: BinaryIO) -> AsyncIterator[bytes]:
     """
     fd = _fd_of(stream)
     if fd is None:
-        for line in stream:
+        while line := await to_thread.run_sync(stream.readline, abandon_on_cancel=True):
             yield line.rstrip(b"\r\n")
         return
     rest = b""
@@ -86,6 +91,9 @@ async def _read(fd: int) -> bytes:
 
 
 def _fd_of(stream: BinaryIO) -> int | None:
+    """Return what can be polled; None: nothing, and on Windows that is everything but sockets."""
+    if not hasattr(select, "poll"):
+        return None
     try:
         return stream.fileno()
     except OSError:  # io.UnsupportedOperation: it is none of the system's.

@@ -67,8 +67,17 @@ class Requests:
                 return pending.is_call
         return None
 
-    def send(self, new_ref: Callable[[], str], pace: Pace, now: float) -> list[ClientAction]:
-        """Send those that wait, as many as the server's rates let; fail those too large for it."""
+    def send(
+        self, new_ref: Callable[[], str], pace: Pace, now: float, *, held: int = 0
+    ) -> list[ClientAction]:
+        """Send those that wait, as many as the server's rates let; fail those too large for it.
+
+        Args:
+            new_ref: Returns the next ``ref``.
+            pace: The limits of the connection.
+            now: Monotonic seconds.
+            held: Subscriptions; the answer to a request for the status names them all.
+        """
         actions: list[ClientAction] = []
         while (is_call := self.next_is_call) is not None:
             if pace.ready_at(now, is_call=is_call) > now:
@@ -80,7 +89,8 @@ class Requests:
             if error is not None:
                 actions.append(Answer(pending.key, error))
                 continue
-            pace.take(is_call=is_call)
+            names = held if isinstance(request, GetStatus) else 1
+            pace.take(names=max(1, names), is_call=is_call)
             self._sent[ref] = pending
             self._refs[pending.key] = ref
             actions.append(Say(request))

@@ -10,7 +10,7 @@ import msgspec
 
 from .errors import CloseCode, ConnectError, UsageError, WsbusError, may_reconnect
 
-__all__ = ["Advice", "Attempts", "Retry", "advice_for"]
+__all__ = ["Advice", "Attempts", "Retry", "advice_for", "meaning_of"]
 
 
 class Advice(Enum):
@@ -24,6 +24,8 @@ class Advice(Enum):
     """The server had enough of this client."""
     NEW_TOKEN = auto()
     """Like NOW, with a new token."""
+    WRONG = auto()
+    """Address or options look wrong: do not come again, unless there was a connection before."""
     STOP = auto()
     """Do not come again."""
 
@@ -36,6 +38,14 @@ _ADVICE: Final = {
     CloseCode.RATE_ABUSE: Advice.MUCH_LATER,
 }
 _LATER_STEPS: Final = 2
+_KEEPALIVE: Final = "keepalive ping timeout"
+
+
+def meaning_of(code: int, reason: str) -> int:
+    """Return the close code that was meant: servers built on websockets say 1011 for a 4408."""
+    if code == CloseCode.INTERNAL_ERROR and reason == _KEEPALIVE:
+        return CloseCode.HEARTBEAT_TIMEOUT
+    return code
 
 
 def advice_for(code: int) -> Advice:
@@ -104,6 +114,8 @@ class Attempts:
     def failed(self, error: WsbusError, advice: Advice, chance: float) -> float | WsbusError:
         """Take note of one that ended; return the seconds before the next, or why there is none."""
         most = self.retry.attempts
+        if advice is Advice.WRONG and not self.is_known:
+            return error
         if advice is Advice.STOP or not (self.is_known or self.retry.first) or most == 0:
             return error
         if most is not None and self.failures >= most:

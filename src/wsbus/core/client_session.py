@@ -18,9 +18,10 @@ from . import messages
 from .client_actions import ClientAction, Heard
 from .client_holdings import ClientHoldings
 from .client_liveness import Liveness
+from .client_outbox import Outbox
 from .client_pace import Pace
 from .client_requests import Measure, Request, Requests
-from .client_retry import Advice, Attempts, Retry, advice_for
+from .client_retry import Advice, Attempts, Retry, advice_for, meaning_of
 from .client_states import NEXT, Move, State
 from .client_token import Token, TokenUse
 from .errors import (
@@ -41,9 +42,6 @@ __all__ = ["ClientSession", "State"]
 
 H = TypeVar("H", bound=Hashable)
 
-_MAX_ASK_BYTES: Final = 16 * 1024
-_MIN_ASK_BYTES: Final = 1024
-_KEEPALIVE: Final = "keepalive ping timeout"
 _IN_FLIGHT: Final = "no answer came, so it may have been carried out or not"
 _EXPIRED: Final = "the token has expired; give a function that returns a new one"
 _CLOSED: Final = "the client was closed before the answer came"
@@ -86,7 +84,7 @@ class ClientSession(Generic[H]):
         """Returns who gets what is published on a channel now: one call less for each event."""
         self._requests: Final = Requests(measure)
         self._pace: Final = Pace()
-        self._max_ask_bytes = _MAX_ASK_BYTES
+        self._outbox: Final = Outbox(self._holdings, self._requests, self._pace)
         self._at = -math.inf
         """When something was heard, or the time looked at, last."""
         self._refs = 0
@@ -117,10 +115,7 @@ class ClientSession(Generic[H]):
     def request(
         self, key: Hashable, request: Request, *, is_idempotent: bool = False
     ) -> list[ClientAction]:
-        """Ask for something that is answered once.
-
-        It is sent now, or when there is a connection, or when the server's rates let.
-        """
+        """Ask for something that is answered once; sent when connection and rates let."""
         self._requests.add(key, request, is_idempotent=is_idempotent)
         return self._flush()
 
@@ -150,18 +145,15 @@ class ClientSession(Generic[H]):
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
         """Take note that no connection could be opened."""
-        is_due = self.state is State.DIALLING
-        return self._retreat(error, advice, now, chance) if is_due else []
+        return self._retreat(error, advice, now, chance) if self.state is State.DIALLING else []
 
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
         """Take note that the connection, or the attempt, has ended, whoever ended it."""
         verdict, self._verdict = self._verdict or reason, ""
-        if code == CloseCode.INTERNAL_ERROR and reason == _KEEPALIVE:
-            # What servers built on `websockets` say in place of 4408.
-            code = CloseCode.HEARTBEAT_TIMEOUT
+        code = meaning_of(code, reason)
         is_too_big = code == CloseCode.MESSAGE_TOO_BIG
         if is_too_big:  # Nothing that may be too large is said again.
-            self._max_ask_bytes = max(_MIN_ASK_BYTES, self._max_ask_bytes // 2)
+            self._outbox.shrink()
         match self.state:
             case State.DIALLING:
                 return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
@@ -182,7 +174,7 @@ class ClientSession(Generic[H]):
         self._token.text = token
         if self.state is State.FETCHING:
             return [self._dial(now)]
-        return [self._authenticate(token)] if self._is_open else []
+        return [self._authenticate(token)] if self.state is State.OPEN else []
 
     def handle_no_token(
         self, generation: int, why: str, now: Instant, chance: float
@@ -190,11 +182,9 @@ class ClientSession(Generic[H]):
         """The application has none; a late answer is ignored."""
         if self._token.is_late(generation):
             return []
-        if self._is_open:
+        if self.state is State.OPEN:
             return self._not_refreshed(why, now)
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
-
-    # --- what is heard ---------------------------------------------------------------------------
 
     def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
         """Act on one message of the server; publications have :meth:`audience`."""
@@ -208,8 +198,7 @@ class ClientSession(Generic[H]):
             case messages.Pong(ref):
                 return self._handle_pong(ref, now)
             case messages.Response() | messages.Status():
-                answers = self._requests.answer(heard.ref, heard, self._pace, self._at)
-                return answers or []
+                return self._requests.answer(heard.ref, heard, self._pace, self._at) or []
             case messages.Refused():
                 return self._handle_refused(heard, now)
             case messages.Connected():
@@ -301,37 +290,13 @@ class ClientSession(Generic[H]):
             *self._flush(),
         ]
 
-    # --- what is said ----------------------------------------------------------------------------
-
     def _flush(self) -> list[ClientAction]:
-        """Say what waits, as much as the server's rates let; the deadline says when the rest is.
-
-        Reckons with the moment of the last input that had one: there may be more room by now. If
-        so, that deadline is over already.
-        """
+        """Say what waits, as much as the server's rates let; the deadline says when the rest is."""
         if self.state is not State.OPEN or self._verdict:
             return []
-        todo: list[ClientAction] = []
-        pace, at = self._pace, self._at
-        size = min(self._max_ask_bytes, max((pace.max_bytes or math.inf) // 2, 1))
-        while self._holdings.has_requests and pace.ready_at(at, is_call=False) <= at:
-            said = self._holdings.next_request(self._ref, pace.names(), int(size))
-            assert said is not None
-            pace.take(names=len(said.names))
-            todo.append(actions.Say(said))
-        todo += self._requests.send(self._ref, pace, at)
+        todo = self._outbox.flush(self._ref, self._at)
         self._reschedule()
         return todo
-
-    def _room_at(self) -> float:
-        """Return when something that waits can be said; infinity: nothing waits."""
-        next_is_call = self._requests.next_is_call
-        at = math.inf
-        if next_is_call is not None:
-            at = self._pace.ready_at(self._at, is_call=next_is_call)
-        if self._holdings.has_requests:
-            at = min(at, self._pace.ready_at(self._at, is_call=False))
-        return at
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -375,14 +340,12 @@ class ClientSession(Generic[H]):
     def _reschedule(self) -> None:
         if self.state is State.OPEN:
             due = min(self._liveness.deadline(), self._token.refresh_at)
-            self.deadline = min(due, self._room_at())
+            self.deadline = min(due, self._outbox.ready_at(self._at))
 
     def _not_refreshed(self, why: str, now: Instant) -> list[ClientAction]:
         self._token.postpone(now.monotonic)
         self._reschedule()
         return [actions.TellRefreshFailed(why)]
-
-    # --- beginning and ending --------------------------------------------------------------------
 
     def _begin(self, now: Instant) -> list[ClientAction]:
         self._connection_id = self._ping_ref = None
@@ -424,20 +387,14 @@ class ClientSession(Generic[H]):
         self._liveness.stop()
         self._holdings.disconnected()
 
-    # --- small things ----------------------------------------------------------------------------
-
     def _move(self, move: Move) -> None:
         self.state = NEXT[self.state, move]
-
-    @property
-    def _is_open(self) -> bool:
-        return self.state is State.OPEN
 
     def _ref(self) -> str:
         self._refs += 1
         return str(self._refs)
 
     def _authenticate(self, token: str) -> actions.Say:
-        ref = self._token.sent_ref = self._ref()
         self._pace.take()
-        return actions.Say(messages.Auth(token, ref))
+        self._token.sent_ref = self._ref()
+        return actions.Say(messages.Auth(token, self._token.sent_ref))

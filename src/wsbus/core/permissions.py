@@ -135,7 +135,7 @@ class Identity:
         """Check the fields, and take an endless ``expires_at`` for never."""
         if not is_subject(self.subject):
             raise UsageError(
-                "the subject of an identity is a printable text, such as a name or str(id)"
+                "the subject of an identity is a text in UTF-8, such as a name or str(id)"
             )
         if not isinstance(self.grants, Grants):
             raise UsageError("the grants of an identity are Grants: make them with Grants.of(…)")
@@ -159,8 +159,14 @@ _LAST_SECOND: Final = 2.0**1000
 
 
 def is_subject(text: object) -> bool:
-    """Tell whether an identity may go by a text: there is some, printable and in UTF-8."""
-    return isinstance(text, str) and text != "" and text.isprintable()
+    """Tell whether an identity may go by a text: there is some, and UTF-8 can carry it."""
+    if not isinstance(text, str) or not text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _any_matches(patterns: tuple[Pattern, ...], name: str) -> bool:

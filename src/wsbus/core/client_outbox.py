@@ -1,0 +1,65 @@
+"""What a client is still to say, and when the rates of its server leave room for it, pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from .client_actions import ClientAction, Say
+from .client_holdings import ClientHoldings
+from .client_pace import Pace
+from .client_requests import Requests
+
+__all__ = ["Outbox"]
+
+_MAX_ASK_BYTES: Final = 16 * 1024
+_MIN_ASK_BYTES: Final = 1024
+
+
+class Outbox:
+    """Subscriptions first, then requests, each as its rate allows.
+
+    It reckons with the moment of the last input that had one. There may be more room by now; if
+    so, :meth:`ready_at` is over already.
+
+    Args:
+        holdings: Has names to ask for, and names to give up.
+        requests: Has requests that wait.
+        pace: Knows the limits of the connection that there is.
+    """
+
+    def __init__(self, holdings: ClientHoldings[Any], requests: Requests, pace: Pace) -> None:
+        self._holdings: Final = holdings
+        self._requests: Final = requests
+        self._pace: Final = pace
+        self._max_ask_bytes = _MAX_ASK_BYTES
+
+    def shrink(self) -> None:
+        """Something was too large for the server: name less at once."""
+        self._max_ask_bytes = max(_MIN_ASK_BYTES, self._max_ask_bytes // 2)
+
+    def flush(self, new_ref: Callable[[], str], at: float) -> list[ClientAction]:
+        """Return what can be said now."""
+        todo: list[ClientAction] = []
+        pace = self._pace
+        size = self._max_ask_bytes
+        if pace.max_bytes is not None:
+            size = min(size, pace.max_bytes // 2)
+        while self._holdings.has_requests and pace.ready_at(at, is_call=False) <= at:
+            said = self._holdings.next_request(new_ref, pace.names(), size)
+            assert said is not None
+            pace.take(names=len(said.names))
+            todo.append(Say(said))
+        held = len(self._holdings.names)
+        return todo + self._requests.send(new_ref, pace, at, held=held)
+
+    def ready_at(self, now: float) -> float:
+        """Return when something that waits can be said; infinity: nothing waits."""
+        at = math.inf
+        next_is_call = self._requests.next_is_call
+        if next_is_call is not None:
+            at = self._pace.ready_at(now, is_call=next_is_call)
+        if self._holdings.has_requests:
+            at = min(at, self._pace.ready_at(now, is_call=False))
+        return at
