@@ -23,7 +23,7 @@ def run_node_tests(node: str, *files: str, **environment: str) -> None:
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     outcome = subprocess.run(
         [
-            *(node, "--experimental-websocket", "--no-warnings", "--test-timeout=30000"),
+            *(node, "--experimental-websocket", "--no-warnings", "--test-timeout=80000"),
             *("--test", "--test-reporter=spec"),
             *(str(Path(__file__).with_name(name)) for name in files),
         ],
