@@ -174,6 +174,13 @@ class Connection(ABC):
         member = self._member
         return member.standing is Standing.BLOCKED and member.outlet.direct is not None
 
+    def describe(self) -> str:
+        """Return id, subject and path, for a log line."""
+        subject = self.identity.subject if self.identity else None
+        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
+        path = escaped(self.handshake.path)
+        return f"the connection {escaped(self.id)} {whose}, on {path},"
+
     @abstractmethod
     def _perform(self, todo: Sequence[Action], now: Instant | None = None) -> None:
         """Do what the session wants, in order and with nothing in between."""

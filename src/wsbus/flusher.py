@@ -220,6 +220,8 @@ class Flusher:
         for member in plan.overflowed:
             outlet = member.outlet
             owner: Owner = outlet.owner if isinstance(outlet, Outlet) else outlet
+            if owner is not outlet and len(member.queue):  # It is cleared: this is logged once.
+                outlet.log_overflow(member.queue, self._clock().monotonic)
             owner.queue_overflowed()
 
     def send(self, member: Member, frame: Frame) -> None:
@@ -346,8 +348,9 @@ class Flusher:
         batch = member.queue.take(MAX_JOIN_BYTES)
         frames: list[Frame] = batch.items
         if batch.lost:
-            gap = member.protocol.encode(Gap(batch.lost), self._clock())
-            logger.info("a slow connection lost %d publications", batch.lost)
+            now = self._clock()
+            gap = member.protocol.encode(Gap(batch.lost), now)
+            member.outlet.log_loss(member.queue, now.monotonic)
             if gap is not None:
                 frames = [gap, *frames]
         return join(frames, member.protocol)
@@ -369,8 +372,11 @@ class Flusher:
                 outlet.progress_at = now
             outlet.unsent = unsent
             if now - outlet.progress_at >= outlet.write_deadline:
-                logger.info("aborting a connection that took nothing for a while")
+                if not outlet.has_failed:
+                    outlet.log_abort(member.queue, now)
                 self._fail(member, None)
+            else:
+                outlet.log_loss(member.queue, now)
 
     def forgive(self, seconds: float) -> None:
         """Take no account of the last ``seconds``, in which this process itself stood still."""
@@ -387,7 +393,7 @@ class Flusher:
         if not is_closed and not outlet.has_failed:  # It goes on failing until its reader ends.
             self.failures += 1
             if exc is not None and not isinstance(exc, OSError):
-                logger.error("writing to a connection failed", exc_info=exc)
+                logger.error("writing to %s failed", outlet.owner.describe(), exc_info=exc)
         outlet.has_failed = True
         self._relieve(outlet)
         outlet.owner.write_failed(is_closed=is_closed)

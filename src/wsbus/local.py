@@ -105,8 +105,7 @@ class Subscription:
     @property
     def lost(self) -> int:
         """Publications lost for want of room, over all."""
-        queue = self._member.queue
-        return queue.dropped - queue.conflated + queue.refused
+        return self._member.queue.lost_ever
 
     def close(self) -> None:
         """End it; the iterator ends after what it has taken already. Idempotent."""
@@ -173,6 +172,10 @@ class Subscription:
 
     def write_failed(self, *, is_closed: bool) -> None:
         """Do nothing: nobody writes to it. See :class:`.Owner`."""
+
+    def describe(self) -> str:
+        """Return what it is; see :class:`.Owner`."""
+        return "a subscription inside the process"
 
     def wake(self) -> None:
         """Its empty queue got something."""

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+import logging
+from typing import Any, Final, Protocol
 
 from anyio import Event
 
+from .core.queue import MessageQueue
 from .transport import Transport, WriteNow
 
 __all__ = ["Outlet", "Owner"]
 
+logger: Final = logging.getLogger("wsbus.flusher")
+
+_QUIET_SECONDS: Final = 60.0
+"""Between two warnings of one connection."""
+
 
 class Owner(Protocol):
     """Whom the flusher tells what it found out about a member."""
+
+    def describe(self) -> str:
+        """Return which connection it is, and whose, as a log line may say it."""
+        ...
 
     def write_failed(self, *, is_closed: bool) -> None:
         """Nothing can be written any more; perhaps because the connection closes already."""
@@ -41,6 +52,8 @@ class Outlet:
         "moves",
         "owner",
         "progress_at",
+        "told_at",
+        "told_lost",
         "transport",
         "unsent",
         "write_deadline",
@@ -63,6 +76,10 @@ class Outlet:
         """It took nothing while a publisher waited, and nothing since."""
         self.moves: int = 0
         """How often it took something."""
+        self.told_lost: int = 0
+        """Publications whose loss is in the log."""
+        self.told_at: float | None = None
+        """When the log told it last; monotonic seconds."""
         self._relief: Event | None = None
 
     async def relief(self) -> None:
@@ -78,3 +95,26 @@ class Outlet:
         if self._relief is not None:
             self._relief.set()
             self._relief = None
+
+    def log_loss(self, queue: MessageQueue[Any], now: float) -> None:
+        """Warn that publications were lost since the last warning, once a minute at most."""
+        lost = queue.lost_ever - self.told_lost
+        if lost and (self.told_at is None or now - self.told_at >= _QUIET_SECONDS):
+            self._log(queue, now, "reads too slowly: %d publications were lost", lost)
+
+    def log_abort(self, queue: MessageQueue[Any], now: float) -> None:
+        """Log that the connection is aborted at its write deadline, with what it loses."""
+        words = "is aborted: it took nothing for %g s; %d publications were lost, and %d wait"
+        self._log(queue, now, words, self.write_deadline, queue.lost_ever, len(queue))
+
+    def log_overflow(self, queue: MessageQueue[Any], now: float) -> None:
+        """Log that the connection is closed because of its full queue."""
+        words = "is closed: it reads too slowly, and %d publications wait"
+        self._log(queue, now, words, len(queue))
+
+    def _log(self, queue: MessageQueue[Any], now: float, words: str, *args: object) -> None:
+        self.told_lost, self.told_at = queue.lost_ever, now
+        # Whoever lost nothing is no concern of an operator: a stranger who sent pings, say.
+        has_lost = queue.lost_ever or len(queue)
+        level = logging.WARNING if has_lost else logging.INFO
+        logger.log(level, "%s " + words, self.owner.describe(), *args)  # noqa: G003

@@ -71,7 +71,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
             is_alive=session.state is not State.CLOSED,
             queue_messages=len(queue),
             queue_bytes=queue.bytes,
-            dropped=queue.dropped - queue.conflated + queue.refused,
+            dropped=queue.lost_ever,
         )
 
     def status(self, ref: str | None) -> Status:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
@@ -9,12 +10,16 @@ from urllib.parse import parse_qsl
 
 from .core.frame import Frame
 
-__all__ = ["Handshake", "HeaderView", "Transport", "WriteNow", "split_list"]
+__all__ = ["Handshake", "HeaderView", "Transport", "WriteNow", "encodable", "split_list"]
 
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """The HTTP request that asked for a WebSocket; every word of it is the client's own."""
+    """The HTTP request that asked for a WebSocket; every word of it is the client's own.
+
+    All texts can be encoded as UTF-8. Where the client sent other bytes, U+FFFD stands for them
+    (``/�`` for ``/%FF``), as it does for a lone surrogate.
+    """
 
     path: str
     """Percent-decoded, without the query."""
@@ -33,6 +38,20 @@ class Handshake:
     ``app``); None where no ASGI server is below. It is the server's own: nothing is copied."""
     request: Any = field(default=None, repr=False, compare=False)
     """The request of aiohttp, with what its middleware has put into it; None elsewhere."""
+
+    def __post_init__(self) -> None:
+        """Make its texts such as can be encoded, so that views and logs can show them."""
+        put, parameters = object.__setattr__, self.path_params
+        put(self, "path", encodable(self.path))
+        put(self, "query_string", encodable(self.query_string))
+        put(self, "subprotocols", tuple(map(encodable, self.subprotocols)))
+        if parameters:
+            texts = {encodable(name): encodable(text) for name, text in parameters.items()}
+            put(self, "path_params", texts)
+        if self.client is not None:
+            put(self, "client", (encodable(self.client[0]), self.client[1]))
+        if not isinstance(self.headers, HeaderView):
+            put(self, "headers", HeaderView(self.headers.items))
 
     def query(self, name: str) -> str | None:
         """Return the first query parameter of this name, percent-decoded, or None."""
@@ -123,19 +142,30 @@ class HeaderView(Mapping[str, str]):
         self._items: Final = items
 
     def __getitem__(self, name: str) -> str:
-        found = [value for key, value in self._items() if key.lower() == name]
+        found = [value for key, value in self._items() if encodable(key).lower() == name]
         if not found:
             raise KeyError(name)
-        return ", ".join(found)
+        return encodable(", ".join(found))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(key.lower() for key, _ in self._items()))
+        return iter(dict.fromkeys(encodable(key).lower() for key, _ in self._items()))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
         return f"<HeaderView {', '.join(self)}>"  # Values may be secrets.
+
+
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """Return the text with U+FFFD for what UTF-8 cannot encode.
+
+    Libraries decode a client's bytes with ``surrogateescape``, or as they are written in a path.
+    """
+    return text if text.isascii() else _SURROGATES.sub("�", text)
 
 
 def split_list(value: str) -> tuple[str, ...]:

@@ -95,10 +95,14 @@ class Served:
         return int(self.host.rpartition(":")[2])
 
     def user(self, name: str, **options: Any) -> ClientConnection:
-        """Connect somebody."""
+        """Connect somebody who may read nothing: no ping of theirs is waited for."""
         url = f"ws://{self.host}/ws?token={quote(name)}"
         found: ClientConnection = connect(
-            url, subprotocols=[Subprotocol("wsbus.v1")], proxy=None, **options
+            url,
+            subprotocols=[Subprotocol("wsbus.v1")],
+            proxy=None,
+            ping_interval=None,
+            **options,
         )
         return found
 

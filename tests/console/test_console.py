@@ -3,10 +3,10 @@ from __future__ import annotations
 import logging
 
 import pytest
-from anyio import get_running_tasks
+from anyio import create_task_group, get_running_tasks
 
 from tests.console.operators import TOKEN, operators
-from tests.drivers.clients import connecting, judge, quiet
+from tests.drivers.clients import Client, connecting, judge, quiet
 from wsbus import (
     JWT,
     Bus,
@@ -19,7 +19,9 @@ from wsbus import (
     UsageError,
 )
 from wsbus.console import Console
-from wsbus.endpoint import Refusal
+from wsbus.console.door import MAX_STRANGERS
+from wsbus.endpoint import Admission, Refusal
+from wsbus.testing import DirectMemoryTransport
 
 
 def watched(*, allow_changes: bool = False) -> tuple[Bus, Console]:
@@ -62,6 +64,66 @@ async def test_who_has_shown_no_token_is_told_nothing() -> None:
 
         assert answer["error"]["code"] == refused["error"]["code"] == "UNAUTHENTICATED"
         assert not stranger.peer.received
+
+
+async def test_strangers_take_no_place_of_an_operator() -> None:
+    """Whoever shows no token keeps nobody out: of too many the oldest is cut off."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        strangers = [
+            await sign_in(None, client=("203.0.113.9", port)) for port in range(3 * MAX_STRANGERS)
+        ]
+        operator = await sign_in(client=("198.51.100.1", 1))
+        ended = [stranger.peer.closed is not None for stranger in strangers]
+
+        assert (await operator.see())["consoles"] == 1
+        assert ended.count(False) <= MAX_STRANGERS
+        assert not ended[-1]
+
+
+async def test_a_flood_from_one_address_cuts_off_its_own() -> None:
+    """Of too many strangers, the one that goes is of the address that has the most."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        slow = await sign_in(None, client=("198.51.100.1", 1))
+        for port in range(3 * MAX_STRANGERS):
+            await sign_in(None, client=("203.0.113.9", port))
+        slow.say("auth", token=TOKEN)
+
+        assert (await slow.hear("auth_result"))["success"]
+        assert (await slow.see())["consoles"] == 1
+
+
+async def test_nothing_is_sampled_for_strangers() -> None:
+    """The task that samples starts when a token is accepted, not before."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        await sign_in(None)
+        before = console.is_sampling
+        operator = await sign_in()
+        await operator.see()
+
+        assert (before, console.is_sampling) == (False, True)
+
+
+async def test_a_path_that_is_not_utf_8_is_shown() -> None:
+    """Lone surrogates and control characters of a client make no view fail."""
+    bus, console = watched()
+    path, host = "/\udcff\x00\u202e", "fe80::1%\udcff"
+    handshake = Handshake(path, client=(host, 1))
+    async with bus, operators(console) as sign_in, create_task_group() as tasks:
+        admission = await bus.default_endpoint.admit(handshake)
+        assert isinstance(admission, Admission)
+        user = Client(bus, DirectMemoryTransport())
+        tasks.start_soon(bus.default_endpoint.run, user.transport, admission)
+        await user.hear("connected")
+        operator = await sign_in()
+        (row,) = (await operator.see(view="connections"))["rows"]
+        which = {"connection_id": row["id"], "connected_at": row["connected_at"]}
+        shown = await operator.command("console.show", **which)
+        user.peer.close()
+
+        assert row["path"] == shown["data"]["path"] == "/?\x00\u202e"
 
 
 @pytest.mark.parametrize(

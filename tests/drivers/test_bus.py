@@ -853,3 +853,20 @@ async def test_only_connections_are_blocked() -> None:
             for _ in range(100):
                 await bus.publish("a", "x" * 10_000)
             assert bus.statistics().blocked == 1
+
+
+async def test_a_log_line_says_which_connection_it_is_and_whose() -> None:
+    """Id, subject and path, with what the client chose escaped."""
+
+    def name(handshake: Handshake) -> str:
+        return handshake.path.removeprefix("/")
+
+    async with Bus() as bus, connecting(door(bus, name_connection=name)) as connect:
+        await connect("ann", path="/a\nb")
+        await connect(path="/c")
+        said = [each.describe() for each in bus.services.registry.connected()]
+
+        assert said == [
+            "the connection a\\nb of ann, on /a\\nb,",
+            "the connection c without a subject, on /c,",
+        ]

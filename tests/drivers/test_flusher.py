@@ -198,6 +198,9 @@ class Rig:
         rig = self
 
         class Owner:
+            def describe(self) -> str:
+                return "the connection 7"
+
             def write_failed(self, *, is_closed: bool) -> None:
                 rig.failed.append((member, is_closed))
                 rig.on_failure(member)
@@ -871,6 +874,107 @@ async def test_who_takes_nothing_for_the_write_deadline_is_given_up(
         # Until its reader has ended it may be found again; it is one loss all the same.
         rig.flusher.expire(START.later(6).monotonic)
         assert rig.flusher.failures == 1
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return the log of the flusher: levels and lines."""
+    records = [record for record in caplog.records if record.name == "wsbus.flusher"]
+    return [(record.levelname, record.getMessage()) for record in records]
+
+
+async def test_the_log_names_whoever_lost_something_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One WARNING tells who lost how much; further losses of a minute are told together."""
+    caplog.set_level("INFO", "wsbus")
+    async with rigged() as rig:
+        wire = Direct()
+        rig.connect(wire, room=10)
+        wire.block()
+        wire.backlog = 1 << 40
+
+        def lose(count: int, second: float) -> None:
+            rig.publish(*texts(count))
+            rig.flusher.flush()
+            wire.backlog -= 1  # It is slow, not stuck.
+            rig.now = START.later(second)
+            rig.flusher.expire(rig.now.monotonic)
+
+        lose(10, 1)
+        assert said(caplog) == []
+        lose(7, 2)
+        lose(5, 3)
+        lose(5, 61)
+        lose(1, 62)
+        lose(0, 121)
+
+    who = "the connection 7 reads too slowly:"
+    assert said(caplog) == [
+        ("WARNING", f"{who} 7 publications were lost"),
+        ("WARNING", f"{who} 11 publications were lost"),
+    ]
+
+
+async def test_a_loss_that_the_client_is_told_of_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also if it caught up before anybody looked at the time."""
+    async with rigged() as rig:
+        wire = Direct()
+        rig.connect(wire, room=10)
+        wire.block()
+        rig.publish(*texts(13))
+        await wait_all_tasks_blocked()
+        wire.unblock()
+        await wait_all_tasks_blocked()
+
+    assert said(caplog) == [
+        ("WARNING", "the connection 7 reads too slowly: 3 publications were lost")
+    ]
+
+
+@pytest.mark.parametrize("has_lost", [True, False])
+async def test_the_log_names_whoever_is_aborted(
+    has_lost: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a WARNING, once, with what is lost; at INFO if that is no publication."""
+    caplog.set_level("INFO", "wsbus")
+    async with rigged() as rig:
+        wire = Direct()
+        member = rig.connect(wire, room=10)
+        wire.block()
+        if has_lost:
+            rig.publish(*texts(12))
+        else:
+            rig.send(member, "pong")
+        rig.flusher.flush()
+        for second in (5, 6):
+            rig.flusher.expire(START.later(second).monotonic)
+
+    lost, left = (2, 10) if has_lost else (0, 0)
+    what = f"it took nothing for 5 s; {lost} publications were lost, and {left} wait"
+    level = "WARNING" if has_lost else "INFO"
+    assert said(caplog) == [(level, f"the connection 7 is aborted: {what}")]
+
+
+async def test_the_log_names_whoever_is_closed_as_too_slow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, whatever is published until it is gone."""
+    async with rigged() as rig:
+        wire = Direct()
+
+        def clear(member: Member) -> None:
+            member.queue.clear()
+
+        rig.on_overflow = clear
+        rig.connect(wire, room=10, overflow=Overflow.CLOSE)
+        wire.block()
+        rig.publish(*texts(13))
+        await wait_all_tasks_blocked()
+
+    what = "it reads too slowly, and 10 publications wait"
+    assert said(caplog) == [("WARNING", f"the connection 7 is closed: {what}")]
 
 
 async def test_progress_below_the_queue_counts() -> None:

@@ -8,11 +8,13 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn, TypeAlias
 
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, move_on_after
+from anyio.lowlevel import checkpoint
 
 from ..application import Rest, begin
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..endpoint import Endpoint
+from ._intake import MESSAGES_A_TURN
 
 __all__ = ["Message", "Receive", "Send", "Transport", "transport"]
 
@@ -30,6 +32,7 @@ class Transport:
     __slots__ = (
         "_close_timeout",
         "_end",
+        "_in_a_row",
         "_is_aborted",
         "_is_sending",
         "_max_bytes",
@@ -48,11 +51,16 @@ class Transport:
         self._end: tuple[int, str] | None = None
         self._is_aborted = False
         self._is_sending = False
+        self._in_a_row = 0
         self._sent: Event | None = None
 
     async def receive(self) -> str | bytes:
         if self._end is not None:
             raise TransportClosed(*self._end)
+        self._in_a_row += 1
+        if self._in_a_row == MESSAGES_A_TURN:
+            self._in_a_row = 0
+            await self._wait(checkpoint)
         message = await self._wait(self._receive)
         if message["type"] == "websocket.disconnect":
             code, reason = message.get("code"), message.get("reason")
@@ -187,13 +195,14 @@ def _itself(awaitable: Awaitable[Any]) -> Awaitable[Any]:
 class _Direct(_OnAsyncio):
     """Has the socket within reach; see :class:`.WebSocketProtocol`."""
 
-    __slots__ = ("_reset", "room", "round_trip", "unsent", "write_now")
+    __slots__ = ("_end_within", "_reset", "room", "round_trip", "unsent", "write_now")
 
     def __init__(
         self, endpoint: Endpoint, receive: Receive, send: Send, raw: Mapping[str, Any]
     ) -> None:
         super().__init__(endpoint, receive, send)
         self._reset: Final[Callable[[], None]] = raw["abort"]
+        self._end_within: Final[Callable[[float], None]] = raw["end_within"]
         # No methods of its own: it saves a call for each delivery.
         self.write_now: Final[Callable[[bytes], None]] = raw["write_now"]
         self.room: Final[Callable[[], Awaitable[None]]] = raw["room"]
@@ -211,6 +220,8 @@ class _Direct(_OnAsyncio):
         await super().close(code, reason)
         if self.unsent():
             self._reset()
+        else:
+            self._end_within(self._close_timeout)
 
     def abort(self) -> None:
         if self._end is None and not self._is_aborted:  # Else it might cut a close frame off.

@@ -14,10 +14,7 @@ from asyncio import WriteTransport
 from contextlib import suppress
 from typing import Final, Protocol
 
-__all__ = ["MAX_UNREAD_PONGS", "Writer", "keep_shallow", "make_writer", "reset", "unsent"]
-
-MAX_UNREAD_PONGS: Final = 256 * 1024
-"""Bytes that may wait for a peer before it is not read any more, pings and all."""
+__all__ = ["Writer", "keep_shallow", "make_writer", "reset", "unsent"]
 
 _INTERNET: Final = {socket.AF_INET, socket.AF_INET6}
 

@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
+from urllib.parse import unquote
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
@@ -365,7 +366,7 @@ def _handshake(request: web.Request) -> Handshake:
     transport = request.transport
     address = transport.get_extra_info("peername") if transport is not None else None
     return Handshake(
-        path=request.path,
+        path=unquote(request.rel_url.raw_path),
         query_string=request.rel_url.raw_query_string,
         headers=headers,
         client=(address[0], address[1]) if isinstance(address, tuple) else None,

@@ -43,6 +43,7 @@ from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
 from ..transport import Handshake, HeaderView
 from ._asgi import Message, Receive, Send, transport
+from ._intake import abridged
 from ._placed import MISPLACED, Placed
 
 __all__ = ["Application", "app", "converse", "decline", "endpoint_of"]
@@ -187,6 +188,8 @@ async def converse(
             await send(accept)
     except OSError:  # It left while it was judged.
         return
+    if (kept := abridged(scope["headers"])) is not None and isinstance(scope["headers"], list):
+        scope["headers"][:] = kept  # In place: the handshake is a view of them.
     link = transport(endpoint, scope, receive, send)
     try:
         await endpoint.run(link, verdict)

@@ -6,7 +6,8 @@ A script of its own runs an application to the end with :func:`serve`::
     asyncio.run(serve(app, endpoint, port=8000, ready=print))
 
 Everything else that starts uvicorn passes :func:`uvicorn_options`, or at least
-``ws=WebSocketProtocol``: on the command line, ``--ws wsbus.adapters.uvicorn:WebSocketProtocol``.
+``ws=WebSocketProtocol`` and ``http=HTTPProtocol``: on the command line,
+``--ws wsbus.adapters.uvicorn:WebSocketProtocol --http wsbus.adapters.uvicorn:HTTPProtocol``.
 
 Needs the extra ``starlette``.
 """
@@ -20,21 +21,17 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from functools import partial
 from typing import Any, Final
 
 import uvicorn
-from anyio import Event, WouldBlock
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.protocol import State
 
 from ..bus import Bus
-from ..core.errors import CloseCode, TransportClosed
 from ..endpoint import Endpoint
-from ._rtt import round_trip
-from ._sockets import MAX_UNREAD_PONGS, keep_shallow, make_writer, reset, unsent
+from ._uvicorn_http import HTTPProtocol
+from ._uvicorn_ws import WebSocketProtocol
 
 __all__ = [
+    "HTTPProtocol",
     "RedactQuery",
     "WebSocketProtocol",
     "address",
@@ -46,114 +43,6 @@ __all__ = [
 ]
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's own WebSocket protocol, with the socket within the application's reach.
-
-    For ``ws=`` of ``uvicorn.Config``. In ``scope["extensions"]["wsbus"]`` it offers what
-    :class:`.WriteNow` does, and ``abort``; other applications notice nothing of it. Fan-out then
-    writes to the socket without a task or a coroutine (measured with one publication outstanding:
-    half of what the bare ASGI loop costs; with many, a fifteenth), a stuck connection is freed at
-    the write deadline, pings that nobody reads the answers to cost no memory, and a connection
-    that breaks is told from one that is closed (1006).
-    """
-
-    writable_now: bool = False
-    """Whether the transport has taken all that it was given, and there is one."""
-    _room: Event | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note flow control from the start; nothing may hide in buffers below the queue."""
-        super().connection_made(transport)
-        self.writable_now = True
-        keep_shallow(self.transport)
-        self._writer = make_writer(self.transport)
-
-    def handle_connect(self, event: Any) -> None:
-        """Offer the socket; the application starts in the next turn of the loop."""
-        super().handle_connect(event)
-        if self.response.status_code == 101:
-            self.scope["extensions"]["wsbus"] = {
-                "write_now": self.write_now,
-                "room": self.room,
-                "unsent": self.unsent,
-                "abort": self.abort,
-                "round_trip": partial(round_trip, self.transport),
-            }
-
-    def data_received(self, data: bytes) -> None:
-        """Answer pings only while the answers are read: else a flood of them fills the memory."""
-        super().data_received(data)
-        if self.unsent() > MAX_UNREAD_PONGS:
-            self.transport.pause_reading()
-
-    def pause_writing(self) -> None:
-        """Note that there is no room."""
-        super().pause_writing()
-        self.writable_now = False
-
-    def resume_writing(self) -> None:
-        """Note that there is room."""
-        super().resume_writing()
-        self.writable_now = True
-        if not self.read_paused:
-            self.transport.resume_reading()
-        self._wake()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell what was lost without a close frame; let nobody wait for room for ever."""
-        if self.handshake_complete and self.conn.state is State.OPEN:
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL})
-        self.writable_now = False
-        super().connection_lost(exc)
-        self._wake()
-
-    def shutdown(self) -> None:
-        """Close; but cut off a peer that has closed and does not read the answer.
-
-        uvicorn (0.54) would send another close frame, and its shutdown fail with InvalidState.
-        """
-        if self.conn.state is State.CLOSING and not self.close_sent:
-            self.transport.abort()
-        else:
-            super().shutdown()
-
-    def write_now(self, wire: bytes) -> None:
-        """Write frames; see :meth:`.WriteNow.write_now`."""
-        if self.writable_now and self.conn.close_sent is None:
-            self._writer.write(wire)
-        elif self.is_open:
-            raise WouldBlock
-        else:
-            raise TransportClosed
-
-    async def room(self) -> None:
-        """Wait until there is room; see :meth:`.WriteNow.room`."""
-        while self.is_open and not self.writable_now:
-            if self._room is None:
-                self._room = Event()
-            await self._room.wait()
-        if not self.is_open:
-            raise TransportClosed
-
-    def unsent(self) -> int:
-        """Return the bytes that the operating system has not taken yet."""
-        return unsent(self.transport)
-
-    def abort(self) -> None:
-        """Free the socket now; what was not sent is lost. Idempotent."""
-        reset(self.transport)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a frame may follow."""
-        return self.conn.close_sent is None and not self.disconnected
-
-    def _wake(self) -> None:
-        if self._room is not None:
-            self._room.set()
-            self._room = None
-
-
 # --- options ---------------------------------------------------------------------------------
 
 
@@ -162,8 +51,9 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
 
     Messages are bounded before they are in memory; there is no compression, which costs memory and
     time per connection; uvicorn's own keepalive (20 s) is on where wsbus does not end silent
-    connections itself; there is no access log, which would hold the tokens of query strings; and
-    the shutdown does not wait for ever for a peer that does not read. The protocol class is
+    connections itself; a socket that sends no complete request is freed after 10 s
+    (:data:`HTTPProtocol`); there is no access log, which would hold the tokens of query strings;
+    and the shutdown does not wait for ever for a peer that does not read. The protocol class is
     :class:`WebSocketProtocol`; ``| {"ws": "auto"}`` gives uvicorn's own.
 
     Args:
@@ -172,6 +62,7 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
     endpoint = door.default_endpoint if isinstance(door, Bus) else door
     keepalive = 20.0 if endpoint.heartbeat.timeout is None else None
     return {
+        "http": HTTPProtocol,
         "ws": WebSocketProtocol,
         "ws_max_size": endpoint.limits.max_message_bytes,
         "ws_per_message_deflate": False,

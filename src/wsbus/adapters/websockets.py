@@ -10,6 +10,7 @@ Needs the extra ``websockets``.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import isawaitable
@@ -20,6 +21,8 @@ import websockets.asyncio.server as ws
 from anyio import Event, WouldBlock
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame as WireFrame
+from websockets.frames import Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.typing import Subprotocol
@@ -30,8 +33,9 @@ from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
+from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake, abridged
 from ._rtt import round_trip
-from ._sockets import MAX_UNREAD_PONGS, keep_shallow, make_writer, reset, unsent
+from ._sockets import keep_shallow, make_writer, reset, unsent
 
 __all__ = ["ServerConnection", "handler", "serve", "web_routes"]
 
@@ -40,7 +44,7 @@ _ProcessRequest: TypeAlias = Callable[
 ]
 
 
-class ServerConnection(ws.ServerConnection):
+class ServerConnection(Intake, ws.ServerConnection):
     """A connection that knows whether it is writable; pass it as ``create_connection=``."""
 
     admission: Admission | None = None
@@ -57,14 +61,39 @@ class ServerConnection(ws.ServerConnection):
     def connection_made(self, transport: Any) -> None:
         """Note flow control from the start; nothing may hide in buffers below the queue."""
         super().connection_made(transport)
+        self.recv_messages.resume = self.read_on
         self.writable = True
         keep_shallow(transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Answer pings only while the answers are read: else a flood of them fills the memory."""
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > MAX_UNREAD_PONGS:
-            self.transport.pause_reading()
+    @property
+    def is_open(self) -> bool:
+        """Whether a frame may follow."""
+        return self.state is State.OPEN and not self.protocol.eof_sent
+
+    @property
+    def is_held(self) -> bool:
+        """Whether messages wait for the application."""
+        return self.recv_messages.paused
+
+    def process_event(self, event: Any) -> None:
+        """Count the frames that keep the server busy and say nothing."""
+        if isinstance(event, WireFrame) and _is_small(event):
+            self.note_small_frame()
+        super().process_event(event)
+
+    def end_flood(self) -> None:
+        """Close with 4429, and parse no more."""
+        self.protocol.fail(CloseCode.RATE_ABUSE, TOO_MANY)
+        self.send_data()
+
+    def send_data(self) -> None:
+        """Send; after the last frame, whoever wrote it, the peer has ``close_timeout``."""
+        super().send_data()
+        protocol = self.protocol  # A refused handshake ends as the library has it.
+        if protocol.close_sent is not None or (
+            protocol.eof_sent and protocol.state is not State.CONNECTING
+        ):
+            self.end_within(10.0 if self.close_timeout is None else self.close_timeout)
 
     def pause_writing(self) -> None:
         """Note that there is no room."""
@@ -74,8 +103,14 @@ class ServerConnection(ws.ServerConnection):
     def resume_writing(self) -> None:
         """Note that there is room."""
         super().resume_writing()
-        self.writable = True
-        self.transport.resume_reading()
+        self.writable = not self.protocol.eof_sent
+        self.read_on()
+        self._wake()
+
+    def eof_received(self) -> None:
+        """Write no more: the library has ended its side, too."""
+        super().eof_received()
+        self.writable = False
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,7 +121,7 @@ class ServerConnection(ws.ServerConnection):
 
     async def room(self) -> None:
         """Wait until it is writable, or lost."""
-        while not self.writable and self.state is not State.CLOSED:
+        while self.is_open and not self.writable:
             if self._room is None:
                 self._room = Event()
             await self._room.wait()
@@ -97,17 +132,29 @@ class ServerConnection(ws.ServerConnection):
             self._room = None
 
 
+def _is_small(frame: WireFrame) -> bool:
+    kind = frame.opcode
+    if frame.fin and (kind is Opcode.TEXT or kind is Opcode.BINARY):
+        return False
+    return kind is Opcode.PING or kind is Opcode.PONG or len(frame.data) < SMALL_FRAGMENT
+
+
 class _Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`."""
 
-    __slots__ = ("_connection", "_protocol", "_writer")
+    __slots__ = ("_connection", "_in_a_row", "_protocol", "_writer")
 
     def __init__(self, connection: ServerConnection) -> None:
         self._connection: Final = connection
         self._protocol: Final = connection.protocol
         self._writer: Final = make_writer(connection.transport)
+        self._in_a_row = 0
 
     async def receive(self) -> str | bytes:
+        self._in_a_row += 1
+        if self._in_a_row == MESSAGES_A_TURN:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
         try:
             return await self._connection.recv()
         except ConnectionClosed as exc:
@@ -121,14 +168,14 @@ class _Transport:
         # way `close_sent` is set, a plain attribute (`state` is a property of a property).
         if connection.writable and self._protocol.close_sent is None:
             self._writer.write(wire)
-        elif connection.state is State.OPEN:
+        elif connection.is_open:
             raise WouldBlock
         else:
             raise TransportClosed
 
     async def room(self) -> None:
         await self._connection.room()
-        if self._connection.state is not State.OPEN:
+        if not self._connection.is_open:
             raise TransportClosed
 
     def unsent(self) -> int:
@@ -236,6 +283,7 @@ def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[N
                 return
             connection.admission = verdict
             del verdict
+        _abridge(connection.request)
         await endpoint.run(_Transport(connection), connection.take_admission())
 
     return handle
@@ -280,6 +328,15 @@ def _handshake(connection: ws.ServerConnection, request: Request) -> Handshake:
         client=(address[0], address[1]) if isinstance(address, tuple) else None,
         subprotocols=split_list(headers.get("sec-websocket-protocol", "")),
     )
+
+
+def _abridge(request: Request | None) -> None:
+    """Keep little of large headers; the handshake is a view of them."""
+    if request is None or (kept := abridged(request.headers.raw_items())) is None:
+        return
+    request.headers.clear()
+    for name, value in kept:
+        request.headers[name] = value
 
 
 def _endpoint(door: Bus | Endpoint) -> Endpoint:

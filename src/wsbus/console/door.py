@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Callable, Collection
 from hashlib import sha256
 from inspect import isawaitable
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from anyio import CancelScope
 
@@ -33,8 +34,11 @@ _LIMITS: Final = Limits(
     max_subscriptions=1,
     messages_per_second=20,
     queue_messages=64,  # A page that reads too slowly gets newer samples, not more of them.
-    max_connections=64,
+    max_connections=None,  # Operators have the token; strangers are counted by the console.
+    auth_timeout=5,
 )
+MAX_STRANGERS: Final = 32
+"""Connections that have not shown a token yet; one more takes the place of the oldest."""
 _ACTIONS: Final = ("console.*",)
 
 
@@ -78,18 +82,27 @@ class Console:
         self.endpoint: Final = Endpoint(
             gate=self,
             protocols=(protocol("wsbus.v1"),),
-            authenticator=_admitting(authenticator or _by_token(token or "")),
+            authenticator=_admitting(authenticator or _by_token(token or ""), self._admitted),
             origins=origins,
             limits=_LIMITS,
         )
         """Where the page connects; adapters mount it at ``ws`` beside the page."""
         self._room: Room | None = None
+        self._strangers: dict[int, _Stranger] = {}
+        """By the identity of their handshakes, oldest first."""
+        self._operators: set[int] = set()
+        """The same of those whose token was accepted."""
         self._is_draining = False
 
     @property
     def is_open(self) -> bool:
-        """Whether any console is connected; if not, nothing is sampled and no task is left."""
+        """Whether anybody is connected; if not, no task is left."""
         return self._room is not None
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether the task that samples runs: from the first accepted token on."""
+        return self._room is not None and self._room.is_sampling
 
     # --- for its endpoint ------------------------------------------------------------------------
 
@@ -107,24 +120,59 @@ class Console:
         return None
 
     async def serve(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
-        """Run a console's connection to its end; the first opens the room, the last closes it."""
+        """Run a console's connection to its end; the bus of the consoles ends with the last.
+
+        Sampling begins once an operator is there. A connection without an identity is a stranger
+        until its token is accepted.
+        """
         if not self.accepts(endpoint):  # Stopped, since it was admitted.
             await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
             return
         room = self._room
-        if room is None:
+        if room is None or room.is_over:
             room = self._room = Room(self.bus, allow_changes=self.allow_changes)
         room.guests += 1
+        key = id(admission.handshake)
+        if admission.identity is not None:
+            self._operators.add(key)
+        else:
+            self._count_stranger(admission.handshake, transport)
         try:
             await room.opened()
+            if key in self._operators:
+                room.begin()
             await room.bus.serve(endpoint, transport, admission)
         finally:
             room.guests -= 1
+            self._strangers.pop(key, None)
+            self._operators.discard(key)
             if not room.guests:
                 if self._room is room:
                     self._room = None
                 with CancelScope(shield=True):
                     await room.close()
+
+    def _count_stranger(self, handshake: Handshake, transport: Transport) -> None:
+        """Note a stranger; if there are too many, cut off the oldest of the busiest address."""
+        strangers = self._strangers
+        if len(strangers) >= MAX_STRANGERS:
+            by_address = Counter(stranger.address for stranger in strangers.values())
+            busiest = max(by_address.values())
+            for key, stranger in strangers.items():
+                if by_address[stranger.address] == busiest:
+                    del strangers[key]
+                    stranger.transport.abort()
+                    logger.info("the console cut off a client that had shown no token")
+                    break
+        address = handshake.client[0] if handshake.client else ""
+        strangers[id(handshake)] = _Stranger(address, transport)
+
+    def _admitted(self, handshake: Handshake) -> None:
+        """An operator's token was accepted: it is no stranger any more, and sampling begins."""
+        if self._strangers.pop(id(handshake), None) is not None:
+            self._operators.add(id(handshake))
+            if self._room is not None:
+                self._room.begin()
 
     async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
         """End all consoles; see :meth:`.Endpoint.drain`."""
@@ -135,6 +183,13 @@ class Console:
                 await room.bus.aclose(deadline=deadline, code=code)
             finally:
                 self._is_draining = False
+
+
+class _Stranger(NamedTuple):
+    """A connection whose token has not been accepted yet."""
+
+    address: str
+    transport: Transport
 
 
 def _by_token(expected: str) -> Authenticator:
@@ -155,18 +210,23 @@ def _digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _admitting(authenticator: Authenticator) -> Authenticator:
+def _admitting(
+    authenticator: Authenticator, admitted: Callable[[Handshake], None]
+) -> Authenticator:
     """Let in administrators only, with the grants of a console; log who is refused."""
 
     async def judge(token: str | None, handshake: Handshake) -> Identity | None:
         try:
             verdict = authenticator(token, handshake)
             identity = await verdict if isawaitable(verdict) else verdict
-            return None if identity is None else _operator(identity)
+            operator = None if identity is None else _operator(identity)
         except Unauthenticated:
             client = handshake.client[0] if handshake.client else "an unknown address"
             logger.warning("the console refused a token from %s", escaped(client))
             raise
+        if operator is not None:
+            admitted(handshake)
+        return operator
 
     return judge
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from functools import partial
 from time import perf_counter, process_time
 from typing import Annotated, Any, Final
 
@@ -15,15 +16,14 @@ from .._spawn import spawn
 from ..bus import Bus
 from ..connection import Connection
 from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, NotStarted
-from ..core.messages import Publication
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
 from ..endpoint import escaped
 from ..snapshots import ConnectionInfo
 from .samples import CHANNEL, CUT, Query, Sample, TailBatch, TailEvent, Watch
-from .sampling import Effort, Found, answer, cut, sorted_by
-from .tap import Tail, Tap
+from .sampling import Effort, Found, answer, cut, sendable, sorted_by
+from .tap import Kept, Tail, Tap
 
 __all__ = ["Room"]
 
@@ -34,7 +34,6 @@ TICK_SECONDS: Final = 0.25
 SAMPLE_SECONDS: Final = 1.0
 MAX_SHARE: Final = 0.03
 """Of one processor, for samples; if they cost more they become rarer."""
-_TEXT_BYTES: Final = 4096
 _CLOSE_SECONDS: Final = 2.0
 
 
@@ -59,12 +58,14 @@ class Room:
         self.guests: int = 0
         """Connections that are here or about to be."""
         self._watched: Final = watched
-        self._services: Final = watched.services
+        self._services = watched.services
         self._allow_changes: Final = allow_changes
         self._watching: Final[dict[Connection, _Watching]] = {}
         self._tap: Final = Tap()
         self._opened: Event | None = None
-        self._ended = Event()
+        self._ended: Event | None = None
+        self.is_over = False
+        """Whether its bus is closed, or about to be: new connections need another."""
         self._scope: Final = CancelScope()
         self._lag = self._cost = 0.0
         self._interval = SAMPLE_SECONDS
@@ -83,14 +84,27 @@ class Room:
         self._opened = Event()
         with CancelScope(shield=True):
             await self.bus.__aenter__()
-            spawn(self._run)
         self._opened.set()
+
+    def begin(self) -> None:
+        """Begin to sample; to be called when an operator's token is accepted. Idempotent."""
+        if self._ended is None and not self.is_over and self._watched.is_running:
+            self._services = self._watched.services  # It may have been restarted since.
+            self._ended = Event()
+            spawn(partial(self._run, self._ended))
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether the task that samples runs."""
+        return self._ended is not None and not self._ended.is_set()
 
     async def close(self) -> None:
         """End the sampling and the bus; idempotent."""
+        self.is_over = True
         self._scope.cancel()
         if self._opened is not None:
-            await self._ended.wait()
+            if self._ended is not None:
+                await self._ended.wait()
             await self.bus.aclose(deadline=_CLOSE_SECONDS)
 
     # --- what consoles ask for -------------------------------------------------------------------
@@ -128,7 +142,7 @@ class Room:
         self, connection_id: Annotated[str, Meta(max_length=1000)], connected_at: float
     ) -> ConnectionInfo:
         """Tell all about one connection."""
-        return self._find(connection_id, connected_at).info()
+        return sendable(self._find(connection_id, connected_at).info())
 
     def _disconnect(
         self,
@@ -153,26 +167,30 @@ class Room:
             if (
                 connection.connected_at == connected_at
                 and cut(connection.id) == connection_id[:CUT]
+                and connection.close_code is None  # Else it is on its way out.
             ):
                 return connection
         raise CommandError("GONE", "this connection has ended")
 
     # --- what consoles are told ------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def _run(self, ended: Event) -> None:
         """Sample while somebody watches; end all consoles when the bus is gone."""
         try:
             with self._scope:
                 with suppress(NotStarted):  # One of the two was stopped while samples were made.
                     while self._is_served:
                         await self._tick()
+                self.is_over = True
                 await self.bus.aclose(deadline=_CLOSE_SECONDS)
         except Exception:
             logger.exception("the console's sampling failed")
+            self.is_over = True
             await self.bus.aclose(deadline=_CLOSE_SECONDS, code=CloseCode.INTERNAL_ERROR)
         finally:
+            self.is_over = True
             self._tap.close()
-            self._ended.set()
+            ended.set()
 
     async def _tick(self) -> None:
         due = perf_counter() + TICK_SECONDS
@@ -231,8 +249,7 @@ class Room:
         for who, watching in list(self._watching.items()):
             tail = watching.tail
             if tail is not None and tail.kept:
-                events = [_tail_event(publication) for publication in tail.kept]
-                tail.kept.clear()
+                events = [_tail_event(event) for event in tail.take()]
                 batch = TailBatch(tail.pattern.text, tail.matched, events)
                 await self._tell(who, "tail", batch, None)
 
@@ -252,7 +269,6 @@ def _tail(watch: Watch, grants: Grants) -> Tail:
     return Tail(pattern, watch.text, grants)
 
 
-def _tail_event(publication: Publication) -> TailEvent:
-    data = publication.data
-    text = data[:_TEXT_BYTES].decode(errors="ignore")
-    return TailEvent(publication.channel, publication.event, publication.at, text, len(data))
+def _tail_event(kept: Kept) -> TailEvent:
+    text = kept.data.decode(errors="ignore")
+    return TailEvent(kept.channel, cut(kept.event), kept.at, text, kept.size)

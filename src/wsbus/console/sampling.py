@@ -21,16 +21,19 @@ from ..core.errors import CommandError, ErrorCode
 from ..core.patterns import parse_pattern
 from ..core.plan import Member
 from ..services import Services
+from ..snapshots import ConnectionInfo
 from .samples import CUT, ROWS, SUMMARY_ROWS, ChannelRow, ConnectionRow, PatternRow, Query, Row
 from .tap import Seen, Tap
 
-__all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "sorted_by"]
+__all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "sendable", "sorted_by"]
 
 T = TypeVar("T")
 
 CHUNK: Final = 500
 """Things looked at between two turns of the loop: about a millisecond."""
 _SOME: Final = 4
+_LONGEST: Final = 4096
+"""Characters of a text in the details of one connection."""
 
 
 @runtime_checkable
@@ -69,9 +72,22 @@ class Found(msgspec.Struct, frozen=True):
     found: int
 
 
-def cut(text: str) -> str:
+def cut(text: str, most: int = CUT) -> str:
     """Return what a row shows of a text: its beginning, as UTF-8 can carry it."""
-    return text[:CUT].encode(errors="replace").decode()
+    return text[:most].encode(errors="replace").decode()
+
+
+def sendable(info: ConnectionInfo) -> ConnectionInfo:
+    """Return the same, with texts that UTF-8 can carry: a path may hold lone surrogates."""
+    host = (cut(info.client[0]), info.client[1]) if info.client else None
+    return msgspec.structs.replace(
+        info,
+        connection_id=cut(info.connection_id, _LONGEST),
+        subject=None if info.subject is None else cut(info.subject, _LONGEST),
+        path=cut(info.path, _LONGEST),
+        client=host,
+        subscriptions=tuple(cut(pattern, _LONGEST) for pattern in info.subscriptions),
+    )
 
 
 # --- connections ------------------------------------------------------------------------------
@@ -124,7 +140,7 @@ def _connection_row(connection: Connection) -> ConnectionRow:
         subject=msgspec.UNSET if info.subject is None else cut(info.subject),
         protocol=info.protocol,
         path=cut(info.path),
-        client=f"{info.client[0]}:{info.client[1]}" if info.client else "",
+        client=cut(f"{info.client[0]}:{info.client[1]}") if info.client else "",
         last_seen=info.last_pong,
         queued=info.queue_messages,
         queued_bytes=info.queue_bytes,

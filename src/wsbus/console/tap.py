@@ -9,21 +9,28 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..core.channels import Channel
 from ..core.hub import Hub
 from ..core.messages import Publication
 from ..core.patterns import Pattern
 from ..core.permissions import Grants
+from .samples import CUT
 
-__all__ = ["MAX_CHANNELS", "Seen", "Tail", "Tap"]
+__all__ = ["MAX_CHANNELS", "Kept", "Seen", "Tail", "Tap"]
 
 MAX_CHANNELS: Final = 10_000
-"""Channels told apart; publications on others are counted together."""
+"""Channels told apart, whose names have at most 255 bytes; publications on others are counted
+together."""
+MAX_EVENT: Final = 64
+"""Characters kept of a channel's last event."""
 KEPT: Final = 25
 """Events of a tail that wait for the next batch; older ones are counted, and not shown."""
-_SMOOTHING_SECONDS: Final = 5.0
+MAX_TEXT: Final = 4096
+"""Bytes kept of the JSON of such an event. A tail keeps at most ``KEPT`` times as much, and as
+many names and events' names."""
+_SMOOTHING_SECONDS: Final = 10.0
 
 
 class Seen:
@@ -63,6 +70,18 @@ class Seen:
         """Who wants them; None: to be found out."""
 
 
+class Kept(NamedTuple):
+    """What a tail keeps of a publication: copies, so that nothing larger stays in memory."""
+
+    channel: str
+    event: str
+    data: bytes
+    """The beginning of the JSON."""
+    size: int
+    """Bytes of the whole JSON."""
+    at: float
+
+
 class Tail:
     """The newest publications that match a pattern, for one console.
 
@@ -79,7 +98,7 @@ class Tail:
         self.text: Final = text
         self.matched: int = 0
         """Publications that it was for, shown or not."""
-        self.kept: Final[deque[Publication]] = deque(maxlen=KEPT)
+        self.kept: Final[deque[Kept]] = deque(maxlen=KEPT)
         self._needle: Final = text.encode("utf-8", "surrogatepass").lower()
         self._grants: Final = grants
 
@@ -92,7 +111,21 @@ class Tail:
         if self._needle and not _contains(publication, self._needle):
             return
         self.matched += 1
-        self.kept.append(publication)
+        self.kept.append(
+            Kept(
+                publication.channel,
+                publication.event[:CUT],
+                publication.data[:MAX_TEXT],
+                len(publication.data),
+                publication.at,
+            )
+        )
+
+    def take(self) -> list[Kept]:
+        """Return what it keeps, and keep nothing any more."""
+        taken = list(self.kept)
+        self.kept.clear()
+        return taken
 
 
 def _contains(publication: Publication, needle: bytes) -> bool:
@@ -156,7 +189,7 @@ class Tap:
         seen.count += 1
         seen.size += len(publication.data)
         seen.subscribers = subscribers
-        seen.event, seen.at = publication.event, publication.at
+        seen.event, seen.at = publication.event[:MAX_EVENT], publication.at
         if seen.tails is None:
             seen.tails = self._wanted(publication.channel)
         for tail in seen.tails:

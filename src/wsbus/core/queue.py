@@ -244,6 +244,11 @@ class MessageQueue(Generic[T]):
         return not self.is_empty
 
     @property
+    def lost_ever(self) -> int:
+        """Publications lost for want of room; conflated ones are not lost."""
+        return self.dropped - self.conflated + self.refused
+
+    @property
     def is_empty(self) -> bool:
         """Nothing waits: no publication, no control item, no loss to be told."""
         return not (self._data or self._control or self.lost)

@@ -66,7 +66,8 @@ class Peer:
 
         Args:
             address: Host and port of the server.
-            target: Path and query, as they go on the wire.
+            target: Path and query, as they go on the wire; U+DCFF, a surrogate, sends the byte
+                0xFF.
             subprotocols: To offer.
             headers: More of them.
             receive_buffer: Bytes the kernel takes from the server while nobody reads; None: as
@@ -93,7 +94,8 @@ class Peer:
                 "Sec-WebSocket-Version: 13",
                 *(f"{name}: {value}" for name, value in (*offers, *headers)),
             ]
-            await _send(sock, "\r\n".join([*request, "", ""]).encode())
+            head = "\r\n".join([*request, "", ""])
+            await _send(sock, head.encode("utf-8", "surrogateescape"))
             status, fields, rest = await _read_answer(sock)
             accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()  # noqa: S324
             if status == 101 and fields.get("sec-websocket-accept") != accept:
@@ -131,6 +133,28 @@ class Peer:
             OSError: The server has cut the connection.
         """
         await _send(self._socket, data)
+
+    def send_some(self, data: bytes) -> int:
+        """Send what the system takes now, perhaps nothing; return the number of bytes.
+
+        Raises:
+            OSError: The server has cut the connection.
+        """
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def read_some(self, most: int) -> int:
+        """Wait for bytes, read ``most`` of them at most, and throw them away.
+
+        What comes after them can be read in no other way.
+        """
+        while True:
+            try:
+                return len(self._socket.recv(most))
+            except BlockingIOError:
+                await wait_readable(self._socket)
 
     async def receive(self) -> str | bytes:
         """Wait for the next message; answer pings, and a close frame, on the way.

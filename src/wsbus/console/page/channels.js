@@ -1,10 +1,11 @@
 // What is published, and who listens; and one pattern's events as they come.
 
-import { $, isPressed, make, press, Rows, say, settle, Tail } from "./dom.js";
+import { $, hint, isPressed, make, press, printable, Rows, say, settle, Tail } from "./dom.js";
 import { bytes, clock, count, duration, plural, rate } from "./format.js";
 
 const MOST_ROWS = 500;
 const LONG = 300;
+const CLEARLY = 1.2;
 
 const LISTS = {
   published: {
@@ -32,6 +33,8 @@ export class Channels {
   #list = "published";
   #rows = null;
   #held = null;
+  #order = []; // Names, as they were shown last.
+  #orderedBy = "";
   #tail;
   #tailed = null; // The pattern.
   #matched = 0;
@@ -47,7 +50,7 @@ export class Channels {
     $("#channel-sort").addEventListener("change", changed);
     const hold = $("#channel-hold");
     hold.addEventListener("click", () => {
-      press(hold, !isPressed(hold), isPressed(hold) ? "Hold" : "Go on");
+      press(hold, !isPressed(hold), isPressed(hold) ? "Freeze" : "Resume");
       if (!isPressed(hold) && this.#held) this.show(this.#held);
     });
     this.#setUp("published");
@@ -97,7 +100,7 @@ export class Channels {
     }
     const kind = LISTS[this.#list];
     this.#rows.now = sample.at;
-    this.#rows.show(sample.rows, kind.name);
+    this.#rows.show(this.#ordered(sample, kind), kind.name);
     const { rows, found, total, others } = sample;
     const what = this.#list === "published" ? "channel" : "pattern";
     const first = rows.length < found ? `The first ${count(rows.length)} of ` : "";
@@ -109,6 +112,25 @@ export class Channels {
     none.hidden = rows.length > 0;
     const nothing = this.#list === "published" ? "Nothing was published since this list was opened." : "Nobody has subscribed.";
     say(none, sample.find ? "No name contains that." : nothing);
+  }
+
+  /** The rows of a sample; those sorted by a rate change places only if the rates clearly differ. */
+  #ordered({ rows, sort }, kind) {
+    const places = new Map(this.#order.map((name, index) => [name, index]));
+    const placeOf = (row) => places.get(kind.name(row)) ?? Infinity;
+    let ordered = rows;
+    if (sort === "rate" && sort === this.#orderedBy) {
+      const isLookedAt = $("#channel-rows").matches(":hover, :focus-within");
+      ordered = rows.toSorted((a, b) => placeOf(a) - placeOf(b) || 0);
+      for (let i = 1; i < ordered.length && !isLookedAt; i += 1) {
+        for (let j = i; j > 0 && ordered[j].rate > ordered[j - 1].rate * CLEARLY + 0.1; j -= 1) {
+          [ordered[j - 1], ordered[j]] = [ordered[j], ordered[j - 1]];
+        }
+      }
+    }
+    this.#orderedBy = sort;
+    this.#order = ordered.map(kind.name);
+    return ordered;
   }
 
   /** A batch of the tail. */
@@ -142,15 +164,15 @@ export class Channels {
     );
     $("#channel-sort").replaceChildren(...kind.sorts.map(([value, text]) => new Option(text, value)));
     $("#channel-rows").replaceChildren();
-    press($("#channel-hold"), false, "Hold");
+    press($("#channel-hold"), false, "Freeze");
     this.#rows = new Rows(
       $("#channel-rows"),
       () => this.#makeRow(kind),
       (row, item) => {
         const name = kind.name(item);
         say(row.cells[0].firstChild, name);
-        row.cells[0].firstChild.ariaLabel = `Tail ${name}`;
-        row.cells[0].firstChild.title = `Tail ${name}`;
+        row.cells[0].firstChild.ariaLabel = printable(`Tail ${name}`);
+        hint(row.cells[0].firstChild, `Tail ${name}`);
         kind.cells(item, this.#rows.now).forEach((text, index) => say(row.cells[index + 1], text));
       },
     );
@@ -216,7 +238,7 @@ const makeEvent = ({ missing, channel, event, at, text, size }) => {
     make("span", "what", event),
     text.length > LONG ? makeLong(shown, text) : make("span", "grow", shown),
   );
-  row.children[1].title = channel;
+  hint(row.children[1], channel);
   return row;
 };
 

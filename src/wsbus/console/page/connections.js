@@ -1,6 +1,6 @@
 // Who is connected, the slowest first; and one of them in full, with the way to end it.
 
-import { $, isPressed, make, press, Rows, say, settle } from "./dom.js";
+import { $, hint, isPressed, make, press, Rows, say, settle } from "./dom.js";
 import { bytes, count, date, duration, exact, milliseconds, plural } from "./format.js";
 
 const LABELS = ["", "Waiting", "Lost", "", "Sent", "Received", "Subscriptions", "From", "Age"];
@@ -25,7 +25,7 @@ export class Connections {
     $("#connection-sort").addEventListener("change", changed);
     const hold = $("#connection-hold");
     hold.addEventListener("click", () => {
-      press(hold, !isPressed(hold), isPressed(hold) ? "Hold" : "Go on");
+      press(hold, !isPressed(hold), isPressed(hold) ? "Freeze" : "Resume");
       if (!isPressed(hold) && this.#held) this.show(this.#held);
     });
   }
@@ -84,7 +84,7 @@ const showRow = (row, item, before, now) => {
   const [who, waiting, lost, trip, sent, received, patterns, from, age] = row.cells;
   say(who.firstChild, item.subject ?? "not authenticated");
   say(who.lastChild, item.id);
-  who.title = item.id;
+  hint(who, item.id);
 
   const queued = item.queued ?? 0;
   say(waiting.firstChild, queued || !item.is_blocked ? count(queued) : "blocked");
@@ -113,10 +113,10 @@ const showRow = (row, item, before, now) => {
   patterns.classList.toggle("zero", !held);
   const some = (item.some_patterns ?? []).join("  ");
   say(patterns.lastChild, held > 4 ? `${some} …` : some);
-  patterns.title = some;
+  hint(patterns, some);
   say(from.firstChild, item.client ?? "");
   say(from.lastChild, `${item.path} · ${item.protocol}`);
-  from.title = `${item.client ?? ""} ${item.path}`;
+  hint(from, `${item.client ?? ""} ${item.path}`);
   say(age, duration(now - item.connected_at));
   age.title = date(item.connected_at * 1000);
 };

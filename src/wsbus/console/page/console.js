@@ -8,7 +8,6 @@ import { count, milliseconds } from "./format.js";
 import { Overview } from "./overview.js";
 import { TryIt } from "./tryit.js";
 
-const TOKEN = "wsbus.console.token";
 const CHANNEL = "wsbus.console";
 
 const endpoint = new URL($('meta[name="wsbus-endpoint"]').content, location.href);
@@ -76,6 +75,7 @@ const become = (state, text) => {
   say($("#state"), text);
   document.body.classList.toggle("is-stale", state !== "open");
   if (state === "open") return;
+  overview.forget();
   say($("#pulse"), "");
   $("#mode").hidden = true;
 };
@@ -100,7 +100,8 @@ const connect = (token) => {
   become("connecting", "Connecting…");
   here.on(CHANNEL, (event) => here === client && received(event));
   on("connected", ({ subject }) => {
-    if (token) sessionStorage.setItem(TOKEN, token);
+    const isSignedIn = !$("#sign-in").hidden;
+    $("#token").value = "";
     clearInterval(countdown);
     notice("");
     become("open", "Live");
@@ -109,15 +110,18 @@ const connect = (token) => {
     $("#tabs").hidden = false;
     $("#sign-out").hidden = !token;
     heardAt = performance.now();
-    show(false);
+    show(isSignedIn);
     watch();
   });
-  on("reconnecting", ({ delay, error }) => {
+  on("reconnecting", ({ delay }) => {
     const at = performance.now() + delay;
     become("waiting", "Connection lost");
-    notice(`Connection lost: ${error.message}. What is shown is how things were. Trying again by itself.`);
     clearInterval(countdown);
-    const tick = () => say($("#pulse"), `again in ${Math.max(0, Math.ceil((at - performance.now()) / 1000))} s`);
+    const tick = () => {
+      const seconds = Math.max(0, Math.ceil((at - performance.now()) / 1000));
+      say($("#pulse"), `again in ${seconds} s`);
+      notice(`The server is gone; trying again in ${seconds} s.`);
+    };
     tick();
     countdown = setInterval(tick, 500);
   });
@@ -135,7 +139,6 @@ const connect = (token) => {
 };
 
 const signIn = (refusal) => {
-  sessionStorage.removeItem(TOKEN);
   client?.close();
   client = null;
   become("idle", "Not connected");
@@ -207,4 +210,4 @@ addEventListener("hashchange", () => show(false));
 document.addEventListener("visibilitychange", () => watch());
 
 say($("#where"), endpoint.host + endpoint.pathname.replace(/ws$/, ""));
-connect(sessionStorage.getItem(TOKEN) ?? "");
+connect("");

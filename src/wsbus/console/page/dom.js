@@ -2,16 +2,38 @@
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 
+/** Characters that are not printable, or that show a text in another order than it stands in. */
+const UNPRINTABLE = /[\p{C}\p{Z}]/gu;
+
+const escaped = (character) =>
+  [...Array(character.length).keys()]
+    .map((index) => `\\u${character.charCodeAt(index).toString(16).padStart(4, "0")}`)
+    .join("");
+
+/** A text as people see it: what is not printable is escaped, as the command line does. */
+export const printable = (text, inLines = false) =>
+  String(text).replace(UNPRINTABLE, (character) =>
+    character === " " || (inLines && character === "\n") ? character : escaped(character),
+  );
+
+const shownIn = (element, text) => printable(text, element.tagName === "PRE");
+
 export const make = (tag, className = "", text = "") => {
   const element = document.createElement(tag);
   element.className = className;
-  element.textContent = text;
+  element.textContent = shownIn(element, text);
   return element;
+};
+
+/** Set what is shown while the pointer is over an element. */
+export const hint = (element, text) => {
+  element.title = printable(text);
 };
 
 /** Set a text, if it is another: what is selected, or read aloud, stays as it is. */
 export const say = (element, text) => {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = shownIn(element, text);
+  if (element.textContent !== shown) element.textContent = shown;
 };
 
 export const isPressed = (button) => button.ariaPressed === "true";

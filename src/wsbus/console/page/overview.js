@@ -1,7 +1,7 @@
 // The first tab: is all well, and if not, where.
 
-import { $, make, say, Rows } from "./dom.js";
-import { bytes, count, duration, exact, milliseconds, plural, rate } from "./format.js";
+import { $, hint, make, say, Rows } from "./dom.js";
+import { bytes, clock, count, duration, exact, milliseconds, plural, rate } from "./format.js";
 import { Spark, Traffic } from "./traffic.js";
 
 const MINUTE = 60;
@@ -23,7 +23,7 @@ const CARDS = [
     about: "Messages from clients",
     of: (point) => point.received,
     figure: (point) => [rate(point.received), "/s"],
-    more: (_, totals) => (totals.malformed ? `${exact(totals.malformed)} not understood` : "messages from clients"),
+    more: (_, totals) => (totals.malformed ? `${exact(totals.malformed)} invalid` : "messages from clients"),
     floor: 5,
   },
   {
@@ -86,16 +86,16 @@ const TOTALS = [
   ["Connections ever", "connections_ever", "Handshakes that were accepted"],
   ["Patterns", "patterns", "Distinct ones, subscribed just now"],
   ["Messages received", "messages_received", "From clients"],
-  ["Not understood", "malformed", "Of those received"],
+  ["Invalid messages", "malformed", "Of those received"],
   ["Messages sent", "messages_sent", "Publications, replies and pings"],
   ["Publications", "publications", "Accepted"],
-  ["Deliveries owed", "matched", "Publications times the members each was for"],
+  ["Expected deliveries", "matched", "Publications times the members each was for"],
   ["Delivered", "sent", "Publications sent"],
   ["Dropped", "dropped", "From full queues; those that newer ones replaced included"],
   ["Refused", "refused", "Not taken by full queues"],
   ["Discarded", "discarded", "In the queues of connections that ended"],
   ["Failed writes", "failures", "Connections lost to one, or to one that took too long"],
-  ["Not said", "unsaid", "Replies that a dialect has no word for"],
+  ["Replies not sent", "unsaid", "Replies that the protocol cannot express"],
 ];
 
 class Card {
@@ -109,7 +109,7 @@ class Card {
 
   constructor(kind) {
     this.#kind = kind;
-    const title = make("h3", "", kind.title);
+    const title = make("h2", "", kind.title);
     this.element.title = kind.about ?? "";
     this.#value.append(this.#number, this.#unit);
     this.element.append(title, this.#value, this.#more, this.#spark.element);
@@ -164,6 +164,14 @@ export class Overview {
     $("#slowest-none").hidden = sample.rows.length > 0;
   }
 
+  /** Nothing new is known: say from when the figures are. */
+  forget() {
+    const newest = this.#traffic.points.findLast(Boolean);
+    const verdict = $("#verdict");
+    verdict.dataset.tone = "quiet";
+    say(verdict, newest ? `As of ${clock(newest.at * 1000).slice(0, 8)}` : "Waiting for the first sample…");
+  }
+
   #makeSlow(openConnection) {
     const row = make("li");
     const who = make("button", "open");
@@ -193,8 +201,7 @@ export class Overview {
       verdict.dataset.tone = "warn";
       say(verdict, `${waiting}; nothing was dropped in the last minute.`);
     } else {
-      const watched = this.#traffic.points.filter(Boolean);
-      const seconds = Math.min(MINUTE, Math.ceil(watched.at(-1).at - watched[0].at) || 1);
+      const seconds = Math.min(MINUTE, Math.ceil(point.at - minute[0].at) || 1);
       verdict.dataset.tone = "good";
       say(verdict, `All well: nobody waits, and nothing was dropped in the last ${duration(seconds).replace("1 min", "minute")}.`);
     }
@@ -205,7 +212,7 @@ export class Overview {
 const showSlow = (row, item) => {
   const [who, figures] = row.children;
   say(who, item.subject ?? "not authenticated");
-  who.title = item.id;
+  hint(who, item.id);
   const waiting = item.queued ?? 0;
   const [size, unit] = bytes(item.queued_bytes ?? 0);
   const lost = item.dropped ?? 0;

@@ -1,11 +1,13 @@
 // A user's connection to an endpoint of the application, with all that passes over it.
 
 import { Client } from "./wsbus.js";
-import { $, make, say, Tail } from "./dom.js";
+import { $, make, printable, say, Tail } from "./dom.js";
 import { clock } from "./format.js";
 
 const MOST_ROWS = 500;
 const LONGEST = 4000;
+const MASK = "•••";
+const SECRET = 6; // Shorter ones are masked only where they are called a token.
 
 const NAMES = { subscribe: "Pattern", publish: "Channel", command: "Action" };
 const TEXTS = { publish: "Data, as JSON", command: "Parameters, as JSON", raw: "Frame, as it is sent" };
@@ -16,6 +18,7 @@ export class TryIt {
   #client = null;
   #socket = null;
   #held = new Set();
+  #secrets = [];
   #frames;
   #form = $("#try-form");
   #say = $("#say");
@@ -53,15 +56,29 @@ export class TryIt {
     const list = $("#paths");
     const known = new Set([...list.options].map((option) => option.value));
     for (const path of paths) {
-      if (!known.has(path) && known.size < 20) {
+      // A value is shown as it is.
+      if (!known.has(path) && known.size < 20 && printable(path) === path && !path.includes("?")) {
         known.add(path);
         list.append(new Option("", path));
       }
     }
   }
 
+  /** The text without the token that is tried, wherever it stands. */
+  #masked(text) {
+    let shown = text.replace(/("[^"\\]*token"\s*:\s*)"(?:[^"\\]|\\.)*("|$)/gi, `$1"${MASK}"`);
+    shown = shown.replace(/([?&][^=&\s]*token=)[^&\s"']*/gi, `$1${MASK}`);
+    for (const secret of this.#secrets) shown = shown.replaceAll(secret, MASK);
+    return shown;
+  }
+
   #connect() {
     this.#client?.close();
+    const query = new URLSearchParams(this.#form.elements.path.value.split("?")[1] ?? "");
+    const tokens = [this.#form.elements.token.value, ...query.values()];
+    this.#secrets = tokens
+      .filter((token) => token.length >= SECRET)
+      .flatMap((token) => [token, JSON.stringify(token).slice(1, -1), encodeURIComponent(token)]);
     this.#why("");
     const { path, protocol, token } = this.#form.elements;
     const tryIt = this;
@@ -123,13 +140,13 @@ export class TryIt {
 
   #why(text) {
     $("#try-why").hidden = !text;
-    say($("#try-why"), text);
+    say($("#try-why"), this.#masked(text));
   }
 
   #overhear(kind, text) {
     const beats = $("#frames-beats").checked;
     if (!beats && /^\s*\{\s*"type"\s*:\s*"p[io]ng"[^\n]*$/.test(text) && !text.includes('"id"')) return;
-    this.#frames.push({ kind, text, at: Date.now() });
+    this.#frames.push({ kind, text: this.#masked(text), at: Date.now() });
   }
 
   #choose(what) {
@@ -194,7 +211,7 @@ export class TryIt {
     line.replaceChildren();
     if (verdict) line.append(make("span", isGood ? "good" : "bad", verdict), make("span", "quiet", took));
     $("#answer").hidden = !text;
-    say($("#answer"), text);
+    say($("#answer"), this.#masked(text));
   }
 
   #showHeld() {
@@ -203,7 +220,7 @@ export class TryIt {
         const chip = make("li");
         const remove = make("button", "", "×");
         remove.type = "button";
-        remove.ariaLabel = remove.title = `Unsubscribe from ${pattern}`;
+        remove.ariaLabel = remove.title = printable(`Unsubscribe from ${pattern}`);
         remove.addEventListener("click", async () => {
           this.#held.delete(pattern);
           this.#showHeld();

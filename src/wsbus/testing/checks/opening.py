@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from anyio import Event
 
 from ...connection import Connection
@@ -11,7 +12,7 @@ from ...core.permissions import Identity
 from ...transport import Handshake
 from ..adapters import Adapter, Site, expect, open_site
 
-__all__ = ["handshake_as_sent", "refusals", "subprotocols"]
+__all__ = ["handshake_as_sent", "handshake_of_any_bytes", "refusals", "subprotocols"]
 
 
 async def handshake_as_sent(adapter: Adapter) -> None:
@@ -26,8 +27,8 @@ async def handshake_as_sent(adapter: Adapter) -> None:
 
         site.bus.on_connect(note)
         query = "b=%2F&a=1&a=%E9%9B%80"
-        fields = [("X-Twice", "one"), ("X-TWICE", "two"), ("Origin", "null"), ("X-Empty", "")]
-        fields[2] = ("Origin", f"http://{site.address[0]}:{site.address[1]}")
+        origin = f"http://{site.address[0]}:{site.address[1]}"
+        fields = [("X-Twice", "one"), ("X-TWICE", "two"), ("Origin", origin), ("X-Empty", "")]
         client = await site.connect(f"/a%20b/%C3%A9?{query}", headers=fields)
         await arrived.wait()
 
@@ -38,7 +39,27 @@ async def handshake_as_sent(adapter: Adapter) -> None:
         expect(handshake.client == client.peer.address, "the address is the peer's")
         expect(handshake.headers.get("x-twice") == "one, two", "headers of one name are joined")
         expect(handshake.headers.get("x-empty") == "", "an empty header is there")
-        expect(handshake.headers.get("origin") == fields[2][1], "headers go by lower-case names")
+        expect(handshake.headers.get("origin") == origin, "headers go by lower-case names")
+
+
+async def handshake_of_any_bytes(adapter: Adapter) -> None:
+    """Whatever bytes a handshake holds, those who are told of its connection get an answer."""
+    async with open_site(adapter) as site:
+        for target in ("/%FF%FE?a=%FF", "/%ED%A0%80", "/%00%0D%0A", "/\udcff?\udcfe", "/é"):
+            try:
+                client = await site.connect(target, headers=[("X-Odd", "\udcff\udcfe")])
+            except AssertionError:
+                continue  # The server itself refuses it, or hangs up.
+            await client.ping("1")
+            connection = site.connection(client)
+            msgspec.json.encode(site.bus.connections())
+            heard = [repr(connection), repr(connection.handshake), *connection.handshake.headers]
+            heard += [*connection.handshake.headers.values(), connection.handshake.query_string]
+            for text in heard:
+                text.encode()
+            if target.startswith("/%FF"):
+                path = connection.handshake.path
+                expect(path == "/\ufffd\ufffd", f"U+FFFD stands for other bytes, not {path!a}")
 
 
 async def subprotocols(adapter: Adapter) -> None:

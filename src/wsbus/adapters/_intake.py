@@ -1,0 +1,172 @@
+"""How much of a peer is read, when, and kept; for protocol classes that hold the socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import AnyStr, Final
+
+from ._sockets import reset, unsent
+
+__all__ = ["FLOOD_SECONDS", "MESSAGES_A_TURN", "SMALL_FRAGMENT", "TOO_MANY", "Intake", "abridged"]
+
+MESSAGES_A_TURN: Final = 64
+"""Messages after which a reader lets others have a turn of the loop.
+
+A library that holds messages already hands them over without a wait; there may be thousands.
+"""
+
+TOO_MANY: Final = "too many control frames"
+"""The reason of the close, with 4429, that ends a flood."""
+
+SMALL_FRAGMENT: Final = 128
+"""Bytes below which a fragment counts as one that only keeps the server busy."""
+
+_SLICE_BYTES: Final = 16 * 1024
+"""Parsed in one turn of the loop: 2,700 of the smallest frames, about 20 ms."""
+_MAX_UNREAD_PONGS: Final = 256 * 1024
+"""Bytes that may wait for a peer before it is not read any more, pings and all."""
+_MAX_AFTER_CLOSE: Final = 256 * 1024
+"""Bytes read of a peer that goes on talking after a close frame of ours: what was on its way."""
+FLOOD_SECONDS: Final = 1.0
+"""For the close frame to reach whoever floods; it may be the last of what waits for it."""
+_RATE: Final = 100.0
+_BURST: Final = 1000.0
+
+
+class Intake(asyncio.Protocol):
+    """Bounds what a peer makes the server do; to be mixed in before the library's protocol class.
+
+    Laws: Nothing is read while messages wait for the application, or many pongs for the peer,
+    whatever the library believes. One turn of the loop parses 16 KiB at most, so that a run of
+    small frames delays nobody for long. Control frames and small fragments may come at 100 a
+    second, with a burst of 1000; then :meth:`end_flood` is called, once. From
+    :meth:`end_within` on the peer has so many seconds, and little more is read of it.
+
+    It costs an idle connection nothing: the attributes are made when they are needed.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+
+    _backlog: bytes = b""  # Received, and not parsed yet.
+    _is_slice_due: bool = False
+    _small_frames: float = 0.0  # A bucket that leaks.
+    _small_frame_at: float = 0.0
+    _deadline: asyncio.TimerHandle | None = None
+    _heard_after_close: int = 0
+    _has_heard_enough: bool = False
+
+    # --- for the subclass to say -----------------------------------------------------------------
+
+    @property
+    def is_held(self) -> bool:
+        """Whether messages wait for the application, so that none should be read."""
+        raise NotImplementedError
+
+    def end_flood(self) -> None:
+        """Close with 4429, in the library's words, and parse no more."""
+        raise NotImplementedError
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, one slice a turn."""
+        if self._deadline is not None:
+            self._heard_after_close += len(data)
+            self._has_heard_enough |= self._heard_after_close > _MAX_AFTER_CLOSE
+        if self._backlog:  # TLS and uvloop deliver what they had when reading was paused.
+            self._backlog += data
+        elif len(data) > _SLICE_BYTES:
+            self._backlog = data
+            self._parse_slice()
+        else:
+            super().data_received(data)
+        if self._backlog or self._has_heard_enough or unsent(self.transport) > _MAX_UNREAD_PONGS:
+            self._pause()
+
+    def eof_received(self) -> bool | None:
+        """Parse what is left: the peer says no more, and may have said goodbye."""
+        if self._backlog:
+            data, self._backlog = self._backlog, b""
+            super().data_received(data)
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        self._backlog = b""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def read_on(self) -> None:
+        """Read on, if nothing speaks against it; to be called when something has ceased to."""
+        if not self._may_parse:
+            return
+        if not self._backlog:
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+        elif not self._is_slice_due:
+            self._is_slice_due = True
+            self.loop.call_soon(self._parse_next)
+
+    @property
+    def _may_parse(self) -> bool:
+        is_full = unsent(self.transport) > _MAX_UNREAD_PONGS
+        return not (is_full or self._has_heard_enough or self.is_held)
+
+    def _pause(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _parse_next(self) -> None:
+        self._is_slice_due = False
+        if self._backlog and self._may_parse:
+            self._parse_slice()
+
+    def _parse_slice(self) -> None:
+        data, self._backlog = self._backlog[:_SLICE_BYTES], self._backlog[_SLICE_BYTES:]
+        super().data_received(data)
+        self.read_on()
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def note_small_frame(self) -> None:
+        """Count a control frame or a small fragment."""
+        now = self.loop.time()
+        left = self._small_frames - (now - self._small_frame_at) * _RATE
+        self._small_frames, self._small_frame_at = max(left, 0.0) + 1, now
+        if self._small_frames > _BURST and not self._has_heard_enough:
+            self._has_heard_enough = True
+            self._backlog = b""
+            self.end_within(FLOOD_SECONDS)
+            self.end_flood()
+            self._pause()
+
+    def end_within(self, seconds: float) -> None:
+        """Free the socket after so many seconds, unless it is gone by then; idempotent."""
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(seconds, reset, self.transport)
+            self.read_on()
+
+
+_MAX_HEADERS: Final = 16 * 1024
+"""Bytes of a handshake's headers that a connection keeps; twice what most servers allow one."""
+
+
+def abridged(headers: Iterable[tuple[AnyStr, AnyStr]]) -> list[tuple[AnyStr, AnyStr]] | None:
+    """Return the headers that fit into 16 KiB, in order; None, if all of them do.
+
+    A connection keeps its handshake for life, and strangers choose how large that is.
+    """
+    kept: list[tuple[AnyStr, AnyStr]] = []
+    left = _MAX_HEADERS
+    is_whole = True
+    for name, value in headers:
+        size = len(name) + len(value)
+        if size <= left:
+            left -= size
+            kept.append((name, value))
+        else:
+            is_whole = False
+    return None if is_whole else kept

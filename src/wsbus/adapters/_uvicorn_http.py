@@ -1,0 +1,99 @@
+"""uvicorn's HTTP protocol, with an end to requests that never become one; for :mod:`.uvicorn`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["HTTPProtocol"]
+
+_HEAD_SECONDS: Final = 10.0
+"""For the head of a request, from the connection's start or the first byte: what websockets has."""
+_ANSWER: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class _Timely(asyncio.Protocol):
+    """Ends a connection whose next request is not complete in time; mixed in before uvicorn's.
+
+    uvicorn (0.54) bounds only the pause between two requests. A timer runs while the head of a
+    request is awaited, and at no other time.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def awaits_head(self) -> bool:
+        """Whether the head of a request is not complete."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Await the first request."""
+        super().connection_made(transport)
+        self._set_deadline()
+
+    def data_received(self, data: bytes) -> None:
+        """Note whether a request is under way."""
+        super().data_received(data)
+        self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Await nothing more."""
+        self._clear_deadline()
+        super().connection_lost(exc)
+
+    def _set_deadline(self) -> None:
+        if not self.awaits_head or self.transport.is_closing():
+            self._clear_deadline()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(_HEAD_SECONDS, self._end)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self) -> None:
+        self.transport.write(_ANSWER)
+        self.transport.abort()  # The system has the answer, or the peer reads nothing.
+
+
+class _OnH11(_Timely, H11Protocol):
+    @property
+    def awaits_head(self) -> bool:
+        return self.conn.their_state is h11.IDLE
+
+
+HTTPProtocol: type[asyncio.Protocol] = _OnH11
+"""uvicorn's own HTTP protocol; but a request's head must be complete within 10 s.
+
+For ``http=`` of ``uvicorn.Config``. Later it answers 408 and frees the socket. It is based on
+httptools where that is installed, as uvicorn's own choice is.
+"""
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError:
+    pass
+else:
+
+    class _OnHttpTools(_Timely, HttpToolsProtocol):
+        _awaits_head: bool = True
+
+        @property
+        def awaits_head(self) -> bool:
+            return self._awaits_head
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._awaits_head = True
+
+        def on_headers_complete(self) -> None:
+            self._awaits_head = False
+            super().on_headers_complete()
+
+    HTTPProtocol = _OnHttpTools
