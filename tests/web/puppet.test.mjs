@@ -294,6 +294,26 @@ test("aborting a first connecting ends it; it may begin again", async () => {
   await subscribing;
 });
 
+test("after 4401 a function for the URL is called again, since its query may hold the token", async () => {
+  const client = await connected(() => plan());
+  client.command("play", [{ close: [4401, ""] }]).catch(() => {});
+  const next = Promise.race([heard(client, "connected"), heard(client, "disconnected")]);
+  assert.equal((await next).error, undefined);
+  assert.equal(client.state, "connected");
+});
+
+test("a function for the token may close the client", async () => {
+  const states = [];
+  const client = make(plan(), {
+    token: () => {
+      states.push(client.state);
+      client.close();
+    },
+  });
+  await assert.rejects(client.connect(), { code: "CLOSED" });
+  assert.deepEqual([...states, client.state], ["connecting", "closed"]);
+});
+
 test("a token that cannot be had is another attempt's business", async () => {
   let attempts = 0;
   const client = make(plan(), {
@@ -362,6 +382,15 @@ test("a message that is larger than the server reads is not sent", async () => {
   }
   assert.equal((await client.command("echo", "ü".repeat(400))).length, 400);
   assert.equal(client.state, "connected");
+});
+
+test("a message that is too large fails at once, whatever waits its turn before it", async () => {
+  const client = await connected(plan({ limits: { bytes: 1000, commands: 2 } }));
+  const settled = [];
+  const note = (name) => () => settled.push(name);
+  const asked = [1, 2, 3].map((n) => client.command("echo", n).then(note(n)));
+  await Promise.all([...asked, client.command("echo", "x".repeat(2000)).catch(note("TOO_LARGE"))]);
+  assert.deepEqual(settled, ["TOO_LARGE", 1, 2, 3]);
 });
 
 test("after a message was too large, what may have been the cause is not sent again", async () => {

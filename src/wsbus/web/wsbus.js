@@ -662,6 +662,7 @@ export class Client extends Target {
         if (this.#state === "closed") return waiter.reject(this.#whyNot());
         request = this.#make(message, waiter, { isIdempotent: idempotent, isHeld: true });
         this.#unsent.add(request);
+        if (this.#state === "connected") this.#judge(request);
         this.#pump();
         return () => this.#forget(request);
       },
@@ -774,16 +775,22 @@ export class Client extends Target {
     return 0;
   }
 
+  /** Tell whether this server reads a request as large; else it fails. @param {Request} request */
+  #judge(request) {
+    const { maxBytes } = this.#link;
+    if (request.size <= maxBytes) return true;
+    const text = `not sent: it has ${request.size} bytes, the server reads at most ${maxBytes}`;
+    this.#forget(request);
+    request.waiter.reject(new CommandError("TOO_LARGE", text));
+    return false;
+  }
+
   #pumpRequests() {
-    const { messages, commands, maxBytes } = this.#link;
+    const { messages, commands } = this.#link;
     for (const queue of [this.#again, this.#unsent]) {
       for (const request of queue) {
-        const { type, size, waiter } = request;
-        if (size > maxBytes) {
-          const text = `not sent: it has ${size} bytes, the server reads at most ${maxBytes}`;
-          waiter.reject(new CommandError("TOO_LARGE", text));
-          continue;
-        }
+        const { type } = request;
+        if (!this.#judge(request)) continue;
         if (type === "get_status") request.cost = Math.ceil(Math.max(1, this.#subscriptions.size) / 8);
         const delay = Math.max(messages.delay(request.cost), type === "command" ? commands.delay(1) : 0);
         if (delay > 0) return delay;
@@ -916,8 +923,9 @@ export class Client extends Target {
     this.#link = this.#newLink();
     const { signal } = this.#link.end;
     this.#expect(this.#heartbeat.timeout);
-    this.#dial(signal).catch((error) => signal.aborted || this.#finish(new ConnectionError(1006, `${error}`)));
     this.#become("connecting");
+    if (signal.aborted) return; // A listener closed it.
+    this.#dial(signal).catch((error) => signal.aborted || this.#finish(new ConnectionError(1006, `${error}`)));
   }
 
   /** @param {AbortSignal} signal */
@@ -992,8 +1000,9 @@ export class Client extends Target {
     this.#state = "waiting";
     this.#hangUp();
     this.#abandon(error);
-    const hasFixedToken = code === 4401 && typeof this.#token !== "function";
-    if (isFinal(code) || hasFixedToken || isTokenTooLarge) return this.#finish(error);
+    // The query of a URL may hold a token, too.
+    const isFixed = typeof this.#token !== "function" && typeof this.#url !== "function";
+    if (isFinal(code) || (code === 4401 && isFixed) || isTokenTooLarge) return this.#finish(error);
     if (!first) for (const waiter of this.#connecting) waiter.reject(error);
     const tried = this.#attempt++;
     const isOffline = globalThis.navigator?.onLine === false;
