@@ -162,8 +162,8 @@ def test_an_identity_is_a_value_and_keeps_its_claims_to_itself() -> None:
 # --- what is no identity --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("subject", [None, 5, "", b"ada", "a\nb", "\0", "\ud800", "\u202ea", True])
-def test_a_subject_is_a_printable_text(subject: Any) -> None:
+@pytest.mark.parametrize("subject", [None, 5, "", b"ada", "\ud800", True])
+def test_a_subject_is_a_text(subject: Any) -> None:
     """Anything else is refused when the identity is made."""
     with pytest.raises(UsageError, match="subject"):
         Identity(subject, Grants())

@@ -17,7 +17,7 @@ __all__ = ["NAMES_PER_MESSAGE", "Pace"]
 NAMES_PER_MESSAGE: Final = 8
 """A request costs one message for each so many names begun (protocol reference, "Limits")."""
 
-_UNTOLD_NAMES: Final = 64
+_UNTOLD_NAMES: Final = 128
 _RATE_SHARE: Final = 0.97
 _BURST_SHARE: Final = 0.8
 """The network may deliver late what was sent early, so that it arrives together with more."""
