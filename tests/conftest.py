@@ -12,7 +12,7 @@ from hypothesis import settings
 from wsbus.adapters import asgi
 
 settings.register_profile("quick", max_examples=50, stateful_step_count=30, deadline=None)
-settings.register_profile("ci", max_examples=250, stateful_step_count=50, deadline=None)
+settings.register_profile("ci", max_examples=100, stateful_step_count=50, deadline=None)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick")
 )

@@ -554,7 +554,7 @@ def test_it_comes_back_after_the_server(browser: Browser) -> None:
             tab.locator("#tail li").first.wait_for()
             first.process.terminate()
             tab.get_by_text("Connection lost", exact=True).wait_for()
-            tab.get_by_role("alert").get_by_text("Trying again by itself").wait_for()
+            tab.get_by_role("alert").get_by_text("The server is gone; trying again in").wait_for()
             first.process.wait(timeout=20)
         with served(port=first.port):
             tab.get_by_text("Live", exact=True).wait_for()

@@ -38,6 +38,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
 
     writable_now: bool = False
     """Whether the transport has taken all that it was given, and there is one."""
+    close_timer: asyncio.TimerHandle | None
     _room: Event | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -21,8 +21,8 @@ from .._extras import missing_extra
 
 try:
     import aiohttp as _aiohttp  # noqa: F401  # what the extra brings
-except ModuleNotFoundError as exc:
-    raise missing_extra("wsbus.adapters.aiohttp", "aiohttp", exc) from None
+except ModuleNotFoundError as _exc:
+    raise missing_extra("wsbus.adapters.aiohttp", "aiohttp", _exc) from None
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress

@@ -21,8 +21,8 @@ from .._extras import missing_extra
 
 try:
     import starlette as _starlette  # noqa: F401  # what the extra brings
-except ModuleNotFoundError as exc:
-    raise missing_extra("wsbus.adapters.starlette", "starlette", exc) from None
+except ModuleNotFoundError as _exc:
+    raise missing_extra("wsbus.adapters.starlette", "starlette", _exc) from None
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager

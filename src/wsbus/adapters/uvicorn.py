@@ -18,8 +18,8 @@ from .._extras import missing_extra
 
 try:
     import uvicorn as _uvicorn  # noqa: F401  # what the extra brings
-except ModuleNotFoundError as exc:
-    raise missing_extra("wsbus.adapters.uvicorn", "starlette", exc) from None
+except ModuleNotFoundError as _exc:
+    raise missing_extra("wsbus.adapters.uvicorn", "starlette", _exc) from None
 
 import asyncio
 import logging

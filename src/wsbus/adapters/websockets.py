@@ -14,8 +14,8 @@ from .._extras import missing_extra
 
 try:
     import websockets as _websockets  # noqa: F401  # what the extra brings
-except ModuleNotFoundError as exc:
-    raise missing_extra("wsbus.adapters.websockets", "websockets", exc) from None
+except ModuleNotFoundError as _exc:
+    raise missing_extra("wsbus.adapters.websockets", "websockets", _exc) from None
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -16,8 +16,8 @@ from .._extras import missing_extra
 
 try:
     import websockets as _websockets  # noqa: F401  # what the extra brings
-except ModuleNotFoundError as exc:
-    raise missing_extra("wsbus.client", "client", exc) from None
+except ModuleNotFoundError as _exc:
+    raise missing_extra("wsbus.client", "client", _exc) from None
 
 from ..core.client_actions import GapCause
 from ..core.client_retry import Retry

@@ -84,7 +84,7 @@ class Driver:
         """The first attempt has succeeded, or all is over."""
         self.over: Final = Signal()
         """Nothing runs any more."""
-        self.is_running = False
+        self.is_running: bool = False
         self._loop: EventLoopToken | None = None
         """Whose it is."""
         self.state: Connected | Reconnecting | Closed | None = None

@@ -67,7 +67,7 @@ class Room:
         self._tap: Final = Tap()
         self._opened: Event | None = None
         self._ended: Event | None = None
-        self.is_over = False
+        self.is_over: bool = False
         """Whether its bus is closed, or about to be: new connections need another."""
         self._scope: Final = CancelScope()
         self._lag = self._cost = 0.0

@@ -84,7 +84,7 @@ class Pace:
         """There is a new connection, and its server has told nothing yet."""
         self.max_bytes: int | None = None
         """The largest message that the server reads; None: it did not tell."""
-        self.max_names = _UNTOLD_NAMES
+        self.max_names: int = _UNTOLD_NAMES
         """Names in one request."""
         self._messages = _Rate()
         self._commands = _Rate()

@@ -106,7 +106,7 @@ class TokenBucket:
             raise UsageError("a rate must be positive and finite")
         self.rate: Final = rate
         self.burst: Final = max(1.0, rate)
-        self.tokens = self.burst
+        self.tokens: float = self.burst
         """Those that were left at the last look; there may be more by now."""
         self._last = now
 
