@@ -59,6 +59,7 @@ nitpick_ignore_regex = [
     ("py:.*", rf"({_BUILTINS})(\W.*)?"),
     ("py:.*", r"(wsbus\..*\.)?_?[A-Z]"),  # type variables
     ("py:.*", r"wsbus\.(.*\.)?_\w+\..*"),  # private modules have no page
+    ("py:.*", r"wsbus\.(.*\.)?_[A-Z]\w*"),  # nor have private classes
 ]
 
 

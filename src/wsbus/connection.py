@@ -1,4 +1,4 @@
-"""What an application holds of one client; :mod:`.driver` runs it."""
+"""What an application holds of one client; :mod:`wsbus.driver` runs it."""
 
 from __future__ import annotations
 
@@ -180,6 +180,9 @@ class Connection(ABC):
         whose = "without a subject" if subject is None else f"of {escaped(subject)}"
         path = escaped(self.handshake.path)
         return f"the connection {escaped(self.id)} {whose}, on {path},"
+
+    def _note_end(self, code: int, reason: str) -> None:
+        self.close_code, self.close_reason = code, reason
 
     @abstractmethod
     def _perform(self, todo: Sequence[Action], now: Instant | None = None) -> None:

@@ -90,10 +90,10 @@ class Driver(Connection):
                 await self._closed.wait()
         except TransportClosed as exc:
             if self.close_code is None:
-                self.close_code, self.close_reason = exc.code, exc.reason
+                self._note_end(exc.code, exc.reason)
         except Exception:
             logger.exception("a connection failed")
-            self.close_code = CloseCode.INTERNAL_ERROR
+            self._note_end(CloseCode.INTERNAL_ERROR, "internal error")
             with move_on_after(self._endpoint.limits.close_timeout):
                 await self._transport.close(CloseCode.INTERNAL_ERROR, "internal error")
             self._transport.abort()
@@ -183,7 +183,7 @@ class Driver(Connection):
         self._member.outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
-        """Nothing can be written any more; see :class:`.Owner`."""
+        """Nothing can be written any more; see :class:`wsbus.outlet.Owner`."""
         if is_closed:  # The reader is about to learn it, too; a reset might cut the close frame.
             self._services.hub.leave_all(self._member, self._session.patterns)
         else:
@@ -313,7 +313,7 @@ class Driver(Connection):
 
     def _close(self, action: actions.Close) -> None:
         self._is_closing = True
-        self.close_code, self.close_reason = action.code, action.reason
+        self._note_end(action.code, action.reason)
         self._closed = Event()
         self._services.hub.leave_all(self._member, self._session.patterns)
         self._services.flusher.flush()

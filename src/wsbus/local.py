@@ -171,10 +171,10 @@ class Subscription:
         return ChannelEvent(publication.channel, publication.event, data, publication.at, lost)
 
     def write_failed(self, *, is_closed: bool) -> None:
-        """Do nothing: nobody writes to it. See :class:`.Owner`."""
+        """Do nothing: nobody writes to it. See :class:`wsbus.outlet.Owner`."""
 
     def describe(self) -> str:
-        """Return what it is; see :class:`.Owner`."""
+        """Return what it is; see :class:`wsbus.outlet.Owner`."""
         return "a subscription inside the process"
 
     def wake(self) -> None:

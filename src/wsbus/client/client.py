@@ -31,7 +31,9 @@ _DECODE_COUNTS: Final = decoder_of(dict[str, int])
 
 
 class Client:
-    """One user's way to a server, across connections; made by :func:`.connect`.
+    """One user's way to a server, across connections.
+
+    :func:`wsbus.client.connecting.connect` makes it.
 
     Its methods belong to the event loop it was made on. Any number of tasks may use them at once.
     """
@@ -296,7 +298,7 @@ class Client:
     # --- small things -----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect for the first time; called by :func:`.connect`.
+        """Connect for the first time; called by :func:`wsbus.client.connecting.connect`.
 
         Raises:
             RemoteError: It cannot be done; why, in words.

@@ -49,7 +49,7 @@ _FAREWELL_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What :func:`.connect` was told."""
+    """What :func:`wsbus.client.connecting.connect` was told."""
 
     uri: WebSocketURI
     dialect: ClientDialect

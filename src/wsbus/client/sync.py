@@ -65,7 +65,7 @@ def connect(
     After a fork, connect anew in the child.
 
     Args:
-        url: As all arguments here: see :func:`wsbus.client.connect`.
+        url: As all arguments here: see :func:`wsbus.client.connecting.connect`.
         token: A function for it is called in the thread of the client, or a worker thread.
         token_in: Where the token is shown.
         token_name: The query parameter that it is shown in.
