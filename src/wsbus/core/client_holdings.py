@@ -46,12 +46,12 @@ class ClientHoldings(Generic[H]):
         self._wanted: dict[str, None] = {}
         """Names that the server is still to be asked for."""
         self._unwanted: Final[dict[str, None]] = {}
-        """Names that it is still to be told to forget."""
+        """Names that the server is still to be asked to forget."""
         self._leaving: Final[dict[str, tuple[str, ...]]] = {}
-        """Names that it was told to forget, by the request; not answered yet."""
+        """Names that the server was asked to forget, by the request; not answered yet."""
         self._unasked: Final[dict[H, Pattern]] = {}
         self._missed: Final[set[H]] = set()
-        """Of the unasked, who may have missed something since the last connection ended."""
+        """The unasked that may have missed something since the last connection ended."""
         self._table = self._new_table()
 
     def audience(self, channel: Channel) -> Collection[H]:
@@ -185,7 +185,7 @@ class ClientHoldings(Generic[H]):
         return actions
 
     def dismiss(self, text: str, error: WsbusError) -> list[ClientAction]:
-        """Forget a name; its holders are told."""
+        """Forget a name; its holders get the error."""
         name = self._names.pop(text)
         self._wanted.pop(text, None)
         for holder in name.holders:
@@ -213,7 +213,7 @@ class ClientHoldings(Generic[H]):
         self._leaving.clear()
 
     def lose(self, lost: int) -> list[ClientAction]:
-        """The server had no room for publications, nobody knows for whom they were."""
+        """Note that the server dropped publications; the names they were for are unknown."""
         holders = dict.fromkeys(self._unasked)
         for name in self._names.values():
             if name.is_held:

@@ -74,11 +74,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts without success after which the client stops; None: it never does, 0: it does not
     connect again."""
     first: bool = False
-    """Whether the very first connection is tried again, too. If not, a wrong address is told at
+    """Whether the very first connection is tried again, too. If not, a wrong address fails at
     once."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no duration, or no number."""
+        """Check that the delays are positive and finite, and the attempts not negative."""
         if not (0 < self.base < math.inf and 0 < self.cap < math.inf):
             raise UsageError("the delays of a retry must be positive seconds")
         if self.attempts is not None and self.attempts < 0:

@@ -3,7 +3,7 @@
 ::
 
     WsbusError
-    ├── RemoteError               the peer's fault; it is told so in its own dialect
+    ├── RemoteError               the peer's fault; it gets an answer in its own dialect
     │   ├── CommandError          a command was refused: ``code`` and ``message`` go to the client
     │   ├── Unauthenticated       a token was refused
     │   ├── TransportClosed       the peer, or the network, ended the connection
@@ -15,7 +15,7 @@
         ├── NotStarted            the bus is not running
         └── MessageTooLarge       a client was to send more than its server reads
 
-The branch says whom to blame. No text holds a payload or a token.
+The branch says whose fault it is. No text holds a payload or a token.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class TransportClosed(RemoteError):
 _CLOSINGS: Final[dict[int, str]] = {
     CloseCode.NORMAL: "the server closed it on purpose",
     CloseCode.GOING_AWAY: "the server is shutting down",
-    CloseCode.PROTOCOL_ERROR: "the other side took offence at the WebSocket protocol",
+    CloseCode.PROTOCOL_ERROR: "the other side reported an error of the WebSocket protocol",
     CloseCode.UNSUPPORTED_DATA: "the server takes text frames only",
     CloseCode.NO_STATUS: "the server closed it without saying why",
     CloseCode.ABNORMAL: "the server is gone, or the network broke",

@@ -62,8 +62,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     queue_bytes: int = 1 << 20
     """The same in bytes."""
     control_bytes: int = 256 * 1024
-    """Replies that wait; above it the connection is not read until they drain, so that who sends
-    commands and never reads the answers holds up only itself."""
+    """Bytes of replies that wait. Above it the connection is not read until they drain, so that a
+    client which sends commands and never reads the answers holds up only itself."""
     write_deadline: float = 5.0
     """A transport that takes nothing for so long is aborted."""
     close_timeout: float = 5.0

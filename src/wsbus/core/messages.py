@@ -165,7 +165,7 @@ class Connected(msgspec.Struct, frozen=True):
 
     connection_id: str
     subject: str | None
-    """Who it is; None: not authenticated yet."""
+    """The subject of its identity; None: not authenticated yet."""
     ping_interval: float | None
     """Seconds between the server's pings; None: it sends none."""
     timeout: float | None

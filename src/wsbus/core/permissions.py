@@ -1,4 +1,4 @@
-"""Who somebody is, and what they may do.
+"""Identities and grants: whose a connection is, and what it may do.
 
 Grants are patterns. To subscribe to a pattern, one grant must *cover* it, so that nothing can be
 received that was not granted; to publish or to command, one grant must match the name. A deny
@@ -117,7 +117,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is at the other end, as an authenticator found out.
+    """The client at the other end, as an authenticator identified it.
 
     Raises:
         UsageError: A field does not hold what it should.

@@ -306,7 +306,7 @@ class Session:
         return self._generation
 
     def handle_token(self, generation: int, verdict: Identity | str, now: Instant) -> list[Action]:
-        """Take the answer to :class:`.AskToken`: who it is, or a sentence why it is nobody."""
+        """Take the answer to :class:`.AskToken`: the identity, or why the token was refused."""
         return self._handle_answer(generation, verdict, now)
 
     def handle_permission(
