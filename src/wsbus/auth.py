@@ -1,4 +1,4 @@
-"""Who is calling: the interface of authenticators, and one for JSON Web Tokens."""
+"""Identify clients: the interface of authenticators, and one for JSON Web Tokens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Authenticator(Protocol):
     def __call__(
         self, token: str | None, handshake: Handshake
     ) -> Identity | Awaitable[Identity | None] | None:
-        """Return who it is; None for "nobody yet": the client is then to send an ``auth``.
+        """Return the identity; None for "not yet": the client then has to send an ``auth``.
 
         Args:
             token: What the client shows; None at a handshake without one.

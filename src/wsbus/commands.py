@@ -27,7 +27,7 @@ Running: TypeAlias = Callable[[Runner], Awaitable[Reply]]
 """A command to be awaited on a runner; what comes is the reply."""
 
 _MAX_HELD_SECONDS: Final = 0.1
-"""A ``def`` that holds the event loop for longer is told of in the log."""
+"""A ``def`` that holds the event loop for longer is named in the log."""
 
 _MAX_THREADS: Final = 40
 """Calls of one threaded command at a time, and threads of it that were abandoned."""

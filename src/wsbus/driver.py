@@ -258,7 +258,7 @@ class Driver(Connection):
     async def _ask(self, judge: Callable[[_Question], Awaitable[None]], ask: _Question) -> None:
         """Put a question to the application; whatever fails ends the connection.
 
-        Its session may be between two states, and its client must not wait for ever.
+        Its session may be between two states, and its client must not wait without end.
         """
         try:
             await judge(ask)

@@ -180,7 +180,7 @@ class Endpoint:
 
         Args:
             handshake: What the client asked for.
-            identity: Who it is, where a framework has found out; None: the authenticator is asked.
+            identity: From the framework, if it identified the client; None: ask the authenticator.
         """
         if not self.gate.accepts(self):
             if not self.gate.has_run:
@@ -237,7 +237,7 @@ class Endpoint:
         found = await self._identify(handshake) if identity is None else identity
         if isinstance(found, Refusal):
             return found
-        if found is not None:  # Again when it begins: here it can still be told with a status.
+        if found is not None:  # Again when it begins: here the answer can still be an HTTP status.
             refusal = self.gate.refusal(self, name, found.subject)
             if refusal is not None:
                 return refusal
@@ -282,8 +282,8 @@ class Endpoint:
         """Ask the authenticator, with ``ask``: :meth:`.Runner.ask` in a call of the runner.
 
         Returns:
-            Whose it is; or why nobody's, through the client's fault (``TOKEN_REFUSED``) or not;
-            or None, if the handshake says nothing.
+            The identity; or a refusal, whose close code says whether it is the client's fault
+            (``TOKEN_REFUSED``); or None, if there are no credentials yet.
         """
         name, seconds = name_of(self.authenticator), self.limits.auth_timeout
         try:

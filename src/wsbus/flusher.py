@@ -343,7 +343,7 @@ class Flusher:
         self._relieve(outlet)
 
     def _take(self, member: Member) -> Sequence[Frame]:
-        """Take a joined write's worth from its queue, what was lost before it told first."""
+        """Take up to 64 KiB from its queue, preceded by a gap frame if anything was lost."""
         batch = member.queue.take(MAX_JOIN_BYTES)
         frames: list[Frame] = batch.items
         if batch.lost:
@@ -354,7 +354,7 @@ class Flusher:
         return join(frames, member.protocol)
 
     def _release(self, member: Member) -> bool:
-        """Make it ready again; what is in the log is in its queue already, so flush that first."""
+        """Make it ready again. Flush first: what the log holds is in its queue already."""
         if self._hub.owed:
             self.flush()
         return self._hub.unblock(member)

@@ -31,7 +31,7 @@ __all__ = ["Life"]
 logger: Final = logging.getLogger("wsbus.bus")
 
 _STUCK_SECONDS: Final = 1.0
-"""At shutdown: who is owed something and takes nothing for so long is aborted."""
+"""At shutdown: a connection that has unsent frames and takes none for so long is aborted."""
 
 _GRACE_SECONDS: Final = 5.0
 """At shutdown: how long calls of the application may take to end once they are cancelled."""
@@ -120,7 +120,7 @@ class Life:
                 connection.abort()
             else:
                 connection.disconnect(code, "the server is shutting down")
-        # On plain ASGI only time tells who is stuck: they are blocked, and take nothing.
+        # On plain ASGI only time tells which are stuck: they are blocked, and take nothing.
         progress = {c: c.member.outlet.progress_at for c in services.registry.connected(endpoint)}
         with move_on_after(min(_STUCK_SECONDS, deadline)):
             await services.registry.all_gone(endpoint)
@@ -173,7 +173,7 @@ class Life:
         self._stopped.set()
 
     async def _sweep(self, services: Services) -> None:
-        """Once a second, or oftener, have every connection do what time demands."""
+        """Every second or less, tick each connection whose deadline has passed."""
         last = services.clock()
         while True:
             await sleep(services.sweep_seconds())

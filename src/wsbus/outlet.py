@@ -1,4 +1,4 @@
-"""What the flusher writes through: one member's transport, and whom to tell of it."""
+"""What the flusher writes through: one member's transport, and its owner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUIET_SECONDS: Final = 60.0
 
 
 class Owner(Protocol):
-    """Whom the flusher tells what it found out about a member."""
+    """The connection of a member, which the flusher reports its findings to."""
 
     def describe(self) -> str:
         """Return which connection it is, and whose, as a log line may say it."""
@@ -39,7 +39,7 @@ class Outlet:
 
     Args:
         transport: Where to write.
-        owner: Whom to tell.
+        owner: Gets the flusher's findings.
         write_deadline: Seconds for which it may take nothing before it is given up.
     """
 

@@ -153,7 +153,7 @@ class Publisher:
     ) -> Receipt | None:
         """Publish from another thread, in one order with what the thread published before.
 
-        The data is encoded in the calling thread. What is wrong with the arguments is told there,
+        The data is encoded in the calling thread, and errors in the arguments are raised there,
         too.
 
         Args:

@@ -1,4 +1,4 @@
-"""Who is meant: connections, or the subject of an identity."""
+"""Recipients as callers name them: connections, or the subject of an identity."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Recipients:
 
         Args:
             registry: The connections there are.
-            who: Who is meant.
+            who: The connections, or the subject.
             endpoint: For a subject: where it authenticated; None: wherever the bus's first
                 authenticator did.
             name: What the argument is called, for the error.

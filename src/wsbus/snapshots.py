@@ -75,7 +75,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def status(self, ref: str | None) -> Status:
-        """Return what of it is the client's business."""
+        """Return the part that the client may see."""
         return Status(
             connection_id=self.connection_id,
             subject=self.subject,

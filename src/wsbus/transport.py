@@ -23,7 +23,7 @@ __all__ = [
 NO_UPGRADE: Final = (
     "this is a WebSocket; if you asked for one, a proxy between has dropped the header Upgrade"
 )
-"""What a plain HTTP request for a WebSocket is told, with 426."""
+"""The answer to a plain HTTP request for a WebSocket, with 426."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ class Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`.
 
     It answers pings and closes itself, too. aiohttp's ``close()`` does not wait for the peer's
-    close frame while somebody receives; and whoever waits in its ``send`` or ``drain`` shares one
-    future, so that cancelling one cancels all. Here nobody who can be cancelled waits for it.
+    close frame while a task receives; and all tasks in its ``send`` or ``drain`` wait for one
+    future, so that cancelling one cancels all. Here no task that can be cancelled waits for it.
     """
 
     __slots__ = (
@@ -151,8 +151,8 @@ class Transport:
 
     def write_now(self, wire: bytes) -> None:
         is_closing = self._transport.is_closing()
-        # Before the rest: whoever does not read shall run into the write deadline, even while
-        # aiohttp waits for room to tell it of an error.
+        # Before the rest: a peer that does not read must run into the write deadline, even while
+        # aiohttp waits for room to send it an error.
         if self._protocol.writing_paused and not is_closing:
             raise WouldBlock
         if is_closing or self._ended is not None or self._ws.closed:

@@ -28,7 +28,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
     :class:`.WriteNow` does, and ``abort``; other applications notice nothing of it. Fan-out then
     writes to the socket without a task or a coroutine (measured with one publication outstanding:
     half of what the bare ASGI loop costs; with many, a fifteenth), a stuck connection is freed at
-    the write deadline, and a connection that breaks is told from one that is closed (1006).
+    the write deadline, and a connection that breaks ends with 1006, unlike one that is closed.
 
     It serves any application with less trust in peers than uvicorn's own: pings that nobody reads
     the answers to cost no memory, a flood of control frames is closed with 4429, a run of small
@@ -160,7 +160,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         return message
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell what was lost without a close frame; let nobody wait for room for ever."""
+        """Report a connection that broke without a close frame; wake all that wait for room."""
         if self.handshake_complete and self.conn.state is State.OPEN:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL})
         self.writable_now = False

@@ -94,8 +94,8 @@ def add_status_routes(
     """Add routes that tell operators how the bus is: JSON, for ``GET``.
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
-    (:meth:`.Bus.connections`). They tell who is connected from where: keep strangers away from
-    them, with middleware or a proxy.
+    (:meth:`.Bus.connections`). They show subjects and addresses of clients: keep strangers away
+    from them, with middleware or a proxy.
 
     Args:
         app: Where to add them.

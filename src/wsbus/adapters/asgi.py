@@ -161,7 +161,7 @@ async def converse(
         scope: As the ASGI server and the framework made it.
         receive: As ASGI has it.
         send: The same.
-        identity: Who it is, where the framework has found out; None: the authenticator is asked.
+        identity: From the framework, if it identified the client; None: ask the authenticator.
         is_connected: Whether ``websocket.connect`` has been received.
         is_accepted: Whether ``websocket.accept`` has been sent.
     """

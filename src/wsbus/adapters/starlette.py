@@ -97,7 +97,7 @@ async def serve(
     Args:
         websocket: Accepted or not.
         door: Where the client comes in; a bus means its default endpoint.
-        identity: Who it is; None: the endpoint's authenticator is asked, as everywhere.
+        identity: The client's; None: ask the endpoint's authenticator, as everywhere.
 
     Raises:
         UsageError: It is neither a bus nor an endpoint, or no WebSocket.
@@ -196,8 +196,8 @@ def status_routes(
     """Return routes that tell operators how the bus is: JSON, for ``GET``.
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
-    (:meth:`.Bus.connections`). They tell who is connected from where: keep strangers away from
-    them, with middleware or a proxy.
+    (:meth:`.Bus.connections`). They show subjects and addresses of clients: keep strangers away
+    from them, with middleware or a proxy.
 
     Args:
         bus: Which.

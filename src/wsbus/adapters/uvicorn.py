@@ -1,4 +1,4 @@
-"""What `uvicorn <https://uvicorn.dev>`_ wants to be told, and to run an application under it.
+"""Options for `uvicorn <https://uvicorn.dev>`_, and functions that serve an application on it.
 
 A script of its own runs an application to the end with :func:`serve`::
 
@@ -60,7 +60,7 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
     time per connection; uvicorn's own keepalive (20 s) is on where wsbus does not end silent
     connections itself; a socket that sends no complete request is freed after 10 s
     (:data:`HTTPProtocol`); there is no access log, which would hold the tokens of query strings;
-    and the shutdown does not wait for ever for a peer that does not read. The protocol class is
+    and the shutdown does not wait without end for a peer that does not read. The protocol class is
     :class:`WebSocketProtocol`; ``| {"ws": "auto"}`` gives uvicorn's own.
 
     Args:
@@ -204,7 +204,7 @@ async def serving(
     """
     redact()
     quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "lifespan": "on"}
-    quiet["timeout_graceful_shutdown"] = 2  # Who is left then was drained, and does not read.
+    quiet["timeout_graceful_shutdown"] = 2  # Connections left then were drained, and do not read.
     server = _Server(uvicorn.Config(app, **uvicorn_options(endpoint) | quiet | options), endpoint)
     task = asyncio.create_task(server.serve([listener]))
     up = asyncio.create_task(server.up.wait())

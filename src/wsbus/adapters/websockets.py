@@ -121,7 +121,7 @@ class ServerConnection(Intake, ws.ServerConnection):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let nobody wait for room for ever."""
+        """Wake all that wait for room: there will be none."""
         super().connection_lost(exc)
         self.writable = False
         self._wake()

@@ -1,4 +1,4 @@
-"""The console's way in, and who may take it."""
+"""The console's endpoint, for administrators only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Console"]
 logger: Final = logging.getLogger("wsbus.console")
 
 MIN_TOKEN: Final = 16
-"""Characters. The console tells who is connected from where: its token must not be guessed."""
+"""Characters. The console shows subjects and addresses: its token must not be guessed."""
 
 _LIMITS: Final = Limits(
     max_message_bytes=16 * 1024,
@@ -47,7 +47,7 @@ class Console:
 
     Consoles talk to a small bus of their own, which runs only while one is connected. So they are
     none of the bus's connections: its hooks, ``authorize``, counters and commands never meet them,
-    and nothing that a console is told can reach a subscriber of the bus, not even of ``*``.
+    and nothing sent to a console can reach a subscriber of the bus, not even of ``*``.
 
     Args:
         bus: What to look at.
@@ -213,7 +213,7 @@ def _digest(token: str) -> bytes:
 def _admitting(
     authenticator: Authenticator, admitted: Callable[[Handshake], None]
 ) -> Authenticator:
-    """Let in administrators only, with the grants of a console; log who is refused."""
+    """Admit administrators only, with the grants of a console; log refusals."""
 
     async def judge(token: str | None, handshake: Handshake) -> Identity | None:
         try:

@@ -114,7 +114,7 @@ class Room:
     # --- what consoles ask for -------------------------------------------------------------------
 
     def _watch(self, watch: Watch, who: Connection) -> dict[str, Any]:
-        """Note what a console wants to be told from now on."""
+        """Note what a console wants to see from now on."""
         assert who.identity is not None  # Or it could give no commands.
         query = Query(watch.view, sorted_by(watch.view, watch.sort), watch.find.strip().lower())
         before = self._watching.get(who)
@@ -185,7 +185,7 @@ class Room:
                 return connection
         raise CommandError("GONE", "this connection has ended")
 
-    # --- what consoles are told ------------------------------------------------------------------
+    # --- what consoles get -----------------------------------------------------------------------
 
     async def _run(self, ended: Event) -> None:
         """Sample while somebody watches; end all consoles when the bus is gone."""
@@ -211,7 +211,7 @@ class Room:
         now = perf_counter()
         self._lag = max(self._lag, now - due)
         await self._send_tails()
-        # Who has just asked for something else need not wait a second, if that is affordable.
+        # A console that has just changed its query need not wait a second, if that is affordable.
         if self._watching and now >= (self._affordable_at if self._is_asked else self._due_at):
             self._is_asked = False
             await self._send_samples(now)
