@@ -58,7 +58,7 @@ def connect(
         token_name: The query parameter that it is shown in.
         protocol: The dialect: ``wsbus.v1`` or ``zigquant-v2``.
         headers: More of them for the handshake: ``Cookie``, ``Origin``.
-        tls: Whom to trust at a ``wss://`` address; None: whom the machine trusts.
+        tls: Certificates to trust at a ``wss://`` address; None: those that the machine trusts.
         retry: When to come again after a connection is lost.
         ping_interval: Seconds between pings.
         ping_timeout: Seconds without a pong until the connection counts as lost.

@@ -273,7 +273,7 @@ class ClientDialect:
     greets: bool = False
     """Whether the server speaks first."""
     is_named: bool = False
-    """Whether a server that does not name it in its answer does not speak it."""
+    """Whether the server must echo the subprotocol."""
     is_rich: bool = False
     """Whether there is a word for publishing, and one for asking for the status."""
     has_plus: bool = False

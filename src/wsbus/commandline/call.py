@@ -40,7 +40,7 @@ def call(
 
     URL begins with ws:// or wss://. PARAMS is an object of JSON, or - for standard input.
 
-    A refusal is told on stderr as CODE: message, with exit code 1. Exit code 2: there is no talking
+    A refusal goes to stderr as CODE: message, with exit code 1. Exit code 2: there is no talking
     to the server; 3: the connection was lost, and the command may have been carried out or not.
     """
     with told("wsbus call"):

@@ -68,7 +68,7 @@ def pub(
     URL begins with ws:// or wss://. DATA is JSON, or - for standard input; with --lines, standard
     input has JSON in each line, which is published when the line before it has its receipt.
 
-    A refusal is told on stderr as CODE: message, with exit code 1. Exit code 2: there is no talking
+    A refusal goes to stderr as CODE: message, with exit code 1. Exit code 2: there is no talking
     to the server; 3: the connection was lost, and it may have been published or not.
     """
     if lines != (data is None or (lines and data == "-")):

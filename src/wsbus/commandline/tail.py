@@ -41,9 +41,9 @@ def tail(
 
     URL begins with ws:// or wss://. Quote patterns: 'grid.*.status'.
 
-    Whatever else happens is told on stderr: the connection is lost and is there again, events are
-    missing. Exit code 1: the server refused a pattern (CODE: message, on stderr); 2: there is no
-    talking to the server; 3: the connection was lost for good.
+    Everything else goes to stderr: the connection is lost, or back, or events are missing. Exit
+    code 1: the server refused a pattern (CODE: message, on stderr); 2: there is no talking to the
+    server; 3: the connection was lost for good.
     """
     with told("wsbus tail", interrupted=Exit.DONE):
         import anyio

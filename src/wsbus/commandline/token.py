@@ -94,7 +94,7 @@ def make(
     algorithm: str,
     as_json: bool,
 ) -> None:
-    """Print a new token. By itself it lets nothing be done: grant what it is for."""
+    """Print a new token. By itself it grants nothing: add what it is for."""
     with told("wsbus token"):
         secret = _secret(secret_env, secret_file)
         if secret is None:
