@@ -20,7 +20,7 @@ from wsbus import console as package
 from wsbus.adapters import aiohttp, starlette
 from wsbus.console import Console
 from wsbus.console.assets import answer, redirect
-from wsbus.console.door import MAX_STRANGERS
+from wsbus.console.console import MAX_STRANGERS
 
 PAGE: Final = Path(package.__file__).with_name("page")
 FILES: Final = sorted(path.name for path in PAGE.iterdir())
@@ -81,7 +81,7 @@ async def test_the_page_and_its_files_are_served(serve: Serve) -> None:
                 assert (response.status, await response.read()) == (200, answer(name).body)
                 assert response.headers["x-content-type-options"] == "nosniff"
                 assert "default-src 'none'" in response.headers["content-security-policy"]
-        for name in ("none.js", "%2e%2e%2fdoor.py", "..%5cdoor.py", "wsbus.d.ts"):
+        for name in ("none.js", "%2e%2e%2fconsole.py", "..%5cconsole.py", "wsbus.d.ts"):
             async with session.get(f"http://127.0.0.1:{port}/ops/console/{name}") as response:
                 assert response.status == 404
 

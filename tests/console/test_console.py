@@ -18,8 +18,8 @@ from wsbus import (
     Unauthenticated,
     UsageError,
 )
-from wsbus.console import Console, room
-from wsbus.console.door import MAX_STRANGERS
+from wsbus.console import Console, observation
+from wsbus.console.console import MAX_STRANGERS
 from wsbus.endpoint import Admission, Refusal
 from wsbus.testing import DirectMemoryTransport
 
@@ -96,7 +96,7 @@ async def test_a_flood_from_one_address_cuts_off_its_own() -> None:
 
 async def test_operators_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One operator too many is asked to come again, and gets in once another has left."""
-    monkeypatch.setattr(room, "MAX_OPERATORS", 2)
+    monkeypatch.setattr(observation, "MAX_OPERATORS", 2)
     bus, console = watched()
     async with bus, operators(console) as sign_in:
         first, second, third = await sign_in(), await sign_in(), await sign_in(None)
@@ -416,8 +416,8 @@ async def test_a_connection_is_ended(
 async def test_a_later_connection_of_the_same_name_is_not_meant() -> None:
     """What took the place of a connection is another one, though its id is the same."""
     bus, console = watched(allow_changes=True)
-    doors = bus.endpoint(name_connection=lambda handshake: "pump-7")
-    async with bus, connecting(doors) as connect, operators(console) as sign_in:
+    entry = bus.endpoint(name_connection=lambda handshake: "pump-7")
+    async with bus, connecting(entry) as connect, operators(console) as sign_in:
         await connect()
         operator = await sign_in()
         (row,) = (await operator.see(view="connections"))["rows"]

@@ -25,7 +25,7 @@ from .samples import CHANNEL, CUT, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import Effort, Found, answer, cut, sendable, sorted_by
 from .tap import Kept, Tail, Tap
 
-__all__ = ["Room"]
+__all__ = ["Observation"]
 
 logger: Final = logging.getLogger("wsbus.console")
 
@@ -46,7 +46,7 @@ class _Watching(msgspec.Struct):
     tail: Tail | None
 
 
-class Room:
+class Observation:
     """One period in which consoles are connected; opened by the first, closed by the last.
 
     Args:

@@ -20,7 +20,7 @@ from ..core.permissions import Grants, Identity
 from ..endpoint import Admission, Endpoint, Refusal, escaped
 from ..protocols import protocol
 from ..transport import Handshake, Transport
-from .room import Room
+from .observation import Observation
 
 __all__ = ["Console"]
 
@@ -87,7 +87,7 @@ class Console:
             limits=_LIMITS,
         )
         """Where the page connects; adapters mount it at ``ws`` beside the page."""
-        self._room: Room | None = None
+        self._observation: Observation | None = None
         self._strangers: dict[int, _Stranger] = {}
         """By the identity of their handshakes, oldest first."""
         self._operators: set[int] = set()
@@ -97,12 +97,12 @@ class Console:
     @property
     def is_open(self) -> bool:
         """Whether anybody is connected; if not, no task is left."""
-        return self._room is not None
+        return self._observation is not None
 
     @property
     def is_sampling(self) -> bool:
         """Whether the task that samples runs: from the first accepted token on."""
-        return self._room is not None and self._room.is_sampling
+        return self._observation is not None and self._observation.is_sampling
 
     # --- for its endpoint ------------------------------------------------------------------------
 
@@ -128,29 +128,31 @@ class Console:
         if not self.accepts(endpoint):  # Stopped, since it was admitted.
             await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
             return
-        room = self._room
-        if room is None or room.is_over:
-            room = self._room = Room(self.bus, allow_changes=self.allow_changes)
-        room.guests += 1
+        observation = self._observation
+        if observation is None or observation.is_over:
+            observation = self._observation = Observation(
+                self.bus, allow_changes=self.allow_changes
+            )
+        observation.guests += 1
         key = id(admission.handshake)
         if admission.identity is not None:
             self._operators.add(key)
         else:
             self._count_stranger(admission.handshake, transport)
         try:
-            await room.opened()
+            await observation.opened()
             if key in self._operators:
-                room.begin()
-            await room.bus.serve(endpoint, transport, admission)
+                observation.begin()
+            await observation.bus.serve(endpoint, transport, admission)
         finally:
-            room.guests -= 1
+            observation.guests -= 1
             self._strangers.pop(key, None)
             self._operators.discard(key)
-            if not room.guests:
-                if self._room is room:
-                    self._room = None
+            if not observation.guests:
+                if self._observation is observation:
+                    self._observation = None
                 with CancelScope(shield=True):
-                    await room.close()
+                    await observation.close()
 
     def _count_stranger(self, handshake: Handshake, transport: Transport) -> None:
         """Note a stranger; if there are too many, cut off the oldest of the busiest address."""
@@ -171,16 +173,16 @@ class Console:
         """An operator's token was accepted: it is no stranger any more, and sampling begins."""
         if self._strangers.pop(id(handshake), None) is not None:
             self._operators.add(id(handshake))
-            if self._room is not None:
-                self._room.begin()
+            if self._observation is not None:
+                self._observation.begin()
 
     async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
         """End all consoles; see :meth:`.Endpoint.drain`."""
-        room = self._room
-        if room is not None:
+        observation = self._observation
+        if observation is not None:
             self._is_draining = True
             try:
-                await room.bus.aclose(deadline=deadline, code=code)
+                await observation.bus.aclose(deadline=deadline, code=code)
             finally:
                 self._is_draining = False
 
