@@ -619,11 +619,19 @@ def test_a_version_that_is_not_spoken_is_said() -> None:
     assert "spoken here: zigquant-v2" in outcome.stderr
 
 
-def test_a_wrong_path_is_said() -> None:
-    """A server whose WebSocket is elsewhere says 404, and that is said in words."""
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (404, "there is no WebSocket at '/w': is the path right?"),
+        (403, "no such path, or refused: Starlette and FastAPI answer 403 to both"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [("tail", "a"), ("pub", "a", "1"), ("call", "a")])
+def test_a_wrong_path_is_said(status: int, says: str, arguments: tuple[str, ...]) -> None:
+    """A server whose WebSocket is elsewhere says 404, or 403, and that is said in words."""
 
     def refuse(connection: ServerConnection, request: Any) -> Any:
-        return connection.respond(404, "no\n")
+        return connection.respond(status, "no\n")
 
     def handle(connection: ServerConnection) -> None:
         connection.close()
@@ -631,12 +639,13 @@ def test_a_wrong_path_is_said() -> None:
     with serve_script(handle, "127.0.0.1", 0, process_request=refuse) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        outcome = run("tail", f"ws://127.0.0.1:{port_of(server)}/w", "a")
+        command, *rest = arguments
+        outcome = run(command, f"ws://127.0.0.1:{port_of(server)}/w", *rest)
         server.shutdown()
         thread.join()
 
     assert outcome.exit_code == 2
-    assert "there is no WebSocket at '/w': is the path right?" in outcome.stderr
+    assert says in outcome.stderr
 
 
 def test_a_server_that_closes_at_once_was_asked_nothing() -> None:

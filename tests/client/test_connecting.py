@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
+from aiohttp import web
 from anyio import (
     create_task_group,
     current_time,
@@ -20,7 +21,9 @@ from anyio import (
     wait_all_tasks_blocked,
 )
 from anyio.lowlevel import checkpoint
+from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketException
 
+from tests.adapters.serving import serving as serving_uvicorn
 from tests.client.servers import (
     HOST,
     PROTOCOLS,
@@ -32,6 +35,8 @@ from tests.client.servers import (
     through_proxy,
     wait_until,
 )
+from wsbus import Bus
+from wsbus.adapters import aiohttp, fastapi
 from wsbus.client import (
     Closed,
     Connected,
@@ -151,6 +156,8 @@ async def test_tls_is_spoken_with_whom_one_trusts(certificate: tuple[str, str]) 
         assert isinstance(error, ConnectError)
 
 
+EITHER = "no such path, or refused: Starlette and FastAPI answer 403 to both"
+
 # --- servers that are none -----------------------------------------------------------------------
 
 
@@ -161,7 +168,7 @@ async def test_tls_is_spoken_with_whom_one_trusts(certificate: tuple[str, str]) 
         (200, "is no WebSocket"),
         (302, "sends clients elsewhere: https://example.org/login"),
         (401, "go away"),
-        (403, "no such path, or refused: Starlette and FastAPI answer 403 to both"),
+        (403, EITHER),
         (429, "too many attempts"),
         (503, "not ready, or full"),
         (502, "failed"),
@@ -186,6 +193,75 @@ async def test_an_http_answer_is_put_into_words(status: int, words: str) -> None
     assert "go away" in str(error)
     assert isinstance(error, Unauthenticated if status == 401 else ConnectError)
     assert isinstance(error, Unauthenticated) or error.status == status
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"this origin may not connect\n", "refuses this client at '/ws' (HTTP status 403: this o"),
+        (
+            b'{"detail":"Members only"}',
+            "refuses this client at '/ws' (HTTP status 403: Members only)",
+        ),
+        (b"", "no such path, or refused"),
+        (b"Access denied", "no such path, or refused"),
+        (b"<html>This is a page", "no such path, or refused"),
+        (b'{"detail":["a","b"]}', "no such path, or refused"),
+        (b'{"detail":"\\u001b[2J"}', "no such path, or refused"),
+    ],
+)
+async def test_a_403_that_has_a_reason_is_a_refusal(body: bytes, words: str) -> None:
+    """403 may mean a wrong path, unless the answer says in a sentence, or FastAPI's way, why."""
+
+    async def answer(peer: Scripted) -> None:
+        head = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(body)}\r\n\r\n"
+        await peer.stream.send(head.encode() + body)
+        await peer.drain()
+
+    async with scripted(answer) as url:
+        error = await refusal(url)
+
+    assert words in str(error)
+    assert ("such path" in str(error)) is ("such path" in words)
+    assert str(error).isprintable()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_wrong_path_is_told_apart_where_the_framework_does() -> None:
+    """With real frameworks: a path that is none, a refusal that says why, and one that cannot."""
+    bus = Bus()
+    app = FastAPI()
+
+    def members_only(websocket: WebSocket) -> None:
+        match websocket.query_params.get("as"):
+            case "stranger":
+                raise HTTPException(403, "Members only")
+            case "nobody":
+                raise WebSocketException(1008)
+
+    fastapi.mount(app, "/ws", bus, dependencies=[Depends(members_only)])
+    async with serving_uvicorn(app, lifespan="on") as (port, _):
+        url = f"ws://{HOST}:{port}/ws"
+        for address, options, words in [
+            (f"{url}s", {}, f"{EITHER}; the path is '/wss' (HTTP status 403)"),
+            (f"{url}?as=nobody", {}, f"{EITHER}; the path is '/ws' (HTTP status 403)"),
+            (f"{url}?as=stranger", {}, "refuses this client at '/ws' (HTTP status 403: Members o"),
+            (url, {"headers": {"Origin": "http://x.example"}}, "403: this origin may not connect"),
+        ]:
+            assert words in str(await refusal(address, **options))
+        async with connect(url) as client:
+            assert client.is_connected
+
+    other, site = web.Application(), Bus()
+    aiohttp.setup(other, "/ws", site.endpoint())
+    runner = web.AppRunner(other, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, 0).start()
+        error = await refusal(f"ws://{HOST}:{runner.addresses[0][1]}/wss")
+    finally:
+        await runner.cleanup()
+    assert "there is no WebSocket at '/wss': is the path right? (HTTP status 404" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +293,13 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
         await peer.shake_hands()
         await peer.silence()
 
-    for script, words in [(mute, "no answer from the server within"), (curt, "said nothing")]:
+    # The second must have time for the handshake, on a slow machine, too.
+    for script, seconds, words in [
+        (mute, 0.1, "no answer from the server within"),
+        (curt, 1, "said nothing"),
+    ]:
         async with scripted(script) as url:
-            assert words in str(await refusal(url, connect_timeout=0.1))
+            assert words in str(await refusal(url, connect_timeout=seconds))
 
 
 async def test_a_version_that_is_not_spoken_is_told() -> None:

@@ -8,6 +8,8 @@ from itertools import islice
 
 import msgspec
 import pytest
+from websockets.http11 import Response
+from websockets.sync.server import ServerConnection, serve
 
 from tests.client.servers import HOST, Server
 from wsbus.client import CommandError, ConnectError, Unauthenticated, UsageError
@@ -66,6 +68,22 @@ def test_what_cannot_be_connected_is_raised_and_leaves_nothing(
     with pytest.raises(UsageError, match="begins with ws://"):
         connect("nonsense")
     assert threading.active_count() == before
+
+
+def test_a_wrong_path_is_told() -> None:
+    """A path that the server does not have raises the words of the other client."""
+
+    def refuse(connection: ServerConnection, request: object) -> Response:
+        return connection.respond(403, "")
+
+    with serve(ServerConnection.close, HOST, 0, process_request=refuse) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.socket.getsockname()[1]
+        with pytest.raises(ConnectError, match="no such path, or refused: Starlette and Fast"):
+            connect(f"ws://{HOST}:{port}/wss")
+        server.shutdown()
+        thread.join()
 
 
 def test_any_thread_may_use_it(server: Server) -> None:

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { once } from "node:events";
+import { EventEmitter, once } from "node:events";
 import process from "node:process";
 import { after, afterEach, before, test } from "node:test";
 
@@ -351,7 +351,47 @@ test("what waits for a connection has a time limit, and says that there was none
   assert.deepEqual((await client.command("log")).at(-1).map(({ type }) => type), ["command"]);
   client.command("play", [{ mute: true }]).catch(() => {});
   await assert.rejects(client.subscribe("y", { timeout: 20 }), { code: "TIMEOUT", message: /not confirmed within 20 ms$/ });
+  await assert.rejects(client.unsubscribe("y", { timeout: 20 }), { code: "TIMEOUT", message: /not confirmed within 20 ms$/ });
   await assert.rejects(client.command("x", {}, { timeout: 20 }), { code: "TIMEOUT", message: /may still be acted on/ });
+});
+
+test("an end of a subscription that is not confirmed counts all the same", async () => {
+  const client = await connected(plan());
+  await client.subscribe("a");
+  await client.command("play", [{ mute: true }], { timeout: 20 }).catch(() => {});
+  await assert.rejects(client.unsubscribe("a", { timeout: 20 }), { code: "TIMEOUT" });
+  client.close();
+  await client.connect();
+  const types = (await client.command("log")).at(-1).map(({ type }) => type);
+  assert.deepEqual(types, ["command"]); // Nothing is subscribed again.
+});
+
+test("close() ends the loops there are; one that begins after it rejects, and so does one after the end", async () => {
+  const client = await connected(plan());
+  const before = client.events("a");
+  const waiting = before.next();
+  client.close();
+  assert.deepEqual([await waiting, await before.next()], [{ done: true, value: undefined }, { done: true, value: undefined }]);
+  const late = client.events("a");
+  await assert.rejects(late.next(), { name: "CommandError", code: "CLOSED" });
+  assert.deepEqual(await late.next(), { done: true, value: undefined });
+
+  const ended = await connected(plan());
+  ended.command("play", [{ close: [4510, "bye"] }]).catch(() => {});
+  await ended.closed;
+  await assert.rejects(ended.events("a").next(), { name: "ConnectionError", code: 4510 });
+});
+
+test("readers that wait at the same time get an event each, in order, then the end", async () => {
+  const client = await connected(plan());
+  const events = client.events("a");
+  await client.subscribe("a");
+  const read = [events.next(), events.next(), events.next()];
+  const event = (data) => JSON.stringify({ type: "event", channel: "a", event: "e", timestamp: 1, data });
+  client.command("play", [event(1), event(2), { close: [4510, "bye"] }]).catch(() => {});
+  assert.deepEqual([(await read[0]).value.data, (await read[1]).value.data], [1, 2]);
+  await assert.rejects(read[2], ConnectionError);
+  assert.equal((await events.next()).done, true);
 });
 
 test("subscriptions of one turn share a message, and what ends at once is never asked", async () => {
@@ -521,7 +561,34 @@ test("what Node's libraries say of a failed handshake is passed on", async () =>
   assert.match((await why(failing("connect ECONNREFUSED ::1:80"))).message, /localhost\/ws: connect ECONNREFUSED ::1:80 \(1006\)/);
   assert.match((await why(failing("", { error: { code: "ECONNREFUSED", message: "" } }))).message, /ECONNREFUSED/);
   assert.match((await why(failing("Unexpected server response: 403"))).message, /no such path, or refused: Starlette and FastAPI answer 403 to both/);
+  assert.match((await why(failing("Unexpected server response: 404"))).message, /there is no WebSocket at this path/);
   assert.equal((await why(failing("Unexpected server response: 401"))).code, 4500);
+});
+
+test("the text that a server refuses with is passed on, where the library shows it", async () => {
+  // As the package ws does it: whoever listens gets the answer.
+  const refusing = (statusCode, text) =>
+    class extends EventTarget {
+      on(type, listener) {
+        assert.equal(type, "unexpected-response");
+        const answer = new EventEmitter();
+        setTimeout(() => {
+          listener({}, Object.assign(answer, { statusCode }));
+          if (text) answer.emit("data", Buffer.from(text));
+          answer.emit("end");
+        });
+      }
+      close() {}
+    };
+  const why = (...answer) =>
+    make("ws://localhost/ws", { WebSocket: refusing(...answer), retry: { attempts: 0 } }).connect().catch(({ message }) => message);
+  const said = await why(403, "this origin may not connect\n");
+  assert.match(said, /response: 403 \(this origin may not connect\) \(1006\)$/);
+  for (const text of ["", "Access denied", "<html><p>This is a page", '{"a sentence": "in here"}']) {
+    assert.match(await why(403, text), /response: 403 \(no such path, or refused: /);
+  }
+  assert.match(await why(404, "Not Found"), /there is no WebSocket at this path/);
+  assert.match(await why(401, "the token is not valid"), /\(the token is not valid\) \(4500\)$/);
 });
 
 test("aborting the signal of a subscription takes back that call, after the confirmation, too", async () => {
@@ -558,6 +625,7 @@ test("what the page itself ends is no unhandled rejection", async () => {
         for await (const _ of client.events("a"));
       };
       if (!isClosed) loop(); // Afterwards it is the loop's own function that rejects.
+      client.events("a").next();
     };
     const idle = make(plan());
     const connecting = make(plan(), { token: ({ signal }) => fetchLike(signal) });
@@ -578,7 +646,10 @@ test("what the page itself ends is no unhandled rejection", async () => {
     const controller = new AbortController();
     later.subscribe("z", { signal: controller.signal });
     later.command("echo", 1, { signal: controller.signal });
+    later.unsubscribe("z", { signal: controller.signal });
+    later.events("z", { signal: controller.signal }).next();
     controller.abort();
+    later.events("z", { signal: controller.signal }).next();
     await new Promise((resolve) => setTimeout(resolve, 30));
     later.close();
     await new Promise((resolve) => setTimeout(resolve, 30));
@@ -658,5 +729,45 @@ test("a browser that goes offline makes the client look, with little patience", 
     const began = performance.now();
     assert.match((await lost).error.message, /did not answer within 5000 ms/);
     assert.ok(performance.now() - began >= 4900);
+  });
+});
+
+test("events of the browser that repeat neither put off what is due, nor ask the server anew", async () => {
+  await asPage(async ({ online, offline, visible }) => {
+    const client = await connected(plan(), { heartbeat: { timeout: 300 } });
+    const first = (await client.command("log")).length;
+    const flap = () => [offline, online, visible].forEach((tell) => tell());
+    const lost = heard(client, "reconnecting");
+    client.command("play", [{ mute: true }], { timeout: 20 }).catch(() => {});
+    const flapping = setInterval(flap, 20); // Much more often than the patience ends.
+    try {
+      assert.match((await lost).error.message, /did not answer within 300 ms/);
+    } finally {
+      clearInterval(flapping);
+    }
+    await client.connect();
+    const pings = (await client.command("log"))[first - 1].filter(({ type }) => type === "ping");
+    assert.equal(pings.length, 1);
+  });
+});
+
+test("events of the browser that repeat cause no more than an attempt a second", async () => {
+  await asPage(async ({ online, visible }) => {
+    let isUp = true;
+    let attempts = 0;
+    const url = () => (isUp ? plan() : (attempts++, "ws://127.0.0.1:1/"));
+    const client = await connected(url, { retry: { base: 1e6, cap: 1e6 } });
+    const failed = heard(client, "reconnecting", ({ attempt }) => attempt > 2);
+    isUp = false;
+    client.command("play", [{ abort: true }]).catch(() => {});
+    const began = performance.now();
+    const flapping = setInterval(() => (online(), visible()), 5);
+    try {
+      await failed;
+    } finally {
+      clearInterval(flapping);
+    }
+    assert.equal(attempts, 2);
+    assert.ok(performance.now() - began >= 1000);
   });
 });

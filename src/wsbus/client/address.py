@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+import msgspec
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
@@ -23,6 +24,19 @@ _PASSING: Final = {
 }
 """HTTP statuses that another attempt may not meet. 403 is what plain ASGI servers answer to every
 refusal, that of a server that is about to stop among them."""
+
+_MEANINGS: Final = {
+    400: "the server did not understand the request, or does not speak this protocol",
+    403: (
+        "no such path, or refused: Starlette and FastAPI answer 403 to both; the path is {path!r}"
+    ),
+    **dict.fromkeys((404, 405, 410), "there is no WebSocket at {path!r}: is the path right?"),
+    **dict.fromkeys((200, 426), "what is at {path!r} is no WebSocket"),
+    429: "the server has had too many attempts",
+    503: "the server is not ready, or full",
+}
+_REASON_CHARS: Final = 200
+_SENTENCE_WORDS: Final = 3
 
 
 class DialFailed(Exception):
@@ -106,40 +120,44 @@ def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI
     """
     path = uri.path or "/"
     advice = _PASSING.get(status, Advice.WRONG)
-    said = _plain(body)
+    said, is_reason = _reason(body)
     if status == HTTPStatus.UNAUTHORIZED:
         error = Unauthenticated(said or "the server refused the token")
         return DialFailed(error, Advice.STOP)
-    match status:
-        case 400:
-            why = "the server did not understand the request, or does not speak this protocol"
-        case 403:
-            why = (
-                "no such path, or refused: Starlette and FastAPI answer 403 to both; "
-                f"the server does not let this client in at {path!r}"
-            )
-        case 404 | 405 | 410:
-            why = f"there is no WebSocket at {path!r}: is the path right?"
-        case 426 | 200:
-            why = f"what is at {path!r} is no WebSocket"
-        case 429:
-            why = "the server has had too many attempts"
-        case 503:
-            why = "the server is not ready, or full"
-        case _ if 300 <= status < 400:
-            why = f"the server sends clients elsewhere: {_redacted(headers.get('Location', ''))}"
-        case _ if status in _PASSING:
-            why = "the server, or what stands before it, failed"
-        case _:
-            why = "the server refused the connection"
+    if status == HTTPStatus.FORBIDDEN and is_reason:
+        why = f"the server refuses this client at {path!r}"
+    elif status in _MEANINGS:
+        why = _MEANINGS[status].format(path=path)
+    elif 300 <= status < 400:
+        why = f"the server sends clients elsewhere: {_redacted(headers.get('Location', ''))}"
+    elif status in _PASSING:
+        why = "the server, or what stands before it, failed"
+    else:
+        why = "the server refused the connection"
     detail = f": {said}" if said else ""
     return DialFailed(ConnectError(f"{why} (HTTP status {status}{detail})", status), advice)
 
 
-def _plain(body: bytes) -> str:
-    """Return the first line of an answer if it is a sentence, not a page."""
-    text = body[:200].decode(errors="replace").strip().split("\n")[0].strip()
-    return text if text.isprintable() and not text.startswith(("<", "{")) else ""
+def _reason(body: bytes) -> tuple[str, bool]:
+    """Return the first line of an answer if it is no page, and whether it is more than a name.
+
+    A server's own answer is a word or two, such as ``Forbidden``, or daphne's ``Access denied``.
+    What FastAPI makes of an ``HTTPException`` comes from the application.
+    """
+    try:
+        text, least_words = msgspec.json.decode(body, type=_Detail).detail, 1
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        text, least_words = body.decode(errors="replace"), _SENTENCE_WORDS
+    text = text.strip()[:_REASON_CHARS].partition("\n")[0].strip()
+    if not text.isprintable() or text.startswith(("<", "{")):
+        return "", False
+    return text, len(text.split()) >= least_words
+
+
+class _Detail(msgspec.Struct):
+    """The body of FastAPI's and Starlette's errors, if they are texts."""
+
+    detail: str
 
 
 def _redacted(url: str) -> str:

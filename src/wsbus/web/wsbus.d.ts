@@ -237,8 +237,8 @@ export declare const escapeSegment: (text: string) => string;
  */
 export declare const channel: (head: string, ...names: string[]) => string;
 /**
- * A rate limit of the server, kept with a margin: what is sent early may arrive late, with more. A
- * server that tells no rate has none, until it refuses something; then the rate is found out.
+ * A rate limit of the server, kept with a margin: what is sent early may arrive late. A server that
+ * tells no rate has none, until it refuses something; then the rate is found out.
  */
 declare class Pace {
     #private;
@@ -262,8 +262,8 @@ declare class Stream {
     miss(count: number): void;
     /** @param {BusEvent} event */
     push(event: BusEvent): void;
-    /** @param {unknown} [error] @param {boolean} [isKept] What is unread. */
-    end(error?: unknown, isKept?: boolean): void;
+    /** @param {unknown} [error] @param {boolean} [isOthers] Not by the page: what is unread stays. */
+    end(error?: unknown, isOthers?: boolean): void;
     /** @returns {Promise<IteratorResult<StreamEvent, undefined>>} */
     next(): Promise<IteratorResult<StreamEvent, undefined>>;
     return(): Promise<IteratorResult<StreamEvent<any>, undefined>>;
@@ -298,10 +298,10 @@ export declare class Client extends Target {
     /**
      * Resolves when the server has confirmed it, or there is no connection.
      * @param {string | Iterable<string>} patterns
-     * @param {Abortable} [options]
+     * @param {Limited} [options]
      * @returns {Promise<void>}
      */
-    unsubscribe(patterns: string | Iterable<string>, { signal }?: Abortable): Promise<void>;
+    unsubscribe(patterns: string | Iterable<string>, { signal, timeout }?: Limited): Promise<void>;
     /**
      * Handle events that match; it does not subscribe. Returns what removes the handler.
      * @template [T=any]

@@ -112,8 +112,8 @@ const fits = (pattern, names) =>
   (names.length === pattern.length || (names.length > pattern.length && pattern.at(-1) === "*")) &&
   pattern.every((segment, i) => segment === "*" || segment === "+" || segment === names[i]);
 
-// The code points that no name may hold: Cc, Cf, Cs, Co, Zs, Zl, Zp of Unicode 15, and noncharacters.
-// The classes that are named here never change; the others are written out, so that they do not, either.
+// What no name may hold: Cc, Cf, Cs, Co, Zs, Zl, Zp of Unicode 15, and noncharacters. Classes that
+// may change are written out.
 const FORBIDDEN =
   "\\p{Cc}\\p{Cs}\\p{Co}\\p{NChar} \\xA0\\xAD\\u0600-\\u0605\\u061C\\u06DD\\u070F\\u0890\\u0891\\u08E2\\u1680" +
   "\\u180E\\u2000-\\u200F\\u2028-\\u202F\\u205F-\\u2064\\u2066-\\u206F\\u3000\\uFEFF\\uFFF9-\\uFFFB\\u{110BD}" +
@@ -186,22 +186,25 @@ const MEANINGS = {
   4510: "origin or protocol refused, or ended by an operator",
 };
 
-// What a server that takes handshakes only by HTTP status means, where a script is told the status.
+// What an HTTP status means, where a script is told it.
 /** @type {Record<number, [number, string]>} */
 const REFUSALS = {
   401: [4500, "the token was refused"],
   403: [1006, "no such path, or refused: Starlette and FastAPI answer 403 to both"],
-  404: [1006, "no such path"],
+  404: [1006, "there is no WebSocket at this path"],
   429: [4429, "too many connections"],
 };
 
 /** @type {(error: any) => boolean} */
 const isRateLimit = (error) => error?.code === "RATE_LIMITED";
 
-// The server's own ping was not answered: a laptop slept, say. It comes with 1011, and is like 4408.
+// The reason of a 1011 that is like 4408: a laptop slept, say.
 const ASLEEP = "keepalive ping timeout";
 
 const MAX_NAMES = 128;
+
+// ms between attempts that the browser's events cause.
+const WAKE_GAP = 1000;
 
 /** A limit that the server tells, if it is one. @type {(value: unknown) => number | undefined} */
 const limitOf = (value) => (typeof value === "number" && value > 0 ? value : undefined);
@@ -214,7 +217,7 @@ const listOf = (patterns) => (typeof patterns === "string" ? [patterns] : [...pa
 
 /**
  * Settled by the waiter, the time limit (`late` says why) or the signal; `begin` returns the clean-up,
- * which is told whether it failed. What the page ended itself is no unhandled rejection.
+ * which is told whether it failed.
  * @template T
  * @param {Limited} options
  * @param {(waiter: Waiter) => ((hasFailed: boolean) => void) | void} begin
@@ -257,7 +260,7 @@ const wait = ({ signal, timeout = 30_000 }, begin, late) => {
   return promise;
 };
 
-// A rejection with one of these codes follows from what the page itself did.
+// A rejection with one of these codes follows from what the page itself did; none is unhandled.
 const OURS = ["CLOSED", "UNSUBSCRIBED"];
 
 /** @type {(url: string | URL, base?: string) => URL} */
@@ -272,8 +275,8 @@ const addressOf = (url, base = globalThis.location?.href) => {
 };
 
 /**
- * A rate limit of the server, kept with a margin: what is sent early may arrive late, with more. A
- * server that tells no rate has none, until it refuses something; then the rate is found out.
+ * A rate limit of the server, kept with a margin: what is sent early may arrive late. A server that
+ * tells no rate has none, until it refuses something; then the rate is found out.
  */
 class Pace {
   #most;
@@ -328,7 +331,7 @@ class Pace {
 class Stream {
   /** @type {any[]} */
   #buffer = [];
-  /** @type {any[]} */
+  /** @type {(Waiter & { promise: Promise<any> })[]} */
   #readers = [];
   /** @type {any} */
   #end;
@@ -359,30 +362,43 @@ class Stream {
       buffer[0].lost += lost;
       buffer[0].dropped += dropped + 1;
     }
-    this.#readers.shift()?.resolve(this.next());
+    this.#serve();
   }
 
-  /** @param {unknown} [error] @param {boolean} [isKept] What is unread. */
-  end(error, isKept) {
+  /** @param {unknown} [error] @param {boolean} [isOthers] Not by the page: what is unread stays. */
+  end(error, isOthers) {
     if (this.#end) return;
-    this.#end = { error };
-    if (!isKept) this.#buffer = [];
-    for (const reader of this.#readers) reader.resolve(this.next());
+    this.#end = { error, isOthers };
+    if (!isOthers) this.#buffer = [];
+    this.#serve();
     this.#leave();
   }
 
   /** @returns {Promise<IteratorResult<StreamEvent, undefined>>} */
-  async next() {
-    const item = this.#buffer.shift();
-    if (item) {
-      if (item.dropped) this.#tell(item.dropped);
-      return { done: false, value: { ...item.event, lost: item.lost + item.dropped } };
+  next() {
+    /** @type {any} */
+    let waiter;
+    const promise = new Promise((resolve, reject) => (waiter = { resolve, reject }));
+    this.#readers.push({ ...waiter, promise });
+    this.#serve();
+    return promise;
+  }
+
+  #serve() {
+    while (this.#readers.length && (this.#buffer.length || this.#end)) {
+      const { promise, resolve, reject } = /** @type {any} */ (this.#readers.shift());
+      const item = this.#buffer.shift();
+      if (item) {
+        if (item.dropped) this.#tell(item.dropped);
+        resolve({ done: false, value: { ...item.event, lost: item.lost + item.dropped } });
+        continue;
+      }
+      const { error, isOthers } = this.#end;
+      this.#end = {};
+      if (!isOthers) promise.catch(() => {});
+      if (error) reject(error);
+      else resolve({ done: true, value: undefined });
     }
-    if (!this.#end) return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
-    const { error } = this.#end;
-    this.#end = {};
-    if (error) throw error;
-    return { done: true, value: undefined };
   }
 
   async return() {
@@ -419,6 +435,11 @@ export class Client extends Target {
   #link = this.#newLink();
   #wasReady = false;
   #readyAt = 0;
+  #openedAt = -Infinity;
+  /** Of the next attempt, while its timer runs. */
+  #due = Infinity;
+  /** The server must have said something by then. */
+  #patientUntil = Infinity;
   #attempt = 0;
   #lastId = 0;
   /** @type {Set<Waiter>} Of `connect`. */
@@ -528,10 +549,10 @@ export class Client extends Target {
   /**
    * Resolves when the server has confirmed it, or there is no connection.
    * @param {string | Iterable<string>} patterns
-   * @param {Abortable} [options]
+   * @param {Limited} [options]
    * @returns {Promise<void>}
    */
-  unsubscribe(patterns, { signal } = {}) {
+  unsubscribe(patterns, { signal, timeout } = {}) {
     for (const pattern of new Set(listOf(patterns))) {
       const calls = [...(this.#subscriptions.get(pattern)?.calls ?? [])];
       // A call with a signal has its own way to end.
@@ -540,11 +561,15 @@ export class Client extends Target {
       if (call.pending.has(pattern)) call.waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
       this.#leave([pattern], call);
     }
-    return wait({ signal }, (waiter) => {
-      this.#leaving.add(waiter);
-      this.#changed();
-      return () => void this.#leaving.delete(waiter);
-    });
+    return wait(
+      { signal, timeout },
+      (waiter) => {
+        this.#leaving.add(waiter);
+        this.#changed();
+        return () => void this.#leaving.delete(waiter);
+      },
+      (ms) => this.#late("the end of the subscription was not confirmed", ms),
+    );
   }
 
   /**
@@ -587,7 +612,7 @@ export class Client extends Target {
       },
     );
     if (signal?.aborted) abort();
-    else if (this.#state === "closed") stream.end(this.#whyNot());
+    else if (this.#state === "closed") stream.end(this.#whyNot(), !!this.#ending?.error);
     else {
       try {
         entry = this.#entry(pattern);
@@ -595,7 +620,7 @@ export class Client extends Target {
         signal?.addEventListener("abort", abort);
         this.#changed();
       } catch (error) {
-        stream.end(error);
+        stream.end(error, true);
       }
     }
     return stream;
@@ -906,11 +931,11 @@ export class Client extends Target {
     this.#open();
   }
 
-  /** Heed what the browser says. @param {AbortSignal} signal */
+  /** @param {AbortSignal} signal */
   #watch(signal) {
     const wake = () => {
-      if (this.#state === "waiting" || this.#state === "closed") this.#begin();
-      else this.#check();
+      if (this.#state === "connected") this.#check();
+      else if (this.#state !== "connecting") this.#next(this.#openedAt + WAKE_GAP - performance.now());
     };
     const page = globalThis.document;
     globalThis.addEventListener?.("online", wake, { signal });
@@ -918,7 +943,16 @@ export class Client extends Target {
     page?.addEventListener("visibilitychange", () => page.hidden || wake(), { signal });
   }
 
+  /** Try in so many ms, or earlier if that is due already. @param {number} delay */
+  #next(delay) {
+    const now = performance.now();
+    this.#due = Math.min(this.#timers.next ? this.#due : Infinity, now + delay);
+    clearTimeout(this.#timers.next);
+    this.#timers.next = setTimeout(() => this.#begin(), clamp(this.#due - now));
+  }
+
   #open() {
+    this.#openedAt = performance.now();
     this.#hangUp();
     this.#link = this.#newLink();
     const { signal } = this.#link.end;
@@ -952,11 +986,18 @@ export class Client extends Target {
     on("open", () => this.#opened(token));
     on("message", ({ data }) => this.#received(data));
     on("close", ({ code, reason }) => this.#lost(this.#explain(code, reason)));
-    // A failed handshake: Node's built-in WebSocket tells no more, and the package ws says why.
+    // A failed handshake.
     on("error", ({ message, error }) => {
       const cause = message || error?.message || error?.code;
       if (!link.isOpen) this.#lost(this.#explain(1006, "", cause));
     });
+    /** The package ws shows the answer of a server that refused. @type {(_: any, answer: any) => void} */
+    const refused = (_, answer) => {
+      const cause = `Unexpected server response: ${answer.statusCode}`;
+      const end = (said = "") => signal.aborted || this.#lost(this.#explain(1006, "", cause, `${said}`));
+      answer.once("data", end).once("end", end);
+    };
+    socket.on?.("unexpected-response", refused);
   }
 
   /** @param {any} token */
@@ -978,7 +1019,7 @@ export class Client extends Target {
     this.#wasReady = true;
     this.#readyAt = performance.now();
     this.#heard();
-    this.#timers.beat = setInterval(() => this.#ping(), clamp(this.#heartbeat.interval));
+    this.#timers.beat = setInterval(() => this.#ping(this.#heartbeat.timeout), clamp(this.#heartbeat.interval));
     this.#isReturning = reconnected && this.#subscriptions.size > 0;
     this.#unsent = new Set(this.#requests.values());
     this.#again.clear();
@@ -1014,7 +1055,7 @@ export class Client extends Target {
     const ceiling = Math.min(cap, base * 2 ** steps);
     const isLong = code === 4429 || isOffline; // "online" ends it.
     const delay = isLong ? (cap * (1 + Math.random())) / 2 : ceiling * Math.random();
-    this.#timers.next = setTimeout(() => this.#open(), clamp(delay));
+    this.#next(delay);
     this.#become("waiting");
     if (this.#state === "waiting") this.#tell("reconnecting", { attempt: tried + 1, delay, error });
   }
@@ -1089,14 +1130,20 @@ export class Client extends Target {
     } catch {}
   }
 
-  /** @param {number} code @param {string} reason @param {string} [cause] What Node says of it. */
-  #explain(code, reason, cause = "") {
+  /**
+   * @param {number} code
+   * @param {string} reason
+   * @param {string} [cause] What Node says of it.
+   * @param {string} [said] The text that the server refused it with.
+   */
+  #explain(code, reason, cause = "", said = "") {
     const { isOpen, refusal, where } = this.#link;
     if (code === 1006 && !isOpen) {
       const [like, meaning] = REFUSALS[Number(/response: (\d+)/.exec(cause)?.[1])] ?? [1006, ""];
+      const why = /^[^<{\n ]+( [^\n ]+){2,}/.exec(said)?.[0] ?? meaning; // A sentence, no page.
       const what =
         cause && !cause.includes("non-101") // That is all the built-in WebSocket of Node says.
-          ? cause + (meaning && ` (${meaning})`)
+          ? cause + (why && ` (${why})`)
           : "scripts are not told why: wrong URL, no server, one that does not speak " +
             `${this.#protocol}, refuses this origin or the token in the URL, or restarts`;
       return new ConnectionError(like, `cannot connect to ${where}: ${what} (${like})`, reason);
@@ -1108,12 +1155,13 @@ export class Client extends Target {
 
   #heard() {
     clearTimeout(this.#timers.patience);
-    this.#timers.patience = null;
+    this.#patientUntil = Infinity;
   }
 
   /** @param {number} ms */
   #expect(ms) {
     this.#heard();
+    this.#patientUntil = performance.now() + ms;
     const run = () => {
       const { step } = this.#link;
       const what = step ? `${step} took longer than` : "the server did not answer within";
@@ -1122,15 +1170,17 @@ export class Client extends Target {
     this.#timers.patience = setTimeout(run, clamp(ms));
   }
 
-  #ping(patience = Infinity) {
+  /** @param {number} patience */
+  #ping(patience) {
     this.#send({ type: "ping" });
-    const { timeout } = this.#heartbeat;
-    if (patience < timeout || !this.#timers.patience) this.#expect(Math.min(patience, timeout));
+    if (performance.now() + patience < this.#patientUntil) this.#expect(patience);
   }
 
-  /** Find out soon whether the connection is alive. */
+  /** Find out soon whether the connection is alive; one question at a time. */
   #check() {
-    if (this.#state === "connected") this.#ping(5000);
+    const patience = Math.min(5000, this.#heartbeat.timeout);
+    const isAsked = this.#patientUntil <= performance.now() + patience;
+    if (this.#state === "connected" && !isAsked) this.#ping(patience);
   }
 
   /** @param {number} life */
