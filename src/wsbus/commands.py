@@ -213,7 +213,7 @@ class Commands:
             command = self._registered.get(message.action)
             if command is None:
                 raise CommandError(ErrorCode.UNKNOWN_ACTION, "there is no command of this name")
-            arguments = command.arguments(message.params, caller)
+            arguments = command.arguments(message.params, caller, context)
             if command.is_async:
                 seconds = command.timeout or timeout
                 return partial(self._await, command, message, arguments, seconds, context)

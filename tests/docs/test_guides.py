@@ -242,6 +242,57 @@ async def at_last(url: str) -> ClientConnection:
             await sleep(0.05)
 
 
+async def test_the_guides_types_are_sent() -> None:
+    """What the guide publishes and returns arrives as its comments say, and mistakes are named."""
+    with running(HOW_TO / "payloads.md") as guide:
+        async with (
+            served(asgi_app(guide.bus), guide.bus) as host,
+            connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket,
+        ):
+            client = Client(socket)
+            await client.say(type="subscribe", channels=["quotes.*", "candles.*"])
+            await client.hear("subscribed")
+            await guide.publish_all()
+            quote = {"symbol": "BTC", "last": "95000.5"}
+            assert (await client.hear("event"))["data"] == quote
+            assert (await client.hear("event"))["data"]["quotes"] == [quote]
+            assert (await client.hear("event"))["data"] == {"close": 1.5, "quote": quote}
+            await client.say(type="command", id="1", action="quote.last", params={"symbol": "ETH"})
+            assert (await client.hear("response"))["data"] == {"symbol": "ETH", "last": "1"}
+            told = await guide.mistakes()
+
+        assert "data.quotes[1].price: complex has no form in JSON" in told[0]
+        assert "data.last is a number that is not finite" in told[1]
+        async with guide.with_money as bus, bus.subscribe("a") as events:
+            await bus.publish("a", {"paid": guide.Money(150)})
+            assert (await anext(events)).data == {"paid": 1.5}
+
+
+async def test_the_guides_parameters_are_checked() -> None:
+    """Commands of the guide take what it says, also where pydantic checks it."""
+    with running(HOW_TO / "commands.md") as guide:
+        async with (
+            served(asgi_app(guide.bus), guide.bus) as host,
+            connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket,
+        ):
+            client = Client(socket)
+            limit = {"pair": "BTC", "price": 1.5, "tags": ["a"]}
+            for action, params, told in [
+                ("order.place", {"pair": "BTC", "amount": 1}, "anonymous orders 1.0 BTC"),
+                ("limit.place", limit, limit),
+                ("limit.place", limit | {"price": 0}, "greater than 0 - at `$.params.price`"),
+                ("limit.scale", {"limits": [limit], "factor": 3}, 3),
+                ("limit.scale", {"limits": [], "factor": 11}, "10 - at `$.params.factor`"),
+            ]:
+                await client.say(type="command", id="1", action=action, params=params)
+                answer = await client.hear("response")
+                if answer["success"]:
+                    assert answer["data"] == told
+                else:
+                    assert answer["error"]["code"] == "VALIDATION_ERROR"
+                    assert str(told) in answer["error"]["message"]
+
+
 async def test_the_guides_cookie_lets_its_owner_in() -> None:
     """The authenticator by cookie takes a session it knows, and refuses others with 401."""
     with running(HOW_TO / "authenticate.md") as guide:
