@@ -8,15 +8,16 @@ from contextvars import Context
 from types import SimpleNamespace
 from typing import Final
 
+from ._log import escaped
 from .application import handshake_context
 from .core.actions import Action
-from .core.errors import CloseCode, UsageError, is_sendable
+from .core.errors import CloseCode, check_sendable
 from .core.instant import Instant
 from .core.patterns import parse_pattern
 from .core.permissions import Identity
 from .core.plan import Member, Standing
 from .core.session import Session, State
-from .endpoint import Admission, Endpoint, escaped
+from .endpoint import Admission, Endpoint
 from .reader import Reader
 from .services import Services
 from .snapshots import ConnectionInfo
@@ -138,8 +139,7 @@ class Connection(ABC):
         Raises:
             UsageError: The code may not be sent.
         """
-        if not is_sendable(code):
-            raise UsageError(f"{code} is no code to close with (RFC 6455, section 7.4)")
+        check_sendable(code)
         self._perform(self._session.close(code, reason))
 
     def abort(self) -> None:

@@ -21,6 +21,8 @@ from anyio.lowlevel import current_token
 
 from ._spawn import spawn
 from .application import comes_of_signal, hand_to_process
+from .core.choices import shown
+from .core.errors import UsageError, check_sendable
 from .core.instant import Instant
 from .core.plan import Standing
 from .endpoint import Endpoint
@@ -86,7 +88,12 @@ class Life:
             raise self._failure
 
     async def stop(self, deadline: float, code: int) -> None:
-        """Drain all endpoints, then end. Shielded from cancellation, and bounded."""
+        """Drain all endpoints, then end. Shielded from cancellation, and bounded.
+
+        Raises:
+            UsageError: The deadline is none, or the code may not be sent.
+        """
+        _check_farewell(deadline, code)
         if not self.is_closing:
             self.is_closing = True
             self._farewell = (deadline, code)
@@ -102,7 +109,12 @@ class Life:
         return self.is_up and endpoint not in self._draining
 
     async def drain(self, endpoint: Endpoint, deadline: float, code: int) -> None:
-        """End the connections of one endpoint. Shielded from cancellation, and bounded."""
+        """End the connections of one endpoint. Shielded from cancellation, and bounded.
+
+        Raises:
+            UsageError: The deadline is none, or the code may not be sent.
+        """
+        _check_farewell(deadline, code)
         if self.services is not None:
             self._draining.add(endpoint)
             try:
@@ -180,6 +192,13 @@ class Life:
             now = services.clock()
             _sweep_once(services, last, now)
             last = now
+
+
+def _check_farewell(deadline: object, code: object) -> None:
+    is_number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+    if not is_number or not deadline >= 0:  # type: ignore[operator]  # it is a number
+        raise UsageError(f"deadline is a number of seconds, 0 or more, not {shown(deadline)}")
+    check_sendable(code)
 
 
 async def _outlast(event: Event, seconds: float) -> bool:

@@ -159,7 +159,10 @@ def _hints(what: str, of: Any) -> dict[str, Any]:
 
 
 def _named(what: str, function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # Some that are written in C have none.
+        raise UsageError(f"{what} does not tell its parameters; wrap it in a def") from None
     for name, p in parameters.items():
         if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD):
             raise UsageError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from anyio import current_time
 
+from ._log import BoundedLog
 from .application import Overdue, ask, name_of
 from .commands import Commands
 from .core.actions import AskPermission
@@ -98,6 +99,8 @@ class Services:
     """Those inside the process."""
     unsaid: int = 0
     """Replies that a dialect had no word for."""
+    log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
+    """For what the application's functions do when clients come, go and ask."""
 
     def emit(self, channel: Channel, publish: Publish) -> Receipt:
         """Publish what a client said."""
@@ -125,11 +128,12 @@ class Services:
             try:
                 await ask(seconds, connection.context, hook, connection)
             except Overdue:
-                logger.warning(
-                    "the connection hook %s was cancelled after %g s", name_of(hook), seconds
-                )
+                name = name_of(hook)
+                text = "the connection hook %s was cancelled after %g s"
+                self.log.warning(text, name, seconds, of=name)
             except Exception:
-                logger.exception("the connection hook %s failed", name_of(hook))
+                name = name_of(hook)
+                self.log.exception("the connection hook %s failed", name, of=name)
 
     async def judge(self, question: AskPermission, seconds: float, context: Context) -> list[bool]:
         """Put a question to the application; what fails, or takes longer, is a no.
@@ -151,15 +155,15 @@ class Services:
                     channel,
                 )
             except Overdue:
-                logger.warning("%s was cancelled after %g s; the answer is no", name, seconds)
+                self.log.warning("%s was cancelled after %g s; the answer is no", name, seconds)
                 break
             except Exception:
-                logger.exception("%s failed; the answer is no", name)
+                self.log.exception("%s failed; the answer is no", name)
             else:
                 allowed[i] = answer is True
                 if answer is not True and answer is not False:
                     kind = type(answer).__qualname__
-                    logger.error("%s returned %s, not a bool; the answer is no", name, kind)
+                    self.log.error("%s returned %s, not a bool; the answer is no", name, kind)
         return allowed
 
     def statistics(self, *, is_running: bool) -> BusStatistics:

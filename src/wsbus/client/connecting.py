@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal
 
+from ..core.choices import is_number, shown
 from ..core.client_liveness import Liveness
 from ..core.client_retry import Retry
 from ..core.client_session import ClientSession
@@ -78,8 +79,11 @@ def connect(
     """
     if token_in not in {"message", "query"}:
         raise UsageError("a token is shown in the 'message' or in the 'query'")
-    if not (connect_timeout > 0 and close_timeout > 0):
-        raise UsageError("a timeout must be positive seconds")
+    for name, seconds in (("connect_timeout", connect_timeout), ("close_timeout", close_timeout)):
+        if not (is_number(seconds) and seconds > 0):
+            raise UsageError(f"{name} must be a number of seconds above 0, not {shown(seconds)}")
+    if token is not None and not isinstance(token, str) and not callable(token):
+        raise UsageError(f"a token is a text, or a function that returns it, not {shown(token)}")
     for name, value in (headers or {}).items():
         if not (name.isascii() and name.isprintable() and value.isprintable()):
             raise UsageError("a header must be printable text")

@@ -12,12 +12,13 @@ from typing import Final, Literal, NamedTuple
 
 from anyio import CancelScope
 
+from .._log import BoundedLog, escaped
 from ..auth import Authenticator
 from ..bus import Bus
 from ..core.errors import CloseCode, Unauthenticated, UsageError
 from ..core.limits import Limits
 from ..core.permissions import Grants, Identity
-from ..endpoint import Admission, Endpoint, Refusal, escaped
+from ..endpoint import Admission, Endpoint, Refusal
 from ..protocols import protocol
 from ..transport import Handshake, Transport
 from .observation import Observation
@@ -216,15 +217,17 @@ def _admitting(
     authenticator: Authenticator, admitted: Callable[[Handshake], None]
 ) -> Authenticator:
     """Admit administrators only, with the grants of a console; log refusals."""
+    log = BoundedLog(logger)
 
     async def judge(token: str | None, handshake: Handshake) -> Identity | None:
         try:
             verdict = authenticator(token, handshake)
             identity = await verdict if isawaitable(verdict) else verdict
             operator = None if identity is None else _operator(identity)
-        except Unauthenticated:
+        except Unauthenticated as exc:
+            exc.is_logged = True
             client = handshake.client[0] if handshake.client else "an unknown address"
-            logger.warning("the console refused a token from %s", escaped(client))
+            log.warning("the console refused a token from %s", escaped(client))
             raise
         if operator is not None:
             admitted(handshake)

@@ -12,6 +12,7 @@ import msgspec
 from anyio import CancelScope, Event, sleep
 from msgspec import Meta
 
+from .._log import escaped
 from .._spawn import spawn
 from ..bus import Bus
 from ..connection import Connection
@@ -19,7 +20,6 @@ from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, No
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
-from ..endpoint import escaped
 from ..snapshots import ConnectionInfo
 from .samples import CHANNEL, CUT, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import Effort, Found, answer, cut, sendable, sorted_by

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from .choices import is_number, shown
 from .errors import UsageError
 from .heartbeat import Beat
 
@@ -28,8 +29,11 @@ class Liveness:
     __slots__ = ("_asked_at", "_is_forgiven", "_next", "interval", "timeout")
 
     def __init__(self, interval: float = 15.0, timeout: float = 20.0) -> None:
-        if not (0 < interval < math.inf and 0 < timeout < math.inf):
-            raise UsageError("the heartbeat of a client must be positive seconds")
+        for name, seconds in (("ping_interval", interval), ("ping_timeout", timeout)):
+            if not (is_number(seconds) and seconds > 0):
+                raise UsageError(
+                    f"{name} must be a number of seconds above 0, not {shown(seconds)}"
+                )
         self.interval: Final = interval
         self.timeout: Final = timeout
         self.stop()

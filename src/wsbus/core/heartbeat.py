@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from .choices import is_number, shown
 from .errors import UsageError
 
 __all__ = ["Beat", "Heartbeat", "HeartbeatPolicy"]
@@ -43,9 +44,11 @@ class HeartbeatPolicy(msgspec.Struct, frozen=True):
         for name, seconds in (("interval", self.interval), ("timeout", self.timeout)):
             if seconds is None:
                 continue
-            number: object = seconds
-            if not isinstance(number, int | float) or not 0 < seconds < math.inf:
-                raise UsageError(f"the heartbeat's {name} must be positive seconds, or None")
+            if not (is_number(seconds) and seconds > 0):
+                raise UsageError(
+                    f"the heartbeat's {name} must be a number of seconds above 0, or None, "
+                    f"not {shown(seconds)}"
+                )
         if self.interval is not None and self.timeout is not None and self.timeout <= self.interval:
             raise UsageError(
                 f"the heartbeat's timeout ({self.timeout:g} s) must be above its interval "

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from .choices import is_number, shown
 from .errors import UsageError
 
 __all__ = [
@@ -92,9 +93,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse bounds that bound nothing."""
         for name in self.__struct_fields__:
-            bound = getattr(self, name)
-            if bound is not None and not 0 < bound < math.inf:
-                raise UsageError(f"the limit {name} must be positive and finite")
+            bound, kind = getattr(self, name), _KINDS[name]
+            if bound is None and "None" in kind:
+                continue
+            is_whole = kind.startswith("int")
+            if not (is_number(bound) and bound > 0 and (isinstance(bound, int) or not is_whole)):
+                what = "a whole number above 0" if is_whole else "a number above 0"
+                other = ", or None" if "None" in kind else ""
+                raise UsageError(f"the limit {name} must be {what}{other}, not {shown(bound)}")
+
+
+_KINDS: Final[dict[str, str]] = Limits.__annotations__
+"""What may be given for each limit: ``int``, say, or ``float | None``."""
 
 
 class TokenBucket:

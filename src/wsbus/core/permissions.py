@@ -178,5 +178,5 @@ def _any_matches(patterns: tuple[Pattern, ...], name: str) -> bool:
 
 def _parse_all(texts: Iterable[str]) -> tuple[Pattern, ...]:
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise InvalidChannel("several patterns are expected, not one text", texts)
+        raise InvalidChannel('patterns are given as a list, such as ["a.*"]', texts)
     return tuple(map(parse_pattern, texts))

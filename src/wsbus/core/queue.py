@@ -144,8 +144,11 @@ class MessageQueue(Generic[T]):
         max_bytes: int = 1 << 20,
         max_control_bytes: int = 256 * 1024,
     ) -> None:
-        if min(max_messages, max_bytes, max_control_bytes) < 1:
-            raise UsageError("the bounds of a queue must be at least 1")
+        for bound in (max_messages, max_bytes, max_control_bytes):
+            if not isinstance(bound, int) or bound < 1:  # type: ignore[redundant-expr]
+                raise UsageError(
+                    f"the bounds of a queue are whole numbers above 0, not {bound!r:.80}"
+                )
         self.max_messages: Final = max_messages
         self.max_bytes: Final = max_bytes
         self.max_control_bytes: Final = max_control_bytes
