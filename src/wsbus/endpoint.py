@@ -25,7 +25,7 @@ from .notices import Notices
 from .places import Place, Places, Refusal
 from .protocols.base import WireProtocol
 from .protocols.registry import unjoined
-from .transport import Handshake, Transport, split_list
+from .transport import MAX_HANDSHAKE_BYTES, Handshake, Transport, split_list
 
 __all__ = ["Admission", "Endpoint", "Place", "Refusal"]
 
@@ -191,6 +191,8 @@ class Endpoint:
             if not self.gate.has_run:
                 self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
+        if handshake.size > MAX_HANDSHAKE_BYTES:
+            return _TOO_LARGE
         if not _is_welcome(self.origins, handshake):
             self.notices.of_origin(handshake, self.origins)
             return Refusal(403, "this origin may not connect")
@@ -339,6 +341,9 @@ class Endpoint:
         await self.gate.drain(self, deadline=deadline, code=code)
 
 
+_TOO_LARGE: Final = Refusal(
+    431, f"path, query and headers have over {MAX_HANDSHAKE_BYTES} bytes, each header 32 more"
+)
 _NOT_AVAILABLE: Final = Refusal(
     503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART
 )

@@ -12,6 +12,7 @@ from websockets.protocol import State
 
 from ..core.errors import CloseCode, TransportClosed
 from ._intake import FLOOD_SECONDS, SMALL_FRAGMENT, TOO_MANY, Intake
+from ._logs import ClientsAtDebug
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
@@ -40,6 +41,10 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
     """Whether the transport has taken all that it was given, and there is one."""
     close_timer: asyncio.TimerHandle | None
     _room: Event | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger: Any = ClientsAtDebug(self.logger)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note flow control from the start; nothing may hide in buffers below the queue."""
@@ -78,12 +83,12 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         """Answer, unless it is closed, and count."""
         if not self.close_sent:
             super().handle_ping()
-            self.note_small_frame()
+            self.note_small_frames()
 
     def handle_pong(self, event: Any) -> None:
         """Note the answer, and count."""
         super().handle_pong(event)
-        self.note_small_frame()
+        self.note_small_frames()
 
     def handle_text(self, event: Any) -> None:
         """Take a message; count a small fragment."""
@@ -104,7 +109,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
 
     def _note_fragment(self, event: Any) -> None:
         if len(event.data) < SMALL_FRAGMENT:
-            self.note_small_frame()
+            self.note_small_frames()
 
     def end_flood(self) -> None:
         """Close with 4429, and parse no more."""

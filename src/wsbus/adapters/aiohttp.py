@@ -25,7 +25,6 @@ except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.aiohttp", "aiohttp", _exc) from None
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
@@ -38,7 +37,7 @@ from ..core.encoding import encode_data
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
-from ._aiohttp import Transport
+from ._aiohttp import Guard, Transport
 
 __all__ = [
     "AccessLogger",
@@ -50,8 +49,6 @@ __all__ = [
 ]
 
 _KEEPALIVE_SECONDS: Final = 20.0
-_MAX_HEADERS: Final = 32 * 1024
-"""Bytes of headers; a connection keeps them for life. nginx takes as many by default."""
 
 
 def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
@@ -181,27 +178,32 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
         admission = await endpoint.admit(_handshake(request))
         if isinstance(admission, Refusal):
             return web.Response(status=admission.status, text=f"{admission.reason}\n")
-        ws, writer = _response(endpoint, admission), None
-        with suppress(ConnectionError):
+        ws = _response(endpoint, admission)
+        if request.transport is None:  # It left while it was judged.
+            return ws
+        guard = Guard(request)
+        try:
             writer = await ws.prepare(request)
-        if writer is not None and request.transport is not None:  # Else it left while judged.
-            transport = Transport(request, ws, writer, endpoint.limits)
-            try:
-                await endpoint.run(transport, admission)
-            finally:
-                transport.abort()
+        except ConnectionError:
+            return ws
+        except web.HTTPException:
+            guard.leave()
+            raise
+        transport = Transport(request, ws, writer, endpoint.limits, guard)
+        try:
+            await endpoint.run(transport, admission)
+        finally:
+            transport.abort()
         return ws
 
     return handle
 
 
 def _refused(request: web.Request) -> web.Response | None:
-    """Return the answer to what is no handshake, or one that is not worth keeping."""
+    """Return the answer to what is no handshake."""
     if request.headers.get("upgrade", "").lower() != "websocket":
         headers = {"Upgrade": "websocket", "Connection": "upgrade"}
         return web.Response(status=426, text=f"{NO_UPGRADE}\n", headers=headers)
-    if sum([len(name) + len(value) for name, value in request.raw_headers]) > _MAX_HEADERS:
-        return web.Response(status=431, text=f"the headers have over {_MAX_HEADERS} bytes\n")
     return None
 
 
