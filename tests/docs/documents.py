@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import pytest
 import uvicorn
 from anyio import Event, create_task_group
 from sybil import Sybil
@@ -19,6 +22,23 @@ from wsbus import Bus, Endpoint
 from wsbus.adapters.uvicorn import uvicorn_options
 
 ROOT: Final = Path(__file__).parents[2]
+HOW_TO: Final = ROOT / "docs" / "how-to"
+NEEDS: Final = {
+    HOW_TO / "frameworks.md": ["django", "litestar", "quart"],
+    HOW_TO / "testing.md": ["httpx2"],
+}
+"""What some documents import beside the extra ``test``; it is in the extra ``servers``."""
+
+
+def needing(path: Path) -> Path:
+    """Return the document, or skip the test if a package that it needs is missing."""
+    for name in NEEDS.get(path, []):
+        if find_spec(name) is None:
+            reason = f"needs {name}: pip install -e '.[servers]'"
+            if os.environ.get("WSBUS_REQUIRE_SERVICES"):
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+    return path
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from tests.docs.documents import ROOT, running
+from tests.docs.documents import ROOT, needing, running
 
 DOCUMENTS: Final = [
     ROOT / "README.md",
@@ -18,5 +18,5 @@ DOCUMENTS: Final = [
 @pytest.mark.parametrize("path", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in DOCUMENTS])
 def test_examples_run(path: Path) -> None:
     """Each ```python block of a document runs, in the names that the blocks above it left."""
-    with running(path):
+    with running(needing(path)):
         pass
