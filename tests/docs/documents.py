@@ -15,13 +15,17 @@ from typing import Any, Final
 import pytest
 import uvicorn
 from anyio import Event, create_task_group
-from sybil import Sybil
+from sybil import Document, Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 
 from wsbus import Bus, Endpoint
 from wsbus.adapters.uvicorn import uvicorn_options
 
 ROOT: Final = Path(__file__).parents[2]
+DOCUMENTS: Final = [
+    ROOT / "README.md",
+    *(path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts),
+]
 HOW_TO: Final = ROOT / "docs" / "how-to"
 NEEDS: Final = {
     HOW_TO / "frameworks.md": ["django", "litestar", "quart"],
@@ -41,6 +45,11 @@ def needing(path: Path) -> Path:
     return path
 
 
+def parsed(path: Path) -> Document:
+    """Find the ```python blocks of a document."""
+    return Sybil(parsers=[PythonCodeBlockParser()], encoding="utf-8").parse(path)
+
+
 @contextmanager
 def running(path: Path) -> Iterator[Any]:
     """Run the blocks of a document in order, as one module that is not ``__main__``.
@@ -51,7 +60,7 @@ def running(path: Path) -> Iterator[Any]:
     # Annotations given as text are looked up in the module that holds them.
     sys.modules[module.__name__] = module
     try:
-        document = Sybil(parsers=[PythonCodeBlockParser()], encoding="utf-8").parse(path)
+        document = parsed(path)
         document.namespace = vars(module)
         # In a thread of its own, where programs may run an event loop.
         with ThreadPoolExecutor(1) as thread:
