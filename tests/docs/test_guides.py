@@ -16,10 +16,11 @@ from urllib.request import Request, urlopen
 import pytest
 from anyio import create_task_group, fail_after, sleep, to_thread
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from tests.docs.documents import ROOT, running, served
+from wsbus import Unauthenticated
 from wsbus.adapters.asgi import app as asgi_app
 
 HOW_TO: Final = ROOT / "docs" / "how-to"
@@ -75,7 +76,7 @@ async def test_the_readme_publishes_and_answers() -> None:
             await client.say(type="subscribe", channels=["prices.*"])
             await client.hear("subscribed")
 
-            assert await post(f"http://{host}/prices/BTC?last=95000.5") == {"subscribers": 1}
+            await post(f"http://{host}/prices/BTC?last=95000.5")
             event = await client.hear("event")
             assert (event["channel"], event["event"]) == ("prices.BTC", "tick")
             assert event["data"] == {"last": 95000.5}
@@ -93,9 +94,8 @@ async def test_the_tutorial_works_as_told() -> None:
             assert "prices.*" in page
 
             with fail_after(SECONDS):
-                events = tutorial.events(f"{url}/ws", "prices.BTC", "prices.halted")
-                event = await anext(events)
-                assert event["channel"] == "prices.BTC"
+                (seen,) = await tutorial.watch(f"{url}/ws", "prices.BTC", 1)
+                assert seen.keys() == {"last"}
 
                 async with connect(f"{url}/ws", subprotocols=NATIVE) as socket:
                     client = Client(socket)
@@ -113,16 +113,15 @@ async def test_the_tutorial_works_as_told() -> None:
                         response = await client.hear("response")
                         assert response.get("error", {}).get("code") == error
 
-                token = tutorial.token_for("ada")
-                answer = await tutorial.command(f"{url}/staff", token, "market.halt", reason="test")
-                assert answer["data"] == {"told": 1}
-                while (event := await anext(events))["channel"] != "prices.halted":
-                    pass
-                assert event["data"]["by"] == "ada"
-                await events.aclose()
+                    await client.say(type="subscribe", channels=["prices.halted"])
+                    await client.hear("subscribed")
+                    token = tutorial.token_for("ada")
+                    answer = await tutorial.halt_market(f"{url}/staff", token, "test")
+                    assert answer == {"receivers": 1}
+                    assert (await client.hear("event"))["data"]["by"] == "ada"
 
-                with pytest.raises(ConnectionClosed):
-                    await tutorial.command(f"{url}/staff", "x", "market.halt", reason="test")
+                with pytest.raises(Unauthenticated):
+                    await tutorial.halt_market(f"{url}/staff", "x", "test")
 
 
 def test_each_file_of_the_tutorial_stands_alone() -> None:
@@ -131,9 +130,12 @@ def test_each_file_of_the_tutorial_stands_alone() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     files: dict[bool, list[str]] = {True: [], False: []}
     for block in blocks:
-        files["connect(" in block].append(block)
+        files["connect(url" in block].append(block)
 
-    for is_client, names in [(True, {"events", "command"}), (False, {"app", "token_for", "halt"})]:
+    for is_client, names in [
+        (True, {"watch", "halt_market"}),
+        (False, {"app", "token_for", "halt"}),
+    ]:
         # The types of commands are looked up among the names of their module.
         module = ModuleType("tutorial")
         exec("\n".join(files[is_client]), vars(module))
