@@ -218,6 +218,12 @@ class Driver(Connection):
                 case actions.Close():
                     self._close(action)
 
+    def _go_on(self, todo: Sequence[actions.Action], now: Instant) -> None:
+        """Perform what follows from an answer, then what waited for it, message by message."""
+        self._perform(todo, now)
+        while (waited := self._session.resume(now)) is not None:
+            self._perform(waited, now)
+
     def _adopt(self, identity: Identity) -> None:
         self._services.hub.restrict(self._member, identity.grants)
         if self._endpoint.broadcast is not None:
@@ -279,7 +285,7 @@ class Driver(Connection):
             if isinstance(answer, Identity) and not (self.identity or await self._enter(answer)):
                 return
         now = self._services.clock()
-        self._perform(self._session.handle_token(ask.generation, answer, now))
+        self._go_on(self._session.handle_token(ask.generation, answer, now), now)
 
     async def _enter(self, identity: Identity) -> bool:
         """Take the name that goes with the identity; false if the connection is closed instead."""
@@ -296,7 +302,7 @@ class Driver(Connection):
             ask, self._endpoint.limits.command_timeout, self.context
         )
         now = self._services.clock()
-        self._perform(self._session.handle_permission(ask.generation, allowed, now))
+        self._go_on(self._session.handle_permission(ask.generation, allowed, now), now)
 
     # --- out -----------------------------------------------------------------------------------
 
