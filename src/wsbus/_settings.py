@@ -6,7 +6,7 @@ import inspect
 
 from .core.errors import UsageError
 
-__all__ = ["callable_setting", "instance_setting"]
+__all__ = ["callable_setting", "hook_setting", "instance_setting", "text_setting"]
 
 
 def callable_setting(setting: str, value: object, *, may_wait: bool = True) -> None:
@@ -38,3 +38,40 @@ def instance_setting(setting: str, value: object, kind: type) -> None:
     """
     if not isinstance(value, kind):
         raise UsageError(f"{setting} is made with {kind.__name__}(…), not {type(value).__name__}")
+
+
+def text_setting(setting: str, value: object) -> None:
+    """Check that a setting is a text that can be sent.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{setting} is a text, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{setting} holds lone surrogates, which UTF-8 cannot carry") from None
+
+
+def hook_setting(setting: str, value: object, *arguments: str) -> None:
+    """Check that a setting is a function that can be called with so many arguments.
+
+    Args:
+        setting: Its name.
+        value: The application's.
+        *arguments: What it is called with, for the error.
+
+    Raises:
+        UsageError: It is not.
+    """
+    callable_setting(setting, value)
+    try:
+        signature = inspect.signature(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # Some built-in functions have none.
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as exc:
+        called = ", ".join(arguments)
+        raise UsageError(f"{setting} calls its hooks with ({called}): {exc}") from None
