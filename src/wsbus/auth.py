@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import monotonic, time
 from typing import Any, Final, Protocol, TypeAlias
@@ -13,13 +15,22 @@ from .core.errors import InvalidChannel, Unauthenticated, UsageError
 from .core.permissions import Grants, Identity, is_subject
 from .transport import Handshake
 
-__all__ = ["JWT", "Authenticator", "GrantsOf", "grants_from_claims"]
+__all__ = [
+    "JWT",
+    "Authenticator",
+    "GrantsOf",
+    "check_token_sources",
+    "grants_from_claims",
+    "shown_token",
+]
 
 logger: Final = logging.getLogger("wsbus.auth")
 
 GrantsOf: TypeAlias = Callable[[Mapping[str, Any]], Grants]
 """Turns the claims of a token into grants; raises :class:`.Unauthenticated` if it cannot."""
 
+_SUBPROTOCOL: Final = "wsbus.token."
+_COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265, section 4.1.1
 _LOG_SECONDS: Final = 10.0
 """A reason for which tokens are refused is logged so often at most."""
 
@@ -27,8 +38,8 @@ _LOG_SECONDS: Final = 10.0
 class Authenticator(Protocol):
     """Any callable of this shape, sync or async.
 
-    It is called at the handshake, with the token of the query if the endpoint takes one there,
-    and again for each ``auth`` message. A sync one must not block.
+    It is called at the handshake, with the token that this shows (:func:`shown_token`), and again
+    for each ``auth`` message. A sync one must not block.
     """
 
     def __call__(
@@ -44,6 +55,68 @@ class Authenticator(Protocol):
             Unauthenticated: The token, or the handshake, is refused.
         """
         ...
+
+
+def shown_token(
+    handshake: Handshake, query: str | None, cookie: str | None, *, header: bool
+) -> str | None:
+    """Return the token that a handshake shows, or None.
+
+    The first of these counts: ``Authorization: Bearer …``, a subprotocol ``wsbus.token.…``, the
+    query, the cookie. What a client says on purpose goes before what its browser sends along.
+
+    Args:
+        handshake: The client's.
+        query: Name of the query parameter that is looked at; None: none.
+        cookie: Name of the cookie that is looked at; None: none.
+        header: Whether ``Authorization`` and subprotocols are looked at.
+
+    Raises:
+        Unauthenticated: The subprotocol is not what it should be.
+    """
+    if header:
+        scheme, _, token = handshake.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip()
+        for name in handshake.subprotocols:
+            if name.startswith(_SUBPROTOCOL):
+                return _decoded(name.removeprefix(_SUBPROTOCOL))
+    in_query = None if query is None else handshake.query(query)
+    if in_query is not None:
+        return in_query
+    return None if cookie is None else _cookie(handshake.headers.get("cookie", ""), cookie)
+
+
+def _decoded(text: str) -> str:
+    try:
+        found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return found.decode()
+    except ValueError:
+        raise Unauthenticated(
+            f"the token in the subprotocol {_SUBPROTOCOL}… is not in base64url"
+        ) from None
+
+
+def _cookie(header: str, name: str) -> str | None:
+    for part in re.split("[;,]", header):  # Several headers are joined by commas.
+        key, _, value = part.strip().partition("=")
+        if key.rstrip() == name:
+            return value.strip().removeprefix('"').removesuffix('"')
+    return None
+
+
+def check_token_sources(query: object, cookie: object, *, header: object) -> None:
+    """Check where an endpoint looks for tokens.
+
+    Raises:
+        UsageError: A name is none, or not one that a query or a cookie can have.
+    """
+    if query is not None and not (isinstance(query, str) and query):
+        raise UsageError('query_token is the name of a parameter of the query, such as "token"')
+    if cookie is not None and not (isinstance(cookie, str) and _COOKIE_NAME.fullmatch(cookie)):
+        raise UsageError('cookie_token is the name of a cookie, such as "token"')
+    if not isinstance(header, bool):
+        raise UsageError("header_token is True or False")
 
 
 def grants_from_claims(claims: Mapping[str, Any]) -> Grants:

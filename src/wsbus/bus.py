@@ -90,6 +90,8 @@ class Bus(Publisher):
         authenticator: Authenticator | None = None,
         anonymous: Grants | None = None,
         query_token: str | None = None,
+        cookie_token: str | None = None,
+        header_token: bool = True,
         origins: Collection[str] | Literal["same-host", "*"] = "same-host",
         limits: Limits | None = None,
         heartbeat: HeartbeatPolicy | None = None,
@@ -106,9 +108,10 @@ class Bus(Publisher):
             protocols: Names of registered dialects, or dialects; the first is the default.
             joins: Whether messages to a client may share a frame; False: one message a frame.
             authenticator: Judges tokens; None: everybody is let in.
-            anonymous: Grants of everybody, without an authenticator; None: subscribe to
-                anything, give any command, publish nothing.
+            anonymous: Grants of everybody, without an authenticator; None: :meth:`.Grants.open`.
             query_token: Name of the query parameter that may hold a token.
+            cookie_token: Name of the cookie that may hold a token.
+            header_token: Whether ``Authorization`` or a subprotocol may hold a token.
             origins: Whose pages may connect.
             limits: Bounds.
             heartbeat: Who pings, and what silence means.
@@ -120,8 +123,7 @@ class Bus(Publisher):
             trusted_proxies: Whose ``X-Forwarded-For`` is believed.
 
         Raises:
-            UsageError: No or an unknown protocol, a channel that is none, a setting that can never
-                take effect, or one that is none of its words.
+            UsageError: A setting can never take effect, contradicts another, or is unknown.
         """
         if not protocols or isinstance(protocols, str):
             raise UsageError("an endpoint speaks at least one protocol: protocols=['wsbus.v1']")
@@ -139,6 +141,8 @@ class Bus(Publisher):
             authenticator=authenticator,
             anonymous=anonymous or Grants.open(),
             query_token=query_token,
+            cookie_token=cookie_token,
+            header_token=header_token,
             origins=origins,
             limits=limits or Limits(),
             heartbeat=heartbeat or HeartbeatPolicy(),
@@ -359,8 +363,7 @@ class Bus(Publisher):
         Raises:
             InvalidChannel: One is no channel.
         """
-        services = self._running()
-        return services.matching([parse_channel(name) for name in channels])
+        return self._running().matching([parse_channel(name) for name in channels])
 
     def connections(self) -> list[ConnectionInfo]:
         """Return what is known of each connection, oldest first."""
@@ -374,16 +377,13 @@ class Bus(Publisher):
         code: int = CloseCode.DISCONNECTED,
         reason: str = "disconnected by the server",
     ) -> int:
-        """End a connection, or all of one identity; never waits.
+        """End a connection, or all of one identity, and return how many; never waits.
 
         Args:
             who: A connection, or the subject of an identity.
             endpoint: For a subject, as for :meth:`send`.
             code: As for :meth:`.Connection.disconnect`.
             reason: The same.
-
-        Returns:
-            How many there were.
         """
         found = self._recipients.find(self._running().registry, who, endpoint)
         for connection in found:
