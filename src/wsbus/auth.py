@@ -7,10 +7,12 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic, time
 from typing import Any, Final, Protocol, TypeAlias
 
 from ._keys import Key, Keys, UnknownKey
+from ._settings import callable_setting
 from .core.errors import InvalidChannel, Unauthenticated, UsageError
 from .core.permissions import Grants, Identity, is_subject
 from .transport import Handshake
@@ -174,15 +176,17 @@ class JWT:
 
     Args:
         key: The secret, of at least 32 bytes for HS256 (RFC 7518, section 3.2); or the public key
-            in PEM; or several keys, of which the token names one in its header ``kid``: a mapping
-            of them, or a JWK set (RFC 7517) as a dict; or a function that is given the header of
+            in PEM; or a list of a few, which are tried in turn; or several keys, of which the
+            token names one in its header ``kid``: a mapping of them, or a JWK set (RFC 7517) as a
+            dict; or a function that is given the header of
             a token, not verified yet, and returns its key, or None. The function must not block.
         algorithms: Those accepted; never mix symmetric and asymmetric ones.
         audience: If given, ``aud`` must hold one of these; if not, tokens with ``aud`` are
             refused.
         issuer: If given, ``iss`` must be one of these.
         leeway: Seconds by which the clocks may differ.
-        grants: Turns the claims into grants.
+        grants: Turns the claims into grants, or raises :class:`.Unauthenticated`, which refuses
+            the token with its sentence. It must not block.
 
     Raises:
         UsageError: PyJWT is not installed, or a setting can never take effect or is not safe: a
@@ -191,7 +195,7 @@ class JWT:
 
     def __init__(
         self,
-        key: Key | Mapping[str, Any] | Callable[[Mapping[str, Any]], Any],
+        key: Key | Sequence[Key] | Mapping[str, Any] | Callable[[Mapping[str, Any]], Any],
         *,
         algorithms: Sequence[str] = ("HS256",),
         audience: str | Sequence[str] | None = None,
@@ -223,28 +227,18 @@ class JWT:
             self._log(exc.why)
             raise Unauthenticated(exc.told) from None
         except Unauthenticated as exc:  # Of the grants.
-            self._log(exc.message if self._grants is grants_from_claims else "its claims")
+            is_ours = self._grants is grants_from_claims  # Of others the text may hold anything.
+            self._log(exc.message if is_ours else "the function for grants= refuses its claims")
             raise
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         jwt = self._jwt
         try:
-            claims: Mapping[str, Any] = jwt.decode(
-                token,
-                self._keys.find(token),
-                algorithms=self._algorithms,
-                audience=self._audience,
-                issuer=self._issuer,
-                # The times are judged below: in words, and strictly.
-                options={
-                    "require": [],
-                    "verify_exp": False,
-                    "verify_nbf": False,
-                    "verify_iat": False,
-                    "verify_sub": False,
-                    "verify_jti": False,
-                },
-            )
+            *others, last = self._keys.find(token)
+            for key in others:
+                with suppress(jwt.InvalidSignatureError, jwt.InvalidKeyError):
+                    return self._verified(token, key)
+            return self._verified(token, last)
         except UnknownKey as exc:
             raise _Refused(str(exc)) from None
         except jwt.InvalidSignatureError:
@@ -267,6 +261,24 @@ class JWT:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             # Nothing of the cause: its text may repeat parts of the token.
             raise _Refused("it is no JSON Web Token") from None
+
+    def _verified(self, token: str, key: Any) -> Mapping[str, Any]:
+        claims: Mapping[str, Any] = self._jwt.decode(
+            token,
+            key,
+            algorithms=self._algorithms,
+            audience=self._audience,
+            issuer=self._issuer,
+            # The times are judged below: in words, and strictly.
+            options={
+                "require": [],
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
+                "verify_sub": False,
+                "verify_jti": False,
+            },
+        )
         return claims
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
@@ -332,8 +344,9 @@ def _check_settings(leeway: object, grants: object) -> None:
     is_number = isinstance(leeway, int | float) and not isinstance(leeway, bool)
     if not is_number or not 0 <= leeway < math.inf:  # type: ignore[operator]  # it is a number
         raise UsageError("leeway is a number of seconds, 0 or more")
-    if not callable(grants):
+    if grants is None or isinstance(grants, Grants):
         raise UsageError("grants is a function that turns claims into Grants")
+    callable_setting("grants", grants, may_wait=False)
 
 
 def _names(setting: str, names: object) -> str | list[str] | None:

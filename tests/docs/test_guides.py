@@ -293,6 +293,27 @@ async def test_the_guides_parameters_are_checked() -> None:
                     assert str(told) in answer["error"]["message"]
 
 
+async def test_the_guides_roles_are_grants() -> None:
+    """Roles of a token decide what it grants; who is banned leaves, and does not come back."""
+    with running(HOW_TO / "authenticate.md") as guide:
+        async with served(asgi_app(guide.by_role), guide.by_role) as host:
+            claims = {"sub": "ada", "exp": guide.time.time() + 60, "roles": ["guest", "other"]}
+            token = guide.jwt.encode(claims, guide.SECRET)
+            shown = {"Authorization": f"Bearer {token}"}
+            async with connect(
+                f"ws://{host}", subprotocols=NATIVE, additional_headers=shown
+            ) as socket:
+                client = Client(socket)
+                await client.say(type="subscribe", channels=["prices.*", "grid.*"])
+                answer = await client.hear("subscribed")
+                assert answer["data"]["channels"] == ["prices.*"]
+                guide.ban("ada")
+                await socket.wait_closed()
+                assert socket.close_reason == "this account is closed"
+            with pytest.raises(InvalidStatus, match="401"):
+                await subject(f"ws://{host}", additional_headers=shown)
+
+
 async def test_the_guides_cookie_lets_its_owner_in() -> None:
     """The authenticator by cookie takes a session it knows, and refuses others with 401."""
     with running(HOW_TO / "authenticate.md") as guide:

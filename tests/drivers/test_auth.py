@@ -295,6 +295,10 @@ def test_audience_issuer_and_leeway() -> None:
 # --- settings -------------------------------------------------------------------------------------
 
 
+async def later(claims: Mapping[str, Any]) -> Grants:
+    return Grants()
+
+
 MISTAKES: Final[list[tuple[Callable[[], JWT], str]]] = [
     (lambda: JWT(None), "text or bytes"),  # type: ignore[arg-type]
     (lambda: JWT(""), "empty"),
@@ -303,7 +307,10 @@ MISTAKES: Final[list[tuple[Callable[[], JWT], str]]] = [
     (lambda: JWT("x" * 47, algorithms=["HS384"]), "48"),
     (lambda: JWT("x" * 63, algorithms=["HS512"]), "64"),
     (lambda: JWT(5), "text or bytes"),  # type: ignore[arg-type]
-    (lambda: JWT([SECRET]), "dict by `kid`"),  # type: ignore[arg-type]
+    (lambda: JWT([]), "holds 1 to 8"),
+    (lambda: JWT([SECRET] * 9), "holds 1 to 8"),
+    (lambda: JWT([SECRET, "short"]), "32 or more"),
+    (lambda: JWT({SECRET}), "list, a dict by `kid`"),  # type: ignore[arg-type]
     (lambda: JWT(Path("/run/secrets/of-the-application")), "read the file"),  # type: ignore[arg-type]
     (lambda: JWT("/run/secrets/of-the-application.pem"), "read the file"),
     (lambda: JWT(__file__), "read the file"),
@@ -325,6 +332,7 @@ MISTAKES: Final[list[tuple[Callable[[], JWT], str]]] = [
     (lambda: JWT(SECRET, leeway=float("inf")), "leeway"),
     (lambda: JWT(SECRET, leeway="5"), "leeway"),  # type: ignore[arg-type]
     (lambda: JWT(SECRET, grants=Grants()), "grants"),  # type: ignore[arg-type]
+    (lambda: JWT(SECRET, grants=later), "grants is a def"),  # type: ignore[arg-type]
     (lambda: JWT({}), "dict"),
     (lambda: JWT({"k1": "short"}), "32"),
     (lambda: JWT({"keys": []}), "JWK set"),
@@ -492,6 +500,28 @@ def test_a_key_is_named_by_a_text_that_is_known(kid: Any) -> None:
             JWT(FORMS[form], algorithms=["RS256"])(forge(header, claims()), ANYWHERE)
 
 
+def test_a_list_of_keys_is_tried_in_turn(caplog: pytest.LogCaptureFixture) -> None:
+    """While keys are changed, tokens of the old and of the new one are taken, without ``kid``."""
+    caplog.set_level(logging.INFO)
+    judge = JWT(["n" * 32, SECRET])
+    for key in (SECRET, "n" * 32):
+        assert judge(forge(HS, claims(), key=key.encode()), ANYWHERE) is not None
+    for token, word in {
+        forge(HS, claims(), key=b"x" * 32): "signature does not fit",
+        forge(HS, claims(exp=1)): "expired",
+        forge(HS, claims(aud="x"), key=b"n" * 32): "audience",
+        "junk": "no JSON Web Token",
+    }.items():
+        caplog.clear()
+        with pytest.raises(Unauthenticated):
+            judge(token, ANYWHERE)
+        assert word in caplog.text
+    pair = JWT([pem(key) for key in PRIVATE], algorithms=["RS256"])
+    assert all(pair(jwt.encode(claims(), key, "RS256"), ANYWHERE) for key in PRIVATE)
+    with pytest.raises(Unauthenticated):  # A public key is no secret.
+        pair(forge(HS, claims(), key=pem(PRIVATE[0]).encode()), ANYWHERE)
+
+
 def test_keys_may_change() -> None:
     """A function finds keys that were not there when it was given."""
     keys = {"k0": SECRET}
@@ -526,3 +556,16 @@ def test_grants_may_come_from_other_claims() -> None:
     assert isinstance(usual, Identity)
     assert scoped.grants == Grants.of(subscribe=["a.*", "b"])
     assert usual.grants == Grants.of(subscribe=["a.*"])
+
+
+def test_grants_may_refuse_a_token(caplog: pytest.LogCaptureFixture) -> None:
+    """The client is told the function's sentence; the log says that it was the function."""
+    caplog.set_level(logging.INFO)
+
+    def none_for(claims: Mapping[str, Any]) -> Grants:
+        raise Unauthenticated(f"{claims['sub']} is banned")
+
+    with pytest.raises(Unauthenticated, match="u1 is banned"):
+        JWT(SECRET, grants=none_for)(GOOD, ANYWHERE)
+    assert "the function for grants= refuses its claims" in caplog.text
+    assert "u1" not in caplog.text
