@@ -163,6 +163,12 @@ async def test_what_the_guide_mounts_in_fastapi_is_served() -> None:
             assert await subject(url, additional_headers=key) == "anonymous"
             with pytest.raises(InvalidStatus, match="403"):
                 await subject(url)
+            async with connect(
+                f"ws://{host}/tenants", subprotocols=NATIVE, additional_headers={"x-tenant": "acme"}
+            ) as socket:
+                client = Client(socket)
+                await client.say(type="command", id="1", action="tenant")
+                assert (await client.hear("response"))["data"] == "acme"
             for path in ("mail", "by-hand"):
                 assert await subject(f"ws://{host}/{path}", additional_headers=cookie) == "ada"
                 with pytest.raises(InvalidStatus, match="403"):
