@@ -320,6 +320,33 @@ async def test_the_guides_roles_are_grants() -> None:
                 await subject(f"ws://{host}", additional_headers=shown)
 
 
+async def test_the_guides_middleware_says_who_it_is() -> None:
+    """What middleware of Starlette or aiohttp finds out is there for authenticators, commands."""
+    cookie = {"Cookie": "session=s3cr3t"}
+    with running(HOW_TO / "authenticate.md") as guide:
+        async with served(guide.app, guide.bus) as host:
+            with pytest.raises(InvalidStatus, match="401"):
+                await subject(f"ws://{host}/ws")
+            async with connect(
+                f"ws://{host}/ws", subprotocols=NATIVE, additional_headers=cookie
+            ) as socket:
+                client = Client(socket)
+                assert (await client.hear("connected"))["data"]["subject"] == "ada"
+                await client.say(type="command", id="1", action="settings.theme")
+                assert (await client.hear("response"))["data"] == "dark"
+
+        runner = guide.web.AppRunner(guide.web_app, access_log=None)
+        await runner.setup()
+        try:
+            await guide.web.TCPSite(runner, "127.0.0.1", 0).start()
+            url = f"ws://127.0.0.1:{runner.addresses[0][1]}/ws"
+            assert await subject(url, additional_headers=cookie) == "ada"
+            with pytest.raises(InvalidStatus, match="401"):
+                await subject(url)
+        finally:
+            await runner.cleanup()
+
+
 async def test_the_guides_cookie_lets_its_owner_in() -> None:
     """The authenticator by cookie takes a session it knows, and refuses others with 401."""
     with running(HOW_TO / "authenticate.md") as guide:
