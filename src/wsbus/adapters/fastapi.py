@@ -67,8 +67,10 @@ def mount(
             ``connection.handshake.path_params``; write ``{client_id:path}`` if it may hold ``/``.
         door: Where clients come in; a bus means its default endpoint.
         dependencies: Such as ``[Depends(members_only)]``, for the WebSocket, besides those of the
-            application and its routers. One that refuses raises ``WebSocketException``. They are
-            left when the connection ends, so one that holds a database session holds it for long.
+            application and its routers. They run before the WebSocket is accepted; one that refuses
+            raises ``WebSocketException`` or ``HTTPException``. What one puts on
+            ``websocket.state`` is in ``handshake.scope["state"]``. Those with ``yield`` are left
+            when the connection has ended, so one that holds a database session holds it for long.
         identity: A dependency that returns an :class:`.Identity`, or None to have the endpoint's
             authenticator asked.
         status: Prefix of the routes that tell operators how the bus is, such as ``/-``; see
