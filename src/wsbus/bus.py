@@ -273,9 +273,9 @@ class Bus(Publisher):
             on_disconnect=self._on_disconnect,
         )
 
-    def __call__(self, _application: object) -> NoReturn:
-        """Say what to write instead, where a framework takes the bus for a lifespan."""
-        raise UsageError("a bus is no lifespan: write adapters.starlette's lifespan=lifespan(bus)")
+    def __call__(self, *_given: object) -> NoReturn:
+        """Say what to write where a framework takes the bus for a lifespan, or an application."""
+        raise UsageError("a bus is no application: write lifespan=lifespan(bus), or asgi.app(bus)")
 
     # --- for endpoints ---------------------------------------------------------------------------
 
