@@ -117,7 +117,6 @@ ROWS = [
     Row("publish(f-string)", lambda bus: bus.publish("a.b c"), ("'a.b c'", "white space")),
     Row("event=number", lambda bus: bus.publish("a", event=5), ("event", "printable", "5")),
     Row("event=newline", lambda bus: bus.publish("a", event="a\n"), ("event", "'a\\n'")),
-    Row("event=too long", lambda bus: bus.publish("a", event="x" * 256), ("event", "255")),
     Row("event=lone surrogate", lambda bus: bus.publish("a", event="\ud800"), ("event",)),
     Row("three in a row", lambda bus: bus.publish("a", "event", 1), ("publish()",), TypeError),
     Row("exclude=None", lambda bus: bus.publish("a", exclude=None), ("exclude", "NoneType")),
