@@ -21,7 +21,7 @@ logger: Final = logging.getLogger("wsbus.auth")
 GrantsOf: TypeAlias = Callable[[Mapping[str, Any]], Grants]
 """Turns the claims of a token into grants; raises :class:`.Unauthenticated` if it cannot."""
 
-_WARNING: Final = "a token is refused: %s (on %s; `wsbus token show` tells what a token holds)"
+_WARNING: Final = "a token is refused: %s (on %s; wsbus token show tells what a token holds)"
 
 
 class Authenticator(Protocol):

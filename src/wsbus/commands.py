@@ -250,7 +250,7 @@ class Commands:
             return Response(self._encode(result), message.ref)
         except Overdue:
             action = command.action
-            text = "the command %s was cancelled after %g s, its time limit (timeout=…)"
+            text = "the command %s was cancelled after %g s (timeout=, command_timeout)"
             self._log.warning(text, action, seconds, of=action)
             return _refused(message, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged

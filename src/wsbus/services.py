@@ -129,7 +129,7 @@ class Services:
                 await ask(seconds, connection.context, hook, connection)
             except Overdue:
                 name = name_of(hook)
-                text = "the connection hook %s was cancelled after %g s"
+                text = "the connection hook %s was cancelled after %g s (command_timeout)"
                 self.log.warning(text, name, seconds, of=name)
             except Exception:
                 name = name_of(hook)

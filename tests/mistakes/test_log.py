@@ -183,6 +183,37 @@ async def test_a_function_of_the_handshake_that_fails(
     assert all(word in line for word in words), line
 
 
+@pytest.mark.parametrize(
+    ("settings", "handshakes", "words"),
+    [
+        ({"limits": Limits(max_connections=1)}, [{}, {}], ["503", "too many connections"]),
+        (
+            {"limits": Limits(max_connections_per_address=1)},
+            [{"client": ("1.2.3.4", 1)}, {"client": ("1.2.3.4", 2)}],
+            ["429", "too many connections of this address"],
+        ),
+        ({}, [{"subprotocols": ("graphql-ws",)}], ["400", "subprotocols", "wsbus.v1"]),
+        ({"name_connection": lambda handshake: ""}, [{}], ["400", "name of a connection"]),
+    ],
+    ids=["full", "address", "subprotocol", "name"],
+)
+async def test_every_refusal_has_a_line(
+    settings: dict[str, Any],
+    handshakes: list[dict[str, Any]],
+    words: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Path, status and reason of a refusal are in the log, also where no other line tells them."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(**settings)
+        verdicts = [await endpoint.admit(Handshake("/ws", **fields)) for fields in handshakes]
+        assert isinstance(verdicts[-1], Refusal)
+
+    (line,) = read(caplog)
+    assert line.startswith("WARNING wsbus.endpoint refused a connection to /ws with status ")
+    assert all(word in line for word in words), line
+
+
 async def test_a_bus_that_nobody_started(caplog: pytest.LogCaptureFixture) -> None:
     """The endpoint of another bus looks the same; the path tells which it is."""
     async with Bus():
@@ -283,11 +314,11 @@ async def test_a_command_that_fails_or_takes_too_long(caplog: pytest.LogCaptureF
         assert await client.is_refused("unsendable") == "INTERNAL_ERROR"
         assert await client.is_refused("waits") == "TIMEOUT"
 
-    cure = "its time limit (timeout=…)"
+    cure = "(timeout=, command_timeout)"
     assert read(caplog) == [
         "ERROR wsbus.commands the command broken failed",
         "ERROR wsbus.commands the command unsendable failed",
-        f"WARNING wsbus.commands the command waits was cancelled after 0.01 s, {cure}",
+        f"WARNING wsbus.commands the command waits was cancelled after 0.01 s {cure}",
     ]
     assert "no such table" in caplog.text
     assert "objects of type object are not supported" in caplog.text
