@@ -32,7 +32,7 @@ logger: Final = logging.getLogger("wsbus.auth")
 GrantsOf: TypeAlias = Callable[[Mapping[str, Any]], Grants]
 """Turns the claims of a token into grants; raises :class:`.Unauthenticated` if it cannot."""
 
-_WARNING: Final = "a token is refused: %s (on %s; `wsbus token show` tells what a token holds)"
+_WARNING: Final = "a token is refused: %s (on %s; wsbus token show tells what a token holds)"
 _SUBPROTOCOL: Final = "wsbus.token."
 _COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265, section 4.1.1
 

@@ -259,9 +259,9 @@ class Bus(Publisher, Hooks):
             hooks=self._hooks,
         )
 
-    def __call__(self, _application: object) -> NoReturn:
-        """Say what to write instead, where a framework takes the bus for a lifespan."""
-        raise UsageError("a bus is no lifespan: write adapters.starlette's lifespan=lifespan(bus)")
+    def __call__(self, *_given: object) -> NoReturn:
+        """Say what to write where a framework takes the bus for a lifespan, or an application."""
+        raise UsageError("a bus is no application: write lifespan=lifespan(bus), or asgi.app(bus)")
 
     # --- for endpoints ---------------------------------------------------------------------------
 
@@ -362,9 +362,6 @@ class Bus(Publisher, Hooks):
             endpoint: For a subject, as for :meth:`send`.
             code: As for :meth:`.Connection.disconnect`.
             reason: The same.
-
-        Returns:
-            How many there were.
 
         Raises:
             UsageError: The code may not be sent, or ``who`` is nothing of that kind.

@@ -208,14 +208,17 @@ class Endpoint:
             self.notices.of_origin(handshake, self.origins)
             return Refusal(403, "this origin may not connect")
         place = self._enter(handshake)
-        if isinstance(place, Refusal):
-            return place
-        verdict = None
-        try:
-            verdict = await self._judge_handshake(handshake, place, identity)
-        finally:
-            if not isinstance(verdict, Admission):
-                place.release()
+        verdict: Admission | Refusal | None = place if isinstance(place, Refusal) else None
+        if isinstance(place, Place):
+            try:
+                verdict = await self._judge_handshake(handshake, place, identity)
+            finally:
+                if not isinstance(verdict, Admission):
+                    place.release()
+        assert verdict is not None
+        is_told = verdict is _NOT_AVAILABLE  # Why is in the log already, and so it is with 401.
+        if isinstance(verdict, Refusal) and verdict.status != 401 and not is_told:
+            self.notices.of_refusal(handshake, verdict.status, verdict.reason)
         return verdict
 
     def _enter(self, handshake: Handshake) -> Place | Refusal:
@@ -318,7 +321,7 @@ class Endpoint:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Overdue:
             log.warning(
-                "the authenticator %s was cancelled after %g s: Limits(auth_timeout=…)",
+                "the authenticator %s was cancelled after %g s (auth_timeout)",
                 name,
                 seconds,
             )

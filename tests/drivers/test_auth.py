@@ -266,7 +266,7 @@ def test_a_reason_is_not_repeated(
                 judge(token, ANYWHERE)
 
     lines = [record.getMessage() for record in caplog.records]
-    cure = "(on /; `wsbus token show` tells what a token holds)"
+    cure = "(on /; wsbus token show tells what a token holds)"
     assert lines[:2] == [
         f"a token is refused: it is no JSON Web Token {cure}",
         f"a token is refused: it has no claim `exp` {cure}",
