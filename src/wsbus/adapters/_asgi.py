@@ -224,7 +224,9 @@ class _Direct(_OnAsyncio):
             self._end_within(self._close_timeout)
 
     def abort(self) -> None:
-        if self._end is None and not self._is_aborted:  # Else it might cut a close frame off.
+        if self._end is not None:  # A reset might cut a close frame off.
+            self._end_within(self._close_timeout)
+        elif not self._is_aborted:
             self._reset()
         super().abort()
 

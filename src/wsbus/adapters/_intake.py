@@ -146,7 +146,13 @@ class Intake(asyncio.Protocol, ABC):
             self._pause()
 
     def end_within(self, seconds: float) -> None:
-        """Free the socket after so many seconds, unless it is gone by then; idempotent."""
+        """Free the socket after so many seconds, unless it is gone by then.
+
+        Of several calls the one that ends first counts.
+        """
         if self._deadline is None:
             self._deadline = self.loop.call_later(seconds, reset, self.transport)
             self.read_on()
+        elif self.loop.time() + seconds < self._deadline.when():
+            self._deadline.cancel()
+            self._deadline = self.loop.call_later(seconds, reset, self.transport)
