@@ -17,7 +17,7 @@ from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..core.limits import Limits
 from ._frames import Frames
-from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake
+from ._intake import SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
@@ -137,7 +137,6 @@ class Transport:
     __slots__ = (
         "_ended",
         "_guard",
-        "_in_a_row",
         "_is_flooded",
         "_is_over",
         "_is_reading",
@@ -167,7 +166,6 @@ class Transport:
         self._is_over = False  # Both close frames were sent, or the last that there will be.
         self._ended: Event | None = None  # Of the reading; made with our close frame.
         self._is_flooded = False
-        self._in_a_row = 0
         guard.on_flood = self._end_flood
         ws.on_closing = partial(guard.end_within, limits.close_timeout)
         keep_shallow(self._transport)
@@ -182,10 +180,6 @@ class Transport:
             raise TransportClosed
         self._is_reading = True
         try:
-            self._in_a_row += 1
-            if self._in_a_row == MESSAGES_A_TURN:
-                self._in_a_row = 0
-                await asyncio.sleep(0)
             while True:
                 message = await self._ws.receive()
                 kind = message.type

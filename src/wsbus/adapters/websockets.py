@@ -17,7 +17,6 @@ try:
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.websockets", "websockets", _exc) from None
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import isawaitable
@@ -40,7 +39,7 @@ from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
-from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake
+from ._intake import SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
@@ -149,19 +148,14 @@ def _is_small(frame: WireFrame) -> bool:
 class _Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`."""
 
-    __slots__ = ("_connection", "_in_a_row", "_protocol", "_writer")
+    __slots__ = ("_connection", "_protocol", "_writer")
 
     def __init__(self, connection: ServerConnection) -> None:
         self._connection: Final = connection
         self._protocol: Final = connection.protocol
         self._writer: Final = make_writer(connection.transport)
-        self._in_a_row = 0
 
     async def receive(self) -> str | bytes:
-        self._in_a_row += 1
-        if self._in_a_row == MESSAGES_A_TURN:
-            self._in_a_row = 0
-            await asyncio.sleep(0)
         try:
             return await self._connection.recv()
         except ConnectionClosed as exc:
