@@ -15,11 +15,12 @@ from anyio import Event, connect_tcp, create_task_group, fail_after, sleep
 from anyio.lowlevel import checkpoint
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from websockets.asyncio.client import connect
 
 from tests.adapters.servers import ADAPTERS
 from tests.adapters.serving import Server, connect_raw, masked, serving
 from wsbus import Bus
-from wsbus.adapters import _uvicorn_http, _uvicorn_ws
+from wsbus.adapters import _uvicorn_http, _uvicorn_ws, websockets
 from wsbus.adapters._intake import Intake
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import redact, uvicorn_options
@@ -172,6 +173,19 @@ async def test_a_server_that_ends_waits_for_nobody(
                 while not direct.member.outlet.direct.unsent():
                     await bus.publish("a", "x" * 10_000)
     await stream.aclose()
+
+
+async def test_half_a_handshake_keeps_no_server_from_ending() -> None:
+    """Its socket is freed, however long the library would wait for the rest."""
+    async with Bus() as bus:
+        with fail_after(10):
+            async with websockets.serve(bus, "127.0.0.1", 0, open_timeout=600) as server:
+                address = next(iter(server.sockets)).getsockname()
+                stream = await connect_tcp(*address)
+                await stream.send(b"GET /ws HTTP/1.1\r\nHost: a\r\n")
+                async with connect(f"ws://127.0.0.1:{address[1]}/ws", proxy=None):
+                    pass  # By now the other is taken, too.
+            await stream.aclose()
 
 
 BROKEN = {

@@ -54,6 +54,8 @@ class ServerConnection(Intake, ws.ServerConnection):
     """A connection that knows whether it is writable; pass it as ``create_connection=``."""
 
     admission: Admission | None = None
+    sockets: set[ServerConnection] | None = None
+    """Where it is noted as long as it has a socket."""
     writable: bool = False
     """Whether the transport has taken all that it was given, and there is one."""
     _room: Event | None = None
@@ -67,6 +69,8 @@ class ServerConnection(Intake, ws.ServerConnection):
     def connection_made(self, transport: Any) -> None:
         """Note flow control from the start; nothing may hide in buffers below the queue."""
         super().connection_made(transport)
+        if self.sockets is not None:
+            self.sockets.add(self)
         self.recv_messages.resume = self.read_on
         self.writable = True
         keep_shallow(transport)
@@ -122,6 +126,8 @@ class ServerConnection(Intake, ws.ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let nobody wait for room for ever."""
         super().connection_lost(exc)
+        if self.sockets is not None:
+            self.sockets.discard(self)
         self.writable = False
         self._wake()
 
@@ -222,10 +228,17 @@ def serve(
 async def _serve(
     endpoint: Endpoint, host: str | None, port: int | None, options: dict[str, Any]
 ) -> AsyncIterator[ws.Server]:
+    sockets: set[ServerConnection] = set()
+
+    def create_connection(*args: Any, **kwargs: Any) -> ServerConnection:
+        connection = ServerConnection(*args, **kwargs)
+        connection.sockets = sockets
+        return connection
+
     # Where wsbus does not end silent connections itself, the library's own keepalive does.
     keepalive = 20 if endpoint.heartbeat.timeout is None else None
     defaults: dict[str, Any] = {
-        "create_connection": ServerConnection,
+        "create_connection": create_connection,
         "process_request": _admission_of(endpoint, options.pop("process_request", None)),
         "select_subprotocol": _subprotocol,
         "compression": None,
@@ -239,6 +252,9 @@ async def _serve(
             yield server
         finally:
             await endpoint.drain()
+            for connection in sockets:
+                if connection.state is State.CONNECTING:  # Else it is waited for, for 10 s.
+                    reset(connection.transport)
 
 
 def web_routes(prefix: str = "/wsbus") -> _ProcessRequest:
