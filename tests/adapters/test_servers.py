@@ -73,6 +73,24 @@ if __name__ == "__main__":
         asyncio.run(uvicorn.serve(brief_app, brief, port=port))
 """
 
+SITE: Final = """
+import logging
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from wsbus import Bus
+from wsbus.adapters.fastapi import mount
+
+logging.basicConfig(level=logging.WARNING)
+app = FastAPI()
+mount(app, "/ws", Bus())
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[1]))
+"""
+
 PYTHON: Final = [sys.executable, "-m"]
 WORKER: Final = "wsbus.adapters.gunicorn.UvicornWorker"
 FAST: Final = "wsbus.adapters.uvicorn:WebSocketProtocol"
@@ -89,6 +107,13 @@ COMMANDS: Final = {
     "uvicorn-alone": "uvicorn --port {port} --lifespan off served:started_by_a_client",
     "uvicorn-never": "uvicorn --port {port} --lifespan off served:app",
 }
+PLAIN: Final = {
+    "uvicorn": "uvicorn --port {port} site_of_fastapi:app",
+    "uvicorn-run": "site_of_fastapi {port}",
+    "fastapi_cli": "fastapi run --port {port} site_of_fastapi.py",
+    "gunicorn": "gunicorn -b 127.0.0.1:{port} -k uvicorn.workers.UvicornWorker site_of_fastapi:app",
+}
+"""Ways to run uvicorn that know nothing of wsbus."""
 BRIEF: Final = {
     "aiohttp": "aiohttp.web -H 127.0.0.1 -P {port} served:on_aiohttp",
     "websockets": "served websockets {port}",
@@ -138,6 +163,7 @@ async def running(
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     (folder / "served.py").write_text(PROGRAM, encoding="utf-8")
+    (folder / "site_of_fastapi.py").write_text(SITE, encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     arguments = commands[name].format(port=port).split()
@@ -234,7 +260,6 @@ async def test_a_second_signal_changes_nothing(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("uvicorn", ["--ws wsbus.adapters.uvicorn:WebSocketProtocol"]),
         ("uvicorn-fast", []),
         ("gunicorn", []),
         ("uvicorn-two", ["runs 2 processes"]),
@@ -254,6 +279,21 @@ async def test_how_uvicorn_is_run_is_told_once(name: str, words: list[str], tmp_
     assert all(any(word in line for word in words) for line in lines)
     assert all(any(word in line for line in lines) for word in words)
     assert len(lines) <= 2 * len(words)  # Once a process.
+
+
+@pytest.mark.parametrize("name", PLAIN)
+async def test_plain_uvicorn_is_told_what_to_write(name: str, tmp_path: Path) -> None:
+    """However it is started, its log says once what makes the bus fast and frees stuck sockets."""
+    async with running(name, tmp_path, PLAIN) as server:
+        with fail_after(30):
+            for _ in range(3):
+                async with client(server.port) as peer:
+                    await receive(peer)
+            await server.stop()
+
+    said = server.said()
+    assert said.count("WARNING:wsbus") == 1
+    assert said.count("--ws wsbus.adapters.uvicorn:WebSocketProtocol") == 1
 
 
 async def test_a_server_without_a_lifespan_is_told(tmp_path: Path) -> None:
