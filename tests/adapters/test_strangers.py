@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 from tests.adapters.servers import ADAPTERS
 from tests.adapters.serving import Server, connect_raw, masked, serving
 from wsbus import Bus
-from wsbus.adapters import _uvicorn_http, _uvicorn_ws, websockets
+from wsbus.adapters import _intake, _uvicorn_http, _uvicorn_ws, websockets
 from wsbus.adapters._intake import Intake
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import redact, uvicorn_options
@@ -33,6 +33,13 @@ PING = client_frame(Opcode.PING, b"")
 PONG = client_frame(Opcode.PONG, b"")
 BEGIN = client_frame(Opcode.TEXT, b"", is_final=False)
 MORE = client_frame(Opcode.CONTINUATION, b"", is_final=False)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give whoever floods less time to read why it is closed; it reads at once here."""
+    for module in (_intake, _uvicorn_ws):
+        monkeypatch.setattr(module, "FLOOD_SECONDS", 0.2)
 
 
 # --- floods ----------------------------------------------------------------------------------
