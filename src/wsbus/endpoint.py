@@ -361,7 +361,9 @@ class Endpoint:
 
 
 _TOO_LARGE: Final = Refusal(
-    431, f"path, query and headers have over {MAX_HANDSHAKE_BYTES} bytes, each header 32 more"
+    431,
+    f"path, query and headers have over {MAX_HANDSHAKE_BYTES} bytes, "
+    "each header and subprotocol counted with 32 more",
 )
 _NOT_AVAILABLE: Final = Refusal(
     503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART

@@ -76,8 +76,12 @@ class Handshake:
 
     @property
     def size(self) -> int:
-        """Bytes of path, query and headers, with 32 more a header as RFC 9113 (6.5.2) counts."""
-        return len(self.path) + len(self.query_string) + cast("HeaderView", self.headers).size()
+        """Bytes of path, query and headers, with 32 more for each header and subprotocol.
+
+        RFC 9113 (6.5.2) counts headers so: what is small costs more memory than its bytes.
+        """
+        target = len(self.path) + len(self.query_string)
+        return target + cast("HeaderView", self.headers).size() + 32 * len(self.subprotocols)
 
     def query(self, name: str) -> str | None:
         """Return the first query parameter of this name, percent-decoded, or None."""

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from anyio import CancelScope, Event, connect_tcp, create_task_group
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.lowlevel import checkpoint
 from websockets.asyncio.client import ClientConnection, connect
 
 QUIET: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False}
@@ -57,6 +58,7 @@ async def serving(
                 server.should_exit = True
                 with CancelScope(shield=True):
                     await server.down.wait()
+                await checkpoint()  # A time limit that was over meanwhile is one.
 
 
 def client(port: int, path: str = "/ws", **options: Any) -> connect:

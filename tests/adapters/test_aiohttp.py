@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -837,6 +837,37 @@ async def test_handshakes_hold_the_request() -> None:
 # --- the log -----------------------------------------------------------------------------------
 
 
+ACCESS_LOG = logging.getLogger("aiohttp.access")
+
+
+@pytest.fixture
+def unredacted() -> Iterator[None]:
+    """Take what redacts off aiohttp's access log, as at the start of a process."""
+    former, ACCESS_LOG.filters[:] = ACCESS_LOG.filters[:], []
+    yield
+    ACCESS_LOG.filters[:] = former
+
+
+@pytest.mark.usefixtures("unredacted")
+async def test_tokens_in_the_query_are_kept_out_of_the_access_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With ``setup`` nothing needs to be done; formatters that write JSON see no token, either."""
+    caplog.set_level(logging.INFO)
+    app = web.Application()
+    setup(app, "/ws", Bus().endpoint(authenticator=JWT(SECRET), query_token="token"))
+    async with running(app, access_log=ACCESS_LOG) as port:
+        for path in ("/ws?token=a-secret", "/nowhere?token=a-secret"):
+            with pytest.raises(InvalidStatus):
+                await client(port, path)
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum('"GET /ws?… HTTP/1.1" 401' in line for line in lines) == 1
+    assert sum('"GET /nowhere?… HTTP/1.1" 404' in line for line in lines) == 1
+    assert not [record for record in caplog.records if "a-secret" in str(vars(record))]
+    assert not [line for line in lines if "query_token=" in line]
+
+
 @pytest.mark.parametrize(
     ("options", "is_safe"),
     [
@@ -846,16 +877,18 @@ async def test_handshakes_hold_the_request() -> None:
     ],
     ids=["default", "AccessLogger", "no request line"],
 )
-async def test_tokens_in_the_query_are_kept_out_of_the_access_log(
-    options: dict[str, Any], is_safe: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("log", ["aiohttp.access", "of.its.own"])
+@pytest.mark.usefixtures("unredacted")
+async def test_other_access_logs_are_warned_of(
+    options: dict[str, Any], is_safe: bool, log: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where they are not, a warning says, once, how to; the warning itself has no token."""
+    """A warning says, once, how to keep tokens out of them; it has no token itself."""
     caplog.set_level(logging.INFO)
     bus = Bus()
     app = web.Application()
-    setup(app, "/ws", bus.endpoint(authenticator=JWT(SECRET), query_token="token"))
-    log = logging.getLogger("aiohttp.access")
-    async with running(app, access_log=log, **options) as port:
+    door = bus.endpoint(authenticator=JWT(SECRET), query_token="token")
+    app.router.add_get("/ws", handler(door))
+    async with bus, running(app, access_log=logging.getLogger(log), **options) as port:
         for _ in range(2):
             with pytest.raises(InvalidStatus):
                 await client(port, "/ws?token=a-secret")
@@ -867,3 +900,71 @@ async def test_tokens_in_the_query_are_kept_out_of_the_access_log(
     if options.get("access_log_class"):
         assert sum('"GET /ws?… HTTP/1.1" 401' in line for line in lines) == 2
     assert all("AccessLogger" in line and "a-secret" not in line for line in warned)
+
+
+# --- requests ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /ws HTTP/1.1\r\nHost: a\r\n"])
+async def test_a_request_must_be_complete_in_time(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket ends on which no request comes; those that are served stay."""
+    monkeypatch.setattr(adapter, "_KEEPALIVE_TIMEOUT", 0.2)
+    async with serving(Bus()) as port, client(port) as served:
+        await receive(served)
+        async with await connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(sent)
+            with fail_after(10):
+                assert not await read_to_the_end(stream)
+        await subscribe(served, "a")
+
+
+async def test_an_application_sets_the_time_itself() -> None:
+    """What ``handler_args`` says counts."""
+    app = web.Application(handler_args={"keepalive_timeout": 0.1, "lingering_time": 1.0})
+    setup(app, "/ws", Bus())
+    async with running(app) as port, await connect_tcp("127.0.0.1", port) as stream:
+        with fail_after(5):
+            assert not await read_to_the_end(stream)
+
+
+async def test_what_is_no_handshake_leaves_http_alone() -> None:
+    """After a refused handshake the socket takes requests, and what they hold is not counted."""
+    broken = HANDSHAKE.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"short")
+    async with serving(Bus()) as port, await connect_tcp("127.0.0.1", port) as stream:
+        with fail_after(5):
+            await stream.send(broken)
+            assert (await stream.receive()).startswith(b"HTTP/1.1 400 ")
+            await stream.send(b"POST /ws HTTP/1.1\r\nHost: a\r\nContent-Length: 8000\r\n\r\n")
+            await stream.send(b"\0" * 8000)
+            await stream.send(b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = b""
+            while b"HTTP/1.1 426 " not in answer:
+                answer += await stream.receive()
+
+
+async def test_frames_may_come_before_the_handshake_is_answered() -> None:
+    """They are read, and where the next one begins is known."""
+    go_on = Event()
+
+    async def judge(token: str | None, handshake: Handshake) -> Identity:
+        await go_on.wait()
+        return Identity("ada", Grants.open())
+
+    bus = Bus()
+    zeros = b"\x82\xfe\x0f\xa0" + bytes(4 + 4000)  # its mask, too
+    async with (
+        serving(bus.endpoint(authenticator=judge)) as port,
+        await connect_tcp("127.0.0.1", port) as stream,
+    ):
+        with fail_after(5):
+            await stream.send(HANDSHAKE)
+            await stream.send(zeros[:-3000])
+            await wait_all_tasks_blocked()
+            go_on.set()
+            await only(bus)
+            # Taken for frames, the rest would be 1,500 empty ones.
+            await stream.send(zeros[-3000:] + masked(9, b"here"))
+            while b"here" not in await stream.receive():
+                pass

@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +19,18 @@ from anyio import fail_after, sleep, to_thread
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from tests.adapters.serving import client, receive, subscribe
+from tests.adapters.serving import client, connect_raw, masked, receive, subscribe
 
 PROGRAM: Final = """
+import asyncio
 import logging
+import signal
+import sys
 
-from wsbus import Bus, Connection
-from wsbus.adapters import asgi
+from aiohttp import web
+
+from wsbus import Bus, Connection, Limits
+from wsbus.adapters import aiohttp, asgi, uvicorn, websockets
 
 logging.basicConfig(level=logging.WARNING)
 bus = Bus()
@@ -43,6 +48,47 @@ async def say(what: str) -> int:
 
 app = asgi.app(bus)
 started_by_a_client = asgi.app(bus, autostart=True)
+brief = bus.endpoint(limits=Limits(close_timeout=1))
+brief_app = asgi.app(brief)
+
+
+def on_aiohttp(_argv: list[str]) -> web.Application:
+    application = web.Application()
+    aiohttp.setup(application, "/ws", brief)
+    return application
+
+
+async def on_websockets(port: int) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with bus, websockets.serve(brief, "127.0.0.1", port):
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    port = int(sys.argv[2])
+    if sys.argv[1] == "websockets":
+        asyncio.run(on_websockets(port))
+    else:
+        asyncio.run(uvicorn.serve(brief_app, brief, port=port))
+"""
+
+SITE: Final = """
+import logging
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from wsbus import Bus
+from wsbus.adapters.fastapi import mount
+
+logging.basicConfig(level=logging.WARNING)
+app = FastAPI()
+mount(app, "/ws", Bus())
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[1]))
 """
 
 PYTHON: Final = [sys.executable, "-m"]
@@ -61,6 +107,23 @@ COMMANDS: Final = {
     "uvicorn-alone": "uvicorn --port {port} --lifespan off served:started_by_a_client",
     "uvicorn-never": "uvicorn --port {port} --lifespan off served:app",
 }
+PLAIN: Final = {
+    "uvicorn": "uvicorn --port {port} site_of_fastapi:app",
+    "uvicorn-run": "site_of_fastapi {port}",
+    "fastapi_cli": "fastapi run --port {port} site_of_fastapi.py",
+    "gunicorn": "gunicorn -b 127.0.0.1:{port} -k uvicorn.workers.UvicornWorker site_of_fastapi:app",
+}
+"""Ways to run uvicorn that know nothing of wsbus."""
+BRIEF: Final = {
+    "aiohttp": "aiohttp.web -H 127.0.0.1 -P {port} served:on_aiohttp",
+    "websockets": "served websockets {port}",
+    "uvicorn-serve": "served uvicorn {port}",
+    "uvicorn-fast": f"uvicorn --port {{port}} --ws {FAST} served:brief_app",
+    "gunicorn": f"gunicorn -b 127.0.0.1:{{port}} -k {WORKER} served:brief_app",
+}
+"""Servers that wait a second for clients which do not answer a close frame."""
+WAITS_FOR_CLIENTS: Final = {"hypercorn"} if sys.version_info >= (3, 12) else set[str]()
+"""hypercorn (0.18) awaits ``Server.wait_closed``, which from Python 3.12 on waits for clients."""
 
 
 class Process:
@@ -71,17 +134,27 @@ class Process:
         self.log: Final = log
         self._process: Final = process
 
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.send_signal(signal.SIGTERM)
+
+    async def ended(self) -> int:
+        """Wait until it has ended; return the exit status."""
+        return await to_thread.run_sync(lambda: self._process.wait(20))
+
     async def stop(self) -> int:
         """Send SIGTERM; return the exit status."""
-        self._process.send_signal(signal.SIGTERM)
-        return await to_thread.run_sync(lambda: self._process.wait(20))
+        self.terminate()
+        return await self.ended()
 
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8")
 
 
 @asynccontextmanager
-async def running(name: str, folder: Path) -> AsyncIterator[Process]:
+async def running(
+    name: str, folder: Path, commands: Mapping[str, str] = COMMANDS
+) -> AsyncIterator[Process]:
     """Run a server until the context ends; it must have been stopped by then, or is killed."""
     module = name.partition("-")[0]
     if importlib.util.find_spec(module) is None:
@@ -90,9 +163,10 @@ async def running(name: str, folder: Path) -> AsyncIterator[Process]:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     (folder / "served.py").write_text(PROGRAM, encoding="utf-8")
+    (folder / "site_of_fastapi.py").write_text(SITE, encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    arguments = COMMANDS[name].format(port=port).split()
+    arguments = commands[name].format(port=port).split()
     log = folder / "log"
     process = start([*PYTHON, *arguments], log)
     try:
@@ -147,16 +221,45 @@ async def test_servers_serve(name: str, tmp_path: Path) -> None:
                         assert peer.close_reason == "see you later"
             async with client(server.port) as peer:
                 await receive(peer)
-                status = await server.stop()
+                server.terminate()
+                if name not in WAITS_FOR_CLIENTS:
+                    await server.ended()
+            status = await server.ended()
     # uvicorn raises the signal again once it has shut down.
     assert status in ({0, -signal.SIGTERM} if name.startswith("uvicorn") else {0})
     assert "an async call failed" not in server.said()
 
 
+@pytest.mark.parametrize("name", BRIEF)
+async def test_a_second_signal_changes_nothing(name: str, tmp_path: Path) -> None:
+    """The process ends in good order, though one client sleeps and one answers no close frame."""
+    async with running(name, tmp_path, BRIEF) as server:
+        with fail_after(30):
+            mute, asleep = await connect_raw(server.port), await connect_raw(server.port)
+            async with client(server.port) as peer:
+                await asleep.send(masked(1, b'{"type":"subscribe","channels":["said"]}'))
+                while (await command(peer, "say", what="x" * 60_000))[-1]["data"] == 0:
+                    pass  # Until it has subscribed.
+                for _ in range(100):  # 6 MB: more than the system keeps for it.
+                    await command(peer, "say", what="x" * 60_000)
+                server.terminate()
+                await peer.wait_closed()
+                assert peer.close_code in {1001, 1012}
+            said = b""
+            while b"\x88" not in said:
+                said = await mute.receive()
+            with suppress(ProcessLookupError):
+                server.terminate()
+            status = await server.ended()
+            await mute.aclose()
+            await asleep.aclose()
+    assert status in ({0, -signal.SIGTERM} if name == "uvicorn-fast" else {0})
+    assert "Traceback" not in server.said()
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("uvicorn", ["--ws wsbus.adapters.uvicorn:WebSocketProtocol"]),
         ("uvicorn-fast", []),
         ("gunicorn", []),
         ("uvicorn-two", ["runs 2 processes"]),
@@ -176,6 +279,21 @@ async def test_how_uvicorn_is_run_is_told_once(name: str, words: list[str], tmp_
     assert all(any(word in line for word in words) for line in lines)
     assert all(any(word in line for line in lines) for word in words)
     assert len(lines) <= 2 * len(words)  # Once a process.
+
+
+@pytest.mark.parametrize("name", PLAIN)
+async def test_plain_uvicorn_is_told_what_to_write(name: str, tmp_path: Path) -> None:
+    """However it is started, its log says once what makes the bus fast and frees stuck sockets."""
+    async with running(name, tmp_path, PLAIN) as server:
+        with fail_after(30):
+            for _ in range(3):
+                async with client(server.port) as peer:
+                    await receive(peer)
+            await server.stop()
+
+    said = server.said()
+    assert said.count("WARNING:wsbus") == 1
+    assert said.count("--ws wsbus.adapters.uvicorn:WebSocketProtocol") == 1
 
 
 async def test_a_server_without_a_lifespan_is_told(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
@@ -16,11 +17,11 @@ from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..core.limits import Limits
 from ._frames import Frames
-from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake
+from ._intake import SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
-__all__ = ["Guard", "Transport"]
+__all__ = ["Guard", "Response", "Transport"]
 
 
 class _Counted(asyncio.Protocol, ABC):
@@ -67,7 +68,7 @@ class Guard(Intake, _Counted):
         assert request.transport is not None
         self.loop = asyncio.get_running_loop()
         self.transport = request.transport
-        self.on_flood: Callable[[], None] = self.leave
+        self.on_flood: Callable[[], None] = _nothing
         # aiohttp keeps what came early until the handshake is answered.
         early: bytes = getattr(self._protocol, "_message_tail", b"")
         self._frames.count(early)
@@ -76,6 +77,11 @@ class Guard(Intake, _Counted):
     def leave(self) -> None:
         """Give the socket back."""
         self.transport.set_protocol(self._protocol)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        super().connection_lost(exc)
+        self.on_flood = _nothing
 
     @property
     def is_held(self) -> bool:
@@ -99,6 +105,27 @@ class Guard(Intake, _Counted):
         self.read_on()
 
 
+def _nothing() -> None:
+    pass
+
+
+class Response(web.WebSocketResponse):
+    """aiohttp's own; but whatever closes it, the socket is freed in time.
+
+    After a broken frame aiohttp waits for room to tell the peer of it, without a limit.
+    """
+
+    on_closing: Callable[[], None] | None = None
+
+    async def close(
+        self, *, code: int = CloseCode.NORMAL, message: bytes = b"", drain: bool = True
+    ) -> bool:
+        """Close; see aiohttp."""
+        if self.on_closing is not None:
+            self.on_closing()
+        return await super().close(code=code, message=message, drain=drain)
+
+
 class Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`.
 
@@ -110,7 +137,6 @@ class Transport:
     __slots__ = (
         "_ended",
         "_guard",
-        "_in_a_row",
         "_is_flooded",
         "_is_over",
         "_is_reading",
@@ -125,7 +151,7 @@ class Transport:
     def __init__(
         self,
         request: web.Request,
-        ws: web.WebSocketResponse,
+        ws: Response,
         writer: AbstractStreamWriter,
         limits: Limits,
         guard: Guard,
@@ -140,8 +166,8 @@ class Transport:
         self._is_over = False  # Both close frames were sent, or the last that there will be.
         self._ended: Event | None = None  # Of the reading; made with our close frame.
         self._is_flooded = False
-        self._in_a_row = 0
         guard.on_flood = self._end_flood
+        ws.on_closing = partial(guard.end_within, limits.close_timeout)
         keep_shallow(self._transport)
         self._out: Final = make_writer(self._transport)
 
@@ -154,10 +180,6 @@ class Transport:
             raise TransportClosed
         self._is_reading = True
         try:
-            self._in_a_row += 1
-            if self._in_a_row == MESSAGES_A_TURN:
-                self._in_a_row = 0
-                await asyncio.sleep(0)
             while True:
                 message = await self._ws.receive()
                 kind = message.type

@@ -8,13 +8,11 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn, TypeAlias
 
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, move_on_after
-from anyio.lowlevel import checkpoint
 
 from ..application import Rest, begin
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..endpoint import Endpoint
-from ._intake import MESSAGES_A_TURN
 
 __all__ = ["Message", "Receive", "Send", "Transport", "transport"]
 
@@ -32,7 +30,6 @@ class Transport:
     __slots__ = (
         "_close_timeout",
         "_end",
-        "_in_a_row",
         "_is_aborted",
         "_is_sending",
         "_max_bytes",
@@ -51,16 +48,11 @@ class Transport:
         self._end: tuple[int, str] | None = None
         self._is_aborted = False
         self._is_sending = False
-        self._in_a_row = 0
         self._sent: Event | None = None
 
     async def receive(self) -> str | bytes:
         if self._end is not None:
             raise TransportClosed(*self._end)
-        self._in_a_row += 1
-        if self._in_a_row == MESSAGES_A_TURN:
-            self._in_a_row = 0
-            await self._wait(checkpoint)
         message = await self._wait(self._receive)
         if message["type"] == "websocket.disconnect":
             code, reason = message.get("code"), message.get("reason")
@@ -224,7 +216,9 @@ class _Direct(_OnAsyncio):
             self._end_within(self._close_timeout)
 
     def abort(self) -> None:
-        if self._end is None and not self._is_aborted:  # Else it might cut a close frame off.
+        if self._end is not None:  # A reset might cut a close frame off.
+            self._end_within(self._close_timeout)
+        elif not self._is_aborted:
             self._reset()
         super().abort()
 

@@ -8,13 +8,7 @@ from typing import Final
 
 from ._sockets import reset, unsent
 
-__all__ = ["FLOOD_SECONDS", "MESSAGES_A_TURN", "SMALL_FRAGMENT", "TOO_MANY", "Intake"]
-
-MESSAGES_A_TURN: Final = 64
-"""Messages after which a reader lets others have a turn of the loop.
-
-A library that holds messages already hands them over without a wait; there may be thousands.
-"""
+__all__ = ["FLOOD_SECONDS", "SMALL_FRAGMENT", "TOO_MANY", "Intake"]
 
 TOO_MANY: Final = "too many control frames"
 """The reason of the close, with 4429, that ends a flood."""
@@ -146,7 +140,13 @@ class Intake(asyncio.Protocol, ABC):
             self._pause()
 
     def end_within(self, seconds: float) -> None:
-        """Free the socket after so many seconds, unless it is gone by then; idempotent."""
+        """Free the socket after so many seconds, unless it is gone by then.
+
+        Of several calls the one that ends first counts.
+        """
         if self._deadline is None:
             self._deadline = self.loop.call_later(seconds, reset, self.transport)
             self.read_on()
+        elif self.loop.time() + seconds < self._deadline.when():
+            self._deadline.cancel()
+            self._deadline = self.loop.call_later(seconds, reset, self.transport)

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ._logs import ClientsAtDebug
 
-__all__ = ["HTTPProtocol"]
+__all__ = ["HTTPProtocol", "answer_broken_handshake"]
 
 _HEAD_SECONDS: Final = 10.0
 """For the head of a request, from the connection's start or the first byte: what websockets has."""
@@ -24,7 +24,20 @@ _TOO_LARGE: Final = (
 )
 
 
-class _Bounded(asyncio.Protocol, ABC):
+def answer_broken_handshake(protocol: object, transport: asyncio.Transport) -> None:
+    """Answer a handshake that websockets refuses to parse; uvicorn (0.54) leaves it as it is.
+
+    Args:
+        protocol: Of a WebSocket; others than those over websockets are left alone.
+        transport: Its own.
+    """
+    conn: Any = getattr(protocol, "conn", None)
+    if getattr(conn, "handshake_exc", None) is not None and not transport.is_closing():
+        transport.write(b"".join(conn.data_to_send()))
+        transport.close()
+
+
+class Bounded(asyncio.Protocol, ABC):
     """Ends a connection whose next request is not complete in time; mixed in before uvicorn's.
 
     uvicorn (0.54) bounds only the pause between two requests. A timer runs while the head of a
@@ -55,6 +68,11 @@ class _Bounded(asyncio.Protocol, ABC):
         super().data_received(data)
         self._set_deadline()
 
+    def handle_websocket_upgrade(self, *args: Any) -> None:
+        """Hand the socket over to the WebSocket protocol."""
+        super().handle_websocket_upgrade(*args)  # type: ignore[misc]
+        answer_broken_handshake(self.transport.get_protocol(), self.transport)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Await nothing more."""
         self._clear_deadline()
@@ -77,13 +95,15 @@ class _Bounded(asyncio.Protocol, ABC):
         self.transport.abort()  # The system has the answer, or the peer reads nothing.
 
 
-class _OnH11(_Bounded, H11Protocol):
+class OnH11(Bounded, H11Protocol):
+    """Over h11."""
+
     @property
     def awaits_head(self) -> bool:
         return self.conn.their_state is h11.IDLE
 
 
-HTTPProtocol: type[asyncio.Protocol] = _OnH11
+HTTPProtocol: type[asyncio.Protocol] = OnH11
 """uvicorn's own HTTP protocol; but a request's head must be complete within 10 s, and 64 KiB.
 
 For ``http=`` of ``uvicorn.Config``. Later it answers 408 and frees the socket. What is no HTTP is
@@ -97,7 +117,9 @@ except ImportError:
     pass
 else:
 
-    class _OnHttpTools(_Bounded, HttpToolsProtocol):
+    class OnHttpTools(Bounded, HttpToolsProtocol):
+        """Over httptools."""
+
         _awaits_head: bool = True
         _head_bytes: int = 0
 
@@ -120,4 +142,4 @@ else:
             self._awaits_head = False
             super().on_headers_complete()
 
-    HTTPProtocol = _OnHttpTools
+    HTTPProtocol = OnHttpTools

@@ -15,6 +15,7 @@ from ._intake import FLOOD_SECONDS, SMALL_FRAGMENT, TOO_MANY, Intake
 from ._logs import ClientsAtDebug
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
+from ._uvicorn_http import answer_broken_handshake
 
 __all__ = ["WebSocketProtocol"]
 
@@ -73,11 +74,9 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         return self.read_paused
 
     def handle_events(self) -> None:
-        """Answer a request that is none; uvicorn (0.54) leaves it as it is."""
+        """Answer a handshake that is none, too."""
         super().handle_events()
-        if self.conn.handshake_exc is not None and not self.transport.is_closing():
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
+        answer_broken_handshake(self, self.transport)
 
     def handle_ping(self) -> None:
         """Answer, unless it is closed, and count."""
@@ -136,6 +135,11 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
     def eof_received(self) -> None:
         """Wait no longer than after a close frame for what was not sent."""
         super().eof_received()
+        self.end_within(self.close_timeout)
+
+    def handle_parser_exception(self) -> None:
+        """Close; the peer, which has broken the protocol, need not read that."""
+        super().handle_parser_exception()
         self.end_within(self.close_timeout)
 
     def on_task_complete(self, task: Any) -> None:

@@ -4,13 +4,10 @@
 
     app = web.Application()
     setup(app, "/ws", bus)
-    web.run_app(app, access_log_class=AccessLogger)
+    web.run_app(app)
 
 aiohttp's own access log has the request line, and with it the query, where clients may put a token
-(``query_token=``); that of :class:`AccessLogger` has not.
-
-A socket that sends no request, or half of one, is closed after ``keepalive_timeout=`` of
-``web.run_app``, which is an hour by default: pass 75, say, or let a proxy in front bound it.
+(``query_token=``). :func:`setup` keeps queries out of it for such an endpoint.
 
 Needs the extra ``aiohttp``; asyncio only, as aiohttp is.
 """
@@ -24,6 +21,9 @@ try:
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.aiohttp", "aiohttp", _exc) from None
 
+import asyncio
+import logging
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
@@ -36,8 +36,9 @@ from ..core.errors import UsageError
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
-from ._aiohttp import Guard, Transport
+from ._aiohttp import Guard, Response, Transport
 from ._endpoint import endpoint_of
+from ._logs import is_redacted, redact
 
 if TYPE_CHECKING:  # Applications without a console load nothing of it.
     from ..console import Console
@@ -52,7 +53,12 @@ __all__ = [
     "setup",
 ]
 
+logger: Final = logging.getLogger("wsbus.aiohttp")
+
+_ACCESS_LOG: Final = "aiohttp.access"
 _KEEPALIVE_SECONDS: Final = 20.0
+_KEEPALIVE_TIMEOUT: Final = 10.0
+"""For a request to come, in seconds: what websockets has. aiohttp has an hour."""
 
 
 def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
@@ -60,7 +66,16 @@ def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
 
     The bus starts and stops with the application, unless it is running by then. At shutdown the
     endpoint is drained: its connections are given what they are owed and closed with 1001, and
-    those that are not writable are aborted.
+    those that are not writable are aborted. Under ``web.run_app`` a second SIGTERM, which would cut
+    that short with the exit status 1, is ignored.
+
+    A socket that sends no request, or half of one, is closed after 10 s, and so is one that sends
+    no further request. ``web.Application(handler_args={"keepalive_timeout": 75.0})`` sets another
+    limit; what ``web.run_app`` is given for it does not count. This holds for an application that
+    is run, not for one that is part of another.
+
+    Where the endpoint takes tokens from the query, queries are kept out of the log
+    ``aiohttp.access``; other logs are warned of, once.
 
     Args:
         app: To be set up before it starts, and before what publishes in its own start-up.
@@ -84,11 +99,39 @@ def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
                 yield
 
     async def drain(_app: web.Application) -> None:
+        _ignore_sigterm()
         await endpoint.drain()
 
+    _limit_idle_sockets(app)
+    if endpoint.query_token is not None:
+        redact(_ACCESS_LOG)
     app.router.add_get(path, handler(endpoint), allow_head=False)
     app.cleanup_ctx.append(live)
     app.on_shutdown.append(drain)
+
+
+def _limit_idle_sockets(app: web.Application) -> None:
+    # An argument of its constructor, but no attribute in public.
+    given: Mapping[str, Any] | None = getattr(app, "_handler_args", None)
+    arguments = {"keepalive_timeout": _KEEPALIVE_TIMEOUT, **(given or {})}
+    setattr(app, "_handler_args", arguments)  # noqa: B010  # for mypy
+
+
+def _ignore_sigterm() -> None:
+    """Let a clean-up that has begun come to its end.
+
+    ``web.run_app`` (3.14) raises SystemExit out of its own clean-up when a second signal comes.
+    Handlers that are not its own are left alone.
+    """
+    loop = asyncio.get_running_loop()
+    handles: Mapping[int, object] = getattr(loop, "_signal_handlers", {})
+    handler = getattr(handles.get(signal.SIGTERM), "_callback", None)
+    if getattr(handler, "__module__", None) == "aiohttp.web_runner":
+        loop.add_signal_handler(signal.SIGTERM, _go_on)
+
+
+def _go_on() -> None:
+    logger.info("SIGTERM once more: the shutdown goes on")
 
 
 def add_status_routes(
@@ -181,8 +224,8 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
             return refused
         if endpoint.query_token is not None and _logs_queries(request):
             endpoint.notices.of_query_token(
-                "web.run_app(app, access_log_class=wsbus.adapters.aiohttp.AccessLogger) leaves "
-                "queries out"
+                "AppRunner(app, access_log_class=wsbus.adapters.aiohttp.AccessLogger) leaves "
+                "queries out, as web.run_app(app, access_log_class=…) does"
             )
         admission = await endpoint.admit(_handshake(request))
         if isinstance(admission, Refusal):
@@ -245,16 +288,18 @@ class _Queryless:
 
 
 def _logs_queries(request: web.Request) -> bool:
-    logger = request.protocol.access_logger
-    if not isinstance(logger, web_log.AccessLogger) or isinstance(logger, AccessLogger):
+    log = request.protocol.access_logger
+    if not isinstance(log, web_log.AccessLogger) or isinstance(log, AccessLogger):
         return False
-    formats: Sequence[tuple[object, object]] = getattr(logger, "_methods", ())
-    return logger.enabled and any(key == "first_request_line" for key, _ in formats)
+    if is_redacted(log.logger):
+        return False
+    formats: Sequence[tuple[object, object]] = getattr(log, "_methods", ())
+    return log.enabled and any(key == "first_request_line" for key, _ in formats)
 
 
-def _response(endpoint: Endpoint, admission: Admission) -> web.WebSocketResponse:
+def _response(endpoint: Endpoint, admission: Admission) -> Response:
     chosen = admission.subprotocol
-    ws = web.WebSocketResponse(
+    ws = Response(
         timeout=endpoint.limits.close_timeout,
         autoclose=False,
         autoping=False,

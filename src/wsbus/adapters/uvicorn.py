@@ -63,12 +63,15 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
     connections itself; a socket that sends no complete request is freed after 10 s
     (:data:`HTTPProtocol`); there is no access log, which would hold the tokens of query strings;
     and the shutdown does not wait without end for a peer that does not read. The protocol class is
-    :class:`WebSocketProtocol`; ``| {"ws": "auto"}`` gives uvicorn's own.
+    :class:`WebSocketProtocol`; ``| {"ws": "auto"}`` gives uvicorn's own. Where the endpoint takes
+    tokens from the query, queries are taken out of uvicorn's logs from now on (:func:`redact`).
 
     Args:
         door: The endpoint; of several, the one with the largest messages.
     """
     endpoint = endpoint_of(door)
+    if endpoint.query_token is not None:
+        redact()
     keepalive = 20.0 if endpoint.heartbeat.timeout is None else None
     return {
         "http": HTTPProtocol,

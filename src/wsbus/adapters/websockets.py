@@ -17,7 +17,6 @@ try:
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.websockets", "websockets", _exc) from None
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import isawaitable
@@ -41,7 +40,7 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
 from ._endpoint import endpoint_of
-from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake
+from ._intake import SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
@@ -56,6 +55,8 @@ class ServerConnection(Intake, ws.ServerConnection):
     """A connection that knows whether it is writable; pass it as ``create_connection=``."""
 
     admission: Admission | None = None
+    sockets: set[ServerConnection] | None = None
+    """Where it is noted as long as it has a socket."""
     writable: bool = False
     """Whether the transport has taken all that it was given, and there is one."""
     _room: Event | None = None
@@ -69,6 +70,8 @@ class ServerConnection(Intake, ws.ServerConnection):
     def connection_made(self, transport: Any) -> None:
         """Note flow control from the start; nothing may hide in buffers below the queue."""
         super().connection_made(transport)
+        if self.sockets is not None:
+            self.sockets.add(self)
         self.recv_messages.resume = self.read_on
         self.writable = True
         keep_shallow(transport)
@@ -124,6 +127,8 @@ class ServerConnection(Intake, ws.ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wake all that wait for room: there will be none."""
         super().connection_lost(exc)
+        if self.sockets is not None:
+            self.sockets.discard(self)
         self.writable = False
         self._wake()
 
@@ -150,19 +155,14 @@ def _is_small(frame: WireFrame) -> bool:
 class _Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`."""
 
-    __slots__ = ("_connection", "_in_a_row", "_protocol", "_writer")
+    __slots__ = ("_connection", "_protocol", "_writer")
 
     def __init__(self, connection: ServerConnection) -> None:
         self._connection: Final = connection
         self._protocol: Final = connection.protocol
         self._writer: Final = make_writer(connection.transport)
-        self._in_a_row = 0
 
     async def receive(self) -> str | bytes:
-        self._in_a_row += 1
-        if self._in_a_row == MESSAGES_A_TURN:
-            self._in_a_row = 0
-            await asyncio.sleep(0)
         try:
             return await self._connection.recv()
         except ConnectionClosed as exc:
@@ -229,10 +229,17 @@ def serve(
 async def _serve(
     endpoint: Endpoint, host: str | None, port: int | None, options: dict[str, Any]
 ) -> AsyncIterator[ws.Server]:
+    sockets: set[ServerConnection] = set()
+
+    def create_connection(*args: Any, **kwargs: Any) -> ServerConnection:
+        connection = ServerConnection(*args, **kwargs)
+        connection.sockets = sockets
+        return connection
+
     # Where wsbus does not end silent connections itself, the library's own keepalive does.
     keepalive = 20 if endpoint.heartbeat.timeout is None else None
     defaults: dict[str, Any] = {
-        "create_connection": ServerConnection,
+        "create_connection": create_connection,
         "process_request": _admission_of(endpoint, options.pop("process_request", None)),
         "select_subprotocol": _subprotocol,
         "compression": None,
@@ -246,6 +253,9 @@ async def _serve(
             yield server
         finally:
             await endpoint.drain()
+            for connection in sockets:
+                if connection.state is State.CONNECTING:  # Else it is waited for, for 10 s.
+                    reset(connection.transport)
 
 
 def web_routes(prefix: str = "/wsbus") -> _ProcessRequest:
