@@ -8,7 +8,13 @@ from typing import Any
 from .core.choices import shown
 from .core.errors import UsageError
 
-__all__ = ["callable_setting", "flag_setting", "function_setting", "instance_setting"]
+__all__ = [
+    "callable_setting",
+    "flag_setting",
+    "function_setting",
+    "instance_setting",
+    "text_setting",
+]
 
 
 def callable_setting(
@@ -87,3 +93,17 @@ def instance_setting(setting: str, value: object, kind: type) -> None:
     """
     if not isinstance(value, kind):
         raise UsageError(f"{setting} is made with {kind.__name__}(…), not {shown(value)}")
+
+
+def text_setting(setting: str, value: object) -> None:
+    """Check that a setting is a text that can be sent.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{setting} is a text, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{setting} holds lone surrogates, which UTF-8 cannot carry") from None

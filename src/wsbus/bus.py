@@ -25,12 +25,13 @@ from .core.permissions import Grants
 from .driver import Driver
 from .endpoint import Admission, Endpoint, Refusal
 from .flusher import Flusher
+from .hooks import Hooks
 from .life import Life
 from .local import Subscription
 from .protocols import WireProtocol, protocols_of
 from .publisher import Publisher
 from .runner import Runner
-from .services import Authorize, Hook, Services, new_heartbeat, new_id, read_clocks
+from .services import Authorize, Services, read_clocks
 from .snapshots import BusStatistics, ConnectionInfo
 from .transport import Handshake, Transport
 
@@ -39,7 +40,7 @@ __all__ = ["Bus", "status_views"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Bus(Publisher):
+class Bus(Publisher, Hooks):
     """Publish and subscribe for everything connected to this process.
 
     Build it anywhere, also at import; run it with ``async with bus:``, as often as you like, one
@@ -71,12 +72,11 @@ class Bus(Publisher):
             raise UsageError(f"flush_interval is 0 to 1 seconds, not {shown(flush_interval)}")
         function_setting("clock", clock)
         callable_setting("authorize", authorize, "identity, action, name")
-        super().__init__(enc_hook, clock)
+        Publisher.__init__(self, enc_hook, clock)
+        Hooks.__init__(self)
         self._flush_interval: Final = flush_interval
         self._authorize: Final = authorize
         self._commands: Final = Commands(self._encode)
-        self._on_connect: Final[list[Hook]] = []
-        self._on_disconnect: Final[list[Hook]] = []
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
         self.has_run: bool = False
@@ -184,21 +184,6 @@ class Bus(Publisher):
 
         return register
 
-    def on_connect(self, hook: Hook) -> Hook:
-        """Register a hook, sync or async: called with each connection once it is attached.
-
-        No message of the connection is acted on before the hook has returned.
-        """
-        function_setting("on_connect", hook, "connection")
-        self._on_connect.append(hook)
-        return hook
-
-    def on_disconnect(self, hook: Hook) -> Hook:
-        """Register a hook, sync or async: called with each connection after it has ended."""
-        function_setting("on_disconnect", hook, "connection")
-        self._on_disconnect.append(hook)
-        return hook
-
     # --- life --------------------------------------------------------------------------------
 
     @property
@@ -265,12 +250,9 @@ class Bus(Publisher):
             flusher=Flusher(hub, runner, self._clock, self._flush_interval),
             runner=runner,
             clock=self._clock,
-            new_id=new_id,
-            new_heartbeat=new_heartbeat,
             commands=self._commands,
             authorize=self._authorize,
-            on_connect=self._on_connect,
-            on_disconnect=self._on_disconnect,
+            hooks=self._hooks,
         )
 
     def __call__(self, _application: object) -> NoReturn:
@@ -389,6 +371,24 @@ class Bus(Publisher):
         for connection in found:
             connection.disconnect(code, reason)
         return len(found)
+
+    def revoke(
+        self,
+        who: Connection | str,
+        pattern: str,
+        *,
+        endpoint: Endpoint | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Take a subscription from a connection, or from all of one identity; never waits.
+
+        Args are those of :meth:`disconnect` and of :meth:`.Connection.revoke`.
+
+        Returns:
+            How many of the connections had it.
+        """
+        found = self._recipients.find(self._running().registry, who, endpoint)
+        return sum([connection.revoke(pattern, reason) for connection in found])
 
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""

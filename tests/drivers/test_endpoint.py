@@ -648,4 +648,4 @@ def test_functions_of_a_bus_can_be_called() -> None:
             Bus(authorize=wrong)  # type: ignore[arg-type]
         for register in (Bus().on_connect, Bus().on_disconnect):
             with pytest.raises(UsageError, match="on_"):
-                register(wrong)  # type: ignore[arg-type]
+                register(wrong)  # type: ignore[type-var]

@@ -131,20 +131,20 @@ BUS = [
     Row("Bus(flush_interval=nan)", lambda: Bus(flush_interval=float("nan")), ("flush_interval",)),
     Row(
         "on_connect(a hook without a parameter)",
-        lambda: Bus().on_connect(plain),  # type: ignore[arg-type]
+        lambda: Bus().on_connect(plain),  # type: ignore[type-var]
         ("on_connect", "plain(connection)", "does not take"),
     ),
     Row(
         "on_connect(a hook like Starlette's)",
-        lambda: Bus().on_connect(lambda websocket, client: None),  # type: ignore[misc, arg-type]
+        lambda: Bus().on_connect(lambda websocket, client: None),  # type: ignore[type-var]
         ("on_connect", "connection"),
     ),
     Row(
         "on_disconnect(a class)",
-        lambda: Bus().on_disconnect(Thing),  # type: ignore[arg-type]
+        lambda: Bus().on_disconnect(Thing),  # type: ignore[type-var]
         ("on_disconnect", "class Thing", "object made of it"),
     ),
-    Row("on_connect(None)", lambda: Bus().on_connect(None), ("on_connect", "None")),  # type: ignore[arg-type]
+    Row("on_connect(None)", lambda: Bus().on_connect(None), ("on_connect", "None")),  # type: ignore[type-var]
     Row(
         "on_connect(a lifespan)",
         lambda: Bus().on_connect(async_parts),
@@ -363,7 +363,7 @@ def test_a_coroutine_for_a_function_is_told_apart() -> None:
     """Who calls an async function where the function itself is wanted reads what to leave out."""
     called = waits(Handshake("/"))
     with pytest.raises(UsageError, match="without calling it"):
-        Bus().on_connect(called)  # type: ignore[arg-type]
+        Bus().on_connect(called)  # type: ignore[type-var, unused-coroutine]
     called.close()
 
 

@@ -174,13 +174,15 @@ class ClientHoldings(Generic[H]):
         texts = [text for text, name in self._names.items() if name.ref == ref]
         return [action for text in texts for action in self.dismiss(text, error)]
 
-    def taken(self, names: Collection[str]) -> list[ClientAction]:
-        """The server took names away that it had confirmed."""
+    def taken(self, names: Collection[str], reason: str | None) -> list[ClientAction]:
+        """The server took names away that it had confirmed; they are not asked for again."""
         actions: list[ClientAction] = []
         for text in names:
             name = self._names.get(text)
             if name is not None and name.is_held:
                 why = f"{text}: the server took the subscription away"
+                if reason is not None:
+                    why += f": {reason}"
                 actions += self.dismiss(text, CommandError(ErrorCode.FORBIDDEN, why))
         return actions
 

@@ -216,11 +216,16 @@ class Subscribed(msgspec.Struct, frozen=True):
 
 
 class Unsubscribed(msgspec.Struct, frozen=True):
-    """These names are not subscribed any more; unasked when a refresh took grants away."""
+    """These names are not subscribed any more.
+
+    Unasked when a refresh took grants away, or the application revoked them.
+    """
 
     names: tuple[str, ...]
     active: int
     ref: str | None = None
+    reason: str | None = None
+    """Why the application took them away, for people; None: it did not, or it did not say."""
 
 
 class Response(msgspec.Struct, frozen=True):
