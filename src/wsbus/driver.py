@@ -144,15 +144,19 @@ class Driver(Connection):
         if isinstance(replaced, Refusal):  # Of two handshakes at once both were admitted.
             self.disconnect(replaced.close_code, replaced.reason)
             return
+        self._greet(identity)
+        if identity is not None:
+            self._adopt(identity)
+        if identity is not None or self._endpoint.name_connection is None:
+            await self._arrive(replaced)
+
+    def _greet(self, identity: Identity | None) -> None:
+        """Say the first thing."""
         policy, limits = self._endpoint.heartbeat, self._endpoint.limits
         subject = identity.subject if identity else None
         rates = limits.messages_per_second, limits.commands_per_second
         bounds = limits.max_message_bytes, limits.max_names, *rates
         self._send(Connected(self.id, subject, policy.interval, policy.timeout, *bounds))
-        if identity is not None:
-            self._adopt(identity)
-        if identity is not None or self._endpoint.name_connection is None:
-            await self._arrive(replaced)
 
     def _take_name(self, identity: Identity) -> Driver | Refusal | None:
         """Take the name from the connection that has it; see :meth:`.Registry.adopt`."""

@@ -358,7 +358,7 @@ def test_hooks_that_cannot_be_called_are_refused_when_registered() -> None:
             register(one)  # type: ignore[type-var]
     for register_one in (bus.on_connect, bus.on_authenticated, bus.on_disconnect):
         assert register_one(one) is one
-        with pytest.raises(UsageError, match=r"is called as two \(connection\)"):
+        with pytest.raises(UsageError, match=r"is called as two\(connection\)"):
             register_one(two)  # type: ignore[type-var]
 
 

@@ -25,19 +25,21 @@ except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.aiohttp", "aiohttp", _exc) from None
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from aiohttp import web, web_log
 
 from ..bus import Bus, status_views
-from ..console import Console
-from ..console.assets import Answer, answer, redirect
 from ..core.encoding import encode_data
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
 from ._aiohttp import Guard, Transport
+
+if TYPE_CHECKING:  # Applications without a console load nothing of it.
+    from ..console import Console
+    from ..console.assets import Answer
 
 __all__ = [
     "AccessLogger",
@@ -121,10 +123,10 @@ def add_console_routes(app: web.Application, console: Console, prefix: str = "/c
     """
 
     async def page(request: web.Request) -> web.StreamResponse:
-        return _response_of(answer(request.match_info.get("name", "")))
+        return _response_of(console.page(request.match_info.get("name", "")))
 
     async def to_page(_request: web.Request) -> web.StreamResponse:
-        return _response_of(redirect(prefix))
+        return _response_of(console.redirect(prefix))
 
     setup(app, f"{prefix}/ws", console.endpoint)
     if prefix:

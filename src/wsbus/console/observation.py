@@ -1,4 +1,4 @@
-"""Where consoles are as long as any is connected: their own bus, and the task that samples."""
+"""What runs while operators are connected: a bus of their own, and the task that samples."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Watching(msgspec.Struct):
 
 
 class Observation:
-    """One period in which consoles are connected; opened by the first, closed by the last.
+    """One period in which operators are connected; begun by the first, closed by the last.
 
     Args:
         watched: The bus to look at, which runs.
@@ -80,27 +80,18 @@ class Observation:
         self.bus.on_connect(self._enter)
         self.bus.on_disconnect(self._leave)
 
-    async def opened(self) -> None:
-        """Return once it is open; the first to call opens it."""
+    async def begin(self) -> None:
+        """Return once its bus runs, and sampling has begun; the first to call begins it."""
         if self._opened is not None:
             await self._opened.wait()
             return
         self._opened = Event()
         with CancelScope(shield=True):
             await self.bus.__aenter__()
-        self._opened.set()
-
-    def begin(self) -> None:
-        """Begin to sample; to be called when an operator's token is accepted. Idempotent."""
-        if self._ended is None and not self.is_over and self._watched.is_running:
-            self._services = self._watched.services  # It may have been restarted since.
+        if not self.is_over and self._watched.is_running:
             self._ended = Event()
             spawn(partial(self._run, self._ended))
-
-    @property
-    def is_sampling(self) -> bool:
-        """Whether the task that samples runs."""
-        return self._ended is not None and not self._ended.is_set()
+        self._opened.set()
 
     async def close(self) -> None:
         """End the sampling and the bus; idempotent."""
