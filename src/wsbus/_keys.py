@@ -17,6 +17,9 @@ Key: TypeAlias = str | bytes
 _SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 """The shortest secrets: as long as the hash (RFC 7518, section 3.2)."""
 
+_MAX_TRIED: Final = 8
+"""Keys that one token is tried with: strangers choose how often that is done."""
+
 _KEY_FILES: Final = (".pem", ".key", ".pub", ".crt", ".cer", ".json", ".txt", ".jwk", ".jwks")
 
 
@@ -25,7 +28,7 @@ class UnknownKey(Exception):
 
 
 class Keys:
-    """One key, several by their ids (``kid``), or a function that finds the key of a token.
+    """One key, several in a list or by ``kid``, or a function that finds the key of a token.
 
     Args:
         key: As :class:`.JWT` takes it.
@@ -37,14 +40,14 @@ class Keys:
 
     def __init__(
         self,
-        key: Key | Mapping[str, Any] | Callable[[Mapping[str, Any]], Any],
+        key: Key | Sequence[Key] | Mapping[str, Any] | Callable[[Mapping[str, Any]], Any],
         algorithms: Sequence[str],
     ) -> None:
         import jwt  # whoever needs keys has it
 
         self._jwt: Final = jwt
         self._algorithms: Final = _checked_algorithms(algorithms)
-        self._sole: object = None
+        self._all: Sequence[object] = ()
         self._by_id: Mapping[str, object] | None = None
         self._finds: Callable[[Mapping[str, Any]], Any] | None = None
         key_set: object = key
@@ -54,18 +57,25 @@ class Keys:
             self._by_id = self._of_mapping(key)
         elif callable(key):
             self._finds = key
+        elif isinstance(key, list | tuple):
+            if not 0 < len(key) <= _MAX_TRIED:
+                raise UsageError(
+                    f"a list of keys holds 1 to {_MAX_TRIED}, which are tried in turn; more of "
+                    "them are a dict by `kid`"
+                )
+            self._all = [self._checked(each) for each in key]
         else:
-            self._sole = self._checked(key)
+            self._all = [self._checked(key)]
 
-    def find(self, token: str) -> Any:
-        """Return the key of a token.
+    def find(self, token: str) -> Sequence[Any]:
+        """Return the keys that a token may be signed with; one, unless they came as a list.
 
         Raises:
             UnknownKey: There is none.
             jwt.PyJWTError: The header cannot be read.
         """
         if self._by_id is None and self._finds is None:
-            return self._sole
+            return self._all
         header = self._jwt.get_unverified_header(token)
         if self._finds is not None:
             try:
@@ -74,7 +84,7 @@ class Keys:
                 found = None
             if found is None:
                 raise UnknownKey("the function finds no key for its header (`kid`)")
-            return self._checked(found)
+            return [self._checked(found)]
         assert self._by_id is not None
         name = header.get("kid")
         if not isinstance(name, str):
@@ -82,7 +92,7 @@ class Keys:
         found = self._by_id.get(name)
         if found is None:
             raise UnknownKey("its key (`kid`) is not one of those that are known")
-        return found
+        return [found]
 
     def _of_set(self, keys: Any) -> Mapping[str, object]:
         found: dict[str, object] = {}
@@ -117,7 +127,7 @@ class Keys:
         if key is None or isinstance(key, bool | int | float | list | tuple | set):
             raise UsageError(
                 f"a key is a text or bytes, not {key if key is None else type(key).__name__}; "
-                "several keys are a dict by `kid`, a JWK set, or a function"
+                "several keys are a list, a dict by `kid`, a JWK set, or a function"
             )
         why = "no algorithm"
         for name in self._algorithms:

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from time import time
 from typing import Any, Final, Protocol, TypeAlias
 
 from ._keys import Key, Keys, UnknownKey
 from ._log import BoundedLog, escaped
+from ._settings import function_setting
 from .core.errors import InvalidChannel, Unauthenticated, UsageError
 from .core.permissions import Grants, Identity, is_subject
 from .transport import Handshake
 
-__all__ = ["JWT", "Authenticator", "GrantsOf", "grants_from_claims"]
+__all__ = [
+    "JWT",
+    "Authenticator",
+    "GrantsOf",
+    "check_token_sources",
+    "grants_from_claims",
+    "shown_token",
+]
 
 logger: Final = logging.getLogger("wsbus.auth")
 
 GrantsOf: TypeAlias = Callable[[Mapping[str, Any]], Grants]
 """Turns the claims of a token into grants; raises :class:`.Unauthenticated` if it cannot."""
 
-_WARNING: Final = "a token is refused: %s (on %s; `wsbus token show` tells what a token holds)"
+_WARNING: Final = "a token is refused: %s (on %s; wsbus token show tells what a token holds)"
+_SUBPROTOCOL: Final = "wsbus.token."
+_COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265, section 4.1.1
 
 
 class Authenticator(Protocol):
     """Any callable of this shape, sync or async.
 
-    It is called at the handshake, with the token of the query if the endpoint takes one there,
-    and again for each ``auth`` message. A sync one must not block.
+    It is called at the handshake, with the token that this shows (:func:`shown_token`), and again
+    for each ``auth`` message. A sync one must not block.
     """
 
     def __call__(
@@ -44,6 +57,68 @@ class Authenticator(Protocol):
             Unauthenticated: The token, or the handshake, is refused.
         """
         ...
+
+
+def shown_token(
+    handshake: Handshake, query: str | None, cookie: str | None, *, header: bool
+) -> str | None:
+    """Return the token that a handshake shows, or None.
+
+    The first of these counts: ``Authorization: Bearer …``, a subprotocol ``wsbus.token.…``, the
+    query, the cookie. What a client says on purpose goes before what its browser sends along.
+
+    Args:
+        handshake: The client's.
+        query: Name of the query parameter that is looked at; None: none.
+        cookie: Name of the cookie that is looked at; None: none.
+        header: Whether ``Authorization`` and subprotocols are looked at.
+
+    Raises:
+        Unauthenticated: The subprotocol is not what it should be.
+    """
+    if header:
+        scheme, _, token = handshake.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip()
+        for name in handshake.subprotocols:
+            if name.startswith(_SUBPROTOCOL):
+                return _decoded(name.removeprefix(_SUBPROTOCOL))
+    in_query = None if query is None else handshake.query(query)
+    if in_query is not None:
+        return in_query
+    return None if cookie is None else _cookie(handshake.headers.get("cookie", ""), cookie)
+
+
+def _decoded(text: str) -> str:
+    try:
+        found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return found.decode()
+    except ValueError:
+        raise Unauthenticated(
+            f"the token in the subprotocol {_SUBPROTOCOL}… is not in base64url"
+        ) from None
+
+
+def _cookie(header: str, name: str) -> str | None:
+    for part in re.split("[;,]", header):  # Several headers are joined by commas.
+        key, _, value = part.strip().partition("=")
+        if key.rstrip() == name:
+            return value.strip().removeprefix('"').removesuffix('"')
+    return None
+
+
+def check_token_sources(query: object, cookie: object, *, header: object) -> None:
+    """Check where an endpoint looks for tokens.
+
+    Raises:
+        UsageError: A name is none, or not one that a query or a cookie can have.
+    """
+    if query is not None and not (isinstance(query, str) and query):
+        raise UsageError('query_token is the name of a parameter of the query: query_token="token"')
+    if cookie is not None and not (isinstance(cookie, str) and _COOKIE_NAME.fullmatch(cookie)):
+        raise UsageError('cookie_token is the name of a cookie: cookie_token="token"')
+    if not isinstance(header, bool):
+        raise UsageError("header_token is True or False")
 
 
 def grants_from_claims(claims: Mapping[str, Any]) -> Grants:
@@ -101,15 +176,17 @@ class JWT:
 
     Args:
         key: The secret, of at least 32 bytes for HS256 (RFC 7518, section 3.2); or the public key
-            in PEM; or several keys, of which the token names one in its header ``kid``: a mapping
-            of them, or a JWK set (RFC 7517) as a dict; or a function that is given the header of
+            in PEM; or a list of a few, which are tried in turn; or several keys, of which the
+            token names one in its header ``kid``: a mapping of them, or a JWK set (RFC 7517) as a
+            dict; or a function that is given the header of
             a token, not verified yet, and returns its key, or None. The function must not block.
         algorithms: Those accepted; never mix symmetric and asymmetric ones.
         audience: If given, ``aud`` must hold one of these; if not, tokens with ``aud`` are
             refused.
         issuer: If given, ``iss`` must be one of these.
         leeway: Seconds by which the clocks may differ.
-        grants: Turns the claims into grants.
+        grants: Turns the claims into grants, or raises :class:`.Unauthenticated`, which refuses
+            the token with its sentence. It must not block.
 
     Raises:
         UsageError: PyJWT is not installed, or a setting can never take effect or is not safe: a
@@ -118,7 +195,7 @@ class JWT:
 
     def __init__(
         self,
-        key: Key | Mapping[str, Any] | Callable[[Mapping[str, Any]], Any],
+        key: Key | Sequence[Key] | Mapping[str, Any] | Callable[[Mapping[str, Any]], Any],
         *,
         algorithms: Sequence[str] = ("HS256",),
         audience: str | Sequence[str] | None = None,
@@ -153,29 +230,20 @@ class JWT:
             refusal.is_logged = True
             raise refusal from None
         except Unauthenticated as exc:  # Of the grants.
-            self._log.warning(_WARNING, escaped(exc.message, 300), path, of="grants")
+            is_ours = self._grants is grants_from_claims  # Of others the text may hold anything.
+            why = exc.message if is_ours else "the function for grants= refuses its claims"
+            self._log.warning(_WARNING, escaped(why, 300), path, of="grants")
             exc.is_logged = True
             raise
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         jwt = self._jwt
         try:
-            claims: Mapping[str, Any] = jwt.decode(
-                token,
-                self._keys.find(token),
-                algorithms=self._algorithms,
-                audience=self._audience,
-                issuer=self._issuer,
-                # The times are judged below: in words, and strictly.
-                options={
-                    "require": [],
-                    "verify_exp": False,
-                    "verify_nbf": False,
-                    "verify_iat": False,
-                    "verify_sub": False,
-                    "verify_jti": False,
-                },
-            )
+            *others, last = self._keys.find(token)
+            for key in others:
+                with suppress(jwt.InvalidSignatureError, jwt.InvalidKeyError):
+                    return self._verified(token, key)
+            return self._verified(token, last)
         except UnknownKey as exc:
             raise _Refused(str(exc)) from None
         except jwt.InvalidSignatureError:
@@ -198,6 +266,24 @@ class JWT:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             # Nothing of the cause: its text may repeat parts of the token.
             raise _Refused("it is no JSON Web Token") from None
+
+    def _verified(self, token: str, key: Any) -> Mapping[str, Any]:
+        claims: Mapping[str, Any] = self._jwt.decode(
+            token,
+            key,
+            algorithms=self._algorithms,
+            audience=self._audience,
+            issuer=self._issuer,
+            # The times are judged below: in words, and strictly.
+            options={
+                "require": [],
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
+                "verify_sub": False,
+                "verify_jti": False,
+            },
+        )
         return claims
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
@@ -250,8 +336,9 @@ def _check_settings(leeway: object, grants: object) -> None:
     is_number = isinstance(leeway, int | float) and not isinstance(leeway, bool)
     if not is_number or not 0 <= leeway < math.inf:  # type: ignore[operator]  # it is a number
         raise UsageError("leeway is a number of seconds, 0 or more")
-    if not callable(grants):
+    if grants is None or isinstance(grants, Grants):
         raise UsageError("grants is a function that turns claims into Grants")
+    function_setting("grants", grants, "claims", may_wait=False)
 
 
 def _names(setting: str, names: object) -> str | list[str] | None:

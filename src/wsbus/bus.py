@@ -91,6 +91,8 @@ class Bus(Publisher, Hooks):
         authenticator: Authenticator | None = None,
         anonymous: Grants | None = None,
         query_token: str | None = None,
+        cookie_token: str | None = None,
+        header_token: bool = True,
         origins: Collection[str] | Literal["same-host", "*"] = "same-host",
         limits: Limits | None = None,
         heartbeat: HeartbeatPolicy | None = None,
@@ -107,9 +109,10 @@ class Bus(Publisher, Hooks):
             protocols: Names of registered dialects, or dialects; the first is the default.
             joins: Whether messages to a client may share a frame; False: one message a frame.
             authenticator: Judges tokens; None: everybody is let in.
-            anonymous: Grants of everybody, without an authenticator; None: subscribe to
-                anything, give any command, publish nothing.
+            anonymous: Grants of everybody, without an authenticator; None: :meth:`.Grants.open`.
             query_token: Name of the query parameter that may hold a token.
+            cookie_token: Name of the cookie that may hold a token.
+            header_token: Whether ``Authorization`` or a subprotocol may hold a token.
             origins: Whose pages may connect.
             limits: Bounds.
             heartbeat: Which side pings, and what silence means.
@@ -121,8 +124,7 @@ class Bus(Publisher, Hooks):
             trusted_proxies: Whose ``X-Forwarded-For`` is believed.
 
         Raises:
-            UsageError: No or an unknown protocol, a channel that is none, a setting that can never
-                take effect, or one that is none of its words.
+            UsageError: A setting can never take effect, contradicts another, or is unknown.
         """
         if anonymous is not None and authenticator is not None:
             raise UsageError("anonymous= is for endpoints without an authenticator: leave one out")
@@ -133,6 +135,8 @@ class Bus(Publisher, Hooks):
             authenticator=authenticator,
             anonymous=Grants.open() if anonymous is None else anonymous,
             query_token=query_token,
+            cookie_token=cookie_token,
+            header_token=header_token,
             origins=origins,
             limits=Limits() if limits is None else limits,
             heartbeat=HeartbeatPolicy() if heartbeat is None else heartbeat,
@@ -255,9 +259,9 @@ class Bus(Publisher, Hooks):
             hooks=self._hooks,
         )
 
-    def __call__(self, _application: object) -> NoReturn:
-        """Say what to write instead, where a framework takes the bus for a lifespan."""
-        raise UsageError("a bus is no lifespan: write adapters.starlette's lifespan=lifespan(bus)")
+    def __call__(self, *_given: object) -> NoReturn:
+        """Say what to write where a framework takes the bus for a lifespan, or an application."""
+        raise UsageError("a bus is no application: write lifespan=lifespan(bus), or asgi.app(bus)")
 
     # --- for endpoints ---------------------------------------------------------------------------
 
@@ -337,8 +341,7 @@ class Bus(Publisher, Hooks):
         Raises:
             InvalidChannel: One is no channel.
         """
-        services = self._running()
-        return services.matching([parse_channel(name) for name in channels])
+        return self._running().matching([parse_channel(name) for name in channels])
 
     def connections(self) -> list[ConnectionInfo]:
         """Return what is known of each connection, oldest first."""
@@ -352,16 +355,13 @@ class Bus(Publisher, Hooks):
         code: int = CloseCode.DISCONNECTED,
         reason: str = "disconnected by the server",
     ) -> int:
-        """End a connection, or all of one identity; never waits.
+        """End a connection, or all of one identity, and return how many; never waits.
 
         Args:
             who: A connection, or the subject of an identity.
             endpoint: For a subject, as for :meth:`send`.
             code: As for :meth:`.Connection.disconnect`.
             reason: The same.
-
-        Returns:
-            How many there were.
 
         Raises:
             UsageError: The code may not be sent, or ``who`` is nothing of that kind.

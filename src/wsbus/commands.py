@@ -250,7 +250,8 @@ class Commands:
             return Response(self._encode(result), message.ref)
         except Overdue:
             action = command.action
-            self._log.warning("the command %s was cancelled after %g s", action, seconds, of=action)
+            text = "the command %s was cancelled after %g s (timeout=, command_timeout)"
+            self._log.warning(text, action, seconds, of=action)
             return _refused(message, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
             return self._failure(message, exc)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol
 
 from ._settings import callable_setting, flag_setting, instance_setting
 from .application import Overdue, ask, call, name_of
-from .auth import Authenticator
+from .auth import Authenticator, check_token_sources, shown_token
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
 from .core.choices import choice, member_of
@@ -112,6 +112,13 @@ class Endpoint:
     query_token: str | None = None
     """Name of the query parameter that may hold a token; None: tokens in the URL, which end up in
     logs, are not taken."""
+    cookie_token: str | None = None
+    """Name of the cookie that may hold a token; None: no cookie is looked at. Browsers send
+    cookies along whoever wrote the page, so ``origins`` must not be ``*`` then."""
+    header_token: bool = True
+    """Whether a token is taken from ``Authorization: Bearer …``, and from an offered subprotocol
+    ``wsbus.token.…``, which pages in a browser can send: base64url of the token, without ``=``.
+    The order is :func:`.shown_token`'s."""
     origins: Collection[str] | Literal["same-host", "*"] = "same-host"
     """Whose pages may connect: origins such as ``https://example.com``. A browser sends cookies
     along, so an endpoint that goes by them must not say ``*``. Clients that are no browsers send
@@ -159,12 +166,16 @@ class Endpoint:
         limits = self.limits
         self.origins = parse_origins(self.origins)
         self._proxies = Proxies(self.trusted_proxies)
-        token = self.query_token
-        if token is not None and not (isinstance(token, str) and token):  # type: ignore[redundant-expr]
-            raise UsageError('query_token is the name of a parameter: query_token="token"')
+        check_token_sources(self.query_token, self.cookie_token, header=self.header_token)
+        if self.cookie_token is not None and (self.origins == "*" or "null" in self.origins):
+            raise UsageError(
+                "cookie_token lets in whoever has the cookie, whatever page sends it along: "
+                "leave '*' and 'null' out of origins, and list your own"
+            )
         if self.authenticator is None:
-            if token is not None:
-                raise UsageError("query_token needs an authenticator, which judges the token")
+            for setting in ("query_token", "cookie_token"):
+                if getattr(self, setting) is not None:
+                    raise UsageError(f"{setting} needs an authenticator, which judges the token")
             if limits.max_connections_per_identity is not None:
                 raise UsageError(
                     "max_connections_per_identity needs an authenticator: without one all "
@@ -197,14 +208,17 @@ class Endpoint:
             self.notices.of_origin(handshake, self.origins)
             return Refusal(403, "this origin may not connect")
         place = self._enter(handshake)
-        if isinstance(place, Refusal):
-            return place
-        verdict = None
-        try:
-            verdict = await self._judge_handshake(handshake, place, identity)
-        finally:
-            if not isinstance(verdict, Admission):
-                place.release()
+        verdict: Admission | Refusal | None = place if isinstance(place, Refusal) else None
+        if isinstance(place, Place):
+            try:
+                verdict = await self._judge_handshake(handshake, place, identity)
+            finally:
+                if not isinstance(verdict, Admission):
+                    place.release()
+        assert verdict is not None
+        is_told = verdict is _NOT_AVAILABLE  # Why is in the log already, and so it is with 401.
+        if isinstance(verdict, Refusal) and verdict.status != 401 and not is_told:
+            self.notices.of_refusal(handshake, verdict.status, verdict.reason)
         return verdict
 
     def _enter(self, handshake: Handshake) -> Place | Refusal:
@@ -276,7 +290,12 @@ class Endpoint:
             if self._nobody is None:
                 self._nobody = Identity(ANONYMOUS, self.anonymous)
             return self._nobody
-        token = None if self.query_token is None else handshake.query(self.query_token)
+        try:
+            token = shown_token(
+                handshake, self.query_token, self.cookie_token, header=self.header_token
+            )
+        except Unauthenticated as exc:
+            return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         return await self.judge(token, handshake, copy_context())
 
     async def judge(
@@ -302,7 +321,7 @@ class Endpoint:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Overdue:
             log.warning(
-                "the authenticator %s was cancelled after %g s: Limits(auth_timeout=…)",
+                "the authenticator %s was cancelled after %g s (auth_timeout)",
                 name,
                 seconds,
             )

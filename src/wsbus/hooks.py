@@ -225,7 +225,8 @@ class HookCalls:
         try:
             await ask(self._seconds, self._context, partial(_same, begun))
         except Overdue:
-            name, text = name_of(hook), "the connection hook %s was cancelled after %g s"
+            name = name_of(hook)
+            text = "the connection hook %s was cancelled after %g s (command_timeout)"
             self._log.warning(text, name, self._seconds, of=name)
         except Exception:  # noqa: BLE001  # the application's own; logged
             name = name_of(hook)

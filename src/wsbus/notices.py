@@ -54,6 +54,16 @@ class Notices:
                 remedy,
             )
 
+    def of_refusal(self, handshake: Handshake, status: int, reason: str) -> None:
+        """Log that a connection is refused for a reason that has no line of its own.
+
+        That a name is taken (409) is a matter of course where clients come again, and is shown at
+        INFO only.
+        """
+        level = logging.INFO if status == 409 else logging.WARNING
+        words = "refused a connection to %s with status %d: %s"
+        self.log.log(level, words, escaped(handshake.path), status, escaped(reason), of=str(status))
+
     def of_token(self, handshake: Handshake, reason: str) -> None:
         """Log that a token is refused, and why; never the token."""
         path = escaped(handshake.path)

@@ -99,7 +99,8 @@ class Outlet:
         """Warn that publications were lost since the last warning, once a minute at most."""
         lost = queue.lost_ever - self.told_lost
         if lost and (self.told_at is None or now - self.told_at >= _QUIET_SECONDS):
-            self._log(log, queue, now, "%s reads too slowly: %d publications were lost", lost)
+            words = "%s reads too slowly: %d publications were lost"
+            self._log(log, queue, now, words, lost)
 
     def log_abort(self, log: BoundedLog, queue: MessageQueue[Any], now: float) -> None:
         """Log that the connection is aborted at its write deadline, with what it loses; once."""

@@ -14,7 +14,7 @@ from .core.encoding import EncHook, encode_data
 from .core.errors import NotStarted, UsageError
 from .core.hub import Receipt
 from .core.instant import Instant
-from .core.messages import Publication, is_event
+from .core.messages import Publication
 from .core.overflow import Overflow
 from .endpoint import Endpoint
 from .life import Life
@@ -371,10 +371,8 @@ class Publisher:
         key: str | None,
     ) -> Publication:
         name = parse_channel(channel)
-        if event != "message" and not (isinstance(event, str) and is_event(event)):  # type: ignore[redundant-expr]
-            raise UsageError(
-                f"an event is a printable text of at most 255 bytes, not {shown(event)}"
-            )
+        if not isinstance(event, str) or not event.isprintable():  # type: ignore[redundant-expr]
+            raise UsageError(f"an event is a printable text, not {shown(event)}")
         if overflow is not None:
             overflow = member_of(Overflow, overflow, "overflow")
         if key is not None and not isinstance(key, str):

@@ -74,14 +74,15 @@ class Recipients:
                 self._look_for_id(registry, who, name)
             return found
         try:
-            wanted = dict.fromkeys((who,) if isinstance(who, Connection) else who)
-        except TypeError:  # Nothing to iterate over, or it holds what has no hash.
-            wanted = None
-        if wanted is None or not all(isinstance(each, Connection) for each in wanted):
-            raise UsageError(
-                f"{name} must be a connection, several, or the subject of an identity, "
-                f"not {type(who).__name__}"
+            wanted: dict[object, None] = dict.fromkeys(
+                (who,) if isinstance(who, Connection) else who
             )
+        except TypeError:  # Nothing to iterate over, or it holds what has no hash.
+            raise _not_connections(name, type(who).__name__) from None
+        for each in wanted:
+            if not isinstance(each, Connection):
+                kind = f"{type(who).__name__} with a {type(each).__name__} in it"
+                raise _not_connections(name, kind)
         return registry.present(wanted)
 
     def members(
@@ -113,3 +114,9 @@ class Recipients:
                 "first endpoint with an authenticator"
             )
         return 1 if self._authenticators else 0
+
+
+def _not_connections(name: str, kind: str) -> UsageError:
+    return UsageError(
+        f"{name} must be a connection, several, or the subject of an identity, not {kind}"
+    )

@@ -50,8 +50,8 @@ class Handshake:
     """Names in lower case; of several with one name, the values joined by commas."""
     client: tuple[str, int] | None = None
     """Address and port of the peer, as the server library sees it."""
-    subprotocols: tuple[str, ...] = ()
-    """What the client offered, in its order."""
+    subprotocols: tuple[str, ...] = field(default=(), repr=False)
+    """What the client offered, in its order. One may hold a token: never log them."""
     path_params: Mapping[str, str] = field(default_factory=dict)
     """What the framework's router found in the path."""
     scope: MutableMapping[str, Any] | None = field(default=None, repr=False, compare=False)

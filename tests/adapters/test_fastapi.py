@@ -8,15 +8,16 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
-from anyio import connect_tcp
+from anyio import Event, connect_tcp
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket, WebSocketException
 from fastapi.requests import HTTPConnection
+from fastapi.routing import APIWebSocketRoute
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.adapters.serving import client, receive, serving, subscribe
-from wsbus import Bus, Connection, Grants, Identity, Unauthenticated, UsageError
+from wsbus import Bus, Connection, Grants, Handshake, Identity, Unauthenticated, UsageError
 from wsbus.adapters import asgi
 from wsbus.adapters.fastapi import mount, mount_console, serve
 from wsbus.adapters.starlette import (
@@ -430,6 +431,88 @@ async def test_a_dependency_of_another_kind_is_a_mistake(
         assert await enters(port, "/ws?name=ada") == 500
 
     assert "returns an Identity or None, not str" in caplog.text
+
+
+async def test_what_dependencies_find_reaches_commands() -> None:
+    """What one puts on ``websocket.state`` is in the scope of the connection's handshake.
+
+    One with ``yield`` is left after ``on_disconnect``, or at once if the handshake is refused.
+    """
+    bus, app, notes = Bus(), FastAPI(), list[str]()
+    left = Event()
+
+    async def database() -> AsyncIterator[str]:
+        notes.append("opened")
+        try:
+            yield "a database"
+        finally:
+            notes.append("closed")
+            left.set()
+
+    def know(websocket: WebSocket, found: str = Depends(database)) -> None:
+        if "x-no" in websocket.headers:
+            raise HTTPException(402, "pay first")
+        websocket.state.database = found
+
+    @bus.command("what")
+    def what(handshake: Handshake) -> str:
+        assert handshake.scope is not None
+        notes.append("asked")
+        return str(handshake.scope["state"]["database"])
+
+    bus.on_disconnect(lambda _: notes.append("left"))
+    mount(app, "/ws", bus, dependencies=[Depends(know)])
+    async with serving(app) as (port, _):
+        async with client(port) as peer:
+            await receive(peer)
+            await peer.send('{"type":"command","id":"1","action":"what"}')
+            assert (await receive(peer))["data"] == "a database"
+            assert notes == ["opened", "asked"]
+        await left.wait()
+        assert notes == ["opened", "asked", "left", "closed"]
+
+        left = Event()
+        assert await enters(port, "/ws", additional_headers={"x-no": "1"}) == 402
+        await left.wait()
+        assert notes[4:] == ["opened", "closed"]
+
+
+async def test_overridden_dependencies_are_overridden_here_too() -> None:
+    """``app.dependency_overrides`` holds for guards and identities, as tests rely on it."""
+    bus, app = Bus(), FastAPI(dependencies=GUARD)
+    mount(app, "/ws", bus, identity=current_identity, dependencies=[Depends(never)])
+    app.dependency_overrides |= {
+        members_only: lambda: None,
+        never: lambda: None,
+        current_name: lambda: "bob",
+    }
+    async with serving(app) as (port, _):
+        async with client(port) as peer:
+            assert (await receive(peer))["data"]["subject"] == "bob"
+        app.dependency_overrides.pop(never)
+        assert await enters(port, "/ws") == 403
+
+
+def never() -> None:
+    raise WebSocketException(1008)
+
+
+async def test_the_route_stands_in_the_applications_own_table() -> None:
+    """It is a route of FastAPI, found by its name, and the pages of the API go on working."""
+    bus, app, router = Bus(), FastAPI(), APIRouter(prefix="/inner")
+    mount(app, "/ws/{room}", bus, identity=current_identity, status="/-", client="/wsbus")
+    mount(router, "/ws", bus, name="inner")
+    app.include_router(router, prefix="/outer")
+    app.get("/prices")(lambda: [1])
+    [route] = [each for each in app.routes if getattr(each, "name", "") == "wsbus"]
+    assert isinstance(route, APIWebSocketRoute)
+    assert route.path == "/ws/{room}"
+    assert app.url_path_for("wsbus", room="a") == "/ws/a"
+    assert app.url_path_for("inner") == "/outer/inner/ws"
+    async with serving(app) as (port, _):
+        assert (await get(port, "/docs"))[0] == 200
+        status, body = await get(port, "/openapi.json")
+        assert (status, [*json.loads(body)["paths"]]) == (200, ["/prices"])
 
 
 @pytest.mark.parametrize("is_accepted", [False, True])

@@ -238,6 +238,46 @@ async def test_session_and_user_are_in_the_scope() -> None:
         assert (await receive(peer))["data"]["subject"] == "ada"
 
 
+async def test_a_session_is_in_the_scope() -> None:
+    """A signed session of Starlette's middleware is read for WebSockets as for pages."""
+    sessions = pytest.importorskip("starlette.middleware.sessions", exc_type=ImportError)
+    bus = Bus()
+
+    def judge(token: str | None, handshake: Handshake) -> Identity | None:
+        assert handshake.scope is not None
+        assert handshake.scope["app"].state.note == "mine"
+        name = handshake.scope["session"].get("user")
+        return None if name is None else Identity(name, Grants.open())
+
+    async def sign_in(request: Request) -> PlainTextResponse:
+        request.session["user"] = "ada"
+        return PlainTextResponse("welcome")
+
+    bus.command("who")(lambda: "me")
+    seen: list[Any] = []
+    bus.on_connect(lambda connection: seen.append((connection.handshake.scope or {})["session"]))
+    application = Starlette(
+        routes=[
+            Route("/sign-in", sign_in),
+            websocket_route("/ws", bus.endpoint(authenticator=judge)),
+        ],
+        lifespan=lifespan(bus),
+        middleware=[Middleware(sessions.SessionMiddleware, secret_key="s")],
+    )
+    application.state.note = "mine"
+    async with serving(application) as (port, _):
+        stream = await connect_tcp("127.0.0.1", port)
+        async with stream:
+            await stream.send(b"GET /sign-in HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = (await stream.receive()).decode()
+        cookie = answer.split("set-cookie: ")[1].split(";")[0]
+        async with client(port, additional_headers={"Cookie": cookie}) as peer:
+            assert (await receive(peer))["data"]["subject"] == "ada"
+        async with client(port) as peer:
+            assert "subject" not in (await receive(peer))["data"]
+    assert seen == [{"user": "ada"}, {}]
+
+
 async def test_parameters_keep_their_types() -> None:
     """What Starlette converts stays converted, and a parameter of many segments is one."""
     bus = Bus()

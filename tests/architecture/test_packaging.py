@@ -31,6 +31,9 @@ except ImportError as exc:
         ("wsbus.adapters.aiohttp", "aiohttp", "aiohttp"),
         ("wsbus.adapters.starlette", "starlette", "starlette"),
         ("wsbus.adapters.uvicorn", "uvicorn", "starlette"),
+        ("wsbus.adapters.uvicorn", "websockets", "starlette"),
+        ("wsbus.adapters.fastapi", "fastapi", "fastapi"),
+        ("wsbus.adapters.fastapi", "starlette", "fastapi"),
     ],
 )
 def test_a_missing_extra_is_named(module: str, package: str, extra: str) -> None:

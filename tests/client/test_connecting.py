@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from copy import copy
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
@@ -84,7 +84,7 @@ def test_what_makes_no_sense_is_refused_at_once() -> None:
     with pytest.raises(UsageError, match=r"speaks wsbus\.v1, zigquant-v2"):
         connect("ws://example.org", protocol="mqtt")
     with pytest.raises(UsageError):
-        connect("ws://example.org", token_in="header")  # type: ignore[arg-type]
+        connect("ws://example.org", token_in="cookie")  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         connect("ws://example.org", ping_interval=0)
     with pytest.raises(UsageError):
@@ -368,7 +368,28 @@ async def test_a_token_can_be_shown_in_the_query(protocol: str) -> None:
             server.url, token="ada", token_in="query", token_name="no", protocol=protocol
         )
         assert isinstance(error, Unauthenticated)
-        assert "did not take the token from the query" in str(error)
+        assert "did not take the token from the handshake" in str(error)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("token_in", ["header", "subprotocol"])
+async def test_a_token_can_be_shown_in_the_handshake(
+    server: Server, token_in: Literal["header", "subprotocol"], protocol: str
+) -> None:
+    """The server knows who it is before it accepts; a refused token is told with 401."""
+    async with connect(server.url, token="ada", token_in=token_in, protocol=protocol) as client:
+        if protocol == "wsbus.v1":
+            assert client.subject == "ada"
+    error = await refusal(server.url, token="bad", token_in=token_in, protocol=protocol)
+    assert isinstance(error, Unauthenticated)
+    with pytest.raises(UsageError, match="printable ASCII"):
+        await connect(server.url, token="é\n", token_in="header", protocol=protocol)
+
+
+async def test_a_token_in_a_subprotocol_may_be_any_text(server: Server) -> None:
+    """It is encoded, so that nothing in it ends the header."""
+    async with connect(server.url, token="é, x", token_in="subprotocol") as client:
+        assert client.subject == "é, x"
 
 
 # --- the block -----------------------------------------------------------------------------------

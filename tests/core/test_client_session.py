@@ -223,12 +223,12 @@ def test_a_server_that_lets_nobody_in_is_left() -> None:
 
 def test_a_token_in_the_query_is_not_said() -> None:
     """It goes with the address; a server that knows nobody then did not take it."""
-    session = make(TokenUse(fixed="t", in_query=True))
+    session = make(TokenUse(fixed="t", in_handshake=True))
 
     assert session.handle_deadline(START) == [Dial("t")]
     assert session.opened(START) == []
     stop = only(session.handle(Connected("c1", None, 30, 60), START), Stop)
-    assert "did not take the token from the query" in str(stop.error)
+    assert "did not take the token from the handshake" in str(stop.error)
 
 
 def test_the_first_failure_is_told_at_once() -> None:

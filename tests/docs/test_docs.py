@@ -1,19 +1,25 @@
-"""The Python in the documentation runs."""
+"""The Python in the documentation runs, and has the types that it says."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.docs.documents import DOCUMENTS, ROOT, needing, parsed, running
+from tests.docs.documents import DOCUMENTS, HOW_TO, ROOT, needing, parsed, running
 
 FENCES: Final = {"", "console", "html", "js", "json", "python", "sh", "text"} | {
     *("dockerfile", "ini", "nginx", "yaml")  # of other programs
 }
 """Languages of blocks; there is one word for Python, whose blocks run."""
+
+
+UNTYPED: Final = {HOW_TO / "shutdown.md", HOW_TO / "frameworks.md"}
+"""Call what hypercorn, granian, Quart and Django have no types for."""
 
 
 @pytest.mark.parametrize("path", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in DOCUMENTS])
@@ -34,3 +40,24 @@ def test_no_block_of_python_is_passed_over(path: Path) -> None:
     shown = sum(fence == "python" for fence in fences)
     hidden = text.count("<!--- invisible-code-block: python")
     assert len(list(parsed(path).examples())) == shown + hidden
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_examples_have_their_types(tmp_path: Path) -> None:
+    """Who copies an example into a program that mypy checks strictly gets no complaint."""
+    pytest.importorskip("mypy", reason="pip install -e '.[lint]'")
+    for path in DOCUMENTS:
+        blocks = [str(example.parsed) for example in parsed(path).examples()]
+        if blocks and path not in UNTYPED:
+            name = "_".join(path.relative_to(ROOT).with_suffix("").parts).replace("-", "_")
+            (tmp_path / f"{name}.py").write_text("\n".join(blocks), encoding="utf-8")
+    outcome = subprocess.run(
+        [sys.executable, "-m", "mypy", *map(str, tmp_path.glob("*.py"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=290,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr

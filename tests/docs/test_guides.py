@@ -165,6 +165,12 @@ async def test_what_the_guide_mounts_in_fastapi_is_served() -> None:
             assert await subject(url, additional_headers=key) == "anonymous"
             with pytest.raises(InvalidStatus, match="403"):
                 await subject(url)
+            async with connect(
+                f"ws://{host}/tenants", subprotocols=NATIVE, additional_headers={"x-tenant": "acme"}
+            ) as socket:
+                client = Client(socket)
+                await client.say(type="command", id="1", action="tenant")
+                assert (await client.hear("response"))["data"] == "acme"
             for path in ("mail", "by-hand"):
                 assert await subject(f"ws://{host}/{path}", additional_headers=cookie) == "ada"
                 with pytest.raises(InvalidStatus, match="403"):
@@ -293,6 +299,54 @@ async def test_the_guides_parameters_are_checked() -> None:
                 else:
                     assert answer["error"]["code"] == "VALIDATION_ERROR"
                     assert str(told) in answer["error"]["message"]
+
+
+async def test_the_guides_roles_are_grants() -> None:
+    """Roles of a token decide what it grants; who is banned leaves, and does not come back."""
+    with running(HOW_TO / "authenticate.md") as guide:
+        async with served(asgi_app(guide.by_role), guide.by_role) as host:
+            claims = {"sub": "ada", "exp": guide.time.time() + 60, "roles": ["guest", "other"]}
+            token = guide.jwt.encode(claims, guide.SECRET)
+            shown = {"Authorization": f"Bearer {token}"}
+            async with connect(
+                f"ws://{host}", subprotocols=NATIVE, additional_headers=shown
+            ) as socket:
+                client = Client(socket)
+                await client.say(type="subscribe", channels=["prices.*", "grid.*"])
+                answer = await client.hear("subscribed")
+                assert answer["data"]["channels"] == ["prices.*"]
+                guide.ban("ada")
+                await socket.wait_closed()
+                assert socket.close_reason == "this account is closed"
+            with pytest.raises(InvalidStatus, match="401"):
+                await subject(f"ws://{host}", additional_headers=shown)
+
+
+async def test_the_guides_middleware_says_who_it_is() -> None:
+    """What middleware of Starlette or aiohttp finds out is there for authenticators, commands."""
+    cookie = {"Cookie": "session=s3cr3t"}
+    with running(HOW_TO / "authenticate.md") as guide:
+        async with served(guide.app, guide.bus) as host:
+            with pytest.raises(InvalidStatus, match="401"):
+                await subject(f"ws://{host}/ws")
+            async with connect(
+                f"ws://{host}/ws", subprotocols=NATIVE, additional_headers=cookie
+            ) as socket:
+                client = Client(socket)
+                assert (await client.hear("connected"))["data"]["subject"] == "ada"
+                await client.say(type="command", id="1", action="settings.theme")
+                assert (await client.hear("response"))["data"] == "dark"
+
+        runner = guide.web.AppRunner(guide.web_app, access_log=None)
+        await runner.setup()
+        try:
+            await guide.web.TCPSite(runner, "127.0.0.1", 0).start()
+            url = f"ws://127.0.0.1:{runner.addresses[0][1]}/ws"
+            assert await subject(url, additional_headers=cookie) == "ada"
+            with pytest.raises(InvalidStatus, match="401"):
+                await subject(url)
+        finally:
+            await runner.cleanup()
 
 
 async def test_the_guides_cookie_lets_its_owner_in() -> None:

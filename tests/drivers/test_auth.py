@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from wsbus import (
     JWT,
+    Bus,
     Grants,
     Handshake,
     Identity,
@@ -25,6 +26,8 @@ from wsbus import (
     UsageError,
     grants_from_claims,
 )
+from wsbus.auth import shown_token
+from wsbus.endpoint import Refusal
 
 SECRET: Final = "for the tests: at least 32 bytes"
 ANYWHERE: Final = Handshake("/")
@@ -263,7 +266,7 @@ def test_a_reason_is_not_repeated(
                 judge(token, ANYWHERE)
 
     lines = [record.getMessage() for record in caplog.records]
-    cure = "(on /; `wsbus token show` tells what a token holds)"
+    cure = "(on /; wsbus token show tells what a token holds)"
     assert lines[:2] == [
         f"a token is refused: it is no JSON Web Token {cure}",
         f"a token is refused: it has no claim `exp` {cure}",
@@ -289,6 +292,10 @@ def test_audience_issuer_and_leeway() -> None:
 # --- settings -------------------------------------------------------------------------------------
 
 
+async def later(claims: Mapping[str, Any]) -> Grants:
+    return Grants()
+
+
 MISTAKES: Final[list[tuple[Callable[[], JWT], str]]] = [
     (lambda: JWT(None), "text or bytes"),  # type: ignore[arg-type]
     (lambda: JWT(""), "empty"),
@@ -297,7 +304,10 @@ MISTAKES: Final[list[tuple[Callable[[], JWT], str]]] = [
     (lambda: JWT("x" * 47, algorithms=["HS384"]), "48"),
     (lambda: JWT("x" * 63, algorithms=["HS512"]), "64"),
     (lambda: JWT(5), "text or bytes"),  # type: ignore[arg-type]
-    (lambda: JWT([SECRET]), "dict by `kid`"),  # type: ignore[arg-type]
+    (lambda: JWT([]), "holds 1 to 8"),
+    (lambda: JWT([SECRET] * 9), "holds 1 to 8"),
+    (lambda: JWT([SECRET, "short"]), "32 or more"),
+    (lambda: JWT({SECRET}), "list, a dict by `kid`"),  # type: ignore[arg-type]
     (lambda: JWT(Path("/run/secrets/of-the-application")), "read the file"),  # type: ignore[arg-type]
     (lambda: JWT("/run/secrets/of-the-application.pem"), "read the file"),
     (lambda: JWT(__file__), "read the file"),
@@ -319,6 +329,7 @@ MISTAKES: Final[list[tuple[Callable[[], JWT], str]]] = [
     (lambda: JWT(SECRET, leeway=float("inf")), "leeway"),
     (lambda: JWT(SECRET, leeway="5"), "leeway"),  # type: ignore[arg-type]
     (lambda: JWT(SECRET, grants=Grants()), "grants"),  # type: ignore[arg-type]
+    (lambda: JWT(SECRET, grants=later), "grants is a def"),  # type: ignore[arg-type]
     (lambda: JWT({}), "dict"),
     (lambda: JWT({"k1": "short"}), "32"),
     (lambda: JWT({"keys": []}), "JWK set"),
@@ -331,6 +342,97 @@ def test_settings_that_cannot_work_are_refused(make: Callable[[], JWT], word: st
     """When it is made, and the error says which."""
     with pytest.raises(UsageError, match=word):
         make()
+
+
+# --- where a token is shown -----------------------------------------------------------------------
+
+
+def b64_text(text: str) -> str:
+    return "wsbus.token." + b64(text.encode())
+
+
+HEADERS: Final = {"authorization": "Bearer a.b.c", "cookie": "x=1; t=k.u.c"}
+SHOWN: Final[list[tuple[dict[str, Any], str | None]]] = [
+    ({"headers": HEADERS, "subprotocols": (b64_text("s"),), "query_string": "t=q"}, "a.b.c"),
+    ({"headers": {"authorization": "bEARER  a.b.c "}}, "a.b.c"),
+    ({"headers": {"authorization": "Bearer"}}, ""),
+    ({"headers": {"authorization": "Basic YTpi"}}, None),
+    ({"headers": {"authorization": "Basic YTpi", "cookie": "t=c"}}, "c"),
+    ({"subprotocols": ("wsbus.v1", b64_text("é.x"), b64_text("z")), "query_string": "t=q"}, "é.x"),
+    ({"subprotocols": (b64_text("ab"),)}, "ab"),
+    ({"subprotocols": (b64_text("abc"), "wsbus.v1")}, "abc"),
+    ({"subprotocols": (b64_text("ÿÿ>?~"),)}, "ÿÿ>?~"),
+    ({"subprotocols": ("wsbus.tokens",)}, None),
+    ({"query_string": "t=q", "headers": {"cookie": "t=c"}}, "q"),
+    ({"query_string": "u=q"}, None),
+    ({"headers": {"cookie": "tt=1; t=c; t=d"}}, "c"),
+    ({"headers": {"cookie": 'u=1,t="c"'}}, "c"),
+    ({"headers": {"cookie": "t"}}, ""),
+    ({"headers": {"cookie": "x=t=1"}}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("shown", "token"), SHOWN, ids=map(str, range(len(SHOWN))))
+def test_the_first_token_that_is_shown_counts(shown: dict[str, Any], token: str | None) -> None:
+    """``Authorization``, then a subprotocol, then the query, then the cookie."""
+    assert shown_token(Handshake("/", **shown), "t", "t", header=True) == token
+
+
+def test_a_source_that_is_off_is_not_looked_at() -> None:
+    """Each is looked at only where the endpoint says so."""
+    handshake = Handshake("/", "t=q", HEADERS, subprotocols=(b64_text("s"),))
+    assert shown_token(handshake, None, None, header=False) is None
+    assert shown_token(handshake, "t", None, header=False) == "q"
+    assert shown_token(handshake, None, "t", header=False) == "k.u.c"
+    assert shown_token(handshake, None, None, header=True) == "a.b.c"
+    assert "k.u.c" not in repr(handshake)
+    assert b64_text("s") not in repr(handshake)
+
+
+@pytest.mark.parametrize("text", ["!", "a", "_w", "é"])
+async def test_a_subprotocol_that_holds_no_token_is_refused(text: str) -> None:
+    """It is not passed over: the client is told with 401 what is wrong with it."""
+    bus = Bus()
+    endpoint = bus.endpoint(authenticator=JWT(SECRET))
+    async with bus:
+        handshake = Handshake("/", subprotocols=("wsbus.v1", f"wsbus.token.{text}"))
+        refusal = await endpoint.admit(handshake)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, "base64url" in refusal.reason) == (401, True)
+
+
+async def test_a_token_alone_names_no_dialect() -> None:
+    """A browser hangs up if nothing that it offered is chosen: the refusal says what to offer."""
+    bus = Bus()
+    endpoint = bus.endpoint(authenticator=JWT(SECRET))
+    async with bus:
+        refusal = await endpoint.admit(Handshake("/", subprotocols=(b64_text(GOOD),)))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, "wsbus.v1" in refusal.reason) == (400, True)
+    assert b64_text(GOOD) not in refusal.reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"cookie_token": "t", "origins": "*"}, "origins"),
+        ({"cookie_token": "t", "origins": ["https://a.example", "null"]}, "origins"),
+        ({"cookie_token": "a b"}, "name of a cookie"),
+        ({"cookie_token": ""}, "name of a cookie"),
+        ({"cookie_token": True}, "name of a cookie"),
+        ({"query_token": ""}, "parameter of the query"),
+        ({"query_token": 5}, "parameter of the query"),
+        ({"header_token": "Authorization"}, "True or False"),
+        ({"cookie_token": "t", "authenticator": None}, "needs an authenticator"),
+        ({"query_token": "t", "authenticator": None}, "needs an authenticator"),
+    ],
+    ids=range(10),
+)
+def test_sources_that_cannot_work_are_refused(settings: dict[str, Any], word: str) -> None:
+    """When the endpoint is made: a cookie without a check of origins, a name that is none."""
+    with pytest.raises(UsageError, match=word):
+        Bus().endpoint(**{"authenticator": JWT(SECRET), **settings})
 
 
 # --- several keys ---------------------------------------------------------------------------------
@@ -394,6 +496,27 @@ def test_a_key_is_named_by_a_text_that_is_known(kid: Any) -> None:
             JWT(FORMS[form], algorithms=["RS256"])(forge(header, claims()), ANYWHERE)
 
 
+def test_a_list_of_keys_is_tried_in_turn(caplog: pytest.LogCaptureFixture) -> None:
+    """While keys are changed, tokens of the old and of the new one are taken, without ``kid``."""
+    judge = JWT(["n" * 32, SECRET])
+    for key in (SECRET, "n" * 32):
+        assert judge(forge(HS, claims(), key=key.encode()), ANYWHERE) is not None
+    for token, word in {
+        forge(HS, claims(), key=b"x" * 32): "signature does not fit",
+        forge(HS, claims(exp=1)): "expired",
+        forge(HS, claims(aud="x"), key=b"n" * 32): "audience",
+        "junk": "no JSON Web Token",
+    }.items():
+        caplog.clear()
+        with pytest.raises(Unauthenticated):
+            judge(token, ANYWHERE)
+        assert word in caplog.text
+    pair = JWT([pem(key) for key in PRIVATE], algorithms=["RS256"])
+    assert all(pair(jwt.encode(claims(), key, "RS256"), ANYWHERE) for key in PRIVATE)
+    with pytest.raises(Unauthenticated):  # A public key is no secret.
+        pair(forge(HS, claims(), key=pem(PRIVATE[0]).encode()), ANYWHERE)
+
+
 def test_keys_may_change() -> None:
     """A function finds keys that were not there when it was given."""
     keys = {"k0": SECRET}
@@ -428,3 +551,15 @@ def test_grants_may_come_from_other_claims() -> None:
     assert isinstance(usual, Identity)
     assert scoped.grants == Grants.of(subscribe=["a.*", "b"])
     assert usual.grants == Grants.of(subscribe=["a.*"])
+
+
+def test_grants_may_refuse_a_token(caplog: pytest.LogCaptureFixture) -> None:
+    """The client is told the function's sentence; the log says that it was the function."""
+
+    def none_for(claims: Mapping[str, Any]) -> Grants:
+        raise Unauthenticated(f"{claims['sub']} is banned")
+
+    with pytest.raises(Unauthenticated, match="u1 is banned"):
+        JWT(SECRET, grants=none_for)(GOOD, ANYWHERE)
+    assert "the function for grants= refuses its claims" in caplog.text
+    assert "u1" not in caplog.text

@@ -340,7 +340,7 @@ CLIENT = [
     Row("connect(https://)", lambda: connect("https://h/ws"), ("wss://",)),
     Row("connect(no scheme)", lambda: connect("h:80/ws"), ("h:80/ws", "ws://")),
     Row("token=number", lambda: connect("ws://h", token=5), ("token", "function", "5")),  # type: ignore[arg-type]
-    Row("token_in=header", lambda: connect("ws://h", token_in="header"), ("'message'", "'query'")),  # type: ignore[arg-type]
+    Row("token_in=body", lambda: connect("ws://h", token_in="body"), ("`message`", "`query`")),  # type: ignore[arg-type]
     Row("protocol=typo", lambda: connect("ws://h", protocol="v1"), ("v1", "wsbus.v1")),
     Row("connect_timeout=text", lambda: connect("ws://h", connect_timeout="5"), ("'5'",)),  # type: ignore[arg-type]
     Row("ping_interval=text", lambda: connect("ws://h", ping_interval="5"), ("ping_interval",)),  # type: ignore[arg-type]

@@ -286,6 +286,15 @@ test("a token lets in, is asked for anew before it expires, and its grants count
   assert.deepEqual(told.map(({ code }) => code), ["UNSUBSCRIBED"]);
 });
 
+test("a token may be shown in a subprotocol", async () => {
+  const token = tokenFor({ subscribe: ["a.*"], command: ["*"] });
+  const client = await connected(server.private, { token, tokenIn: "subprotocol" });
+  await client.subscribe("a.*");
+  await assert.rejects(client.subscribe("b"), code("FORBIDDEN"));
+  const refused = make(server.private, { token: "nonsense?>", tokenIn: "subprotocol" });
+  await assert.rejects(refused.connect());
+});
+
 test("an expired token is replaced by a new one", async () => {
   let asked = 0;
   const token = () => {

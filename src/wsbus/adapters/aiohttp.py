@@ -32,10 +32,12 @@ from aiohttp import web, web_log
 
 from ..bus import Bus, status_views
 from ..core.encoding import encode_data
+from ..core.errors import UsageError
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
 from ._aiohttp import Guard, Transport
+from ._endpoint import endpoint_of
 
 if TYPE_CHECKING:  # Applications without a console load nothing of it.
     from ..console import Console
@@ -65,8 +67,13 @@ def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
         path: As for any route; what variable parts hold is in :attr:`.Handshake.path_params`.
         door: Where clients come in; a bus means its default endpoint. May be called for several
             endpoints of one bus.
+
+    Raises:
+        UsageError: It is neither a bus nor an endpoint, or no application of aiohttp.
     """
-    endpoint = _endpoint(door)
+    if not isinstance(app, web.Application):
+        raise UsageError('the application of aiohttp comes first: setup(app, "/ws", bus)')
+    endpoint = endpoint_of(door)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
         bus = endpoint.gate
@@ -166,7 +173,7 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
     The bus must be running, and ``endpoint.drain()`` should be called in ``app.on_shutdown``:
     aiohttp waits a minute for handlers that have not ended by themselves. :func:`setup` does both.
     """
-    endpoint = _endpoint(door)
+    endpoint = endpoint_of(door)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         refused = _refused(request)
@@ -276,7 +283,3 @@ def _handshake(request: web.Request) -> Handshake:
         path_params=dict(request.match_info),
         request=request,
     )
-
-
-def _endpoint(door: Bus | Endpoint) -> Endpoint:
-    return door.default_endpoint if isinstance(door, Bus) else door

@@ -43,10 +43,11 @@ from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import Message, Receive, Send, transport
+from ._endpoint import endpoint_of
 from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
 
-__all__ = ["Application", "app", "converse", "decline", "endpoint_of"]
+__all__ = ["Application", "app", "converse", "decline"]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 
@@ -129,19 +130,6 @@ def app(door: Bus | Endpoint, *, autostart: bool = False) -> Application:
         UsageError: It is neither a bus nor an endpoint.
     """
     return Application(endpoint_of(door), autostart=autostart)
-
-
-def endpoint_of(door: Bus | Endpoint) -> Endpoint:
-    """Return the endpoint, or the default one of a bus.
-
-    Raises:
-        UsageError: It is neither.
-    """
-    if isinstance(door, Endpoint):
-        return door
-    if isinstance(door, Bus):
-        return door.default_endpoint
-    raise UsageError(f"a bus, or bus.endpoint(…), is expected here, not {type(door).__name__}")
 
 
 async def converse(

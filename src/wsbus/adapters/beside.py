@@ -17,6 +17,7 @@ from ..core.errors import UsageError
 from ..endpoint import Endpoint
 from . import asgi
 from ._asgi import Message, Receive, Send
+from ._endpoint import endpoint_of
 
 __all__ = ["Beside", "beside"]
 
@@ -106,4 +107,4 @@ def beside(other: Callable[..., Awaitable[Any]], path: str, door: Bus | Endpoint
     """
     if not path.startswith("/"):
         raise UsageError(f"a path begins with a slash: beside(application, '/{path}', bus)")
-    return Beside(other, path, asgi.endpoint_of(door))
+    return Beside(other, path, endpoint_of(door))

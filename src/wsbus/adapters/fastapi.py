@@ -20,6 +20,13 @@ Needs the extra ``fastapi``.
 
 from __future__ import annotations
 
+from .._extras import missing_extra
+
+try:
+    import fastapi as _fastapi  # noqa: F401  # what the extra brings
+except ModuleNotFoundError as _exc:
+    raise missing_extra("wsbus.adapters.fastapi", "fastapi", _exc) from None
+
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,8 +40,9 @@ from ..bus import Bus
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
+from ._endpoint import endpoint_of
 from ._placed import settle
-from .asgi import Application, decline, endpoint_of
+from .asgi import Application, decline
 from .starlette import View, console_routes, running, serve, status_routes, web_routes
 
 if TYPE_CHECKING:  # Applications without a console load nothing of it.
@@ -67,8 +75,10 @@ def mount(
             ``connection.handshake.path_params``; write ``{client_id:path}`` if it may hold ``/``.
         door: Where clients come in; a bus means its default endpoint.
         dependencies: Such as ``[Depends(members_only)]``, for the WebSocket, besides those of the
-            application and its routers. One that refuses raises ``WebSocketException``. They are
-            left when the connection ends, so one that holds a database session holds it for long.
+            application and its routers. They run before the WebSocket is accepted; one that refuses
+            raises ``WebSocketException`` or ``HTTPException``. What one puts on
+            ``websocket.state`` is in ``handshake.scope["state"]``. Those with ``yield`` are left
+            when the connection has ended, so one that holds a database session holds it for long.
         identity: A dependency that returns an :class:`.Identity`, or None to have the endpoint's
             authenticator asked.
         status: Prefix of the routes that tell operators how the bus is, such as ``/-``; see

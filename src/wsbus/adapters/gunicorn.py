@@ -27,7 +27,14 @@ def _base() -> Any:
         try:
             return import_module("uvicorn.workers").UvicornWorker
         except ImportError:
-            return import_module("uvicorn_worker").UvicornWorker
+            try:
+                return import_module("uvicorn_worker").UvicornWorker
+            except ModuleNotFoundError as exc:
+                raise ModuleNotFoundError(
+                    f"wsbus.adapters.gunicorn needs {exc.name}, which is not installed: "
+                    "pip install 'wsbus[starlette]' gunicorn uvicorn-worker",
+                    name=exc.name,
+                ) from None
 
 
 def _worker() -> type[Any]:

@@ -26,6 +26,7 @@ except ModuleNotFoundError as _exc:
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 from weakref import WeakSet
@@ -36,14 +37,16 @@ from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from ..application import name_of
 from ..bus import Bus, status_views
 from ..core.encoding import encode_data
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..web import ASSETS, asset
+from ._endpoint import endpoint_of
 from ._placed import MISPLACED, Placed, settle
-from .asgi import app, converse, endpoint_of
+from .asgi import app, converse
 
 if TYPE_CHECKING:  # Applications without a console load nothing of it.
     from ..console import Console
@@ -290,6 +293,8 @@ def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
             f"lifespan(bus) takes a bus, not {type(bus).__name__}; "
             "write Starlette(lifespan=lifespan(bus)), not lifespan=lifespan"
         )
+    for each in more:
+        _check_lifespan(each)
 
     @asynccontextmanager
     async def live(application: Any) -> AsyncIterator[Mapping[str, Any] | None]:
@@ -299,10 +304,24 @@ def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
             if bus not in _mounted or not bus.is_running:
                 await stack.enter_async_context(bus)
             for each in more:
-                state |= await stack.enter_async_context(each(application)) or {}
+                part: Any = each(application)
+                if not hasattr(part, "__aenter__"):
+                    raise UsageError(_NO_LIFESPAN.format(name_of(each)))
+                state |= await stack.enter_async_context(part) or {}
             yield state or None  # Not every server knows of state.
 
     return live
+
+
+_NO_LIFESPAN: Final = (
+    "{} is no lifespan: write @asynccontextmanager above `async def lifespan(app)`, with a yield"
+)
+
+
+def _check_lifespan(of: object) -> None:
+    is_called = isinstance(of, AbstractAsyncContextManager)
+    if is_called or not callable(of) or isasyncgenfunction(of) or iscoroutinefunction(of):
+        raise UsageError(_NO_LIFESPAN.format(name_of(of)))
 
 
 _mounted: Final[WeakSet[Bus]] = WeakSet()

@@ -17,7 +17,9 @@ from __future__ import annotations
 from .._extras import missing_extra
 
 try:
+    import h11 as _h11  # noqa: F401  # uvicorn brings it
     import uvicorn as _uvicorn  # noqa: F401  # what the extra brings
+    import websockets as _websockets  # noqa: F401  # the same
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.uvicorn", "starlette", _exc) from None
 
@@ -32,6 +34,7 @@ import uvicorn
 
 from ..bus import Bus
 from ..endpoint import Endpoint
+from ._endpoint import endpoint_of
 from ._logs import RedactQuery, redact
 from ._uvicorn_http import HTTPProtocol
 from ._uvicorn_ws import WebSocketProtocol
@@ -65,7 +68,7 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
     Args:
         door: The endpoint; of several, the one with the largest messages.
     """
-    endpoint = door.default_endpoint if isinstance(door, Bus) else door
+    endpoint = endpoint_of(door)
     keepalive = 20.0 if endpoint.heartbeat.timeout is None else None
     return {
         "http": HTTPProtocol,

@@ -40,6 +40,7 @@ from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
+from ._endpoint import endpoint_of
 from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
@@ -221,7 +222,7 @@ def serve(
         **options: Passed on to :func:`websockets.asyncio.server.serve`: ``ssl``, say. A
             ``process_request`` is asked before the endpoint is, so that it may answer other paths.
     """
-    return _serve(_endpoint(door), host, port, options)
+    return _serve(endpoint_of(door), host, port, options)
 
 
 @asynccontextmanager
@@ -277,7 +278,7 @@ def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[N
     The server must be started with ``create_connection=ServerConnection``, and should be with
     ``compression=None`` and a ``max_size``; :func:`serve` sets all of this itself.
     """
-    endpoint = _endpoint(door)
+    endpoint = endpoint_of(door)
 
     async def handle(connection: ws.ServerConnection) -> None:
         if not isinstance(connection, ServerConnection):
@@ -334,7 +335,3 @@ def _handshake(connection: ws.ServerConnection, request: Request) -> Handshake:
         client=(address[0], address[1]) if isinstance(address, tuple) else None,
         subprotocols=split_list(headers.get("sec-websocket-protocol", "")),
     )
-
-
-def _endpoint(door: Bus | Endpoint) -> Endpoint:
-    return door.default_endpoint if isinstance(door, Bus) else door

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from base64 import urlsafe_b64encode
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -17,7 +18,15 @@ from ..core.choices import shown
 from ..core.client_retry import Advice
 from ..core.errors import ConnectError, Unauthenticated, UsageError, WsbusError
 
-__all__ = ["DialFailed", "explain_network", "explain_status", "parse_url", "with_token"]
+__all__ = [
+    "DialFailed",
+    "bearer",
+    "explain_network",
+    "explain_status",
+    "parse_url",
+    "token_subprotocol",
+    "with_token",
+]
 
 _PASSING: Final = {
     **dict.fromkeys((403, 408, 425, 500, 502, 503, 504), Advice.NOW),
@@ -65,6 +74,23 @@ def parse_url(url: str) -> WebSocketURI:
         why = hint.get(scheme, ", which begins with ws:// or wss://")
         raise UsageError(f"{_redacted(url)!r} is no address of a WebSocket{why}") from exc
     return uri
+
+
+def bearer(token: str) -> str:
+    """Return the header ``Authorization`` that shows a token.
+
+    Raises:
+        DialFailed: No header can carry it.
+    """
+    if not (token.isascii() and token.isprintable()):
+        error = UsageError("a token in a header is printable ASCII; show it elsewhere: token_in=…")
+        raise DialFailed(error, Advice.STOP)
+    return f"Bearer {token}"
+
+
+def token_subprotocol(token: str) -> str:
+    """Return the subprotocol that shows a token to a server of wsbus."""
+    return "wsbus.token." + urlsafe_b64encode(token.encode()).rstrip(b"=").decode()
 
 
 def with_token(uri: WebSocketURI, name: str, token: str) -> WebSocketURI:

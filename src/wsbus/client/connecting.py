@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final, get_args
 
-from ..core.choices import is_number, shown
+from ..core.choices import choice, is_number, shown
 from ..core.client_liveness import Liveness
 from ..core.client_retry import Retry
 from ..core.client_session import ClientSession
@@ -18,7 +18,7 @@ from ..core.errors import UsageError
 from .address import parse_url
 from .client import Client
 from .dialects import dialect
-from .driver import Driver, OnChange, Settings
+from .driver import Driver, OnChange, Settings, TokenIn
 from .events import Events
 from .tokens import FetchToken
 
@@ -31,7 +31,7 @@ def connect(
     url: str,
     *,
     token: str | FetchToken | None = None,
-    token_in: Literal["message", "query"] = "message",  # noqa: S107  # where it goes is no token
+    token_in: TokenIn = "message",  # noqa: S107  # where it goes is no token
     token_name: str = "token",  # noqa: S107
     protocol: str = "wsbus.v1",
     headers: Mapping[str, str] | None = None,
@@ -54,8 +54,9 @@ def connect(
         url: Where: ``ws://`` or ``wss://``.
         token: A text; or a function, sync or async, that returns it: it is called before every
             connection, and again before the token expires. A sync one runs in a worker thread.
-        token_in: Whether the token is shown in a message, or in the query of the address, where
-            servers write it to their logs.
+        token_in: Where the token is shown: in a ``message``; in a ``header`` of the handshake
+            (``Authorization``) or a ``subprotocol``, which save a round trip; or in the ``query``
+            of the address, where servers write it to their logs.
         token_name: The query parameter that it is shown in.
         protocol: The dialect: ``wsbus.v1`` or ``zigquant-v2``.
         headers: More of them for the handshake: ``Cookie``, ``Origin``.
@@ -77,8 +78,7 @@ def connect(
         Unauthenticated: The server refuses the token, or wants one.
         ConnectionLost: The server closed the connection at once.
     """
-    if token_in not in {"message", "query"}:
-        raise UsageError("a token is shown in the 'message' or in the 'query'")
+    choice(get_args(TokenIn), token_in, "token_in")
     for name, seconds in (("connect_timeout", connect_timeout), ("close_timeout", close_timeout)):
         if not (is_number(seconds) and seconds > 0):
             raise UsageError(f"{name} must be a number of seconds above 0, not {shown(seconds)}")
@@ -96,14 +96,15 @@ def connect(
         headers=dict(headers or {}),
         tls=tls,
         fetch_token=fetched,
+        token_in=token_in,
         token_name=token_name,
         connect_timeout=connect_timeout,
         close_timeout=close_timeout,
         max_message_bytes=max_message_bytes,
         on_change=on_change,
     )
-    in_query = token_in == "query"  # noqa: S105
-    use = TokenUse(fixed=fixed, is_fetched=fetched is not None, in_query=in_query)
+    in_handshake = token_in != "message"  # noqa: S105
+    use = TokenUse(fixed=fixed, is_fetched=fetched is not None, in_handshake=in_handshake)
     liveness = Liveness(ping_interval, ping_timeout)
     return Connecting(partial(_client, settings, use, retry, liveness))
 

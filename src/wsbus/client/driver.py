@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from weakref import WeakSet
 
 from anyio import CancelScope, NoEventLoopError, create_task_group, current_time, move_on_after
@@ -25,18 +25,21 @@ from ..core.client_session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
 from ..core.instant import Instant
 from ..core.messages import Response, Status
-from .address import DialFailed, with_token
+from .address import DialFailed, bearer, token_subprotocol, with_token
 from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, RefreshFailed
 from .dialects import ClientDialect
 from .events import Events
 from .tokens import FetchToken, fetch
 from .wire import Wire
 
-__all__ = ["GAVE_UP", "Driver", "OnChange", "Reply", "Settings"]
+__all__ = ["GAVE_UP", "Driver", "OnChange", "Reply", "Settings", "TokenIn"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
 OnChange: TypeAlias = Callable[[Change], Awaitable[None] | None]
+
+TokenIn: TypeAlias = Literal["message", "header", "subprotocol", "query"]
+"""Where a token is shown."""
 
 GAVE_UP: Final = "%s: the client has ended: %s"
 """What is logged when it ends by no doing of the application."""
@@ -56,6 +59,7 @@ class Settings:
     headers: Mapping[str, str]
     tls: ssl.SSLContext | None
     fetch_token: FetchToken | None
+    token_in: TokenIn
     token_name: str
     """Of the query parameter."""
     connect_timeout: float
@@ -239,13 +243,21 @@ class Driver:
 
     async def _dial(self, token: str | None) -> Wire:
         settings = self.settings
-        uri = settings.uri
-        if token is not None:
-            uri = with_token(uri, settings.token_name, token)
+        uri, headers = settings.uri, settings.headers
+        subprotocols = [settings.dialect.name]
+        if token is not None:  # It is shown in the handshake.
+            match settings.token_in:
+                case "header":
+                    headers = {**headers, "Authorization": bearer(token)}
+                case "subprotocol":
+                    subprotocols.append(token_subprotocol(token))
+                case "query" | "message":
+                    uri = with_token(uri, settings.token_name, token)
         return await Wire.open(
             uri,
             settings.dialect,
-            headers=settings.headers,
+            subprotocols=subprotocols,
+            headers=headers,
             tls=settings.tls,
             max_bytes=settings.max_message_bytes,
         )

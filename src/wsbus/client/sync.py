@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from anyio import fail_after
 
@@ -31,7 +31,7 @@ from ..core.overflow import Overflow
 from .client import Client
 from .connecting import Connecting
 from .connecting import connect as connect_async
-from .driver import OnChange
+from .driver import OnChange, TokenIn
 from .events import Event, Events
 from .portal import Portal
 from .tokens import FetchToken
@@ -46,7 +46,7 @@ def connect(
     url: str,
     *,
     token: str | FetchToken | None = None,
-    token_in: Literal["message", "query"] = "message",  # noqa: S107  # where it goes is no token
+    token_in: TokenIn = "message",  # noqa: S107  # where it goes is no token
     token_name: str = "token",  # noqa: S107
     protocol: str = "wsbus.v1",
     headers: Mapping[str, str] | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -68,6 +68,7 @@ class Wire:
         uri: WebSocketURI,
         speaks: ClientDialect,
         *,
+        subprotocols: Sequence[str],
         headers: Mapping[str, str],
         tls: ssl.SSLContext | None,
         max_bytes: int,
@@ -78,7 +79,10 @@ class Wire:
             DialFailed: It did not come about.
         """
         protocol = ClientProtocol(
-            uri, subprotocols=[Subprotocol(speaks.name)], max_size=max_bytes, logger=_quiet
+            uri,
+            subprotocols=[Subprotocol(name) for name in subprotocols],
+            max_size=max_bytes,
+            logger=_quiet,
         )
         stream = await _connect(uri, tls)
         wire = cls(stream, protocol)

@@ -137,7 +137,7 @@ class ClientSession(Generic[H]):
         self.deadline = now.monotonic + self._connect_timeout
         self._pace.reset()
         token = self._token
-        if token.text is not None and not token.use.in_query:
+        if token.text is not None and not token.use.in_handshake:
             return [self._authenticate(token.text)]
         return [] if self._greets else [actions.Say(messages.Ping(self._ref()))]
 
@@ -358,7 +358,7 @@ class ClientSession(Generic[H]):
     def _dial(self, now: Instant) -> actions.Dial:
         self._move(Move.DIAL)
         self.deadline = now.monotonic + self._connect_timeout
-        return actions.Dial(self._token.text if self._token.use.in_query else None)
+        return actions.Dial(self._token.text if self._token.use.in_handshake else None)
 
     def _retreat(
         self, error: WsbusError, advice: Advice, now: Instant, chance: float

@@ -22,8 +22,8 @@ class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
     """The token that is always shown."""
     is_fetched: bool = False
     """The application is asked for one before every connection, and before it expires."""
-    in_query: bool = False
-    """It is shown in the query of the address, not in a message."""
+    in_handshake: bool = False
+    """It is shown when the connection is asked for, not in a message."""
 
 
 class Token:
@@ -82,4 +82,4 @@ class Token:
         """Return what to say to the application if the server does not know who this is."""
         if self.text is None:
             return Unauthenticated("the server wants a token, and none was given")
-        return Unauthenticated("the server did not take the token from the query")
+        return Unauthenticated("the server did not take the token from the handshake")

@@ -32,6 +32,7 @@ _ALL: Final[tuple[TransportCheck, ...]] = (
     opening.handshake_of_any_bytes,
     opening.subprotocols,
     opening.refusals,
+    opening.tokens,
     framing.text,
     framing.fragments,
     framing.pings,

@@ -26,6 +26,11 @@ export type ClientOptions = {
     token?: Token | ((options: {
         signal: AbortSignal;
     }) => Token | Promise<Token>);
+    /**
+     * "message". In a subprotocol, it is known before the
+     * connection is, where the server takes it there.
+     */
+    tokenIn?: "message" | "subprotocol";
     protocol?: "wsbus.v1" | "zigquant-v2";
     WebSocket?: new (url: string, protocols: string[]) => any;
     /**
@@ -107,6 +112,8 @@ export type ClientEventTarget = {
  * @typedef {object} ClientOptions
  * @property {Token | ((options: { signal: AbortSignal }) => Token | Promise<Token>)} [token] A
  *   function is called for each connection, and before a token expires.
+ * @property {"message" | "subprotocol"} [tokenIn] "message". In a subprotocol, it is known before the
+ *   connection is, where the server takes it there.
  * @property {"wsbus.v1" | "zigquant-v2"} [protocol]
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
  * @property {AbortSignal} [signal] Closes the client.

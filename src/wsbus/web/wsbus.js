@@ -25,6 +25,8 @@
  * @typedef {object} ClientOptions
  * @property {Token | ((options: { signal: AbortSignal }) => Token | Promise<Token>)} [token] A
  *   function is called for each connection, and before a token expires.
+ * @property {"message" | "subprotocol"} [tokenIn] "message". In a subprotocol, it is known before the
+ *   connection is, where the server takes it there.
  * @property {"wsbus.v1" | "zigquant-v2"} [protocol]
  * @property {new (url: string, protocols: string[]) => any} [WebSocket]
  * @property {AbortSignal} [signal] Closes the client.
@@ -211,6 +213,11 @@ const limitOf = (value) => (typeof value === "number" && value > 0 ? value : und
 
 /** @type {(ms: number) => number} */
 const clamp = (ms) => Math.min(ms, 2 ** 31 - 1);
+
+/** A token as a subprotocol can hold it (RFC 4648, section 5). @type {(text: string) => string} */
+const base64url = (text) =>
+  btoa(String.fromCharCode(...new TextEncoder().encode(text)))
+    .replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
 
 /** @type {(patterns: string | Iterable<string>) => string[]} */
 const listOf = (patterns) => (typeof patterns === "string" ? [patterns] : [...patterns]);
@@ -420,6 +427,7 @@ export class Client extends Target {
   #state = "idle";
   #url;
   #token;
+  #isInSubprotocol;
   #protocol;
   #WebSocket;
   #signal;
@@ -478,6 +486,7 @@ export class Client extends Target {
     if (typeof url !== "function") addressOf(url, globalThis.location?.href ?? "ws://page.invalid");
     this.#url = url;
     this.#token = options.token;
+    this.#isInSubprotocol = options.tokenIn === "subprotocol";
     this.#protocol = options.protocol ?? "wsbus.v1";
     this.#WebSocket = options.WebSocket;
     this.#signal = options.signal;
@@ -979,7 +988,10 @@ export class Client extends Target {
     link.step = "";
     const address = addressOf(url);
     link.where = address.origin + address.pathname; // The query may hold a token.
-    const socket = (link.socket = new (this.#WebSocket ?? globalThis.WebSocket)(address.href, [this.#protocol]));
+    /** @type {string[]} */
+    const offered = [this.#protocol];
+    if (token != null && this.#isInSubprotocol) offered.push(`wsbus.token.${base64url(token)}`);
+    const socket = (link.socket = new (this.#WebSocket ?? globalThis.WebSocket)(address.href, offered));
     /** @type {(type: string, run: (event: any) => void) => void} */
     const on = (type, run) =>
       socket.addEventListener(type, (/** @type {any} */ event) => signal.aborted || run(event));
@@ -1007,7 +1019,7 @@ export class Client extends Target {
       return this.#finish(new ConnectionError(4510, `${link.where} does not speak ${this.#protocol}`));
     }
     link.isOpen = true;
-    link.hasShown = token != null;
+    link.hasShown = token != null && !this.#isInSubprotocol;
     if (link.hasShown) this.#send({ type: "auth", token });
     else if (this.#protocol !== "wsbus.v1") this.#ready();
   }

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from anyio import Event
 
 from ...connection import Connection
 from ...core.errors import Unauthenticated
 from ...core.limits import Limits
-from ...core.permissions import Identity
+from ...core.permissions import Grants, Identity
 from ...transport import Handshake
 from ..adapters import Adapter, Site, expect, open_site
 
-__all__ = ["handshake_as_sent", "handshake_of_any_bytes", "refusals", "subprotocols"]
+__all__ = ["handshake_as_sent", "handshake_of_any_bytes", "refusals", "subprotocols", "tokens"]
 
 
 async def handshake_as_sent(adapter: Adapter) -> None:
@@ -75,6 +77,40 @@ async def subprotocols(adapter: Adapter) -> None:
         expect(chosen.peer.subprotocol == "wsbus.v1", "the client's first that is known is echoed")
         expect((await chosen.hear())["type"] == "connected", "the one that is echoed is spoken")
         expect(lost.peer.status in {400, 403}, "a client with unknown ones only is refused")
+
+
+async def tokens(adapter: Adapter) -> None:
+    """A token is taken from a header, a subprotocol, the query and a cookie, in this order."""
+
+    def judge(token: str | None, handshake: Handshake) -> Identity | None:
+        if token == "bad":  # noqa: S105  # no secret
+            raise Unauthenticated
+        return None if token is None else Identity(token, Grants.open())
+
+    shown: dict[str, dict[str, Any]] = {
+        "header": {"headers": [("Authorization", "Bearer ann")]},
+        "subprotocol": {"subprotocols": ["wsbus.token.Ym9i", "wsbus.v1"]},
+        "query": {"target": "/ws?token=cid"},
+        "cookie": {"headers": [("Cookie", "a=b; token=dan")]},
+    }
+    everything: dict[str, Any] = {
+        "target": "/ws?token=cid",
+        "headers": [("Authorization", "Bearer ann"), ("Cookie", "token=bad")],
+        "subprotocols": ["wsbus.v1", "wsbus.token.Ym9i"],
+    }
+    options = {"authenticator": judge, "query_token": "token", "cookie_token": "token"}
+    async with open_site(adapter, **options) as site:
+        for subject, (source, how) in zip(("ann", "bob", "cid", "dan"), shown.items(), strict=True):
+            client = await site.connect(**how)
+            found = (await client.hear("connected"))["data"].get("subject")
+            expect(found == subject, f"a token is taken from the {source}")
+            echoed = "wsbus.v1" if source == "subprotocol" else None
+            expect(client.peer.subprotocol == echoed, "only a dialect is echoed, never a token")
+        client = await site.connect(**everything)
+        found = (await client.hear("connected"))["data"]["subject"]
+        expect(found == "ann", "the header goes before the others")
+        bad = await site.knock(subprotocols=["wsbus.v1", "wsbus.token.YmFk"])
+        expect(bad.peer.status in {401, 403}, "a bad token in a subprotocol is refused")
 
 
 async def refusals(adapter: Adapter) -> None:

@@ -1,0 +1,22 @@
+"""What every adapter is given: an endpoint, or the bus whose default endpoint is meant."""
+
+from __future__ import annotations
+
+from ..bus import Bus
+from ..core.errors import UsageError
+from ..endpoint import Endpoint
+
+__all__ = ["endpoint_of"]
+
+
+def endpoint_of(door: Bus | Endpoint) -> Endpoint:
+    """Return the endpoint, or the default one of a bus.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(door, Endpoint):
+        return door
+    if isinstance(door, Bus):
+        return door.default_endpoint
+    raise UsageError(f"a bus, or bus.endpoint(…), is expected here, not {type(door).__name__}")
