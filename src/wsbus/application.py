@@ -147,7 +147,7 @@ def reraise(exc: BaseException, *, is_meant: bool) -> NoReturn:
     Args:
         exc: What application code raised.
         is_meant: Whether the caller's task is being cancelled, so that a cancellation is genuine.
-            A future that was cancelled raises the same in whoever awaits it.
+            A future that was cancelled raises the same in the task that awaits it.
     """
     cancelled = get_cancelled_exc_class()
     if comes_of_signal(exc) or (is_meant and any(isinstance(e, cancelled) for e in _leaves(exc))):

@@ -115,7 +115,7 @@ class Bus(Publisher, Hooks):
             header_token: Whether ``Authorization`` or a subprotocol may hold a token.
             origins: Whose pages may connect.
             limits: Bounds.
-            heartbeat: Who pings, and what silence means.
+            heartbeat: Which side pings, and what silence means.
             overflow: What a full queue does with publications that do not say.
             broadcast: The channel of :meth:`broadcast`.
             name_connection: Makes the ids of connections; None: the bus makes them up.

@@ -131,7 +131,7 @@ class Connection(ABC):
     def revoke(self, pattern: str, reason: str | None = None) -> bool:
         """Take a subscription away, whether the client subscribed it, the server, or both.
 
-        The client is told, with the reason, of what it had subscribed itself, in the protocol's
+        The client learns, with the reason, of what it had subscribed itself, in the protocol's
         own form, and the shipped clients do not subscribe to it again. A request for the pattern
         that ``authorize`` is still being asked about is refused. A wider pattern of the client's
         stays, and so does its right to subscribe again: refuse that in ``authorize``. Idempotent.

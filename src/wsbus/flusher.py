@@ -1,6 +1,6 @@
 """Carries out the hub's plan once per turn of the event loop.
 
-Whoever publishes in a turn only fills the hub's log; the flush at the turn's end joins what each
+Publishing only fills the hub's log of the turn; the flush at the turn's end joins what each
 member owes and writes it with one system call. A member that cannot be written to becomes blocked:
 its queue fills within its bounds while one call on the runner waits for room and drains it.
 
@@ -79,7 +79,7 @@ class Flusher:
         self._flushed: Event | None = None  # For those who wait for a flush.
         self._progress: Event | None = None  # For those who wait for readers.
         self.is_pressed: bool = False
-        """Whoever published last by :meth:`soon_for_reader` should call :meth:`drained`."""
+        """Whether the caller that used :meth:`soon_for_reader` last should call :meth:`drained`."""
         self.flushes: int = 0
         self.failures: int = 0
         """Members lost to a failed write."""

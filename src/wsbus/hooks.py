@@ -95,7 +95,7 @@ class Hooks:
         """Register a hook that is called with a connection and a pattern that it now gets.
 
         It does not matter whether the client subscribed or the server; a pattern that both have
-        subscribed is told once. The call comes after the client's ``subscribed``; no further
+        subscribed is reported once. The call comes after the client's ``subscribed``; no further
         message of the connection is acted on before the hook has returned. What a ``def`` sends
         to the connection comes before the first event of the subscription.
 

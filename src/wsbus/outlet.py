@@ -118,7 +118,7 @@ class Outlet:
         self, log: BoundedLog, queue: MessageQueue[Any], now: float, words: str, *args: object
     ) -> None:
         self.told_lost, self.told_at = queue.lost_ever, now
-        # Whoever lost nothing is no concern of an operator: a stranger who sent pings, say.
+        # A connection that lost nothing is no concern of an operator: one that sent pings, say.
         has_lost = queue.lost_ever or len(queue)
         level = logging.WARNING if has_lost else logging.INFO
         log.log(level, words, self.owner.describe(), *args)

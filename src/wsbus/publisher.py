@@ -73,7 +73,7 @@ class Publisher:
             channel: Where; an exact name.
             data: What JSON has a form for; msgspec structs, dataclasses and dates, too.
             event: What happened, a word within the channel.
-            exclude: Who does not get it: a connection, several, or the subject of an identity.
+            exclude: Receivers to leave out: a connection, several, or the subject of an identity.
             overflow: What a full queue does with it, as :class:`.Overflow` or its text; None: as
                 its endpoint says.
             key: For ``conflate``: what it replaces; None: the same event of the same channel.

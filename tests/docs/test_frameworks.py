@@ -189,7 +189,7 @@ async def test_what_came_from_socketio_works() -> None:
             bob.subscribe("room.1", ask=False) as bob_hears,
         ):
             for client in (ada, bob):
-                assert await client.command("join", {"room": "1"}) == 1
+                assert await client.command("join", {"room": "1"}) == "welcome to 1"
             await ada.command("say", {"room": "1", "text": "from ada"})
             await bob.command("say", {"room": "1", "text": "from bob"})
 

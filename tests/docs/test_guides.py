@@ -69,14 +69,14 @@ async def test_the_readme_publishes_and_answers() -> None:
     """The first example of all does what it says."""
     with running(ROOT / "README.md") as example:
         async with (
-            served(example.app, example.bus.default_endpoint) as host,
+            served(example.app, example.bus) as host,
             connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket,
         ):
             client = Client(socket)
             await client.say(type="subscribe", channels=["prices.*"])
             await client.hear("subscribed")
 
-            await post(f"http://{host}/prices/BTC?last=95000.5")
+            assert await post(f"http://{host}/prices/BTC?last=95000.5") == {"subscribers": 1}
             event = await client.hear("event")
             assert (event["channel"], event["event"]) == ("prices.BTC", "tick")
             assert event["data"] == {"last": 95000.5}

@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+import wsbus
 from tests.docs.documents import ROOT
 
 PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
@@ -56,3 +57,11 @@ def test_every_guide_is_in_the_index() -> None:
     listed = re.findall(r"^[a-z][a-z-]*$", (folder / "index.md").read_text(), re.MULTILINE)
 
     assert sorted(listed) == sorted(p.stem for p in folder.glob("*.md") if p.stem != "index")
+
+
+def test_the_api_page_lists_what_one_imports() -> None:
+    """Each name of the package stands in the tables of the page, once."""
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"{py:obj}`(\w+) <", page)
+
+    assert sorted(listed) == sorted(name for name in wsbus.__all__ if not name.startswith("_"))

@@ -23,7 +23,7 @@ _MAX_UNREAD_PONGS: Final = 256 * 1024
 _MAX_AFTER_CLOSE: Final = 256 * 1024
 """Bytes read of a peer that goes on talking after a close frame of ours: what was on its way."""
 FLOOD_SECONDS: Final = 1.0
-"""For the close frame to reach whoever floods; it may be the last of what waits for it."""
+"""For the close frame to reach a peer that floods; it may be the last of what waits for it."""
 _RATE: Final = 100.0
 _BURST: Final = 1000.0
 

@@ -212,7 +212,7 @@ class _Server(uvicorn.Server):
         self._endpoint: Final = endpoint
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()  # They are the business of whoever runs the process.
+        return nullcontext()  # They are for the owner of the process.
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -20,7 +20,7 @@ class Connected(msgspec.Struct, frozen=True):
     connection_id: str | None
     """What the server calls the connection; None: its dialect does not tell."""
     subject: str | None
-    """Who this is to the server; None: its dialect does not tell."""
+    """The subject by the server's account; None: its dialect does not say."""
     is_again: bool
     """Whether it was connected before."""
 

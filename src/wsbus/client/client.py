@@ -70,7 +70,7 @@ class Client:
 
     @property
     def subject(self) -> str | None:
-        """Who this is to the server; None: there is no connection, or its dialect is silent."""
+        """The subject by the server's account; None: no connection, or its dialect does not say."""
         state = self._driver.state
         return state.subject if isinstance(state, Connected) else None
 

@@ -52,7 +52,7 @@ def connect(
 
     Args:
         url: Where: ``ws://`` or ``wss://``.
-        token: Who this is; or a function, sync or async, that returns it: it is asked before every
+        token: A text; or a function, sync or async, that returns it: it is called before every
             connection, and again before the token expires. A sync one runs in a worker thread.
         token_in: Where the token is shown: in a ``message``; in a ``header`` of the handshake
             (``Authorization``) or a ``subprotocol``, which save a round trip; or in the ``query``
@@ -112,7 +112,7 @@ def connect(
 class Connecting(AbstractAsyncContextManager[Client]):
     """A connection that is about to be made: ``async with`` it, or ``await`` it.
 
-    ``async with`` closes the client at the end of its block. Who awaits it closes the client with
+    ``async with`` closes the client at the end of its block. After ``await``, close the client with
     :meth:`.Client.aclose`.
     """
 

@@ -113,7 +113,7 @@ class Driver:
         spawn(self.run)
 
     def check_caller(self) -> None:
-        """Refuse whoever is not on the loop of this client; see :class:`.Door`."""
+        """Refuse a caller that is not on the loop of this client; see :class:`.Door`."""
         try:
             is_own = current_token() == self._loop
         except NoEventLoopError:

@@ -60,7 +60,7 @@ class Door(Protocol):
     """What a subscription needs of its client."""
 
     def check_caller(self) -> None:
-        """Refuse whoever is not on the client's own event loop.
+        """Refuse a caller that is not on the client's own event loop.
 
         Raises:
             UsageError: It is another one.

@@ -141,7 +141,7 @@ class SyncClient:
 
     @property
     def subject(self) -> str | None:
-        """Who this is to the server; None: there is no connection, or its dialect is silent."""
+        """The subject by the server's account; None: no connection, or its dialect does not say."""
         return self._client.subject
 
     @overload

@@ -54,7 +54,7 @@ class Console:
 
     Args:
         bus: What to look at.
-        token: Who shows it in an ``auth`` message is let in; at least 16 characters.
+        token: Admits a client that shows it in an ``auth`` message; at least 16 characters.
         authenticator: Instead of a token: judges as at any endpoint. Only identities whose grants
             have ``admin`` are let in, and the channels that they are denied do not show in tails.
         allow_changes: Whether an operator may disconnect; else nothing can be changed.

@@ -67,7 +67,7 @@ class Seen:
         self.at: float = 0.0
         """Of the last publication, in seconds since the epoch."""
         self.tails: tuple[Tail, ...] | None = None
-        """Who wants them; None: to be found out."""
+        """Tails that want its publications; None: to be found out."""
 
 
 class Kept(NamedTuple):

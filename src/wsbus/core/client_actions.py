@@ -148,7 +148,7 @@ class GapCause(StrEnum):
     SERVER = "server"
     """The server had no room for them: the client, or the network, was too slow."""
     BUFFER = "buffer"
-    """The subscription's own buffer was full: whoever iterates was too slow."""
+    """The subscription's own buffer was full: the task that iterates was too slow."""
 
 
 class Lose(msgspec.Struct, frozen=True):

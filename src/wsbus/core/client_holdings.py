@@ -31,7 +31,7 @@ class _Name(Generic[H]):
         self.pattern: Final = pattern
         self.holders: Final[dict[H, None]] = {}
         self.missed: Final[set[H]] = set()
-        """Who got something before the last connection ended."""
+        """Holders that got something before the last connection ended."""
         self.is_held = False
         """The server has confirmed it, and not taken it back."""
         self.ref: str | None = None

@@ -171,7 +171,7 @@ class Unauthenticated(RemoteError):
     """
 
     is_logged: bool = False
-    """Whether whoever raised it has logged why; else the endpoint logs the message."""
+    """Whether the authenticator has logged why; else the endpoint logs the message."""
 
     def __init__(self, message: str = "the token was refused") -> None:
         super().__init__(message)

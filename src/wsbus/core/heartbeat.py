@@ -1,4 +1,4 @@
-"""Who asks whether the other side is alive, how often, and what silence means.
+"""Which side asks whether the other one is alive, how often, and what silence means.
 
 Any frame that was read is life, not only an answer to a ping: a client that has just sent a
 command is there. No timer belongs to a connection; whoever sweeps asks each :class:`Heartbeat` for
@@ -20,7 +20,7 @@ __all__ = ["Beat", "Heartbeat", "HeartbeatPolicy"]
 
 
 class HeartbeatPolicy(msgspec.Struct, frozen=True):
-    """Who pings, how often, and how long may nothing come.
+    """Which side pings, how often, and how long nothing may come.
 
     With both set ``timeout`` must be above ``interval``, or a client that only answers would be
     closed before it was asked.

@@ -139,7 +139,7 @@ class Holdings:
         return [] if self._holds(pattern) else [Leave(pattern)]
 
     def revoke(self, pattern: Pattern, reason: str | None) -> list[Action]:
-        """Take a pattern away, on either account; the client is told of what was its own."""
+        """Take a pattern away, on either account; the client learns of what was its own."""
         leaves = self.unassign(pattern)
         names = tuple(name for name, held in self.names.items() if held == pattern)
         for name in names:

@@ -264,7 +264,7 @@ class Hub:
         """Its transport is not writable: what it owes goes into its queue.
 
         Args:
-            member: Who.
+            member: The receiver.
             owed: What the plan that is being carried out has for it; what was logged since
                 follows.
         """

@@ -20,7 +20,7 @@ from .patterns import Pattern
 __all__ = ["MatchCache", "Matched"]
 
 M = TypeVar("M", bound=Hashable)
-"""A member: whoever subscribes."""
+"""A member: what subscribes."""
 A = TypeVar("A", bound=Collection[Any])
 """An arrangement: members of one channel in the form that is wanted at delivery."""
 

@@ -170,7 +170,7 @@ class Group:
 
 
 class Audience(Collection[Member]):
-    """Who gets what is published on a channel; it never changes."""
+    """The members that get what is published on a channel; it never changes."""
 
     __slots__ = ("count", "groups")
 

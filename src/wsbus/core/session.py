@@ -65,8 +65,8 @@ class Session:
     Args:
         protocol: Says what the names in a client's messages mean.
         limits: Bounds of this conversation.
-        heartbeat: Who pings, and what silence means.
-        identity: Who the handshake was for; None: the client must authenticate.
+        heartbeat: Which side pings, and what silence means.
+        identity: The handshake's; None: the client must authenticate.
         now: The moment of the handshake.
         takes_tokens: Whether the endpoint can judge tokens at all.
         asks: Whether what the grants allow is put to the application as a question, too.

@@ -188,7 +188,7 @@ const MEANINGS = {
   4510: "origin or protocol refused, or ended by an operator",
 };
 
-// What an HTTP status means, where a script is told it.
+// What an HTTP status means, where a script can see it.
 /** @type {Record<number, [number, string]>} */
 const REFUSALS = {
   401: [4500, "the token was refused"],
@@ -224,7 +224,7 @@ const listOf = (patterns) => (typeof patterns === "string" ? [patterns] : [...pa
 
 /**
  * Settled by the waiter, the time limit (`late` says why) or the signal; `begin` returns the clean-up,
- * which is told whether it failed.
+ * which learns whether it failed.
  * @template T
  * @param {Limited} options
  * @param {(waiter: Waiter) => ((hasFailed: boolean) => void) | void} begin
@@ -1258,7 +1258,7 @@ export class Client extends Target {
           if (data.expires_at) this.#refreshAfter(data.expires_at - message.timestamp);
           if (this.#state === "connecting") this.#ready();
         } else {
-          // Who is let in all the same keeps the old token, or needs none; others are closed.
+          // A client that is let in all the same keeps the old token, or needs none; others are closed.
           if (link.terms.subject !== undefined && this.#state === "connecting") this.#ready();
           if (this.#state === "connected") this.#report(error);
           link.refusal = error;

@@ -1,4 +1,4 @@
-// Who is connected, the slowest first; and one of them in full, with the way to end it.
+// The connections, the slowest first; and one of them in full, with the way to end it.
 
 import { $, hint, isPressed, make, press, Rows, say, settle } from "./dom.js";
 import { bytes, count, date, duration, exact, milliseconds, plural } from "./format.js";

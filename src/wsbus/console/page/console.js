@@ -30,7 +30,7 @@ const views = {
   try: new TryIt(endpoint),
 };
 
-// --- what the console wants to be told ----------------------------------------------------------
+// --- what the console wants to see --------------------------------------------------------------
 
 /** Say what is looked at; while the page is hidden no list is. */
 const watch = async () => {
