@@ -91,8 +91,9 @@ class Gate(Protocol):
 class Endpoint:
     """One way into a bus; made by :meth:`.Bus.endpoint`, mounted by an adapter.
 
-    ``heartbeat`` may be assigned while connections are open, and takes effect at the next sweep;
-    the rest is settled.
+    ``heartbeat`` may be assigned while connections are open, and takes effect at the next sweep.
+    So may ``overflow`` and what is a function (``authenticator``, ``name_connection``,
+    ``client_address``), for handshakes from then on. The rest is settled.
 
     Raises:
         UsageError: A setting can never take effect, or contradicts another; or one that is settled
@@ -174,10 +175,14 @@ class Endpoint:
         )
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse what would have no effect, or would only fail when a client comes."""
+        """Check what is assigned later; refuse what would have no effect."""
         if hasattr(self, "empty_queue"):  # It is made.
-            if name == "heartbeat":
+            if name in _FUNCTIONS:
+                callable_setting(name, value, may_wait=_FUNCTIONS[name])
+            elif name == "heartbeat":
                 instance_setting(name, value, HeartbeatPolicy)
+            elif name == "overflow":
+                value = member_of(Overflow, value, name)
             elif name != "_nobody":
                 raise UsageError(
                     f"{name} is settled when an endpoint is made: write bus.endpoint({name}=…)"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pytest
 from anyio import Event, create_task_group, move_on_after, sleep_forever
@@ -671,6 +671,16 @@ async def test_the_clients_order_decides_whether_messages_share_frames(
         assert admission.protocol.joins == (joins and chosen != "wsbus.v1.single")
 
 
+MAY_BE_ASSIGNED: Final = {
+    "authenticator",
+    "client_address",
+    "heartbeat",
+    "name_connection",
+    "overflow",
+    "_nobody",
+}
+
+
 def test_an_endpoint_may_speak_one_message_a_frame_only() -> None:
     """It is a dialect like any other, and can be the default."""
     endpoint = Bus().endpoint(protocols=["wsbus.v1.single"])
@@ -679,7 +689,7 @@ def test_an_endpoint_may_speak_one_message_a_frame_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [f.name for f in dataclasses.fields(Endpoint) if f.name not in {"heartbeat", "_nobody"}]
+    "name", [f.name for f in dataclasses.fields(Endpoint) if f.name not in MAY_BE_ASSIGNED]
 )
 def test_what_is_settled_cannot_be_assigned(name: str) -> None:
     """The error says where it is given instead; nothing is changed."""
@@ -691,12 +701,28 @@ def test_what_is_settled_cannot_be_assigned(name: str) -> None:
     assert getattr(endpoint, name) is before
 
 
-@pytest.mark.parametrize("wrong", [None, 5, "20s", HeartbeatPolicy], ids=steady)
-def test_a_heartbeat_that_is_none_is_refused_when_it_is_assigned(wrong: Any) -> None:
-    """Not once a second in the sweep, for every connection."""
+@pytest.mark.parametrize("wrong", [5, "20s", HeartbeatPolicy], ids=steady)
+@pytest.mark.parametrize("name", sorted(MAY_BE_ASSIGNED - {"_nobody"}))
+def test_what_may_be_assigned_is_checked_then(name: str, wrong: Any) -> None:
+    """Not once a second in the sweep, nor when a client comes; nothing is changed."""
     endpoint = Bus().endpoint()
-    with pytest.raises(UsageError, match="heartbeat"):
-        endpoint.heartbeat = wrong
+    before = getattr(endpoint, name)
 
-    endpoint.heartbeat = HeartbeatPolicy(interval=5, timeout=20)
-    assert endpoint.heartbeat.interval == 5
+    with pytest.raises(UsageError, match=name):
+        setattr(endpoint, name, wrong)
+    assert getattr(endpoint, name) is before
+
+
+async def test_what_is_assigned_holds_for_the_next_handshake() -> None:
+    """An authenticator, say; a word for an overflow policy is understood as ever."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(query_token=None)
+        endpoint.authenticator = judge
+        endpoint.overflow = "close"  # type: ignore[assignment]
+        endpoint.heartbeat = HeartbeatPolicy(interval=5, timeout=20)
+        admission = await endpoint.admit(Handshake("/ws"))
+
+        assert isinstance(admission, Admission)
+        assert admission.identity is None
+        assert endpoint.overflow is Overflow.CLOSE
+        assert endpoint.heartbeat.interval == 5
