@@ -24,7 +24,7 @@ from .core.queue import MessageQueue
 from .notices import Notices
 from .places import Place, Places, Refusal
 from .protocols.base import WireProtocol
-from .protocols.registry import unjoined
+from .protocols.registry import spoken
 from .transport import MAX_HANDSHAKE_BYTES, Handshake, Transport, split_list
 
 __all__ = ["Admission", "Endpoint", "Place", "Refusal"]
@@ -92,20 +92,24 @@ class Gate(Protocol):
 class Endpoint:
     """One way into a bus; made by :meth:`.Bus.endpoint`, mounted by an adapter.
 
-    ``heartbeat`` may be assigned while connections are open, and takes effect at the next sweep;
-    the rest is settled.
+    ``heartbeat`` may be assigned while connections are open, and takes effect at the next sweep.
+    So may ``overflow`` and what is a function (``authenticator``, ``name_connection``,
+    ``client_address``), for handshakes from then on. The rest is settled.
 
     Raises:
-        UsageError: A setting can never take effect, or contradicts another.
+        UsageError: A setting can never take effect, or contradicts another; or one that is settled
+            is assigned.
     """
 
     gate: Gate = field(repr=False)
     protocols: Sequence[WireProtocol]
-    """Spoken here. A client that offers no subprotocol gets the first."""
+    """Spoken here. A client that offers no subprotocol gets the first. Beside each dialect that
+    joins messages (``wsbus.v1``) there is one that does not (``wsbus.v1.single``)."""
     joins: bool = True
     """Whether messages to a client may share a frame, in dialects that allow it (``wsbus.v1``).
-    False: each has a frame of its own, so that ``JSON.parse(event.data)`` and ``receive_json()``
-    can read it; a burst costs more then."""
+    False: each has a frame of its own for every client, so that ``JSON.parse(event.data)`` and
+    ``receive_json()`` can read it; a burst costs more then. A client can choose that for itself:
+    it offers ``wsbus.v1.single``."""
     authenticator: Authenticator | None = None
     """None: everybody is let in, with the grants of ``anonymous``."""
     anonymous: Grants = field(default_factory=Grants.open)
@@ -161,8 +165,7 @@ class Endpoint:
         self.overflow = member_of(Overflow, self.overflow, "overflow")
         choice(("replace", "reject"), self.on_duplicate, "on_duplicate")
         flag_setting("joins", self.joins)
-        if not self.joins:
-            self.protocols = tuple(unjoined(each) for each in self.protocols)
+        self.protocols = spoken(self.protocols, joins=self.joins)
         limits = self.limits
         self.origins = parse_origins(self.origins)
         self._proxies = Proxies(self.trusted_proxies)
@@ -186,6 +189,22 @@ class Endpoint:
         self.empty_queue = MessageQueue(
             limits.queue_messages, limits.queue_bytes, limits.control_bytes
         )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Check what is assigned later; refuse what would have no effect."""
+        if hasattr(self, "empty_queue"):  # It is made.
+            if name in _FUNCTIONS:
+                takes, may_wait = _FUNCTIONS[name]
+                callable_setting(name, value, takes, may_wait=may_wait)
+            elif name == "heartbeat":
+                instance_setting(name, value, HeartbeatPolicy)
+            elif name == "overflow":
+                value = member_of(Overflow, value, name)
+            elif name != "_nobody":
+                raise UsageError(
+                    f"{name} is settled when an endpoint is made: write bus.endpoint({name}=…)"
+                )
+        object.__setattr__(self, name, value)
 
     async def admit(
         self, handshake: Handshake, identity: Identity | None = None

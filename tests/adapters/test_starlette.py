@@ -15,7 +15,7 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Sim
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route, Router
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -454,3 +454,32 @@ async def test_a_server_that_drains_first_owes_nobody_anything() -> None:
             await server.down.wait()
 
     assert got == [*range(500), 1001]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("asked_by", ["client", "endpoint"])
+def test_the_test_client_reads_json_under_traffic(asked_by: str) -> None:
+    """limits.md: ``receive_json`` reads each message, if client or endpoint asks for it."""
+    from starlette.testclient import TestClient
+
+    bus = Bus()
+    endpoint = bus.endpoint(joins=asked_by == "client")
+    offers = ["wsbus.v1.single"] if asked_by == "client" else ["wsbus.v1"]
+
+    async def tick(_: Request) -> JSONResponse:
+        for number in range(20):
+            await bus.publish("prices.BTC", number)
+        return JSONResponse({})
+
+    routes = [websocket_route("/ws", endpoint), Route("/tick", tick)]
+    with (
+        TestClient(Starlette(routes=routes, lifespan=lifespan(bus))) as client,
+        client.websocket_connect("/ws", subprotocols=offers) as peer,
+    ):
+        assert peer.receive_json()["type"] == "connected"
+        peer.send_json({"type": "subscribe", "channels": ["prices.*"]})
+        assert peer.receive_json()["type"] == "subscribed"
+        client.get("/tick")
+        bus.publish_threadsafe("prices.ETH", 20)
+
+        assert [peer.receive_json()["data"] for _ in range(21)] == [*range(21)]

@@ -97,6 +97,10 @@ class Server:
         def refuse() -> None:
             raise CommandError("TOO_LATE", "the shop is closed")
 
+        @self.bus.command("revoke")
+        def revoke(connection: Connection, pattern: str, reason: str | None = None) -> bool:
+            return connection.revoke(pattern, reason)
+
         @self.bus.command("leave")
         def leave(connection: Connection, code: int) -> None:
             connection.disconnect(code, "told to")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -81,6 +82,31 @@ async def test_it_comes_again_and_subscribes_anew(server: Server, protocol: str)
     assert 0 <= reconnecting.delay <= 0.01
     assert "the server is gone, or the network broke" in str(reconnecting.error)
     assert (await changes.next(Connected, 2)).is_again
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_what_the_server_took_away_is_not_subscribed_again(
+    server: Server, protocol: str
+) -> None:
+    """protocol.md: "not ask for them again by itself, also not after a reconnect"."""
+    async with (
+        connected(server, protocol=protocol) as (client, proxy, changes),
+        client.subscribe("room.1") as taken,
+        client.subscribe("room.2"),
+    ):
+        server.publish("room.1", "before")
+        assert await client.command("revoke", {"pattern": "room.1", "reason": "banned"})
+        assert (await anext(taken)).data == "before"
+        words = "room.1: the server took the subscription away"
+        told = f"{words}: banned" if protocol == "wsbus.v1" else words
+        with pytest.raises(CommandError, match=f"{re.escape(told)}$") as error:
+            await anext(taken)
+        assert error.value.code == "FORBIDDEN"
+
+        proxy.cut()
+        await changes.next(Gap)
+        assert client.subscriptions == ["room.2"]
+        await wait_until(lambda: server.held() == [["room.2"]])
 
 
 async def test_what_was_in_flight_fails_at_once(server: Server) -> None:

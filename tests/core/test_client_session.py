@@ -443,10 +443,12 @@ def test_what_the_server_takes_away_is_told() -> None:
     session = opened()
     subscribed(session)
 
-    dismissed = only(session.handle(Unsubscribed(("grid.*", "x"), 0), START), Dismiss)
+    taken = Unsubscribed(("grid.*", "x"), 0, reason="banned")
+    dismissed = only(session.handle(taken, START), Dismiss)
 
     assert isinstance(dismissed.error, CommandError)
     assert dismissed.error.code == "FORBIDDEN"
+    assert str(dismissed.error).endswith("the server took the subscription away: banned")
     assert list(session.audience(CHANNEL)) == []
     # What is asked for anew has an answer of its own to come.
     ref = ref_of(session.subscribe(GRID, "h"))

@@ -562,6 +562,39 @@ def test_a_refusal_says_who_refuses(grants: Grants, why: str, *, allowed: bool) 
     assert answer.rejected[0].message.startswith(why)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [Subscribe(("chat.a",), "1"), Publish("chat.a", "e", b"1", "1"), Call("chat.a", ref="1")],
+    ids=lambda command: type(command).__name__,
+)
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize(
+    "grants",
+    [
+        Grants(),
+        Grants.of(
+            subscribe=["chat.*"],
+            publish=["chat.*"],
+            command=["chat.*"],
+            deny_subscribe=["chat.a"],
+            deny_publish=["chat.a"],
+            deny_command=["chat.a"],
+        ),
+    ],
+    ids=["none", "denied"],
+)
+def test_what_the_grants_refuse_is_not_put_on_the_application(
+    command: Command, grants: Grants, *, asks: bool
+) -> None:
+    """At each place the message names the grants, and ``authorize`` is not asked."""
+    session = make(Identity("u", grants), asks=asks)
+    (reply,) = replies(session.handle(command, START))
+    refused = reply.rejected[0] if isinstance(reply, Subscribed) else reply
+
+    assert isinstance(refused, Refused | Rejection)
+    assert (refused.code, refused.message) == (ErrorCode.FORBIDDEN, "no grant covers this")
+
+
 # --- subscriptions -------------------------------------------------------------------------------
 
 

@@ -438,3 +438,51 @@ def test_the_floors_are_those_of_the_contract() -> None:
     listed = page.partition("\n## Floors\n")[2].partition("```text\n")[2].partition("```")[0]
 
     assert [set(line.split(", ")) for line in listed.splitlines()] == [f for f in floors if f]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Starlette's, about httpx.
+def test_a_test_of_an_application_reads_one_message_a_frame() -> None:
+    """The test in limits.md passes."""
+    with running(HOW_TO / "limits.md") as example:
+        example.test_prices_arrive()
+
+
+async def test_who_is_here_and_what_was_said_last_is_told_by_hooks() -> None:
+    """hooks.md: the last messages come after the answer, the others hear who joins and leaves."""
+    with running(HOW_TO / "hooks.md") as example:
+        async with (
+            served(asgi_app(example.bus, autostart=True), example.bus) as host,
+            connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket,
+        ):
+            ada = Client(socket)
+            await ada.say(type="subscribe", channels=["chat.lobby"])
+            await ada.hear("subscribed")
+            await example.say("chat.lobby", "hello")
+            assert (await ada.hear("event"))["data"] == "hello"
+            async with connect(f"ws://{host}/ws", subprotocols=NATIVE) as other:
+                bob = Client(other)
+                await bob.hear("connected")
+                await bob.say(type="subscribe", channels=["chat.lobby"])
+                assert (await bob.read())["type"] == "subscribed"
+                assert (await bob.read())["data"] == "hello"
+                joined = await ada.hear("event")
+                assert (joined["event"], joined["data"]) == ("joined", "anonymous")
+            assert (await ada.hear("event"))["event"] == "left"
+
+
+async def test_a_client_is_taken_out_of_one_channel() -> None:
+    """permissions.md: it is told why, and not let in again."""
+    with running(HOW_TO / "permissions.md") as example:
+        async with (
+            served(asgi_app(example.chat, autostart=True), example.chat) as host,
+            connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket,
+        ):
+            client = Client(socket)
+            await client.say(type="subscribe", channels=["room.1"])
+            await client.hear("subscribed")
+            assert example.kick("anonymous", "room.1") == 1
+            told = await client.hear("unsubscribed")
+            assert told["data"]["reason"] == "banned by a moderator"
+            await client.say(type="subscribe", channels=["room.1"])
+            (refused,) = (await client.hear("subscribed"))["data"]["rejected"]
+            assert refused["message"] == "the application does not allow this"

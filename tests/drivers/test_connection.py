@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -795,7 +796,7 @@ async def test_one_message_a_frame(direct: bool) -> None:
     """At an endpoint that does not join, each frame is one JSON text, whatever the traffic."""
     async with Bus() as bus:
         endpoint = door(bus, joins=False)
-        assert [protocol.name for protocol in endpoint.protocols] == ["wsbus.v1"]
+        assert [p.name for p in endpoint.protocols] == ["wsbus.v1", "wsbus.v1.single"]
         async with connecting(endpoint, direct=direct) as connect:
             client = await connect("ann")
             await client.subscribe("a")
@@ -808,6 +809,42 @@ async def test_one_message_a_frame(direct: bool) -> None:
 
             assert [frame["data"] for frame in frames if frame["type"] == "event"] == [*range(5)]
             assert [frame["type"] for frame in frames].count("pong") == 3
+
+
+TRANSCRIPT: Final = """
+{"type":"connected","timestamp":1700000000000,"data":{"connection_id":"c","subject":"ann",…}}
+{"type":"subscribed","timestamp":1700000000000,"data":{"channels":["a"],"active_subscriptions":1}}
+{"type":"event","channel":"a","event":"message","timestamp":1700000000000,"data":0}
+{"type":"event","channel":"a","event":"message","timestamp":1700000000000,"data":"x\\ny"}
+{"type":"pong","id":"1","timestamp":1700000000000}
+{"type":"unsubscribed","timestamp":1700000000000,"data":{"channels":["a"],"active_subscriptions":0}}
+"""
+
+
+async def test_a_client_that_asks_for_it_gets_one_message_a_frame(direct: bool) -> None:
+    """With ``wsbus.v1.single`` it hears the same, word for word, as with ``wsbus.v1`` beside it."""
+    clock = ManualClock()
+    async with Bus(clock=clock) as bus, connecting(door(bus), direct=direct) as connect:
+        joins = await connect("ann")
+        single = await connect("ann", hears=False, subprotocols=["wsbus.v1.single"])
+        for client in (joins, single):
+            client.say("subscribe", channels=["a"])
+        await quiet()
+        bus.publish_soon("a", 0)
+        bus.publish_soon("a", "x\ny")
+        await quiet()
+        for client in (joins, single):
+            client.peer.send('{"type":"ping","id":"1"}\n{"type":"unsubscribe","channels":["a"]}')
+        await quiet()
+        frames = [str(frame) for frame in single.peer.received]
+        lines = "\n".join(map(str, joins.peer.received)).split("\n")
+        terms = re.compile(r'(?<="subject":"ann",)[^}]*|(?<="connection_id":")\w+')
+        heard = [terms.sub(lambda m: "c" if m[0].isalnum() else "…", frame) for frame in frames]
+
+        assert heard == TRANSCRIPT.split("\n")[1:-1]
+        assert len(joins.peer.received) < len(lines)
+        assert lines == frames[1:]
+        assert [info.protocol for info in bus.connections()] == ["wsbus.v1", "wsbus.v1.single"]
 
 
 async def test_connected_tells_the_limits() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any, Final, Literal
 
 import pytest
 from anyio import Event, create_task_group, move_on_after, sleep_forever
 
-from tests.drivers.clients import EVERYTHING, connecting, judge, quiet
+from tests.drivers.clients import EVERYTHING, connecting, judge, quiet, steady
 from wsbus import (
     JWT,
     Bus,
@@ -14,6 +15,7 @@ from wsbus import (
     Endpoint,
     Grants,
     Handshake,
+    HeartbeatPolicy,
     Identity,
     Limits,
     Overflow,
@@ -649,3 +651,87 @@ def test_functions_of_a_bus_can_be_called() -> None:
         for register in (Bus().on_connect, Bus().on_disconnect):
             with pytest.raises(UsageError, match="on_"):
                 register(wrong)  # type: ignore[type-var]
+
+
+# --- what is settled -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (("wsbus.v1", "wsbus.v1.single"), "wsbus.v1"),
+        (("wsbus.v1.single", "wsbus.v1"), "wsbus.v1.single"),
+        (("else", "wsbus.v1.single"), "wsbus.v1.single"),
+        ((), None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("joins", [True, False])
+async def test_the_clients_order_decides_whether_messages_share_frames(
+    offered: tuple[str, ...], chosen: str | None, *, joins: bool
+) -> None:
+    """As with any two dialects; at an endpoint that does not join, both are single."""
+    async with Bus() as bus:
+        admission = await bus.endpoint(joins=joins).admit(Handshake("/ws", subprotocols=offered))
+
+        assert isinstance(admission, Admission)
+        assert admission.subprotocol == chosen
+        assert admission.protocol.name == (chosen or "wsbus.v1")
+        assert admission.protocol.joins == (joins and chosen != "wsbus.v1.single")
+
+
+MAY_BE_ASSIGNED: Final = {
+    "authenticator",
+    "client_address",
+    "heartbeat",
+    "name_connection",
+    "overflow",
+    "_nobody",
+}
+
+
+def test_an_endpoint_may_speak_one_message_a_frame_only() -> None:
+    """It is a dialect like any other, and can be the default."""
+    endpoint = Bus().endpoint(protocols=["wsbus.v1.single"])
+
+    assert [protocol.name for protocol in endpoint.protocols] == ["wsbus.v1.single"]
+
+
+@pytest.mark.parametrize(
+    "name", [f.name for f in dataclasses.fields(Endpoint) if f.name not in MAY_BE_ASSIGNED]
+)
+def test_what_is_settled_cannot_be_assigned(name: str) -> None:
+    """The error says where it is given instead; nothing is changed."""
+    endpoint = Bus().endpoint()
+    before = getattr(endpoint, name)
+
+    with pytest.raises(UsageError, match=rf"bus\.endpoint\({name}="):
+        setattr(endpoint, name, before)
+    assert getattr(endpoint, name) is before
+
+
+@pytest.mark.parametrize("wrong", [5, "20s", HeartbeatPolicy], ids=steady)
+@pytest.mark.parametrize("name", sorted(MAY_BE_ASSIGNED - {"_nobody"}))
+def test_what_may_be_assigned_is_checked_then(name: str, wrong: Any) -> None:
+    """Not once a second in the sweep, nor when a client comes; nothing is changed."""
+    endpoint = Bus().endpoint()
+    before = getattr(endpoint, name)
+
+    with pytest.raises(UsageError, match=name):
+        setattr(endpoint, name, wrong)
+    assert getattr(endpoint, name) is before
+
+
+async def test_what_is_assigned_holds_for_the_next_handshake() -> None:
+    """An authenticator, say; a word for an overflow policy is understood as ever."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(query_token=None)
+        endpoint.authenticator = judge
+        endpoint.overflow = "close"  # type: ignore[assignment]
+        endpoint.heartbeat = HeartbeatPolicy(interval=5, timeout=20)
+        admission = await endpoint.admit(Handshake("/ws"))
+
+        assert isinstance(admission, Admission)
+        assert admission.identity is None
+        assert endpoint.overflow is Overflow.CLOSE
+        assert endpoint.heartbeat.interval == 5

@@ -37,7 +37,7 @@ from wsbus.core.messages import (
     Unsubscribed,
 )
 from wsbus.protocols import protocol
-from wsbus.protocols.registry import unjoined
+from wsbus.protocols.registry import single, spoken
 
 DIALECT: Final = protocol("wsbus.v1")
 ZIGQUANT: Final = protocol("zigquant-v2")
@@ -318,14 +318,37 @@ def test_connected_tells_the_limits() -> None:
 
 
 def test_one_message_a_frame_is_the_same_dialect() -> None:
-    """The variant that does not join has the same name, reads the same, and there is one of it."""
-    variant = unjoined(DIALECT)
+    """``wsbus.v1.single`` reads and says the same, and there is one of it."""
+    variant = protocol("wsbus.v1.single")
+    status = Status("c", None, 1.0, ("a",), 0, 0)
 
-    assert (variant.name, variant.joins, DIALECT.joins) == ("wsbus.v1", False, True)
-    assert unjoined(DIALECT) is variant
-    assert unjoined(variant) is variant
-    assert unjoined(ZIGQUANT) is ZIGQUANT
+    assert (variant.name, variant.joins, DIALECT.joins) == ("wsbus.v1.single", False, True)
+    assert single(DIALECT) is variant
     assert list(variant.decode("0\n0")) == list(DIALECT.decode("0\n0"))
+    for reply in (Pong("1"), Gap(3), status):
+        one, other = variant.encode(reply, NOW), DIALECT.encode(reply, NOW)
+        assert one is not None
+        assert other is not None
+        assert one.text == other.text
+    assert variant.pattern("a.+") == DIALECT.pattern("a.+")
+
+
+def test_an_endpoint_speaks_each_dialect_that_joins_without_joining_too() -> None:
+    """protocol.md: offer ``wsbus.v1.single``. What is given comes first, and nothing twice."""
+    variant = single(DIALECT)
+    joined = spoken((ZIGQUANT, DIALECT), joins=True)
+    unjoined = spoken((DIALECT, ZIGQUANT), joins=False)
+
+    assert joined == (ZIGQUANT, DIALECT, variant)
+    assert [(d.name, d.joins) for d in unjoined] == [
+        ("wsbus.v1", False),
+        ("zigquant-v2", False),
+        ("wsbus.v1.single", False),
+    ]
+    assert spoken((DIALECT, ZIGQUANT), joins=False) == unjoined
+    assert spoken(unjoined, joins=True) == unjoined
+    assert spoken((variant, DIALECT), joins=True) == (variant, DIALECT)
+    assert spoken((variant,), joins=True) == (variant,)
 
 
 def test_plus_is_a_wildcard() -> None:

@@ -295,6 +295,24 @@ test("a token may be shown in a subprotocol", async () => {
   await assert.rejects(refused.connect());
 });
 
+test("a subscription that the server takes away ends with its reason, and is not made again", async () => {
+  const client = await connected();
+  await client.subscribe("r.2");
+  const events = client.events("r.1");
+  await client.publish("r.1", "before");
+  assert.equal((await events.next()).value.data, "before");
+  await client.command("revoke", { pattern: "r.1", reason: "banned for an hour" });
+
+  await assert.rejects(events.next(), (error) => {
+    assert.equal(error.code, "UNSUBSCRIBED");
+    return error.message.includes("r.1") && error.message.includes("banned for an hour");
+  });
+  const back = heard(client, "connected");
+  await assert.rejects(client.command("cut"), code("CONNECTION_LOST"));
+  await back;
+  assert.deepEqual((await client.status()).subscriptions, ["r.2"]);
+});
+
 test("an expired token is replaced by a new one", async () => {
   let asked = 0;
   const token = () => {

@@ -80,6 +80,12 @@ def leave(code: int, reason: str, who: Connection) -> None:
     who.disconnect(code, reason)
 
 
+@bus.command("revoke")
+def revoke(pattern: str, reason: str, who: Connection) -> bool:
+    """Take a subscription away."""
+    return who.revoke(pattern, reason)
+
+
 @bus.command("cut")
 async def cut(who: Connection) -> None:
     """End the connection without a word, and this without an answer."""

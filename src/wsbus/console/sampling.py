@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
@@ -87,6 +87,7 @@ def sendable(info: ConnectionInfo) -> ConnectionInfo:
         path=cut(info.path, _LONGEST),
         client=host,
         subscriptions=tuple(cut(pattern, _LONGEST) for pattern in info.subscriptions),
+        assigned=tuple(cut(pattern, _LONGEST) for pattern in info.assigned),
     )
 
 
@@ -133,7 +134,7 @@ def _connection_row(connection: Connection) -> ConnectionRow:
     info = connection.info()
     transport = connection.member.outlet.transport
     rtt = transport.round_trip() if isinstance(transport, RoundTripped) else None
-    some = [cut(pattern) for pattern in islice(info.subscriptions, _SOME)]
+    some = [cut(pattern) for pattern in islice(chain(info.subscriptions, info.assigned), _SOME)]
     return ConnectionRow(
         id=cut(info.connection_id),
         connected_at=info.connected_at,
@@ -149,7 +150,7 @@ def _connection_row(connection: Connection) -> ConnectionRow:
         received=info.messages_received,
         is_blocked=connection.is_stuck or info.queue_messages > 0,
         rtt=msgspec.UNSET if rtt is None else rtt,
-        patterns=len(info.subscriptions),
+        patterns=len(info.subscriptions) + len(info.assigned),
         some_patterns=tuple(some),
     )
 

@@ -10,11 +10,13 @@ What it takes to write one is here, too: :class:`.WireProtocol` for any frames, 
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..core import messages
 from ..core.frame import Frame
 from .base import WireProtocol
 from .native import Native
-from .registry import protocol, protocols_of, register
+from .registry import protocol, protocols_of, register, single
 from .tagged import (
     ClientMessage,
     PingMessage,
@@ -42,5 +44,7 @@ __all__ = [
     "register",
 ]
 
-register(Native())
+_native: Final = Native()
+register(_native)
+register(single(_native))
 register(ZigQuant())

@@ -11,13 +11,14 @@ from ..core.choices import shown
 from ..core.errors import UsageError
 from .base import WireProtocol
 
-__all__ = ["protocol", "protocols_of", "register", "unjoined"]
+__all__ = ["protocol", "protocols_of", "register", "single", "spoken"]
 
 # RFC 9110, section 5.6.2: what a token, and so a subprotocol, is made of.
 _TOKEN: Final = frozenset(ascii_letters + digits + "!#$%&'*+-.^_`|~")
 
 _registered: Final[dict[str, WireProtocol]] = {}
-_unjoined: Final[dict[WireProtocol, WireProtocol]] = {}
+_variants: Final[dict[tuple[WireProtocol, str], WireProtocol]] = {}
+_SINGLE: Final = ".single"
 
 
 def register(dialect: WireProtocol) -> None:
@@ -75,15 +76,33 @@ def _checked(dialect: WireProtocol) -> WireProtocol:
     return dialect
 
 
-def unjoined(dialect: WireProtocol) -> WireProtocol:
-    """Return the same dialect, of the same name, that sends each message in a frame of its own.
+def single(dialect: WireProtocol) -> WireProtocol:
+    """Return the dialect of ``NAME.single``: the same, with each message in a frame of its own."""
+    return _without_joins(dialect, f"{dialect.name}{_SINGLE}")
 
-    One for all endpoints, so that what they publish is encoded once.
+
+def spoken(dialects: Sequence[WireProtocol], *, joins: bool) -> tuple[WireProtocol, ...]:
+    """Return what an endpoint speaks that is given these dialects.
+
+    A client chooses by the subprotocol that it offers whether messages share frames: for each
+    dialect that joins messages there is a :func:`single` one, too, after all others.
+
+    Args:
+        dialects: What was given.
+        joins: Whether messages may share a frame at all; if not, a dialect keeps its name.
     """
+    names = {dialect.name for dialect in dialects}
+    more = [single(dialect) for dialect in dialects if dialect.joins]
+    given = dialects if joins else [_without_joins(each, each.name) for each in dialects]
+    return (*given, *(dialect for dialect in more if dialect.name not in names))
+
+
+def _without_joins(dialect: WireProtocol, name: str) -> WireProtocol:
+    """Return a variant, one for all endpoints, so that what they publish is encoded once."""
     if not dialect.joins:
         return dialect
-    variant = _unjoined.get(dialect)
+    variant = _variants.get((dialect, name))
     if variant is None:
-        variant = _unjoined[dialect] = copy(dialect)
-        variant.joins = False
+        variant = _variants[dialect, name] = copy(dialect)
+        variant.name, variant.joins = name, False
     return variant

@@ -199,9 +199,12 @@ export class Details {
         return pair;
       }),
     );
-    say($("#details-patterns-title"), plural(info.subscriptions.length, "subscription"));
     const list = $("#details-patterns");
-    const patterns = info.subscriptions.map((pattern) => make("li", "", pattern));
+    const patterns = [
+      ...info.subscriptions.map((pattern) => make("li", "", pattern)),
+      ...info.assigned.map((pattern) => make("li", "", `${pattern} (by the server)`)),
+    ];
+    say($("#details-patterns-title"), plural(patterns.length, "subscription"));
     list.hidden = !patterns.length;
     if (list.childElementCount !== patterns.length) list.replaceChildren(...patterns);
     if (!info.is_alive) this.#gone();
