@@ -79,7 +79,8 @@ class Checked:
             adapter = pydantic.TypeAdapter(hint)
             is_complete = getattr(adapter, "pydantic_complete", True)
         except Exception as exc:
-            raise UsageError(f"{where} cannot be checked by pydantic: {exc}") from exc
+            why = str(exc).partition("\n")[0]
+            raise UsageError(f"{where} cannot be checked by pydantic: {why}") from exc
         if not is_complete:
             raise UsageError(
                 f"{where} cannot be checked by pydantic: a type that it names is not defined yet"
