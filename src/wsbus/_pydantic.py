@@ -1,15 +1,22 @@
-"""Parameters of commands that pydantic checks, in applications that use it; never imported here."""
+"""What pydantic decodes and checks, in applications that use it; it is never imported here."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from .core.errors import CommandError, ErrorCode, UsageError
 
-__all__ = ["Checked", "annotations_of", "is_model", "is_of_pydantic", "shortened"]
+__all__ = [
+    "Checked",
+    "annotations_of",
+    "is_model",
+    "is_of_pydantic",
+    "mentions_pydantic",
+    "shortened",
+]
 
 _ROOTS: Final = frozenset({"pydantic", "pydantic_core", "annotated_types"})
 _MAX_ERRORS: Final = 5
@@ -27,6 +34,12 @@ def is_of_pydantic(found: Any) -> bool:
     return kind.__module__.partition(".")[0] in _ROOTS
 
 
+def mentions_pydantic(hint: Any) -> bool:
+    """Tell whether there is anything of pydantic in a type: ``list[Model]``, say."""
+    annotations = getattr(hint, "__metadata__", ())
+    return is_of_pydantic(hint) or any(map(mentions_pydantic, (*get_args(hint), *annotations)))
+
+
 def is_model(kind: Any) -> bool:
     """Tell whether JSON has an object for a model: not for one that wraps a list, say."""
     return hasattr(kind, "__pydantic_root_model__") and not kind.__pydantic_root_model__
@@ -40,12 +53,12 @@ def annotations_of(kind: Any) -> Iterator[tuple[str, Any, list[Any]]]:
 
 
 class Checked:
-    """Decodes and checks one parameter as pydantic does, in its lax mode.
+    """Decodes and checks data as pydantic does, in its lax mode.
 
     Args:
-        where: Names the parameter in errors.
+        where: Names the data in errors: a parameter of a command, say.
         hint: Its type.
-        place: Of the parameter, as replies name it: ``$.params.order``.
+        place: Of the data, as replies name it: ``$.params.order``.
 
     Raises:
         UsageError: pydantic cannot check such a type, or would not be asked for all of it.
@@ -66,7 +79,8 @@ class Checked:
             adapter = pydantic.TypeAdapter(hint)
             is_complete = getattr(adapter, "pydantic_complete", True)
         except Exception as exc:
-            raise UsageError(f"{where} cannot be checked by pydantic: {exc}") from exc
+            why = str(exc).partition("\n")[0]
+            raise UsageError(f"{where} cannot be checked by pydantic: {why}") from exc
         if not is_complete:
             raise UsageError(
                 f"{where} cannot be checked by pydantic: a type that it names is not defined yet"
@@ -111,7 +125,10 @@ def _refuse_settings(where: str, metadata: Any) -> None:
 
 
 def _step(part: int | str) -> str:
-    return f"[{part}]" if isinstance(part, int) else f".{shortened(part)}"
+    """Return a part of a place; as msgspec does, it shows no key that looks like data."""
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if part.isidentifier() and len(part) <= _MAX_WORD else "[...]"
 
 
 def shortened(text: str) -> str:

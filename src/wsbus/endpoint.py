@@ -314,6 +314,7 @@ class Endpoint:
                 handshake, self.query_token, self.cookie_token, header=self.header_token
             )
         except Unauthenticated as exc:
+            logger.info("a handshake is refused: %s", exc.message)
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         return await self.judge(token, handshake, copy_context())
 

@@ -18,11 +18,10 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-    is_typeddict,
 )
 
 import msgspec
-from typing_extensions import TypeAliasType
+from typing_extensions import TypeAliasType, is_typeddict
 
 from ._pydantic import Checked, annotations_of, is_model, is_of_pydantic, shortened
 from .application import call
@@ -299,6 +298,8 @@ def _refuse_class(where: str, kind: type, supplies: Mapping[object, Supply]) -> 
 
 
 def _has_fields(kind: type) -> bool:
+    if is_typeddict(kind):
+        return True
     return (_is_object(kind) and not issubclass(kind, Mapping)) or hasattr(kind, "_fields")
 
 

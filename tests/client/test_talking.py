@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+import pydantic
 import pytest
 from anyio import create_task_group, fail_after, move_on_after, sleep_forever
 
@@ -98,6 +99,30 @@ async def test_what_does_not_fit_is_not_repeated(server: Server) -> None:
         assert "secret" not in str(error.value)
         server.publish("a", {"k": "y"})
         assert await take(events, 1) == [{"k": "y"}]
+
+
+class Quote(pydantic.BaseModel):
+    last: Annotated[float, pydantic.Field(gt=0)]
+    side: Literal["buy", "sell"] = "buy"
+
+
+async def test_models_of_pydantic_are_types_as_well(server: Server) -> None:
+    """A model, or a list of some, is what data and results are decoded to, and what is sent."""
+    async with (
+        connect(server.url, token="ada") as client,
+        client.subscribe("a", list[Quote]) as events,
+    ):
+        server.publish("a", [{"last": 1.5}], [{"last": 1, "side": "secret"}], [{"last": 2}])
+        with fail_after(5):
+            first: Event[list[Quote]] = await anext(events)
+            with pytest.raises(UnexpectedData, match=r"`\$\[0\]\.side`") as error:
+                await anext(events)
+            third = await anext(events)
+        assert "secret" not in str(error.value)
+        assert first.data == [Quote(last=1.5)]
+        assert third.data[0].last == 2
+        await client.publish("a", [Quote(last=3)])
+        assert (await take(events, 1)) == [[Quote(last=3)]]
 
 
 async def test_one_event_comes_to_each_subscription_that_matches_it(server: Server) -> None:

@@ -391,8 +391,11 @@ def test_a_source_that_is_off_is_not_looked_at() -> None:
 
 
 @pytest.mark.parametrize("text", ["!", "a", "_w", "é"])
-async def test_a_subprotocol_that_holds_no_token_is_refused(text: str) -> None:
-    """It is not passed over: the client is told with 401 what is wrong with it."""
+async def test_a_subprotocol_that_holds_no_token_is_refused(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not passed over: the client is told with 401 what is wrong with it, and the log."""
+    caplog.set_level(logging.INFO)
     bus = Bus()
     endpoint = bus.endpoint(authenticator=JWT(SECRET))
     async with bus:
@@ -400,6 +403,7 @@ async def test_a_subprotocol_that_holds_no_token_is_refused(text: str) -> None:
         refusal = await endpoint.admit(handshake)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, "base64url" in refusal.reason) == (401, True)
+    assert "is not in base64url" in caplog.text
 
 
 async def test_a_token_alone_names_no_dialect() -> None:

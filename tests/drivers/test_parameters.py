@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 import pydantic
 import pytest
+import typing_extensions
 from fastapi import BackgroundTasks, Depends, Header, Query, Request, Security, WebSocket
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from starlette.requests import HTTPConnection
@@ -45,6 +46,10 @@ class Options(TypedDict):
     loud: bool
 
 
+class Claims(TypedDict):
+    who: Identity
+
+
 class Pair(NamedTuple):
     a: int
     b: str
@@ -52,6 +57,10 @@ class Pair(NamedTuple):
 
 class Model(pydantic.BaseModel):
     x: int
+
+
+class Shelf(typing_extensions.TypedDict):  # pydantic wants this one before Python 3.12.
+    models: list[Model]
 
 
 @pydantic_dataclass
@@ -218,6 +227,7 @@ def function(x: Callable[[], int]) -> None: ...
 def connections(x: list[Connection]) -> None: ...
 def connection_or_text(x: Connection | str) -> None: ...
 def identity_in_struct(x: Holder) -> None: ...
+def identity_in_typed_dict(x: Claims) -> None: ...
 def handshakes(x: dict[str, Handshake]) -> None: ...
 def mine(x: Mine) -> None: ...
 def grants(x: Grants) -> None: ...
@@ -261,6 +271,7 @@ def not_a_type(x: 5) -> None: ...  # type: ignore[valid-type]
         (connections, "Connection"),
         (connection_or_text, "Connection"),
         (identity_in_struct, "Identity"),
+        (identity_in_typed_dict, "field 'who', has Identity"),
         (handshakes, "Handshake"),
         (mine, "Mine"),
         (any_number, "name"),
@@ -466,6 +477,10 @@ def by_basket(basket: Basket) -> Any:
     return [each.x for each in basket.models]
 
 
+def by_shelf(shelf: Shelf) -> Any:
+    return [each.x for each in shelf["models"]]
+
+
 def by_checked(it: Checked) -> Any:
     return it.x
 
@@ -506,6 +521,7 @@ async def returns_model(n: int) -> Model:
         (by_optional_model, {"model": {"x": 1}}, 1),
         (by_pet, {"pet": {"kind": "dog"}}, "Dog"),
         (by_basket, {"models": [{"x": 1}]}, [1]),
+        (by_shelf, {"models": [{"x": 1}]}, [1]),
         (by_checked, {"x": 1}, 1),
         (by_root, {"numbers": [1, 2]}, [1, 2]),
         (by_positive, {"n": 1}, 1),
@@ -532,12 +548,12 @@ async def test_pydantic_decodes_what_is_its_own(
         (by_struct_and_field, {"order": None, "n": "z" * 300}, ["at `$.params.n`"]),
         (by_list, {"models": [{"x": 1}, {}]}, ["at `$.params.models[1].x`"]),
         (by_list, {"models": [{}] * 9}, ["models[0].x`; ", "models[4].x`; and 4 more"]),
-        (by_dict, {"z" * 300: {}}, ["at `$.params.zzz"]),
+        (by_dict, {"z" * 300: {}}, ["at `$.params[...].x`"]),
         (by_pet, {"pet": {"kind": "z" * 300}}, ["Input tag 'zzz", "at `$.params.pet`"]),
         (by_pet, {"pet": {"kind": "dog", "name": "z" * 300}}, ["at `$.params.pet.dog.name`"]),
         (by_root, {"numbers": [1, None]}, ["at `$.params.numbers[1]`"]),
         (by_positive, {"n": -1}, ["greater than 0 - at `$.params.n`"]),
-        (by_strict, {"x": 1, "z" * 300: 1}, ["Extra inputs", "at `$.params.zzz"]),
+        (by_strict, {"x": 1, "z" * 300: 1}, ["Extra inputs", "at `$.params[...]`"]),
         (by_strict, {"x": 1, "parts": [{}]}, ["at `$.params.parts[0].x`"]),
     ],
 )

@@ -8,7 +8,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from ..core.errors import UnexpectedData, UsageError
+from .._pydantic import Checked, mentions_pydantic
+from ..core.errors import CommandError, UnexpectedData, UsageError
 
 __all__ = ["decode", "decoder_of"]
 
@@ -16,13 +17,17 @@ T = TypeVar("T")
 # msgspec quotes what was sent where it is none of an enum; it names fields and places in backticks.
 _QUOTED: Final = re.compile(r""" (['"]).*\1(?= - at `|$)""", re.DOTALL)
 
+_ANY_QUOTED: Final = re.compile(r"'[^']*'")
+
 
 def decoder_of(payload: type[T]) -> Callable[[bytes], T]:
     """Return what decodes JSON to a type.
 
     Raises:
-        UsageError: msgspec knows no such type.
+        UsageError: Neither msgspec nor pydantic knows such a type.
     """
+    if mentions_pydantic(payload):
+        return Checked(f"the type {payload!r}", payload, "$")
     try:
         return msgspec.json.Decoder(payload).decode
     except (TypeError, NameError) as exc:
@@ -39,4 +44,7 @@ def decode(data: bytes, to: Callable[[bytes], T], what: str) -> T:
         return to(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
         why = _QUOTED.sub("", str(exc))
+        raise UnexpectedData(f"{what} is not as expected: {why}") from None
+    except CommandError as exc:  # Of pydantic, which may quote the data wherever it likes.
+        why = _ANY_QUOTED.sub("…", exc.message)
         raise UnexpectedData(f"{what} is not as expected: {why}") from None
