@@ -15,7 +15,7 @@ import pytest
 from anyio import Event, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from wsbus.application import CallFailed, Overdue, Rest, begin
+from wsbus.application import CallFailed, Overdue, Rest, begin, call
 from wsbus.runner import Call, Runner
 
 
@@ -345,6 +345,25 @@ async def test_each_call_has_a_context_of_its_own() -> None:
         assert seen == ["ann", "set", "set"] * 3
         assert name.get() == "nobody"
         assert context[name] == "ann"
+
+
+def test_calls_that_never_wait_share_no_context() -> None:
+    """What a ``def`` of the application sets is seen by no other call of its connection."""
+    name = ContextVar("name", default="nobody")
+    context = copy_context()
+    context.run(name.set, "ann")
+    seen: list[str] = []
+
+    def note() -> None:
+        seen.append(name.get())
+        name.set("set")
+
+    for _ in range(3):
+        call(context, note)
+
+    assert seen == ["ann"] * 3
+    assert name.get() == "nobody"
+    assert context[name] == "ann"
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
