@@ -7,12 +7,12 @@ import platform
 import socket
 import time
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from .. import __version__
 from .samples import ProcessInfo
 
 __all__ = ["process_info"]
@@ -23,13 +23,21 @@ _IMPORTED_AT: Final = time.monotonic()
 def process_info() -> ProcessInfo:
     """Return what is known of this process now."""
     return ProcessInfo(
-        wsbus=__version__,
+        wsbus=_version(),
         python=platform.python_version(),
         pid=os.getpid(),
         host=_host(),
         seconds=time.monotonic() - _started_at(os.getpid()),
         memory=_memory(),
     )
+
+
+@cache
+def _version() -> str:
+    try:
+        return version("wsbus")
+    except PackageNotFoundError:  # Packed into an executable.
+        return "of unknown version"
 
 
 @cache
