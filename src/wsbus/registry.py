@@ -11,7 +11,7 @@ Pure but for the event that :meth:`Registry.all_gone` waits for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Generic, Protocol, TypeVar
 
 from anyio import Event
@@ -61,6 +61,8 @@ class Registry(Generic[C]):
         self._removed: Event | None = None
         self.ever: int = 0
         """Connections that were added, those that have ended included."""
+        self.observers: Final[list[Callable[[C], None]]] = []
+        """Called with each connection that has ended; none may raise."""
 
     # --- what there is -----------------------------------------------------------------------
 
@@ -180,6 +182,8 @@ class Registry(Generic[C]):
         if self._removed is not None:
             self._removed.set()
             self._removed = None
+        for observe in self.observers:
+            observe(connection)
 
     def free(self, connection: C) -> None:
         """Forget a connection that has ended, once its hooks have returned. Idempotent."""

@@ -185,6 +185,11 @@ def test_the_overview_tells_what_is_wrong(page: Page) -> None:
     panel = page.get_by_role("tabpanel", name="Overview")
     panel.locator("#verdict[data-tone='bad']", has_text="dropped").wait_for()
     panel.locator("#slowest li:first-child", has_text="deaf").wait_for()
+    assert panel.locator("#slowest li").count() == 1  # The others wait for nothing.
+    process = panel.locator("#process").inner_text()
+    assert re.search(
+        r"wsbus .* · Python 3\.\d+\.\d+ · process \d+ on .* · up \d+ .*memory", process
+    )
     published = panel.locator(".card", has=page.get_by_role("heading", name="Published"))
 
     assert number(published.locator(".value").inner_text().split("/")[0]) > 400
@@ -194,6 +199,91 @@ def test_the_overview_tells_what_is_wrong(page: Page) -> None:
     page.get_by_role("dialog", name="deaf").get_by_text("flood").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="hidden")
+
+
+def test_the_overview_tells_who_has_ended(page: Page, app: Served) -> None:
+    """Who leaves while the page is open is listed with code and reason."""
+    panel = page.get_by_role("tabpanel", name="Overview")
+    page.locator("#slowest li").first.wait_for()
+    with app.user("hopper") as hopper:
+        hopper.close(4001, "off to lunch")
+    panel.locator("#ended li", has_text="hopper").get_by_text("4001").wait_for()
+
+
+def test_a_click_on_a_head_sorts(page: Page) -> None:
+    """Heads of columns sort by them, and say so to assistive technology; the select agrees."""
+    go(page, "Connections")
+    first = page.locator("#connection-rows tr:first-child .open")
+    for head, name, order in (
+        ("Age", "deaf", "ascending"),
+        ("Age", "ada", "descending"),
+        ("Waiting", "deaf", "descending"),
+        ("Identity", HOSTILE, "ascending"),
+    ):
+        page.get_by_role("button", name=head, exact=True).click()
+        first.get_by_text(name, exact=True).wait_for()
+        column = page.locator(f'#connection-head th[aria-sort="{order}"]')
+        assert column.inner_text() == head
+    assert page.get_by_label("Sort by").first.input_value() == "name"
+    go(page, "Channels").get_by_role("button", name="Channel", exact=True).click()
+    page.locator("#channel-rows tr:first-child", has_text="chat.").wait_for()
+
+
+def test_a_list_by_rate_keeps_still(page: Page) -> None:
+    """Channels change places if their rates clearly differ, and never under the pointer."""
+    show = """async ([samples, hover]) => {
+      const { Channels } = await import("./channels.js");
+      const list = new Channels(() => {});
+      document.querySelector("#channel-rows").matches = () => hover;
+      return samples.map((rates) => {
+        const rows = Object.entries(rates)
+          .map(([channel, rate]) => ({ channel, rate, subscribers: 0, count: 1, size: 1, at: 0 }))
+          .toSorted((a, b) => b.rate - a.rate);
+        const all = { found: rows.length, total: rows.length };
+        list.show({ view: "published", sort: "rate", at: 0, rows, ...all });
+        return [...document.querySelectorAll("#channel-rows .open")].map((e) => e.textContent);
+      });
+    }"""
+    samples = [
+        {"a": 10, "b": 9.9, "c": 1},
+        {"b": 11, "a": 10, "c": 1},
+        {"b": 15, "a": 10, "c": 1, "d": 0.1},
+        {"c": 100, "b": 15, "a": 10, "d": 0.1},
+    ]
+    free, held = page.evaluate(show, [samples, False]), page.evaluate(show, [samples, True])
+
+    assert free == [["a", "b", "c"], ["a", "b", "c"], ["b", "a", "c", "d"], ["c", "b", "a", "d"]]
+    assert held == [["a", "b", "c"]] * 2 + [["a", "b", "c", "d"]] * 2
+
+
+def test_a_chart_has_a_gap_where_nothing_was_known(page: Page) -> None:
+    """Samples missing, or of another process, break the line; what was before stays, by time."""
+    drawn = page.evaluate("""async () => {
+      const { Spark, Traffic } = await import("./traffic.js");
+      const traffic = new Traffic(), spark = new Spark();
+      const totals = { messages_received: 0, publications: 0, sent: 0, dropped: 0, refused: 0,
+        failures: 0, connections: 1, connections_ever: 1, queued: 0, queued_bytes: 0 };
+      const sample = (at, clock, publications) => traffic.add(
+        { at, clock, cpu: 0, lag: 0, totals: { ...totals, publications } });
+      for (let i = 0; i < 10; i += 1) sample(i, 100 + i, 10 * i);
+      for (let i = 30; i < 40; i += 1) sample(i, 100 + i, 10 * i); // 20 s without a sample.
+      for (let i = 50; i < 60; i += 1) sample(i, i - 50, 10 * (i - 50)); // Another process.
+      spark.draw(traffic.points, (point) => point.published, 5);
+      const known = traffic.points.filter(Boolean);
+      return { rates: [...new Set(known.map((point) => point.published))], known: known.length,
+        newest: spark.element.querySelector("polyline").getAttribute("points"),
+        earlier: spark.element.querySelector(".line").getAttribute("d") };
+    }""")
+    before, between = drawn["earlier"].split("M")[1:]
+    edges = [
+        float(pair.split(",")[0])
+        for line in (before, between, drawn["newest"])
+        for pair in (line.split()[0], line.split()[-1])
+    ]
+
+    assert (drawn["rates"], drawn["known"]) == ([10], 27)  # Two samples make a rate.
+    # Of the last 60 s: seconds 1 to 9, 31 to 39, and 51 to 59 at the right edge.
+    assert edges == pytest.approx([x * 100 / 60 for x in (2, 10, 32, 40, 52, 60)], abs=0.02)
 
 
 def test_connections_stand_slowest_first(page: Page) -> None:
@@ -320,7 +410,8 @@ def test_a_flood_is_shown_in_part_and_said_to_be(page: Page) -> None:
         int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:event|more)", state.inner_text())
     ]
 
-    assert more > 3 * shown
+    assert more > shown
+    panel.get_by_role("button", name="Pause").click()
     long = panel.locator("#tail details").last
     long.locator("summary").click()
     long.locator("pre").wait_for()
@@ -424,6 +515,91 @@ def test_a_token_of_the_address_is_not_shown(page: Page) -> None:
 
     assert "hush" not in " ".join(panel.locator("#frames li").all_inner_texts())
     assert panel.locator("#try-state").inner_text() == "•••"
+
+
+JWT: Final = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
+
+
+def test_no_view_shows_a_token(page: Page, app: Served) -> None:
+    """Identities, patterns, channels and publications that hold a token are shown without it."""
+    data = {"token": "hush-hush", "said": json.dumps({"password": 'ps"st'}), "url": "/ws?key=hush"}
+    with app.user(JWT) as user:
+        user.send(json.dumps({"type": "subscribe", "channels": [f"inbox.{JWT}"]}))
+        views = go(page, "Connections")
+        views.get_by_role("button", name="•••").click()
+        page.get_by_role("dialog").get_by_text("inbox.•••").wait_for()
+        shown = [page.content()]
+        page.keyboard.press("Escape")
+        panel = go(page, "Channels")
+        panel.get_by_text("Subscribed", exact=True).click()
+        panel.get_by_role("button", name="Tail inbox.•••").click()
+        panel.get_by_label("Channel or pattern").fill("chat.>".replace(">", "*"))
+        panel.get_by_role("button", name="Tail", exact=True).click()
+        panel.get_by_text("Tailing chat.*").wait_for()
+        publish = {"type": "publish", "channel": f"chat.{JWT}", "event": JWT, "data": data}
+        row = panel.locator("#tail li", has_text='"token":"•••"').first
+        while not row.is_visible():
+            user.send(json.dumps(publish))
+            page.wait_for_timeout(100)
+        panel.get_by_text("Published", exact=True).click()
+        panel.get_by_role("button", name="Tail chat.•••").wait_for()
+        shown.append(page.content())
+
+    for secret in ("eyJ", "hush", "ps&quot;st", 'ps"st', "st\\"):
+        assert [html for html in shown if secret in html] == [], secret
+
+
+def test_what_is_a_token_is_masked(page: Page) -> None:
+    """One function masks tokens: by the name before them, by their form, or because known."""
+    masked = page.evaluate(
+        """async ([texts, known]) => {
+          const { keep, masked } = await import("./secrets.js");
+          known.forEach(keep);
+          return texts.map((text) => masked(text));
+        }""",
+        [[text for text, _ in MASKED], ["known-token", "abc"]],
+    )
+
+    assert masked == [wanted for _, wanted in MASKED]
+
+
+def test_no_text_takes_long_to_mask(page: Page) -> None:
+    """Texts made to be slow take about as long to mask as plain ones."""
+    slowness = page.evaluate("""async () => {
+      const { masked } = await import("./secrets.js");
+      const time = (text) => {
+        const began = performance.now();
+        for (let i = 0; i < 5; i += 1) masked(text);
+        return performance.now() - began;
+      };
+      const parts = ["?token", "?", "token", "-eyJ", "eyJ", '"', "\\\\", '\\"token', '"token":"',
+        "bearer ", "://a:", "wsbus.token.", " ", '"token" '];
+      const texts = parts.map((part) => part.repeat(4096 / part.length));
+      const plain = '{"number":12345}'.repeat(256);
+      time(plain);
+      return Math.max(...texts.map(time)) / Math.max(time(plain), 1);
+    }""")
+
+    assert slowness < 100  # A quadratic one takes a thousand times as long.
+
+
+MASKED: Final = [
+    ("nothing to hide", "nothing to hide"),
+    ('{"token":"a b","n":1}', '{"token":"•••","n":1}'),
+    ('{"deep":[{"access_token": "x"}]}', '{"deep":[{"access_token": "•••"}]}'),
+    ('{"PassWord":"a\\"b","n":1}', '{"PassWord":"•••","n":1}'),
+    ('{"api_key":"cut off in the mid', '{"api_key":"•••"'),
+    ('{"secret": 1234, "n":1}', '{"secret": "•••", "n":1}'),
+    ('{"tokens": 3, "token_count": 4}', '{"tokens": 3, "token_count": 4}'),
+    (r'{"s":"{\"jwt\":\"x\",\"n\":1}"}', r'{"s":"{\"jwt\":"•••",\"n\":1}"}'),
+    ("/ws?a=1&token=abc%20d#x", "/ws?a=1&token=•••#x"),
+    (f"user.{JWT}.x", "user.•••.x"),
+    ("Authorization: Bearer abcdefgh.ij", "Authorization: Bearer •••"),
+    ("wsbus.token.YWJj", "wsbus.token.•••"),
+    ("https://ada:pw@example.org/", "https://ada:•••@example.org/"),
+    ("it is known-token.", "it is •••."),
+    ("abc 1 abcd", "abc 1 abcd"),  # Too short to be told from a word.
+]
 
 
 def test_what_turns_a_text_round_is_escaped(page: Page) -> None:
@@ -544,24 +720,42 @@ def test_it_can_be_read_by_day_and_by_night(
 
 
 def test_it_comes_back_after_the_server(browser: Browser) -> None:
-    """A console whose server is gone says so, and goes on by itself, where it was."""
+    """A console whose server is gone says so, and goes on by itself, where it was.
+
+    Meanwhile no verdict stands there as if it were of now, and the charts keep what was before.
+    """
     with browser.new_context() as context:
         with served() as first:
             tab = new_tab(context, first, [])
-            sign_in(tab, first, "#channels")
+            sign_in(tab, first)
+            tab.locator("#verdict[data-tone=good]", has_text="All well").wait_for()
+            line = tab.locator(".card polyline").first
+            drawn = "e => e.getAttribute('points').includes(' ')"
+            tab.wait_for_function(drawn, arg=line.element_handle())
+            go(tab, "Channels")
             tab.get_by_label("Channel or pattern").fill("clock.*")
             tab.get_by_label("Channel or pattern").press("Enter")
             tab.locator("#tail li").first.wait_for()
             first.process.terminate()
             tab.get_by_text("Connection lost", exact=True).wait_for()
             tab.get_by_role("alert").get_by_text("The server is gone; trying again in").wait_for()
+            go(tab, "Overview")
+            verdict = tab.locator("#verdict[data-tone=quiet]")
+            assert re.fullmatch(r"As of \d\d:\d\d:\d\d", verdict.inner_text())
+            go(tab, "Channels")
             first.process.wait(timeout=20)
         with served(port=first.port):
             tab.get_by_text("Live", exact=True).wait_for()
             tab.get_by_role("button", name="Clear").click()
             tab.locator("#tail li").first.wait_for()
-
             assert tab.get_by_role("alert").all_inner_texts() == []
+            go(tab, "Overview")
+            tab.locator("#verdict[data-tone=good]", has_text="All well").wait_for()
+            earlier = tab.locator(".card .line").first.get_attribute("d")
+
+            assert earlier is not None
+            assert earlier.startswith("M")
+            assert line.get_attribute("points")
 
 
 def test_a_page_of_this_machine_shows_a_console_elsewhere(browser: Browser) -> None:

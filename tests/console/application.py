@@ -138,7 +138,8 @@ def main() -> None:
     def ready(address: str) -> None:
         print(address, flush=True)
 
-    asyncio.run(serve(app, endpoint, port=int(sys.argv[1]), ready=ready))
+    # Those that do not read answer no pings of uvicorn's, and are to stay.
+    asyncio.run(serve(app, endpoint, port=int(sys.argv[1]), ready=ready, ws_ping_interval=None))
 
 
 if __name__ == "__main__":

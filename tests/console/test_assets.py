@@ -114,7 +114,7 @@ async def test_a_flood_of_strangers_keeps_no_operator_out(
     """
     monkeypatch.setattr(strangers, "MAX_STRANGERS", 48)
     hosts = [f"127.0.0.{2 + i}" for i in range(addresses)]
-    async with serve("/console") as port, create_task_group() as tasks, AsyncExitStack() as stack:
+    async with serve("/console") as port, AsyncExitStack() as stack, create_task_group() as tasks:
         url, arrived = f"ws://127.0.0.1:{port}/ops/console/ws", Event()
         flooding = [
             await stack.enter_async_context(
@@ -148,7 +148,7 @@ async def test_a_flood_of_strangers_keeps_no_operator_out(
                 await operator.send_json(
                     {"type": "command", "id": "1", "action": "console.watch", "params": {}}
                 )
-                assert (await operator.receive_json())["type"] == "response"
+                assert '"type":"response"' in await operator.receive_str()
         tasks.cancel_scope.cancel()
 
 

@@ -73,6 +73,19 @@ async def test_what_is_there_instead_is_told() -> None:
             PageServer(nonsense, 0)
 
 
+@pytest.mark.parametrize(
+    "url", ["ftp://a/?token=hush", "http://ada:hush@127.0.0.1:1/", "http://127.0.0.1:1/?t=hush"]
+)
+def test_no_message_repeats_a_secret_of_the_url(url: str) -> None:
+    """What cannot be found is named without query and password."""
+    with pytest.raises(ConsoleNotFound) as failed:
+        find(url)
+    with pytest.raises(ConsoleNotFound) as refused:
+        PageServer(url.replace("http", "ws"), 0)
+
+    assert "hush" not in str(failed.value) + str(refused.value)
+
+
 async def test_the_command_prints_the_address() -> None:
     """The address alone is on stdout; what fails is on stderr, with exit code 1."""
     async with application() as url:

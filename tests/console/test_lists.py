@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import os
+import platform
+import sys
+from socket import gethostname
+from typing import Any
+
 import pytest
 from anyio import Event, create_task_group
 from anyio.lowlevel import checkpoint
 
-from tests.console.operators import TOKEN, operators
+from tests.console.operators import TOKEN, Operator, operators
 from tests.drivers.clients import connecting, judge
-from wsbus import Bus, Grants, Handshake, Identity, Limits
+from wsbus import Bus, Grants, Handshake, Identity, Limits, __version__
 from wsbus.console import Console, observation, sampling, tap
-from wsbus.console.samples import ROWS, Query
+from wsbus.console.samples import ENDED_ROWS, ROWS, Query
 
 SMALL = Limits(queue_messages=3)
 
@@ -123,7 +129,7 @@ async def test_an_order_that_a_list_has_not_is_refused() -> None:
         operator = await sign_in()
         await operator.see()
         refusals = [
-            await operator.is_refused("console.watch", view="connections", sort="name"),
+            await operator.is_refused("console.watch", view="connections", sort="weight"),
             await operator.is_refused("console.watch", view="secrets"),
             await operator.is_refused("console.watch", find="x" * 101),
         ]
@@ -150,6 +156,75 @@ async def test_names_that_no_text_can_carry_harm_nobody() -> None:
 
         assert (row["path"], row["id"], row["subject"]) == ("/ws/\ufffd", "i" * 200, "x" * 200)
         assert (await operator.command("console.disconnect", **which))["success"]
+
+
+async def test_connections_are_sorted_by_identity() -> None:
+    """By name, those without an identity stand first, then the alphabet decides."""
+    bus = Bus()
+    async with (
+        bus,
+        connecting(bus.endpoint(authenticator=judge, query_token="token")) as connect,
+        operators(Console(bus, token=TOKEN)) as sign_in,
+    ):
+        for name in ("ken", "ada", None, "grace", "ad"):
+            await connect(name)
+        operator = await sign_in()
+        sample = await operator.see(view="connections", sort="name")
+
+        named_so = [row.get("subject") for row in sample["rows"]]
+        assert named_so == [None, "ad", "ada", "grace", "ken"]
+
+
+async def test_who_has_ended_is_told_with_the_reason() -> None:
+    """Connections that end while a console is open are listed, the newest first, a few of them."""
+    bus = Bus()
+    entry = bus.endpoint(authenticator=judge, query_token="token", limits=SMALL)
+    async with bus, connecting(entry) as connect:
+        (await connect("before")).peer.close()
+        async with operators(Console(bus, token=TOKEN)) as sign_in:
+            operator = await sign_in()
+            assert "ended" not in await operator.see()
+            slow = await connect("slow")
+            await slow.subscribe("grid.*")
+            slow.peer.stop_reading()
+            for i in range(5):
+                await bus.publish("grid.a", i)
+            slow.connection.disconnect(4999, "told to go")
+            slow.peer.read_on()
+            await slow.peer.wait_closed()
+            (row,) = await ended(operator, 1)
+            await connect(None)
+            for i in range(2 * ENDED_ROWS):
+                (await connect(f"u{i}")).peer.close()
+            rows = await ended(operator, ENDED_ROWS)
+        observers = bus.services.registry.observers
+
+    assert (row["subject"], row["id"], row["path"]) == ("slow", slow.id, "/ws")
+    assert (row["code"], row["reason"], row["dropped"]) == (4999, "told to go", 2)
+    assert row["connected_at"] <= row["ended_at"]
+    assert len(rows) == ENDED_ROWS
+    assert observers == []
+
+
+async def ended(operator: Operator, many: int) -> list[dict[str, Any]]:
+    """Return the connections that have ended, once there are so many."""
+    while len(rows := (await operator.see()).get("ended", [])) < many:
+        pass
+    found: list[dict[str, Any]] = rows
+    return found
+
+
+async def test_the_process_is_named() -> None:
+    """A sample says which process it is of: version, id, host, age and memory."""
+    bus = Bus()
+    async with bus, operators(Console(bus, token=TOKEN)) as sign_in:
+        process = (await (await sign_in()).see())["process"]
+
+    assert (process["wsbus"], process["pid"]) == (__version__, os.getpid())
+    assert (process["python"], process["host"]) == (platform.python_version(), gethostname())
+    assert 0 < process["seconds"] < 24 * 3600
+    if sys.platform == "linux":
+        assert 1 << 20 < process["memory"] < 1 << 40
 
 
 # --- patterns and channels ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from time import perf_counter, process_time
@@ -21,8 +22,9 @@ from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
 from ..snapshots import ConnectionInfo
-from .samples import CHANNEL, CUT, Query, Sample, TailBatch, TailEvent, Watch
-from .sampling import Effort, Found, answer, cut, sendable, sorted_by
+from .process import process_info
+from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
+from .sampling import Effort, Found, answer, cut, ended_row, sendable, sorted_by
 from .tap import Kept, Tail, Tap
 
 __all__ = ["Observation"]
@@ -65,6 +67,7 @@ class Observation:
         self._operators: Final[set[Connection]] = set()
         self._watching: Final[dict[Connection, _Watching]] = {}
         self._tap: Final = Tap()
+        self._departed: Final[deque[EndedRow]] = deque(maxlen=ENDED_ROWS)
         self._opened: Event | None = None
         self._ended: Event | None = None
         self.is_over: bool = False
@@ -90,6 +93,7 @@ class Observation:
             await self.bus.__aenter__()
         if not self.is_over and self._watched.is_running:
             self._ended = Event()
+            self._services.registry.observers.append(self._note_end)
             spawn(partial(self._run, self._ended))
         self._opened.set()
 
@@ -194,7 +198,11 @@ class Observation:
         finally:
             self.is_over = True
             self._tap.close()
+            self._services.registry.observers.remove(self._note_end)
             ended.set()
+
+    def _note_end(self, connection: Connection) -> None:
+        self._departed.appendleft(ended_row(connection, self._services.clock().wall))
 
     async def _tick(self) -> None:
         due = perf_counter() + TICK_SECONDS
@@ -218,6 +226,7 @@ class Observation:
         with effort:
             self._tap.rate(now)
             totals = self._watched.statistics()
+            process = process_info()
         for who, watching in list(self._watching.items()):
             query = watching.query
             if query not in found:
@@ -229,6 +238,7 @@ class Observation:
                     at=instant.wall,
                     clock=instant.monotonic,
                     totals=totals,
+                    process=process,
                     consoles=len(self._watching),
                     cpu=process_time(),
                     lag=self._lag,
@@ -240,6 +250,7 @@ class Observation:
                     total=rows.total,
                     found=rows.found,
                     rows=rows.rows,
+                    ended=list(self._departed) if query.view == "overview" else [],
                     listening=self._tap.listened(now),
                     others=self._tap.others,
                 )

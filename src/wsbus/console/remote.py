@@ -34,7 +34,9 @@ def find(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise ConsoleNotFound(f"{url} is no URL of an application: expected http:// or https://")
+        raise ConsoleNotFound(
+            f"{_shown(url)} is no URL of an application: expected http:// or https://"
+        )
     failures = []
     for candidate in _candidates(url.partition("?")[0].partition("#")[0]):
         try:
@@ -42,6 +44,11 @@ def find(url: str) -> str:
         except ConsoleNotFound as exc:
             failures.append(str(exc))
     raise ConsoleNotFound("; ".join(failures))
+
+
+def _shown(url: str) -> str:
+    """Return a URL for a message: without its query and a password, which may be secrets."""
+    return re.sub(r"(://[^/@:]*:)[^/@]*@", r"\1•••@", url.partition("?")[0])
 
 
 def _candidates(url: str) -> Iterator[str]:
@@ -58,11 +65,11 @@ def _page_at(url: str) -> str:
             if _MARK in response.read(1 << 20):
                 return str(response.geturl())
     except HTTPError as exc:
-        raise ConsoleNotFound(f"{url} answers {exc.code} {exc.reason}") from exc
+        raise ConsoleNotFound(f"{_shown(url)} answers {exc.code} {exc.reason}") from exc
     except (URLError, OSError) as exc:
         reason = getattr(exc, "reason", exc)
-        raise ConsoleNotFound(f"{url} cannot be reached: {reason}") from exc
-    raise ConsoleNotFound(f"{url} is some other page")
+        raise ConsoleNotFound(f"{_shown(url)} cannot be reached: {reason}") from exc
+    raise ConsoleNotFound(f"{_shown(url)} is some other page")
 
 
 class PageServer(ThreadingHTTPServer):
@@ -84,7 +91,9 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, endpoint: str, port: int) -> None:
         if not _ENDPOINT.fullmatch(endpoint):
-            raise ConsoleNotFound(f"{endpoint} is no URL of an endpoint: no query, plain ASCII")
+            raise ConsoleNotFound(
+                f"{_shown(endpoint)} is no URL of an endpoint: no query, plain ASCII"
+            )
         self.endpoint: str = endpoint
         super().__init__(("127.0.0.1", port), _Handler)
 

@@ -12,11 +12,14 @@ from ..snapshots import BusStatistics
 __all__ = [
     "CHANNEL",
     "CUT",
+    "ENDED_ROWS",
     "ROWS",
     "SUMMARY_ROWS",
     "ChannelRow",
     "ConnectionRow",
+    "EndedRow",
     "PatternRow",
+    "ProcessInfo",
     "Query",
     "Row",
     "Sample",
@@ -34,6 +37,8 @@ ROWS: Final = 100
 """Rows of one list in a sample."""
 SUMMARY_ROWS: Final = 5
 """Of the overview."""
+ENDED_ROWS: Final = 8
+"""Connections that have ended, of which a sample tells."""
 
 View: TypeAlias = Literal["overview", "connections", "published", "subscribed"]
 
@@ -107,6 +112,33 @@ class PatternRow(msgspec.Struct, frozen=True):
     subscribers: int
 
 
+class EndedRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One connection that has ended, in brief; texts may be cut."""
+
+    id: str
+    subject: str | msgspec.UnsetType = msgspec.UNSET
+    path: str
+    connected_at: float
+    ended_at: float
+    code: int
+    reason: str = ""
+    dropped: int = 0
+
+
+class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The process that the bus runs in."""
+
+    wsbus: str
+    """Its version."""
+    python: str
+    pid: int
+    host: str
+    seconds: float
+    """Since the process was started."""
+    memory: int | msgspec.UnsetType = msgspec.UNSET
+    """Bytes that are resident, where the operating system tells."""
+
+
 Row: TypeAlias = ConnectionRow | ChannelRow | PatternRow
 
 
@@ -118,6 +150,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clock: float
     """Monotonic seconds: rates are differences over these."""
     totals: BusStatistics
+    process: ProcessInfo
     consoles: int
     cpu: float
     """Seconds of processor time that the process has used."""
@@ -136,6 +169,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of these, how many contain what is looked for."""
     rows: list[Row]
     """The first of those."""
+    ended: list[EndedRow] = []
+    """Connections that have ended since the first console connected, the newest first."""
     listening: float = 0.0
     """Seconds for which channels have been told apart."""
     others: int = 0

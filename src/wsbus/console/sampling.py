@@ -17,15 +17,25 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from ..connection import Connection
-from ..core.errors import CommandError, ErrorCode
+from ..core.errors import CloseCode, CommandError, ErrorCode
 from ..core.patterns import parse_pattern
 from ..core.plan import Member
 from ..services import Services
 from ..snapshots import ConnectionInfo
-from .samples import CUT, ROWS, SUMMARY_ROWS, ChannelRow, ConnectionRow, PatternRow, Query, Row
+from .samples import (
+    CUT,
+    ROWS,
+    SUMMARY_ROWS,
+    ChannelRow,
+    ConnectionRow,
+    EndedRow,
+    PatternRow,
+    Query,
+    Row,
+)
 from .tap import Seen, Tap
 
-__all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "sendable", "sorted_by"]
+__all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "ended_row", "sendable", "sorted_by"]
 
 T = TypeVar("T")
 
@@ -155,6 +165,21 @@ def _connection_row(connection: Connection) -> ConnectionRow:
     )
 
 
+def ended_row(connection: Connection, at: float) -> EndedRow:
+    """Return what is told of a connection that has ended at this second of the epoch."""
+    identity = connection.identity
+    return EndedRow(
+        id=cut(connection.id),
+        subject=msgspec.UNSET if identity is None else cut(identity.subject),
+        path=cut(connection.handshake.path),
+        connected_at=connection.connected_at,
+        ended_at=at,
+        code=connection.close_code or CloseCode.ABNORMAL,
+        reason=cut(connection.close_reason),
+        dropped=_lost(connection),
+    )
+
+
 # --- channels and patterns --------------------------------------------------------------------
 
 
@@ -191,6 +216,10 @@ class _List(msgspec.Struct, frozen=True):
     length: int = ROWS
 
 
+def _subject(connection: Connection) -> str:
+    return connection.identity.subject[:CUT] if connection.identity else ""
+
+
 _CONNECTIONS: Final = _List(
     orders={
         "slow": _slowness,
@@ -199,6 +228,7 @@ _CONNECTIONS: Final = _List(
         "received": lambda connection: connection.messages_received,
         "newest": lambda connection: connection.connected_at,
         "oldest": lambda connection: -connection.connected_at,
+        "name": lambda connection: _backwards(_subject(connection)),
     },
     containing=_containing,
     row=_connection_row,

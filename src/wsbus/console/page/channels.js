@@ -1,6 +1,6 @@
 // What is published, and who listens; and one pattern's events as they come.
 
-import { $, hint, isPressed, make, press, printable, Rows, say, settle, Tail } from "./dom.js";
+import { $, Heads, hint, isPressed, make, press, Rows, say, settle, shown, Tail } from "./dom.js";
 import { bytes, clock, count, duration, plural, rate } from "./format.js";
 
 const MOST_ROWS = 500;
@@ -9,7 +9,14 @@ const CLEARLY = 1.2;
 
 const LISTS = {
   published: {
-    heads: [["Channel"], ["Per second", "number"], ["Receivers", "number"], ["Total", "number spare"], ["Bytes", "number spare"], ["Last", "number spare"]],
+    heads: [
+      ["Channel", "", { name: "ascending" }],
+      ["Per second", "number", { rate: "descending" }],
+      ["Receivers", "number", { subscribers: "descending" }],
+      ["Total", "number spare"],
+      ["Bytes", "number spare"],
+      ["Last", "number spare", { newest: "ascending" }],
+    ],
     sorts: [["rate", "busiest"], ["subscribers", "most receivers"], ["newest", "newest"], ["name", "by name"]],
     name: (row) => row.channel,
     cells: (row, now) => [
@@ -21,7 +28,10 @@ const LISTS = {
     ],
   },
   subscribed: {
-    heads: [["Pattern"], ["Subscribers", "number"]],
+    heads: [
+      ["Pattern", "", { name: "ascending" }],
+      ["Subscribers", "number", { subscribers: "descending" }],
+    ],
     sorts: [["subscribers", "most subscribers"], ["name", "by name"]],
     name: (row) => row.pattern,
     cells: (row) => [count(row.subscribers)],
@@ -31,6 +41,7 @@ const LISTS = {
 export class Channels {
   #changed;
   #list = "published";
+  #heads = new Heads($("#channel-sort"));
   #rows = null;
   #held = null;
   #order = []; // Names, as they were shown last.
@@ -155,14 +166,12 @@ export class Channels {
 
   #setUp(list) {
     const kind = LISTS[list];
+    this.#heads.clear();
     $("#channel-head").replaceChildren(
-      ...kind.heads.map(([text, className = ""]) => {
-        const head = make("th", className, text);
-        head.scope = "col";
-        return head;
-      }),
+      ...kind.heads.map((head) => this.#heads.make(...head)),
     );
     $("#channel-sort").replaceChildren(...kind.sorts.map(([value, text]) => new Option(text, value)));
+    this.#heads.mark();
     $("#channel-rows").replaceChildren();
     press($("#channel-hold"), false, "Freeze");
     this.#rows = new Rows(
@@ -171,7 +180,7 @@ export class Channels {
       (row, item) => {
         const name = kind.name(item);
         say(row.cells[0].firstChild, name);
-        row.cells[0].firstChild.ariaLabel = printable(`Tail ${name}`);
+        row.cells[0].firstChild.ariaLabel = shown(`Tail ${name}`);
         hint(row.cells[0].firstChild, `Tail ${name}`);
         kind.cells(item, this.#rows.now).forEach((text, index) => say(row.cells[index + 1], text));
       },
@@ -185,7 +194,7 @@ export class Channels {
     name.type = "button";
     name.addEventListener("click", () => {
       const pattern = kind.name(this.#rows.itemAt(name));
-      $("#tail-pattern").value = pattern;
+      $("#tail-pattern").value = shown(pattern) === pattern ? pattern : ""; // It is shown as it is.
       this.#begin(pattern);
       $("#tail").scrollIntoView({ block: "nearest" }); // On a phone it is below.
     });
@@ -231,25 +240,25 @@ const makeEvent = ({ missing, channel, event, at, text, size }) => {
     return row;
   }
   const isCut = size > new Blob([text]).size;
-  const shown = isCut ? `${text}… (${bytes(size).join(" ")})` : text;
+  const json = isCut ? `${text}… (${bytes(size).join(" ")})` : text;
   row.append(
     make("span", "when", clock(at * 1000)),
     make("span", "channel", channel),
     make("span", "what", event),
-    text.length > LONG ? makeLong(shown, text) : make("span", "grow", shown),
+    text.length > LONG ? makeLong(json, text) : make("span", "grow", json),
   );
   hint(row.children[1], channel);
   return row;
 };
 
 /** A few lines of it; all of it, laid out, once it is opened. */
-const makeLong = (shown, text) => {
+const makeLong = (json, text) => {
   const details = make("details", "grow");
-  details.append(make("summary", "", shown));
+  details.append(make("summary", "", json));
   details.addEventListener(
     "toggle",
     () => {
-      let whole = shown;
+      let whole = json;
       try {
         whole = JSON.stringify(JSON.parse(text), null, 2);
       } catch {

@@ -1,11 +1,23 @@
 // The connections, the slowest first; and one of them in full, with the way to end it.
 
-import { $, hint, isPressed, make, press, Rows, say, settle } from "./dom.js";
+import { $, Heads, hint, isPressed, make, press, Rows, say, settle } from "./dom.js";
 import { bytes, count, date, duration, exact, milliseconds, plural } from "./format.js";
 
 const LABELS = ["", "Waiting", "Lost", "", "Sent", "Received", "Subscriptions", "From", "Age"];
+const HEADS = [
+  ["Identity", "", { name: "ascending" }],
+  ["Waiting", "number", { slow: "descending" }],
+  ["Lost", "number", { dropped: "descending" }],
+  ["Heard last", "number"],
+  ["Sent", "number spare", { sent: "descending" }],
+  ["Received", "number spare", { received: "descending" }],
+  ["Subscriptions", ""],
+  ["From", ""],
+  ["Age", "number", { newest: "ascending", oldest: "descending" }],
+];
 const WHOLE = new Set([0, 6, 7]);
 const NUMBERS = new Set([1, 2, 3, 4, 5, 8]);
+const TRIP = 3;
 const SPARE = new Set([4, 5]); // Not shown where there is little room.
 
 const keyOf = (row) => `${row.id} ${row.connected_at}`;
@@ -21,6 +33,9 @@ export class Connections {
       () => makeRow((button) => openConnection(this.#rows.itemAt(button))),
       (row, item, before) => showRow(row, item, before, this.#sample.at),
     );
+    const heads = new Heads($("#connection-sort"));
+    $("#connection-head").replaceChildren(...HEADS.map((head) => heads.make(...head)));
+    heads.mark();
     $("#connection-find").addEventListener("input", settle(changed));
     $("#connection-sort").addEventListener("change", changed);
     const hold = $("#connection-hold");
@@ -46,7 +61,7 @@ export class Connections {
     this.#sample = sample;
     this.#rows.show(sample.rows, keyOf);
     const { rows, found, total } = sample;
-    say($("#connection-trip"), rows.some((row) => row.rtt !== undefined) ? "Round trip" : "Heard last");
+    say($("#connection-head").cells[TRIP], rows.some((row) => row.rtt !== undefined) ? "Round trip" : "Heard last");
     const isCut = rows.length < found;
     const first = isCut ? `The first ${count(rows.length)} of ` : "";
     const matching = sample.find ? `${plural(found, "match", "matches")} among ` : "";

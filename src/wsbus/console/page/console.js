@@ -3,9 +3,10 @@
 import { Client } from "./wsbus.js";
 import { Channels } from "./channels.js";
 import { Connections, Details } from "./connections.js";
-import { $, say } from "./dom.js";
+import { $, hint, say } from "./dom.js";
 import { count, milliseconds } from "./format.js";
 import { Overview } from "./overview.js";
+import { keep } from "./secrets.js";
 import { TryIt } from "./tryit.js";
 
 const CHANNEL = "wsbus.console";
@@ -87,6 +88,7 @@ const notice = (text) => {
 
 const connect = (token) => {
   client?.close();
+  keep(token);
   const here = new Client(endpoint, {
     token: token || undefined,
     retry: { base: 500, cap: 10_000, attempts: Infinity },
@@ -105,7 +107,7 @@ const connect = (token) => {
     clearInterval(countdown);
     notice("");
     become("open", "Live");
-    $("#state").title = `as ${subject}`;
+    hint($("#state"), `as ${subject}`);
     $("#sign-in").hidden = true;
     $("#tabs").hidden = false;
     $("#sign-out").hidden = !token;

@@ -1,4 +1,6 @@
-// Elements. What comes from the bus is only ever set as text, never as markup.
+// Elements. What comes from the bus is only ever set as text, never as markup, and without tokens.
+
+import { masked } from "./secrets.js";
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 
@@ -10,13 +12,13 @@ const escaped = (character) =>
     .map((index) => `\\u${character.charCodeAt(index).toString(16).padStart(4, "0")}`)
     .join("");
 
-/** A text as people see it: what is not printable is escaped, as the command line does. */
-export const printable = (text, inLines = false) =>
-  String(text).replace(UNPRINTABLE, (character) =>
+/** A text as people see it: without tokens, and what is not printable is escaped. */
+export const shown = (text, inLines = false) =>
+  masked(String(text)).replace(UNPRINTABLE, (character) =>
     character === " " || (inLines && character === "\n") ? character : escaped(character),
   );
 
-const shownIn = (element, text) => printable(text, element.tagName === "PRE");
+const shownIn = (element, text) => shown(text, element.tagName === "PRE");
 
 export const make = (tag, className = "", text = "") => {
   const element = document.createElement(tag);
@@ -27,13 +29,13 @@ export const make = (tag, className = "", text = "") => {
 
 /** Set what is shown while the pointer is over an element. */
 export const hint = (element, text) => {
-  element.title = printable(text);
+  element.title = shown(text);
 };
 
 /** Set a text, if it is another: what is selected, or read aloud, stays as it is. */
 export const say = (element, text) => {
-  const shown = shownIn(element, text);
-  if (element.textContent !== shown) element.textContent = shown;
+  const wanted = shownIn(element, text);
+  if (element.textContent !== wanted) element.textContent = wanted;
 };
 
 export const isPressed = (button) => button.ariaPressed === "true";
@@ -42,6 +44,44 @@ export const press = (button, isOn, label) => {
   button.ariaPressed = String(isOn);
   button.textContent = label;
 };
+
+/** Have the heads of a table sort it: a click sets `select`, which offers the orders. */
+export class Heads {
+  #heads = [];
+  #select;
+
+  constructor(select) {
+    this.#select = select;
+    select.addEventListener("change", () => this.mark());
+  }
+
+  /** A head; `orders` are those that a click goes through, with what they are in `aria-sort`. */
+  make(text, className, orders = {}) {
+    const head = make("th", className);
+    head.scope = "col";
+    const names = Object.keys(orders);
+    if (!names.length) head.textContent = text;
+    else {
+      const button = make("button", "sort", text);
+      button.type = "button";
+      button.addEventListener("click", () => {
+        this.#select.value = names[(names.indexOf(this.#select.value) + 1) % names.length];
+        this.#select.dispatchEvent(new Event("change"));
+      });
+      head.append(button);
+      this.#heads.push([head, orders]);
+    }
+    return head;
+  }
+
+  clear() {
+    this.#heads = [];
+  }
+
+  mark() {
+    for (const [head, orders] of this.#heads) head.ariaSort = orders[this.#select.value] ?? "none";
+  }
+}
 
 /** Elements of one parent, each for a key: updated in place, so that focus and selection stay. */
 export class Rows {

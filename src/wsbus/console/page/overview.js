@@ -131,6 +131,8 @@ export class Overview {
   #cards = CARDS.map((kind) => new Card(kind));
   #totals = new Map();
   #slowest;
+  #ended = new Rows($("#ended"), makeEnded, (row, item) => showEnded(row, item, this.#at));
+  #at = 0;
 
   constructor(openConnection) {
     $("#cards").append(...this.#cards.map((card) => card.element));
@@ -160,8 +162,16 @@ export class Overview {
   }
 
   show(sample) {
-    this.#slowest.show(sample.rows, (row) => `${row.id} ${row.connected_at}`);
-    $("#slowest-none").hidden = sample.rows.length > 0;
+    const slow = sample.rows.filter((row) => row.queued || row.is_blocked);
+    this.#slowest.show(slow, keyOf);
+    $("#slowest-none").hidden = slow.length > 0;
+    const ended = sample.ended ?? [];
+    this.#at = sample.at;
+    this.#ended.show(ended, keyOf);
+    $("#ended-none").hidden = ended.length > 0;
+    const { wsbus, python, pid, host, seconds, memory } = sample.process;
+    const taken = memory ? ` · ${bytes(memory).join(" ")} of memory` : "";
+    say($("#process"), `wsbus ${wsbus} · Python ${python} · process ${pid} on ${host} · up ${duration(seconds)}${taken}`);
   }
 
   /** Nothing new is known: say from when the figures are. */
@@ -209,6 +219,8 @@ export class Overview {
   }
 }
 
+const keyOf = (row) => `${row.id} ${row.connected_at}`;
+
 const showSlow = (row, item) => {
   const [who, figures] = row.children;
   say(who, item.subject ?? "not authenticated");
@@ -216,8 +228,21 @@ const showSlow = (row, item) => {
   const waiting = item.queued ?? 0;
   const [size, unit] = bytes(item.queued_bytes ?? 0);
   const lost = item.dropped ?? 0;
-  if (waiting || item.is_blocked) row.dataset.slow = "";
-  else delete row.dataset.slow;
-  const text = waiting ? `${count(waiting)} waiting` : item.is_blocked ? "blocked" : "nothing waits";
+  const text = waiting ? `${count(waiting)} waiting` : "blocked";
   figures.replaceChildren(make("strong", "", text), waiting ? `, ${size} ${unit}` : "", lost ? `, ${count(lost)} lost` : "");
+};
+
+const makeEnded = () => {
+  const row = make("li");
+  row.append(make("span", "who"), make("span", "figures"));
+  return row;
+};
+
+const showEnded = (row, item, now) => {
+  const [who, figures] = row.children;
+  say(who, item.subject ?? "not authenticated");
+  hint(who, `${item.id} ${item.path}`);
+  const lost = item.dropped ? `, ${count(item.dropped)} lost` : "";
+  const reason = item.reason ? ` ${item.reason}` : "";
+  say(figures, `${item.code}${reason}${lost}, ${duration(now - item.ended_at)} ago, after ${duration(item.ended_at - item.connected_at)}`);
 };

@@ -1,35 +1,12 @@
 // A user's connection to an endpoint of the application, with all that passes over it.
 
 import { Client } from "./wsbus.js";
-import { $, make, printable, say, Tail } from "./dom.js";
+import { $, make, say, shown, Tail } from "./dom.js";
 import { clock } from "./format.js";
+import { keep, learn, masked } from "./secrets.js";
 
 const MOST_ROWS = 500;
 const LONGEST = 4000;
-const MASK = "•••";
-const SHORT = 6; // Shorter ones are masked only where they stand as a word.
-const WORDS = /([^\p{L}\p{N}_-]+)/u;
-/** A key of a frame, at any depth, whose value is a token. */
-const NAMED = /("[^"\\]*(?:token|secret|password|authorization)"\s*:\s*)"((?:[^"\\]|\\.)*)(?:"|$)/gi;
-/** The same of an address. */
-const ASKED = /([?&][^=&\s"']*(?:token|auth|jwt|key|secret|password)[^=&\s"']*=)([^&\s"'#]*)/gi;
-
-const spoken = (value) => {
-  try {
-    return JSON.parse(`"${value}"`);
-  } catch {
-    return value;
-  }
-};
-
-const decoded = (value) => {
-  try {
-    return decodeURIComponent(value.replaceAll("+", " "));
-  } catch {
-    return value;
-  }
-};
-
 const NAMES = { subscribe: "Pattern", publish: "Channel", command: "Action" };
 const TEXTS = { publish: "Data, as JSON", command: "Parameters, as JSON", raw: "Frame, as it is sent" };
 const EXAMPLES = { publish: '{"hello": "world"}', command: "{}", raw: '{"type": "ping", "id": "1"}' };
@@ -39,7 +16,6 @@ export class TryIt {
   #client = null;
   #socket = null;
   #held = new Set();
-  #secrets = new Set();
   #frames;
   #form = $("#try-form");
   #say = $("#say");
@@ -78,41 +54,17 @@ export class TryIt {
     const known = new Set([...list.options].map((option) => option.value));
     for (const path of paths) {
       // A value is shown as it is.
-      if (!known.has(path) && known.size < 20 && printable(path) === path && !path.includes("?")) {
+      if (!known.has(path) && known.size < 20 && shown(path) === path && !path.includes("?")) {
         known.add(path);
         list.append(new Option("", path));
       }
     }
   }
 
-  /** Take for a token from now on what a frame or an address calls one. */
-  #learn(text) {
-    const called = [...text.matchAll(NAMED)].map(([, , value]) => spoken(value));
-    const asked = [...text.matchAll(ASKED)].map(([, , value]) => decoded(value));
-    for (const token of [...called, ...asked]) if (token) this.#secrets.add(token);
-  }
-
-  /** The text without tokens: where they are called so, and all that are known wherever they stand. */
-  #masked(text) {
-    let shown = text.replace(NAMED, `$1"${MASK}"`).replace(ASKED, `$1${MASK}`);
-    const forms = [...this.#secrets].flatMap((token) => [
-      token,
-      JSON.stringify(token).slice(1, -1),
-      encodeURIComponent(token.toWellFormed()),
-    ]);
-    // The longest first: a token may stand in another one.
-    for (const form of forms.sort((a, b) => b.length - a.length)) {
-      // What is short stands in other words, too.
-      if (form.length >= SHORT) shown = shown.replaceAll(form, MASK);
-      else shown = shown.split(WORDS).map((word) => (word === form ? MASK : word)).join("");
-    }
-    return shown;
-  }
-
   #connect() {
     this.#client?.close();
-    this.#learn(this.#form.elements.path.value);
-    if (this.#form.elements.token.value) this.#secrets.add(this.#form.elements.token.value);
+    learn(this.#form.elements.path.value);
+    keep(this.#form.elements.token.value);
     this.#why("");
     const { path, protocol, token } = this.#form.elements;
     const tryIt = this;
@@ -153,7 +105,7 @@ export class TryIt {
     client.addEventListener("disconnected", ({ detail }) => {
       if (client !== this.#client) return;
       this.#become(detail.error ? "closed" : "idle", detail.error ? "Ended" : "Not connected");
-      this.#why(detail.error?.message.replace("gave up after 0 attempts to reconnect: ", "") ?? "");
+      this.#why(detail.error?.message ?? "");
     });
     client.addEventListener("error", (told) => {
       told.preventDefault(); // It is seen among the frames.
@@ -165,7 +117,7 @@ export class TryIt {
   #become(state, text) {
     const isOpen = state === "open";
     $("#try-state").dataset.state = state;
-    say($("#try-state"), this.#masked(text));
+    say($("#try-state"), masked(text, true));
     $("#try-close").disabled = state === "idle" || state === "closed";
     $("button", this.#say).disabled = !isOpen;
     if (!isOpen) this.#held.clear();
@@ -174,14 +126,14 @@ export class TryIt {
 
   #why(text) {
     $("#try-why").hidden = !text;
-    say($("#try-why"), this.#masked(text));
+    say($("#try-why"), masked(text, true));
   }
 
   #overhear(kind, text) {
     const beats = $("#frames-beats").checked;
     if (!beats && /^\s*\{\s*"type"\s*:\s*"p[io]ng"[^\n]*$/.test(text) && !text.includes('"id"')) return;
-    if (kind === "sent") this.#learn(text);
-    this.#frames.push({ kind, text: this.#masked(text), at: Date.now() });
+    if (kind === "sent") learn(text);
+    this.#frames.push({ kind, text: masked(text, true), at: Date.now() });
   }
 
   #choose(what) {
@@ -244,9 +196,9 @@ export class TryIt {
   #answer(verdict, isGood = true, text = "", took = "") {
     const line = $("#said");
     line.replaceChildren();
-    if (verdict) line.append(make("span", isGood ? "good" : "bad", this.#masked(verdict)), make("span", "quiet", took));
+    if (verdict) line.append(make("span", isGood ? "good" : "bad", masked(verdict, true)), make("span", "quiet", took));
     $("#answer").hidden = !text;
-    say($("#answer"), this.#masked(text));
+    say($("#answer"), masked(text, true));
   }
 
   #showHeld() {
@@ -255,14 +207,14 @@ export class TryIt {
         const chip = make("li");
         const remove = make("button", "", "×");
         remove.type = "button";
-        remove.ariaLabel = remove.title = printable(`Unsubscribe from ${pattern}`);
+        remove.ariaLabel = remove.title = shown(`Unsubscribe from ${pattern}`);
         remove.addEventListener("click", async () => {
           this.#held.delete(pattern);
           this.#showHeld();
           this.#say.elements.name.focus();
           await this.#client?.unsubscribe(pattern);
         });
-        chip.append(make("code", "", this.#masked(pattern)), remove);
+        chip.append(make("code", "", masked(pattern, true)), remove);
         return chip;
       }),
     );
@@ -275,10 +227,10 @@ const makeFrame = ({ kind, text, at }) => {
     row.append(make("span", "when", clock(at)), make("span", "", text));
     return row;
   }
-  const shown = text.length > LONGEST ? `${text.slice(0, LONGEST)}… (${text.length} characters)` : text;
+  const wire = text.length > LONGEST ? `${text.slice(0, LONGEST)}… (${text.length} characters)` : text;
   if (/"type":"error"|"success":false/.test(text)) row.classList.add("is-bad");
   const arrow = make("span", kind, kind === "sent" ? "↑" : "↓");
   arrow.title = kind === "sent" ? "sent" : "received";
-  row.append(make("span", "when", clock(at)), arrow, make("span", "grow", shown));
+  row.append(make("span", "when", clock(at)), arrow, make("span", "grow", wire));
   return row;
 };
