@@ -330,7 +330,7 @@ class Client:
         if isinstance(driver.state, Closed):
             raise self._reason()
         reply = Reply()
-        driver.perform(driver.session.request(reply, request, is_idempotent=idempotent))
+        driver.ask(reply, request, is_idempotent=idempotent)
         try:
             with fail_after(timeout):
                 await reply.done.wait()
