@@ -702,6 +702,22 @@ def test_without_its_extra_it_says_what_to_install(arguments: list[str]) -> None
         assert (outcome.returncode, outcome.stdout, outcome.stderr) == (2, "", says)
 
 
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ("tail", [Exit.DONE, Exit.REFUSED, Exit.UNREACHABLE, Exit.LOST, Exit.TOO_FEW]),
+        ("pub", [Exit.DONE, Exit.REFUSED, Exit.UNREACHABLE, Exit.LOST]),
+        ("call", [Exit.DONE, Exit.REFUSED, Exit.UNREACHABLE, Exit.LOST]),
+    ],
+)
+def test_the_help_lists_the_exit_codes_and_an_example(command: str, codes: list[Exit]) -> None:
+    """Each exit code has a line of its own, and a command to copy stands unbroken."""
+    lines = run(command, "--help").stdout.splitlines()
+
+    assert [int(line.split()[0]) for line in lines if re.match(r" +\d  ", line)] == codes
+    assert any(line.startswith(f"    wsbus {command} ws://127.0.0.1:8000/ws ") for line in lines)
+
+
 # --- the guide -----------------------------------------------------------------------------------
 
 

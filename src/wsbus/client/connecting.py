@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal
 
+from ..core.choices import choice
 from ..core.client_liveness import Liveness
 from ..core.client_retry import Retry
 from ..core.client_session import ClientSession
@@ -76,8 +77,7 @@ def connect(
         Unauthenticated: The server refuses the token, or wants one.
         ConnectionLost: The server closed the connection at once.
     """
-    if token_in not in {"message", "query"}:
-        raise UsageError("a token is shown in the 'message' or in the 'query'")
+    in_query = choice(("message", "query"), token_in, "token_in") == "query"
     if not (connect_timeout > 0 and close_timeout > 0):
         raise UsageError("a timeout must be positive seconds")
     for name, value in (headers or {}).items():
@@ -98,7 +98,6 @@ def connect(
         max_message_bytes=max_message_bytes,
         on_change=on_change,
     )
-    in_query = token_in == "query"  # noqa: S105
     use = TokenUse(fixed=fixed, is_fetched=fetched is not None, in_query=in_query)
     liveness = Liveness(ping_interval, ping_timeout)
     return Connecting(partial(_client, settings, use, retry, liveness))
