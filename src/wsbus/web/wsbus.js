@@ -76,7 +76,6 @@ export class ConnectionError extends Error {
   }
 }
 
-// Internal types.
 /** @typedef {{ resolve: (value?: any) => void, reject: (error: unknown) => void }} Waiter */
 /**
  * One call of `subscribe`; `pending`: the patterns that the server has not confirmed yet.
@@ -198,7 +197,7 @@ const REFUSALS = {
 /** @type {(error: any) => boolean} */
 const isRateLimit = (error) => error?.code === "RATE_LIMITED";
 
-// The reason of a 1011 that is like 4408: a laptop slept, say.
+// The reason of a 1011 that is like 4408.
 const ASLEEP = "keepalive ping timeout";
 
 const MAX_NAMES = 128;
@@ -297,7 +296,7 @@ class Pace {
     return Math.floor(this.#burst);
   }
 
-  /** The ms until as much may be sent. @param {number} cost */
+  /** In ms. @param {number} cost */
   delay(cost) {
     const now = performance.now();
     if (this.#tokens < this.#burst) {
@@ -313,7 +312,6 @@ class Pace {
     this.#tokens = Math.max(-this.#burst, this.#tokens - Math.min(cost, this.#burst));
   }
 
-  /** The server said RATE_LIMITED. */
   refused() {
     const now = performance.now();
     if (now < this.#pausedUntil) return; // One burst has many refusals.
@@ -459,7 +457,6 @@ export class Client extends Target {
   /** @type {any[]} */
   #listeners = [];
   #isScheduled = false;
-  /** Until everything is subscribed again. */
   #isReturning = false;
   /** The largest message that was answered. */
   #known = 0;
@@ -746,19 +743,17 @@ export class Client extends Target {
     }
   }
 
-  /** Subscriptions that nobody wants go when the turn is over. @param {Entry} entry */
+  /** @param {Entry} entry */
   #release(entry) {
     if (!entry.calls.size && !entry.streams.size) this.#changed();
   }
 
-  /** Joins what changes in one turn. */
   #changed() {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
     queueMicrotask(() => this.#pump());
   }
 
-  /** Send what may be sent now. */
   #pump() {
     this.#isScheduled = false;
     clearTimeout(this.#timers.pump);
@@ -800,7 +795,7 @@ export class Client extends Target {
     return 0;
   }
 
-  /** Fail what is larger than this server reads. @param {Request} request */
+  /** @param {Request} request */
   #judge(request) {
     const { maxBytes } = this.#link;
     if (request.size <= maxBytes) return;
@@ -993,7 +988,6 @@ export class Client extends Target {
     on("open", () => this.#opened(token));
     on("message", ({ data }) => this.#received(data));
     on("close", ({ code, reason }) => this.#lost(this.#explain(code, reason)));
-    // A failed handshake.
     on("error", ({ message, error }) => {
       const cause = message || error?.message || error?.code;
       if (!link.isOpen) this.#lost(this.#explain(1006, "", cause));
