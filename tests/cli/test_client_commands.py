@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from websockets.typing import Subprotocol
 
 from tests.cli.running import PATIENCE
 from tests.client.servers import Server, serving
+from wsbus import Limits
 from wsbus.cli import wsbus
 from wsbus.client import Event, Gap, GapCause
 from wsbus.commandline.following import Tail, _sum, show
@@ -33,6 +34,8 @@ from wsbus.commandline.outcomes import Exit
 ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = ROOT / "docs" / "how-to" / "command-line.md"
 COMMAND: Final = (sys.executable, "-m", "wsbus")
+MINUTES: Final = 480
+"""Seconds for what takes ten on a machine that does nothing else."""
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +116,9 @@ class Running:
         """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
-    def end(self) -> tuple[int, str, str]:
+    def end(self, patience: float = PATIENCE) -> tuple[int, str, str]:
         """Wait for the end; return the exit code, and the rest of what was printed."""
-        out, err = self.process.communicate(timeout=PATIENCE)
+        out, err = self.process.communicate(timeout=patience)
         return self.process.returncode, out, err
 
 
@@ -518,6 +521,43 @@ def test_pub_takes_many_lines(shared: Server) -> None:
     assert outcome.stderr == "connected as ada\n"
     assert outcome.stdout == '{"matched":1,"accepted":1}\n' * 3
     assert events == [1, "b", [3]]
+
+
+@pytest.mark.parametrize(
+    ("count", "limits"),
+    [
+        pytest.param(200, Limits(), id="default"),  # Two seconds' worth.
+        pytest.param(
+            10_000,
+            Limits(messages_per_second=2_000),  # Else it takes two minutes.
+            marks=[pytest.mark.slow, pytest.mark.timeout(MINUTES)],
+            id="10,000 lines",
+        ),
+    ],
+)
+def test_many_lines_keep_within_the_rate_and_none_is_lost(
+    count: int, limits: Limits, tmp_path: Path
+) -> None:
+    """A long file is published to its end, in order, and nothing is refused for the rate."""
+    path = tmp_path / "lines"
+    path.write_text("".join(f"{number}\n" for number in range(count)))
+    with serving(limits=limits) as server, path.open() as file:
+        stack = AsyncExitStack()
+        subscription = server.bus.subscribe("many", max_messages=count)
+        events = server.run(lambda: stack.enter_async_context(subscription))
+
+        async def take_all() -> list[Any]:
+            got = [(await anext(events)).data for _ in range(count)]
+            await stack.aclose()
+            return got
+
+        with running("pub", server.url, "many", "--lines", "--json", stdin=file) as pub:
+            code, out, err = pub.end(MINUTES)
+        got = server.run(take_all)
+
+    assert (code, err) == (0, "connected as ada\n")
+    assert out == '{"matched":1,"accepted":1}\n' * count
+    assert got == list(range(count))
 
 
 @pytest.mark.parametrize("ends_by_itself", [True, False])
