@@ -1,14 +1,15 @@
-"""Who is calling: the interface of authenticators, and one for JSON Web Tokens."""
+"""Identify clients: the interface of authenticators, and one for JSON Web Tokens."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from time import monotonic, time
+from time import time
 from typing import Any, Final, Protocol, TypeAlias
 
 from ._keys import Key, Keys, UnknownKey
+from ._log import BoundedLog, escaped
 from .core.errors import InvalidChannel, Unauthenticated, UsageError
 from .core.permissions import Grants, Identity, is_subject
 from .transport import Handshake
@@ -20,8 +21,7 @@ logger: Final = logging.getLogger("wsbus.auth")
 GrantsOf: TypeAlias = Callable[[Mapping[str, Any]], Grants]
 """Turns the claims of a token into grants; raises :class:`.Unauthenticated` if it cannot."""
 
-_LOG_SECONDS: Final = 10.0
-"""A reason for which tokens are refused is logged so often at most."""
+_WARNING: Final = "a token is refused: %s (on %s; `wsbus token show` tells what a token holds)"
 
 
 class Authenticator(Protocol):
@@ -34,7 +34,7 @@ class Authenticator(Protocol):
     def __call__(
         self, token: str | None, handshake: Handshake
     ) -> Identity | Awaitable[Identity | None] | None:
-        """Return who it is; None for "nobody yet": the client is then to send an ``auth``.
+        """Return the identity; None for "not yet": the client then has to send an ``auth``.
 
         Args:
             token: What the client shows; None at a handshake without one.
@@ -95,7 +95,7 @@ class JWT:
     """Judges JSON Web Tokens (RFC 7519).
 
     The claims ``sub`` and ``exp`` are required; what the others grant says ``grants``. Why a
-    token is refused stands in the log of ``wsbus.auth``, at INFO, each reason once in 10 s.
+    token is refused stands in the log of ``wsbus.auth``, at WARNING, each reason once a minute.
 
     Needs the extra ``jwt``.
 
@@ -138,19 +138,23 @@ class JWT:
         self._issuer: Final = _names("issuer", issuer)
         self._leeway: Final = leeway
         self._grants: Final = grants
-        self._told: Final[dict[str, tuple[float, int]]] = {}
+        self._log: Final = BoundedLog(logger, a_minute=1)
 
     def __call__(self, token: str | None, handshake: Handshake) -> Identity | None:
         """Judge the signature first, then the claims; see :class:`Authenticator`."""
         if token is None:
             return None
+        path = escaped(handshake.path)
         try:
             return self._identity(self._claims(token))
         except _Refused as exc:
-            self._log(exc.why)
-            raise Unauthenticated(exc.told) from None
+            self._log.warning(_WARNING, exc.why, path, of=exc.why)
+            refusal = Unauthenticated(exc.told)
+            refusal.is_logged = True
+            raise refusal from None
         except Unauthenticated as exc:  # Of the grants.
-            self._log(exc.message if self._grants is grants_from_claims else "its claims")
+            self._log.warning(_WARNING, escaped(exc.message, 300), path, of="grants")
+            exc.is_logged = True
             raise
 
     def _claims(self, token: str) -> Mapping[str, Any]:
@@ -225,19 +229,6 @@ class JWT:
             expires_at=expires + leeway,
             claims=claims,
         )
-
-    def _log(self, why: str) -> None:
-        """Log why a token is refused; of a reason that comes again and again, how often."""
-        now = monotonic()
-        until, held_back = self._told.get(why, (now, 0))
-        if now < until:
-            self._told[why] = (until, held_back + 1)
-            return
-        if len(self._told) > 100:  # Reasons can name patterns.
-            self._told.clear()
-        self._told[why] = (now + _LOG_SECONDS, 0)
-        more = f" ({held_back} more like this before)" if held_back else ""
-        logger.info("a token is refused: %s%s", why, more)
 
 
 def _seconds(claims: Mapping[str, Any], name: str) -> float | None:

@@ -7,14 +7,14 @@ from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 from anyio.abc import TaskGroup
 
-from ._settings import callable_setting
+from ._settings import callable_setting, function_setting
 from .auth import Authenticator
 from .commands import Commands, RegisteredCommand, check_action
 from .connection import Connection
 from .core.channels import parse_channel
-from .core.choices import member_of
+from .core.choices import is_number, member_of, shown
 from .core.encoding import EncHook
-from .core.errors import CloseCode, UsageError
+from .core.errors import CloseCode, UsageError, check_sendable
 from .core.heartbeat import HeartbeatPolicy
 from .core.hub import Hub
 from .core.instant import Instant
@@ -25,12 +25,13 @@ from .core.permissions import Grants
 from .driver import Driver
 from .endpoint import Admission, Endpoint, Refusal
 from .flusher import Flusher
+from .hooks import Hooks
 from .life import Life
 from .local import Subscription
-from .protocols import WireProtocol, protocol
+from .protocols import WireProtocol, protocols_of
 from .publisher import Publisher
 from .runner import Runner
-from .services import Authorize, Hook, Services, new_heartbeat, new_id, read_clocks
+from .services import Authorize, Services, read_clocks
 from .snapshots import BusStatistics, ConnectionInfo
 from .transport import Handshake, Transport
 
@@ -39,7 +40,7 @@ __all__ = ["Bus", "status_views"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Bus(Publisher):
+class Bus(Publisher, Hooks):
     """Publish and subscribe for everything connected to this process.
 
     Build it anywhere, also at import; run it with ``async with bus:``, as often as you like, one
@@ -67,15 +68,15 @@ class Bus(Publisher):
         flush_interval: float = 0.0,
         clock: Callable[[], Instant] = read_clocks,
     ) -> None:
-        if not 0 <= flush_interval <= 1:
-            raise UsageError("the flush interval must be between 0 and 1 seconds")
-        callable_setting("authorize", authorize)
-        super().__init__(enc_hook, clock)
+        if not (is_number(flush_interval) and 0 <= flush_interval <= 1):
+            raise UsageError(f"flush_interval is 0 to 1 seconds, not {shown(flush_interval)}")
+        function_setting("clock", clock)
+        callable_setting("authorize", authorize, "identity, action, name")
+        Publisher.__init__(self, enc_hook, clock)
+        Hooks.__init__(self)
         self._flush_interval: Final = flush_interval
         self._authorize: Final = authorize
         self._commands: Final = Commands(self._encode)
-        self._on_connect: Final[list[Hook]] = []
-        self._on_disconnect: Final[list[Hook]] = []
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
         self.has_run: bool = False
@@ -123,25 +124,18 @@ class Bus(Publisher):
             UsageError: No or an unknown protocol, a channel that is none, a setting that can never
                 take effect, or one that is none of its words.
         """
-        if not protocols or isinstance(protocols, str):
-            raise UsageError("an endpoint speaks at least one protocol: protocols=['wsbus.v1']")
         if anonymous is not None and authenticator is not None:
-            raise UsageError(
-                "anonymous= are the grants of an endpoint without an authenticator: "
-                "leave one of the two out"
-            )
-        if broadcast is not None:
-            self._broadcasts.add(parse_channel(broadcast))
+            raise UsageError("anonymous= is for endpoints without an authenticator: leave one out")
         endpoint = Endpoint(
             gate=self,
-            protocols=tuple(protocol(which) for which in protocols),
+            protocols=protocols_of(protocols),
             joins=joins,
             authenticator=authenticator,
-            anonymous=anonymous or Grants.open(),
+            anonymous=Grants.open() if anonymous is None else anonymous,
             query_token=query_token,
             origins=origins,
-            limits=limits or Limits(),
-            heartbeat=heartbeat or HeartbeatPolicy(),
+            limits=Limits() if limits is None else limits,
+            heartbeat=HeartbeatPolicy() if heartbeat is None else heartbeat,
             overflow=member_of(Overflow, overflow, "overflow"),
             broadcast=None if broadcast is None else parse_channel(broadcast),
             name_connection=name_connection,
@@ -151,6 +145,8 @@ class Bus(Publisher):
             realm=self._recipients.realm_of(authenticator),
         )
         self._endpoints.append(endpoint)
+        if endpoint.broadcast is not None:
+            self._broadcasts.add(endpoint.broadcast)
         return endpoint
 
     @property
@@ -187,21 +183,6 @@ class Bus(Publisher):
             return function
 
         return register
-
-    def on_connect(self, hook: Hook) -> Hook:
-        """Register a hook, sync or async: called with each connection once it is attached.
-
-        No message of the connection is acted on before the hook has returned.
-        """
-        callable_setting("on_connect", hook)
-        self._on_connect.append(hook)
-        return hook
-
-    def on_disconnect(self, hook: Hook) -> Hook:
-        """Register a hook, sync or async: called with each connection after it has ended."""
-        callable_setting("on_disconnect", hook)
-        self._on_disconnect.append(hook)
-        return hook
 
     # --- life --------------------------------------------------------------------------------
 
@@ -269,12 +250,9 @@ class Bus(Publisher):
             flusher=Flusher(hub, runner, self._clock, self._flush_interval),
             runner=runner,
             clock=self._clock,
-            new_id=new_id,
-            new_heartbeat=new_heartbeat,
             commands=self._commands,
             authorize=self._authorize,
-            on_connect=self._on_connect,
-            on_disconnect=self._on_disconnect,
+            hooks=self._hooks,
         )
 
     def __call__(self, _application: object) -> NoReturn:
@@ -384,11 +362,33 @@ class Bus(Publisher):
 
         Returns:
             How many there were.
+
+        Raises:
+            UsageError: The code may not be sent, or ``who`` is nothing of that kind.
         """
+        check_sendable(code)
         found = self._recipients.find(self._running().registry, who, endpoint)
         for connection in found:
             connection.disconnect(code, reason)
         return len(found)
+
+    def revoke(
+        self,
+        who: Connection | str,
+        pattern: str,
+        *,
+        endpoint: Endpoint | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Take a subscription from a connection, or from all of one identity; never waits.
+
+        Args are those of :meth:`disconnect` and of :meth:`.Connection.revoke`.
+
+        Returns:
+            How many of the connections had it.
+        """
+        found = self._recipients.find(self._running().registry, who, endpoint)
+        return sum([connection.revoke(pattern, reason) for connection in found])
 
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""

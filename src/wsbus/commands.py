@@ -13,7 +13,10 @@ from typing import Any, Final, TypeAlias
 
 from anyio import to_thread
 
+from ._log import BoundedLog
+from ._settings import flag_setting
 from .application import CallFailed, Overdue, call
+from .core.choices import is_number, shown
 from .core.errors import CommandError, ErrorCode, UsageError
 from .core.messages import Call, Refused, Reply, Response
 from .parameters import Parameters
@@ -27,7 +30,7 @@ Running: TypeAlias = Callable[[Runner], Awaitable[Reply]]
 """A command to be awaited on a runner; what comes is the reply."""
 
 _MAX_HELD_SECONDS: Final = 0.1
-"""A ``def`` that holds the event loop for longer is told of in the log."""
+"""A ``def`` that holds the event loop for longer is named in the log."""
 
 _MAX_THREADS: Final = 40
 """Calls of one threaded command at a time, and threads of it that were abandoned."""
@@ -74,8 +77,11 @@ class RegisteredCommand:
         check_action(action)
         what = f"the command {action!r}"
         _check_function(what, function)
-        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
-            raise UsageError(f"{what}: timeout is a number of seconds above 0, or None")
+        if timeout is not None and not (is_number(timeout) and timeout > 0):
+            raise UsageError(
+                f"{what}: timeout is a number of seconds above 0, or None, not {shown(timeout)}"
+            )
+        flag_setting(f"{what}: threaded", threaded)
         is_coroutine = _is_async(function)
         if threaded and is_coroutine:
             raise UsageError(f"{what} is async: it cannot be threaded, too")
@@ -152,6 +158,8 @@ def check_action(action: object) -> None:
         raise UsageError(f'a command has a name: write @bus.command("{name}")')
     if not action.isprintable() or not action:
         raise UsageError("the name of a command is a printable text")
+    if "*" in action:
+        raise UsageError(f"{action!r} is a pattern; each command has a name, such as 'grid.start'")
 
 
 def _check_function(what: str, function: object) -> None:
@@ -171,10 +179,6 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return any(inspect.iscoroutinefunction(f) for f in found)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 class Commands:
     """The commands of a bus, by action.
 
@@ -185,6 +189,7 @@ class Commands:
     def __init__(self, encode: Callable[[object], bytes]) -> None:
         self._encode: Final = encode
         self._registered: Final[dict[str, RegisteredCommand]] = {}
+        self._log: Final = BoundedLog(logger)
 
     def add(self, command: RegisteredCommand) -> None:
         """Register it.
@@ -213,7 +218,7 @@ class Commands:
             command = self._registered.get(message.action)
             if command is None:
                 raise CommandError(ErrorCode.UNKNOWN_ACTION, "there is no command of this name")
-            arguments = command.arguments(message.params, caller)
+            arguments = command.arguments(message.params, caller, context)
             if command.is_async:
                 seconds = command.timeout or timeout
                 return partial(self._await, command, message, arguments, seconds, context)
@@ -226,7 +231,7 @@ class Commands:
                     command.tell_held(held)
             return Response(self._encode(result), message.ref)
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
-            return _failure(message, exc)
+            return self._failure(message, exc)
 
     async def _await(  # noqa: PLR0917  # bound by partial
         self,
@@ -244,18 +249,18 @@ class Commands:
                 result = await runner.ask(seconds, context, command.function, **arguments)
             return Response(self._encode(result), message.ref)
         except Overdue:
-            logger.warning("the command %s was cancelled after %g s", command.action, seconds)
+            action = command.action
+            self._log.warning("the command %s was cancelled after %g s", action, seconds, of=action)
             return _refused(message, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
-            return _failure(message, exc)
+            return self._failure(message, exc)
 
-
-def _failure(message: Call, exc: Exception) -> Refused:
-    if isinstance(exc, CommandError):
-        return _refused(message, exc.code, exc.message)
-    # The action is registered, so it is the application's own word and may stand in the log.
-    logger.error("the command %s failed", message.action, exc_info=exc)
-    return _refused(message, ErrorCode.INTERNAL_ERROR, "the command failed")
+    def _failure(self, message: Call, exc: Exception) -> Refused:
+        if isinstance(exc, CommandError):
+            return _refused(message, exc.code, exc.message)
+        # The action is registered, so it is the application's own word and may stand in the log.
+        self._log.exception("the command %s failed", message.action, of=message.action)
+        return _refused(message, ErrorCode.INTERNAL_ERROR, "the command failed")
 
 
 def _refused(message: Call, code: str, text: str) -> Refused:

@@ -8,15 +8,17 @@ from contextvars import Context
 from types import SimpleNamespace
 from typing import Final
 
+from ._log import escaped
+from ._settings import text_setting
 from .application import handshake_context
 from .core.actions import Action
-from .core.errors import CloseCode, UsageError, is_sendable
+from .core.errors import CloseCode, check_sendable
 from .core.instant import Instant
 from .core.patterns import parse_pattern
 from .core.permissions import Identity
 from .core.plan import Member, Standing
 from .core.session import Session, State
-from .endpoint import Admission, Endpoint, escaped
+from .endpoint import Admission, Endpoint
 from .reader import Reader
 from .services import Services
 from .snapshots import ConnectionInfo
@@ -126,6 +128,32 @@ class Connection(ABC):
         if self._session.state is not State.CLOSED:
             self._perform(self._session.unassign(parsed))
 
+    def revoke(self, pattern: str, reason: str | None = None) -> bool:
+        """Take a subscription away, whether the client subscribed it, the server, or both.
+
+        The client is told, with the reason, of what it had subscribed itself, in the protocol's
+        own form, and the shipped clients do not subscribe to it again. A request for the pattern
+        that ``authorize`` is still being asked about is refused. A wider pattern of the client's
+        stays, and so does its right to subscribe again: refuse that in ``authorize``. Idempotent.
+
+        Args:
+            pattern: As it was subscribed: ``room.1`` does not take ``room.*``.
+            reason: A text for people, which ``wsbus.v1`` passes on; None: none is given.
+
+        Returns:
+            Whether it was subscribed.
+
+        Raises:
+            InvalidChannel: It is no pattern.
+            UsageError: The reason is no text, or one that UTF-8 cannot carry.
+        """
+        parsed = parse_pattern(pattern)
+        if reason is not None:
+            text_setting("reason", reason)
+        had = self._session.state is not State.CLOSED and parsed in self._session.patterns
+        self._perform(self._session.revoke(parsed, reason))
+        return had
+
     def disconnect(
         self, code: int = CloseCode.DISCONNECTED, reason: str = "disconnected by the server"
     ) -> None:
@@ -138,8 +166,7 @@ class Connection(ABC):
         Raises:
             UsageError: The code may not be sent.
         """
-        if not is_sendable(code):
-            raise UsageError(f"{code} is no code to close with (RFC 6455, section 7.4)")
+        check_sendable(code)
         self._perform(self._session.close(code, reason))
 
     def abort(self) -> None:

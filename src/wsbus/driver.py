@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from anyio import CancelScope, Event, move_on_after
 
+from .application import ask
 from .closing import close
 from .commands import Running
 from .connection import Connection
@@ -26,6 +27,7 @@ from .core.permissions import Identity
 from .core.plan import Member
 from .endpoint import Admission, Endpoint, Refusal
 from .flusher import Outlet
+from .hooks import HookCalls
 from .reader import Reader
 from .services import Services
 from .transport import Transport
@@ -37,17 +39,19 @@ logger: Final = logging.getLogger("wsbus.connection")
 _REPLACED_SECONDS: Final = 1.0
 """How long a connection whose name was taken over may take to close; then it is aborted."""
 
-_Question = TypeVar("_Question", actions.AskToken, actions.AskPermission)
+_Question = TypeVar("_Question", actions.AskToken, actions.AskPermission, HookCalls)
 
 
 class Driver(Connection):
     """Runs one connection, from its attach to its end."""
 
     __slots__ = (
+        "_calls",
         "_closed",
         "_commands_running",
         "_gone",
         "_has_arrived",
+        "_held",
         "_is_closing",
         "_place",
         "_task",
@@ -59,6 +63,8 @@ class Driver(Connection):
         super().__init__(services, endpoint, transport, admission)
         self._place: Final = admission.place
         self._has_arrived = False  # `on_connect` was called.
+        self._calls: HookCalls | None = None  # While there are any.
+        self._held: int | None = None  # The session waits for them; see `Session.hold`.
         self._gone: Event | None = None
         self._commands_running = 0
         self._is_closing = False
@@ -105,7 +111,7 @@ class Driver(Connection):
             # After the clean-up, which waits for nothing; bounded, whatever the hooks do.
             with CancelScope(shield=True):
                 if self._has_arrived:
-                    await self._services.call(self._services.on_disconnect, self)
+                    await self._say_goodbye()
             self._services.registry.free(self)
             if self._gone is not None:
                 self._gone.set()
@@ -138,15 +144,19 @@ class Driver(Connection):
         if isinstance(replaced, Refusal):  # Of two handshakes at once both were admitted.
             self.disconnect(replaced.close_code, replaced.reason)
             return
+        self._greet(identity)
+        if identity is not None:
+            self._adopt(identity)
+        if identity is not None or self._endpoint.name_connection is None:
+            await self._arrive(replaced)
+
+    def _greet(self, identity: Identity | None) -> None:
+        """Say the first thing."""
         policy, limits = self._endpoint.heartbeat, self._endpoint.limits
         subject = identity.subject if identity else None
         rates = limits.messages_per_second, limits.commands_per_second
         bounds = limits.max_message_bytes, limits.max_names, *rates
         self._send(Connected(self.id, subject, policy.interval, policy.timeout, *bounds))
-        if identity is not None:
-            self._adopt(identity)
-        if identity is not None or self._endpoint.name_connection is None:
-            await self._arrive(replaced)
 
     def _take_name(self, identity: Identity) -> Driver | Refusal | None:
         """Take the name from the connection that has it; see :meth:`.Registry.adopt`."""
@@ -156,7 +166,7 @@ class Driver(Connection):
         return taken
 
     async def _arrive(self, replaced: Driver | None) -> None:
-        """Wait for the end of the connection that had the name, then call ``on_connect``."""
+        """Wait for the end of the connection that had the name, then call the hooks."""
         if replaced is not None:
             with move_on_after(_REPLACED_SECONDS) as scope:
                 await replaced.gone()
@@ -165,7 +175,18 @@ class Driver(Connection):
                 await replaced.gone()  # Bounded by the time limits of hooks.
         if not self._has_arrived and not self._is_closing:
             self._has_arrived = True
-            await self._services.call(self._services.on_connect, self)
+            self._note(self._services.hooks.connect, is_first=True)
+            if self._calls is not None:
+                await self._await_calls(self._calls, ask)
+
+    async def _say_goodbye(self) -> None:
+        """Call the hooks of the end, after those that are due."""
+        hooks = self._services.hooks
+        for pattern in self._session.patterns:
+            self._note(hooks.unsubscribe, pattern.text)
+        self._note(hooks.disconnect)
+        if self._calls is not None:
+            await self._calls.drain(ask)
 
     async def gone(self) -> None:
         """Wait until the connection has ended and its ``on_disconnect`` hooks have returned."""
@@ -203,12 +224,14 @@ class Driver(Connection):
                     self._invoke(action.call, now)
                 case actions.Join():
                     services.hub.join(member, action.pattern)
+                    self._note(services.hooks.subscribe, action.pattern.text)
                 case actions.Leave():
                     services.hub.leave(member, action.pattern)
+                    self._note(services.hooks.unsubscribe, action.pattern.text)
                 case actions.Emit():
                     self._emit(action)
                 case actions.Adopt():
-                    self._adopt(action.identity)
+                    self._adopt(action.identity, is_renewal=action.is_renewal)
                 case actions.ReportStatus():
                     self._reader.answered += self._send(self.info().status(action.ref))
                 case actions.AskToken():
@@ -217,11 +240,63 @@ class Driver(Connection):
                     services.runner.submit(partial(self._ask, self._judge_permission, action))
                 case actions.Close():
                     self._close(action)
+        if self._calls is not None:
+            self._make_calls()
 
-    def _adopt(self, identity: Identity) -> None:
+    def _go_on(self, todo: Sequence[actions.Action], now: Instant) -> None:
+        """Perform what follows from an answer, then what waited for it, message by message."""
+        self._perform(todo, now)
+        while (waited := self._session.resume(now)) is not None:
+            self._perform(waited, now)
+
+    def _adopt(self, identity: Identity, *, is_renewal: bool = False) -> None:
         self._services.hub.restrict(self._member, identity.grants)
+        if is_renewal:
+            return
+        self._note(self._services.hooks.authenticated)
         if self._endpoint.broadcast is not None:
             self.subscribe(self._endpoint.broadcast)
+
+    # --- hooks -------------------------------------------------------------------------------
+
+    def _note(
+        self, hooks: Sequence[Callable[..., object]], *args: object, is_first: bool = False
+    ) -> None:
+        """Have hooks called once the actions are performed, in the order of what happened."""
+        if hooks:
+            if self._calls is None:
+                seconds, log = self._endpoint.limits.command_timeout, self._services.hooks.log
+                self._calls = HookCalls(self.context, seconds, log)
+            self._calls.add(hooks, self, *args, is_first=is_first)
+
+    def _make_calls(self) -> None:
+        """Call what need not be awaited; messages wait for the rest, which the runner awaits."""
+        calls, task = self._calls, self._task
+        if calls is None or calls.is_making or not self._has_arrived:
+            return
+        cancelling = 0 if task is None else task.cancelling()
+        calls.make()
+        if task is not None and task.cancelling() > cancelling:
+            self._reader.absorb(task)  # As in `_invoke`.
+        if calls.is_over:
+            self._calls = None
+            return
+        if self._held is None:
+            self._held = self._session.hold()
+        if calls.has_begun:
+            runner = self._services.runner
+            wait = partial(self._await_calls, ask=runner.ask)
+            runner.submit(partial(self._ask, wait, calls))
+
+    async def _await_calls(self, calls: HookCalls, ask: Callable[..., Awaitable[Any]]) -> None:
+        """Wait for the calls, then act on what waited for them."""
+        await calls.drain(ask)
+        if self._calls is not calls:
+            return
+        generation, self._calls, self._held = self._held, None, None
+        if generation is not None:
+            now = self._services.clock()
+            self._go_on(self._session.release(generation, now), now)
 
     def _emit(self, action: actions.Emit) -> None:
         receipt = self._services.emit(action.channel, action.publish)
@@ -258,7 +333,7 @@ class Driver(Connection):
     async def _ask(self, judge: Callable[[_Question], Awaitable[None]], ask: _Question) -> None:
         """Put a question to the application; whatever fails ends the connection.
 
-        Its session may be between two states, and its client must not wait for ever.
+        Its session may be between two states, and its client must not wait without end.
         """
         try:
             await judge(ask)
@@ -279,7 +354,7 @@ class Driver(Connection):
             if isinstance(answer, Identity) and not (self.identity or await self._enter(answer)):
                 return
         now = self._services.clock()
-        self._perform(self._session.handle_token(ask.generation, answer, now))
+        self._go_on(self._session.handle_token(ask.generation, answer, now), now)
 
     async def _enter(self, identity: Identity) -> bool:
         """Take the name that goes with the identity; false if the connection is closed instead."""
@@ -296,7 +371,7 @@ class Driver(Connection):
             ask, self._endpoint.limits.command_timeout, self.context
         )
         now = self._services.clock()
-        self._perform(self._session.handle_permission(ask.generation, allowed, now))
+        self._go_on(self._session.handle_permission(ask.generation, allowed, now), now)
 
     # --- out -----------------------------------------------------------------------------------
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-from ._settings import callable_setting, instance_setting
+from ._settings import callable_setting, flag_setting, instance_setting
 from .application import Overdue, ask, call, name_of
 from .auth import Authenticator
 from .core.addresses import Proxies, address_key
@@ -22,15 +21,13 @@ from .core.origins import is_same_host, normal_origin, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
-from .notices import Notices, escaped
+from .notices import Notices
 from .places import Place, Places, Refusal
 from .protocols.base import WireProtocol
 from .protocols.registry import unjoined
-from .transport import Handshake, Transport, split_list
+from .transport import MAX_HANDSHAKE_BYTES, Handshake, Transport, split_list
 
-__all__ = ["Admission", "Endpoint", "Place", "Refusal", "escaped"]
-
-logger: Final = logging.getLogger("wsbus.endpoint")
+__all__ = ["Admission", "Endpoint", "Place", "Refusal"]
 
 ANONYMOUS: Final = "anonymous"
 """The subject of every connection at an endpoint without an authenticator."""
@@ -39,8 +36,12 @@ MAX_NAME_BYTES: Final = 1024
 """The longest name of a connection, in bytes of UTF-8."""
 
 
-_FUNCTIONS: Final = {"authenticator": True, "name_connection": False, "client_address": False}
-"""The settings that are functions, and whether they may wait."""
+_FUNCTIONS: Final = {
+    "authenticator": ("token, handshake", True),
+    "name_connection": ("handshake", False),
+    "client_address": ("handshake", False),
+}
+"""The settings that are functions: what they are called with, and whether they may wait."""
 _CLASSES: Final = {"anonymous": Grants, "limits": Limits, "heartbeat": HeartbeatPolicy}
 
 
@@ -146,19 +147,23 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Check the settings, and make what its connections share."""
-        for setting, may_wait in _FUNCTIONS.items():
-            callable_setting(setting, getattr(self, setting), may_wait=may_wait)
+        for setting, (takes, may_wait) in _FUNCTIONS.items():
+            callable_setting(setting, getattr(self, setting), takes, may_wait=may_wait)
         for setting, kind in _CLASSES.items():
             instance_setting(setting, getattr(self, setting), kind)
         self.overflow = member_of(Overflow, self.overflow, "overflow")
         choice(("replace", "reject"), self.on_duplicate, "on_duplicate")
+        flag_setting("joins", self.joins)
         if not self.joins:
             self.protocols = tuple(unjoined(each) for each in self.protocols)
         limits = self.limits
         self.origins = parse_origins(self.origins)
         self._proxies = Proxies(self.trusted_proxies)
+        token = self.query_token
+        if token is not None and not (isinstance(token, str) and token):  # type: ignore[redundant-expr]
+            raise UsageError('query_token is the name of a parameter: query_token="token"')
         if self.authenticator is None:
-            if self.query_token is not None:
+            if token is not None:
                 raise UsageError("query_token needs an authenticator, which judges the token")
             if limits.max_connections_per_identity is not None:
                 raise UsageError(
@@ -180,12 +185,14 @@ class Endpoint:
 
         Args:
             handshake: What the client asked for.
-            identity: Who it is, where a framework has found out; None: the authenticator is asked.
+            identity: From the framework, if it identified the client; None: ask the authenticator.
         """
         if not self.gate.accepts(self):
             if not self.gate.has_run:
                 self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
+        if handshake.size > MAX_HANDSHAKE_BYTES:
+            return _TOO_LARGE
         if not _is_welcome(self.origins, handshake):
             self.notices.of_origin(handshake, self.origins)
             return Refusal(403, "this origin may not connect")
@@ -207,7 +214,7 @@ class Endpoint:
             try:
                 address = self._address_of(handshake)
             except Exception:
-                logger.exception("client_address failed")
+                self.notices.log.exception("client_address failed")
                 return _NOT_AVAILABLE
         refusal = self.places.enter(address, self.limits)
         return Place(self.places, address) if refusal is None else refusal
@@ -237,7 +244,7 @@ class Endpoint:
         found = await self._identify(handshake) if identity is None else identity
         if isinstance(found, Refusal):
             return found
-        if found is not None:  # Again when it begins: here it can still be told with a status.
+        if found is not None:  # Again when it begins: here the answer can still be an HTTP status.
             refusal = self.gate.refusal(self, name, found.subject)
             if refusal is not None:
                 return refusal
@@ -252,10 +259,10 @@ class Endpoint:
         except Unauthenticated as exc:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Exception:
-            logger.exception("name_connection failed")
+            self.notices.log.exception("name_connection failed")
             return _NOT_AVAILABLE
         if not isinstance(name, str):
-            logger.error("name_connection returned a %s, not a text", type(name).__name__)
+            self.notices.log.error("name_connection returned a %s, not a text", type(name).__name__)
             return _NOT_AVAILABLE
         size = len(name.encode("utf-8", "surrogatepass"))
         if not 0 < size <= MAX_NAME_BYTES or not _is_utf8(name):
@@ -282,23 +289,30 @@ class Endpoint:
         """Ask the authenticator, with ``ask``: :meth:`.Runner.ask` in a call of the runner.
 
         Returns:
-            Whose it is; or why nobody's, through the client's fault (``TOKEN_REFUSED``) or not;
-            or None, if the handshake says nothing.
+            The identity; or a refusal, whose close code says whether it is the client's fault
+            (``TOKEN_REFUSED``); or None, if there are no credentials yet.
         """
         name, seconds = name_of(self.authenticator), self.limits.auth_timeout
+        log = self.notices.log
         try:
             verdict = await ask(seconds, context, self.authenticator, token, handshake)
         except Unauthenticated as exc:
+            if not exc.is_logged:
+                self.notices.of_token(handshake, exc.message)
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Overdue:
-            logger.warning("the authenticator %s was cancelled after %g s", name, seconds)
+            log.warning(
+                "the authenticator %s was cancelled after %g s: Limits(auth_timeout=…)",
+                name,
+                seconds,
+            )
             return _NOT_AVAILABLE
         except Exception:
-            logger.exception("the authenticator %s failed", name)
+            log.exception("the authenticator %s failed", name)
             return _NOT_AVAILABLE
         if verdict is None or isinstance(verdict, Identity):
             return verdict
-        logger.error(
+        log.error(
             "the authenticator %s returned a %s; it must return an Identity, or None, or raise "
             "Unauthenticated",
             name,
@@ -327,6 +341,9 @@ class Endpoint:
         await self.gate.drain(self, deadline=deadline, code=code)
 
 
+_TOO_LARGE: Final = Refusal(
+    431, f"path, query and headers have over {MAX_HANDSHAKE_BYTES} bytes, each header 32 more"
+)
 _NOT_AVAILABLE: Final = Refusal(
     503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART
 )

@@ -19,6 +19,7 @@ from typing import Final
 from anyio import Event, WouldBlock, current_time, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
+from ._log import BoundedLog
 from ._signal import Signal
 from .core.errors import TransportClosed
 from .core.frame import MAX_JOIN_BYTES, Frame
@@ -38,8 +39,6 @@ __all__ = [
     "Outlet",
     "Owner",
 ]
-
-logger: Final = logging.getLogger("wsbus.flusher")
 
 FLUSH_COUNT: Final = 64
 """Publications after which a publisher waits one flush: without any wait a tight loop would
@@ -73,6 +72,7 @@ class Flusher:
         self._hub: Final = hub
         self._runner: Final = runner
         self._clock: Final = clock
+        self._log: Final = BoundedLog(logging.getLogger("wsbus.flusher"))
         self._is_due = False
         self._is_flushing = False
         self._due: Final = Signal()
@@ -220,7 +220,7 @@ class Flusher:
             outlet = member.outlet
             owner: Owner = outlet.owner if isinstance(outlet, Outlet) else outlet
             if owner is not outlet and len(member.queue):  # It is cleared: this is logged once.
-                outlet.log_overflow(member.queue, self._clock().monotonic)
+                outlet.log_overflow(self._log, member.queue, self._clock().monotonic)
             owner.queue_overflowed()
 
     def send(self, member: Member, frame: Frame) -> None:
@@ -343,18 +343,18 @@ class Flusher:
         self._relieve(outlet)
 
     def _take(self, member: Member) -> Sequence[Frame]:
-        """Take a joined write's worth from its queue, what was lost before it told first."""
+        """Take up to 64 KiB from its queue, preceded by a gap frame if anything was lost."""
         batch = member.queue.take(MAX_JOIN_BYTES)
         frames: list[Frame] = batch.items
         if batch.lost:
             gap = member.protocol.encode(Gap(batch.lost), now := self._clock())
-            member.outlet.log_loss(member.queue, now.monotonic)
+            member.outlet.log_loss(self._log, member.queue, now.monotonic)
             if gap is not None:
                 frames = [gap, *frames]
         return join(frames, member.protocol)
 
     def _release(self, member: Member) -> bool:
-        """Make it ready again; what is in the log is in its queue already, so flush that first."""
+        """Make it ready again. Flush first: what the log holds is in its queue already."""
         if self._hub.owed:
             self.flush()
         return self._hub.unblock(member)
@@ -370,10 +370,10 @@ class Flusher:
                 outlet.progress_at = now
             outlet.unsent = unsent
             if now - outlet.progress_at >= outlet.write_deadline:
-                outlet.log_abort(member.queue, now)
+                outlet.log_abort(self._log, member.queue, now)
                 self._fail(member, None)
             else:
-                outlet.log_loss(member.queue, now)
+                outlet.log_loss(self._log, member.queue, now)
 
     def forgive(self, seconds: float) -> None:
         """Take no account of the last ``seconds``, in which this process itself stood still."""
@@ -390,7 +390,7 @@ class Flusher:
         if not is_closed and not outlet.has_failed:  # It goes on failing until its reader ends.
             self.failures += 1
             if exc is not None and not isinstance(exc, OSError):
-                logger.error("writing to %s failed", outlet.owner.describe(), exc_info=exc)
+                self._log.error("writing to %s failed", outlet.owner.describe(), exc=exc)
         outlet.has_failed = True
         self._relieve(outlet)
         outlet.owner.write_failed(is_closed=is_closed)

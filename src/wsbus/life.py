@@ -21,6 +21,8 @@ from anyio.lowlevel import current_token
 
 from ._spawn import spawn
 from .application import comes_of_signal, hand_to_process
+from .core.choices import shown
+from .core.errors import UsageError, check_sendable
 from .core.instant import Instant
 from .core.plan import Standing
 from .endpoint import Endpoint
@@ -31,7 +33,7 @@ __all__ = ["Life"]
 logger: Final = logging.getLogger("wsbus.bus")
 
 _STUCK_SECONDS: Final = 1.0
-"""At shutdown: who is owed something and takes nothing for so long is aborted."""
+"""At shutdown: a connection that has unsent frames and takes none for so long is aborted."""
 
 _GRACE_SECONDS: Final = 5.0
 """At shutdown: how long calls of the application may take to end once they are cancelled."""
@@ -86,7 +88,12 @@ class Life:
             raise self._failure
 
     async def stop(self, deadline: float, code: int) -> None:
-        """Drain all endpoints, then end. Shielded from cancellation, and bounded."""
+        """Drain all endpoints, then end. Shielded from cancellation, and bounded.
+
+        Raises:
+            UsageError: The deadline is none, or the code may not be sent.
+        """
+        _check_farewell(deadline, code)
         if not self.is_closing:
             self.is_closing = True
             self._farewell = (deadline, code)
@@ -102,7 +109,12 @@ class Life:
         return self.is_up and endpoint not in self._draining
 
     async def drain(self, endpoint: Endpoint, deadline: float, code: int) -> None:
-        """End the connections of one endpoint. Shielded from cancellation, and bounded."""
+        """End the connections of one endpoint. Shielded from cancellation, and bounded.
+
+        Raises:
+            UsageError: The deadline is none, or the code may not be sent.
+        """
+        _check_farewell(deadline, code)
         if self.services is not None:
             self._draining.add(endpoint)
             try:
@@ -120,7 +132,7 @@ class Life:
                 connection.abort()
             else:
                 connection.disconnect(code, "the server is shutting down")
-        # On plain ASGI only time tells who is stuck: they are blocked, and take nothing.
+        # On plain ASGI only time tells which are stuck: they are blocked, and take nothing.
         progress = {c: c.member.outlet.progress_at for c in services.registry.connected(endpoint)}
         with move_on_after(min(_STUCK_SECONDS, deadline)):
             await services.registry.all_gone(endpoint)
@@ -173,13 +185,20 @@ class Life:
         self._stopped.set()
 
     async def _sweep(self, services: Services) -> None:
-        """Once a second, or oftener, have every connection do what time demands."""
+        """Every second or less, tick each connection whose deadline has passed."""
         last = services.clock()
         while True:
             await sleep(services.sweep_seconds())
             now = services.clock()
             _sweep_once(services, last, now)
             last = now
+
+
+def _check_farewell(deadline: object, code: object) -> None:
+    is_number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+    if not is_number or not deadline >= 0:  # type: ignore[operator]  # it is a number
+        raise UsageError(f"deadline is a number of seconds, 0 or more, not {shown(deadline)}")
+    check_sendable(code)
 
 
 async def _outlast(event: Event, seconds: float) -> bool:

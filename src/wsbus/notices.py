@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Collection
-from time import monotonic
 from typing import Final
 
+from ._log import BoundedLog, escaped
 from .transport import Handshake
 
-__all__ = ["Notices", "escaped"]
+__all__ = ["Notices"]
 
 logger: Final = logging.getLogger("wsbus.endpoint")
 
-_ORIGINS_A_MINUTE: Final = 10
-
 
 class Notices:
-    """Warns of one endpoint, and not too often."""
+    """Warns of one endpoint, and not too often: strangers bring most of it about."""
 
-    __slots__ = ("_has_told_of_rest", "_has_told_of_token", "_origins")
+    __slots__ = ("_has_told_of_rest", "_has_told_of_token", "log")
 
     def __init__(self) -> None:
         self._has_told_of_rest = False
         self._has_told_of_token = False
-        # When origins were logged as warnings. Many of them must not fill a log at that level.
-        self._origins: Final[deque[float]] = deque(maxlen=_ORIGINS_A_MINUTE)
+        self.log: Final = BoundedLog(logger)
+        """For what the application's functions do at a handshake."""
 
     def of_rest(self, path: str, remedy: str) -> None:
         """Log, once, that connections are refused because nobody has started the bus.
@@ -57,12 +54,13 @@ class Notices:
                 remedy,
             )
 
+    def of_token(self, handshake: Handshake, reason: str) -> None:
+        """Log that a token is refused, and why; never the token."""
+        path = escaped(handshake.path)
+        self.log.warning("a token is refused: %s (on %s)", escaped(reason, 300), path)
+
     def of_origin(self, handshake: Handshake, origins: Collection[str] | str) -> None:
         """Log that an origin is refused, with what it was compared to."""
-        now, shown = monotonic(), self._origins
-        is_shown = len(shown) < _ORIGINS_A_MINUTE or now - shown[0] > 60
-        if is_shown:
-            shown.append(now)
         if origins == "same-host":
             host = escaped(handshake.headers.get("host", ""))
             expected = (
@@ -70,16 +68,10 @@ class Notices:
                 "name the page's origin in bus.endpoint(origins=[…]))"
             )
         else:
-            expected = escaped(", ".join(origins), 300)
-        logger.log(
-            logging.WARNING if is_shown else logging.INFO,
+            known = escaped(", ".join(sorted(origins)), 300) or "no page's"
+            expected = f"{known} (name the page's origin in bus.endpoint(origins=[…]))"
+        self.log.warning(
             "refused a connection from the origin %s; this endpoint takes %s",
             escaped(handshake.headers.get("origin", "")),
             expected,
         )
-
-
-def escaped(text: str, limit: int = 100) -> str:
-    """Return a client's word as it may stand in a log line: control characters escaped, short."""
-    short = text if len(text) <= limit else text[:limit] + "…"
-    return short.encode("unicode_escape", "backslashreplace").decode("ascii")

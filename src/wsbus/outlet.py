@@ -1,4 +1,4 @@
-"""What the flusher writes through: one member's transport, and whom to tell of it."""
+"""What the flusher writes through: one member's transport, and its owner."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Any, Final, Protocol
 
 from anyio import Event
 
+from ._log import BoundedLog
 from .core.queue import MessageQueue
 from .transport import Transport, WriteNow
 
 __all__ = ["Outlet", "Owner"]
-
-logger: Final = logging.getLogger("wsbus.flusher")
 
 _QUIET_SECONDS: Final = 60.0
 """Between two warnings of one connection."""
 
 
 class Owner(Protocol):
-    """Whom the flusher tells what it found out about a member."""
+    """The connection of a member, which the flusher reports its findings to."""
 
     def describe(self) -> str:
         """Return which connection it is, and whose, as a log line may say it."""
@@ -39,7 +38,7 @@ class Outlet:
 
     Args:
         transport: Where to write.
-        owner: Whom to tell.
+        owner: Gets the flusher's findings.
         write_deadline: Seconds for which it may take nothing before it is given up.
     """
 
@@ -96,27 +95,29 @@ class Outlet:
             self._relief.set()
             self._relief = None
 
-    def log_loss(self, queue: MessageQueue[Any], now: float) -> None:
+    def log_loss(self, log: BoundedLog, queue: MessageQueue[Any], now: float) -> None:
         """Warn that publications were lost since the last warning, once a minute at most."""
         lost = queue.lost_ever - self.told_lost
         if lost and (self.told_at is None or now - self.told_at >= _QUIET_SECONDS):
-            self._log(queue, now, "reads too slowly: %d publications were lost", lost)
+            self._log(log, queue, now, "%s reads too slowly: %d publications were lost", lost)
 
-    def log_abort(self, queue: MessageQueue[Any], now: float) -> None:
+    def log_abort(self, log: BoundedLog, queue: MessageQueue[Any], now: float) -> None:
         """Log that the connection is aborted at its write deadline, with what it loses; once."""
         if self.has_failed:  # Its reader has not ended yet.
             return
-        words = "is aborted: it took nothing for %g s; %d publications were lost, and %d wait"
-        self._log(queue, now, words, self.write_deadline, queue.lost_ever, len(queue))
+        words = "%s is aborted: it took nothing for %g s; %d publications were lost, and %d wait"
+        self._log(log, queue, now, words, self.write_deadline, queue.lost_ever, len(queue))
 
-    def log_overflow(self, queue: MessageQueue[Any], now: float) -> None:
+    def log_overflow(self, log: BoundedLog, queue: MessageQueue[Any], now: float) -> None:
         """Log that the connection is closed because of its full queue."""
-        words = "is closed: it reads too slowly, and %d publications wait"
-        self._log(queue, now, words, len(queue))
+        words = "%s is closed: it reads too slowly, and %d publications wait"
+        self._log(log, queue, now, words, len(queue))
 
-    def _log(self, queue: MessageQueue[Any], now: float, words: str, *args: object) -> None:
+    def _log(
+        self, log: BoundedLog, queue: MessageQueue[Any], now: float, words: str, *args: object
+    ) -> None:
         self.told_lost, self.told_at = queue.lost_ever, now
         # Whoever lost nothing is no concern of an operator: a stranger who sent pings, say.
         has_lost = queue.lost_ever or len(queue)
         level = logging.WARNING if has_lost else logging.INFO
-        logger.log(level, "%s " + words, self.owner.describe(), *args)  # noqa: G003
+        log.log(level, words, self.owner.describe(), *args)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import Context
 from operator import attrgetter
 from typing import (
     Annotated,
@@ -23,6 +24,8 @@ from typing import (
 import msgspec
 from typing_extensions import TypeAliasType
 
+from ._pydantic import Checked, annotations_of, is_model, is_of_pydantic, shortened
+from .application import call
 from .core.errors import CommandError, ErrorCode, UsageError
 from .core.permissions import Identity
 from .transport import Handshake
@@ -32,8 +35,8 @@ __all__ = ["Parameters"]
 Supply: TypeAlias = Callable[[Any], object]
 """Finds, with the connection that a command came from, what a parameter gets."""
 
-_FOREIGN: Final = frozenset({"fastapi", "starlette", "pydantic", "pydantic_core"})
-"""Whose objects say how *they* would find or check a value; commands do not look at them."""
+_FOREIGN: Final = frozenset({"fastapi", "starlette"})
+"""Whose objects say how *they* would find a value; commands do not look at them."""
 
 
 class Parameters:
@@ -43,6 +46,9 @@ class Parameters:
     ``dict``) takes all of ``params``; any other parameters each take the key of their name. The
     server supplies those that are annotated with the class of connections, ``Identity`` or
     ``Handshake``, also as ``… | None`` or ``Annotated[…]``; no client can.
+
+    msgspec decodes and checks them, but for parameters in whose types there is anything of
+    pydantic (a model, ``Annotated[…, Field(…)]``): pydantic does so for the whole parameter.
 
     Args:
         what: Names the command in errors.
@@ -54,7 +60,7 @@ class Parameters:
             says what to write.
     """
 
-    __slots__ = ("_decoder", "_supplies", "_whole")
+    __slots__ = ("_checks", "_decoder", "_supplies", "_whole")
 
     def __init__(self, what: str, function: Callable[..., Any], caller: type) -> None:
         supplies: dict[object, Supply] = {
@@ -66,36 +72,46 @@ class Parameters:
         parameters = _named(what, function)
         self._supplies: Final[dict[str, Supply]] = {}
         taken: dict[str, Any] = {}
+        checked: dict[str, str] = {}
         for name, parameter in parameters.items():
             hint = hints.get(name, Any)
             where = f"{what}: the parameter {name!r}"
-            _refuse_foreign(where, parameter.default)
+            _refuse_default(where, parameter.default)
             supply = supplies.get(_without_none(hint))
             if supply is not None:
                 for _, metadata in _annotations(hint):
                     _refuse_foreign(where, metadata)
                 self._supplies[name] = supply
+                continue
+            taken[name] = hint
+            if _Survey(where, supplies).is_for_pydantic(hint):
+                checked[name] = where
             else:
-                _check(where, hint, supplies, set())
                 _check_decodable(where, hint)
-                taken[name] = hint
         sole = next(iter(taken)) if len(taken) == 1 else None
         self._whole: Final = sole if sole is not None and _is_object(taken[sole]) else None
+        self._checks: Final[dict[str, Checked]] = {}
+        for name, where in checked.items():
+            place = "$.params" if name == self._whole else f"$.params.{name}"
+            self._checks[name] = Checked(where, taken[name], place)
+            taken[name] = msgspec.Raw
         try:
             shape = taken[sole] if sole and self._whole else _shape(parameters, taken)
             self._decoder: Final = msgspec.json.Decoder(shape)
         except (TypeError, ValueError, RecursionError) as exc:
             raise UsageError(f"{what}: {exc}") from exc
 
-    def arguments(self, params: bytes, caller: object) -> dict[str, Any]:
+    def arguments(self, params: bytes, caller: object, context: Context) -> dict[str, Any]:
         """Return the keyword arguments for one call.
 
         Args:
             params: JSON text.
             caller: The connection that the command came from.
+            context: The connection's; validators of the application run in a copy.
 
         Raises:
             CommandError: ``VALIDATION_ERROR``, with the place.
+            Exception: A validator failed.
         """
         try:
             decoded = self._decoder.decode(params)
@@ -105,15 +121,23 @@ class Parameters:
             arguments = {self._whole: decoded}
         else:
             arguments = {name: getattr(decoded, name) for name in decoded.__struct_fields__}
+        if self._checks:
+            call(context, self._check, arguments)
         for name, supply in self._supplies.items():
             arguments[name] = supply(caller)
         return arguments
+
+    def _check(self, arguments: dict[str, Any]) -> None:
+        for name, check in self._checks.items():
+            value = arguments[name]
+            if isinstance(value, msgspec.Raw):  # Otherwise it is the default.
+                arguments[name] = check(bytes(value))
 
 
 def _placed(message: str) -> str:
     """Put the place that msgspec names, ``$.x``, where the client sees it: ``$.params.x``."""
     text, found, place = message.rpartition("`$")
-    return f"{text}`$.params{place}" if found else f"{message} - at `$.params`"
+    return f"{shortened(text)}`$.params{place}" if found else f"{message} - at `$.params`"
 
 
 # --- registering ----------------------------------------------------------------------------------
@@ -135,7 +159,10 @@ def _hints(what: str, of: Any) -> dict[str, Any]:
 
 
 def _named(what: str, function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # Some that are written in C have none.
+        raise UsageError(f"{what} does not tell its parameters; wrap it in a def") from None
     for name, p in parameters.items():
         if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD):
             raise UsageError(
@@ -186,37 +213,75 @@ def _refuse_foreign(where: str, found: object) -> None:
         )
 
 
-def _check(where: str, hint: Any, supplies: Mapping[object, Supply], seen: set[Any]) -> None:
-    """Refuse types, at any depth, whose meaning would be lost."""
-    if isinstance(hint, TypeAliasType):
-        hint = hint.__value__
-    hint = getattr(hint, "__supertype__", hint)  # A NewType's.
-    origin = get_origin(hint)
-    if origin is Annotated:
-        for metadata in hint.__metadata__:
-            _refuse_check(where, metadata)
-    elif origin is Literal:
-        return
-    for arg in get_args(hint):
-        if isinstance(arg, type) or get_origin(arg) or isinstance(arg, TypeAliasType):
-            _check(where, arg, supplies, seen)
-    kind = origin if isinstance(origin, type) else hint
-    if isinstance(kind, type) and kind not in seen:
-        seen.add(kind)
-        _refuse_class(where, kind, supplies)
-        if _has_fields(kind):
+def _refuse_default(where: str, default: object) -> None:
+    _refuse_foreign(where, default)
+    if is_of_pydantic(default) and type(default).__name__ == "FieldInfo":
+        raise UsageError(f"{where} has Field(…) for a default; write Annotated[…, Field(…)] = …")
+
+
+class _Survey:
+    """What the type of one parameter is made of, at any depth.
+
+    Refuses types whose meaning would be lost.
+    """
+
+    def __init__(self, where: str, supplies: Mapping[object, Supply]) -> None:
+        self._where: Final = where
+        self._supplies: Final = supplies
+        self._seen: Final[set[Any]] = set()
+        self._found: Final[dict[str, str]] = {}  # The library → its first type.
+
+    def is_for_pydantic(self, hint: Any) -> bool:
+        """Tell whether pydantic has to decode the parameter; if not, msgspec does."""
+        self._look(self._where, hint)
+        ours, theirs = self._found.get("msgspec"), self._found.get("pydantic")
+        if ours is not None and theirs is not None:
+            raise UsageError(
+                f"{self._where} has both {theirs} of pydantic and {ours} of msgspec, and neither "
+                "makes the checks of the other; write both with one of the two, or take them as "
+                "two parameters"
+            )
+        return theirs is not None
+
+    def _look(self, where: str, hint: Any) -> None:
+        if isinstance(hint, TypeAliasType):
+            hint = hint.__value__
+        hint = getattr(hint, "__supertype__", hint)  # A NewType's.
+        origin = get_origin(hint)
+        if origin is Annotated:
+            self._note(where, hint.__metadata__)
+        elif origin is Literal:
+            return
+        for arg in get_args(hint):
+            if isinstance(arg, type) or get_origin(arg) or isinstance(arg, TypeAliasType):
+                self._look(where, arg)
+        kind = origin if isinstance(origin, type) else hint
+        if isinstance(kind, type) and kind not in self._seen:
+            self._seen.add(kind)
+            self._look_into(where, kind)
+
+    def _look_into(self, where: str, kind: type) -> None:
+        _refuse_class(where, kind, self._supplies)
+        if is_of_pydantic(kind):
+            self._found.setdefault("pydantic", kind.__name__)
+            for name, inner, metadata in annotations_of(kind):
+                self._note(where, metadata)
+                self._look(f"{where}, its field {name!r},", inner)
+        elif _has_fields(kind):
+            if issubclass(kind, msgspec.Struct):
+                self._found.setdefault("msgspec", kind.__name__)
             for name, inner in _hints(where, kind).items():
-                _check(f"{where}, its field {name!r},", inner, supplies, seen)
+                self._look(f"{where}, its field {name!r},", inner)
+        elif issubclass(kind, msgspec.Raw):
+            self._found.setdefault("msgspec", kind.__name__)
 
-
-def _refuse_check(where: str, metadata: object) -> None:
-    root = type(metadata).__module__.partition(".")[0]
-    if root in {"pydantic", "annotated_types"}:
-        raise UsageError(
-            f"{where} has a check of {root}, which would not be made; write "
-            "Annotated[…, msgspec.Meta(…)]"
-        )
-    _refuse_foreign(where, metadata)
+    def _note(self, where: str, annotations: Iterable[object]) -> None:
+        for metadata in annotations:
+            _refuse_foreign(where, metadata)
+            if is_of_pydantic(metadata):
+                self._found.setdefault("pydantic", f"{type(metadata).__name__}(…)")
+            elif isinstance(metadata, msgspec.Meta):
+                self._found.setdefault("msgspec", "Meta(…)")
 
 
 def _refuse_class(where: str, kind: type, supplies: Mapping[object, Supply]) -> None:
@@ -226,16 +291,10 @@ def _refuse_class(where: str, kind: type, supplies: Mapping[object, Supply]) -> 
             f"{where} has {name} inside another type, where a client would have to send it; the "
             "server supplies it to a parameter of that type itself"
         )
-    if root in {"fastapi", "starlette"}:
+    if root in _FOREIGN:
         raise UsageError(
             f"{where} has the type {name} of {root}, and there is none in a command; take "
             "`Connection`, `Identity` or `Handshake`"
-        )
-    if hasattr(kind, "__pydantic_validator__") or hasattr(kind, "__get_pydantic_core_schema__"):
-        raise UsageError(
-            f"{where} has the type {name} of pydantic, which is not decoded here; write a "
-            "msgspec.Struct, a dataclass or a TypedDict, or take a dict and call "
-            f"{name}.model_validate yourself"
         )
 
 
@@ -272,9 +331,12 @@ def _undecodable(info: object, seen: set[int]) -> Iterator[Any]:
 
 
 def _is_object(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     kind = get_origin(hint) or hint
     return (
         is_typeddict(kind)
+        or is_model(kind)
         or dataclasses.is_dataclass(kind)
         or (isinstance(kind, type) and issubclass(kind, msgspec.Struct | Mapping))
     )

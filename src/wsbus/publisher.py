@@ -9,12 +9,12 @@ from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ._threads import LoopCall
 from .core.channels import parse_channel
-from .core.choices import member_of
+from .core.choices import member_of, shown
 from .core.encoding import EncHook, encode_data
 from .core.errors import NotStarted, UsageError
 from .core.hub import Receipt
 from .core.instant import Instant
-from .core.messages import Publication
+from .core.messages import Publication, is_event
 from .core.overflow import Overflow
 from .endpoint import Endpoint
 from .life import Life
@@ -41,6 +41,10 @@ class Publisher:
     """
 
     def __init__(self, enc_hook: EncHook | None, clock: Callable[[], Instant]) -> None:
+        if enc_hook is not None and not callable(enc_hook):
+            raise UsageError(
+                f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
+            )
         self._encode: Final = partial(encode_data, enc_hook=enc_hook)
         self._clock: Final = clock
         self._broadcasts: Final[set[str]] = set()
@@ -153,7 +157,7 @@ class Publisher:
     ) -> Receipt | None:
         """Publish from another thread, in one order with what the thread published before.
 
-        The data is encoded in the calling thread. What is wrong with the arguments is told there,
+        The data is encoded in the calling thread, and errors in the arguments are raised there,
         too.
 
         Args:
@@ -332,10 +336,6 @@ class Publisher:
         else:
             flusher.soon()
 
-    def _publish(self, services: Services, publication: Publication, exclude: Who) -> Receipt:
-        excluded = self._recipients.members(services.registry, exclude)
-        return services.hub.publish(publication, excluded)
-
     def _send(
         self,
         services: Services,
@@ -371,8 +371,10 @@ class Publisher:
         key: str | None,
     ) -> Publication:
         name = parse_channel(channel)
-        if not isinstance(event, str) or not event.isprintable():  # type: ignore[redundant-expr]
-            raise UsageError("an event is a printable text")
+        if event != "message" and not (isinstance(event, str) and is_event(event)):  # type: ignore[redundant-expr]
+            raise UsageError(
+                f"an event is a printable text of at most 255 bytes, not {shown(event)}"
+            )
         if overflow is not None:
             overflow = member_of(Overflow, overflow, "overflow")
         if key is not None and not isinstance(key, str):

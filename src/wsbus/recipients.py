@@ -1,4 +1,4 @@
-"""Who is meant: connections, or the subject of an identity."""
+"""Recipients as callers name them: connections, or the subject of an identity."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
+from ._log import escaped
 from .auth import Authenticator
 from .connection import Connection
 from .core.errors import UsageError
@@ -33,6 +34,7 @@ class Recipients:
     def __init__(self) -> None:
         self._authenticators: Final[list[Authenticator]] = []
         self._has_warned = False
+        self._has_told_of_ids = False
 
     def realm_of(self, authenticator: Authenticator | None) -> int:
         """Return the realm of an authenticator; 0: there is none."""
@@ -53,7 +55,7 @@ class Recipients:
 
         Args:
             registry: The connections there are.
-            who: Who is meant.
+            who: The connections, or the subject.
             endpoint: For a subject: where it authenticated; None: wherever the bus's first
                 authenticator did.
             name: What the argument is called, for the error.
@@ -61,9 +63,16 @@ class Recipients:
         Raises:
             UsageError: It is neither a connection, nor several, nor the subject of an identity.
         """
+        if endpoint is not None and not isinstance(endpoint, Endpoint):
+            raise UsageError(
+                f"endpoint is what bus.endpoint(…) returned, not {type(endpoint).__name__}"
+            )
         if isinstance(who, str):
             realm = self._default() if endpoint is None else endpoint.realm
-            return registry.of(realm, who, endpoint)
+            found = registry.of(realm, who, endpoint)
+            if not found and not self._has_told_of_ids:
+                self._look_for_id(registry, who, name)
+            return found
         try:
             wanted = dict.fromkeys((who,) if isinstance(who, Connection) else who)
         except TypeError:  # Nothing to iterate over, or it holds what has no hash.
@@ -82,6 +91,18 @@ class Recipients:
         if who == ():  # As a rule.
             return _NOBODY
         return frozenset([c.member for c in self.find(registry, who, endpoint, "exclude")])
+
+    def _look_for_id(self, registry: Registry[Driver], who: str, name: str) -> None:
+        """Warn, once, if nobody is found because the id of a connection is taken for a subject."""
+        if any(registry.named(endpoint, who) is not None for endpoint in registry.endpoints()):
+            self._has_told_of_ids = True
+            logger.warning(
+                "%s=%r found nobody: a text is the subject of an identity, and this is the id of a "
+                "connection; write %s=bus.connection(id)",
+                name,
+                escaped(who),
+                name,
+            )
 
     def _default(self) -> int:
         """Return whose subjects a bare text means: those of the first authenticator."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from anyio import current_time
 
-from .application import Overdue, ask, name_of
+from ._log import BoundedLog
+from .application import Overdue, name_of
 from .commands import Commands
 from .core.actions import AskPermission
 from .core.channels import Channel
@@ -24,6 +25,7 @@ from .core.messages import Publication, Publish
 from .core.permissions import Identity
 from .endpoint import Endpoint
 from .flusher import Flusher, Outlet
+from .hooks import HookLists
 from .registry import Registry
 from .runner import Runner
 from .snapshots import BusStatistics
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = [
     "SWEEP_SECONDS",
     "Authorize",
-    "Hook",
     "Services",
     "new_heartbeat",
     "new_id",
@@ -52,9 +53,6 @@ Authorize: TypeAlias = Callable[[Identity, str, str], Awaitable[bool] | bool]
 """``(identity, action, pattern) → bool``, ``def`` or ``async def``; the action is ``subscribe``,
 ``publish`` or ``command``. Asked after the grants, which must allow it, too. A ``def`` runs on the
 event loop and must not block."""
-
-Hook: TypeAlias = "Callable[[Connection], object]"
-"""Called with a connection, and awaited if it can be; what it raises is logged and harms nobody."""
 
 
 def read_clocks() -> Instant:
@@ -81,13 +79,12 @@ class Services:
     flusher: Flusher
     runner: Runner
     clock: Callable[[], Instant]
-    new_id: Callable[[], str]
-    new_heartbeat: Callable[[HeartbeatPolicy, float], Heartbeat]
+    new_id: Callable[[], str] = new_id
+    new_heartbeat: Callable[[HeartbeatPolicy, float], Heartbeat] = new_heartbeat
     """Starts a heartbeat at a monotonic second, with chance for its first ping."""
     commands: Commands
     authorize: Authorize | None
-    on_connect: list[Hook]
-    on_disconnect: list[Hook]
+    hooks: HookLists
     registry: Registry[Driver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """By which their connections were judged last."""
@@ -98,6 +95,8 @@ class Services:
     """Those inside the process."""
     unsaid: int = 0
     """Replies that a dialect had no word for."""
+    log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
+    """For what the application's functions do when clients come, go and ask."""
 
     def emit(self, channel: Channel, publish: Publish) -> Receipt:
         """Publish what a client said."""
@@ -117,19 +116,6 @@ class Services:
         members = dict.fromkeys(m for name in channels for m in self.hub.matching(name))
         outlets = [member.outlet for member in members]
         return [cast("Connection", o.owner) for o in outlets if isinstance(o, Outlet)]
-
-    async def call(self, hooks: list[Hook], connection: Connection) -> None:
-        """Call hooks, each within the time limit of commands; what they raise is logged."""
-        seconds = connection.endpoint.limits.command_timeout
-        for hook in hooks:
-            try:
-                await ask(seconds, connection.context, hook, connection)
-            except Overdue:
-                logger.warning(
-                    "the connection hook %s was cancelled after %g s", name_of(hook), seconds
-                )
-            except Exception:
-                logger.exception("the connection hook %s failed", name_of(hook))
 
     async def judge(self, question: AskPermission, seconds: float, context: Context) -> list[bool]:
         """Put a question to the application; what fails, or takes longer, is a no.
@@ -151,15 +137,15 @@ class Services:
                     channel,
                 )
             except Overdue:
-                logger.warning("%s was cancelled after %g s; the answer is no", name, seconds)
+                self.log.warning("%s was cancelled after %g s; the answer is no", name, seconds)
                 break
             except Exception:
-                logger.exception("%s failed; the answer is no", name)
+                self.log.exception("%s failed; the answer is no", name)
             else:
                 allowed[i] = answer is True
                 if answer is not True and answer is not False:
                     kind = type(answer).__qualname__
-                    logger.error("%s returned %s, not a bool; the answer is no", name, kind)
+                    self.log.error("%s returned %s, not a bool; the answer is no", name, kind)
         return allowed
 
     def statistics(self, *, is_running: bool) -> BusStatistics:

@@ -28,6 +28,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The last sign of life: any frame counts."""
     subscriptions: tuple[str, ...]
     """As the client spelled them, in the order subscribed."""
+    assigned: tuple[str, ...]
+    """Patterns that the server subscribed (:meth:`.Connection.subscribe`, ``broadcast=``)."""
     message_count: int
     """Publications sent to it."""
     messages_sent: int
@@ -65,6 +67,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
             last_ping=None if beat.last_ping is None else beat.last_ping + offset,
             last_pong=beat.last_seen + offset,
             subscriptions=tuple(session.subscriptions),
+            assigned=tuple([pattern.text for pattern in session.assigned]),
             message_count=member.message_count,
             messages_sent=member.message_count + member.control_count,
             messages_received=messages_received,
@@ -75,7 +78,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def status(self, ref: str | None) -> Status:
-        """Return what of it is the client's business."""
+        """Return the part that the client may see."""
         return Status(
             connection_id=self.connection_id,
             subject=self.subject,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 from urllib.parse import parse_qsl
 
 from .core.frame import Frame
 
 __all__ = [
+    "MAX_HANDSHAKE_BYTES",
     "NO_UPGRADE",
     "Handshake",
     "HeaderView",
@@ -23,7 +24,14 @@ __all__ = [
 NO_UPGRADE: Final = (
     "this is a WebSocket; if you asked for one, a proxy between has dropped the header Upgrade"
 )
-"""What a plain HTTP request for a WebSocket is told, with 426."""
+"""The answer to a plain HTTP request for a WebSocket, with 426."""
+
+MAX_HANDSHAKE_BYTES: Final = 16 * 1024
+"""The largest :attr:`Handshake.size`; larger ones are refused with 431, whatever the server is.
+
+A connection keeps its handshake for life, and strangers choose how large that is. Node's HTTP
+server has the same bound.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,11 @@ class Handshake:
             put(self, "client", (encodable(self.client[0]), self.client[1]))
         if not isinstance(self.headers, HeaderView):
             put(self, "headers", HeaderView(self.headers.items))
+
+    @property
+    def size(self) -> int:
+        """Bytes of path, query and headers, with 32 more a header as RFC 9113 (6.5.2) counts."""
+        return len(self.path) + len(self.query_string) + cast("HeaderView", self.headers).size()
 
     def query(self, name: str) -> str | None:
         """Return the first query parameter of this name, percent-decoded, or None."""
@@ -165,6 +178,10 @@ class HeaderView(Mapping[str, str]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def size(self) -> int:
+        """Return the bytes of all names and values, with 32 more for each."""
+        return sum(len(name) + len(value) + 32 for name, value in self._items())
 
     def __repr__(self) -> str:
         return f"<HeaderView {', '.join(self)}>"  # Values may be secrets.

@@ -282,41 +282,6 @@ async def test_a_request_for_no_websocket_is_refused() -> None:
     assert b"has dropped the header Upgrade" in answer
 
 
-@pytest.mark.parametrize(("count", "status"), [(3, 101), (5, 431)])
-async def test_headers_are_bounded(count: int, status: int) -> None:
-    """A connection keeps its headers for life, so that over 32 KiB of them are refused."""
-    headers = {f"X-{number}": "x" * 8000 for number in range(count)}
-    async with serving(Bus()) as port:
-        if status == 101:
-            async with client(port, additional_headers=headers) as peer:
-                await receive(peer)
-            return
-        with pytest.raises(InvalidStatus) as refused:
-            await client(port, additional_headers=headers)
-
-    assert refused.value.response.status_code == status
-
-
-@pytest.mark.parametrize("opcode", [9, 10], ids=["pings", "pongs"])
-async def test_a_flood_of_control_frames_is_closed(opcode: int) -> None:
-    """1000 at once are borne; many more end the connection with 4429, if they are read or not."""
-    bus = Bus()
-    ends = Ends(bus)
-    async with serving(bus) as port, await connect_raw(port) as stream:
-        await stream.send(masked(opcode, b"") * 900)
-        async with client(port) as bystander:
-            await receive(bystander)
-            assert len(bus.connections()) == 2
-        await ends.next()
-
-        with suppress(BrokenResourceError):
-            await stream.send(masked(opcode, b"") * 900)
-            await read_to_the_end(stream)
-        ended = await ends.next()
-
-    assert (ended.close_code, ended.close_reason) == (4429, "too many control frames")
-
-
 async def test_who_leaves_while_it_is_closed_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """The peer's kernel answers the close frame with a reset, and then no EOF can be written."""
     bus = Bus()

@@ -15,7 +15,7 @@ from wsbus.adapters.uvicorn import serve
 PAGE = "<!doctype html><html lang=en><title>page</title><link rel=icon href='data:,'>"
 
 bus = Bus()
-door = bus.endpoint(anonymous=Grants.of(subscribe=["*"], publish=["*"], command=["*"]))
+endpoint = bus.endpoint(anonymous=Grants.of(subscribe=["*"], publish=["*"], command=["*"]))
 
 
 @bus.command("double")
@@ -37,7 +37,8 @@ async def page(_request: Request) -> HTMLResponse:
 
 
 app = Starlette(
-    routes=[Route("/", page), websocket_route("/ws", door), *web_routes()], lifespan=lifespan(bus)
+    routes=[Route("/", page), websocket_route("/ws", endpoint), *web_routes()],
+    lifespan=lifespan(bus),
 )
 
 
@@ -47,4 +48,4 @@ def announce(address: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(lambda: serve(app, door, port=0, ready=announce))
+    anyio.run(lambda: serve(app, endpoint, port=0, ready=announce))

@@ -61,7 +61,7 @@ async def operators(console: Console) -> AsyncIterator[SignIn]:
             operator = Operator(console.bus, DirectMemoryTransport())
             here.append(operator)
             tasks.start_soon(run, operator, admission)
-            await operator.hear("connected")
+            operator.id = (await operator.hear("connected"))["data"]["connection_id"]
             if token is not None:
                 operator.say("auth", token=token)
                 assert (await operator.hear("auth_result"))["success"]

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import pytest
-from aiohttp import ClientSession, web
-from anyio import Event, create_task_group, fail_after, sleep
+from aiohttp import ClientSession, ClientWebSocketResponse, TCPConnector, web
+from anyio import Event, create_task_group, fail_after
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -18,9 +22,8 @@ from tests.console.operators import TOKEN
 from wsbus import Bus
 from wsbus import console as package
 from wsbus.adapters import aiohttp, starlette
-from wsbus.console import Console
+from wsbus.console import Console, strangers
 from wsbus.console.assets import answer, redirect
-from wsbus.console.door import MAX_STRANGERS
 
 PAGE: Final = Path(package.__file__).with_name("page")
 FILES: Final = sorted(path.name for path in PAGE.iterdir())
@@ -81,7 +84,7 @@ async def test_the_page_and_its_files_are_served(serve: Serve) -> None:
                 assert (response.status, await response.read()) == (200, answer(name).body)
                 assert response.headers["x-content-type-options"] == "nosniff"
                 assert "default-src 'none'" in response.headers["content-security-policy"]
-        for name in ("none.js", "%2e%2e%2fdoor.py", "..%5cdoor.py", "wsbus.d.ts"):
+        for name in ("none.js", "%2e%2e%2fconsole.py", "..%5cconsole.py", "wsbus.d.ts"):
             async with session.get(f"http://127.0.0.1:{port}/ops/console/{name}") as response:
                 assert response.status == 404
 
@@ -101,29 +104,51 @@ async def test_the_endpoint_is_beside_the_page(
     assert TOKEN not in caplog.text
 
 
-async def test_a_flood_of_strangers_keeps_no_operator_out(serve: Serve) -> None:
-    """Strangers who come again and again over sockets do not keep the right token out."""
-    async with serve("/console") as port, ClientSession() as session, create_task_group() as tasks:
-        url, came = f"ws://127.0.0.1:{port}/ops/console/ws", Event()
+@pytest.mark.parametrize("addresses", [1, 200])
+async def test_a_flood_of_strangers_keeps_no_operator_out(
+    serve: Serve, addresses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers who come again and again, from one address or many, keep no operator out.
 
-        async def strangers() -> None:
-            held = []
-            while True:
+    One who was there before them stays, and others sign in while they come.
+    """
+    monkeypatch.setattr(strangers, "MAX_STRANGERS", 48)
+    hosts = [f"127.0.0.{2 + i}" for i in range(addresses)]
+    async with serve("/console") as port, create_task_group() as tasks, AsyncExitStack() as stack:
+        url, arrived = f"ws://127.0.0.1:{port}/ops/console/ws", Event()
+        flooding = [
+            await stack.enter_async_context(
+                ClientSession(connector=TCPConnector(local_addr=(host, 0), limit=0))
+            )
+            for host in hosts
+        ]
+
+        async def flood() -> None:
+            held: deque[ClientWebSocketResponse] = deque()
+            for session in cycle(flooding):
                 held.append(await session.ws_connect(url))
-                if len(held) > 2 * MAX_STRANGERS:
-                    came.set()
-                    held.pop(0)._response.close()
-                await sleep(0.01)
+                if len(held) > 2 * strangers.MAX_STRANGERS:
+                    arrived.set()
+                    held.popleft()._response.close()
 
-        tasks.start_soon(strangers)
-        await came.wait()
-        for _ in range(5):
-            with fail_after(30):
-                async with session.ws_connect(url) as operator:
-                    await operator.send_json({"type": "auth", "token": TOKEN})
-                    answers = [await operator.receive_json() for _ in range(2)]
-            assert answers[1]["type"] == "auth_result"
-            assert answers[1]["success"]
+        async def signed_in() -> ClientWebSocketResponse:
+            operator = await stack.enter_async_context(operators.ws_connect(url))
+            await operator.send_json({"type": "auth", "token": TOKEN})
+            assert (await operator.receive_json())["type"] == "connected"
+            assert (await operator.receive_json())["success"]
+            return operator
+
+        operators = await stack.enter_async_context(ClientSession())
+        with fail_after(60):
+            early = await signed_in()
+            tasks.start_soon(flood)
+            await arrived.wait()
+            late = [await signed_in() for _ in range(3)]
+            for operator in (early, *late):
+                await operator.send_json(
+                    {"type": "command", "id": "1", "action": "console.watch", "params": {}}
+                )
+                assert (await operator.receive_json())["type"] == "response"
         tasks.cancel_scope.cancel()
 
 
@@ -135,6 +160,18 @@ async def test_a_prefix_may_be_empty(serve: Serve) -> None:
         session.get(f"http://127.0.0.1:{port}/ops/") as response,
     ):
         assert "<title>wsbus console</title>" in await response.text()
+
+
+@pytest.mark.parametrize("adapter", ["starlette", "fastapi", "aiohttp", "websockets", "asgi"])
+def test_an_application_without_a_console_loads_none(adapter: str) -> None:
+    """No adapter imports a module of the console: whoever makes a console has imported it."""
+    script = (
+        f"import sys, wsbus.adapters.{adapter}; from wsbus import Bus; Bus().default_endpoint; "
+        "print(*[name for name in sys.modules if name.startswith('wsbus.console')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.split() == []
 
 
 # --- the files ----------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 from anyio import create_task_group, get_running_tasks
+from msgspec.structs import replace
 
 from tests.console.operators import TOKEN, operators
 from tests.drivers.clients import Client, connecting, judge, quiet
 from wsbus import (
-    JWT,
     Bus,
     CloseCode,
     Connection,
@@ -18,8 +19,8 @@ from wsbus import (
     Unauthenticated,
     UsageError,
 )
-from wsbus.console import Console, room
-from wsbus.console.door import MAX_STRANGERS
+from wsbus.console import Console, observation, strangers
+from wsbus.console.strangers import MAX_MESSAGES
 from wsbus.endpoint import Admission, Refusal
 from wsbus.testing import DirectMemoryTransport
 
@@ -66,28 +67,36 @@ async def test_who_has_shown_no_token_is_told_nothing() -> None:
         assert not stranger.peer.received
 
 
-async def test_strangers_take_no_place_of_an_operator() -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many strangers there may be."""
+    monkeypatch.setattr(strangers, "MAX_STRANGERS", 8)
+    return 8
+
+
+async def test_strangers_take_no_place_of_an_operator(few: int) -> None:
     """Whoever shows no token keeps nobody out: of too many the oldest is cut off."""
     bus, console = watched()
     async with bus, operators(console) as sign_in:
-        strangers = [
-            await sign_in(None, client=("203.0.113.9", port)) for port in range(3 * MAX_STRANGERS)
-        ]
+        crowd = [await sign_in(None, client=("203.0.113.9", port)) for port in range(3 * few)]
         operator = await sign_in(client=("198.51.100.1", 1))
-        ended = [stranger.peer.closed is not None for stranger in strangers]
+        ended = [stranger.peer.closed is not None for stranger in crowd]
 
         assert (await operator.see())["consoles"] == 1
-        assert ended.count(False) <= MAX_STRANGERS
+        assert ended.count(False) <= few
         assert not ended[-1]
 
 
-async def test_a_flood_from_one_address_cuts_off_its_own() -> None:
+@pytest.mark.parametrize(
+    "host", ["203.0.113.9", "2001:db8::{:x}"], ids=["one-address", "one-subscriber-line"]
+)
+async def test_a_flood_from_one_address_cuts_off_its_own(few: int, host: str) -> None:
     """Of too many strangers, the one that goes is of the address that has the most."""
     bus, console = watched()
     async with bus, operators(console) as sign_in:
         slow = await sign_in(None, client=("198.51.100.1", 1))
-        for port in range(3 * MAX_STRANGERS):
-            await sign_in(None, client=("203.0.113.9", port))
+        for port in range(3 * few):
+            await sign_in(None, client=(host.format(port), port))
         slow.say("auth", token=TOKEN)
 
         assert (await slow.hear("auth_result"))["success"]
@@ -96,7 +105,7 @@ async def test_a_flood_from_one_address_cuts_off_its_own() -> None:
 
 async def test_operators_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One operator too many is asked to come again, and gets in once another has left."""
-    monkeypatch.setattr(room, "MAX_OPERATORS", 2)
+    monkeypatch.setattr(observation, "MAX_OPERATORS", 2)
     bus, console = watched()
     async with bus, operators(console) as sign_in:
         first, second, third = await sign_in(), await sign_in(), await sign_in(None)
@@ -111,16 +120,106 @@ async def test_operators_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await again.see())["consoles"] == 2
 
 
-async def test_nothing_is_sampled_for_strangers() -> None:
-    """The task that samples starts when a token is accepted, not before."""
+async def test_nothing_runs_for_strangers() -> None:
+    """No task starts for a client without a token, whatever it says; the first token starts all."""
     bus, console = watched()
     async with bus, operators(console) as sign_in:
-        await sign_in(None)
-        before = console.is_sampling
+        others = await sign_in(None), await sign_in(None)
+        before = len(get_running_tasks())
+        for stranger in others:
+            stranger.say("command", id="1", action="console.watch", params={})
+            await stranger.hear("error", "response")
+        during, was_open = len(get_running_tasks()), console.is_open
         operator = await sign_in()
         await operator.see()
 
-        assert (before, console.is_sampling) == (False, True)
+        assert (during, was_open) == (before, False)
+        assert console.is_open
+        assert len(get_running_tasks()) > before + 1  # Besides the one that serves it.
+
+
+async def test_a_stranger_becomes_the_connection_that_it_was_told_of() -> None:
+    """The id of `connected` is the connection's, and it is greeted once."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        stranger = await sign_in(None)
+        stranger.say("auth", token=TOKEN, id="a")
+        result = await stranger.hear("auth_result")
+        await stranger.watch()
+        stranger.say("get_status", id="s")
+        status = (await stranger.hear("status"))["data"]
+
+        assert (result["id"], result["success"]) == ("a", True)
+        assert status["connection_id"] == stranger.id
+
+
+async def test_what_stands_behind_a_token_in_one_frame_is_refused() -> None:
+    """A message that came with the token is answered: it may be sent again."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        stranger = await sign_in(None)
+        watch = {"type": "command", "id": "1", "action": "console.watch", "params": {}}
+        stranger.peer.send("\n".join(map(json.dumps, [{"type": "auth", "token": TOKEN}, watch])))
+        answers = [await stranger.hear(), await stranger.hear()]
+
+        assert [answer["success"] for answer in answers] == [False, True]
+        assert answers[0]["error"]["code"] == "RATE_LIMITED"
+        assert (await stranger.watch())["success"]
+
+
+async def test_a_stranger_may_say_little() -> None:
+    """A stranger that sends many messages is closed for it, in one frame or in several."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        patient, hasty = await sign_in(None), await sign_in(None)
+        for _ in range(MAX_MESSAGES):
+            patient.say("ping")
+            await patient.hear("error")
+        patient.say("ping")
+        hasty.peer.send("\n".join(['{"type": "ping"}'] * 5000))
+        endings = [await each.peer.wait_closed() for each in (patient, hasty)]
+
+        assert [ending.code for ending in endings] == [CloseCode.RATE_ABUSE] * 2
+
+
+async def test_a_stranger_without_a_token_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who shows no token in time is closed with 4500, and gives its place back."""
+    bus, console = watched()
+    console.endpoint.limits = replace(console.endpoint.limits, auth_timeout=0.05)
+    async with bus, operators(console) as sign_in:
+        ending = await (await sign_in(None)).peer.wait_closed()
+        await quiet()
+
+        assert (ending.code, ending.reason) == (CloseCode.TOKEN_REFUSED, "no token in time")
+        assert console.endpoint.places.taken == 0
+
+
+async def test_bytes_are_no_message_of_a_stranger() -> None:
+    """A binary frame ends the conversation with 1003, as it does everywhere."""
+    bus, console = watched()
+    async with bus, operators(console) as sign_in:
+        stranger = await sign_in(None)
+        stranger.peer.send(b"\x00")
+
+        assert (await stranger.peer.wait_closed()).code == CloseCode.UNSUPPORTED_DATA
+
+
+async def test_an_authenticator_that_fails_is_no_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    """If the token cannot be judged, the client is asked to come again."""
+
+    def fail(token: str | None, handshake: Handshake) -> Identity | None:
+        if token is not None:
+            raise ZeroDivisionError
+        return None
+
+    bus = Bus()
+    async with bus, operators(Console(bus, authenticator=fail)) as sign_in:
+        stranger = await sign_in(None)
+        stranger.say("auth", token=TOKEN)
+        ending = await stranger.peer.wait_closed()
+
+    assert ending.code == CloseCode.SERVICE_RESTART
+    assert TOKEN not in caplog.text
 
 
 async def test_a_path_that_is_not_utf_8_is_shown() -> None:
@@ -200,12 +299,14 @@ async def test_an_identity_of_the_handshake_needs_no_token() -> None:
 
 async def test_the_end_of_a_token_is_the_end_of_the_console() -> None:
     """An operator's token holds for as long as it says."""
-    jwt = pytest.importorskip("jwt")
-    key, bus = "0123456789abcdef" * 2, Bus()
-    async with bus, operators(Console(bus, authenticator=JWT(key))) as sign_in:
-        expires_at = int(bus.services.clock().wall) + 3  # The part of a second is cut off.
-        root = await sign_in(jwt.encode({"sub": "root", "exp": expires_at, "admin": True}, key))
-        ending = await root.peer.wait_closed()
+
+    def briefly(token: str | None, handshake: Handshake) -> Identity | None:
+        ends_at = bus.services.clock().wall + 0.2
+        return None if token is None else Identity(token, Grants.of(admin=True), ends_at)
+
+    bus = Bus()
+    async with bus, operators(Console(bus, authenticator=briefly)) as sign_in:
+        ending = await (await sign_in("root")).peer.wait_closed()
 
     assert ending.code == CloseCode.TOKEN_EXPIRED
 
@@ -416,8 +517,8 @@ async def test_a_connection_is_ended(
 async def test_a_later_connection_of_the_same_name_is_not_meant() -> None:
     """What took the place of a connection is another one, though its id is the same."""
     bus, console = watched(allow_changes=True)
-    doors = bus.endpoint(name_connection=lambda handshake: "pump-7")
-    async with bus, connecting(doors) as connect, operators(console) as sign_in:
+    entry = bus.endpoint(name_connection=lambda handshake: "pump-7")
+    async with bus, connecting(entry) as connect, operators(console) as sign_in:
         await connect()
         operator = await sign_in()
         (row,) = (await operator.see(view="connections"))["rows"]

@@ -4,7 +4,7 @@ import pytest
 
 from tests.console.operators import TOKEN, operators
 from wsbus import Bus, CloseCode, Handshake, NotStarted
-from wsbus.console import Console, room
+from wsbus.console import Console, observation
 from wsbus.endpoint import Admission
 from wsbus.testing import DirectMemoryTransport
 
@@ -52,7 +52,7 @@ async def test_a_sample_that_fails_is_logged_and_ends_the_console(
     console = Console(bus, token=TOKEN)
     async with bus, operators(console) as sign_in:
         operator = await sign_in()
-        monkeypatch.setattr(room, "answer", fail)
+        monkeypatch.setattr(observation, "answer", fail)
         await operator.watch()
         ending = await operator.peer.wait_closed()
         monkeypatch.undo()

@@ -7,7 +7,7 @@ from anyio.lowlevel import checkpoint
 from tests.console.operators import TOKEN, operators
 from tests.drivers.clients import connecting, judge
 from wsbus import Bus, Grants, Handshake, Identity, Limits
-from wsbus.console import Console, room, sampling, tap
+from wsbus.console import Console, observation, sampling, tap
 from wsbus.console.samples import ROWS, Query
 
 SMALL = Limits(queue_messages=3)
@@ -24,10 +24,10 @@ def named(token: str | None, handshake: Handshake) -> Identity | None:
 async def test_the_slowest_connection_comes_first() -> None:
     """Who does not read stands above who does, with what waits and what was lost."""
     bus = Bus()
-    doors = bus.endpoint(authenticator=judge, query_token="token", limits=SMALL)
+    entry = bus.endpoint(authenticator=judge, query_token="token", limits=SMALL)
     async with (
         bus,
-        connecting(doors) as connect,
+        connecting(entry) as connect,
         operators(Console(bus, token=TOKEN)) as sign_in,
     ):
         for name in ("ada", "grace", "ken"):
@@ -92,10 +92,10 @@ async def test_connections_are_found_by_all_that_a_row_shows(text: str, found: l
 async def test_a_list_is_cut_after_it_is_sorted(sort: str, first: str) -> None:
     """Of many connections the first hundred in the order wanted are told, and how many exist."""
     bus = Bus()
-    doors = bus.endpoint(authenticator=judge, query_token="token", limits=SMALL)
+    entry = bus.endpoint(authenticator=judge, query_token="token", limits=SMALL)
     async with (
         bus,
-        connecting(doors) as connect,
+        connecting(entry) as connect,
         operators(Console(bus, token=TOKEN)) as sign_in,
     ):
         clients = [await connect(f"u{i}") for i in range(150)]
@@ -135,10 +135,10 @@ async def test_an_order_that_a_list_has_not_is_refused() -> None:
 async def test_names_that_no_text_can_carry_harm_nobody() -> None:
     """A path that is not Unicode, and names as long as they like, are shown as well as can be."""
     bus = Bus()
-    doors = bus.endpoint(authenticator=named, name_connection=lambda handshake: "i" * 300)
+    entry = bus.endpoint(authenticator=named, name_connection=lambda handshake: "i" * 300)
     async with (
         bus,
-        connecting(doors) as connect,
+        connecting(entry) as connect,
         operators(Console(bus, token=TOKEN, allow_changes=True)) as sign_in,
     ):
         client = await connect(path="/ws/\udc80")
@@ -263,7 +263,7 @@ async def test_a_walk_lets_everybody_have_a_turn(monkeypatch: pytest.MonkeyPatch
 
 async def test_samples_become_rarer_when_they_are_costly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The share of a processor that samples may take is bounded."""
-    monkeypatch.setattr(room, "MAX_SHARE", 1e-4)
+    monkeypatch.setattr(observation, "MAX_SHARE", 1e-3)
     bus = Bus()
     async with bus, operators(Console(bus, token=TOKEN)) as sign_in:
         operator = await sign_in()
@@ -271,8 +271,8 @@ async def test_samples_become_rarer_when_they_are_costly(monkeypatch: pytest.Mon
         second = await operator.hear_of("sample")
 
         assert first["cost"] == 0
-        assert second["interval"] > room.SAMPLE_SECONDS
-        assert second["interval"] == pytest.approx(second["cost"] / 1e-4)
+        assert second["interval"] > observation.SAMPLE_SECONDS
+        assert second["interval"] == pytest.approx(second["cost"] / 1e-3)
         assert second["clock"] - first["clock"] > second["interval"] / 2
 
 
@@ -288,7 +288,7 @@ async def test_consoles_that_look_at_the_same_share_a_walk(
         walks += 1
         return await answer(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(room, "answer", counted)
+    monkeypatch.setattr(observation, "answer", counted)
     bus = Bus()
     async with bus, operators(Console(bus, token=TOKEN)) as sign_in:
         everyone = [await sign_in() for _ in range(10)]

@@ -54,7 +54,7 @@ def test_a_timeout_is_above_the_interval(interval: float, timeout: float) -> Non
 @pytest.mark.parametrize("seconds", ["30", b"", []])
 def test_durations_are_numbers(seconds: Any) -> None:
     """What is no number is refused with a sentence, and not with a TypeError."""
-    with pytest.raises(UsageError, match="positive seconds"):
+    with pytest.raises(UsageError, match="seconds above 0"):
         HeartbeatPolicy(interval=seconds)
 
 

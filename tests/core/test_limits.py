@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsbus.core.errors import UsageError
-from wsbus.core.limits import ExcessRun, Limits, TokenBucket, too_deep
+from wsbus.core.limits import ExcessRun, Limits, TokenBucket, has_extremes, too_deep
 
 # --- Limits ----------------------------------------------------------------------------------
 
@@ -299,6 +299,9 @@ HOSTILE: Final = {
     "backslashes": "[" * 70 + '"' + "\\" * (SIZE - 71),
     "quote, backslash": "[" * 70 + '"\\' * (SIZE // 2),
     "quote, backslash, newline": "[" * 70 + '"\\\n' * (SIZE // 3),
+    "brackets in strings": '"[[",' * (SIZE // 5),
+    "up and down a little": ("[" * 9 + "]" * 9) * (SIZE // 18),
+    "up and down far": "[" * 10 + ("[" * 50 + "]" * 50) * (SIZE // 100),
 }
 
 
@@ -316,6 +319,43 @@ def cost(text: str) -> float:
 def test_hostile_text_costs_no_more_than_its_length(text: str) -> None:
     """Eight times the text costs about eight times the work, where a square would be 64 times."""
     assert cost(text) < 24 * cost(text[: len(text) // 8]) + 0.001
+
+
+@given(steps=st.lists(st.sampled_from("[]"), max_size=300), limit=st.integers(1, 20))
+def test_depth_is_exact_for_any_mountains(steps: list[str], limit: int) -> None:
+    """Arrays go up and down in any way, and it is the highest peak that counts."""
+    text, depth, highest = "[", 1, 1
+    for step in steps:
+        if step == "[" or depth > 1:
+            text += step
+            depth += 1 if step == "[" else -1
+            highest = max(highest, depth)
+    text += "]" * depth
+
+    assert too_deep(text, limit) == (highest > limit)
+
+
+@pytest.mark.parametrize(
+    ("item", "counts"),
+    [
+        ("1e308", True),
+        ("5E-324", True),
+        ("-1.7976931348623157e+308", True),
+        ("1e0308", True),
+        ("1e99", False),
+        ("12345", False),
+        ("true", False),
+        ('"1e308"', False),
+        ('"\\"1e308"', False),
+        ('"0e123456789e555"', False),
+    ],
+)
+def test_numbers_near_the_ends_are_counted(item: str, *, counts: bool) -> None:
+    """Those with exponents of three digits or more, and none that stands in a string."""
+    for count in (3, 4):
+        text = json.dumps(["e"] * 50)[:-1] + f",{item}" * count + "]"
+
+        assert has_extremes(text, 3) == (counts and count > 3)
 
 
 def test_the_scan_agrees_with_the_decoder() -> None:

@@ -37,7 +37,7 @@ def test_what_is_clear_is_put_right(written: str, sent: str) -> None:
     ("origin", "cure"),
     [
         ("example.com", "'https://example.com'"),
-        ("localhost:5173", "'https://localhost:5173'"),
+        ("localhost:5173", "'http://localhost:5173'"),
         ("https://example.com/app", "'https://example.com'"),
         ("https://example.com?x", "'https://example.com'"),
         ("wss://example.com", "'https://example.com'"),

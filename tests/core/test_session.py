@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbus.core import session as module
 from wsbus.core.actions import (
     Action,
     Adopt,
@@ -40,6 +39,7 @@ from wsbus.core.messages import (
     Pong,
     Publish,
     Refused,
+    Rejection,
     Reply,
     Subscribe,
     Subscribed,
@@ -49,6 +49,7 @@ from wsbus.core.messages import (
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.permissions import Grants, Identity
 from wsbus.core.session import Session, State
+from wsbus.core.session_states import Move
 from wsbus.protocols.zigquant import ZigQuant
 
 START: Final = Instant(1000.0, 1_700_000_000.0)
@@ -134,6 +135,13 @@ def sign_in(session: Session, identity: Identity, now: Instant = START) -> list[
     return session.handle_token(question.generation, identity, now)
 
 
+def resumed(session: Session, actions: list[Action], now: Instant = START) -> list[Action]:
+    """Return what follows from an answer, and from what waited for it."""
+    while (waited := session.resume(now)) is not None:
+        actions = actions + waited
+    return actions
+
+
 # --- the table -----------------------------------------------------------------------------------
 
 
@@ -198,7 +206,7 @@ def test_a_move_that_is_not_in_the_table_raises_and_changes_nothing() -> None:
         *((state, "END") for state in State),
     }
     for state in State:
-        for heard in module._Input:
+        for heard in Move:
             session = in_state(state)
             if (state, heard.name) in legal:
                 session._move(heard)
@@ -220,6 +228,8 @@ def test_nothing_is_acted_on_after_the_end(command: Command) -> None:
     assert session.handle_deadline(at(1e6)) == []
     assert session.assign(parse_pattern("b")) == []
     assert session.unassign(parse_pattern("a")) == []
+    assert session.revoke(parse_pattern("a"), None) == []
+    assert session.resume(START) is None
     assert session.identity is USER
 
 
@@ -298,7 +308,7 @@ def test_a_refresh_that_takes_grants_away_drops_subscriptions_and_says_so() -> N
     less = Identity("u1", Grants.of(subscribe=["system.*"]))
 
     assert sign_in(session, less) == [
-        Adopt(less),
+        Adopt(less, is_renewal=True),
         Send(AuthAccepted("u1", None)),
         Leave(parse_pattern("grid.a.*")),
         Leave(parse_pattern("grid.b.*")),
@@ -386,7 +396,8 @@ def test_while_a_token_is_judged_commands_wait_in_order() -> None:
     assert session.handle(Subscribe(("grid.a",), "1"), START) == []
     assert session.handle(Call("grid.start", b"{}", "2"), START) == []
     assert session.handle(Unsubscribe(("grid.a",), "3"), START) == []
-    actions = session.handle_token(question.generation, USER, START)[2:]
+    answer = session.handle_token(question.generation, USER, START)
+    actions = resumed(session, answer)[2:]
 
     assert actions == [
         Send(Subscribed(("grid.a",), 1, (), "1")),
@@ -416,7 +427,7 @@ def test_at_most_sixteen_commands_wait(state: State) -> None:
 
     assert codes(seventeenth) == [ErrorCode.RATE_LIMITED]
     assert session.handle(Ping(), START) == [Send(Pong())]
-    actions = session.handle_token(1, USER, START)
+    actions = resumed(session, session.handle_token(1, USER, START))
     assert joined(actions) == [f"grid.{n}" for n in range(16)]
 
 
@@ -425,7 +436,7 @@ def test_what_waited_for_a_refused_token_is_not_acted_on() -> None:
     session = make(None)
     question = ask(session, Auth("t"))
     session.handle(Subscribe(("grid.a",)), START)
-    actions = session.handle_token(question.generation, "no", START)
+    actions = resumed(session, session.handle_token(question.generation, "no", START))
 
     assert isinstance(actions[-1], Close)
     assert joined(actions) == []
@@ -438,11 +449,11 @@ def test_a_second_auth_waits_for_the_first() -> None:
     first = ask(session, Auth("a", "1"))
     session.handle(Auth("b", "2"), START)
     session.handle(Subscribe(("grid.a",)), START)
-    actions = session.handle_token(first.generation, USER, START)
+    actions = resumed(session, session.handle_token(first.generation, USER, START))
 
     assert actions[-1] == AskToken(2, "b")
     assert session.state is State.ASKING
-    actions = session.handle_token(2, USER, START)
+    actions = resumed(session, session.handle_token(2, USER, START))
     assert replies(actions)[0] == AuthAccepted("u1", None, "2")
     assert joined(actions) == ["grid.a"]
 
@@ -893,7 +904,7 @@ def test_commands_that_waited_count_when_they_act() -> None:
     question = ask(session, Auth("t"))
     for _ in range(3):
         session.handle(Call("grid.start"), START)
-    actions = session.handle_token(question.generation, USER, START)
+    actions = resumed(session, session.handle_token(question.generation, USER, START))
 
     assert sum(isinstance(action, Invoke) for action in actions) == 2
     assert codes(actions) == [ErrorCode.RATE_LIMITED]
@@ -954,11 +965,105 @@ def test_what_waited_ends_with_the_session() -> None:
     question = ask(session, Auth("t"))
     session.handle(Call("grid.start", b"{}", "1"), START)
     session.handle(Subscribe(("grid.a",)), START)
-    actions = session.handle_token(question.generation, USER, at(0.5))
+    answer = session.handle_token(question.generation, USER, at(0.5))
+    actions = resumed(session, answer, at(0.5))
 
     assert isinstance(actions[-1], Close)
     assert sum(isinstance(action, Close) for action in actions) == 1
     assert joined(actions) == []
+
+
+# --- what the application takes away -------------------------------------------------------------
+
+
+def test_a_revoked_subscription_is_left_and_the_client_is_told_why() -> None:
+    """It goes on both accounts; the client hears of its own, after the last event."""
+    session = make(USER)
+    subscribe(session, "grid.a", "grid.b")
+    session.assign(parse_pattern("grid.a"))
+
+    assert session.revoke(parse_pattern("grid.a"), "banned") == [
+        Leave(parse_pattern("grid.a")),
+        Send(Unsubscribed(("grid.a",), 1, None, "banned")),
+    ]
+    assert session.revoke(parse_pattern("grid.a"), "banned") == []
+    assert [pattern.text for pattern in session.patterns] == ["grid.b"]
+
+
+def test_what_only_the_server_had_subscribed_is_revoked_without_a_word() -> None:
+    """The client never heard of it."""
+    session = make(USER)
+    session.assign(parse_pattern("notices"))
+
+    assert session.revoke(parse_pattern("notices"), None) == [Leave(parse_pattern("notices"))]
+    assert list(session.assigned) == []
+
+
+def test_a_wider_pattern_is_not_revoked() -> None:
+    """What is revoked is a subscription, not a channel."""
+    session = make(USER)
+    subscribe(session, "grid.*")
+
+    assert session.revoke(parse_pattern("grid.a"), None) == []
+    assert list(session.subscriptions) == ["grid.*"]
+
+
+def test_a_request_that_is_being_judged_is_revoked_too() -> None:
+    """The application's yes of a moment ago does not undo what it revoked meanwhile."""
+    session = make(USER, asks=True)
+    question = ask(session, Subscribe(("grid.a", "grid.b"), "1"))
+    assert session.revoke(parse_pattern("grid.a"), "banned") == []
+    actions = session.handle_permission(question.generation, [True, True], START)
+
+    assert joined(actions) == ["grid.b"]
+    (answer,) = replies(actions)
+    assert isinstance(answer, Subscribed)
+    assert answer.rejected == (Rejection("grid.a", ErrorCode.FORBIDDEN, "banned"),)
+    again = ask(session, Subscribe(("grid.a",)))
+    assert joined(session.handle_permission(again.generation, [True], START)) == ["grid.a"]
+
+
+# --- what waits ----------------------------------------------------------------------------------
+
+
+def test_what_waited_acts_one_message_at_a_time() -> None:
+    """A command finds the session as far as the connection is, not at the end of the queue."""
+    session = make(None)
+    question = ask(session, Auth("t"))
+    session.handle(Subscribe(("grid.a",)), START)
+    session.handle(Call("grid.start"), START)
+    session.handle(Unsubscribe(("grid.a",)), START)
+    session.handle_token(question.generation, USER, START)
+
+    assert joined(session.resume(START) or []) == ["grid.a"]
+    assert session.resume(START) == [Invoke(Call("grid.start"))]
+    assert list(session.subscriptions) == ["grid.a"]
+    assert left(session.resume(START) or []) == ["grid.a"]
+    assert session.resume(START) is None
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_an_open_session_is_held(state: State) -> None:
+    """Elsewhere messages wait, or are not acted on, already; a release then has nothing to end."""
+    session = in_state(state)
+    generation = session.hold()
+
+    assert (generation is not None) == (state is State.OPEN)
+    assert session.state is (State.ASKING if state is State.OPEN else state)
+
+
+def test_while_a_session_is_held_messages_wait_and_pings_do_not() -> None:
+    """It is as with a question; the release answers it, once."""
+    session = make(USER)
+    generation = session.hold()
+    assert generation is not None
+
+    assert session.handle(Subscribe(("grid.a",)), START) == []
+    assert session.handle(Ping("1"), START) == [Send(Pong("1"))]
+    assert session.release(generation - 1, START) == []
+    assert session.resume(START) is None
+    assert joined(resumed(session, session.release(generation, START))) == ["grid.a"]
+    assert session.release(generation, START) == []
 
 
 # --- time ----------------------------------------------------------------------------------------

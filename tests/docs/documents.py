@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import pytest
 import uvicorn
 from anyio import Event, create_task_group
-from sybil import Sybil
+from sybil import Document, Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 
 from wsbus import Bus, Endpoint
 from wsbus.adapters.uvicorn import uvicorn_options
 
 ROOT: Final = Path(__file__).parents[2]
+DOCUMENTS: Final = [
+    ROOT / "README.md",
+    *(path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts),
+]
+HOW_TO: Final = ROOT / "docs" / "how-to"
+NEEDS: Final = {
+    HOW_TO / "frameworks.md": ["django", "litestar", "quart"],
+    HOW_TO / "testing.md": ["httpx2"],
+}
+"""What some documents import beside the extra ``test``; it is in the extra ``servers``."""
+
+
+def needing(path: Path) -> Path:
+    """Return the document, or skip the test if a package that it needs is missing."""
+    for name in NEEDS.get(path, []):
+        if find_spec(name) is None:
+            reason = f"needs {name}: pip install -e '.[servers]'"
+            if os.environ.get("WSBUS_REQUIRE_SERVICES"):
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+    return path
+
+
+def parsed(path: Path) -> Document:
+    """Find the ```python blocks of a document."""
+    return Sybil(parsers=[PythonCodeBlockParser()], encoding="utf-8").parse(path)
 
 
 @contextmanager
@@ -31,7 +60,7 @@ def running(path: Path) -> Iterator[Any]:
     # Annotations given as text are looked up in the module that holds them.
     sys.modules[module.__name__] = module
     try:
-        document = Sybil(parsers=[PythonCodeBlockParser()], encoding="utf-8").parse(path)
+        document = parsed(path)
         document.namespace = vars(module)
         # In a thread of its own, where programs may run an event loop.
         with ThreadPoolExecutor(1) as thread:

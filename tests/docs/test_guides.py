@@ -16,10 +16,11 @@ from urllib.request import Request, urlopen
 import pytest
 from anyio import create_task_group, fail_after, sleep, to_thread
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from tests.docs.documents import ROOT, running, served
+from wsbus import Unauthenticated
 from wsbus.adapters.asgi import app as asgi_app
 
 HOW_TO: Final = ROOT / "docs" / "how-to"
@@ -75,7 +76,7 @@ async def test_the_readme_publishes_and_answers() -> None:
             await client.say(type="subscribe", channels=["prices.*"])
             await client.hear("subscribed")
 
-            assert await post(f"http://{host}/prices/BTC?last=95000.5") == {"subscribers": 1}
+            await post(f"http://{host}/prices/BTC?last=95000.5")
             event = await client.hear("event")
             assert (event["channel"], event["event"]) == ("prices.BTC", "tick")
             assert event["data"] == {"last": 95000.5}
@@ -93,9 +94,8 @@ async def test_the_tutorial_works_as_told() -> None:
             assert "prices.*" in page
 
             with fail_after(SECONDS):
-                events = tutorial.events(f"{url}/ws", "prices.BTC", "prices.halted")
-                event = await anext(events)
-                assert event["channel"] == "prices.BTC"
+                (seen,) = await tutorial.watch(f"{url}/ws", "prices.BTC", 1)
+                assert seen.keys() == {"last"}
 
                 async with connect(f"{url}/ws", subprotocols=NATIVE) as socket:
                     client = Client(socket)
@@ -113,16 +113,15 @@ async def test_the_tutorial_works_as_told() -> None:
                         response = await client.hear("response")
                         assert response.get("error", {}).get("code") == error
 
-                token = tutorial.token_for("ada")
-                answer = await tutorial.command(f"{url}/staff", token, "market.halt", reason="test")
-                assert answer["data"] == {"told": 1}
-                while (event := await anext(events))["channel"] != "prices.halted":
-                    pass
-                assert event["data"]["by"] == "ada"
-                await events.aclose()
+                    await client.say(type="subscribe", channels=["prices.halted"])
+                    await client.hear("subscribed")
+                    token = tutorial.token_for("ada")
+                    answer = await tutorial.halt_market(f"{url}/staff", token, "test")
+                    assert answer == {"receivers": 1}
+                    assert (await client.hear("event"))["data"]["by"] == "ada"
 
-                with pytest.raises(ConnectionClosed):
-                    await tutorial.command(f"{url}/staff", "x", "market.halt", reason="test")
+                with pytest.raises(Unauthenticated):
+                    await tutorial.halt_market(f"{url}/staff", "x", "test")
 
 
 def test_each_file_of_the_tutorial_stands_alone() -> None:
@@ -131,9 +130,12 @@ def test_each_file_of_the_tutorial_stands_alone() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     files: dict[bool, list[str]] = {True: [], False: []}
     for block in blocks:
-        files["connect(" in block].append(block)
+        files["connect(url" in block].append(block)
 
-    for is_client, names in [(True, {"events", "command"}), (False, {"app", "token_for", "halt"})]:
+    for is_client, names in [
+        (True, {"watch", "halt_market"}),
+        (False, {"app", "token_for", "halt"}),
+    ]:
         # The types of commands are looked up among the names of their module.
         module = ModuleType("tutorial")
         exec("\n".join(files[is_client]), vars(module))
@@ -240,6 +242,57 @@ async def at_last(url: str) -> ClientConnection:
             return await connect(url, subprotocols=NATIVE)
         except OSError:
             await sleep(0.05)
+
+
+async def test_the_guides_types_are_sent() -> None:
+    """What the guide publishes and returns arrives as its comments say, and mistakes are named."""
+    with running(HOW_TO / "payloads.md") as guide:
+        async with (
+            served(asgi_app(guide.bus), guide.bus) as host,
+            connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket,
+        ):
+            client = Client(socket)
+            await client.say(type="subscribe", channels=["quotes.*", "candles.*"])
+            await client.hear("subscribed")
+            await guide.publish_all()
+            quote = {"symbol": "BTC", "last": "95000.5"}
+            assert (await client.hear("event"))["data"] == quote
+            assert (await client.hear("event"))["data"]["quotes"] == [quote]
+            assert (await client.hear("event"))["data"] == {"close": 1.5, "quote": quote}
+            await client.say(type="command", id="1", action="quote.last", params={"symbol": "ETH"})
+            assert (await client.hear("response"))["data"] == {"symbol": "ETH", "last": "1"}
+            told = await guide.mistakes()
+
+        assert "data.quotes[1].price: complex has no form in JSON" in told[0]
+        assert "data.last is a number that is not finite" in told[1]
+        async with guide.with_money as bus, bus.subscribe("a") as events:
+            await bus.publish("a", {"paid": guide.Money(150)})
+            assert (await anext(events)).data == {"paid": 1.5}
+
+
+async def test_the_guides_parameters_are_checked() -> None:
+    """Commands of the guide take what it says, also where pydantic checks it."""
+    with running(HOW_TO / "commands.md") as guide:
+        async with (
+            served(asgi_app(guide.bus), guide.bus) as host,
+            connect(f"ws://{host}/ws", subprotocols=NATIVE) as socket,
+        ):
+            client = Client(socket)
+            limit = {"pair": "BTC", "price": 1.5, "tags": ["a"]}
+            for action, params, told in [
+                ("order.place", {"pair": "BTC", "amount": 1}, "anonymous orders 1.0 BTC"),
+                ("limit.place", limit, limit),
+                ("limit.place", limit | {"price": 0}, "greater than 0 - at `$.params.price`"),
+                ("limit.scale", {"limits": [limit], "factor": 3}, 3),
+                ("limit.scale", {"limits": [], "factor": 11}, "10 - at `$.params.factor`"),
+            ]:
+                await client.say(type="command", id="1", action=action, params=params)
+                answer = await client.hear("response")
+                if answer["success"]:
+                    assert answer["data"] == told
+                else:
+                    assert answer["error"]["code"] == "VALIDATION_ERROR"
+                    assert str(told) in answer["error"]["message"]
 
 
 async def test_the_guides_cookie_lets_its_owner_in() -> None:

@@ -39,6 +39,7 @@ REPLIES: Final[list[Reply]] = [
     messages.AuthRefused("the token has expired", ref="a1"),
     messages.Subscribed(PATTERNS, 3, (FORBIDDEN,), "s1"),
     messages.Unsubscribed(("grid.*",), 2, "s2"),
+    messages.Unsubscribed(("room.1",), 2, reason="banned by a moderator"),
     messages.Gap(3),
     messages.Response(STARTED, "c1"),
     messages.Refused(ErrorCode.VALIDATION_ERROR, NOT_AN_INT, "c1", is_call=True),

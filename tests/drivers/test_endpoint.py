@@ -19,7 +19,8 @@ from wsbus import (
     Overflow,
     UsageError,
 )
-from wsbus.endpoint import Admission, Refusal, escaped
+from wsbus._log import escaped
+from wsbus.endpoint import Admission, Refusal
 from wsbus.testing import DirectMemoryTransport
 from wsbus.transport import HeaderView
 
@@ -74,14 +75,22 @@ async def test_a_refused_origin_is_shown_beside_what_is_expected(
     assert "https://app.example" in second.message
 
 
-async def test_many_refused_origins_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Ten a minute are warnings; the rest is for those who want to know everything."""
-    caplog.set_level("INFO")
+async def test_many_refused_origins_fill_no_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten a minute are logged; the tenth says so, and the next one tells the rest's number."""
+    caplog.set_level("DEBUG", "wsbus")
+    now = 0.0
+    monkeypatch.setattr("wsbus._log.monotonic", lambda: now)
     async with Bus() as bus:
-        for n in range(30):
+        for n in range(31):
+            now = 61.0 if n == 30 else 0.0
             await status(bus.default_endpoint, headers={"origin": f"http://{n}", "host": "x"})
 
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 10 + ["INFO"] * 20
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 11
+    assert "more like this are only counted for 60 s" in caplog.records[9].message
+    assert "http://30" in caplog.records[10].message
+    assert "20 more like this were left out before" in caplog.records[10].message
 
 
 async def test_an_identity_that_is_known_is_taken() -> None:
@@ -639,4 +648,4 @@ def test_functions_of_a_bus_can_be_called() -> None:
             Bus(authorize=wrong)  # type: ignore[arg-type]
         for register in (Bus().on_connect, Bus().on_disconnect):
             with pytest.raises(UsageError, match="on_"):
-                register(wrong)  # type: ignore[arg-type]
+                register(wrong)  # type: ignore[type-var]

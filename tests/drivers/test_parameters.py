@@ -2,7 +2,10 @@
 """What may stand in the signature of a command, and what each parameter gets."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -13,7 +16,6 @@ from uuid import UUID
 import msgspec
 import pydantic
 import pytest
-from annotated_types import Gt
 from fastapi import BackgroundTasks, Depends, Header, Query, Request, Security, WebSocket
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from starlette.requests import HTTPConnection
@@ -71,6 +73,24 @@ class Holder(msgspec.Struct):
 
 class DeepModel(msgspec.Struct):
     models: dict[str, list[Model]]
+
+
+class Mixed(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    orders: list[Order]
+
+
+class MetaInModel(pydantic.BaseModel):
+    x: Annotated[int, msgspec.Meta(gt=0)]
+
+
+class ModelOfIdentity(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    who: Identity | None = None
+
+
+class Undefined(pydantic.BaseModel):
+    x: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
 
 
 class DeepCheck(msgspec.Struct):
@@ -178,15 +198,18 @@ def request(x: Request) -> None: ...
 def websocket(x: WebSocket) -> None: ...
 def http_connection(x: HTTPConnection | None = None) -> None: ...
 def background(x: BackgroundTasks) -> None: ...
-def model(x: Model) -> None: ...
-def model_deep(x: dict[str, list[Model | None]]) -> None: ...
 def model_in_struct(x: DeepModel) -> None: ...
-def checked(x: Checked) -> None: ...
-def field(x: Annotated[int, pydantic.Field(gt=0)]) -> None: ...
+def struct_in_model(x: Mixed) -> None: ...
+def meta_beside_field(x: Annotated[int, pydantic.Field(gt=0), msgspec.Meta(lt=9)]) -> None: ...
+def meta_in_model(x: MetaInModel) -> None: ...
+def struct_beside_model(x: Order | Model) -> None: ...
+def identity_in_model(x: ModelOfIdentity) -> None: ...
+def thing_beside_model(x: tuple[Model, Thing]) -> None: ...
+def model_not_defined(x: Undefined) -> None: ...
 def field_default(x: int = pydantic.Field(5)) -> None: ...
+def default_in_field(x: Annotated[int, pydantic.Field(5)]) -> None: ...
+def alias_in_field(x: Annotated[int, pydantic.Field(alias="y")]) -> None: ...
 def field_in_struct(x: DeepCheck) -> None: ...
-def annotated_type(x: Annotated[int, Gt(0)]) -> None: ...
-def strict(x: pydantic.PositiveInt) -> None: ...
 def thing(x: Thing) -> None: ...
 def things(x: list[Thing]) -> None: ...
 def thing_deep(x: DeepThing) -> None: ...
@@ -218,15 +241,18 @@ def not_a_type(x: 5) -> None: ...  # type: ignore[valid-type]
         (websocket, "WebSocket"),
         (http_connection, "HTTPConnection"),
         (background, "BackgroundTasks"),
-        (model, "model_validate"),
-        (model_deep, "model_validate"),
-        (model_in_struct, "'models'.*model_validate"),
-        (checked, "pydantic"),
-        (field, r"msgspec\.Meta"),
-        (field_default, "FieldInfo"),
-        (field_in_struct, r"field 'x'.*msgspec\.Meta"),
-        (annotated_type, r"msgspec\.Meta"),
-        (strict, r"msgspec\.Meta"),
+        (model_in_struct, "both Model of pydantic and DeepModel of msgspec"),
+        (struct_in_model, "both Mixed of pydantic and Order of msgspec"),
+        (meta_beside_field, "both FieldInfo.* and Meta"),
+        (meta_in_model, "both MetaInModel of pydantic and Meta"),
+        (struct_beside_model, "both Model of pydantic and Order of msgspec"),
+        (identity_in_model, "its field 'who', has Identity inside another type"),
+        (thing_beside_model, "cannot be checked by pydantic"),
+        (model_not_defined, "not defined yet"),
+        (field_default, r"Annotated\[…, Field\(…\)\] = …"),
+        (default_in_field, "after the annotation"),
+        (alias_in_field, "alias"),
+        (field_in_struct, "both FieldInfo.* and DeepCheck"),
         (thing, "Thing"),
         (things, "Thing"),
         (thing_deep, "Thing"),
@@ -361,3 +387,194 @@ async def test_an_async_function_may_be_wrapped() -> None:
     assert await ask(decorated, {"x": 3}) == ["anonymous", 3]
     assert await ask(Adder(), {"a": 3}) == 3
     assert await ask(Adder().method, {"a": 3}) == 3
+
+
+# --- what pydantic checks -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Basket:
+    models: list[Model]
+    note: str = ""
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+    name: Annotated[str, pydantic.Field(max_length=5)] = "rex"
+
+
+class Numbers(pydantic.RootModel[list[int]]): ...
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    x: int
+    parts: list["Strict"] = []
+
+
+seen: ContextVar[str] = ContextVar("seen", default="")
+
+
+def remember(text: str) -> str:
+    """Be a validator that leaves something behind, or fails."""
+    if text == "fail":
+        raise KeyError(text)
+    seen.set(seen.get() + text)
+    return seen.get()
+
+
+Pet = Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
+
+
+def by_model(order: Model) -> Any:
+    return order.x
+
+
+def by_model_and_number(order: Model, n: int) -> Any:
+    return [order.x, n]
+
+
+def by_struct_and_field(order: Order | None, n: Annotated[int, pydantic.Field(gt=0)] = 7) -> Any:
+    return [order and order.number, n]
+
+
+def by_annotated_model(order: Annotated[Model, "a note"]) -> Any:
+    return order.x
+
+
+def by_list(models: list[Model]) -> Any:
+    return [each.x for each in models]
+
+
+def by_dict(models: dict[str, Model]) -> Any:
+    return {name: each.x for name, each in models.items()}
+
+
+def by_optional_model(model: Model | None = None) -> Any:
+    return model and model.x
+
+
+def by_pet(pet: Pet) -> Any:
+    return type(pet).__name__
+
+
+def by_basket(basket: Basket) -> Any:
+    return [each.x for each in basket.models]
+
+
+def by_checked(it: Checked) -> Any:
+    return it.x
+
+
+def by_root(numbers: Numbers) -> Any:
+    return numbers.root
+
+
+def by_positive(n: pydantic.PositiveInt) -> Any:
+    return n
+
+
+def by_strict(it: Strict, who: Identity) -> Any:
+    return [it.x, who.subject]
+
+
+def by_validator(text: Annotated[str, pydantic.AfterValidator(remember)]) -> Any:
+    return text
+
+
+async def returns_model(n: int) -> Model:
+    return Model(x=n)
+
+
+@pytest.mark.parametrize(
+    ("function", "params", "expected"),
+    [
+        (by_model, {"x": 3}, 3),
+        (by_model, {"x": "3", "more": 1}, 3),
+        (by_model_and_number, {"order": {"x": 3}, "n": 4}, [3, 4]),
+        (by_struct_and_field, {"order": None}, [None, 7]),
+        (by_struct_and_field, {"order": None, "n": 1}, [None, 1]),
+        (by_annotated_model, {"x": 3}, 3),
+        (by_list, {"models": [{"x": 1}, {"x": 2}]}, [1, 2]),
+        (by_dict, {"a": {"x": 1}}, {"a": 1}),
+        (by_optional_model, {}, None),
+        (by_optional_model, {"model": None}, None),
+        (by_optional_model, {"model": {"x": 1}}, 1),
+        (by_pet, {"pet": {"kind": "dog"}}, "Dog"),
+        (by_basket, {"models": [{"x": 1}]}, [1]),
+        (by_checked, {"x": 1}, 1),
+        (by_root, {"numbers": [1, 2]}, [1, 2]),
+        (by_positive, {"n": 1}, 1),
+        (by_strict, {"x": 1}, [1, "anonymous"]),
+        (by_validator, {"text": "a"}, "a"),
+        (returns_model, {"n": 1}, {"x": 1}),
+    ],
+)
+async def test_pydantic_decodes_what_is_its_own(
+    function: Callable[..., Any], params: dict[str, Any], expected: Any
+) -> None:
+    """Models, dataclasses of models and checked numbers arrive as in FastAPI."""
+    assert await ask(function, params) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "params", "told"),
+    [
+        (by_model, {}, ["Field required - at `$.params.x`"]),
+        (by_model, {"x": "q"}, ["valid integer", "at `$.params.x`"]),
+        (by_model_and_number, {"order": {"x": 3}}, ["`n`", "at `$.params`"]),
+        (by_model_and_number, {"order": {}, "n": 4}, ["at `$.params.order.x`"]),
+        (by_struct_and_field, {"order": None, "n": 0}, ["greater than 0 - at `$.params.n`"]),
+        (by_struct_and_field, {"order": None, "n": "z" * 300}, ["at `$.params.n`"]),
+        (by_list, {"models": [{"x": 1}, {}]}, ["at `$.params.models[1].x`"]),
+        (by_list, {"models": [{}] * 9}, ["models[0].x`; ", "models[4].x`; and 4 more"]),
+        (by_dict, {"z" * 300: {}}, ["at `$.params.zzz"]),
+        (by_pet, {"pet": {"kind": "z" * 300}}, ["Input tag 'zzz", "at `$.params.pet`"]),
+        (by_pet, {"pet": {"kind": "dog", "name": "z" * 300}}, ["at `$.params.pet.dog.name`"]),
+        (by_root, {"numbers": [1, None]}, ["at `$.params.numbers[1]`"]),
+        (by_positive, {"n": -1}, ["greater than 0 - at `$.params.n`"]),
+        (by_strict, {"x": 1, "z" * 300: 1}, ["Extra inputs", "at `$.params.zzz"]),
+        (by_strict, {"x": 1, "parts": [{}]}, ["at `$.params.parts[0].x`"]),
+    ],
+)
+async def test_what_pydantic_refuses_is_told_with_its_place(
+    function: Callable[..., Any], params: dict[str, Any], told: list[str]
+) -> None:
+    """``VALIDATION_ERROR``, as for any other type; nothing long of the client's is repeated."""
+    bus = Bus()
+    bus.command("it")(function)
+    async with bus, connecting(bus.default_endpoint) as connect:
+        answer = await (await connect()).command("it", **params)
+    assert answer["error"]["code"] == "VALIDATION_ERROR"
+    message = answer["error"]["message"]
+    assert all(word in message for word in told), message
+    assert "z" * 60 not in message
+    assert len(message) < 600
+
+
+async def test_a_validator_has_a_context_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """What it sets is gone after it; if it fails, the command fails, and the log says how."""
+    bus = Bus()
+    bus.command("it")(by_validator)
+    async with bus, connecting(bus.default_endpoint) as connect:
+        client = await connect()
+        for _ in range(2):
+            assert (await client.command("it", text="a"))["data"] == "a"
+        failed = await client.command("it", text="fail")
+    assert failed["error"]["code"] == "INTERNAL_ERROR"
+    assert "the command it failed" in caplog.text
+
+
+def test_without_pydantic_nothing_imports_it() -> None:
+    """Commands of other types neither need pydantic nor load it."""
+    code = (
+        "import sys; from wsbus import Bus; bus = Bus()\n"
+        "@bus.command('it')\ndef it(n: int, m: list[str]) -> int: return n\n"
+        "print('pydantic' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"

@@ -8,7 +8,15 @@ from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.channels import parse_channel
 from wsbus.core.errors import InvalidChannel, UsageError
 from wsbus.core.limits import MAX_DEPTH
-from wsbus.core.messages import Connected, Gap, Malformed, Publication, Reply, Status
+from wsbus.core.messages import (
+    Connected,
+    Gap,
+    Malformed,
+    Publication,
+    Reply,
+    Status,
+    Unsubscribed,
+)
 from wsbus.protocols import Native, WireProtocol, ZigQuant, protocol, register
 
 DIALECT: Final = protocol("zigquant-v2")
@@ -28,6 +36,16 @@ def test_replies_are_word_for_word(says: dict[str, Any], text: str) -> None:
     assert frame is not None
     assert frame.is_text
     assert frame.text == text
+
+
+def test_a_reason_has_no_place() -> None:
+    """What the application takes away is told as after a refresh: old clients see nothing new."""
+    with_reason = DIALECT.encode(Unsubscribed(("room.1",), 2, reason="banned"), NOW)
+    without = DIALECT.encode(Unsubscribed(("room.1",), 2), NOW)
+
+    assert with_reason is not None
+    assert without is not None
+    assert with_reason.text == without.text
 
 
 @pytest.mark.parametrize(("publishes", "text"), vectors("zigquant-v2", "publishes"))

@@ -3,41 +3,115 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
-from anyio import Event, WouldBlock, move_on_after, sleep
+from anyio import Event, WouldBlock, move_on_after
 
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..core.limits import Limits
+from ._frames import Frames
+from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
-__all__ = ["Transport"]
+__all__ = ["Guard", "Transport"]
 
-_CONTROLS_PER_SECOND: Final = 100.0
-"""Pings and pongs that a peer may send for long, and at once: clients send one in seconds."""
-_CONTROLS_AT_ONCE: Final = 1000.0
-_FLOOD_SECONDS: Final = 1.0
-"""For the close frame to reach whoever floods; a reset might overtake it."""
+
+class _Counted(asyncio.Protocol, ABC):
+    """Hands over to aiohttp's protocol; counts what its parser does not tell of."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._protocol: Final = request.protocol
+        self._forward: Final = self._protocol.data_received
+        self._frames: Final = Frames(SMALL_FRAGMENT)
+
+    @abstractmethod
+    def note_small_frames(self, count: int = 1) -> None:
+        """Count control frames and small fragments."""
+
+    def data_received(self, data: bytes) -> None:
+        small = self._frames.count(data)
+        if small:
+            self.note_small_frames(small)
+        self._forward(data)
+
+    def eof_received(self) -> bool | None:
+        self._protocol.eof_received()
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+
+class Guard(Intake, _Counted):
+    """Stands between a socket and aiohttp's protocol once the socket belongs to a WebSocket.
+
+    Args:
+        request: The handshake's, before it is answered.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        super().__init__(request)
+        assert request.transport is not None
+        self.loop = asyncio.get_running_loop()
+        self.transport = request.transport
+        self.on_flood: Callable[[], None] = self.leave
+        # aiohttp keeps what came early until the handshake is answered.
+        early: bytes = getattr(self._protocol, "_message_tail", b"")
+        self._frames.count(early)
+        self.transport.set_protocol(self)
+
+    def leave(self) -> None:
+        """Give the socket back."""
+        self.transport.set_protocol(self._protocol)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether aiohttp has paused reading; what is there already it takes nevertheless."""
+        return not self._backlog and bool(getattr(self._protocol, "_reading_paused", False))
+
+    def end_flood(self) -> None:
+        """Have the transport close."""
+        self.on_flood()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless it is a flood."""
+        if self._deadline is None and not self._backlog and self._frames.is_message(data):
+            self._forward(data)  # Past the rest, which costs as much as a parser does.
+        elif not self._has_heard_enough:
+            super().data_received(data)
+
+    def resume_writing(self) -> None:
+        """Note that there is room."""
+        super().resume_writing()
+        self.read_on()
 
 
 class Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`.
 
     It answers pings and closes itself, too. aiohttp's ``close()`` does not wait for the peer's
-    close frame while somebody receives; and whoever waits in its ``send`` or ``drain`` shares one
-    future, so that cancelling one cancels all. Here nobody who can be cancelled waits for it.
+    close frame while a task receives; and all tasks in its ``send`` or ``drain`` wait for one
+    future, so that cancelling one cancels all. Here no task that can be cancelled waits for it.
     """
 
     __slots__ = (
-        "_controls",
-        "_controls_at",
         "_ended",
+        "_guard",
+        "_in_a_row",
+        "_is_flooded",
         "_is_over",
         "_is_reading",
         "_limits",
@@ -54,18 +128,20 @@ class Transport:
         ws: web.WebSocketResponse,
         writer: AbstractStreamWriter,
         limits: Limits,
+        guard: Guard,
     ) -> None:
-        assert request.transport is not None
         self._ws: Final = ws
         self._writer: Final = writer
         self._protocol: Final = request.protocol
-        self._transport: Final = request.transport
+        self._transport: Final = guard.transport
+        self._guard: Final = guard
         self._limits: Final = limits
         self._is_reading = False
         self._is_over = False  # Both close frames were sent, or the last that there will be.
         self._ended: Event | None = None  # Of the reading; made with our close frame.
-        self._controls = 0.0  # A bucket that leaks.
-        self._controls_at = 0.0
+        self._is_flooded = False
+        self._in_a_row = 0
+        guard.on_flood = self._end_flood
         keep_shallow(self._transport)
         self._out: Final = make_writer(self._transport)
 
@@ -78,18 +154,19 @@ class Transport:
             raise TransportClosed
         self._is_reading = True
         try:
+            self._in_a_row += 1
+            if self._in_a_row == MESSAGES_A_TURN:
+                self._in_a_row = 0
+                await asyncio.sleep(0)
             while True:
                 message = await self._ws.receive()
                 kind = message.type
                 if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
                     data: str | bytes = message.data
                     return data
-                if kind is WSMsgType.PING or kind is WSMsgType.PONG:
-                    if self._is_flooded():
-                        raise await self._end_flood()
-                    if kind is WSMsgType.PING:
-                        await self._answer(message.data)
-                else:
+                if kind is WSMsgType.PING:
+                    await self._answer(message.data)
+                elif kind is not WSMsgType.PONG:
                     raise await self._end(message)
         except BaseException:
             if self._ended is not None:
@@ -98,21 +175,12 @@ class Transport:
         finally:
             self._is_reading = False
 
-    def _is_flooded(self) -> bool:
-        """Count a ping or pong; tell whether there are too many."""
-        now = asyncio.get_running_loop().time()
-        left = self._controls - (now - self._controls_at) * _CONTROLS_PER_SECOND
-        self._controls, self._controls_at = max(left, 0.0) + 1, now
-        return self._controls > _CONTROLS_AT_ONCE
-
-    async def _end_flood(self) -> TransportClosed:
-        """Close, and read no more; return why."""
-        code, reason = CloseCode.RATE_ABUSE, "too many control frames"
+    def _end_flood(self) -> None:
+        self._is_flooded = True
         if self._is_open and not self._protocol.writing_paused:
-            self._say_goodbye(code, reason)
-            await sleep(min(_FLOOD_SECONDS, self._limits.close_timeout))
-        self.abort()
-        return TransportClosed(code, reason)
+            self._say_goodbye(CloseCode.RATE_ABUSE, TOO_MANY)
+        else:
+            self.abort()
 
     async def _answer(self, ping: bytes) -> None:
         """Send a pong once there is room: else a flood of pings fills the memory."""
@@ -127,6 +195,8 @@ class Transport:
 
     async def _end(self, message: WSMessage) -> TransportClosed:
         """See to the closing handshake's end; return why it closed."""
+        if self._is_flooded:
+            return TransportClosed(CloseCode.RATE_ABUSE, TOO_MANY)
         if message.type is WSMsgType.CLOSE:
             self._is_over = True
             if self._ended is None:
@@ -151,8 +221,8 @@ class Transport:
 
     def write_now(self, wire: bytes) -> None:
         is_closing = self._transport.is_closing()
-        # Before the rest: whoever does not read shall run into the write deadline, even while
-        # aiohttp waits for room to tell it of an error.
+        # Before the rest: a peer that does not read must run into the write deadline, even while
+        # aiohttp waits for room to send it an error.
         if self._protocol.writing_paused and not is_closing:
             raise WouldBlock
         if is_closing or self._ended is not None or self._ws.closed:
@@ -205,6 +275,7 @@ class Transport:
 
     def _say_goodbye(self, code: int, reason: str) -> None:
         self._ended = Event()
+        self._guard.end_within(self._limits.close_timeout)
         self._out.write(_control_frame(WSMsgType.CLOSE, code.to_bytes(2) + reason.encode()))
         # Nothing follows, and the peer may know: a server that shuts down is deaf already,
         # it hears of the peer's close frame only that the socket was closed.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import AnyStr, Final
+from abc import ABC, abstractmethod
+from typing import Final
 
 from ._sockets import reset, unsent
 
-__all__ = ["FLOOD_SECONDS", "MESSAGES_A_TURN", "SMALL_FRAGMENT", "TOO_MANY", "Intake", "abridged"]
+__all__ = ["FLOOD_SECONDS", "MESSAGES_A_TURN", "SMALL_FRAGMENT", "TOO_MANY", "Intake"]
 
 MESSAGES_A_TURN: Final = 64
 """Messages after which a reader lets others have a turn of the loop.
@@ -34,7 +34,7 @@ _RATE: Final = 100.0
 _BURST: Final = 1000.0
 
 
-class Intake(asyncio.Protocol):
+class Intake(asyncio.Protocol, ABC):
     """Bounds what a peer makes the server do; to be mixed in before the library's protocol class.
 
     Laws: Nothing is read while messages wait for the application, or many pongs for the peer,
@@ -52,7 +52,7 @@ class Intake(asyncio.Protocol):
     _backlog: bytes = b""  # Received, and not parsed yet.
     _is_slice_due: bool = False
     _small_frames: float = 0.0  # A bucket that leaks.
-    _small_frame_at: float = 0.0
+    _small_frames_at: float = 0.0
     _deadline: asyncio.TimerHandle | None = None
     _heard_after_close: int = 0
     _has_heard_enough: bool = False
@@ -60,13 +60,13 @@ class Intake(asyncio.Protocol):
     # --- for the subclass to say -----------------------------------------------------------------
 
     @property
+    @abstractmethod
     def is_held(self) -> bool:
         """Whether messages wait for the application, so that none should be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end_flood(self) -> None:
         """Close with 4429, in the library's words, and parse no more."""
-        raise NotImplementedError
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -127,15 +127,17 @@ class Intake(asyncio.Protocol):
     def _parse_slice(self) -> None:
         data, self._backlog = self._backlog[:_SLICE_BYTES], self._backlog[_SLICE_BYTES:]
         super().data_received(data)
+        if self._backlog:
+            self._pause()  # The library may have resumed.
         self.read_on()
 
     # --- the end -------------------------------------------------------------------------------
 
-    def note_small_frame(self) -> None:
-        """Count a control frame or a small fragment."""
+    def note_small_frames(self, count: int = 1) -> None:
+        """Count control frames and small fragments."""
         now = self.loop.time()
-        left = self._small_frames - (now - self._small_frame_at) * _RATE
-        self._small_frames, self._small_frame_at = max(left, 0.0) + 1, now
+        left = self._small_frames - (now - self._small_frames_at) * _RATE
+        self._small_frames, self._small_frames_at = max(left, 0.0) + count, now
         if self._small_frames > _BURST and not self._has_heard_enough:
             self._has_heard_enough = True
             self._backlog = b""
@@ -148,25 +150,3 @@ class Intake(asyncio.Protocol):
         if self._deadline is None:
             self._deadline = self.loop.call_later(seconds, reset, self.transport)
             self.read_on()
-
-
-_MAX_HEADERS: Final = 16 * 1024
-"""Bytes of a handshake's headers that a connection keeps; twice what most servers allow one."""
-
-
-def abridged(headers: Iterable[tuple[AnyStr, AnyStr]]) -> list[tuple[AnyStr, AnyStr]] | None:
-    """Return the headers that fit into 16 KiB, in order; None, if all of them do.
-
-    A connection keeps its handshake for life, and strangers choose how large that is.
-    """
-    kept: list[tuple[AnyStr, AnyStr]] = []
-    left = _MAX_HEADERS
-    is_whole = True
-    for name, value in headers:
-        size = len(name) + len(value)
-        if size <= left:
-            left -= size
-            kept.append((name, value))
-        else:
-            is_whole = False
-    return None if is_whole else kept

@@ -20,7 +20,7 @@ __all__ = ["MISPLACED", "Placed", "settle"]
 logger: Final = logging.getLogger("wsbus.asgi")
 
 MISPLACED: Final = "this route is not served here; the log of the server says why"
-"""What a client is told, with the status 500."""
+"""The answer to the client, with the status 500."""
 
 _MAX_ROUTERS: Final = 64
 """Routers whose verdicts are kept; an application that makes one a request leaks nothing."""

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from abc import ABC, abstractmethod
+from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ._logs import ClientsAtDebug
 
 __all__ = ["HTTPProtocol"]
 
 _HEAD_SECONDS: Final = 10.0
 """For the head of a request, from the connection's start or the first byte: what websockets has."""
-_ANSWER: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_MAX_HEAD: Final = 64 * 1024
+"""Bytes of a head that is not complete; h11 has this bound by itself, and httptools has none."""
+_TOO_LATE: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"connection: close\r\ncontent-length: 0\r\n\r\n"
+)
 
 
-class _Timely(asyncio.Protocol):
+class _Bounded(asyncio.Protocol, ABC):
     """Ends a connection whose next request is not complete in time; mixed in before uvicorn's.
 
     uvicorn (0.54) bounds only the pause between two requests. A timer runs while the head of a
@@ -24,12 +33,17 @@ class _Timely(asyncio.Protocol):
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
+    logger: Any
     _deadline: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = ClientsAtDebug(self.logger)
+
     @property
+    @abstractmethod
     def awaits_head(self) -> bool:
         """Whether the head of a request is not complete."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Await the first request."""
@@ -50,29 +64,31 @@ class _Timely(asyncio.Protocol):
         if not self.awaits_head or self.transport.is_closing():
             self._clear_deadline()
         elif self._deadline is None:
-            self._deadline = self.loop.call_later(_HEAD_SECONDS, self._end)
+            self._deadline = self.loop.call_later(_HEAD_SECONDS, self.end, _TOO_LATE)
 
     def _clear_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _end(self) -> None:
-        self.transport.write(_ANSWER)
+    def end(self, answer: bytes) -> None:
+        """Answer, and free the socket."""
+        self.transport.write(answer)
         self.transport.abort()  # The system has the answer, or the peer reads nothing.
 
 
-class _OnH11(_Timely, H11Protocol):
+class _OnH11(_Bounded, H11Protocol):
     @property
     def awaits_head(self) -> bool:
         return self.conn.their_state is h11.IDLE
 
 
 HTTPProtocol: type[asyncio.Protocol] = _OnH11
-"""uvicorn's own HTTP protocol; but a request's head must be complete within 10 s.
+"""uvicorn's own HTTP protocol; but a request's head must be complete within 10 s, and 64 KiB.
 
-For ``http=`` of ``uvicorn.Config``. Later it answers 408 and frees the socket. It is based on
-httptools where that is installed, as uvicorn's own choice is.
+For ``http=`` of ``uvicorn.Config``. Later it answers 408 and frees the socket. What is no HTTP is
+answered 400 and logged at DEBUG. It is based on httptools where that is installed, as uvicorn's own
+choice is.
 """
 
 try:
@@ -81,16 +97,24 @@ except ImportError:
     pass
 else:
 
-    class _OnHttpTools(_Timely, HttpToolsProtocol):
+    class _OnHttpTools(_Bounded, HttpToolsProtocol):
         _awaits_head: bool = True
+        _head_bytes: int = 0
 
         @property
         def awaits_head(self) -> bool:
             return self._awaits_head
 
+        def data_received(self, data: bytes) -> None:
+            self._head_bytes += len(data)
+            super().data_received(data)
+            if self._awaits_head and self._head_bytes > _MAX_HEAD:
+                self.end(_TOO_LARGE)
+
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._awaits_head = True
+            self._head_bytes = 0  # What came with the end of another request does not count.
 
         def on_headers_complete(self) -> None:
             self._awaits_head = False

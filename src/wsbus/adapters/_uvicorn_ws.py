@@ -12,6 +12,7 @@ from websockets.protocol import State
 
 from ..core.errors import CloseCode, TransportClosed
 from ._intake import FLOOD_SECONDS, SMALL_FRAGMENT, TOO_MANY, Intake
+from ._logs import ClientsAtDebug
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
@@ -28,7 +29,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
     :class:`.WriteNow` does, and ``abort``; other applications notice nothing of it. Fan-out then
     writes to the socket without a task or a coroutine (measured with one publication outstanding:
     half of what the bare ASGI loop costs; with many, a fifteenth), a stuck connection is freed at
-    the write deadline, and a connection that breaks is told from one that is closed (1006).
+    the write deadline, and a connection that breaks ends with 1006, unlike one that is closed.
 
     It serves any application with less trust in peers than uvicorn's own: pings that nobody reads
     the answers to cost no memory, a flood of control frames is closed with 4429, a run of small
@@ -40,6 +41,10 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
     """Whether the transport has taken all that it was given, and there is one."""
     close_timer: asyncio.TimerHandle | None
     _room: Event | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger: Any = ClientsAtDebug(self.logger)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note flow control from the start; nothing may hide in buffers below the queue."""
@@ -78,12 +83,12 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         """Answer, unless it is closed, and count."""
         if not self.close_sent:
             super().handle_ping()
-            self.note_small_frame()
+            self.note_small_frames()
 
     def handle_pong(self, event: Any) -> None:
         """Note the answer, and count."""
         super().handle_pong(event)
-        self.note_small_frame()
+        self.note_small_frames()
 
     def handle_text(self, event: Any) -> None:
         """Take a message; count a small fragment."""
@@ -104,7 +109,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
 
     def _note_fragment(self, event: Any) -> None:
         if len(event.data) < SMALL_FRAGMENT:
-            self.note_small_frame()
+            self.note_small_frames()
 
     def end_flood(self) -> None:
         """Close with 4429, and parse no more."""
@@ -160,7 +165,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         return message
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell what was lost without a close frame; let nobody wait for room for ever."""
+        """Report a connection that broke without a close frame; wake all that wait for room."""
         if self.handshake_complete and self.conn.state is State.OPEN:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL})
         self.writable_now = False

@@ -25,20 +25,21 @@ except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.aiohttp", "aiohttp", _exc) from None
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from aiohttp import web, web_log
 
 from ..bus import Bus, status_views
-from ..console import Console
-from ..console.assets import Answer, answer, redirect
 from ..core.encoding import encode_data
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
-from ._aiohttp import Transport
+from ._aiohttp import Guard, Transport
+
+if TYPE_CHECKING:  # Applications without a console load nothing of it.
+    from ..console import Console
+    from ..console.assets import Answer
 
 __all__ = [
     "AccessLogger",
@@ -50,8 +51,6 @@ __all__ = [
 ]
 
 _KEEPALIVE_SECONDS: Final = 20.0
-_MAX_HEADERS: Final = 32 * 1024
-"""Bytes of headers; a connection keeps them for life. nginx takes as many by default."""
 
 
 def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
@@ -94,8 +93,8 @@ def add_status_routes(
     """Add routes that tell operators how the bus is: JSON, for ``GET``.
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
-    (:meth:`.Bus.connections`). They tell who is connected from where: keep strangers away from
-    them, with middleware or a proxy.
+    (:meth:`.Bus.connections`). They show subjects and addresses of clients: keep strangers away
+    from them, with middleware or a proxy.
 
     Args:
         app: Where to add them.
@@ -124,10 +123,10 @@ def add_console_routes(app: web.Application, console: Console, prefix: str = "/c
     """
 
     async def page(request: web.Request) -> web.StreamResponse:
-        return _response_of(answer(request.match_info.get("name", "")))
+        return _response_of(console.page(request.match_info.get("name", "")))
 
     async def to_page(_request: web.Request) -> web.StreamResponse:
-        return _response_of(redirect(prefix))
+        return _response_of(console.redirect(prefix))
 
     setup(app, f"{prefix}/ws", console.endpoint)
     if prefix:
@@ -181,27 +180,32 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
         admission = await endpoint.admit(_handshake(request))
         if isinstance(admission, Refusal):
             return web.Response(status=admission.status, text=f"{admission.reason}\n")
-        ws, writer = _response(endpoint, admission), None
-        with suppress(ConnectionError):
+        ws = _response(endpoint, admission)
+        if request.transport is None:  # It left while it was judged.
+            return ws
+        guard = Guard(request)
+        try:
             writer = await ws.prepare(request)
-        if writer is not None and request.transport is not None:  # Else it left while judged.
-            transport = Transport(request, ws, writer, endpoint.limits)
-            try:
-                await endpoint.run(transport, admission)
-            finally:
-                transport.abort()
+        except ConnectionError:
+            return ws
+        except web.HTTPException:
+            guard.leave()
+            raise
+        transport = Transport(request, ws, writer, endpoint.limits, guard)
+        try:
+            await endpoint.run(transport, admission)
+        finally:
+            transport.abort()
         return ws
 
     return handle
 
 
 def _refused(request: web.Request) -> web.Response | None:
-    """Return the answer to what is no handshake, or one that is not worth keeping."""
+    """Return the answer to what is no handshake."""
     if request.headers.get("upgrade", "").lower() != "websocket":
         headers = {"Upgrade": "websocket", "Connection": "upgrade"}
         return web.Response(status=426, text=f"{NO_UPGRADE}\n", headers=headers)
-    if sum([len(name) + len(value) for name, value in request.raw_headers]) > _MAX_HEADERS:
-        return web.Response(status=431, text=f"the headers have over {_MAX_HEADERS} bytes\n")
     return None
 
 

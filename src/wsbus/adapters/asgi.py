@@ -43,7 +43,7 @@ from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import Message, Receive, Send, transport
-from ._intake import abridged
+from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
 
 __all__ = ["Application", "app", "converse", "decline", "endpoint_of"]
@@ -161,7 +161,7 @@ async def converse(
         scope: As the ASGI server and the framework made it.
         receive: As ASGI has it.
         send: The same.
-        identity: Who it is, where the framework has found out; None: the authenticator is asked.
+        identity: From the framework, if it identified the client; None: ask the authenticator.
         is_connected: Whether ``websocket.connect`` has been received.
         is_accepted: Whether ``websocket.accept`` has been sent.
     """
@@ -190,8 +190,6 @@ async def converse(
             await send(accept)
     except OSError:  # It left while it was judged.
         return
-    if (kept := abridged(scope["headers"])) is not None and isinstance(scope["headers"], list):
-        scope["headers"][:] = kept  # In place: the handshake is a view of them.
     link = transport(endpoint, scope, receive, send)
     try:
         await endpoint.run(link, verdict)
@@ -326,9 +324,7 @@ def _warn_of_query_token(endpoint: Endpoint) -> None:
         )
         return
     log = logging.getLogger("uvicorn.error")
-    # By its name, since this module is imported where uvicorn is not.
-    is_redacted = any(type(each).__name__ == "RedactQuery" for each in log.filters)
-    if log.isEnabledFor(logging.INFO) and not is_redacted:
+    if log.isEnabledFor(logging.INFO) and not is_redacted(log):
         endpoint.notices.of_query_token("wsbus.adapters.uvicorn.redact() takes queries out")
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from fastapi.params import Depends as Dependency
@@ -30,13 +30,15 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from ..bus import Bus
-from ..console import Console
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ._placed import settle
 from .asgi import Application, decline, endpoint_of
 from .starlette import View, console_routes, running, serve, status_routes, web_routes
+
+if TYPE_CHECKING:  # Applications without a console load nothing of it.
+    from ..console import Console
 
 __all__ = ["mount", "mount_console", "serve"]
 

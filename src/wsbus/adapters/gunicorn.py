@@ -16,7 +16,7 @@ import warnings
 from importlib import import_module
 from typing import Any, Final
 
-from .uvicorn import WebSocketProtocol, redact
+from .uvicorn import HTTPProtocol, WebSocketProtocol, redact
 
 __all__ = ["UvicornWorker"]
 
@@ -34,7 +34,7 @@ def _worker() -> type[Any]:
     class UvicornWorker(_base()):  # type: ignore[misc]  # neither package has types
         CONFIG_KWARGS: Final = {
             "loop": "auto",
-            "http": "auto",
+            "http": HTTPProtocol,
             "ws": WebSocketProtocol,
             "ws_per_message_deflate": False,
             "timeout_graceful_shutdown": 10,
@@ -49,7 +49,7 @@ def _worker() -> type[Any]:
 
 
 UvicornWorker: type[Any] = _worker()
-"""uvicorn with :class:`.WebSocketProtocol` and without compression.
+"""uvicorn with :class:`.WebSocketProtocol` and :data:`.HTTPProtocol`, and without compression.
 
 Messages are bounded by the endpoint, and before it by uvicorn's 16 MiB. Tokens in query strings are
 kept out of the log; see :class:`.RedactQuery`.

@@ -26,7 +26,7 @@ except ModuleNotFoundError as _exc:
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 from weakref import WeakSet
 
@@ -37,8 +37,6 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..bus import Bus, status_views
-from ..console import Console
-from ..console.assets import Answer, answer, redirect
 from ..core.encoding import encode_data
 from ..core.errors import UsageError
 from ..core.permissions import Identity
@@ -46,6 +44,10 @@ from ..endpoint import Endpoint
 from ..web import ASSETS, asset
 from ._placed import MISPLACED, Placed, settle
 from .asgi import app, converse, endpoint_of
+
+if TYPE_CHECKING:  # Applications without a console load nothing of it.
+    from ..console import Console
+    from ..console.assets import Answer
 
 __all__ = [
     "Lifespan",
@@ -97,7 +99,7 @@ async def serve(
     Args:
         websocket: Accepted or not.
         door: Where the client comes in; a bus means its default endpoint.
-        identity: Who it is; None: the endpoint's authenticator is asked, as everywhere.
+        identity: The client's; None: ask the endpoint's authenticator, as everywhere.
 
     Raises:
         UsageError: It is neither a bus nor an endpoint, or no WebSocket.
@@ -196,8 +198,8 @@ def status_routes(
     """Return routes that tell operators how the bus is: JSON, for ``GET``.
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
-    (:meth:`.Bus.connections`). They tell who is connected from where: keep strangers away from
-    them, with middleware or a proxy.
+    (:meth:`.Bus.connections`). They show subjects and addresses of clients: keep strangers away
+    from them, with middleware or a proxy.
 
     Args:
         bus: Which.
@@ -224,10 +226,10 @@ def console_routes(console: Console, prefix: str = "/console") -> list[BaseRoute
     """
 
     async def page(request: Request) -> Response:
-        return _response(answer(request.path_params.get("name", "")))
+        return _response(console.page(request.path_params.get("name", "")))
 
     async def to_page(_request: Request) -> Response:
-        return _response(redirect(prefix))
+        return _response(console.redirect(prefix))
 
     return [
         websocket_route(f"{prefix}/ws", console.endpoint, name="wsbus-console"),

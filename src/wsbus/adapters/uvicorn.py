@@ -1,4 +1,4 @@
-"""What `uvicorn <https://uvicorn.dev>`_ wants to be told, and to run an application under it.
+"""Options for `uvicorn <https://uvicorn.dev>`_, and functions that serve an application on it.
 
 A script of its own runs an application to the end with :func:`serve`::
 
@@ -22,8 +22,6 @@ except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.uvicorn", "starlette", _exc) from None
 
 import asyncio
-import logging
-import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -34,6 +32,7 @@ import uvicorn
 
 from ..bus import Bus
 from ..endpoint import Endpoint
+from ._logs import RedactQuery, redact
 from ._uvicorn_http import HTTPProtocol
 from ._uvicorn_ws import WebSocketProtocol
 
@@ -60,7 +59,7 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
     time per connection; uvicorn's own keepalive (20 s) is on where wsbus does not end silent
     connections itself; a socket that sends no complete request is freed after 10 s
     (:data:`HTTPProtocol`); there is no access log, which would hold the tokens of query strings;
-    and the shutdown does not wait for ever for a peer that does not read. The protocol class is
+    and the shutdown does not wait without end for a peer that does not read. The protocol class is
     :class:`WebSocketProtocol`; ``| {"ws": "auto"}`` gives uvicorn's own.
 
     Args:
@@ -78,49 +77,6 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
         "timeout_graceful_shutdown": 10,
         "access_log": False,
     }
-
-
-class RedactQuery(logging.Filter):
-    """Takes query strings, which may hold tokens, and clients' messages out of log records.
-
-    uvicorn logs ``"WebSocket /ws?token=…" [accepted]`` at INFO to ``uvicorn.error``, and HTTP
-    requests to ``uvicorn.access``; attach it to both with :func:`redact`. What is not UTF-8 it
-    logs as an ERROR, with an exception that holds all of the message: the exception is taken off,
-    and the level becomes INFO, since what a client sends is nothing an operator could mend. At
-    DEBUG it logs headers and messages, which no filter can tell apart: do not.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Redact it; false if its logger does not log what has become INFO."""
-        if isinstance(record.args, tuple) and record.args:
-            record.args = tuple(
-                f"{arg.partition('?')[0]}?…" if isinstance(arg, str) and "?" in arg else arg
-                for arg in record.args
-            )
-        elif not record.args and isinstance(record.msg, str):
-            record.msg = _QUERY.sub("?…", record.msg)
-        if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
-            record.exc_info = record.exc_text = None
-            record.levelno, record.levelname = logging.INFO, "INFO"
-            return logging.getLogger(record.name).isEnabledFor(logging.INFO)
-        return True
-
-
-_QUERY: Final = re.compile(r'(?<=[^\s?])\?[^ "]+')
-
-
-def redact(*names: str) -> None:
-    """Attach a :class:`RedactQuery` to loggers; idempotent.
-
-    It may be called before or after uvicorn has configured its logging.
-
-    Args:
-        *names: Of the loggers; none: those of uvicorn.
-    """
-    for name in names or ("uvicorn.error", "uvicorn.access"):
-        target = logging.getLogger(name)
-        if not any(isinstance(present, RedactQuery) for present in target.filters):
-            target.addFilter(RedactQuery())
 
 
 # --- to run it -------------------------------------------------------------------------------
@@ -204,7 +160,7 @@ async def serving(
     """
     redact()
     quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "lifespan": "on"}
-    quiet["timeout_graceful_shutdown"] = 2  # Who is left then was drained, and does not read.
+    quiet["timeout_graceful_shutdown"] = 2  # Connections left then were drained, and do not read.
     server = _Server(uvicorn.Config(app, **uvicorn_options(endpoint) | quiet | options), endpoint)
     task = asyncio.create_task(server.serve([listener]))
     up = asyncio.create_task(server.up.wait())

@@ -40,7 +40,7 @@ from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
-from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake, abridged
+from ._intake import MESSAGES_A_TURN, SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
@@ -85,7 +85,7 @@ class ServerConnection(Intake, ws.ServerConnection):
     def process_event(self, event: Any) -> None:
         """Count the frames that keep the server busy and say nothing."""
         if isinstance(event, WireFrame) and _is_small(event):
-            self.note_small_frame()
+            self.note_small_frames()
         super().process_event(event)
 
     def end_flood(self) -> None:
@@ -121,7 +121,7 @@ class ServerConnection(Intake, ws.ServerConnection):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let nobody wait for room for ever."""
+        """Wake all that wait for room: there will be none."""
         super().connection_lost(exc)
         self.writable = False
         self._wake()
@@ -290,7 +290,6 @@ def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[N
                 return
             connection.admission = verdict
             del verdict
-        _abridge(connection.request)
         await endpoint.run(_Transport(connection), connection.take_admission())
 
     return handle
@@ -335,15 +334,6 @@ def _handshake(connection: ws.ServerConnection, request: Request) -> Handshake:
         client=(address[0], address[1]) if isinstance(address, tuple) else None,
         subprotocols=split_list(headers.get("sec-websocket-protocol", "")),
     )
-
-
-def _abridge(request: Request | None) -> None:
-    """Keep little of large headers; the handshake is a view of them."""
-    if request is None or (kept := abridged(request.headers.raw_items())) is None:
-        return
-    request.headers.clear()
-    for name, value in kept:
-        request.headers[name] = value
 
 
 def _endpoint(door: Bus | Endpoint) -> Endpoint:

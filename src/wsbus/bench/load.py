@@ -2,8 +2,8 @@
 
 It measures any WebSocket server that delivers what one client publishes to all clients. Messages
 are counted, not frames, by a marker that each of them holds once; nothing is parsed, so that one
-core can count more than a million messages a second. How to talk to the server is told by a
-:class:`Dialogue`::
+core can count more than a million messages a second. A :class:`Dialogue` says
+how to talk to the server::
 
     dialogue = Dialogue(
         subprotocol="nats",
@@ -22,7 +22,7 @@ core can count more than a million messages a second. How to talk to the server 
 The server prints ``host:port`` or its port when it is ready, and nothing else before. Payloads are
 those of WebSocket messages; a protocol within (Socket.IO, NATS, STOMP) puts its own frames there.
 Frames of the WebSocket protocol's own pings are not answered: servers that close silent clients
-after less than the run takes must be told not to, or be given :attr:`Dialogue.alive`.
+after less than the run takes need another setting, or :attr:`Dialogue.alive`.
 """
 
 from __future__ import annotations

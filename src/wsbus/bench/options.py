@@ -63,7 +63,7 @@ payload_option: Final = click.option(
     help="Bytes of a message as it is delivered; not less than what is around its padding.",
 )
 rounds_option: Final = click.option(
-    "--rounds", type=COUNT, default=3, show_default=True, help="The medians of so many are told."
+    "--rounds", type=COUNT, default=3, show_default=True, help="Report the medians of so many."
 )
 
 

@@ -1,4 +1,4 @@
-"""The hot loop: publish when it is due, read what comes, count it, and note who has what."""
+"""The hot loop: publish when it is due, read what comes, count it, and note each receipt."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Run:
 
     def count(self, tally: Tally, found: int) -> None:
         """Note that messages came."""
-        levels, most = self._levels, self._publications  # What comes twice is told by its number.
+        levels, most = self._levels, self._publications  # Its number shows what came twice.
         levels[min(tally.received, most)] -= 1
         tally.received += found
         levels[min(tally.received, most)] += 1

@@ -55,7 +55,7 @@ class RawClient(Tally):
         path: With the query, if any.
         subprotocol: What is offered; the server must choose it. None: nothing.
         receive_buffer: Bytes for the kernel to keep; None: as it likes. Small for a client that
-            shall be stuck soon.
+            gets stuck soon.
 
     Raises:
         BenchError: There is no server, or it refused the handshake.

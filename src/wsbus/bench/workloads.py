@@ -1,4 +1,4 @@
-"""What is done to a server for each command, by its options, and what is told about it."""
+"""What each command does to a server, by its options, and what it reports."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
 
+from ..core.choices import shown
 from ..core.client_retry import Advice
 from ..core.errors import ConnectError, Unauthenticated, UsageError, WsbusError
 
@@ -54,6 +55,8 @@ def parse_url(url: str) -> WebSocketURI:
     Raises:
         UsageError: It is no address of a WebSocket.
     """
+    if not isinstance(url, str):
+        raise UsageError(f"an address is a text such as 'ws://host/ws', not {shown(url)}")
     try:
         uri = parse_uri(url)
     except (InvalidURI, ValueError) as exc:

@@ -15,7 +15,7 @@ __all__ = ["Change", "Changes", "Closed", "Connected", "Gap", "Reconnecting", "R
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """It is connected, and the server knows who it is."""
+    """It is connected, and the server has accepted its token, if any."""
 
     connection_id: str | None
     """What the server calls the connection; None: its dialect does not tell."""

@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal
 
-from ..core.choices import choice
+from ..core.choices import choice, is_number, shown
 from ..core.client_liveness import Liveness
 from ..core.client_retry import Retry
 from ..core.client_session import ClientSession
@@ -59,7 +59,7 @@ def connect(
         token_name: The query parameter that it is shown in.
         protocol: The dialect: ``wsbus.v1`` or ``zigquant-v2``.
         headers: More of them for the handshake: ``Cookie``, ``Origin``.
-        tls: Whom to trust at a ``wss://`` address; None: whom the machine trusts.
+        tls: Certificates to trust at a ``wss://`` address; None: those that the machine trusts.
         retry: When to come again after a connection is lost.
         ping_interval: Seconds between pings.
         ping_timeout: Seconds without a pong until the connection counts as lost.
@@ -78,8 +78,11 @@ def connect(
         ConnectionLost: The server closed the connection at once.
     """
     in_query = choice(("message", "query"), token_in, "token_in") == "query"
-    if not (connect_timeout > 0 and close_timeout > 0):
-        raise UsageError("a timeout must be positive seconds")
+    for name, seconds in (("connect_timeout", connect_timeout), ("close_timeout", close_timeout)):
+        if not (is_number(seconds) and seconds > 0):
+            raise UsageError(f"{name} must be a number of seconds above 0, not {shown(seconds)}")
+    if token is not None and not isinstance(token, str) and not callable(token):
+        raise UsageError(f"a token is a text, or a function that returns it, not {shown(token)}")
     for name, value in (headers or {}).items():
         if not (name.isascii() and name.isprintable() and value.isprintable()):
             raise UsageError("a header must be printable text")

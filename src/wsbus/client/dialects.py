@@ -157,6 +157,7 @@ class _Subscriptions(msgspec.Struct, frozen=True):
     channels: tuple[str, ...] = ()
     active_subscriptions: int = 0
     rejected: tuple[_Rejected, ...] = ()
+    reason: str | None = None
 
 
 class _Subscribed(_In, frozen=True, kw_only=True, tag="subscribed"):
@@ -172,7 +173,8 @@ class _Unsubscribed(_In, frozen=True, kw_only=True, tag="unsubscribed"):
     data: _Subscriptions
 
     def heard(self) -> _Said:
-        return core.Unsubscribed(self.data.channels, self.data.active_subscriptions, self.id)
+        data = self.data
+        return core.Unsubscribed(data.channels, data.active_subscriptions, self.id, data.reason)
 
 
 class _PingIn(_In, frozen=True, tag="ping"):
@@ -273,7 +275,7 @@ class ClientDialect:
     greets: bool = False
     """Whether the server speaks first."""
     is_named: bool = False
-    """Whether a server that does not name it in its answer does not speak it."""
+    """Whether the server must echo the subprotocol."""
     is_rich: bool = False
     """Whether there is a word for publishing, and one for asking for the status."""
     has_plus: bool = False

@@ -362,7 +362,7 @@ class Driver:
         self._tell(state)
 
     def _log(self, state: Connected | Reconnecting | Closed) -> None:
-        """Log what somebody has to know who has set no ``on_change``."""
+        """Log changes that an application without ``on_change`` has to learn of."""
         uri = self.settings.uri
         where = f"{uri.host}:{uri.port}{uri.path}"
         match state:

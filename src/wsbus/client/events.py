@@ -50,7 +50,7 @@ class _Marker:
         self.cause = cause
 
     def add(self, lost: int | None, cause: GapCause) -> None:
-        """Add a later loss; told early, it is told in time."""
+        """Add a later loss: reported early, it is reported in time."""
         self.lost = None if self.lost is None or lost is None else self.lost + lost
         if cause is GapCause.RECONNECTED:
             self.cause = cause
@@ -85,8 +85,9 @@ class Events(Generic[T]):
 
     ``async with`` returns once the server has confirmed it, and gives it up at the end. It
     outlives connections: after each it is asked for anew, and the first event after that says so
-    in :attr:`Event.gap`. One task may iterate. Its buffer is bounded: who iterates too slowly
-    loses by the overflow policy, is told so in :attr:`Event.gap`, and holds up nobody else.
+    in :attr:`Event.gap`. One task may iterate. Its buffer is bounded: a task that
+    iterates too slowly loses by the overflow policy, finds the loss in :attr:`Event.gap`, and holds
+    up nobody else.
 
     Iterating ends when the subscription or the client is closed, and raises the reason when either
     was ended by the server. An event whose data does not fit the type raises

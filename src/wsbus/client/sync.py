@@ -71,7 +71,7 @@ def connect(
         token_name: The query parameter that it is shown in.
         protocol: The dialect.
         headers: More headers for the handshake.
-        tls: Whom to trust.
+        tls: The certificates to trust.
         retry: When to come again after a connection is lost.
         ping_interval: Seconds between pings.
         ping_timeout: Seconds without a pong until the connection counts as lost.
@@ -350,7 +350,7 @@ class SyncEvents(Generic[T]):
         """Wait for the next event.
 
         Args:
-            timeout: Seconds; None: for ever. 0 takes what is there.
+            timeout: Seconds; None: no limit. 0 takes what is there.
 
         Raises:
             TimeoutError: None has come.

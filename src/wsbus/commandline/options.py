@@ -1,4 +1,4 @@
-"""Options that commands have in common: where to connect, and as whom."""
+"""Options that commands have in common: the address, and the token."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def target_of(url: str, token: str | None, token_file: Path | None, protocol: st
     if token is not None and token_file is not None:
         raise Failed("give --token or --token-file, not both")
     if token_file is not None:
-        read_token(token_file)  # What is wrong with it is told before anything happens.
+        read_token(token_file)  # A mistake in it shows before anything happens.
         return Target(url=url, token=lambda: read_token(token_file), protocol=protocol)
     if token is not None and not token.strip():
         raise Failed("the token is empty")

@@ -1,6 +1,6 @@
 """Standard input and output within an event loop: nothing blocks it.
 
-A pipe that nobody empties must not stop the pings, nor one that nobody fills the end. Where the
+A full stdout must not delay pings, and an idle stdin must not delay the exit. Where the
 system cannot poll files and pipes (Windows), threads wait for them.
 """
 

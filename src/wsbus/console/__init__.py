@@ -12,6 +12,6 @@ Nothing of it runs, and nothing is counted for it, until somebody opens it.
 
 from __future__ import annotations
 
-from .door import Console
+from .console import Console
 
 __all__ = ["Console"]

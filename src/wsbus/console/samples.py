@@ -1,4 +1,4 @@
-"""What a console is told, and what it asks for: the shapes."""
+"""Messages to and from a console: their shapes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is published, channel by channel, and tails of it; only while somebody looks.
 
-Publications are told apart by channel where they enter the hub. Nothing is done per delivery, and
+Publications are counted by channel where they enter the hub. Nothing is done per delivery, and
 nothing at all while no console shows channels: the hub then has no tap.
 """
 
@@ -62,7 +62,7 @@ class Seen:
         self.told: int = 0
         """The count when the rate was worked out last."""
         self.subscribers: int = 0
-        """Whom the last publication was for."""
+        """Number of receivers of the last publication."""
         self.event: str = ""
         self.at: float = 0.0
         """Of the last publication, in seconds since the epoch."""

@@ -49,6 +49,8 @@ class Adopt(msgspec.Struct, frozen=True):
     """From now on the client is this identity."""
 
     identity: Identity
+    is_renewal: bool = False
+    """The client was this subject before: it has shown a newer token."""
 
 
 class Invoke(msgspec.Struct, frozen=True):

@@ -39,6 +39,10 @@ class Proxies:
     def __init__(self, networks: Collection[str]) -> None:
         if isinstance(networks, str):
             raise UsageError(f"trusted proxies are a collection of texts: write [{networks!r}]")
+        if not isinstance(networks, Collection):
+            raise UsageError(
+                f"trusted proxies are a collection of texts, not {type(networks).__name__}"
+            )
         self._trusts_unix: Final = UNIX in networks
         try:
             self._networks: Final = [ip_network(n, strict=False) for n in networks if n != UNIX]

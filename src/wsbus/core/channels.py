@@ -135,6 +135,9 @@ def channel(head: str, *names: str) -> Channel:
     Raises:
         InvalidChannel: ``head`` breaks the grammar, or the result exceeds the bounds.
     """
+    for part in (head, *names):
+        if not isinstance(part, str):
+            raise InvalidChannel("the parts of a channel must be text, such as str(number)", part)
     return parse_channel(".".join((head, *map(escape_segment, names))))
 
 

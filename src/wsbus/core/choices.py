@@ -1,14 +1,15 @@
-"""Settings that are one of a few words."""
+"""Settings that are one of a few words, or numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from enum import StrEnum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from .errors import UsageError
 
-__all__ = ["choice", "member_of"]
+__all__ = ["choice", "is_number", "member_of", "shown"]
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -38,5 +39,23 @@ def choice(words: Collection[str], value: object, name: str) -> str:
     if isinstance(value, str) and value in words:
         return value
     listed = ", ".join(f"`{word}`" for word in words)
-    shown = repr(value) if isinstance(value, str) else type(value).__name__
-    raise UsageError(f"{name} must be one of {listed}, not {shown[:80]}")
+    raise UsageError(f"{name} must be one of {listed}, not {shown(value)}")
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a setting is a finite number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def shown(value: object) -> str:
+    """Return how an error repeats a setting that is wrong: short; of an object, its type."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is not None and not isinstance(value, str | int | float):
+        return type(value).__name__
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_SHOWN: Final = 80
+"""Characters of a setting that an error repeats."""

@@ -117,7 +117,7 @@ class HangUp(msgspec.Struct, frozen=True):
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """End the connection at once, then say ``lost``."""
+    """Abort the connection, then call ``lost()``."""
 
 
 class Answer(msgspec.Struct, frozen=True):

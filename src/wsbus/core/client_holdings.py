@@ -46,12 +46,12 @@ class ClientHoldings(Generic[H]):
         self._wanted: dict[str, None] = {}
         """Names that the server is still to be asked for."""
         self._unwanted: Final[dict[str, None]] = {}
-        """Names that it is still to be told to forget."""
+        """Names that the server is still to be asked to forget."""
         self._leaving: Final[dict[str, tuple[str, ...]]] = {}
-        """Names that it was told to forget, by the request; not answered yet."""
+        """Names that the server was asked to forget, by the request; not answered yet."""
         self._unasked: Final[dict[H, Pattern]] = {}
         self._missed: Final[set[H]] = set()
-        """Of the unasked, who may have missed something since the last connection ended."""
+        """The unasked that may have missed something since the last connection ended."""
         self._table = self._new_table()
 
     def audience(self, channel: Channel) -> Collection[H]:
@@ -179,18 +179,20 @@ class ClientHoldings(Generic[H]):
         texts = [text for text, name in self._names.items() if name.ref == ref]
         return [action for text in texts for action in self.dismiss(text, error)]
 
-    def taken(self, names: Collection[str]) -> list[ClientAction]:
-        """The server took names away that it had confirmed."""
+    def taken(self, names: Collection[str], reason: str | None) -> list[ClientAction]:
+        """The server took names away that it had confirmed; they are not asked for again."""
         actions: list[ClientAction] = []
         for text in names:
             name = self._names.get(text)
             if name is not None and name.is_held:
                 why = f"{text}: the server took the subscription away"
+                if reason is not None:
+                    why += f": {reason}"
                 actions += self.dismiss(text, CommandError(ErrorCode.FORBIDDEN, why))
         return actions
 
     def dismiss(self, text: str, error: WsbusError) -> list[ClientAction]:
-        """Forget a name; its holders are told."""
+        """Forget a name; its holders get the error."""
         name = self._names.pop(text)
         self._wanted.pop(text, None)
         for holder in name.holders:
@@ -218,7 +220,7 @@ class ClientHoldings(Generic[H]):
         self._leaving.clear()
 
     def lose(self, lost: int) -> list[ClientAction]:
-        """The server had no room for publications, nobody knows for whom they were."""
+        """Note that the server dropped publications; the names they were for are unknown."""
         holders = dict.fromkeys(self._unasked)
         for name in self._names.values():
             if name.is_held:

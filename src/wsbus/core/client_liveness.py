@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from .choices import is_number, shown
 from .errors import UsageError
 from .heartbeat import Beat
 
 __all__ = ["Liveness"]
 
 _STALL_SECONDS: Final = 1.0
-"""Who is asked so much too late stood still itself: a machine that was suspended, say."""
+"""If called this late, the process itself stood still: a suspended machine, say."""
 
 
 class Liveness:
@@ -28,20 +29,23 @@ class Liveness:
     __slots__ = ("_asked_at", "_is_forgiven", "_next", "interval", "timeout")
 
     def __init__(self, interval: float = 15.0, timeout: float = 20.0) -> None:
-        if not (0 < interval < math.inf and 0 < timeout < math.inf):
-            raise UsageError("the heartbeat of a client must be positive seconds")
+        for name, seconds in (("ping_interval", interval), ("ping_timeout", timeout)):
+            if not (is_number(seconds) and seconds > 0):
+                raise UsageError(
+                    f"{name} must be a number of seconds above 0, not {shown(seconds)}"
+                )
         self.interval: Final = interval
         self.timeout: Final = timeout
         self.stop()
 
     def start(self, now: float) -> None:
-        """There is a connection."""
+        """Start with a new connection."""
         self._next = now + self.interval
         self._asked_at: float | None = None
         self._is_forgiven = False
 
     def stop(self) -> None:
-        """There is none."""
+        """Stop: the connection is gone."""
         self._next = math.inf
         self._asked_at = None
         self._is_forgiven = False
@@ -51,10 +55,10 @@ class Liveness:
         return self._next
 
     def judge(self, now: float) -> Beat:
-        """Tell what is due; a ping that is told counts as sent.
+        """Return what is due; a ping that it returns counts as sent.
 
-        Whoever comes late has read nothing meanwhile, so that the pong may be there already: it
-        is given one more second to be read.
+        A caller that comes late has read nothing meanwhile, so the pong may be there already: it
+        gets one more second to be read.
         """
         if now < self._next:
             return Beat.NOTHING

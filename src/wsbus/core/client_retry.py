@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from enum import Enum, auto
 from typing import Final
 
 import msgspec
 
+from .choices import is_number, shown
 from .errors import CloseCode, ConnectError, UsageError, WsbusError, may_reconnect
 
 __all__ = ["Advice", "Attempts", "Retry", "advice_for", "meaning_of"]
@@ -74,15 +74,22 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts without success after which the client stops; None: it never does, 0: it does not
     connect again."""
     first: bool = False
-    """Whether the very first connection is tried again, too. If not, a wrong address is told at
+    """Whether the very first connection is tried again, too. If not, a wrong address fails at
     once."""
 
     def __post_init__(self) -> None:
         """Refuse what is no duration, or no number."""
-        if not (0 < self.base < math.inf and 0 < self.cap < math.inf):
-            raise UsageError("the delays of a retry must be positive seconds")
-        if self.attempts is not None and self.attempts < 0:
-            raise UsageError("the attempts of a retry cannot be negative")
+        for name, seconds in (("base", self.base), ("cap", self.cap)):
+            if not (is_number(seconds) and seconds > 0):
+                raise UsageError(
+                    f"the {name} of a retry must be a number of seconds above 0, "
+                    f"not {shown(seconds)}"
+                )
+        attempts = self.attempts
+        if attempts is not None and not (is_number(attempts) and attempts >= 0):
+            raise UsageError(
+                f"the attempts of a retry are a number, 0 or more, or None, not {shown(attempts)}"
+            )
 
     def delay(self, attempt: int, advice: Advice, chance: float) -> float:
         """Return the seconds before an attempt, the first of which is 1.

@@ -214,7 +214,7 @@ class ClientSession(Generic[H]):
                     self._attempts.failures = 0
                 return todo
             case messages.Unsubscribed(ref=None):
-                return self._holdings.taken(heard.names)
+                return self._holdings.taken(heard.names, heard.reason)
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []

@@ -35,7 +35,7 @@ class Token:
     def __init__(self, use: TokenUse) -> None:
         self.use: Final = use
         self.text: str | None = use.fixed
-        """None: there is none."""
+        """None: no token."""
         self.refresh_at: float = math.inf
         """When a newer one should be fetched."""
         self.sent_ref: str | None = None
@@ -44,7 +44,7 @@ class Token:
         self._generation = 0
 
     def reset(self) -> None:
-        """The connection that it was shown on is gone, and so is the use of one being fetched."""
+        """Forget the expiry and ignore any fetch in flight: the connection is lost."""
         self.sent_ref = None
         self.refresh_at = self._expires_at = math.inf
         self._generation += 1

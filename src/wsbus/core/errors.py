@@ -3,7 +3,7 @@
 ::
 
     WsbusError
-    ├── RemoteError               the peer's fault; it is told so in its own dialect
+    ├── RemoteError               the peer's fault; it gets an answer in its own dialect
     │   ├── CommandError          a command was refused: ``code`` and ``message`` go to the client
     │   ├── Unauthenticated       a token was refused
     │   ├── TransportClosed       the peer, or the network, ended the connection
@@ -15,7 +15,7 @@
         ├── NotStarted            the bus is not running
         └── MessageTooLarge       a client was to send more than its server reads
 
-The branch says whom to blame. No text holds a payload or a token.
+The branch says whose fault it is. No text holds a payload or a token.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ __all__ = [
     "UnexpectedData",
     "UsageError",
     "WsbusError",
+    "check_sendable",
     "is_sendable",
     "may_reconnect",
 ]
@@ -121,6 +122,19 @@ def is_sendable(code: int) -> bool:
     return (1000 <= code <= 1014 and code not in {1004, 1005, 1006}) or 3000 <= code <= 4999
 
 
+def check_sendable(code: object) -> None:
+    """Refuse what no close frame may carry.
+
+    Raises:
+        UsageError: ``code`` is none that may be sent.
+    """
+    if not isinstance(code, int) or not is_sendable(code):
+        raise UsageError(
+            f"{code!r:.80} is no code to close with (RFC 6455, section 7.4): use 4000 to 4999, "
+            "such as CloseCode.DISCONNECTED"
+        )
+
+
 class WsbusError(Exception):
     """Root of everything wsbus raises."""
 
@@ -152,8 +166,12 @@ class Unauthenticated(RemoteError):
     """A token was refused; raised by authenticators.
 
     Args:
-        message: A sentence for the client: put no secret and no token in it.
+        message: A sentence for the client, and for the server's log: put no secret and no token
+            in it.
     """
+
+    is_logged: bool = False
+    """Whether whoever raised it has logged why; else the endpoint logs the message."""
 
     def __init__(self, message: str = "the token was refused") -> None:
         super().__init__(message)
@@ -177,7 +195,7 @@ class TransportClosed(RemoteError):
 _CLOSINGS: Final[dict[int, str]] = {
     CloseCode.NORMAL: "the server closed it on purpose",
     CloseCode.GOING_AWAY: "the server is shutting down",
-    CloseCode.PROTOCOL_ERROR: "the other side took offence at the WebSocket protocol",
+    CloseCode.PROTOCOL_ERROR: "the other side reported an error of the WebSocket protocol",
     CloseCode.UNSUPPORTED_DATA: "the server takes text frames only",
     CloseCode.NO_STATUS: "the server closed it without saying why",
     CloseCode.ABNORMAL: "the server is gone, or the network broke",
@@ -252,19 +270,21 @@ class InvalidChannel(UsageError, ValueError):
 
     Args:
         reason: What is wrong, in words fit for the client; it does not repeat the name.
-        name: What was refused; the text of the error shows its start.
+        name: What was refused; the text of the error shows its start. Left out: it shows none.
     """
 
-    def __init__(self, reason: str, name: object = None) -> None:
+    def __init__(self, reason: str, name: object = ...) -> None:
         super().__init__(reason, name)
         self.reason: Final = reason
-        self.name: Final = name
+        self.name: Final = None if name is ... else name
+        self._is_named: Final = name is not ...
 
     def __str__(self) -> str:
-        if self.name is None:
+        if not self._is_named:
             return self.reason
         if not isinstance(self.name, str):
-            return f"{self.reason}, not {type(self.name).__name__}"
+            kind = "None" if self.name is None else type(self.name).__name__
+            return f"{self.reason}, not {kind}"
         dots = "…" if len(self.name) > _SHOWN else ""
         return f"{self.name[:_SHOWN]!r}{dots}: {self.reason}"
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from .choices import is_number, shown
 from .errors import UsageError
 
 __all__ = ["Beat", "Heartbeat", "HeartbeatPolicy"]
@@ -32,20 +33,22 @@ class HeartbeatPolicy(msgspec.Struct, frozen=True):
     interval: float | None = 30.0
     """Seconds between the server's pings; None: it sends none."""
     timeout: float | None = 60.0
-    """Seconds of silence after which the server closes with ``HEARTBEAT_TIMEOUT``; None: never,
-    dead peers are found below, by the server library's own keepalive."""
+    """Seconds of silence after which the server closes with ``HEARTBEAT_TIMEOUT``; None: never;
+    the server library's own pings then detect dead peers."""
     spreads: bool = True
     """The first ping to a connection comes up to half an interval early, by chance, so that those
     that opened together are not pinged together ever after."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no duration, and a timeout that would close everybody."""
+        """Check the durations; refuse a timeout that would close every connection."""
         for name, seconds in (("interval", self.interval), ("timeout", self.timeout)):
             if seconds is None:
                 continue
-            number: object = seconds
-            if not isinstance(number, int | float) or not 0 < seconds < math.inf:
-                raise UsageError(f"the heartbeat's {name} must be positive seconds, or None")
+            if not (is_number(seconds) and seconds > 0):
+                raise UsageError(
+                    f"the heartbeat's {name} must be a number of seconds above 0, or None, "
+                    f"not {shown(seconds)}"
+                )
         if self.interval is not None and self.timeout is not None and self.timeout <= self.interval:
             raise UsageError(
                 f"the heartbeat's timeout ({self.timeout:g} s) must be above its interval "
@@ -100,7 +103,7 @@ class Heartbeat:
         self._share = spread
 
     def seen(self, now: float) -> None:
-        """Note that a frame was read. Cost: one store; the deadline catches up when it strikes."""
+        """Note that a frame was read. Cost: one store; the deadline is recomputed when it fires."""
         self.last_seen = now
 
     def deadline(self) -> float:
@@ -111,7 +114,7 @@ class Heartbeat:
         return min(self._ping_due(), self._silence_ends())
 
     def judge(self, now: float) -> Beat:
-        """Tell what is due; silence wins over a ping. A ping that is told counts as sent."""
+        """Return what is due; silence wins over a ping. A ping that it returns counts as sent."""
         if now >= self._silence_ends():
             return Beat.DEAD
         if now >= self._ping_due():
@@ -124,7 +127,7 @@ class Heartbeat:
         """Take no account of the last ``seconds``, in which the server itself stood still.
 
         A process that was stopped, or a machine that was suspended, has read nothing meanwhile:
-        that silence was its own, and the peers shall have their full time.
+        that silence was its own, and peers get their full timeout again.
 
         Args:
             seconds: How long it stood still.

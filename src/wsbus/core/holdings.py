@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Collection
+from typing import Final, NamedTuple
 
 from ..protocols.base import WireProtocol
 from .actions import Action, Join, Leave, Send
@@ -20,13 +20,31 @@ from .messages import (
 from .patterns import Pattern
 from .permissions import Grants
 
-__all__ = ["LISTS", "NOT_GRANTED", "Holdings"]
+__all__ = ["LISTS", "NOT_GRANTED", "Holdings", "JudgedRequest"]
 
 LISTS: Final = (Subscribe, Unsubscribe, GetStatus)
 """Requests that hold many names, or are answered with many; see :meth:`Holdings.cost`."""
 
 NOT_GRANTED: Final = "no grant covers this"
 _NOT_ADMIN: Final = "* itself needs admin; a grant for * covers everything else"
+
+
+class JudgedRequest(NamedTuple):
+    """A subscribe request, and what is made of each of its names that is not held already."""
+
+    request: Subscribe
+    verdicts: dict[str, Pattern | Rejection]
+
+    @property
+    def permitted(self) -> list[Pattern]:
+        """What may be subscribed; two names may mean one pattern, which is here once."""
+        return list(dict.fromkeys(v for v in self.verdicts.values() if isinstance(v, Pattern)))
+
+    def refuse(self, patterns: Collection[Pattern], why: str) -> None:
+        """Reject what was permitted so far."""
+        for name, verdict in self.verdicts.items():
+            if isinstance(verdict, Pattern) and verdict in patterns:
+                self.verdicts[name] = Rejection(name, ErrorCode.FORBIDDEN, why)
 
 
 class Holdings:
@@ -43,7 +61,7 @@ class Holdings:
         self.names: Final[dict[str, Pattern]] = {}
         """What the client subscribed, as it spelled it, in order."""
         self._limits: Final = limits
-        self._assigned: frozenset[Pattern] = frozenset()  # Empty ones share one object.
+        self._assigned: dict[Pattern, None] | None = None  # As a rule there are none.
         # How often patterns are held under names that are not their own texts, as a rule never.
         self._aliased: dict[Pattern, int] | None = None
 
@@ -57,9 +75,7 @@ class Holdings:
                 return 1
         return max(1, -(-names // NAMES_PER_MESSAGE))
 
-    def judge(
-        self, names: Collection[str], protocol: WireProtocol, grants: Grants
-    ) -> dict[str, Pattern | Rejection]:
+    def judge(self, request: Subscribe, protocol: WireProtocol, grants: Grants) -> JudgedRequest:
         """Judge the names of a request, each once, but for those that the client holds already.
 
         No more of them are patterns than there are places left, in the order of the request; the
@@ -68,7 +84,7 @@ class Holdings:
         verdicts: dict[str, Pattern | Rejection] = {}
         most = self._limits.max_subscriptions
         free = most - len(self.names)
-        for name in names:
+        for name in request.names:
             if name in self.names or name in verdicts:
                 continue
             verdict = _judge(name, protocol, grants)
@@ -78,24 +94,23 @@ class Holdings:
                     why = f"at most {most} subscriptions a connection"
                     verdict = Rejection(name, ErrorCode.TOO_MANY_SUBSCRIPTIONS, why)
             verdicts[name] = verdict
-        return verdicts
+        return JudgedRequest(request, verdicts)
 
-    def subscribe(
-        self, names: Collection[str], verdicts: Mapping[str, Pattern | Rejection], ref: str | None
-    ) -> list[Action]:
-        """Join what :meth:`judge` permitted; one answer collects the whole request."""
+    def subscribe(self, judged: JudgedRequest) -> list[Action]:
+        """Join what is permitted; one answer collects the whole request."""
         accepted: list[str] = []
         rejected: list[Rejection] = []
         joins: list[Action] = []
-        for name in names:
+        for name in judged.request.names:
             if name not in self.names:
-                verdict = verdicts[name]
+                verdict = judged.verdicts[name]
                 if isinstance(verdict, Rejection):
                     rejected.append(verdict)
                     continue
                 joins += self._hold(name, verdict)
             accepted.append(name)
         # The answer before the joins: no event may come before it.
+        ref = judged.request.ref
         answer = Subscribed(tuple(accepted), len(self.names), tuple(rejected), ref)
         return [Send(answer), *joins]
 
@@ -111,23 +126,42 @@ class Holdings:
     def assign(self, pattern: Pattern) -> list[Action]:
         """Subscribe on the server's account; idempotent, and not told to the client."""
         joins: list[Action] = [] if self._holds(pattern) else [Join(pattern)]
-        self._assigned |= {pattern}
+        if self._assigned is None:
+            self._assigned = {}
+        self._assigned[pattern] = None
         return joins
 
     def unassign(self, pattern: Pattern) -> list[Action]:
         """Take :meth:`assign` back; what the client subscribed itself stays."""
-        if pattern not in self._assigned:
+        if not self._assigned or pattern not in self._assigned:
             return []
-        self._assigned -= {pattern}
+        del self._assigned[pattern]
         return [] if self._holds(pattern) else [Leave(pattern)]
+
+    def revoke(self, pattern: Pattern, reason: str | None) -> list[Action]:
+        """Take a pattern away, on either account; the client is told of what was its own."""
+        leaves = self.unassign(pattern)
+        names = tuple(name for name, held in self.names.items() if held == pattern)
+        for name in names:
+            leaves += self._release(name)
+        if not names:
+            return leaves
+        return [*leaves, Send(Unsubscribed(names, len(self.names), reason=reason))]
+
+    @property
+    def assigned(self) -> Collection[Pattern]:
+        """What the server subscribed, in order."""
+        return self._assigned or ()
 
     @property
     def patterns(self) -> Collection[Pattern]:
-        """All that is joined, each once."""
-        return self._assigned.union(self.names.values())
+        """All that is joined, each once: the client's in order, then the server's."""
+        return dict.fromkeys((*self.names.values(), *self.assigned)).keys()
 
     def _holds(self, pattern: Pattern) -> bool:
-        if pattern in self._assigned or self.names.get(pattern.text) == pattern:
+        if self._assigned and pattern in self._assigned:
+            return True
+        if self.names.get(pattern.text) == pattern:
             return True
         return self._aliased is not None and pattern in self._aliased
 

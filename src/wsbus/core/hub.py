@@ -1,4 +1,4 @@
-"""Local fan-out, pure: who gets a publication, and what is to be written to whom.
+"""Local fan-out, pure: which members get a publication, and what to write to each of them.
 
 ``publish`` touches no member. It appends to the *log* of the turn, and :meth:`Hub.take_plan`,
 called once per turn of the event loop, turns the log into few writes: members that owe the same
@@ -75,9 +75,9 @@ class Hub:
         self.table: Final = SubscriptionTable[Member, Audience](
             self._arrange, cache_size, edit=Audience.edited, narrow=self._narrow
         )
-        """Who is interested in what."""
+        """Members by pattern."""
         self.taps: Final[list[Tap]] = []
-        """Told of every publication, and for how many it is; as a rule there are none."""
+        """Called with each publication and the number of its receivers. Normally empty."""
         self._members: Final[set[Member]] = set()
         self.blocked: Final[set[Member]] = set()
         # Weak: each is as old as the audiences that it is part of, and holds on to its members.
@@ -169,7 +169,7 @@ class Hub:
         return group
 
     def matching(self, channel: Channel) -> Collection[Member]:
-        """Return whom a publication on this channel would be for, in no particular order."""
+        """Return the members that match the channel, in no particular order."""
         return self.table.match(channel).members
 
     # --- in ----------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Hub:
 
     @property
     def owed(self) -> int:
-        """Entries in the log; as long as there are none, nobody who is ready owes anything."""
+        """Entries in the log. When 0, no ready member has unsent frames."""
         return len(self._log)
 
     @property
@@ -288,7 +288,7 @@ class Hub:
         self._past[3] += sum(item.publication is not None for item in owed)
 
     def lend(self, members: Collection[Member]) -> None:
-        """These are ready, and written to by tasks from now on: block them, at less cost."""
+        """Block ready members to which tasks write from now on, at less cost than :meth:`block`."""
         if self._log:
             for member in members:
                 self.block(member, ())

@@ -1,4 +1,4 @@
-"""A bounded cache of who is interested in a channel, kept up to date change by change.
+"""A bounded cache of the members interested in a channel, kept up to date change by change.
 
 What a search found is kept per channel. A change of interest is only noted; the next publication
 on a channel takes up what was noted since the one before, and leaves alone what does not match. So
@@ -75,7 +75,7 @@ class MatchCache(Generic[M, A]):
     """Answers by channel.
 
     Args:
-        search: Finds out who is interested now; None: nobody.
+        search: Finds the members that are interested now; None: there are none.
         arrange: Makes an arrangement of members.
         edit: Returns the arrangement with some members more and some less. It ignores members that
             are there already, or are not there. None: everything is arranged anew.

@@ -165,7 +165,7 @@ class Connected(msgspec.Struct, frozen=True):
 
     connection_id: str
     subject: str | None
-    """Who it is; None: not authenticated yet."""
+    """The subject of its identity; None: not authenticated yet."""
     ping_interval: float | None
     """Seconds between the server's pings; None: it sends none."""
     timeout: float | None
@@ -216,11 +216,16 @@ class Subscribed(msgspec.Struct, frozen=True):
 
 
 class Unsubscribed(msgspec.Struct, frozen=True):
-    """These names are not subscribed any more; unasked when a refresh took grants away."""
+    """These names are not subscribed any more.
+
+    Unasked when a refresh took grants away, or the application revoked them.
+    """
 
     names: tuple[str, ...]
     active: int
     ref: str | None = None
+    reason: str | None = None
+    """Why the application took them away, for people; None: it did not, or it did not say."""
 
 
 class Response(msgspec.Struct, frozen=True):

@@ -16,6 +16,8 @@ from .errors import UsageError
 __all__ = ["is_same_host", "normal_origin", "parse_origins"]
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
+_LOCAL: Final = {"localhost", "127.0.0.1", "[::1]"}
+"""Hosts that pages under development come from, without TLS."""
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[^\s/?#@:\[\]*,]+)(?::(?P<port>\d{1,5}))?",
 )
@@ -84,7 +86,8 @@ def _cure(text: str) -> str:
     if "*" in text:
         return "wildcards have no meaning here; list each origin"
     if not separator:
-        return f"a browser sends the scheme, too: write 'https://{text}'"
+        scheme = "http" if text.partition(":")[0] in _LOCAL else "https"
+        return f"a browser sends the scheme, too: write '{scheme}://{text}'"
     if scheme.lower() in {"ws", "wss"}:
         return f"it is the page's, not the socket's: write 'http{scheme[2:]}://{rest}'"
     if "/" in rest or "?" in rest or "#" in rest:

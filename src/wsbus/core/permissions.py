@@ -1,4 +1,4 @@
-"""Who somebody is, and what they may do.
+"""Identities and grants: whose a connection is, and what it may do.
 
 Grants are patterns. To subscribe to a pattern, one grant must *cover* it, so that nothing can be
 received that was not granted; to publish or to command, one grant must match the name. A deny
@@ -117,7 +117,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is at the other end, as an authenticator found out.
+    """The client at the other end, as an authenticator identified it.
 
     Raises:
         UsageError: A field does not hold what it should.
@@ -178,5 +178,5 @@ def _any_matches(patterns: tuple[Pattern, ...], name: str) -> bool:
 
 def _parse_all(texts: Iterable[str]) -> tuple[Pattern, ...]:
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise InvalidChannel("several patterns are expected, not one text", texts)
+        raise InvalidChannel('patterns are given as a list, such as ["a.*"]', texts)
     return tuple(map(parse_pattern, texts))

@@ -38,7 +38,7 @@ class Standing(Enum):
     READY = auto()
     """Writable, and it owes nothing that is not in the log."""
     BLOCKED = auto()
-    """Not writable, or written to by a task of its own: its queue holds what it owes."""
+    """Not writable, or a task of its own writes to it: its queue holds what it owes."""
     GONE = auto()
     """Detached; what is still addressed to it is discarded."""
 
@@ -49,8 +49,8 @@ class Member:
     Args:
         protocol: Encodes for it.
         queue: Holds what it owes while it is blocked.
-        shares_queue: It is empty, and stands for others, too: the member gets one of its own when
-            it first needs one. Most never do.
+        shares_queue: The queue is empty and shared: the member gets one of its own when it first
+            needs one. Most never do.
         overflow: What a full queue does with publications that do not say.
         outlet: What the flusher writes through; the hub only groups by it.
         writes_bytes: Whether the outlet takes RFC 6455 bytes; such members share joined writes.
@@ -108,7 +108,7 @@ Members: TypeAlias = tuple[Member, ...]
 
 
 class Owed:
-    """One frame on its way to members, with what a full queue shall do with it."""
+    """One frame on its way to members, with what a full queue does with it."""
 
     __slots__ = ("frame", "publication")
 
@@ -137,7 +137,7 @@ class Plan(NamedTuple):
 
 
 class Group:
-    """Members of one audience for whom the same bytes will do; it never changes."""
+    """Members of one audience that take the same bytes; it never changes."""
 
     __slots__ = ("__weakref__", "_edited", "members", "protocol", "writes_bytes")
 

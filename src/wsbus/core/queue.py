@@ -6,8 +6,8 @@ Two kinds of items share a queue and keep one order. *Publications* come through
 
 A publication that was lost leaves a *marker*: :meth:`MessageQueue.take` tells how many are missing
 right before the items it returns. A queue holds one marker at most, and a further loss adds to it.
-The marker stands at the earliest place it counts for, never later: a client that is told early
-and fetches the state anew sees at least everything lost until then, while one that is told late
+The marker stands at the earliest place it counts for, never later: a client that learns it early
+and fetches the state anew sees at least everything lost until then, while one that learns it late
 would have used a wrong state meanwhile.
 
 The file is long because one structure keeps order, bounds, keys and losses together: each of them
@@ -59,7 +59,7 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
     offered: int
     accepted: int
     refused: int
-    """Lost at the door, those with :attr:`.Offer.OVERFLOW` included."""
+    """Refused on arrival, those with :attr:`.Offer.OVERFLOW` included."""
     sent: int
     """Taken."""
     queued: int
@@ -99,7 +99,7 @@ class MessageQueue(Generic[T]):
 
     Guarantees: publications and control items come out in the order they went in. At most
     ``max_messages`` publications of at most ``max_bytes`` are held, and every one that went in or
-    was refused is told, as an item or as lost, unless it was conflated or discarded by
+    was refused comes out, as an item or as lost, unless it was conflated or discarded by
     :meth:`clear`.
 
     Cost: every step O(1), amortised; an empty queue owns no container.
@@ -144,8 +144,11 @@ class MessageQueue(Generic[T]):
         max_bytes: int = 1 << 20,
         max_control_bytes: int = 256 * 1024,
     ) -> None:
-        if min(max_messages, max_bytes, max_control_bytes) < 1:
-            raise UsageError("the bounds of a queue must be at least 1")
+        for bound in (max_messages, max_bytes, max_control_bytes):
+            if not isinstance(bound, int) or bound < 1:  # type: ignore[redundant-expr]
+                raise UsageError(
+                    f"the bounds of a queue are whole numbers above 0, not {bound!r:.80}"
+                )
         self.max_messages: Final = max_messages
         self.max_bytes: Final = max_bytes
         self.max_control_bytes: Final = max_control_bytes
@@ -203,7 +206,7 @@ class MessageQueue(Generic[T]):
     def put(self, item: T) -> None:
         """Put a control item at the end; it is never dropped.
 
-        Its bound is :attr:`is_choked`: what makes control items must stop then.
+        It has no bound here: while :attr:`is_choked`, callers must make no more control items.
         """
         if self._control is _NO_CONTROL:
             self._control = deque()
@@ -250,7 +253,7 @@ class MessageQueue(Generic[T]):
 
     @property
     def is_empty(self) -> bool:
-        """Nothing waits: no publication, no control item, no loss to be told."""
+        """Nothing waits: no publication, no control item, no unreported loss."""
         return not (self._data or self._control or self.lost)
 
     @property

@@ -4,15 +4,14 @@ What takes time is a *question*: it goes out with a generation number, the answe
 input, and a late one is ignored. While a question is out, pings are answered at once and all else
 waits in order, so that a client's messages act in the order it sent them.
 
-Near 400 lines: the states, what is heard in each and what follows are one table and its rows.
-What is subscribed is kept in :mod:`wsbus.core.holdings`.
+The states are a table of their own (:mod:`wsbus.core.session_states`), what is subscribed is kept
+in :mod:`wsbus.core.holdings`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import Enum, auto
 from typing import Any, Final
 
 from ..protocols.base import WireProtocol
@@ -30,7 +29,7 @@ from .actions import (
 )
 from .errors import CloseCode, ErrorCode, InvalidChannel
 from .heartbeat import Beat, Heartbeat
-from .holdings import LISTS, NOT_GRANTED, Holdings
+from .holdings import LISTS, NOT_GRANTED, Holdings, JudgedRequest
 from .instant import Instant
 from .limits import ExcessRun, Limits, TokenBucket
 from .messages import (
@@ -45,49 +44,17 @@ from .messages import (
     Ping,
     Pong,
     Publish,
-    Rejection,
     Subscribe,
     Unsubscribe,
     is_event,
 )
 from .patterns import Pattern
 from .permissions import Identity
+from .session_states import NEXT, UNAUTHENTICATED, Move, State
 
 __all__ = ["Session", "State"]
 
 
-class State(Enum):
-    """Where a conversation stands."""
-
-    AWAITING = auto()
-    """No identity yet; only ``auth`` is acted on."""
-    JUDGING = auto()
-    """No identity yet; a token is being judged."""
-    OPEN = auto()
-    """Everything is acted on."""
-    ASKING = auto()
-    """Open, and a question is out: a refreshed token, or a permission."""
-    CLOSED = auto()
-    """Nothing is acted on any more."""
-
-
-class _Input(Enum):
-    ASK = auto()
-    ACCEPT = auto()
-    REFUSE = auto()
-    END = auto()
-
-
-# A pair that is not in the table is a mistake of this module: it raises and changes nothing.
-_NEXT: Final = {
-    (State.AWAITING, _Input.ASK): State.JUDGING,
-    (State.JUDGING, _Input.ACCEPT): State.OPEN,
-    (State.JUDGING, _Input.REFUSE): State.AWAITING,
-    (State.OPEN, _Input.ASK): State.ASKING,
-    (State.ASKING, _Input.ACCEPT): State.OPEN,
-    **{(state, _Input.END): State.CLOSED for state in State},
-}
-_UNAUTHENTICATED: Final = (State.AWAITING, State.JUDGING)
 _NOT_ALLOWED: Final = "the application does not allow this"
 _TOO_FAST: Final = "too many messages"
 
@@ -112,6 +79,7 @@ class Session:
         "_excess",
         "_generation",
         "_holdings",
+        "_judged",
         "_limits",
         "_on_answer",
         "_protocol",
@@ -152,6 +120,7 @@ class Session:
         self._holdings: Final = Holdings(limits)
         self._generation = 0
         self._on_answer: Callable[[Any, Instant], list[Action]] | None = None
+        self._judged: JudgedRequest | None = None  # What the application is asked about now.
         self._waiting: deque[Command] | None = None
         self._auth_deadline = now.monotonic + limits.auth_timeout
         self.reschedule(now)
@@ -254,19 +223,17 @@ class Session:
 
     def _handle_subscribe(self, command: Subscribe) -> list[Action]:
         holdings = self._holdings
-        verdicts = holdings.judge(command.names, self._protocol, self._trusted.grants)
-        # Two names may mean one pattern; each is asked for once.
-        asked = list(dict.fromkeys(v for v in verdicts.values() if isinstance(v, Pattern)))
-        if not (self._asks and asked):
-            return holdings.subscribe(command.names, verdicts, command.ref)
+        judged = holdings.judge(command, self._protocol, self._trusted.grants)
+        asked = judged.permitted if self._asks else ()
+        if not asked:
+            return holdings.subscribe(judged)
 
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
             refused = {pattern for pattern, yes in zip(asked, allowed, strict=True) if not yes}
-            for name, verdict in verdicts.items():
-                if verdict in refused:
-                    verdicts[name] = Rejection(name, ErrorCode.FORBIDDEN, _NOT_ALLOWED)
-            return holdings.subscribe(command.names, verdicts, command.ref)
+            judged.refuse(refused, _NOT_ALLOWED)
+            return holdings.subscribe(judged)
 
+        self._judged = judged
         patterns = tuple(pattern.text for pattern in asked)
         return [AskPermission(self._ask(answered), self._trusted, "subscribe", patterns)]
 
@@ -278,6 +245,19 @@ class Session:
         """Take :meth:`assign` back; what the client subscribed itself stays."""
         return [] if self.state is State.CLOSED else self._holdings.unassign(pattern)
 
+    def revoke(self, pattern: Pattern, reason: str | None) -> list[Action]:
+        """Take a subscription away, whoever asked for it, and also one that is being judged."""
+        if self.state is State.CLOSED:
+            return []
+        if self._judged is not None:
+            self._judged.refuse({pattern}, reason or _NOT_ALLOWED)
+        return self._holdings.revoke(pattern, reason)
+
+    @property
+    def assigned(self) -> Collection[Pattern]:
+        """What the server subscribed, in order."""
+        return self._holdings.assigned
+
     @property
     def subscriptions(self) -> Mapping[str, Pattern]:
         """What the client subscribed, as it spelled it, in order."""
@@ -285,7 +265,7 @@ class Session:
 
     @property
     def patterns(self) -> Collection[Pattern]:
-        """All that is joined, on the client's account and on the server's."""
+        """All that is joined: on the client's account, then on the server's, each in order."""
         return self._holdings.patterns
 
     # --- questions and answers ---------------------------------------------------------------
@@ -300,13 +280,13 @@ class Session:
         return [AskToken(self._ask(answered), auth.token)]
 
     def _ask(self, on_answer: Callable[[Any, Instant], list[Action]]) -> int:
-        self._move(_Input.ASK)
+        self._move(Move.ASK)
         self._generation += 1
         self._on_answer = on_answer
         return self._generation
 
     def handle_token(self, generation: int, verdict: Identity | str, now: Instant) -> list[Action]:
-        """Take the answer to :class:`.AskToken`: who it is, or a sentence why it is nobody."""
+        """Take the answer to :class:`.AskToken`: the identity, or why the token was refused."""
         return self._handle_answer(generation, verdict, now)
 
     def handle_permission(
@@ -319,13 +299,32 @@ class Session:
         on_answer = self._on_answer
         if on_answer is None or generation != self._generation:
             return []
-        self._on_answer = None
+        self._on_answer = self._judged = None
         is_nobody = self.state is State.JUDGING and not isinstance(answer, Identity)
-        self._move(_Input.REFUSE if is_nobody else _Input.ACCEPT)
-        actions = on_answer(answer, now)
-        while self._waiting and self.state is State.OPEN:
-            actions += self._act(self._waiting.popleft(), now)
-        return actions
+        self._move(Move.REFUSE if is_nobody else Move.ACCEPT)
+        return on_answer(answer, now)
+
+    def resume(self, now: Instant) -> list[Action] | None:
+        """Act on the next message that waited; None: none waits, or a question is out.
+
+        To be called after each answer until it returns None, each time once the actions are
+        performed: a command that they invoke must find what it sees here to be done.
+        """
+        if not self._waiting or self.state is not State.OPEN:
+            return None
+        return self._act(self._waiting.popleft(), now)
+
+    def hold(self) -> int | None:
+        """Have what the client says from now on wait, as behind a question.
+
+        Returns:
+            What to give to :meth:`release`; None: it waits already, or is not acted on anyway.
+        """
+        return self._ask(lambda _answer, _now: []) if self.state is State.OPEN else None
+
+    def release(self, generation: int, now: Instant) -> list[Action]:
+        """End a :meth:`hold`."""
+        return self._handle_answer(generation, None, now)
 
     def _authenticated(
         self, verdict: Identity | str, ref: str | None, now: Instant
@@ -342,7 +341,7 @@ class Session:
         self.identity = verdict
         self.reschedule(now)
         actions: list[Action] = [
-            Adopt(verdict),
+            Adopt(verdict, is_renewal=old is not None),
             Send(AuthAccepted(verdict.subject, verdict.expires_at, ref)),
         ]
         may = verdict.grants.may_subscribe
@@ -354,7 +353,7 @@ class Session:
     def reschedule(self, now: Instant) -> None:
         """Work :attr:`deadline` out anew; to be called also when the wall clock was set."""
         deadline = self.heartbeat.deadline()
-        if self.state in _UNAUTHENTICATED:
+        if self.state in UNAUTHENTICATED:
             deadline = min(deadline, self._auth_deadline)
         if self.identity is not None and self.identity.expires_at is not None:
             # Expiry is a moment of the wall clock: this is when that clock will show it.
@@ -368,7 +367,7 @@ class Session:
         expires_at = self.identity.expires_at if self.identity else None
         if expires_at is not None and expires_at <= now.wall:
             return self.close(CloseCode.TOKEN_EXPIRED, "token expired")
-        if self.state in _UNAUTHENTICATED and now.monotonic >= self._auth_deadline:
+        if self.state in UNAUTHENTICATED and now.monotonic >= self._auth_deadline:
             return self.close(CloseCode.TOKEN_REFUSED, "no token in time")
         beat = self.heartbeat.judge(now.monotonic)
         if beat is Beat.DEAD:
@@ -380,17 +379,17 @@ class Session:
         """End the conversation; nothing is acted on afterwards."""
         if self.state is State.CLOSED:
             return []
-        self._move(_Input.END)
-        self._on_answer = None
+        self._move(Move.END)
+        self._on_answer = self._judged = None
         self._waiting = None
         return [Close(code, reason)]
 
-    def _move(self, heard: _Input) -> None:
-        self.state = _NEXT[self.state, heard]
+    def _move(self, heard: Move) -> None:
+        self.state = NEXT[self.state, heard]
 
     @property
     def _trusted(self) -> Identity:
-        assert self.identity is not None  # OPEN and ASKING imply it; see _NEXT.
+        assert self.identity is not None  # OPEN and ASKING imply it; see NEXT.
         return self.identity
 
 

@@ -1,4 +1,4 @@
-"""Who is interested in what: an exact map, a trie for wildcards, and a bounded cache of answers.
+"""Members by pattern: an exact map, a trie for wildcards, and a bounded cache of answers.
 
 An exact pattern is found by its text. A pattern with wildcards lies in a trie of segments; both
 wildcards for one segment are the same edge there. Nodes without members below them are removed at
@@ -154,7 +154,7 @@ class SubscriptionTable(Generic[M, A]):
         Each stands in it once, however many of its patterns match. The order is that of the first
         of them if one pattern matches, or at most 1,024 subscriptions and no deep pattern, and
         nothing was edited; else there is no particular order.
-        Nobody's arrangement is not kept: unknown names must not displace busy ones.
+        Empty results are not cached: unknown names must not displace busy ones.
 
         Cost: one look-up if cached and unchanged. Else a comparison for each change since, and a
         search if one of them matches. See ``docs/explanation/performance.md``.
@@ -212,7 +212,7 @@ class SubscriptionTable(Generic[M, A]):
         return self._cache.holds(channel) or self._find(channel) is not None
 
     def members(self, pattern: Pattern) -> Collection[M]:
-        """Return who is interested in exactly this pattern, in the order of subscription."""
+        """Return the members of exactly this pattern, in the order of subscription."""
         return tuple(self._members.get(pattern.text, ()))
 
     def held(self) -> list[tuple[str, int]]:
@@ -255,7 +255,7 @@ class SubscriptionTable(Generic[M, A]):
             self._cache.note(pattern, member)
 
     def _find(self, channel: Channel) -> Matched[M] | None:
-        """Return who is interested.
+        """Return the members with a pattern that matches.
 
         Cost: at most 463 nodes and, for each 4,096 deep patterns, 16 ANDs.
         """

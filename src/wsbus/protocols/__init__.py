@@ -14,7 +14,7 @@ from ..core import messages
 from ..core.frame import Frame
 from .base import WireProtocol
 from .native import Native
-from .registry import protocol, register
+from .registry import protocol, protocols_of, register
 from .tagged import (
     ClientMessage,
     PingMessage,
@@ -38,6 +38,7 @@ __all__ = [
     "ZigQuant",
     "messages",
     "protocol",
+    "protocols_of",
     "register",
 ]
 

@@ -84,6 +84,18 @@ class _Status(FromServer, frozen=True, kw_only=True, tag="status"):
     data: _Facts
 
 
+class _Withdrawn(msgspec.Struct, frozen=True, omit_defaults=True):
+    channels: tuple[str, ...]
+    active_subscriptions: int
+    reason: str | None = None
+
+
+class _Unsubscribed(FromServer, frozen=True, kw_only=True, tag="unsubscribed"):
+    id: str | None = None
+    timestamp: int
+    data: _Withdrawn
+
+
 class Native(Dialogue):
     """The dialect that has a word for everything the bus can say."""
 
@@ -122,6 +134,9 @@ class Native(Dialogue):
                 return _Connected(at, _terms(reply))
             case core.Gap():
                 return _Gap(at, _Loss(reply.lost))
+            case core.Unsubscribed(reason=str()):
+                data = _Withdrawn(reply.names, reply.active, reply.reason)
+                return _Unsubscribed(id=reply.ref, timestamp=at, data=data)
             case core.Status():
                 return _Status(id=reply.ref, timestamp=at, data=_facts(reply))
             case _:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from copy import copy
 from string import ascii_letters, digits
 from typing import Final
 
+from ..core.choices import shown
 from ..core.errors import UsageError
 from .base import WireProtocol
 
-__all__ = ["protocol", "register", "unjoined"]
+__all__ = ["protocol", "protocols_of", "register", "unjoined"]
 
 # RFC 9110, section 5.6.2: what a token, and so a subprotocol, is made of.
 _TOKEN: Final = frozenset(ascii_letters + digits + "!#$%&'*+-.^_`|~")
@@ -24,7 +26,7 @@ def register(dialect: WireProtocol) -> None:
     Raises:
         UsageError: The name is no subprotocol token, or another dialect has it.
     """
-    name = dialect.name
+    name = _checked(dialect).name
     if not name or not _TOKEN.issuperset(name):
         raise UsageError(f"{name!r} is not a subprotocol token")
     if _registered.setdefault(name, dialect) is not dialect:
@@ -38,12 +40,39 @@ def protocol(which: str | WireProtocol) -> WireProtocol:
         UsageError: No dialect of this name is registered.
     """
     if not isinstance(which, str):
-        return which
+        return _checked(which)
     try:
         return _registered[which]
     except KeyError:
         known = ", ".join(sorted(_registered))
         raise UsageError(f"there is no protocol {which!r}; there are {known}") from None
+
+
+def protocols_of(which: Sequence[str | WireProtocol]) -> tuple[WireProtocol, ...]:
+    """Return the dialects of an endpoint.
+
+    Raises:
+        UsageError: There is none, or one of them is no dialect, or no dialect has such a name.
+    """
+    given: object = which
+    if isinstance(given, str) or not isinstance(given, Iterable) or not given:
+        raise UsageError("an endpoint speaks at least one protocol: protocols=['wsbus.v1']")
+    found = {(speaks := protocol(each)).name: speaks for each in which}
+    if len(found) < len(which):
+        names = ", ".join(repr(name) for name in found)
+        raise UsageError(f"an endpoint has two protocols of one name, among {names}")
+    return tuple(found.values())
+
+
+def _checked(dialect: WireProtocol) -> WireProtocol:
+    if isinstance(dialect, type):
+        raise UsageError(f"a protocol is an object: write {dialect.__name__}(), with parentheses")
+    if not isinstance(getattr(dialect, "name", None), str) or not hasattr(dialect, "decode"):
+        raise UsageError(
+            "a protocol is the name of one, or an object of a class that derives from "
+            f"WireProtocol, not {shown(dialect)}"
+        )
+    return dialect
 
 
 def unjoined(dialect: WireProtocol) -> WireProtocol:

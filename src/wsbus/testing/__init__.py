@@ -1,6 +1,6 @@
 """For those who test what they build on wsbus, or write an adapter for it.
 
-Time that is told to pass (:class:`.ManualClock`), transports without sockets
+Time that a test lets pass (:class:`.ManualClock`), transports without sockets
 (:class:`.MemoryTransport`), a WebSocket client that breaks every rule it is asked to
 (:class:`.Peer`), and the conformance suite of transports (:func:`.check_transport`).
 """

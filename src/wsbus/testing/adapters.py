@@ -57,7 +57,7 @@ class Adapter:
     """Pings of a peer that never reads cost no memory. False: the server answers them below the
     adapter, without bound."""
     tells_resets: bool = True
-    """A connection that breaks is told from one that is closed without a code: 1006, not 1005."""
+    """A connection that breaks ends with 1006, one that is closed without a code with 1005."""
     drains: bool = True
     """At shutdown clients get what they are owed. False: the server closes the connections itself,
     and what was published in its last moments is lost."""

@@ -1,4 +1,4 @@
-"""A WebSocket client that does as it is told: also nothing, the wrong thing, or half of it."""
+"""A WebSocket client that does what a test says: also nothing, the wrong thing, or half of it."""
 
 from __future__ import annotations
 

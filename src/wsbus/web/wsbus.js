@@ -1258,7 +1258,8 @@ export class Client extends Target {
         if (id !== undefined) break;
         for (const pattern of data.channels) {
           const entry = this.#subscriptions.get(pattern);
-          const why = new CommandError("UNSUBSCRIBED", `${pattern}: the server ended the subscription`);
+          const reason = data.reason === undefined ? "" : `: ${data.reason}`;
+          const why = new CommandError("UNSUBSCRIBED", `${pattern}: the server ended the subscription${reason}`);
           if (entry?.isConfirmed) this.#fail(entry, why);
         }
         return;

@@ -686,6 +686,8 @@ class ClientMachine(RuleBasedStateMachine):
         ends = None if lifetime is None else self.now.wall + lifetime
         verdict = Identity("u", LESS if is_less else ALL, ends)
         self.serve(link, link.session.handle_token(generation, verdict, self.now))
+        while (waited := link.session.resume(self.now)) is not None:
+            self.serve(link, waited)
 
     @precondition(lambda self: self.link is not None)
     @rule(pattern=st.sampled_from(PATTERNS), joins=st.booleans())

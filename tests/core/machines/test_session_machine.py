@@ -83,6 +83,10 @@ def pattern_of(name: str) -> Pattern | None:
         return None
 
 
+class Held:
+    """What the client says waits until the hooks have returned; no answer decides anything."""
+
+
 class Rates:
     """The rate of messages and what it means to exceed one, from docs/reference/protocol.md.
 
@@ -150,7 +154,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.answered: list[str] = []
         self.waiting: list[str] = []
         self.allowed: dict[str, bool] = {}
-        self.question: AskToken | AskPermission | None = None
+        self.question: AskToken | AskPermission | Held | None = None
+        self.revoked: set[Pattern] = set()
         self.in_question: str | None = None
         self.asked = 0
         self.rates = Rates()
@@ -227,6 +232,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.asked += 1
         assert action.generation == self.asked
         self.question = action
+        self.revoked.clear()
         if isinstance(action, AskPermission) and action.action == "subscribe":
             assert len(action.names) <= 3 - len(self.subscribed), "asked for no use"
             assert not set(action.names) & set(self.subscribed)
@@ -257,7 +263,7 @@ class SessionMachine(RuleBasedStateMachine):
                 self.subscribed = [name for name in self.subscribed if name not in reply.names]
                 assert reply.active == len(self.subscribed)
                 if reply.ref is None:
-                    return  # A refresh took them away.
+                    return  # A refresh, or the application, took them away.
             case AuthAccepted():
                 assert self.identity is not None
                 assert (reply.subject, reply.expires_at) == ("u", self.identity.expires_at)
@@ -402,6 +408,9 @@ class SessionMachine(RuleBasedStateMachine):
 
     def take_up(self) -> None:
         """After an answer, the commands that waited act until one of them asks."""
+        while (actions := self.session.resume(self.now)) is not None:
+            assert self.question is None
+            self.perform(actions)
         if self.question is not None and self.waiting:
             self.in_question = self.waiting.pop(0)
         assert self.question is not None or not self.waiting
@@ -433,8 +442,7 @@ class SessionMachine(RuleBasedStateMachine):
 
         assert isinstance(actions[0], Send)
         assert isinstance(actions[0].reply, AuthRefused)
-        # What waited may act, and end it, too.
-        assert self.waiting or len(actions) == 1 + was_nobody
+        assert len(actions) == 1 + was_nobody
         assert isinstance(actions[-1], Close) or not was_nobody
         self.perform(actions)
         self.take_up()
@@ -448,6 +456,9 @@ class SessionMachine(RuleBasedStateMachine):
         assert len(set(asked)) == len(asked)
         allowed = data.draw(st.lists(st.booleans(), min_size=len(asked), max_size=len(asked)))
         self.allowed = dict(zip(asked, allowed, strict=True))
+        # "A request for it that is being judged is refused."
+        if self.question.action == "subscribe":
+            self.allowed |= {pattern.text: False for pattern in self.revoked}
         self.question = None
         self.perform(self.session.handle_permission(self.asked, allowed, self.now))
         self.take_up()
@@ -459,6 +470,7 @@ class SessionMachine(RuleBasedStateMachine):
             verdict = Identity("u", GRANTS[-1]) if good else "no"
             assert self.session.handle_token(generation, verdict, self.now) == []
             assert self.session.handle_permission(generation, [good], self.now) == []
+            assert self.session.release(generation, self.now) == []
 
     @rule(pattern=st.sampled_from(PATTERNS))
     def assign(self, pattern: Pattern) -> None:
@@ -471,6 +483,39 @@ class SessionMachine(RuleBasedStateMachine):
         if not self.is_closed:
             self.assigned.discard(pattern)
         self.perform(self.session.unassign(pattern))
+
+    @rule(pattern=st.sampled_from(PATTERNS))
+    def revoke(self, pattern: Pattern) -> None:
+        """The page: "whether the client asked for it or the application subscribed it"."""
+        actions = self.session.revoke(pattern, "why")
+        if self.is_closed:
+            assert actions == []
+            return
+        self.assigned.discard(pattern)
+        self.revoked.add(pattern)
+        had = tuple(name for name in self.subscribed if pattern_of(name) == pattern)
+        said = [action.reply for action in actions if isinstance(action, Send)]
+        left = len(self.subscribed) - len(had)
+        assert said == ([Unsubscribed(had, left, reason="why")] if had else [])
+        self.perform(actions)
+        assert pattern not in self.joined
+
+    @rule()
+    def hold(self) -> None:
+        generation = self.session.hold()
+        is_open = not self.is_closed and self.identity is not None and self.question is None
+        assert (generation is not None) == is_open
+        if is_open:
+            self.asked += 1
+            assert generation == self.asked
+            self.question = Held()
+
+    @precondition(lambda self: isinstance(self.question, Held))
+    @rule()
+    def release(self) -> None:
+        self.question = None
+        assert self.session.release(self.asked, self.now) == []
+        self.take_up()
 
     @rule(seconds=st.sampled_from([1 / 128, 1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1, 3]))
     def wait(self, seconds: float) -> None:

@@ -119,7 +119,7 @@ async def abort(adapter: Adapter) -> None:
 
 
 async def shutdown(adapter: Adapter) -> None:
-    """A server that stops gives what it owes, then 1001 or 1012; who is stuck delays nobody."""
+    """A server that stops gives what it owes, then 1001 or 1012; a stuck peer delays nobody."""
     limits = msgspec.structs.replace(UNLIMITED, write_deadline=60.0)
     async with open_site(adapter, limits=limits) as site:
         stuck = await site.connect(receive_buffer=4096)
@@ -144,7 +144,7 @@ async def shutdown(adapter: Adapter) -> None:
         expect(took < _SHUTDOWN, f"the shutdown took {took:.1f} s")
         with move_on_after(_PROMPTLY):
             await site.departure(stuck)
-        expect(site.has_left(stuck), "who is stuck is gone, too")
+        expect(site.has_left(stuck), "the stuck peer is gone, too")
         expect(await _is_closed(site), "nobody is let in any more")
 
 

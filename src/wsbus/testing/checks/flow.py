@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _SMALL: Final = 4096
-"""Bytes of receive buffer, for those who shall not read."""
+"""Bytes of receive buffer, for peers that do not read."""
 _PATIENT: Final = msgspec.structs.replace(UNLIMITED, write_deadline=60.0)
 _KIB: Final = "x" * 1000
 _MIB: Final = 1 << 20
@@ -96,7 +96,7 @@ async def backpressure(adapter: Adapter) -> None:
 
 
 async def nothing_lost_unknowingly(adapter: Adapter) -> None:
-    """A peer that pauses and reads on gets the rest in order, and is told how many it missed."""
+    """A peer that pauses and reads on gets the rest in order, and the number of what it missed."""
     async with open_site(adapter, limits=_PATIENT) as site:
         client = await site.connect(receive_buffer=_SMALL)
         await client.subscribe("a", "end")
@@ -116,7 +116,7 @@ async def nothing_lost_unknowingly(adapter: Adapter) -> None:
                 expect(message["data"] > last, "what is left is in order")
                 last, got = message["data"], got + 1
         expect(lost > 0, "so much does not fit anywhere")
-        expect(got + lost == count, f"{got} came and {lost} are told as lost, of {count}")
+        expect(got + lost == count, f"{got} came and {lost} are reported as lost, of {count}")
 
 
 async def stuck_peer(adapter: Adapter) -> None:
@@ -162,7 +162,7 @@ async def choked_reading(adapter: Adapter) -> None:
 
 
 async def ping_flood(adapter: Adapter) -> None:
-    """A stranger who sends pings and never reads costs the server no memory to speak of."""
+    """A peer that sends pings and never reads costs the server no memory to speak of."""
     if not adapter.bounds_pongs:
         raise SkipTest("the server answers pings below the adapter")
 

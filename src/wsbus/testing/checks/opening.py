@@ -43,7 +43,7 @@ async def handshake_as_sent(adapter: Adapter) -> None:
 
 
 async def handshake_of_any_bytes(adapter: Adapter) -> None:
-    """Whatever bytes a handshake holds, those who are told of its connection get an answer."""
+    """Whatever bytes a handshake holds, an application that hears of the connection can read it."""
     async with open_site(adapter) as site:
         for target in ("/%FF%FE?a=%FF", "/%ED%A0%80", "/%00%0D%0A", "/\udcff?\udcfe", "/é"):
             try:

@@ -1,45 +1,48 @@
-"""The console's way in, and who may take it."""
+"""The console: whose connections it takes, and what becomes of them."""
 
 from __future__ import annotations
 
 import hmac
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import replace
 from hashlib import sha256
 from inspect import isawaitable
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
-from anyio import CancelScope
+from anyio import CancelScope, create_task_group
 
+from .._log import BoundedLog, escaped
 from ..auth import Authenticator
 from ..bus import Bus
 from ..core.errors import CloseCode, Unauthenticated, UsageError
 from ..core.limits import Limits
 from ..core.permissions import Grants, Identity
-from ..endpoint import Admission, Endpoint, Refusal, escaped
+from ..driver import Driver
+from ..endpoint import Admission, Endpoint, Refusal
 from ..protocols import protocol
 from ..transport import Handshake, Transport
-from .room import Room
+from .assets import Answer, answer, redirect
+from .observation import Observation
+from .strangers import Stranger, Strangers
 
 __all__ = ["Console"]
 
 logger: Final = logging.getLogger("wsbus.console")
 
 MIN_TOKEN: Final = 16
-"""Characters. The console tells who is connected from where: its token must not be guessed."""
+"""Characters. The console shows subjects and addresses: its token must not be guessed."""
 
 _LIMITS: Final = Limits(
     max_message_bytes=16 * 1024,
     max_subscriptions=1,
     messages_per_second=20,
     queue_messages=64,  # A page that reads too slowly gets newer samples, not more of them.
-    max_connections=None,  # Counted by the console: strangers apart from operators.
+    max_connections=None,  # Counted here: strangers apart from operators.
     auth_timeout=5,
 )
-MAX_STRANGERS: Final = 32
-"""Connections that have not shown a token yet; one more takes the place of the oldest."""
 _ACTIONS: Final = ("console.*",)
+_SHUTTING_DOWN: Final = "the server is shutting down"
 
 
 class Console:
@@ -47,7 +50,7 @@ class Console:
 
     Consoles talk to a small bus of their own, which runs only while one is connected. So they are
     none of the bus's connections: its hooks, ``authorize``, counters and commands never meet them,
-    and nothing that a console is told can reach a subscriber of the bus, not even of ``*``.
+    and nothing sent to a console can reach a subscriber of the bus, not even of ``*``.
 
     Args:
         bus: What to look at.
@@ -82,27 +85,33 @@ class Console:
         self.endpoint: Final = Endpoint(
             gate=self,
             protocols=(protocol("wsbus.v1"),),
-            authenticator=_admitting(authenticator or _by_token(token or ""), self._admitted),
+            authenticator=_admitting(authenticator or _by_token(token or "")),
             origins=origins,
             limits=_LIMITS,
         )
         """Where the page connects; adapters mount it at ``ws`` beside the page."""
-        self._room: Room | None = None
-        self._strangers: dict[int, _Stranger] = {}
-        """By the identity of their handshakes, oldest first."""
-        self._operators: set[int] = set()
-        """The same of those whose token was accepted."""
+        self._observation: Observation | None = None
+        self._strangers: Final = Strangers()
         self._is_draining = False
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody is connected; if not, no task is left."""
-        return self._room is not None
+        """Whether an operator is connected; if not, nothing runs and no task is left."""
+        return self._observation is not None
 
-    @property
-    def is_sampling(self) -> bool:
-        """Whether the task that samples runs: from the first accepted token on."""
-        return self._room is not None and self._room.is_sampling
+    # --- for adapters ----------------------------------------------------------------------------
+
+    def page(self, name: str) -> Answer:
+        """Return the file of this name, the page itself for the empty one, or a 404.
+
+        Args:
+            name: The last segment of the path.
+        """
+        return answer(name)
+
+    def redirect(self, prefix: str) -> Answer:
+        """Return what leads from a path of the page without a slash at the end to the page."""
+        return redirect(prefix)
 
     # --- for its endpoint ------------------------------------------------------------------------
 
@@ -120,76 +129,70 @@ class Console:
         return None
 
     async def serve(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
-        """Run a console's connection to its end; the bus of the consoles ends with the last.
+        """Run a console's connection to its end.
 
-        Sampling begins once an operator is there. A connection without an identity is a stranger
-        until its token is accepted.
+        Without an identity it is a stranger's until its token is accepted. The bus of the consoles
+        begins with the first operator, and ends with the last.
         """
-        if not self.accepts(endpoint):  # Stopped, since it was admitted.
-            await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
-            return
-        room = self._room
-        if room is None or room.is_over:
-            room = self._room = Room(self.bus, allow_changes=self.allow_changes)
-        room.guests += 1
-        key = id(admission.handshake)
-        if admission.identity is not None:
-            self._operators.add(key)
-        else:
-            self._count_stranger(admission.handshake, transport)
+        kind: type[Driver] = Driver
         try:
-            await room.opened()
-            if key in self._operators:
-                room.begin()
-            await room.bus.serve(endpoint, transport, admission)
+            if admission.identity is None and self.accepts(endpoint):
+                stranger = Stranger(endpoint, transport, admission)
+                identity = await self._strangers.meet(stranger)
+                if identity is None:
+                    return
+                admission = replace(admission, identity=identity, connection_id=stranger.id)
+                kind = _Greeted
+            if self.accepts(endpoint):
+                await self._observe(kind, endpoint, transport, admission)
+            else:  # Stopped, since it was admitted.
+                await transport.close(CloseCode.GOING_AWAY, _SHUTTING_DOWN)
         finally:
-            room.guests -= 1
-            self._strangers.pop(key, None)
-            self._operators.discard(key)
-            if not room.guests:
-                if self._room is room:
-                    self._room = None
+            if admission.place is not None:
+                admission.place.release()
+
+    async def _observe(
+        self, kind: type[Driver], endpoint: Endpoint, transport: Transport, admission: Admission
+    ) -> None:
+        """Run an operator's connection to its end."""
+        observation = self._observation
+        if observation is None or observation.is_over:
+            observation = Observation(self.bus, allow_changes=self.allow_changes)
+            self._observation = observation
+        observation.guests += 1
+        try:
+            await observation.begin()
+            if observation.bus.accepts(endpoint):
+                await kind(observation.bus.services, endpoint, transport, admission).run()
+            else:
+                await transport.close(CloseCode.GOING_AWAY, _SHUTTING_DOWN)
+        finally:
+            observation.guests -= 1
+            if not observation.guests:
+                if self._observation is observation:
+                    self._observation = None
                 with CancelScope(shield=True):
-                    await room.close()
-
-    def _count_stranger(self, handshake: Handshake, transport: Transport) -> None:
-        """Note a stranger; if there are too many, cut off the oldest of the busiest address."""
-        strangers = self._strangers
-        if len(strangers) >= MAX_STRANGERS:
-            by_address = Counter(stranger.address for stranger in strangers.values())
-            busiest = max(by_address.values())
-            for key, stranger in strangers.items():
-                if by_address[stranger.address] == busiest:
-                    del strangers[key]
-                    stranger.transport.abort()
-                    logger.info("the console cut off a client that had shown no token")
-                    break
-        address = handshake.client[0] if handshake.client else ""
-        strangers[id(handshake)] = _Stranger(address, transport)
-
-    def _admitted(self, handshake: Handshake) -> None:
-        """An operator's token was accepted: it is no stranger any more, and sampling begins."""
-        if self._strangers.pop(id(handshake), None) is not None:
-            self._operators.add(id(handshake))
-            if self._room is not None:
-                self._room.begin()
+                    await observation.close()
 
     async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
         """End all consoles; see :meth:`.Endpoint.drain`."""
-        room = self._room
-        if room is not None:
-            self._is_draining = True
-            try:
-                await room.bus.aclose(deadline=deadline, code=code)
-            finally:
-                self._is_draining = False
+        self._is_draining = True
+        try:
+            async with create_task_group() as tasks:
+                tasks.start_soon(self._strangers.end, deadline, code)
+                if self._observation is not None:
+                    await self._observation.bus.aclose(deadline=deadline, code=code)
+        finally:
+            self._is_draining = False
 
 
-class _Stranger(NamedTuple):
-    """A connection whose token has not been accepted yet."""
+class _Greeted(Driver):
+    """A connection that was told ``connected`` as a stranger, and the answer to its token."""
 
-    address: str
-    transport: Transport
+    __slots__ = ()
+
+    def _greet(self, identity: Identity | None) -> None:
+        """Say nothing."""
 
 
 def _by_token(expected: str) -> Authenticator:
@@ -210,23 +213,20 @@ def _digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _admitting(
-    authenticator: Authenticator, admitted: Callable[[Handshake], None]
-) -> Authenticator:
-    """Let in administrators only, with the grants of a console; log who is refused."""
+def _admitting(authenticator: Authenticator) -> Authenticator:
+    """Let in administrators only, with the grants of a console; log refusals."""
+    log = BoundedLog(logger)
 
     async def judge(token: str | None, handshake: Handshake) -> Identity | None:
         try:
             verdict = authenticator(token, handshake)
             identity = await verdict if isawaitable(verdict) else verdict
-            operator = None if identity is None else _operator(identity)
-        except Unauthenticated:
+            return None if identity is None else _operator(identity)
+        except Unauthenticated as exc:
+            exc.is_logged = True
             client = handshake.client[0] if handshake.client else "an unknown address"
-            logger.warning("the console refused a token from %s", escaped(client))
+            log.warning("the console refused a token from %s", escaped(client))
             raise
-        if operator is not None:
-            admitted(handshake)
-        return operator
 
     return judge
 

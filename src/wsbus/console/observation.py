@@ -1,4 +1,4 @@
-"""Where consoles are as long as any is connected: their own bus, and the task that samples."""
+"""What runs while operators are connected: a bus of their own, and the task that samples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 from anyio import CancelScope, Event, sleep
 from msgspec import Meta
 
+from .._log import escaped
 from .._spawn import spawn
 from ..bus import Bus
 from ..connection import Connection
@@ -19,13 +20,12 @@ from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, No
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
-from ..endpoint import escaped
 from ..snapshots import ConnectionInfo
 from .samples import CHANNEL, CUT, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import Effort, Found, answer, cut, sendable, sorted_by
 from .tap import Kept, Tail, Tap
 
-__all__ = ["Room"]
+__all__ = ["Observation"]
 
 logger: Final = logging.getLogger("wsbus.console")
 
@@ -46,8 +46,8 @@ class _Watching(msgspec.Struct):
     tail: Tail | None
 
 
-class Room:
-    """One period in which consoles are connected; opened by the first, closed by the last.
+class Observation:
+    """One period in which operators are connected; begun by the first, closed by the last.
 
     Args:
         watched: The bus to look at, which runs.
@@ -80,27 +80,18 @@ class Room:
         self.bus.on_connect(self._enter)
         self.bus.on_disconnect(self._leave)
 
-    async def opened(self) -> None:
-        """Return once it is open; the first to call opens it."""
+    async def begin(self) -> None:
+        """Return once its bus runs, and sampling has begun; the first to call begins it."""
         if self._opened is not None:
             await self._opened.wait()
             return
         self._opened = Event()
         with CancelScope(shield=True):
             await self.bus.__aenter__()
-        self._opened.set()
-
-    def begin(self) -> None:
-        """Begin to sample; to be called when an operator's token is accepted. Idempotent."""
-        if self._ended is None and not self.is_over and self._watched.is_running:
-            self._services = self._watched.services  # It may have been restarted since.
+        if not self.is_over and self._watched.is_running:
             self._ended = Event()
             spawn(partial(self._run, self._ended))
-
-    @property
-    def is_sampling(self) -> bool:
-        """Whether the task that samples runs."""
-        return self._ended is not None and not self._ended.is_set()
+        self._opened.set()
 
     async def close(self) -> None:
         """End the sampling and the bus; idempotent."""
@@ -114,7 +105,7 @@ class Room:
     # --- what consoles ask for -------------------------------------------------------------------
 
     def _watch(self, watch: Watch, who: Connection) -> dict[str, Any]:
-        """Note what a console wants to be told from now on."""
+        """Note what a console wants to see from now on."""
         assert who.identity is not None  # Or it could give no commands.
         query = Query(watch.view, sorted_by(watch.view, watch.sort), watch.find.strip().lower())
         before = self._watching.get(who)
@@ -185,7 +176,7 @@ class Room:
                 return connection
         raise CommandError("GONE", "this connection has ended")
 
-    # --- what consoles are told ------------------------------------------------------------------
+    # --- what consoles get -----------------------------------------------------------------------
 
     async def _run(self, ended: Event) -> None:
         """Sample while somebody watches; end all consoles when the bus is gone."""
@@ -211,7 +202,7 @@ class Room:
         now = perf_counter()
         self._lag = max(self._lag, now - due)
         await self._send_tails()
-        # Who has just asked for something else need not wait a second, if that is affordable.
+        # A console that has just changed its query need not wait a second, if that is affordable.
         if self._watching and now >= (self._affordable_at if self._is_asked else self._due_at):
             self._is_asked = False
             await self._send_samples(now)

@@ -1,0 +1,96 @@
+"""Log lines that strangers can bring about: bounded in number, and safe to print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from time import monotonic
+from typing import Final
+
+__all__ = ["BoundedLog", "escaped"]
+
+_SECONDS: Final = 60.0
+_MAX_KINDS: Final = 1000
+"""Kinds of lines that are counted; those of an application are few."""
+
+
+class BoundedLog:
+    """Logs at most so many lines of a kind a minute, and counts the rest.
+
+    The last line before the rest says so, and the next one after the minute tells the count: so a
+    flood fills no log, and is seen nevertheless.
+
+    Args:
+        logger: Where the lines go.
+        a_minute: Lines of each kind.
+    """
+
+    __slots__ = ("_a_minute", "_kinds", "_logger")
+
+    def __init__(self, logger: logging.Logger, a_minute: int = 10) -> None:
+        self._logger: Final = logger
+        self._a_minute: Final = a_minute
+        self._kinds: Final[dict[tuple[str, str], _Kind]] = {}
+
+    def warning(self, text: str, *args: object, of: str = "") -> None:
+        """Log at WARNING; see :meth:`log`."""
+        self.log(logging.WARNING, text, *args, of=of)
+
+    def error(
+        self, text: str, *args: object, of: str = "", exc: BaseException | None = None
+    ) -> None:
+        """Log at ERROR; see :meth:`log`."""
+        self.log(logging.ERROR, text, *args, of=of, exc=exc)
+
+    def exception(self, text: str, *args: object, of: str = "") -> None:
+        """Log at ERROR, with the traceback of the exception that is handled; see :meth:`log`."""
+        self.log(logging.ERROR, text, *args, of=of, exc=sys.exception())
+
+    def log(
+        self, level: int, text: str, *args: object, of: str = "", exc: BaseException | None = None
+    ) -> None:
+        """Log a line, or count it.
+
+        Args:
+            level: As :mod:`logging` has it. A line that the level keeps back counts for nothing.
+            text: The line, with ``%s`` for the arguments; it is the line's kind.
+            *args: What fills it in.
+            of: Tells lines of one text apart; a word of the application, not of a stranger.
+            exc: Whose traceback follows.
+        """
+        if not self._logger.isEnabledFor(level):
+            return
+        now = monotonic()
+        kind = self._kinds.get((text, of))
+        if kind is None:
+            if len(self._kinds) >= _MAX_KINDS:
+                self._kinds.clear()
+            kind = self._kinds[text, of] = _Kind(now)
+        elif now - kind.since >= _SECONDS:
+            kind.since, kind.count = now, 0
+        kind.count += 1
+        if kind.count > self._a_minute:
+            kind.left_out += 1
+            return
+        line = text
+        if kind.left_out:
+            line += f" ({kind.left_out} more like this were left out before)"
+            kind.left_out = 0
+        if kind.count == self._a_minute > 1:
+            line += f" (more like this are only counted for {_SECONDS:g} s)"
+        self._logger.log(level, line, *args, exc_info=exc)
+
+
+class _Kind:
+    __slots__ = ("count", "left_out", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.count = 0
+        self.left_out = 0
+
+
+def escaped(text: str, limit: int = 100) -> str:
+    """Return a client's word as it may stand in a log line: control characters escaped, short."""
+    short = text if len(text) <= limit else text[:limit] + "…"
+    return short.encode("unicode_escape", "backslashreplace").decode("ascii")
