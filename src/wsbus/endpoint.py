@@ -290,6 +290,7 @@ class Endpoint:
         try:
             name: Any = call(copy_context(), self.name_connection, handshake)
         except Unauthenticated as exc:
+            self.notices.of_refusal(handshake, 401, exc.message)
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Exception:
             self.notices.log.exception("name_connection failed")
@@ -314,7 +315,7 @@ class Endpoint:
                 handshake, self.query_token, self.cookie_token, header=self.header_token
             )
         except Unauthenticated as exc:
-            logger.info("a handshake is refused: %s", exc.message)
+            self.notices.of_token(handshake, exc.message)
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         return await self.judge(token, handshake, copy_context())
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from websockets.typing import Subprotocol
 
 from tests.cli.running import PATIENCE
 from tests.client.servers import Server, serving
+from wsbus import Limits
 from wsbus.cli import wsbus
 from wsbus.client import Event, Gap, GapCause
 from wsbus.commandline.following import Tail, _sum, show
@@ -33,6 +34,8 @@ from wsbus.commandline.outcomes import Exit
 ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = ROOT / "docs" / "how-to" / "command-line.md"
 COMMAND: Final = (sys.executable, "-m", "wsbus")
+MINUTES: Final = 480
+"""Seconds for what takes ten on a machine that does nothing else."""
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +116,9 @@ class Running:
         """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
-    def end(self) -> tuple[int, str, str]:
+    def end(self, patience: float = PATIENCE) -> tuple[int, str, str]:
         """Wait for the end; return the exit code, and the rest of what was printed."""
-        out, err = self.process.communicate(timeout=PATIENCE)
+        out, err = self.process.communicate(timeout=patience)
         return self.process.returncode, out, err
 
 
@@ -520,6 +523,43 @@ def test_pub_takes_many_lines(shared: Server) -> None:
     assert events == [1, "b", [3]]
 
 
+@pytest.mark.parametrize(
+    ("count", "limits"),
+    [
+        pytest.param(200, Limits(), id="default"),  # Two seconds' worth.
+        pytest.param(
+            10_000,
+            Limits(messages_per_second=2_000),  # Else it takes two minutes.
+            marks=[pytest.mark.slow, pytest.mark.timeout(MINUTES)],
+            id="10,000 lines",
+        ),
+    ],
+)
+def test_many_lines_keep_within_the_rate_and_none_is_lost(
+    count: int, limits: Limits, tmp_path: Path
+) -> None:
+    """A long file is published to its end, in order, and nothing is refused for the rate."""
+    path = tmp_path / "lines"
+    path.write_text("".join(f"{number}\n" for number in range(count)))
+    with serving(limits=limits) as server, path.open() as file:
+        stack = AsyncExitStack()
+        subscription = server.bus.subscribe("many", max_messages=count)
+        events = server.run(lambda: stack.enter_async_context(subscription))
+
+        async def take_all() -> list[Any]:
+            got = [(await anext(events)).data for _ in range(count)]
+            await stack.aclose()
+            return got
+
+        with running("pub", server.url, "many", "--lines", "--json", stdin=file) as pub:
+            code, out, err = pub.end(MINUTES)
+        got = server.run(take_all)
+
+    assert (code, err) == (0, "connected as ada\n")
+    assert out == '{"matched":1,"accepted":1}\n' * count
+    assert got == list(range(count))
+
+
 @pytest.mark.parametrize("ends_by_itself", [True, False])
 def test_lines_are_published_as_they_come(server: Server, *, ends_by_itself: bool) -> None:
     """A pipe that stays open has its lines published at once; its end, or Ctrl-C, is the end."""
@@ -700,6 +740,22 @@ def test_without_its_extra_it_says_what_to_install(arguments: list[str]) -> None
     else:
         says = f"Error: wsbus {arguments[0]} needs more: pip install 'wsbus[client]'\n"
         assert (outcome.returncode, outcome.stdout, outcome.stderr) == (2, "", says)
+
+
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ("tail", [Exit.DONE, Exit.REFUSED, Exit.UNREACHABLE, Exit.LOST, Exit.TOO_FEW]),
+        ("pub", [Exit.DONE, Exit.REFUSED, Exit.UNREACHABLE, Exit.LOST]),
+        ("call", [Exit.DONE, Exit.REFUSED, Exit.UNREACHABLE, Exit.LOST]),
+    ],
+)
+def test_the_help_lists_the_exit_codes_and_an_example(command: str, codes: list[Exit]) -> None:
+    """Each exit code has a line of its own, and a command to copy stands unbroken."""
+    lines = run(command, "--help").stdout.splitlines()
+
+    assert [int(line.split()[0]) for line in lines if re.match(r" +\d  ", line)] == codes
+    assert any(line.startswith(f"    wsbus {command} ws://127.0.0.1:8000/ws ") for line in lines)
 
 
 # --- the guide -----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import pytest
@@ -453,6 +453,27 @@ async def test_losing_a_connection_is_logged(
     assert any(level == "INFO" and "again" in text for level, text in lines)
     assert [level for level, _ in lines].count("WARNING") == 1
     assert lines[-1][0] == "WARNING"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_more_names_than_one_request_may_have_are_subscribed_again(protocol: str) -> None:
+    """What was asked for one by one is asked for again in parts, also if nobody tells how many."""
+    names = [f"n.{number}" for number in range(50)]
+    with serving(limits=Limits(max_names=8)) as server:
+        async with (
+            connected(server, protocol=protocol) as (client, proxy, changes),
+            AsyncExitStack() as stack,
+        ):
+            held = [await stack.enter_async_context(client.subscribe(name)) for name in names]
+            proxy.cut()
+            await changes.next(Gap, len(names))
+            server.publish("n.0", 1)
+            server.publish("n.49", 2)
+            first, last = await anext(held[0]), await anext(held[-1])
+            assert (first.data, last.data) == (1, 2)
+            assert first.gap is not None
+            await wait_until(lambda: [set(each) for each in server.held()] == [set(names)])
+            assert proxy.accepted == 2
 
 
 async def test_a_burst_keeps_to_a_rate_that_nobody_told() -> None:

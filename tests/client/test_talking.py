@@ -332,7 +332,9 @@ async def test_a_client_publishes_and_asks(server: Server) -> None:
                 await client.publish(channel, data)
         with pytest.raises(UsageError):
             client.subscribe("a..b")
-        with pytest.raises(UsageError):
+        with pytest.raises(
+            UsageError, match=r"overflow must be one of `drop_oldest`, .* not 'shrug'"
+        ):
             client.subscribe("a", overflow="shrug")
         with pytest.raises(UsageError):
             client.subscribe("a", timeout=0)

@@ -22,7 +22,9 @@ from wsbus.client import (
 from wsbus.testing.wire import Opcode, close_body
 
 SOON: Final = Retry(base=0.01, cap=0.01)
-PING: Final = b"\x81\x0f" + b'{"type":"ping"}'
+LONG_PING: Final = b'{"type":"ping","id":"%s"}' % (b"x" * 1000)
+LONG_PINGS: Final = (b"\x81\x7e" + len(LONG_PING).to_bytes(2) + LONG_PING) * 100
+"""The answers are as long: few of them fill what the system buffers."""
 EVENT: Final = '{"type":"event","channel":"a","event":"e","data":%d}'
 # These servers do not answer a goodbye.
 QUICK: Final[dict[str, Any]] = {"close_timeout": 0.05}
@@ -219,7 +221,7 @@ async def test_a_server_that_does_not_read_costs_no_memory() -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await peer.welcome()
         while True:
-            await peer.stream.send(PING * 10_000)
+            await peer.stream.send(LONG_PINGS)
 
     with fail_after(20):
         async with scripted(script) as url, connect(url, **QUICK, ping_timeout=60) as client:

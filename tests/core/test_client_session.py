@@ -144,7 +144,7 @@ def reconnect(session: ClientSession[str], code: int = 1006) -> list[ClientActio
 
 def subscribed(session: ClientSession[str], holder: str = "h") -> None:
     """Subscribe a holder, and have it confirmed."""
-    ref = ref_of(session.subscribe(GRID, holder))
+    ref = ref_of(session.subscribe(GRID, holder, START))
     assert session.handle(Subscribed(("grid.*",), 1, ref=ref), START) == [Confirm(holder)]
 
 
@@ -188,7 +188,7 @@ def test_a_token_is_shown_before_all_else() -> None:
     """A token is shown at once; only when it is accepted the rest follows."""
     session = make(FIXED)
     session.handle_deadline(START)
-    session.subscribe(GRID, "h")
+    session.subscribe(GRID, "h", START)
     auth = session.opened(START)
     assert said(auth) == [Auth("t", ref_of(auth))]
     assert session.handle(Connected("c1", None, 30, 60), START) == []
@@ -272,7 +272,7 @@ def test_a_step_that_takes_too_long_is_cut(state: State) -> None:
 def test_a_request_is_answered_once(request_: Any, answer: Any) -> None:
     """The answer with its ref goes to whoever asked; a second one, and a late one, go nowhere."""
     session = opened()
-    ref = ref_of(session.request("key", request_))
+    ref = ref_of(session.request("key", request_, START))
     reply = cast("Heard", msgspec.structs.replace(answer, ref=ref))
 
     todo = session.handle(reply, START)
@@ -290,9 +290,9 @@ def test_a_request_is_answered_once(request_: Any, answer: Any) -> None:
 def test_what_answers_nothing_changes_nothing() -> None:
     """Answers without ref, with a ref of nobody's, or of another kind, are ignored."""
     session = opened()
-    call = ref_of(session.request("call", CALL))
-    status = ref_of(session.request("status", GetStatus()))
-    holder = ref_of(session.subscribe(GRID, "h"))
+    call = ref_of(session.request("call", CALL, START))
+    status = ref_of(session.request("status", GetStatus(), START))
+    holder = ref_of(session.subscribe(GRID, "h", START))
 
     replies: list[Heard] = [
         Response(b"1"),
@@ -318,8 +318,8 @@ def test_what_answers_nothing_changes_nothing() -> None:
 def test_a_request_waits_for_a_connection() -> None:
     """Without one it is kept, in order, and sent when there is one; forgotten, it never is."""
     session = make()
-    assert session.request("a", CALL) == session.request("b", CALL) == []
-    session.request("c", GetStatus())
+    assert session.request("a", CALL, START) == session.request("b", CALL, START) == []
+    session.request("c", GetStatus(), START)
     assert session.forget("b")
     session.handle_deadline(START)
     session.opened(START)
@@ -334,11 +334,11 @@ def test_a_request_waits_for_a_connection() -> None:
 def test_a_cut_fails_what_is_in_flight_and_nothing_else() -> None:
     """What was sent fails at once; what is idempotent, or was not sent, waits, oldest first."""
     session = opened()
-    session.request("lost", CALL)
-    session.request("again", Call("again"), is_idempotent=True)
+    session.request("lost", CALL, START)
+    session.request("again", Call("again"), START, is_idempotent=True)
 
     todo = session.lost(1001, "bye", START, 0.5)
-    session.request("new", Call("new"))
+    session.request("new", Call("new"), START)
 
     answer = only(todo, Answer)
     assert answer.key == "lost"
@@ -354,7 +354,7 @@ def test_a_cut_fails_what_is_in_flight_and_nothing_else() -> None:
 def test_a_close_fails_everything() -> None:
     """After a close whatever waits fails, and nothing is done any more."""
     session = opened()
-    session.request("sent", CALL, is_idempotent=True)
+    session.request("sent", CALL, START, is_idempotent=True)
     todo = session.close()
 
     assert isinstance(only(todo, Answer).outcome, UsageError)
@@ -368,7 +368,7 @@ def test_a_close_fails_everything() -> None:
         session.failed(ConnectError("no"), Advice.NOW, START, 0.5),
         session.opened(START),
         session.handle_deadline(at(1000)),
-        session.unsubscribe(GRID, "h"),
+        session.unsubscribe(GRID, "h", START),
     ]:
         assert nothing == []
 
@@ -379,7 +379,7 @@ def test_a_close_fails_everything() -> None:
 def test_events_come_from_the_confirmation_to_the_end() -> None:
     """A holder is in the audience while the server holds its name, and it wants it."""
     session = opened()
-    todo = session.subscribe(GRID, "h")
+    todo = session.subscribe(GRID, "h", START)
     assert said(todo) == [Subscribe(("grid.*",), ref_of(todo))]
     assert list(session.audience(CHANNEL)) == []
 
@@ -387,34 +387,36 @@ def test_events_come_from_the_confirmation_to_the_end() -> None:
     assert list(session.audience(CHANNEL)) == ["h"]
     assert list(session.subscriptions) == ["grid.*"]
 
-    todo = session.unsubscribe(GRID, "h")
+    todo = session.unsubscribe(GRID, "h", START)
     assert said(todo) == [Unsubscribe(("grid.*",), ref_of(todo))]
     assert list(session.audience(CHANNEL)) == []
-    assert session.unsubscribe(GRID, "h") == []
+    assert session.unsubscribe(GRID, "h", START) == []
 
 
 def test_one_name_is_asked_for_once() -> None:
     """Holders share a name: the first asks, later ones join, the last gives it up."""
     session = opened()
-    ref = ref_of(session.subscribe(GRID, "a"))
-    assert session.subscribe(GRID, "b") == []
+    ref = ref_of(session.subscribe(GRID, "a", START))
+    assert session.subscribe(GRID, "b", START) == []
     assert session.handle(Subscribed(("grid.*",), 1, ref=ref), START) == [
         Confirm("a"),
         Confirm("b"),
     ]
-    assert session.subscribe(GRID, "c") == [Confirm("c")]
+    assert session.subscribe(GRID, "c", START) == [Confirm("c")]
     assert list(session.audience(CHANNEL)) == ["a", "b", "c"]
 
-    assert session.unsubscribe(GRID, "a") == session.unsubscribe(GRID, "c") == []
-    assert [type(command) for command in said(session.unsubscribe(GRID, "b"))] == [Unsubscribe]
+    assert session.unsubscribe(GRID, "a", START) == session.unsubscribe(GRID, "c", START) == []
+    assert [type(command) for command in said(session.unsubscribe(GRID, "b", START))] == [
+        Unsubscribe
+    ]
 
 
 def test_a_late_confirmation_is_for_nobody() -> None:
     """Who gives a name up and wants it again waits for the answer to the second request."""
     session = opened()
-    first = ref_of(session.subscribe(GRID, "a"))
-    session.unsubscribe(GRID, "a")
-    second = ref_of(session.subscribe(GRID, "b"))
+    first = ref_of(session.subscribe(GRID, "a", START))
+    session.unsubscribe(GRID, "a", START)
+    second = ref_of(session.subscribe(GRID, "b", START))
 
     assert session.handle(Subscribed(("grid.*",), 1, ref=first), START) == []
     assert session.handle(Subscribed(("grid.*",), 1, ref=second), START) == [Confirm("b")]
@@ -429,13 +431,13 @@ def test_a_refusal_dismisses() -> None:
     }
     for words, answer in answers.items():
         session = opened()
-        todo = session.handle(answer(ref_of(session.subscribe(GRID, "h"))), START)
+        todo = session.handle(answer(ref_of(session.subscribe(GRID, "h", START))), START)
 
         dismissed = only(todo, Dismiss)
         assert dismissed.holder == "h"
         assert words in str(dismissed.error)
         assert list(session.subscriptions) == list(session.audience(CHANNEL)) == []
-        assert session.unsubscribe(GRID, "h") == []
+        assert session.unsubscribe(GRID, "h", START) == []
 
 
 def test_what_the_server_takes_away_is_told() -> None:
@@ -451,7 +453,7 @@ def test_what_the_server_takes_away_is_told() -> None:
     assert str(dismissed.error).endswith("the server took the subscription away: banned")
     assert list(session.audience(CHANNEL)) == []
     # What is asked for anew has an answer of its own to come.
-    ref = ref_of(session.subscribe(GRID, "h"))
+    ref = ref_of(session.subscribe(GRID, "h", START))
     assert session.handle(Unsubscribed(("grid.*",), 0), START) == []
     assert session.handle(Subscribed(("grid.*",), 1, ref=ref), START) == [Confirm("h")]
 
@@ -460,12 +462,12 @@ def test_all_is_asked_for_anew() -> None:
     """After a reconnect one request asks for all names; who had events is told of the gap."""
     session = opened()
     subscribed(session, "old")
-    session.subscribe(OTHER, "waits")
+    session.subscribe(OTHER, "waits", START)
     assert list(session.audience(CHANNEL)) == ["old"]
 
     session.lost(1006, "", START, 0.0)
     assert list(session.audience(CHANNEL)) == list(session.subscriptions) == []
-    session.subscribe(GRID, "new")
+    session.subscribe(GRID, "new", START)
     session.handle_deadline(START)
     session.opened(START)
     todo = session.handle(HELLO, START)
@@ -486,7 +488,7 @@ def test_many_names_are_asked_for_in_several_messages() -> None:
     session = make()
     names = [parse_pattern(f"{n:03}" + "x" * 250) for n in range(200)]
     for name in names:
-        session.subscribe(name, name.text)
+        session.subscribe(name, name.text, START)
     session.handle_deadline(START)
     session.opened(START)
 
@@ -517,7 +519,7 @@ def test_who_only_listens_asks_nothing() -> None:
 
     assert only(reconnect(session), Lose) == Lose("l", None, GapCause.RECONNECTED)
     assert list(session.audience(CHANNEL)) == ["l"]
-    assert session.unsubscribe(GRID, "l") == []
+    assert session.unsubscribe(GRID, "l", START) == []
     assert list(session.audience(CHANNEL)) == []
 
 
@@ -525,7 +527,7 @@ def test_a_gap_of_the_server_is_for_all() -> None:
     """Nobody knows whose publications the server had no room for: all who get some are told."""
     session = opened()
     subscribed(session)
-    session.subscribe(OTHER, "waits")
+    session.subscribe(OTHER, "waits", START)
     session.listen(OTHER, "l")
 
     assert session.handle(Gap(3), START) == [
@@ -794,7 +796,7 @@ def test_a_retry_must_make_sense(options: dict[str, Any]) -> None:
 def test_a_close_for_a_reason_keeps_it() -> None:
     """Whoever ends the session from outside may say why; requests fail for that reason."""
     session = opened()
-    session.request("key", CALL)
+    session.request("key", CALL, START)
     error = ConnectError("the client has failed")
 
     todo = session.close(error)
@@ -859,10 +861,10 @@ def test_a_client_keeps_within_the_rates(
     session = told(commands_per_second=commands, messages_per_second=messages, max_names=16)
     done: list[tuple[float, ClientAction]] = []
     for number in range(names):
-        todo = session.subscribe(parse_pattern(f"n.{number}"), number)
+        todo = session.subscribe(parse_pattern(f"n.{number}"), number, START)
         done += [(START.monotonic, action) for action in todo]
     for number in range(count):
-        todo = session.request(number, CALL)
+        todo = session.request(number, CALL, START)
         done += [(START.monotonic, action) for action in todo]
     done += play(session, START.monotonic + 900)
     of_messages, of_commands = TokenBucket(messages), TokenBucket(commands)
@@ -888,7 +890,7 @@ def test_a_client_keeps_within_the_rates(
 def test_a_rate_that_is_not_told_is_found() -> None:
     """RATE_LIMITED is no answer: the request is sent again, after pauses that grow."""
     session = told()
-    refs = calls([a for n in range(3) for a in session.request(n, CALL)])
+    refs = calls([a for n in range(3) for a in session.request(n, CALL, START)])
     assert len(refs) == 3
     moments: list[float] = []
     now = START
@@ -910,7 +912,7 @@ def test_a_rate_that_is_not_told_is_found() -> None:
 def test_subscribing_too_fast_is_no_refusal() -> None:
     """RATE_LIMITED to a subscription, or to giving one up, is said again later."""
     session = told()
-    ref = ref_of(session.subscribe(GRID, "h"))
+    ref = ref_of(session.subscribe(GRID, "h", START))
     assert session.handle(Refused("RATE_LIMITED", "slow down", ref), START) == []
     ((at, action),) = play(session, START.monotonic + 10)
     assert at > START.monotonic
@@ -920,29 +922,70 @@ def test_subscribing_too_fast_is_no_refusal() -> None:
     now = START.later(10)
     confirmed = session.handle(Subscribed(("grid.*",), 1, ref=action.command.ref), now)
     assert confirmed == [Confirm("h")]
-    ref = ref_of(session.unsubscribe(GRID, "h"))
+    ref = ref_of(session.unsubscribe(GRID, "h", now))
     assert session.handle(Refused("RATE_LIMITED", "slow down", ref), now) == []
     ((_, action),) = play(session, START.monotonic + 30)
     assert isinstance(action, Say)
     assert isinstance(action.command, Unsubscribe)
 
 
+def test_names_that_are_too_many_at_once_are_asked_for_in_parts() -> None:
+    """A server that tells no limit refuses too many names as invalid; then fewer are named."""
+    session = told()
+    names = [f"n.{number}" for number in range(10)]
+    for name in names:
+        session.subscribe(parse_pattern(name), name, START)
+    sizes: list[int] = []
+    commands = said(reconnect(session))
+    while commands:
+        command = commands.pop(0)
+        assert isinstance(command, Subscribe)
+        sizes.append(len(command.names))
+        heard: Heard = Subscribed(command.names, 0, ref=command.ref)
+        if len(command.names) > 3:
+            heard = Refused(ErrorCode.INVALID_MESSAGE, "too many names", command.ref)
+        commands += said(session.handle(heard, START))
+    assert sorted(session.subscriptions) == sorted(names)
+    assert sizes == [10, 5, 5, 2, 2, 1, 2, 2, 1]
+
+
+def test_an_idle_client_saves_up_no_more_than_a_burst() -> None:
+    """After a silence a burst is sent, and right after it no second one."""
+    session = told(commands_per_second=10)
+    now = START.later(60)
+    first = [a for n in range(20) for a in session.request(n, CALL, now)]
+    assert len(calls(first)) == 8  # 80 % of a second's worth.
+    now = now.later(0.01)
+    assert calls(session.handle(Pong("other"), now)) == []
+    assert session.request("last", CALL, now) == []
+
+
+def test_what_is_too_large_is_told_before_its_turn() -> None:
+    """A request that is too large fails at once, whatever the rates make wait before it."""
+    session = told(max_message_bytes=1000, commands_per_second=1)
+    assert len(calls([a for n in range(3) for a in session.request(n, CALL, START)])) == 1
+    (answer,) = session.request("large", Call("save", b"x" * 1000), START)
+    assert isinstance(answer, Answer)
+    assert isinstance(answer.outcome, MessageTooLarge)
+    assert not session.forget("large")
+
+
 def test_what_is_too_large_is_not_sent() -> None:
     """A request larger than the server reads fails at once, with its size and the limit."""
     session = told(max_message_bytes=1000)
-    (answer,) = session.request("key", Call("save", b"x" * 901), is_idempotent=True)
+    (answer,) = session.request("key", Call("save", b"x" * 901), START, is_idempotent=True)
     assert isinstance(answer, Answer)
     assert isinstance(answer.outcome, MessageTooLarge)
     assert (answer.outcome.size, answer.outcome.limit) == (1001, 1000)
     assert "too large: it has 1001 bytes, and the server takes 1000" in str(answer.outcome)
-    (say,) = session.request("other", Call("save", b"x" * 900))
+    (say,) = session.request("other", Call("save", b"x" * 900), START)
     assert isinstance(say, Say)
 
 
 def test_what_waits_is_measured_by_the_next_server() -> None:
     """What was asked for while there was no connection is measured against the one that comes."""
     session = fresh(measure=lambda request: 2000)
-    assert session.request("key", Call("save", b"x" * 2000)) == []
+    assert session.request("key", Call("save", b"x" * 2000), START) == []
     session.opened(START)
     todo = session.handle(msgspec.structs.replace(HELLO, max_message_bytes=1000), START)
     assert isinstance(only(todo, Answer).outcome, MessageTooLarge)
@@ -952,7 +995,7 @@ def test_what_waits_is_measured_by_the_next_server() -> None:
 def test_after_1009_nothing_is_sent_again() -> None:
     """What may have been too large fails, though it is idempotent; subscriptions become smaller."""
     session = told()
-    session.request("key", CALL, is_idempotent=True)
+    session.request("key", CALL, START, is_idempotent=True)
     todo = session.lost(CloseCode.MESSAGE_TOO_BIG, "", START, 0.5)
     assert isinstance(only(todo, Answer).outcome, ConnectionLost)
     todo = reconnect(session)

@@ -395,7 +395,6 @@ async def test_a_subprotocol_that_holds_no_token_is_refused(
     text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is not passed over: the client is told with 401 what is wrong with it, and the log."""
-    caplog.set_level(logging.INFO)
     bus = Bus()
     endpoint = bus.endpoint(authenticator=JWT(SECRET))
     async with bus:

@@ -244,6 +244,16 @@ test("after a cut it comes again, subscribed as it was, and tells of the gap", a
   assert.equal(await twice, 2); // It was sent again, and only because it was marked so.
 });
 
+test("more names than one request may have are subscribed again after a cut", async () => {
+  const client = await connected(server.private, { token: () => tokenFor({ subscribe: ["n.*"], command: ["cut"] }) });
+  const names = [...Array(100).keys()].map((n) => `n.${n}`);
+  await client.subscribe(names);
+  const gap = heard(client, "gap");
+  client.command("cut").catch(() => {});
+  assert.deepEqual(await gap, { lost: Infinity, source: "reconnect" });
+  assert.deepEqual((await client.status()).subscriptions.sort(), [...names].sort());
+});
+
 test("close codes say whether to come again", async () => {
   for (const [number, state] of [[4409, "waiting"], [4429, "waiting"], [4777, "closed"], [4500, "closed"]]) {
     const client = await connected();

@@ -431,6 +431,13 @@ test("a message that is too large fails at once, whatever waits its turn before 
   const asked = [1, 2, 3].map((n) => client.command("echo", n).then(note(n)));
   await Promise.all([...asked, client.command("echo", "x".repeat(2000)).catch(note("TOO_LARGE"))]);
   assert.deepEqual(settled, ["TOO_LARGE", 1, 2, 3]);
+
+  const away = make(plan({ limits: { bytes: 1000, commands: 2 } }));
+  const waiting = [1, 2, 3].map((n) => away.command("echo", n).then(note(n)));
+  waiting.push(away.command("echo", "x".repeat(2000)).catch(note("TOO_LARGE")));
+  await away.connect();
+  await Promise.all(waiting);
+  assert.deepEqual(settled.slice(4), ["TOO_LARGE", 1, 2, 3]);
 });
 
 test("after a message was too large, what may have been the cause is not sent again", async () => {
@@ -450,6 +457,24 @@ test("subscriptions that are too large together are asked for in smaller request
   const client = await connected(plan({ limits: { bytes: 1000, secret: true } }));
   const names = [...Array(100).keys()].map((n) => `${n}.${"x".repeat(100)}`);
   await client.subscribe(names, { timeout: 10_000 });
+});
+
+test("names that are too many at once are asked for in smaller requests, told or not, also after a reconnect", async () => {
+  for (const secret of [false, true]) {
+    const client = await connected(plan({ limits: { names: 3, secret } }));
+    const names = [...Array(20).keys()].map((n) => `n.${n}`);
+    await client.subscribe(names);
+    const gap = heard(client, "gap");
+    client.command("play", [{ abort: true }]).catch(() => {});
+    await gap; // Everything is subscribed again.
+    await client.unsubscribe(names);
+    const log = (await client.command("log")).at(-1);
+    for (const kind of ["subscribe", "unsubscribe"]) {
+      const taken = log.filter(({ type, channels }) => type === kind && channels.length <= 3);
+      assert.deepEqual(taken.flatMap(({ channels }) => channels).sort(), [...names].sort());
+    }
+    assert.equal(log.some(({ channels }) => channels?.length > 3), secret);
+  }
 });
 
 test("a name that no server takes is not sent", async () => {

@@ -1,8 +1,8 @@
 """A bus behind one of the adapters, as a process of its own, for clients to be tested against.
 
 ``python -m tests.web.server ADAPTER [--ports PORT PORT]`` prints, once it serves, a line of JSON:
-the addresses of an open endpoint with high limits, and of one with the default limits that wants
-tokens (``SECRET``), and their ports.
+the addresses of an open endpoint with high limits, and of one that wants tokens (``SECRET``), with
+the default limits but for few names in a request, and their ports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ anonymous: Final = Grants.of(
 open_door: Final = bus.endpoint(
     protocols=PROTOCOLS, anonymous=anonymous, limits=limits, origins="*"
 )
-private_door: Final = bus.endpoint(protocols=PROTOCOLS, authenticator=JWT(SECRET), origins="*")
+private_door: Final = bus.endpoint(
+    protocols=PROTOCOLS, authenticator=JWT(SECRET), limits=Limits(max_names=16), origins="*"
+)
 
 
 @bus.command("echo")

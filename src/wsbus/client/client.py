@@ -11,6 +11,7 @@ import msgspec
 from anyio import fail_after, move_on_after
 
 from ..core.channels import parse_channel
+from ..core.choices import member_of
 from ..core.client_requests import Request
 from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
@@ -157,10 +158,6 @@ class Client:
         """
         if not timeout > 0:
             raise UsageError("a timeout must be positive seconds")
-        try:
-            policy = Overflow(overflow)
-        except ValueError as exc:
-            raise UsageError(str(exc)) from None
         return Events(
             self._driver,
             parse_pattern(pattern, plus=self._driver.settings.dialect.has_plus),
@@ -168,7 +165,7 @@ class Client:
             asks=ask,
             buffer=buffer,
             buffer_bytes=buffer_bytes,
-            overflow=policy,
+            overflow=member_of(Overflow, overflow, "overflow"),
             timeout=timeout,
         )
 
@@ -330,7 +327,7 @@ class Client:
         if isinstance(driver.state, Closed):
             raise self._reason()
         reply = Reply()
-        driver.perform(driver.session.request(reply, request, is_idempotent=idempotent))
+        driver.ask(reply, request, is_idempotent=idempotent)
         try:
             with fail_after(timeout):
                 await reply.done.wait()

@@ -21,6 +21,7 @@ from websockets.uri import WebSocketURI
 from .._spawn import spawn
 from ..core import client_actions as actions
 from ..core.client_actions import Delivery
+from ..core.client_requests import Request
 from ..core.client_session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
 from ..core.instant import Instant
@@ -144,14 +145,21 @@ class Driver:
             subscription.end(self.state.error or UsageError("the client is closed"))
             return
         self._subscriptions.add(subscription)
-        enter = self.session.subscribe if subscription.asks else self.session.listen
-        self.perform(enter(subscription.parsed, subscription))
+        if subscription.asks:
+            todo = self.session.subscribe(subscription.parsed, subscription, _now())
+        else:
+            todo = self.session.listen(subscription.parsed, subscription)
+        self.perform(todo)
+
+    def ask(self, reply: Reply, request: Request, *, is_idempotent: bool) -> None:
+        """Make a request; the reply says when it is answered."""
+        self.perform(self.session.request(reply, request, _now(), is_idempotent=is_idempotent))
 
     def leave(self, subscription: Events[Any]) -> None:
         """Unsubscribe; see :class:`.Door`."""
         if subscription in self._subscriptions:
             self._subscriptions.discard(subscription)
-            self.perform(self.session.unsubscribe(subscription.parsed, subscription))
+            self.perform(self.session.unsubscribe(subscription.parsed, subscription, _now()))
 
     def tell_gap(self, gap: Gap) -> None:
         """Tell the application; see :class:`.Door`."""

@@ -17,12 +17,16 @@ from .text import compact, indented
 __all__ = ["call"]
 
 
-@click.command()
+@click.command(short_help="Give a command, and print its result.")
 @targeted
 @click.argument("action")
 @click.argument("params", default="{}")
 @click.option(
-    "--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds for the answer."
+    "--timeout",
+    type=SECONDS,
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for the answer.",
 )
 @json_option
 def call(
@@ -38,11 +42,18 @@ def call(
 ) -> None:
     """Give the command ACTION, and print its result as JSON.
 
-    URL begins with ws:// or wss://. PARAMS is an object of JSON, or - for standard input.
+    URL begins with ws:// or wss://. PARAMS is a JSON object, or - to read it from standard input:
 
-    A refusal goes to stderr as CODE: message, with exit code 1. Exit code 2: there is no talking
-    to the server; 3: the connection was lost, and the command may have been carried out or not.
-    """
+    \b
+      wsbus call ws://127.0.0.1:8000/ws add '{"a": 2, "b": 3}'
+
+    \b
+    Exit codes:
+      0  done
+      1  the server refused it, or it failed; standard error has CODE: message
+      2  no connection: wrong address or token; or wrong options or PARAMS
+      3  the connection was lost: it may have been carried out, or not
+    """  # noqa: D301  # click wants the character
     with told("wsbus call"):
         import anyio
 

@@ -20,7 +20,7 @@ SECONDS: Final = click.FloatRange(0, min_open=True)
 _VARIABLE: Final = "WSBUS_TOKEN"
 
 json_option: Final = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, a line each."
+    "--json", "as_json", is_flag=True, help="Print each thing as a line of JSON."
 )
 
 
@@ -38,17 +38,20 @@ def targeted(command: F) -> F:
     """Add the options; a command gives what it gets for them to :func:`target_of`."""
     for decorate in (
         click.option(
-            "--protocol", default="wsbus.v1", show_default=True, help="Or zigquant-v2, the older."
+            "--protocol",
+            default="wsbus.v1",
+            show_default=True,
+            help="The protocol to speak: wsbus.v1, or the older zigquant-v2.",
         ),
         click.option(
             "--token-file",
             type=click.Path(dir_okay=False, path_type=Path),
-            help="A file that holds the token; read again for every connection.",
+            help="A file with the token. It is read again for each connection.",
         ),
         click.option(
             "--token",
-            help="Who you are. Others on this machine can see it in the list of processes: "
-            f"rather use --token-file, or the variable {_VARIABLE}.",
+            help="The token. Others on this machine can see it in the list of processes: "
+            f"--token-file and the variable {_VARIABLE} keep it to yourself.",
         ),
         click.argument("url"),
     ):

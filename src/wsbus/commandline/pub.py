@@ -40,14 +40,23 @@ class _Post:
             click.echo(f"accepted for {accepted} of {matched} {noun}")
 
 
-@click.command()
+@click.command(short_help="Publish on a channel.")
 @targeted
 @click.argument("channel")
 @click.argument("data", required=False)
-@click.option("--event", default="message", show_default=True, help="What happened.")
+@click.option(
+    "--event",
+    default="message",
+    show_default=True,
+    help="What happened: a word within the channel.",
+)
 @click.option("--lines", is_flag=True, help="Publish each line of standard input as it comes.")
 @click.option(
-    "--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds for a receipt."
+    "--timeout",
+    type=SECONDS,
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for a receipt.",
 )
 @json_option
 def pub(
@@ -65,12 +74,21 @@ def pub(
 ) -> None:
     """Publish DATA on CHANNEL, and print the receipt.
 
-    URL begins with ws:// or wss://. DATA is JSON, or - for standard input; with --lines, standard
-    input has JSON in each line, which is published when the line before it has its receipt.
+    URL begins with ws:// or wss://. DATA is JSON, or - to read it from standard input:
 
-    A refusal goes to stderr as CODE: message, with exit code 1. Exit code 2: there is no talking
-    to the server; 3: the connection was lost, and it may have been published or not.
-    """
+    \b
+      wsbus pub ws://127.0.0.1:8000/ws grid.abc.note '{"text": "hello"}'
+
+    With --lines, each line of standard input is JSON. A line is published once the line before it
+    has its receipt.
+
+    \b
+    Exit codes:
+      0  published
+      1  the server refused it; standard error has CODE: message
+      2  no connection: wrong address or token; or wrong options or data
+      3  the connection was lost: it may have been published, or not
+    """  # noqa: D301  # click wants the character
     if lines != (data is None or (lines and data == "-")):
         problem = "with --lines, DATA is from standard input" if lines else "DATA is missing"
         raise Failed(f"{problem}: give JSON, or - for standard input, or --lines")

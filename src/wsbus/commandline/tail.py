@@ -14,14 +14,14 @@ from .outcomes import Exit, told
 __all__ = ["tail"]
 
 
-@click.command()
+@click.command(short_help="Print events as they come.")
 @targeted
 @click.argument("patterns", metavar="PATTERN...", nargs=-1, required=True)
-@click.option("--count", type=click.IntRange(1), help="End after so many events.")
+@click.option("--count", type=click.IntRange(1), help="End after this many events.")
 @click.option(
     "--timeout",
     type=SECONDS,
-    help="End after so many seconds; with --count, exit code 4 if there were fewer events by then.",
+    help="End after this many seconds.",
 )
 @click.option("--no-reconnect", is_flag=True, help="End when the connection is lost.")
 @json_option
@@ -39,12 +39,22 @@ def tail(
 ) -> None:
     """Print the events that match a PATTERN, as they come, until Ctrl-C.
 
-    URL begins with ws:// or wss://. Quote patterns: 'grid.*.status'.
+    URL begins with ws:// or wss://. Put patterns in quotes, or the shell takes * for file names:
 
-    Everything else goes to stderr: the connection is lost, or back, or events are missing. Exit
-    code 1: the server refused a pattern (CODE: message, on stderr); 2: there is no talking to the
-    server; 3: the connection was lost for good.
-    """
+    \b
+      wsbus tail ws://127.0.0.1:8000/ws 'grid.*.status'
+
+    Events go to standard output. Standard error says when the connection is lost, when it is there
+    again, and where events are missing.
+
+    \b
+    Exit codes:
+      0  Ctrl-C, or the end that --count or --timeout asks for
+      1  the server refused a pattern; standard error has CODE: message
+      2  no connection: wrong address or token; or wrong options
+      3  the connection was lost for good
+      4  fewer events than --count came within --timeout
+    """  # noqa: D301  # click wants the character
     with told("wsbus tail", interrupted=Exit.DONE):
         import anyio
 

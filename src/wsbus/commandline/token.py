@@ -38,14 +38,16 @@ def _with_secret(command: F) -> F:
             type=click.Choice(_ALGORITHMS),
             default="HS256",
             show_default=True,
-            help="Others than HS… take a key in PEM, and need pyjwt[crypto].",
+            help="All but HS… take a key in PEM, and need pyjwt[crypto].",
         ),
         click.option(
             "--secret-file",
             type=click.Path(dir_okay=False, path_type=Path),
-            help="A file that holds the secret, or a key; a newline at its end does not count.",
+            help="A file with the secret, or a key. A newline at its end does not count.",
         ),
-        click.option("--secret-env", metavar="NAME", help="The variable that holds the secret."),
+        click.option(
+            "--secret-env", metavar="NAME", help="An environment variable with the secret."
+        ),
     ):
         command = decorate(command)
     return command
@@ -53,31 +55,32 @@ def _with_secret(command: F) -> F:
 
 @click.group()
 def token() -> None:
-    """Make a JSON Web Token for wsbus.JWT, or look into one.
+    """Make a JSON Web Token for wsbus.JWT, or show what one says.
 
-    Secrets are taken from a variable or a file, never from the command line, which others see.
+    The secret comes from an environment variable or a file, never from the command line, which
+    others on this machine can see.
     """
 
 
 @token.command()
 @_with_secret
-@click.option("--subject", required=True, help="Who the token is for: its claim sub.")
+@click.option("--subject", required=True, help="Whose token it is: the claim sub.")
 @click.option(
     "--expires",
     default="1h",
     show_default=True,
     callback=lambda _, __, text: duration(text),
-    help="How long it holds: 90s, 15m, 1h30m, 7d.",
+    help="How long it is valid: 90s, 15m, 1h30m, 7d.",
 )
 @click.option(
     "--grant",
     "grants",
     multiple=True,
     metavar="NAME=PATTERN",
-    help="What it lets do; NAME is subscribe, publish or command, or one with deny_ before it. "
-    "Repeat it for more.",
+    help="What it allows: NAME is subscribe, publish or command, or one of them with deny_ before "
+    "it, which forbids. May be given several times.",
 )
-@click.option("--admin", is_flag=True, help="Let it subscribe to everything.")
+@click.option("--admin", is_flag=True, help="Allow it to subscribe to everything.")
 @click.option(
     "--claim", "claims", multiple=True, metavar="NAME=JSON", help="""Another claim: 'aud="app"'."""
 )
@@ -94,7 +97,11 @@ def make(
     algorithm: str,
     as_json: bool,
 ) -> None:
-    """Print a new token. By itself it grants nothing: add what it is for."""
+    """Print a new token. It allows nothing unless --grant or --admin says so.
+
+    \b
+      wsbus token make --subject ada --secret-env SECRET --grant 'subscribe=grid.*'
+    """  # noqa: D301  # click wants the character
     with told("wsbus token"):
         secret = _secret(secret_env, secret_file)
         if secret is None:
@@ -114,8 +121,8 @@ def make(
 @token.command()
 @_with_secret
 @click.argument("text", metavar="TOKEN")
-@click.option("--audience", help="The one that the server accepts, if it looks.")
-@click.option("--issuer", help="The one that the server accepts, if it looks.")
+@click.option("--audience", help="The audience that the server accepts, if it checks one.")
+@click.option("--issuer", help="The issuer that the server accepts, if it checks one.")
 @json_option
 def show(
     *,
@@ -127,11 +134,17 @@ def show(
     algorithm: str,
     as_json: bool,
 ) -> None:
-    """Print what TOKEN says; - reads it from standard input.
+    """Print what TOKEN says. With - it is read from standard input.
 
-    Without a secret nothing is verified: anybody can have written it. With one, exit code 1 means
-    that a server with this secret refuses it, now. Exit code 2: it is no token.
-    """
+    Without a secret nothing is verified: anybody can have written the token. With a secret it is
+    judged as a server judges it now.
+
+    \b
+    Exit codes:
+      0  a server takes it, or there was no secret to judge it with
+      1  a server refuses it; standard error says why
+      2  it is no token; or wrong options
+    """  # noqa: D301  # click wants the character
     with told("wsbus token"):
         secret = _secret(secret_env, secret_file)
         given = sys.stdin.read() if text == "-" else text

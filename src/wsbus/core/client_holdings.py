@@ -139,17 +139,22 @@ class ClientHoldings(Generic[H]):
         if ref is not None:
             self._leaving.pop(ref, None)
 
-    def postpone(self, ref: str) -> bool:
-        """A request was not acted on, and is to be made again; tell whether it was one of these."""
+    def count(self, ref: str) -> int:
+        """Return how many names a request has that is not answered yet; 0: it is none of these."""
+        if ref in self._leaving:
+            return len(self._leaving[ref])
+        return sum(name.ref == ref for name in self._names.values())
+
+    def postpone(self, ref: str) -> None:
+        """A request was not acted on, and is to be made again."""
         if ref in self._leaving:
             names = self._leaving.pop(ref)
             self._unwanted.update(dict.fromkeys(names))
-            return True
-        texts = [text for text, name in self._names.items() if name.ref == ref]
-        for text in texts:
-            self._names[text].ref = None
-            self._wanted[text] = None
-        return bool(texts)
+            return
+        for text, name in self._names.items():
+            if name.ref == ref:
+                name.ref = None
+                self._wanted[text] = None
 
     def answered(self, answer: Subscribed) -> list[ClientAction]:
         """Take the answer to the request of its ``ref``; names it was not asked for are ignored."""

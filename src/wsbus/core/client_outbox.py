@@ -10,6 +10,7 @@ from .client_actions import ClientAction, Say
 from .client_holdings import ClientHoldings
 from .client_pace import Pace
 from .client_requests import Requests
+from .errors import ErrorCode
 
 __all__ = ["Outbox"]
 
@@ -19,9 +20,6 @@ _MIN_ASK_BYTES: Final = 1024
 
 class Outbox:
     """Subscriptions first, then requests, each as its rate allows.
-
-    It reckons with the moment of the last input that had one. There may be more room by now; if
-    so, :meth:`ready_at` is over already.
 
     Args:
         holdings: Has names to ask for, and names to give up.
@@ -38,6 +36,22 @@ class Outbox:
     def shrink(self) -> None:
         """Something was too large for the server: name less at once."""
         self._max_ask_bytes = max(_MIN_ASK_BYTES, self._max_ask_bytes // 2)
+
+    def asks_again(self, ref: str, code: str, at: float) -> bool:
+        """Take the refusal of a request for names; tell whether to make it again.
+
+        A server that tells no limits refuses more names than it takes at once as invalid; then
+        half as many are named.
+        """
+        count = self._holdings.count(ref)
+        if code == ErrorCode.RATE_LIMITED and count:
+            self._pace.refused(at, is_call=False)
+        elif code == ErrorCode.INVALID_MESSAGE and count > 1:
+            self._pace.max_names = min(self._pace.max_names, count // 2)
+        else:
+            return False
+        self._holdings.postpone(ref)
+        return True
 
     def flush(self, new_ref: Callable[[], str], at: float) -> list[ClientAction]:
         """Return what can be said now."""

@@ -48,6 +48,8 @@ class Requests:
         self._again: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
         """Sent before, and to be sent before all that wait."""
         self._waiting: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
+        self._unjudged: Final[dict[Hashable, None]] = {}
+        """Of those that wait: not compared with the limit of the connection yet."""
         self._sent: Final[dict[str, _Pending]] = {}
         self._refs: Final[dict[Hashable, str]] = {}
 
@@ -58,6 +60,7 @@ class Requests:
     def add(self, key: Hashable, request: Request, *, is_idempotent: bool) -> None:
         """Put a request behind those that wait to be sent."""
         self._waiting[key] = _Pending(key, request, is_idempotent)
+        self._unjudged[key] = None
 
     @property
     def next_is_call(self) -> bool | None:
@@ -70,7 +73,7 @@ class Requests:
     def send(
         self, new_ref: Callable[[], str], pace: Pace, now: float, *, held: int = 0
     ) -> list[ClientAction]:
-        """Send those that wait, as many as the server's rates let; fail those too large for it.
+        """Send those that wait, as many as the server's rates let; fail all those too large for it.
 
         Args:
             new_ref: Returns the next ``ref``.
@@ -78,7 +81,7 @@ class Requests:
             now: Monotonic seconds.
             held: Subscriptions; the answer to a request for the status names them all.
         """
-        actions: list[ClientAction] = []
+        actions = self._judge(pace.max_bytes)
         while (is_call := self.next_is_call) is not None:
             if pace.ready_at(now, is_call=is_call) > now:
                 break
@@ -128,6 +131,7 @@ class Requests:
         ref = self._refs.pop(key, None)
         if ref is not None:
             del self._sent[ref]
+        self._unjudged.pop(key, None)
         pending = self._waiting.pop(key, None) or self._again.pop(key, None)
         return pending is not None and not pending.was_sent
 
@@ -150,6 +154,7 @@ class Requests:
         again.update(self._again)
         self._again.clear()
         self._again.update(again)
+        self._unjudged.update(dict.fromkeys((*self._again, *self._waiting)))
         self._sent.clear()
         self._refs.clear()
         return failed
@@ -157,9 +162,24 @@ class Requests:
     def fail(self, new_error: Callable[[], WsbusError]) -> list[ClientAction]:
         """There will be no answers any more."""
         everything = (*self._sent.values(), *self._again.values(), *self._waiting.values())
-        for queue in (self._sent, self._refs, self._again, self._waiting):
+        for queue in (self._sent, self._refs, self._again, self._waiting, self._unjudged):
             queue.clear()
         return [Answer(pending.key, new_error()) for pending in everything]
+
+    def _judge(self, limit: int | None) -> list[ClientAction]:
+        """Fail what is too large, whatever waits its turn before it."""
+        actions: list[ClientAction] = []
+        for key in self._unjudged:
+            pending = self._waiting.get(key) or self._again[key]
+            # No ref is shorter. Whoever is too large only with its own is found when it is sent.
+            request = msgspec.structs.replace(pending.request, ref="0")
+            error = self._too_large(request, limit)
+            if error is not None:
+                actions.append(Answer(key, error))
+                self._waiting.pop(key, None)
+                self._again.pop(key, None)
+        self._unjudged.clear()
+        return actions
 
     def _too_large(self, request: Request, limit: int | None) -> MessageTooLarge | None:
         if limit is None or self._measure is None:

@@ -99,25 +99,25 @@ class ClientSession(Generic[H]):
         """What the server has confirmed, as it was spelled."""
         return self._holdings.held
 
-    def subscribe(self, pattern: Pattern, holder: H) -> list[ClientAction]:
+    def subscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
         """Ask for what matches; the holder is confirmed, or dismissed, some time."""
-        return [*self._holdings.add(pattern, holder), *self._flush()]
+        return [*self._holdings.add(pattern, holder), *self._flush(now)]
 
     def listen(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Take what matches of what the server sends, without asking for it."""
         return self._holdings.add_unasked(pattern, holder)
 
-    def unsubscribe(self, pattern: Pattern, holder: H) -> list[ClientAction]:
+    def unsubscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
         """Give up; from now on the holder gets nothing. Idempotent."""
         self._holdings.remove(pattern, holder)
-        return self._flush()
+        return self._flush(now)
 
     def request(
-        self, key: Hashable, request: Request, *, is_idempotent: bool = False
+        self, key: Hashable, request: Request, now: Instant, *, is_idempotent: bool = False
     ) -> list[ClientAction]:
         """Ask for something that is answered once; sent when connection and rates let."""
         self._requests.add(key, request, is_idempotent=is_idempotent)
-        return self._flush()
+        return self._flush(now)
 
     def forget(self, key: Hashable) -> bool:
         """Nobody waits for an answer any more; tell whether it never was sent. Idempotent."""
@@ -252,10 +252,9 @@ class ClientSession(Generic[H]):
         error = CommandError(heard.code, heard.message)
         answers = self._requests.answer(heard.ref, error, self._pace, self._at)
         if answers is not None:
-            return answers + self._flush()
-        if heard.code == ErrorCode.RATE_LIMITED and self._holdings.postpone(heard.ref):
-            self._pace.refused(self._at, is_call=False)
-            return self._flush()
+            return answers + self._flush(now)
+        if self._outbox.asks_again(heard.ref, heard.code, self._at):
+            return self._flush(now)
         self._holdings.left(heard.ref)
         if not self._holdings.is_renewal(heard.ref):
             return self._holdings.refuse(heard.ref, error)
@@ -279,7 +278,6 @@ class ClientSession(Generic[H]):
     def _enter(self, subject: str | None, now: Instant) -> list[ClientAction]:
         is_again, self._attempts.is_known = self._attempts.is_known, True
         self._move(Move.ENTER)
-        self._at = now.monotonic
         self._liveness.start(now.monotonic)
         self._reschedule()
         if not self._holdings.names:
@@ -287,11 +285,12 @@ class ClientSession(Generic[H]):
         return [
             actions.TellConnected(self._connection_id, subject, is_again),
             *self._holdings.connected(),
-            *self._flush(),
+            *self._flush(now),
         ]
 
-    def _flush(self) -> list[ClientAction]:
+    def _flush(self, now: Instant) -> list[ClientAction]:
         """Say what waits, as much as the server's rates let; the deadline says when the rest is."""
+        self._at = now.monotonic
         if self.state is not State.OPEN or self._verdict:
             return []
         todo = self._outbox.flush(self._ref, self._at)
@@ -328,7 +327,7 @@ class ClientSession(Generic[H]):
                 return self._cut(f"no answer to a ping for {self._liveness.timeout:g} s")
         if now.monotonic >= self._token.refresh_at:
             todo.append(self._token.fetch())
-        return todo + self._flush()
+        return todo + self._flush(now)
 
     def _cut(self, why: str) -> list[ClientAction]:
         """Give the connection up; the driver will say that it is lost, and nobody else why."""

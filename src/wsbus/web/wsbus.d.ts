@@ -253,11 +253,10 @@ declare class Pace {
     constructor(rate?: number);
     /** What one request may cost. */
     get most(): number;
-    /** The ms until as much may be sent. @param {number} cost */
+    /** In ms. @param {number} cost */
     delay(cost: number): number;
     /** @param {number} cost */
     take(cost: number): void;
-    /** The server said RATE_LIMITED. */
     refused(): void;
     answered(): void;
 }

@@ -78,7 +78,6 @@ export class ConnectionError extends Error {
   }
 }
 
-// Internal types.
 /** @typedef {{ resolve: (value?: any) => void, reject: (error: unknown) => void }} Waiter */
 /**
  * One call of `subscribe`; `pending`: the patterns that the server has not confirmed yet.
@@ -200,7 +199,7 @@ const REFUSALS = {
 /** @type {(error: any) => boolean} */
 const isRateLimit = (error) => error?.code === "RATE_LIMITED";
 
-// The reason of a 1011 that is like 4408: a laptop slept, say.
+// The reason of a 1011 that is like 4408.
 const ASLEEP = "keepalive ping timeout";
 
 const MAX_NAMES = 128;
@@ -208,7 +207,7 @@ const MAX_NAMES = 128;
 // ms between attempts that the browser's events cause.
 const WAKE_GAP = 1000;
 
-/** A limit that the server tells, if it is one. @type {(value: unknown) => number | undefined} */
+/** A limit, if it is one. @type {(value: unknown) => number | undefined} */
 const limitOf = (value) => (typeof value === "number" && value > 0 ? value : undefined);
 
 /** @type {(ms: number) => number} */
@@ -304,7 +303,7 @@ class Pace {
     return Math.floor(this.#burst);
   }
 
-  /** The ms until as much may be sent. @param {number} cost */
+  /** In ms. @param {number} cost */
   delay(cost) {
     const now = performance.now();
     if (this.#tokens < this.#burst) {
@@ -320,7 +319,6 @@ class Pace {
     this.#tokens = Math.max(-this.#burst, this.#tokens - Math.min(cost, this.#burst));
   }
 
-  /** The server said RATE_LIMITED. */
   refused() {
     const now = performance.now();
     if (now < this.#pausedUntil) return; // One burst has many refusals.
@@ -467,9 +465,8 @@ export class Client extends Target {
   /** @type {any[]} */
   #listeners = [];
   #isScheduled = false;
-  /** After a reconnect, until everything is subscribed again. */
   #isReturning = false;
-  /** The largest message that was answered: the server reads at least so many bytes. */
+  /** The largest message that was answered. */
   #known = 0;
   /** The most bytes of names in one request. */
   #room = 16_384;
@@ -755,19 +752,17 @@ export class Client extends Target {
     }
   }
 
-  /** Subscriptions that nobody wants go when the turn is over. @param {Entry} entry */
+  /** @param {Entry} entry */
   #release(entry) {
     if (!entry.calls.size && !entry.streams.size) this.#changed();
   }
 
-  /** Joins what changes in one turn of the event loop. */
   #changed() {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
     queueMicrotask(() => this.#pump());
   }
 
-  /** Send what may be sent now: what is unwanted, what is wanted, then requests, in order. */
   #pump() {
     this.#isScheduled = false;
     clearTimeout(this.#timers.pump);
@@ -809,14 +804,13 @@ export class Client extends Target {
     return 0;
   }
 
-  /** Tell whether this server reads a request as large; else it fails. @param {Request} request */
+  /** @param {Request} request */
   #judge(request) {
     const { maxBytes } = this.#link;
-    if (request.size <= maxBytes) return true;
+    if (request.size <= maxBytes) return;
     const text = `not sent: it has ${request.size} bytes, the server reads at most ${maxBytes}`;
     this.#forget(request);
     request.waiter.reject(new CommandError("TOO_LARGE", text));
-    return false;
   }
 
   #pumpRequests() {
@@ -824,7 +818,6 @@ export class Client extends Target {
     for (const queue of [this.#again, this.#unsent]) {
       for (const request of queue) {
         const { type } = request;
-        if (!this.#judge(request)) continue;
         if (type === "get_status") request.cost = Math.ceil(Math.max(1, this.#subscriptions.size) / 8);
         const delay = Math.max(messages.delay(request.cost), type === "command" ? commands.delay(1) : 0);
         if (delay > 0) return delay;
@@ -867,8 +860,9 @@ export class Client extends Target {
         this.#tell("gap", { lost: Infinity, source: "reconnect" });
       },
       reject: (error) => {
+        const isAgain = this.#asksAgain(error, channels);
         for (const entry of entries) {
-          if (isRateLimit(error)) entry.isAsked = false;
+          if (isAgain) entry.isAsked = false;
           else this.#fail(entry, error);
         }
       },
@@ -882,13 +876,22 @@ export class Client extends Target {
     return {
       resolve: done,
       reject: (error) => {
+        const isAgain = this.#asksAgain(error, channels);
         for (const pattern of channels) {
           // What is wanted again by now stays.
-          if (isRateLimit(error) && !this.#subscriptions.has(pattern)) this.#unwanted.add(pattern);
+          if (isAgain && !this.#subscriptions.has(pattern)) this.#unwanted.add(pattern);
         }
         done();
       },
     };
+  }
+
+  /** Tell whether the server may take the same names later, or fewer. @param {any} error @param {string[]} names */
+  #asksAgain(error, { length }) {
+    if (error?.code !== "INVALID_MESSAGE" || length < 2) return isRateLimit(error);
+    this.#link.maxNames = Math.min(this.#link.maxNames, length >> 1);
+    this.#changed();
+    return true;
   }
 
   #settleLeaving() {
@@ -929,7 +932,6 @@ export class Client extends Target {
     return { end: new AbortController(), step: "", terms: {}, where: "", ...limits };
   }
 
-  /** Begin to connect, or begin again after the end. */
   #begin() {
     if (this.#state === "closed") {
       this.closed = new Promise((resolve) => (this.#end = resolve));
@@ -998,7 +1000,6 @@ export class Client extends Target {
     on("open", () => this.#opened(token));
     on("message", ({ data }) => this.#received(data));
     on("close", ({ code, reason }) => this.#lost(this.#explain(code, reason)));
-    // A failed handshake.
     on("error", ({ message, error }) => {
       const cause = message || error?.message || error?.code;
       if (!link.isOpen) this.#lost(this.#explain(1006, "", cause));
@@ -1035,6 +1036,7 @@ export class Client extends Target {
     this.#isReturning = reconnected && this.#subscriptions.size > 0;
     this.#unsent = new Set(this.#requests.values());
     this.#again.clear();
+    for (const request of this.#unsent) this.#judge(request);
     this.#pump();
     for (const waiter of this.#connecting) waiter.resolve();
     this.#become("connected");
@@ -1072,7 +1074,7 @@ export class Client extends Target {
     if (this.#state === "waiting") this.#tell("reconnecting", { attempt: tried + 1, delay, error });
   }
 
-  /** Deal with what was sent and not answered. @param {ConnectionError} error */
+  /** @param {ConnectionError} error */
   #abandon(error) {
     for (const request of [...this.#requests.values()]) {
       const { isHeld, isSent, isIdempotent, type, size } = request;
@@ -1289,7 +1291,6 @@ export class Client extends Target {
       pace.answered();
       return error ? waiter.reject(error) : waiter.resolve(data);
     }
-    // It was certainly not acted on: it is sent again.
     pace.refused();
     if (isHeld) {
       request.isSent = false;

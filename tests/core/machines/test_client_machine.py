@@ -1,9 +1,14 @@
-"""A client session against real server sessions and a real hub, over pipes of bytes that break."""
+"""A client session against real server sessions and a real hub, over pipes of bytes that break.
+
+What the client may say, and when, is judged by a model of its own (:class:`Allowance`), which is
+written from the table in docs/reference/clients.md.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,7 +22,15 @@ from wsbus.core.client_liveness import Liveness
 from wsbus.core.client_retry import Advice, Retry
 from wsbus.core.client_session import ClientSession, State
 from wsbus.core.client_token import TokenUse
-from wsbus.core.errors import CloseCode, ConnectError, ConnectionLost, UsageError, WsbusError
+from wsbus.core.errors import (
+    CloseCode,
+    ConnectError,
+    ConnectionLost,
+    ErrorCode,
+    MessageTooLarge,
+    UsageError,
+    WsbusError,
+)
 from wsbus.core.frame import Frame, join_lines
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.hub import Hub
@@ -29,11 +42,13 @@ from wsbus.core.messages import (
     Connected,
     Gap,
     Publication,
+    Refused,
     Reply,
     Response,
     Status,
     Subscribe,
     Subscribed,
+    Unsubscribe,
 )
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants, Identity
@@ -46,7 +61,13 @@ from wsbus.testing.wire import FrameReader
 START: Final = Instant(100.0, 1_700_000_000.0)
 ALL: Final = Grants.of(admin=True, command=["*"])
 LESS: Final = Grants.of(subscribe=["a.*"], command=["*"])
-LIMITS: Final = Limits(max_subscriptions=3, messages_per_second=None, commands_per_second=None)
+UNLIMITED: Final[dict[str, Any]] = {"messages_per_second": None, "commands_per_second": None}
+NARROW: Final[dict[str, Any]] = {
+    "messages_per_second": 4.0,
+    "commands_per_second": 2.0,
+    "max_message_bytes": 150,
+    "max_names": 2,
+}
 SILENT: Final = HeartbeatPolicy(interval=10, timeout=50)
 CHANNELS: Final = [parse_channel(name) for name in ("a", "b", "a.x", "a.y")]
 PATTERNS: Final = [parse_pattern(text) for text in ("a", "a.x", "a.*", "*.x", "*", "b")]
@@ -70,12 +91,60 @@ class Holder:
 class Request:
     """One request, and how often it was answered."""
 
-    def __init__(self, *, is_idempotent: bool) -> None:
+    def __init__(self, *, is_idempotent: bool, is_large: bool) -> None:
         self.is_idempotent = is_idempotent
+        self.is_large = is_large
+        """Larger than the server reads."""
         self.is_forgotten = False
         self.outcomes: list[object] = []
         self.sent = 0
         self.executed = 0
+        self.refused = 0
+        """The client heard so often that it was over the rate."""
+        self.refused_at = -math.inf
+        self.is_waiting = False
+        """It was refused for the rate, and not sent since."""
+
+
+class Allowance:
+    """What a client may say over one connection, from the table in docs/reference/clients.md.
+
+    "the server tells its rates: requests wait their turn: at most 97 % of each rate, and 80 % of a
+    second's worth at once". "A request for *n* names counts as one message for each 8 begun".
+    """
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self.limits = limits
+        self.said: dict[str, list[tuple[float, int]]] = {"messages": [], "commands": []}
+        self.told_at = now
+
+    def say(self, command: Command, size: int, now: float) -> None:
+        """Check a message, and count it."""
+        limits = self.limits
+        # "a message is larger than `max_message_bytes`: … it is not sent"
+        assert size <= limits.max_message_bytes
+        cost = 1
+        if isinstance(command, Subscribe | Unsubscribe):
+            # "at most `max_names` (128 if untold) and 16 KiB in one request"
+            assert len(command.names) <= limits.max_names
+            cost = math.ceil(len(command.names) / 8)
+        self.said["messages"].append((now, cost))
+        if isinstance(command, Call):
+            self.said["commands"].append((now, 1))
+        if not isinstance(command, Subscribe | Unsubscribe | Call):
+            return  # Pings and their answers cannot wait; what follows them does.
+        self.check("messages", limits.messages_per_second, now)
+        if isinstance(command, Call):
+            self.check("commands", limits.commands_per_second, now)
+
+    def check(self, kind: str, rate: float | None, now: float) -> None:
+        """However far one looks back, it was not too much."""
+        if rate is None:
+            return
+        total = 0
+        for at, cost in reversed(self.said[kind]):
+            total += cost
+            assert total <= max(1.0, 0.8 * rate) + 0.97 * rate * (now - at) + 1e-4, kind
 
 
 class Link:
@@ -121,18 +190,33 @@ class ClientMachine(RuleBasedStateMachine):
         self.fetching: int | None = None
         self.is_dialling = False
         self.due_cut = False
+        self.allowance: Allowance | None = None
+        """Of this connection, once its server has told its limits."""
         self.grants = ALL
         self.lifetime: float | None = None
         self.stopped: list[WsbusError | None] = []
 
     @initialize(
         name=st.sampled_from(["wsbus.v1", "wsbus.v1", "zigquant-v2"]),
+        narrow=st.sampled_from([{}, NARROW, NARROW]),
+        tells=st.sampled_from([True, True, False]),
         token=st.sampled_from(["none", "fixed", "fetched"]),
         attempts=st.sampled_from([None, 3]),
         assigned=st.sampled_from([[], [], PATTERNS[:1], PATTERNS[2:3]]),
     )
-    def begin(self, name: str, token: str, attempts: int | None, assigned: list[Pattern]) -> None:
+    def begin(
+        self,
+        name: str,
+        narrow: dict[str, Any],
+        *,
+        tells: bool,
+        token: str,
+        attempts: int | None,
+        assigned: list[Pattern],
+    ) -> None:
         self.assigned = assigned
+        self.limits = Limits(max_subscriptions=3, **UNLIMITED | narrow)
+        self.tells = tells and name == "wsbus.v1"
         self.server: WireProtocol = protocol(name)
         self.speaks: ClientDialect = dialect(name)
         self.needs_token = token != "none"
@@ -142,6 +226,7 @@ class ClientMachine(RuleBasedStateMachine):
             retry=Retry(attempts=attempts, first=True),
             liveness=Liveness(),
             greets=self.speaks.greets,
+            measure=self.speaks.measure,
         )
         self.tick_client()
         if self.fetching is not None:
@@ -199,21 +284,32 @@ class ClientMachine(RuleBasedStateMachine):
                 assert ref not in self.by_ref, "a ref was used twice"
                 self.by_ref[ref] = request
                 request.sent += 1
-                assert request.sent == 1 or request.is_idempotent
+                # "`RATE_LIMITED`: the server did not act on the request: it is sent again after a
+                # pause"
+                assert request.sent - request.refused == 1 or request.is_idempotent
+                assert self.now.monotonic > request.refused_at
                 assert not request.outcomes
                 assert not request.is_forgotten
+                request.is_waiting = False
             case _:
                 pass
         text = self.speaks.encode(command)
+        if self.allowance is not None:
+            self.allowance.say(command, len(text), self.now.monotonic)
         self.link.up += len(text).to_bytes(4) + text
 
     def answer(self, request: Request, outcome: object) -> None:
         assert not request.is_forgotten
         assert not request.outcomes, "answered twice"
         request.outcomes.append(outcome)
+        if isinstance(outcome, MessageTooLarge):
+            assert self.allowance is not None, "too large for a limit that nobody told"
+            assert request.is_large
+            assert not request.sent
         if isinstance(outcome, ConnectionLost):
             is_over = self.client.state is State.ENDED
-            assert is_over or (request.sent and not request.is_idempotent)
+            is_resent = request.is_idempotent and outcome.code != CloseCode.MESSAGE_TOO_BIG
+            assert is_over or (request.sent and not is_resent and not request.is_waiting)
 
     def confirmed_since(self, holder: Holder) -> int:
         if not holder.asks:
@@ -240,6 +336,7 @@ class ClientMachine(RuleBasedStateMachine):
         """The client's end of the connection is gone; the server notices now, or later."""
         link, self.link = self.link, None
         self.due_cut = self.is_dialling = False
+        self.allowance = None
         self.confirmed.clear()
         for holder in self.holders:
             holder.is_confirmed = holder.is_confirmed and not holder.asks
@@ -260,7 +357,10 @@ class ClientMachine(RuleBasedStateMachine):
         before = [r for r in self.requests if r.sent and not (r.outcomes or r.is_forgotten)]
         self.perform(self.client.lost(code, reason, self.now, 0.5))
         for request in before:
-            assert request.outcomes or request.is_idempotent, "not told of the cut at once"
+            # "the server closes with 1009: what may have caused it is not sent again, not even if
+            # it is idempotent"
+            is_resent = request.is_idempotent and code != CloseCode.MESSAGE_TOO_BIG
+            assert request.outcomes or is_resent or request.is_waiting, "not told at once"
 
     # --- the server ------------------------------------------------------------------------------
 
@@ -318,14 +418,22 @@ class ClientMachine(RuleBasedStateMachine):
         identity = None if self.needs_token else Identity("u", self.grants)
         session = Session(
             protocol=self.server,
-            limits=LIMITS,
+            limits=self.limits,
             heartbeat=Heartbeat(SILENT, self.now.monotonic),
             identity=identity,
             now=self.now,
             takes_tokens=self.needs_token,
         )
         link = self.link = Link(self.hub, self.server, self.links, session)
-        self.reply(link, Connected(link.id, None if self.needs_token else "u", 10, 50))
+        limits = self.limits
+        told = (
+            limits.max_message_bytes,
+            limits.max_names,
+            limits.messages_per_second,
+            limits.commands_per_second,
+        )
+        subject = None if self.needs_token else "u"
+        self.reply(link, Connected(link.id, subject, 10, 50, *(told if self.tells else ())))
         for pattern in self.assigned:
             self.serve(link, session.assign(pattern))
         self.perform(self.client.opened(self.now))
@@ -364,6 +472,8 @@ class ClientMachine(RuleBasedStateMachine):
                 break
             text = data[4:end].decode()
             del data[:end], link.up[:end]
+            if len(text) > self.limits.max_message_bytes and link.closing is None:
+                link.closing = (CloseCode.MESSAGE_TOO_BIG, "")
             if link.is_served and link.closing is None:
                 link.session.heartbeat.seen(self.now.monotonic)
                 for command in self.server.decode(text):
@@ -388,6 +498,14 @@ class ClientMachine(RuleBasedStateMachine):
         if isinstance(heard, wanted.Delivery):
             self.deliver(heard)
             return
+        if isinstance(heard, Connected) and self.tells:
+            self.allowance = Allowance(self.limits, self.now.monotonic)
+        if isinstance(heard, Refused) and heard.code == ErrorCode.RATE_LIMITED:
+            request = self.by_ref.get(heard.ref or "")
+            if request is not None:
+                request.refused += 1
+                request.is_waiting = True
+                request.refused_at = self.now.monotonic
         if isinstance(heard, Subscribed) and heard.ref in self.asked_refs:
             asked = self.asked_refs.pop(heard.ref)
             if self.client.state is State.OPEN:
@@ -488,31 +606,39 @@ class ClientMachine(RuleBasedStateMachine):
     def subscribe(self, pattern: Pattern, *, asks: bool) -> None:
         holder = Holder(pattern, asks=asks)
         self.holders.append(holder)
-        enter = self.client.subscribe if asks else self.client.listen
-        self.perform(enter(pattern, holder))
+        if asks:
+            self.perform(self.client.subscribe(pattern, holder, self.now))
+        else:
+            self.perform(self.client.listen(pattern, holder))
 
     @precondition(lambda self: self.holders)
     @rule(index=st.integers(0, 11))
     def unsubscribe(self, index: int) -> None:
         holder = self.holders.pop(index % len(self.holders))
-        self.perform(self.client.unsubscribe(holder.pattern, holder))
+        self.perform(self.client.unsubscribe(holder.pattern, holder, self.now))
         if not any(h.asks and h.pattern == holder.pattern for h in self.holders):
             self.confirmed.pop(holder.pattern.text, None)
 
     @precondition(lambda self: not self.stopped and len(self.requests) < 10)
-    @rule(is_idempotent=st.booleans())
-    def request(self, *, is_idempotent: bool) -> None:
-        request = Request(is_idempotent=is_idempotent)
+    @rule(is_idempotent=st.booleans(), is_large=st.sampled_from([False, False, False, True]))
+    def request(self, *, is_idempotent: bool, is_large: bool) -> None:
+        is_large = is_large and self.limits.max_message_bytes == NARROW["max_message_bytes"]
+        request = Request(is_idempotent=is_idempotent, is_large=is_large)
         self.requests.append(request)
-        call = Call("run", str(len(self.requests) - 1).encode())
-        self.perform(self.client.request(request, call, is_idempotent=is_idempotent))
+        params = str(len(self.requests) - 1).encode() + b" " * (150 * is_large)
+        is_told = self.allowance is not None and self.client.state is State.OPEN
+        call = Call("run", params)
+        self.perform(self.client.request(request, call, self.now, is_idempotent=is_idempotent))
+        # "a message is larger than `max_message_bytes`: `TOO_LARGE` at once"
+        if is_large and is_told:
+            assert isinstance(request.outcomes[0], MessageTooLarge)
 
     @precondition(lambda self: self.requests)
     @rule(index=st.integers(0, 9))
     def forget(self, index: int) -> None:
         request = self.requests[index % len(self.requests)]
         is_unsent = self.client.forget(request)
-        assert not is_unsent or not request.outcomes
+        assert not is_unsent or not (request.outcomes or request.executed)
         request.is_forgotten = True
 
     @precondition(lambda self: self.fetching is not None and not self.stopped)
@@ -602,7 +728,7 @@ class ClientMachine(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """Everything heals, and all that is said is heard: then both sides believe the same."""
-        for _ in range(100):
+        for _ in range(500):
             if self.stopped or self.step_towards_peace():
                 break
         else:
@@ -635,9 +761,23 @@ class ClientMachine(RuleBasedStateMachine):
             self.pass_up(1 << 20)
         elif self.link.down or self.link.member.queue or self.link.closing:
             self.pass_down(1 << 20, 65536)
+        elif not self.is_settled:  # The rates of the server leave no room yet.
+            self.now = self.now.later(max(0.01, self.client.deadline - self.now.monotonic))
+            self.tick_client()
         else:
             return True
         return False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the client has said all that it is to say, and has heard the answers."""
+        asked = {h.pattern.text for h in self.holders if h.asks and not h.is_over}
+        answered = all(request.is_forgotten or request.outcomes for request in self.requests)
+        link = self.link
+        assert link is not None
+        return answered and asked == set(self.client.subscriptions) == set(
+            link.session.subscriptions
+        )
 
     # --- what must hold --------------------------------------------------------------------------
 
@@ -663,7 +803,8 @@ class ClientMachine(RuleBasedStateMachine):
     def nothing_is_carried_out_again_by_itself(self) -> None:
         for request in self.requests:
             assert request.executed <= request.sent
-            assert request.sent <= 1 or request.is_idempotent
+            assert request.executed <= 1 or request.is_idempotent
+            assert request.sent - request.refused <= 1 or request.is_idempotent
 
     def teardown(self) -> None:
         if hasattr(self, "client"):
@@ -673,7 +814,8 @@ class ClientMachine(RuleBasedStateMachine):
             assert self.stopped
             for request in self.requests:
                 assert request.is_forgotten or len(request.outcomes) == 1
-                if request.outcomes and isinstance(request.outcomes[0], UsageError):
+                outcome = request.outcomes[0] if request.outcomes else None
+                if isinstance(outcome, UsageError) and not isinstance(outcome, MessageTooLarge):
                     assert self.stopped == [None]
 
 
