@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsbus.core.errors import UsageError
-from wsbus.core.limits import ExcessRun, Limits, TokenBucket, has_extremes, too_deep
+from wsbus.core.limits import ExcessRun, Limits, TokenBucket, has_extremes, too_deep, too_many_parts
 
 # --- Limits ----------------------------------------------------------------------------------
 
@@ -356,6 +356,15 @@ def test_numbers_near_the_ends_are_counted(item: str, *, counts: bool) -> None:
         text = json.dumps(["e"] * 50)[:-1] + f",{item}" * count + "]"
 
         assert has_extremes(text, 3) == (counts and count > 3)
+
+
+def test_arrays_that_hold_next_to_nothing_are_bounded() -> None:
+    """16,384 of them, or any number where each takes four characters and more."""
+    points, nothing = "[1,2]," * 100_000, "[]," * 16_384
+
+    assert not too_many_parts(points)
+    assert not too_many_parts(nothing)
+    assert too_many_parts(nothing + "{}")
 
 
 def test_the_scan_agrees_with_the_decoder() -> None:
