@@ -21,6 +21,7 @@ from typing import (
 )
 
 import msgspec
+from msgspec.structs import asdict
 from typing_extensions import TypeAliasType
 
 from .core.errors import CommandError, ErrorCode, UsageError
@@ -101,12 +102,10 @@ class Parameters:
             decoded = self._decoder.decode(params)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
             raise CommandError(ErrorCode.VALIDATION_ERROR, _placed(str(exc))) from None
-        if self._whole is not None:
-            arguments = {self._whole: decoded}
-        else:
-            arguments = {name: getattr(decoded, name) for name in decoded.__struct_fields__}
-        for name, supply in self._supplies.items():
-            arguments[name] = supply(caller)
+        arguments = asdict(decoded) if self._whole is None else {self._whole: decoded}
+        if self._supplies:
+            for name, supply in self._supplies.items():
+                arguments[name] = supply(caller)
         return arguments
 
 
