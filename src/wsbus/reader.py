@@ -94,7 +94,7 @@ class Reader:
         rate, messages = session.rate, iter(protocol.split(frame))
         self.answered = 0
         for message in messages:
-            if rate is not None and rate.tokens < 1 and not rate.has_token(now.monotonic):
+            if rate is not None and rate.tokens < 1 and not rate.take(now.monotonic, 0):
                 yield from self._refuse(frame, chain((message,), messages), now, perform)
                 return
             work = len(message) >> _SHIFT
@@ -113,9 +113,9 @@ class Reader:
                 if self.answered > _ANSWER_BYTES and self.answered > answer_bound(frame):
                     perform([Send(_OUTGROWN)], now)
                     return
-                self._turn += 1 + work + ((self.answered - before) >> _SHIFT)
+                self._turn = turn = self._turn + 1 + work + ((self.answered - before) >> _SHIFT)
                 work = 0
-                if self._turn >= _TURN or member.queue.is_choked or services.flusher.is_pressed:
+                if turn >= _TURN or member.queue.is_choked or services.flusher.is_pressed:
                     yield
 
     def _refuse(

@@ -149,9 +149,9 @@ def test_a_token_may_be_looked_at() -> None:
     """To look takes nothing, at any moment."""
     bucket = TokenBucket(2)
 
-    assert all(bucket.has_token(0) for _ in range(9))
+    assert all(bucket.take(0, 0) for _ in range(9))
     assert [bucket.take(0) for _ in range(3)] == [True, True, False]
-    assert [bucket.has_token(now) for now in (0, 0.4, 0.5, 0.5)] == [False, False, True, True]
+    assert [bucket.take(now, 0) for now in (0, 0.4, 0.5, 0.5)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(("count", "left"), [(1, 7), (5, 3), (8, 0), (1000, 0)])

@@ -135,9 +135,14 @@ class TokenBucket:
             now: Monotonic seconds.
             count: How many; more than the burst count as the burst, so that a full bucket grants
                 everything. If there are too few, one is taken nevertheless: what is refused was
-                looked at.
+                looked at. 0: only look whether there is one.
         """
-        if not self.has_token(now):
+        if now > self._last:
+            tokens = self.tokens + (now - self._last) * self.rate
+            # min() would take thrice as long.
+            self.tokens = tokens if tokens < self.burst else self.burst  # noqa: FURB136
+            self._last = now
+        if self.tokens < 1:
             return False
         if count > 1:
             count = min(count, int(self.burst))
@@ -146,15 +151,6 @@ class TokenBucket:
                 return False
         self.tokens -= count
         return True
-
-    def has_token(self, now: float) -> bool:
-        """Tell whether there is a token at this monotonic second, and leave it."""
-        if now > self._last:
-            tokens = self.tokens + (now - self._last) * self.rate
-            # min() would take thrice as long.
-            self.tokens = tokens if tokens < self.burst else self.burst  # noqa: FURB136
-            self._last = now
-        return self.tokens >= 1
 
 
 class ExcessRun:

@@ -228,7 +228,8 @@ class Session:
             return self._limited(call, "too many commands", now)
         if not self._trusted.grants.may_command(call.action):
             return [refuse(call, ErrorCode.FORBIDDEN, NOT_GRANTED)]
-        return self._permitted("command", call.action, call, Invoke(call))
+        then = Invoke(call)
+        return self._permitted("command", call.action, call, then) if self._asks else [then]
 
     def _handle_publish(self, publish: Publish) -> list[Action]:
         try:
