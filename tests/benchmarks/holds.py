@@ -72,6 +72,8 @@ _VALUES: Final[dict[str, str]] = {
     "numbers": numbered("[", str, "]"),
     "long fractions": filled("[", "0." + "1234567890" * 30, "]", ","),
     "one number of 65,000 digits": "1" * 65_000,
+    "numbers of 4,300 digits": filled("[", "9" * 4_300, "]", ","),
+    "numbers of 999 digits": filled("[", "9" * 999, "]", ","),
     "fractions": filled("[", "1.7976931348623157e308", "]", ","),
     "empty texts": filled("[", '""', "]", ","),
     "escapes": '"' + "\\n" * 32_000 + '"',

@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsbus.core.errors import UsageError
-from wsbus.core.limits import ExcessRun, Limits, TokenBucket, has_extremes, too_deep, too_many_parts
+from wsbus.core.limits import (
+    ExcessRun,
+    Limits,
+    TokenBucket,
+    has_extremes,
+    has_long_numbers,
+    too_deep,
+    too_many_parts,
+)
 
 # --- Limits ----------------------------------------------------------------------------------
 
@@ -356,6 +364,17 @@ def test_numbers_near_the_ends_are_counted(item: str, *, counts: bool) -> None:
         text = json.dumps(["e"] * 50)[:-1] + f",{item}" * count + "]"
 
         assert has_extremes(text, 3) == (counts and count > 3)
+
+
+def test_numbers_of_a_thousand_digits_are_bounded() -> None:
+    """What counts is thousands of their digits; short numbers and strings do not count."""
+    number, short = "1234567890" * 100, "1234567890" * 99
+
+    assert not has_long_numbers(f"[{','.join([number] * 3)}]", 3)
+    assert has_long_numbers(f"[{','.join([number] * 4)}]", 3)
+    assert has_long_numbers(f"[{number * 4}]", 3)
+    assert not has_long_numbers(f"[{','.join([short] * 60)}]", 3)
+    assert not has_long_numbers(f'["{number * 60}"]', 3)
 
 
 def test_arrays_that_hold_next_to_nothing_are_bounded() -> None:

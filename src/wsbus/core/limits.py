@@ -13,12 +13,14 @@ from .errors import UsageError
 __all__ = [
     "MAX_DEPTH",
     "MAX_EXTREMES",
+    "MAX_LONG",
     "MAX_PARTS",
     "NAMES_PER_MESSAGE",
     "ExcessRun",
     "Limits",
     "TokenBucket",
     "has_extremes",
+    "has_long_numbers",
     "too_deep",
     "too_many_parts",
 ]
@@ -30,6 +32,9 @@ parse, and their parsers have limits of their own."""
 MAX_EXTREMES: Final = 128
 """Numbers with exponents of three digits (``1e308``) in one message; one with more is not read, see
 :func:`has_extremes`."""
+
+MAX_LONG: Final = 16
+"""Thousands of digits in numbers of a thousand digits and more; see :func:`has_long_numbers`."""
 
 MAX_PARTS: Final = 16_384
 """Arrays and objects in one message that holds little else; see :func:`too_many_parts`. To make
@@ -236,6 +241,22 @@ def _brackets(text: bytes) -> bytes:
 
 _STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _EXTREME: Final = re.compile(r"[eE][+-]?[0-9]{3}")
+
+
+_DIGITS: Final = str.maketrans("123456789", "000000000")
+_LONG: Final = "0" * 1000
+
+
+def has_long_numbers(text: str, most: int) -> bool:
+    """Tell whether numbers of a thousand digits and more hold more than ``most`` thousand of them.
+
+    To read and write a whole number takes the square of its digits: 15 of 4,300 digits take 3 ms.
+
+    Cost: 0.1 ms for 64 KiB; as much as to find the strings if there are so many digits.
+    """
+    if len(text) <= most * len(_LONG) or text.translate(_DIGITS).count(_LONG) <= most:
+        return False
+    return _STRING.sub("", text).translate(_DIGITS).count(_LONG) > most
 
 
 def too_many_parts(text: str) -> bool:

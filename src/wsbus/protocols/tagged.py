@@ -20,7 +20,15 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 import msgspec
 
 from ..core.errors import ErrorCode
-from ..core.limits import MAX_DEPTH, MAX_EXTREMES, has_extremes, too_deep, too_many_parts
+from ..core.limits import (
+    MAX_DEPTH,
+    MAX_EXTREMES,
+    MAX_LONG,
+    has_extremes,
+    has_long_numbers,
+    too_deep,
+    too_many_parts,
+)
 from ..core.messages import Command, Excess, GetStatus, Malformed, Ping, Pong
 from .base import WireProtocol
 
@@ -202,6 +210,8 @@ def _costly(text: str) -> str | None:
         return f"nested deeper than {MAX_DEPTH} levels"
     if has_extremes(text, MAX_EXTREMES):
         return f"more than {MAX_EXTREMES} numbers with exponents of three digits"
+    if has_long_numbers(text, MAX_LONG):
+        return "too many numbers of a thousand digits"
     return None
 
 
