@@ -167,7 +167,6 @@ class Session:
         if self.state is _CLOSED:
             return []
         if self.rate is not None:
-            # isinstance() takes 0.1 µs for each struct that it is not.
             cost = self._holdings.cost(command) if type(command) in LISTS else 1
             if not self.rate.take(now.monotonic, cost):
                 return self._limited(command, _TOO_FAST, now)
