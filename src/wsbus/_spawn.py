@@ -1,4 +1,4 @@
-"""A task that belongs to no task group of its caller."""
+"""Tasks: one that belongs to no task group of its caller, and the one that runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-__all__ = ["spawn"]
+__all__ = ["spawn", "task_now"]
 
 _running: Final[set[asyncio.Task[None]]] = set()
 
@@ -27,3 +27,11 @@ def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = loop.create_task(main(), name="wsbus")
         _running.add(task)  # The loop itself keeps only a weak reference.
         task.add_done_callback(_running.discard)
+
+
+def task_now() -> asyncio.Task[object] | None:
+    """Return the task that runs, if it is one of asyncio."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # Another loop is running.
+        return None

@@ -33,7 +33,9 @@ __all__ = [
     "comes_of_signal",
     "hand_to_process",
     "handshake_context",
+    "is_cancelled",
     "name_of",
+    "reraise",
 ]
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ def call(context: Context, function: Callable[P, T], /, *args: P.args, **kwargs:
     except Exception:
         raise
     except BaseException as exc:  # noqa: BLE001  # reraise() sorts it
-        reraise(exc, is_meant=_is_cancelled())
+        reraise(exc, is_meant=is_cancelled())
 
 
 async def ask(
@@ -116,7 +118,7 @@ async def ask(
     except Exception:
         raise
     except BaseException as exc:  # noqa: BLE001  # reraise() sorts it
-        reraise(exc, is_meant=_is_cancelled())
+        reraise(exc, is_meant=is_cancelled())
     raise Overdue
 
 
@@ -207,7 +209,8 @@ def _code_of(function: object) -> object:
     return getattr(getattr(function, "__func__", function), "__code__", None)
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
+    """Tell whether the current task is being cancelled."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # Another loop is running.
@@ -267,9 +270,13 @@ def begin(awaitable: Awaitable[T], run: Callable[..., Any] = call_it) -> T | Res
     Returns:
         Its result, or what is left of it.
     """
-    steps: Any = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()
-    if not hasattr(steps, "send"):  # As with `yield from` it need not be a generator: granian's.
-        steps = _generator(steps)
+    steps: Any = awaitable
+    if type(awaitable) is not CoroutineType:
+        steps = awaitable.__await__()
+        if not hasattr(
+            steps, "send"
+        ):  # As with `yield from` it need not be a generator: granian's.
+            steps = _generator(steps)
     try:
         waits_for = run(steps.send, None)
     except StopIteration as end:

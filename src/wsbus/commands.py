@@ -15,7 +15,7 @@ from anyio import to_thread
 
 from ._log import BoundedLog
 from ._settings import flag_setting
-from .application import CallFailed, Overdue, call
+from .application import CallFailed, Overdue, is_cancelled, reraise
 from .core.choices import is_number, shown
 from .core.errors import CommandError, ErrorCode, UsageError
 from .core.messages import Call, Refused, Reply, Response
@@ -224,7 +224,12 @@ class Commands:
                 return partial(self._await, command, message, arguments, seconds, context)
             began = monotonic()
             try:
-                result = call(context, command.function, **arguments)
+                # As application.call() does it, which would pack the arguments once more.
+                result = context.copy().run(command.function, **arguments)
+            except Exception:
+                raise
+            except BaseException as exc:  # noqa: BLE001  # reraise() sorts it
+                reraise(exc, is_meant=is_cancelled())
             finally:
                 held = monotonic() - began
                 if held > _MAX_HELD_SECONDS:

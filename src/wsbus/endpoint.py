@@ -17,7 +17,7 @@ from .core.errors import CloseCode, Unauthenticated, UsageError
 from .core.frame import Frame
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
-from .core.origins import is_same_host, normal_origin, parse_origins
+from .core.origins import is_welcome, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
@@ -223,7 +223,8 @@ class Endpoint:
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
         if handshake.size > MAX_HANDSHAKE_BYTES:
             return _TOO_LARGE
-        if not _is_welcome(self.origins, handshake):
+        headers = handshake.headers
+        if not is_welcome(self.origins, headers.get("origin"), headers.get("host", "")):
             self.notices.of_origin(handshake, self.origins)
             return Refusal(403, "this origin may not connect")
         place = self._enter(handshake)
@@ -389,15 +390,6 @@ _TOO_LARGE: Final = Refusal(
 _NOT_AVAILABLE: Final = Refusal(
     503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART
 )
-
-
-def _is_welcome(origins: Collection[str] | str, handshake: Handshake) -> bool:
-    origin = handshake.headers.get("origin")
-    if origin is None or origins == "*":
-        return True
-    if origins == "same-host":
-        return is_same_host(origin, handshake.headers.get("host", ""))
-    return origin in origins or normal_origin(origin) in origins
 
 
 def _is_utf8(text: str) -> bool:

@@ -53,6 +53,7 @@ CATCH_UP_SECONDS: Final = 1.0
 """How long publishers wait for one reader in all, counted anew once it owes nothing."""
 _TURNS: Final = FLUSH_BYTES // MAX_JOIN_BYTES
 """Turns of the loop for readers inside the process, which take 64 KiB in each."""
+_READY: Final = Standing.READY  # Attributes of enum classes are slow to look up (3.11).
 
 
 class Flusher:
@@ -225,7 +226,7 @@ class Flusher:
 
     def send(self, member: Member, frame: Frame) -> None:
         """Write a control frame: now if nothing is owed to anybody, else in its turn."""
-        is_free = member.standing is Standing.READY and member.writes_bytes
+        is_free = member.standing is _READY and member.writes_bytes
         if self._hub.owed or self._is_flushing or not is_free:
             self._hub.send(member, frame)
             self.soon()
@@ -238,15 +239,14 @@ class Flusher:
 
     def _write(self, write: Write) -> None:
         members, _, owed = write
-        ready = Standing.READY
         first = next(iter(members))
-        if first.standing is not ready and all(m.standing is not ready for m in members):
+        if first.standing is not _READY and all(m.standing is not _READY for m in members):
             return  # Subscribers inside the process always go by their queues.
         chunks = list(joined_writes(owed, first.protocol))
         wire = chunks[0][0]
         publications, controls = count(owed)
         for member in members:  # The hot loop: nothing per member but the write and two sums.
-            if member.standing is not ready:
+            if member.standing is not _READY:
                 continue
             try:
                 member.outlet.direct.write_now(wire)
@@ -288,7 +288,7 @@ class Flusher:
         frames = join([item.frame for item in owed], next(iter(members)).protocol)
         publications, controls = count(owed)
         now = self._clock().monotonic
-        ready = [member for member in members if member.standing is Standing.READY]
+        ready = [member for member in members if member.standing is _READY]
         self._hub.lend(ready)
         for member in ready:
             member.outlet.progress_at = now

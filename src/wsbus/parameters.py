@@ -21,6 +21,7 @@ from typing import (
 )
 
 import msgspec
+from msgspec.structs import asdict
 from typing_extensions import TypeAliasType, is_typeddict
 
 from ._pydantic import Checked, annotations_of, is_model, is_of_pydantic, shortened
@@ -116,14 +117,12 @@ class Parameters:
             decoded = self._decoder.decode(params)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
             raise CommandError(ErrorCode.VALIDATION_ERROR, _placed(str(exc))) from None
-        if self._whole is not None:
-            arguments = {self._whole: decoded}
-        else:
-            arguments = {name: getattr(decoded, name) for name in decoded.__struct_fields__}
+        arguments = asdict(decoded) if self._whole is None else {self._whole: decoded}
         if self._checks:
             call(context, self._check, arguments)
-        for name, supply in self._supplies.items():
-            arguments[name] = supply(caller)
+        if self._supplies:
+            for name, supply in self._supplies.items():
+                arguments[name] = supply(caller)
         return arguments
 
     def _check(self, arguments: dict[str, Any]) -> None:

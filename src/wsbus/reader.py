@@ -25,9 +25,11 @@ logger: Final = logging.getLogger("wsbus.connection")
 
 _TURN: Final = 128
 """Work after which everybody else gets a turn of the event loop: 1 for each message, and 1 for
-each 64 bytes of it and of its answer, whether the messages came in one frame or in many that the
+each 64 bytes of it and of its answers, whether the messages came in one frame or in many that the
 server library holds. So 64 pings, 6 requests with 128 names or one frame of 64 KiB, each of which
-takes one to three milliseconds (measured)."""
+takes one to three milliseconds (measured). What is larger than what is left of a turn waits for the
+next one."""
+_SHIFT: Final = 6
 _ANSWER_FACTOR: Final = 3
 """How many times larger than a frame its answers may grow before the rest of it is not read. One
 answer more may be under way, so that a frame of 64 KiB brings at most four times its size back."""
@@ -92,13 +94,16 @@ class Reader:
         rate, messages = session.rate, iter(protocol.split(frame))
         self.answered = 0
         for message in messages:
-            if rate is not None and rate.tokens < 1 and not rate.has_token(now.monotonic):
+            if rate is not None and rate.tokens < 1 and not rate.take(now.monotonic, 0):
                 yield from self._refuse(frame, chain((message,), messages), now, perform)
                 return
+            work = len(message) >> _SHIFT
+            if self._turn and self._turn + work > _TURN:  # It waits for the next turn.
+                yield
             for command in protocol.decode(message):
                 self.messages_received += 1
                 services.messages_received += 1
-                if isinstance(command, Malformed):
+                if type(command) is Malformed:
                     services.malformed += 1
                     logger.debug("a message was not understood: %s", command.message)
                 before = self.answered
@@ -108,8 +113,9 @@ class Reader:
                 if self.answered > _ANSWER_BYTES and self.answered > answer_bound(frame):
                     perform([Send(_OUTGROWN)], now)
                     return
-                self._turn += 1 + ((len(message) + self.answered - before) >> 6)
-                if self._turn >= _TURN or member.queue.is_choked or services.flusher.is_pressed:
+                self._turn = turn = self._turn + 1 + work + ((self.answered - before) >> _SHIFT)
+                work = 0
+                if turn >= _TURN or member.queue.is_choked or services.flusher.is_pressed:
                     yield
 
     def _refuse(
@@ -129,7 +135,10 @@ class Reader:
         for message in messages:
             self.messages_received += 1
             services.messages_received += 1
-            self._turn += 1
+            work = 1 + (len(message) >> _SHIFT)
+            if self._turn and self._turn + work > _TURN:
+                yield
+            self._turn += work
             command = protocol.glance(message)
             if is_first or command.ref is not None:
                 is_first = False

@@ -126,7 +126,7 @@ class Runner:
                     return result
                 result = awaiting(result)
             begun = begin(result, own.run)
-            if not isinstance(begun, Rest):
+            if type(begun) is not Rest:
                 return begun
             limit = asyncio.timeout(seconds)
             try:
@@ -231,7 +231,8 @@ class Runner:
             if self._left and not self._is_woken:
                 self._wake()  # The relief.
             self.running += 1
-            holders = _holders(task)
+            # Those who could reach the task later: each takes a reference, or a weak one.
+            holders = getrefcount(task) + getweakrefcount(task)
             try:
                 await function(item)
             except BaseException as exc:  # noqa: BLE001  # reraise() sorts it
@@ -243,17 +244,14 @@ class Runner:
                     logger.exception("an async call failed")
             finally:
                 self.running -= 1
-            if task is not None and (task.cancelling() or _holders(task) > holders):
+            if task is not None and (
+                getrefcount(task) + getweakrefcount(task) > holders or task.cancelling()
+            ):
                 return True
         return False
 
 
 _NO_MORE: Final = object()
-
-
-def _holders(task: object) -> int:
-    """Count who could reach a task later: it takes a reference, or a weak one."""
-    return getrefcount(task) + getweakrefcount(task)
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:

@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsbus.core.errors import UsageError
-from wsbus.core.limits import ExcessRun, Limits, TokenBucket, has_extremes, too_deep
+from wsbus.core.limits import (
+    ExcessRun,
+    Limits,
+    TokenBucket,
+    has_extremes,
+    has_long_numbers,
+    too_deep,
+    too_many_parts,
+)
 
 # --- Limits ----------------------------------------------------------------------------------
 
@@ -149,9 +157,9 @@ def test_a_token_may_be_looked_at() -> None:
     """To look takes nothing, at any moment."""
     bucket = TokenBucket(2)
 
-    assert all(bucket.has_token(0) for _ in range(9))
+    assert all(bucket.take(0, 0) for _ in range(9))
     assert [bucket.take(0) for _ in range(3)] == [True, True, False]
-    assert [bucket.has_token(now) for now in (0, 0.4, 0.5, 0.5)] == [False, False, True, True]
+    assert [bucket.take(now, 0) for now in (0, 0.4, 0.5, 0.5)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(("count", "left"), [(1, 7), (5, 3), (8, 0), (1000, 0)])
@@ -356,6 +364,26 @@ def test_numbers_near_the_ends_are_counted(item: str, *, counts: bool) -> None:
         text = json.dumps(["e"] * 50)[:-1] + f",{item}" * count + "]"
 
         assert has_extremes(text, 3) == (counts and count > 3)
+
+
+def test_numbers_of_a_thousand_digits_are_bounded() -> None:
+    """What counts is thousands of their digits; short numbers and strings do not count."""
+    number, short = "1234567890" * 100, "1234567890" * 99
+
+    assert not has_long_numbers(f"[{','.join([number] * 3)}]", 3)
+    assert has_long_numbers(f"[{','.join([number] * 4)}]", 3)
+    assert has_long_numbers(f"[{number * 4}]", 3)
+    assert not has_long_numbers(f"[{','.join([short] * 60)}]", 3)
+    assert not has_long_numbers(f'["{number * 60}"]', 3)
+
+
+def test_arrays_that_hold_next_to_nothing_are_bounded() -> None:
+    """16,384 of them, or any number where each takes four characters and more."""
+    points, nothing = "[1,2]," * 100_000, "[]," * 16_384
+
+    assert not too_many_parts(points)
+    assert not too_many_parts(nothing)
+    assert too_many_parts(nothing + "{}")
 
 
 def test_the_scan_agrees_with_the_decoder() -> None:

@@ -29,7 +29,7 @@ from wsbus import (
     Unauthenticated,
     UsageError,
 )
-from wsbus.core.messages import Reply, Response
+from wsbus.core.messages import Command, Excess, Reply, Response
 from wsbus.endpoint import Admission, Refusal
 from wsbus.life import _sweep_once
 from wsbus.protocols import Frame, Native
@@ -668,6 +668,47 @@ async def test_tiny_frames_hold_up_nobody(direct: bool) -> None:
         _, most = await sees(door(bus), ["{}"] * 1_500, direct)
 
     assert most <= MOST
+
+
+class Reading(Native):
+    """A dialect that counts the characters that it has read."""
+
+    name = "test-reading"
+    read = 0
+
+    def understand(self, text: str | bytes) -> Command:
+        """Read one message."""
+        self.read += len(text)
+        return super().understand(text)
+
+    def glance(self, message: str | bytes) -> Excess:
+        """Look at one message."""
+        self.read += len(message)
+        return super().glance(message)
+
+
+@pytest.mark.parametrize("rate", [None, 1], ids=["any rate", "over the rate"])
+async def test_a_turn_reads_8_kib_or_one_message(
+    rate: float | None, direct: bool, anyio_backend_name: str
+) -> None:
+    """What is larger than what is left of a turn waits for the next one, in frames and in lines."""
+    message = '{"type":"ping","id":"1","x":"' + "a" * 5_000 + '"}'
+    dialect, most, idle = Reading(), 0, 0
+    limits = Limits(messages_per_second=rate)
+    async with Bus() as bus:
+        endpoint = door(bus, protocols=[dialect], limits=limits)
+        async with connecting(endpoint, direct=direct) as connect:
+            client = await connect("ann")
+            for frame in [message] * 20 + ["\n".join([message] * 10)] * 2:
+                client.peer.send(frame)
+            while idle < 10:
+                before = dialect.read
+                await checkpoint()
+                most = max(most, dialect.read - before)
+                idle = 0 if dialect.read > before else idle + 1
+
+    assert dialect.read == 40 * len(message)
+    assert most <= 8192 * (2 if anyio_backend_name == "trio" else 1)  # Which has any order.
 
 
 async def test_of_excess_in_a_frame_what_has_an_id_is_answered() -> None:

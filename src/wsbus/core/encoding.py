@@ -81,7 +81,7 @@ def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
     except _FAILED as exc:
         place = _place(data, enc_hook)
         raise UsageError(f"the data cannot be sent as JSON: {place}: {_reason(exc)}") from exc
-    if too_deep(line, MAX_DEPTH):
+    if len(line) > 2 * MAX_DEPTH and too_deep(line, MAX_DEPTH):
         raise UsageError(f"the data is nested deeper than {MAX_DEPTH} levels")
     return text
 

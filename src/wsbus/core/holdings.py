@@ -10,6 +10,7 @@ from .actions import Action, Join, Leave, Send
 from .errors import ErrorCode, InvalidChannel
 from .limits import NAMES_PER_MESSAGE, Limits
 from .messages import (
+    Command,
     GetStatus,
     Rejection,
     Subscribe,
@@ -65,14 +66,16 @@ class Holdings:
         # How often patterns are held under names that are not their own texts, as a rule never.
         self._aliased: dict[Pattern, int] | None = None
 
-    def cost(self, command: Subscribe | Unsubscribe | GetStatus) -> int:
+    def cost(self, command: Command) -> int:
         """Return how many messages it counts for: one for each eight names begun."""
         if isinstance(command, GetStatus):  # The answer lists them.
             names = len(self.names)
-        else:
+        elif isinstance(command, Subscribe | Unsubscribe):
             names = len(command.names)
             if names > self._limits.max_names:  # Refused whole: no name is looked at.
                 return 1
+        else:
+            return 1
         return max(1, -(-names // NAMES_PER_MESSAGE))
 
     def judge(self, request: Subscribe, protocol: WireProtocol, grants: Grants) -> JudgedRequest:

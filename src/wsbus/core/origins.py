@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from .errors import UsageError
 
-__all__ = ["is_same_host", "normal_origin", "parse_origins"]
+__all__ = ["is_same_host", "is_welcome", "normal_origin", "parse_origins"]
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _LOCAL: Final = {"localhost", "127.0.0.1", "[::1]"}
@@ -93,6 +93,21 @@ def _cure(text: str) -> str:
     if "/" in rest or "?" in rest or "#" in rest:
         return f"an origin has no path: write '{scheme}://{re.split('[/?#]', rest)[0]}'"
     return "write it as a browser does: 'https://example.com' or 'http://localhost:5173'"
+
+
+def is_welcome(origins: Collection[str], origin: str | None, host: str) -> bool:
+    """Tell whether a handshake may connect.
+
+    Args:
+        origins: As :func:`parse_origins` returned them.
+        origin: The ``Origin`` header; None: the client is no page of a browser.
+        host: The ``Host`` header.
+    """
+    if origin is None or origins == "*":
+        return True
+    if origins == "same-host":
+        return is_same_host(origin, host)
+    return origin in origins or normal_origin(origin) in origins
 
 
 def is_same_host(origin: str, host: str) -> bool:

@@ -112,7 +112,8 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             action: Any text; it need not be the name of a command.
         """
-        return _any_matches(self.command, action) and not _any_matches(self.deny_command, action)
+        denies = self.deny_command
+        return _any_matches(self.command, action) and not (denies and _any_matches(denies, action))
 
 
 @dataclass(frozen=True, slots=True)

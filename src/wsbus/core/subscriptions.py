@@ -181,9 +181,12 @@ class SubscriptionTable(Generic[M, A]):
         self._serial += 1
         members[member] = self._serial
         self._subscriptions += 1
-        if _is_deep(pattern):
-            self._deep.add(pattern, member)
-        self._note(pattern, member)
+        if pattern.is_exact:
+            self._cache.note_exact(pattern.text, member)  # type: ignore[arg-type]  # it is one
+        else:
+            if _is_deep(pattern):
+                self._deep.add(pattern, member)
+            self._cache.note(pattern, member)
         return is_first
 
     def discard(self, pattern: Pattern, member: M) -> bool:
@@ -200,11 +203,14 @@ class SubscriptionTable(Generic[M, A]):
         self._subscriptions -= 1
         if not members:
             del self._members[pattern.text]
+        if pattern.is_exact:
+            self._cache.note_exact(pattern.text, member)  # type: ignore[arg-type]  # it is one
+            return not members
         if _is_deep(pattern):
             self._deep.discard(pattern, member, is_last=not members)
-        elif not (members or pattern.is_exact):
+        elif not members:
             self._prune(pattern)
-        self._note(pattern, member)
+        self._cache.note(pattern, member)
         return not members
 
     def interested(self, channel: Channel) -> bool:
@@ -247,12 +253,6 @@ class SubscriptionTable(Generic[M, A]):
     def __len__(self) -> int:
         """Return the number of distinct patterns."""
         return len(self._members)
-
-    def _note(self, pattern: Pattern, member: M) -> None:
-        if pattern.is_exact:
-            self._cache.note_exact(pattern.text, member)  # type: ignore[arg-type]  # it is one
-        else:
-            self._cache.note(pattern, member)
 
     def _find(self, channel: Channel) -> Matched[M] | None:
         """Return the members with a pattern that matches.

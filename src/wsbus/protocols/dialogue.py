@@ -176,9 +176,11 @@ class Dialogue(TaggedJson):
     def encode(self, reply: core.Reply, at: Instant) -> Frame | None:
         """Say ``reply`` at the moment ``at``; None if there is no word for it."""
         now = milliseconds(at.wall)
-        if type(reply) is core.Response:  # Of all replies the one whose cost counts.
+        if type(reply) is core.Response:  # Of all replies the ones whose cost counts.
             data = Raw(reply.data)
             return Frame(_encode(_Response(id=reply.ref, timestamp=now, success=True, data=data)))
+        if type(reply) is core.Pong:
+            return Frame(_encode(_PongOut(id=reply.ref, timestamp=now)))
         message = self.answer(reply, now)
         return None if message is None else Frame(_encode(message))
 
@@ -196,8 +198,6 @@ class Dialogue(TaggedJson):
                 if reply.is_call and reply.ref is not None:
                     return _Response(id=reply.ref, timestamp=at, success=False, error=fault)
                 return _Error(id=reply.ref, timestamp=at, error=fault)
-            case core.Pong():
-                return _PongOut(id=reply.ref, timestamp=at)
             case core.Ping():
                 return _PingOut(id=reply.ref, timestamp=at)
             case core.Subscribed():

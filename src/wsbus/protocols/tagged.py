@@ -20,7 +20,15 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 import msgspec
 
 from ..core.errors import ErrorCode
-from ..core.limits import MAX_DEPTH, MAX_EXTREMES, has_extremes, too_deep
+from ..core.limits import (
+    MAX_DEPTH,
+    MAX_EXTREMES,
+    MAX_LONG,
+    has_extremes,
+    has_long_numbers,
+    too_deep,
+    too_many_parts,
+)
 from ..core.messages import Command, Excess, GetStatus, Malformed, Ping, Pong
 from .base import WireProtocol
 
@@ -108,12 +116,8 @@ class TaggedJson(WireProtocol):
         if not isinstance(text, str):
             return Malformed(ErrorCode.INVALID_MESSAGE, "messages are text, not binary")
         try:
-            if len(text) > _SHORT:
-                if too_deep(text, MAX_DEPTH):
-                    return self._refused(text, f"nested deeper than {MAX_DEPTH} levels")
-                if has_extremes(text, MAX_EXTREMES):
-                    why = f"more than {MAX_EXTREMES} numbers with exponents of three digits"
-                    return self._refused(text, why)
+            if len(text) > _SHORT and (reason := _costly(text)):
+                return self._refused(text, reason)
             return self._decoder.decode(text).command()
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return self._refused(text, _reason(error))
@@ -155,10 +159,11 @@ class _Label(NamedTuple):
     id: str | None = None
 
 
+_POISON: Final = (b"\\\\", b"\\ud", b"\\uD", b"-Infinity", b"Infinity", b"NaN")
+"""Escapes of surrogates, behind escaped backslashes, and what JavaScript and Python call numbers.
+A digit may stand for each: wherever that is, it does not matter."""
 _ends: Final = msgspec.json.Decoder(_Ends).decode
 _text: Final = msgspec.json.Decoder(str).decode
-_NO_NUMBER: Final = re.compile(rb"(?<=[\[:,\s])-?(?:NaN|Infinity)(?=[\s,}\]])")
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _label(text: str) -> _Label:
@@ -173,7 +178,9 @@ def _label(text: str) -> _Label:
     try:
         ends = _ends(raw)
     except (msgspec.MsgspecError, RecursionError):
-        tame = _NO_NUMBER.sub(b"0", _SURROGATE.sub(b"_", raw.replace(b"\\\\", b"__")))
+        tame = raw
+        for poison in _POISON:
+            tame = tame.replace(poison, b"0")
         if tame == raw:
             return _Label()
         try:
@@ -193,6 +200,19 @@ def _sendable(value: msgspec.Raw) -> str | None:
     except (msgspec.MsgspecError, UnicodeError):
         return None
     return text
+
+
+def _costly(text: str) -> str | None:
+    """Say why it would take too long to read a text, or too much of the stack; or None."""
+    if too_many_parts(text):
+        return "too many arrays and objects that hold next to nothing"
+    if too_deep(text, MAX_DEPTH):
+        return f"nested deeper than {MAX_DEPTH} levels"
+    if has_extremes(text, MAX_EXTREMES):
+        return f"more than {MAX_EXTREMES} numbers with exponents of three digits"
+    if has_long_numbers(text, MAX_LONG):
+        return "too many numbers of a thousand digits"
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -374,7 +374,7 @@ class SessionMachine(RuleBasedStateMachine):
         is_nobody = self.identity is None and not was_asking
         self.rates.pass_to(self.now.monotonic)
         assert self.session.rate is not None
-        assert self.session.rate.has_token(self.now.monotonic) == (self.rates.tokens >= 1)
+        assert self.session.rate.take(self.now.monotonic, 0) == (self.rates.tokens >= 1)
         handed: Command = command
         if self.glances and self.rates.tokens < 1:
             handed = Excess(ref, isinstance(command, Call | Publish))
