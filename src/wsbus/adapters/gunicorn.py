@@ -56,7 +56,7 @@ def _worker() -> type[Any]:
 
 
 UvicornWorker: type[Any] = _worker()
-"""uvicorn with :class:`.WebSocketProtocol` and :data:`.HTTPProtocol`, and without compression.
+"""uvicorn with the protocol classes of :mod:`wsbus.adapters.uvicorn`, and without compression.
 
 Messages are bounded by the endpoint, and before it by uvicorn's 16 MiB. Tokens in query strings are
 kept out of the log; see :class:`.RedactQuery`.
