@@ -336,10 +336,7 @@ class Driver(Connection):
             self._commands_running -= 1
 
     async def _ask(self, judge: Callable[[_Question], Awaitable[None]], ask: _Question) -> None:
-        """Put a question to the application; whatever fails ends the connection.
-
-        Its session may be between two states, and its client must not wait without end.
-        """
+        """Put a question to the application; a failure ends the connection, or it would hang."""
         try:
             await judge(ask)
         except Exception:
