@@ -8,7 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import wsbus
+import wsbus.adapters.aiohttp
+import wsbus.adapters.fastapi
+import wsbus.adapters.starlette
 import wsbus.client
+import wsbus.console.assets
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -60,7 +64,12 @@ nitpick_ignore_regex = [
     ("py:.*", r"(wsbus\..*\.)?_?[A-Z]"),  # type variables
     ("py:.*", r"wsbus\.(.*\.)?_\w+\..*"),  # private modules have no page
     ("py:.*", r"wsbus\.(.*\.)?_[A-Z]\w*"),  # nor have private classes
+    ("py:class", "BoundedLog"),  # of such a module, as a field's annotation has it
 ]
+
+# These import the console for types only, and autodoc looks annotations up in the module that runs.
+for _adapter in (wsbus.adapters.aiohttp, wsbus.adapters.fastapi, wsbus.adapters.starlette):
+    vars(_adapter).update(Console=wsbus.console.Console, Answer=wsbus.console.assets.Answer)
 
 
 def keep_first_words(
