@@ -105,8 +105,8 @@ class Registry(Generic[C]):
         return [c for c in dict.fromkeys(connections) if c in self._held]
 
     async def all_gone(self, endpoint: Endpoint | None = None) -> None:
-        """Wait until no connection is left, of one endpoint or all."""
-        while self._counts[endpoint] if endpoint else self._held:
+        """Wait until no connection is left of one endpoint; or of all, their hooks included."""
+        while self._counts[endpoint] if endpoint else (self._held or self._leaving):
             if self._removed is None:
                 self._removed = Event()
             await self._removed.wait()
@@ -179,9 +179,7 @@ class Registry(Generic[C]):
         self._counts[endpoint] -= 1
         if not self._counts[endpoint]:
             del self._counts[endpoint]
-        if self._removed is not None:
-            self._removed.set()
-            self._removed = None
+        self._report()
         for observe in self.observers:
             observe(connection)
 
@@ -191,3 +189,9 @@ class Registry(Generic[C]):
         key = (connection.endpoint, connection.id)
         if self._names.get(key) is connection:
             del self._names[key]
+        self._report()
+
+    def _report(self) -> None:
+        if self._removed is not None:
+            self._removed.set()
+            self._removed = None

@@ -185,7 +185,8 @@ async def test_a_stranger_may_say_little() -> None:
 async def test_a_stranger_without_a_token_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who shows no token in time is closed with 4500, and gives its place back."""
     bus, console = watched()
-    console.endpoint.limits = replace(console.endpoint.limits, auth_timeout=0.05)
+    limits = replace(console.endpoint.limits, auth_timeout=0.05)
+    object.__setattr__(console.endpoint, "limits", limits)
     async with bus, operators(console) as sign_in:
         ending = await (await sign_in(None)).peer.wait_closed()
         await quiet()

@@ -476,6 +476,28 @@ steps: Final = st.lists(
 ends: Final = st.sampled_from(["peer", "close", "disconnect", "abort", "bad frame", "bus"])
 
 
+async def test_the_bus_waits_for_hooks_at_its_end() -> None:
+    """The page: the bus waits for the hooks of its connections."""
+    bus = Bus()
+    told: list[str] = []
+
+    @bus.on_subscribe
+    @bus.on_unsubscribe
+    async def slow(connection: Connection, pattern: str) -> None:
+        told.append(f"({pattern}")
+        for _ in range(5):
+            await checkpoint()
+        told.append(f"{pattern})")
+
+    async with connecting(bus.endpoint()) as connect:
+        async with bus:
+            client = await connect()
+            client.say("subscribe", channels=["a"])
+            while not told:
+                await checkpoint()
+        assert told == ["(a", "a)", "(a", "a)"]
+
+
 class Watcher:
     """Keeps who is there as an application would, and doubts each call."""
 

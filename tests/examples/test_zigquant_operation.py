@@ -114,6 +114,8 @@ async def test_stopping_and_what_was_logged(pairs: list[tuple[Server, int]]) -> 
         assert "eyJ" not in log
         assert "secret-payload" not in log
         complaints = re.findall(r"^.*(?:WARNING|ERROR|CRITICAL|Traceback).*$", log, re.MULTILINE)
-        assert complaints == [], server.name
+        # These two are for the operator: misbehave() shows a forged token, and a wrong protocol.
+        refusals = ("WARNING:wsbus.auth:a token is refused: ", "WARNING:wsbus.endpoint:refused a ")
+        assert [line for line in complaints if not line.startswith(refusals)] == [], server.name
 
     await asyncio.gather(*(run(server, number) for server, number in pairs))

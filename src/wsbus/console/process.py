@@ -1,4 +1,4 @@
-"""What is known of the process: who it is, for how long it runs, and what memory it takes."""
+"""What is known of the process: its id and versions, how long it has run, and the memory it takes."""
 
 from __future__ import annotations
 

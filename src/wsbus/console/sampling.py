@@ -166,7 +166,7 @@ def _connection_row(connection: Connection) -> ConnectionRow:
 
 
 def ended_row(connection: Connection, at: float) -> EndedRow:
-    """Return what is told of a connection that has ended at this second of the epoch."""
+    """Return the facts of a connection that has ended at this second of the epoch."""
     identity = connection.identity
     return EndedRow(
         id=cut(connection.id),

@@ -215,8 +215,7 @@ const clamp = (ms) => Math.min(ms, 2 ** 31 - 1);
 
 /** A token as a subprotocol can hold it (RFC 4648, section 5). @type {(text: string) => string} */
 const base64url = (text) =>
-  btoa(String.fromCharCode(...new TextEncoder().encode(text)))
-    .replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
+  btoa(String.fromCharCode(...encoder.encode(text))).replace(/[+/=]/g, (c) => (c === "=" ? "" : c === "+" ? "-" : "_"));
 
 /** @type {(patterns: string | Iterable<string>) => string[]} */
 const listOf = (patterns) => (typeof patterns === "string" ? [patterns] : [...patterns]);
