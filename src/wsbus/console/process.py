@@ -1,4 +1,4 @@
-"""What is known of the process: its id and versions, how long it has run, and the memory it takes."""
+"""Facts of the process: its id and versions, how long it has run, and the memory it takes."""
 
 from __future__ import annotations
 
