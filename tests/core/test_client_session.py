@@ -30,6 +30,7 @@ from wsbus.core.client_actions import (
     TellRefreshFailed,
 )
 from wsbus.core.client_liveness import Liveness
+from wsbus.core.client_pace import Pace
 from wsbus.core.client_retry import Advice, Retry, advice_for
 from wsbus.core.client_session import ClientSession
 from wsbus.core.client_states import NEXT, State
@@ -885,6 +886,19 @@ def test_a_client_keeps_within_the_rates(
             assert of_messages.take(arrives)
             assert of_commands.take(arrives)
     assert (asked, sent) == (names, count)
+
+
+def test_what_cannot_wait_counts_after_a_silence_too() -> None:
+    """A ping is one of those that may be sent at once: at most 80 % of a second's worth."""
+    pace = Pace()
+    pace.learn(Connected("c", None, None, None, messages_per_second=10), 0.0)
+    pace.take(100.0)  # A ping, after a silence.
+    sent = 0
+    while pace.ready_at(100.0, is_call=False) <= 100.0:
+        pace.take(100.0)
+        sent += 1
+
+    assert sent == 7
 
 
 def test_a_rate_that_is_not_told_is_found() -> None:

@@ -63,7 +63,7 @@ class Outbox:
         while self._holdings.has_requests and pace.ready_at(at, is_call=False) <= at:
             said = self._holdings.next_request(new_ref, pace.names(), size)
             assert said is not None
-            pace.take(names=len(said.names))
+            pace.take(at, names=len(said.names))
             todo.append(Say(said))
         held = len(self._holdings.names)
         return todo + self._requests.send(new_ref, pace, at, held=held)

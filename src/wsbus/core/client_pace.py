@@ -44,16 +44,20 @@ class _Rate:
 
     def ready_at(self, now: float) -> float:
         """Return when there is a token."""
+        self._refill(now)
+        missing = 1 - _ROUNDING - self.tokens
+        return now if missing <= 0 else max(now, self._last) + (1 - self.tokens) / self._rate
+
+    def take(self, now: float, count: int = 1) -> None:
+        """Take tokens; what cannot wait is sent with none, and delays what follows."""
+        self._refill(now)  # Before: what comes in afterwards, up to the burst, would hide it.
+        self.tokens = max(-self._burst, self.tokens - count)
+
+    def _refill(self, now: float) -> None:
         if now > self._last:
             if self.tokens < self._burst:
                 self.tokens = min(self._burst, self.tokens + (now - self._last) * self._rate)
             self._last = now
-        missing = 1 - _ROUNDING - self.tokens
-        return now if missing <= 0 else max(now, self._last) + (1 - self.tokens) / self._rate
-
-    def take(self, count: int = 1) -> None:
-        """Take tokens; what cannot wait is sent with none, and delays what follows."""
-        self.tokens = max(-self._burst, self.tokens - count)
 
     def refused(self, now: float) -> None:
         """The server had no room; the refusals of one burst count once."""
@@ -108,11 +112,11 @@ class Pace:
             return self.max_names
         return min(self.max_names, NAMES_PER_MESSAGE * max(1, int(tokens + _ROUNDING)))
 
-    def take(self, *, names: int = 1, is_call: bool = False) -> None:
+    def take(self, now: float, *, names: int = 1, is_call: bool = False) -> None:
         """Note that a message is sent."""
-        self._messages.take(-(-names // NAMES_PER_MESSAGE))
+        self._messages.take(now, -(-names // NAMES_PER_MESSAGE))
         if is_call:
-            self._commands.take()
+            self._commands.take(now)
 
     def refused(self, now: float, *, is_call: bool) -> None:
         """The server answered ``RATE_LIMITED``."""

@@ -93,7 +93,7 @@ class Requests:
                 actions.append(Answer(pending.key, error))
                 continue
             names = held if isinstance(request, GetStatus) else 1
-            pace.take(names=max(1, names), is_call=is_call)
+            pace.take(now, names=max(1, names), is_call=is_call)
             self._sent[ref] = pending
             self._refs[pending.key] = ref
             actions.append(Say(request))

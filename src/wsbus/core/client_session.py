@@ -193,7 +193,7 @@ class ClientSession(Generic[H]):
             case _ if self.state not in {State.GREETING, State.OPEN}:
                 return []
             case messages.Ping(ref):
-                self._pace.take()
+                self._pace.take(now.monotonic)
                 return [actions.Say(messages.Pong(ref))]
             case messages.Pong(ref):
                 return self._handle_pong(ref, now)
@@ -321,7 +321,7 @@ class ClientSession(Generic[H]):
         match self._liveness.judge(now.monotonic):
             case Beat.PING:
                 self._ping_ref = self._ref()
-                self._pace.take()
+                self._pace.take(now.monotonic)
                 todo.append(actions.Say(messages.Ping(self._ping_ref)))
             case Beat.DEAD:
                 return self._cut(f"no answer to a ping for {self._liveness.timeout:g} s")
@@ -394,6 +394,6 @@ class ClientSession(Generic[H]):
         return str(self._refs)
 
     def _authenticate(self, token: str) -> actions.Say:
-        self._pace.take()
+        self._pace.take(self._at)
         self._token.sent_ref = self._ref()
         return actions.Say(messages.Auth(token, self._token.sent_ref))

@@ -315,6 +315,7 @@ class Pace {
 
   /** @param {number} cost */
   take(cost) {
+    this.delay(0); // Before: what comes in afterwards, up to the burst, would hide it.
     this.#tokens = Math.max(-this.#burst, this.#tokens - Math.min(cost, this.#burst));
   }
 
