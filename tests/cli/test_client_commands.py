@@ -66,7 +66,7 @@ def once_subscribed(server: Server, *patterns: str) -> Iterator[list[tuple[str, 
     is_over = threading.Event()
 
     def publish() -> None:
-        while list(patterns) not in server.held():
+        while not publications or list(patterns) not in server.held():
             if is_over.wait(0.005):  # Nobody tells when a client's request was carried out.
                 return
         for channel, data in publications:
