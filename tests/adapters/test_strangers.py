@@ -19,8 +19,8 @@ from websockets.asyncio.client import connect
 
 from tests.adapters.servers import ADAPTERS
 from tests.adapters.serving import Server, connect_raw, masked, serving
-from wsbus import Bus
-from wsbus.adapters import _intake, _uvicorn_http, _uvicorn_ws, websockets
+from wsbus import Bus, Limits
+from wsbus.adapters import _asgi, _intake, _uvicorn_http, _uvicorn_ws, websockets
 from wsbus.adapters._intake import Intake
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import redact, uvicorn_options
@@ -38,7 +38,7 @@ MORE = client_frame(Opcode.CONTINUATION, b"", is_final=False)
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give whoever floods less time to read why it is closed; it reads at once here."""
-    for module in (_intake, _uvicorn_ws):
+    for module in (_asgi, _intake, _uvicorn_ws):
         monkeypatch.setattr(module, "FLOOD_SECONDS", 0.2)
 
 
@@ -57,6 +57,18 @@ async def test_a_flood_of_control_frames_is_closed(adapter: str, flood: bytes) -
             await client.peer.send_raw(flood)
             assert (await client.peer.wait_closed()).code == 4429
             await site.departure(client)
+
+
+@every
+async def test_a_client_that_is_closed_for_abuse_and_sends_on_is_cut_off(adapter: str) -> None:
+    """Little more is read of it, and for a short time, however long ``close_timeout`` is."""
+    limits = Limits(messages_per_second=10, rate_abuse_seconds=0.05, close_timeout=60)
+    flood = client_frame(Opcode.TEXT, b'{"type":"ping"}') * 100
+    async with open_site(ADAPTERS[adapter], limits=limits) as site:
+        client = await site.connect()
+        with fail_after(6), suppress(OSError):
+            while True:
+                await client.peer.send_raw(flood)
 
 
 @every

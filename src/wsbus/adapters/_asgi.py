@@ -13,6 +13,7 @@ from ..application import Rest, begin
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..endpoint import Endpoint
+from ._intake import FLOOD_SECONDS
 
 __all__ = ["Message", "Receive", "Send", "Transport", "transport"]
 
@@ -212,12 +213,11 @@ class _Direct(_OnAsyncio):
         await super().close(code, reason)
         if self.unsent():
             self._reset()
-        else:
-            self._end_within(self._close_timeout)
 
     def abort(self) -> None:
         if self._end is not None:  # A reset might cut a close frame off.
-            self._end_within(self._close_timeout)
+            is_abuse = self._end[0] == CloseCode.RATE_ABUSE  # It may send on without end.
+            self._end_within(FLOOD_SECONDS if is_abuse else self._close_timeout)
         elif not self._is_aborted:
             self._reset()
         super().abort()
