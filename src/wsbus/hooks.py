@@ -12,7 +12,6 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import isawaitable
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from anyio import Event
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Hook", "HookCalls", "HookLists", "Hooks", "SubscriptionHook"]
 
 logger: Final = logging.getLogger("wsbus.hooks")
-
-_MAX_HELD_SECONDS: Final = 0.1
-"""Whatever a hook does on the event loop, nothing else runs meanwhile."""
 
 Hook: TypeAlias = "Callable[[Connection], object]"
 """Called with a connection, and awaited if it can be; what it raises is logged and harms nobody."""
@@ -195,7 +191,6 @@ class HookCalls:
         while self._due and not (self._begun or self._is_awaiting or self.is_making):
             hook, args = self._due.popleft()
             self.is_making = True
-            began = monotonic()
             try:
                 result = call(self._context, hook, *args)
             except Exception:  # noqa: BLE001  # the application's own; logged
@@ -206,11 +201,6 @@ class HookCalls:
                     self._begun = hook, result
             finally:
                 self.is_making = False
-            held = monotonic() - began
-            if held > _MAX_HELD_SECONDS:
-                name = name_of(hook)
-                text = "the connection hook %s held the event loop for %.0f ms"
-                self._log.warning(text, name, held * 1000, of=name)
 
     async def drain(self, ask: _Ask) -> None:
         """Return when all calls have returned; make them, unless another task does.

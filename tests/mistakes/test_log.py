@@ -292,27 +292,6 @@ async def test_a_command_that_blocks(
     assert "threaded=True" in line
 
 
-async def test_a_hook_that_blocks(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its name, and how long it held the event loop."""
-    bus = Bus()
-    now = 0.0
-    monkeypatch.setattr("wsbus.hooks.monotonic", lambda: now)
-
-    @bus.on_subscribe
-    def look_up(connection: Connection, pattern: str) -> None:
-        nonlocal now
-        now += 1.5
-
-    async with bus, connecting(bus.endpoint()) as connect:
-        await (await connect()).subscribe("a")
-
-    (line,) = read(caplog)
-    assert line.startswith("WARNING wsbus.hooks the connection hook ")
-    assert "look_up held the event loop for 1500 ms" in line
-
-
 async def test_a_command_that_fails_or_takes_too_long(caplog: pytest.LogCaptureFixture) -> None:
     """The client hears a code without details; the log has the name, and the traceback."""
     bus = Bus()
