@@ -302,7 +302,7 @@ def test_what_numpy_has_and_json_has_not_is_refused() -> None:
             encode_data({"v": bad})
     for bad, name in {
         np.complex128(1): "numpy.complex128",
-        np.datetime64("NaT"): "numpy.datetime64 that is no time",
+        np.datetime64("NaT", "s"): "numpy.datetime64 that is no time",
         np.timedelta64(1, "Y"): "numpy.timedelta64",
     }.items():
         with pytest.raises(UsageError, match=rf"data\.quotes\[3\]\.price: {name}.* has no form"):
