@@ -95,6 +95,8 @@ def contents() -> Iterator[tuple[str, str]]:
             whole = value if len(value) <= room else value[:room]
             yield f"{where}: {name}", f"{head}{whole}}}"
             yield f"{where}, then junk: {name}", f"{head}{whole[: room - 2]}}}x"
+            wide = f"{head}[{value[: room - 8]},\"€\"]}}"
+            yield f"{where}, with a euro sign: {name}", wide
             yield f"{where}, then a surrogate: {name}", f'{head}{whole[:-9]},"\ud800"}}'[:SIZE]
         yield f"alone: {name}", value[:SIZE]
     yield "subscribe: empty names", filled(SUBSCRIBE, '""', "]}", ",")

@@ -377,6 +377,24 @@ def test_numbers_of_a_thousand_digits_are_bounded() -> None:
     assert not has_long_numbers(f'["{number * 60}"]', 3)
 
 
+@pytest.mark.parametrize("letter", ["e", "é", "€", "😀", "\ud800"])
+def test_digits_are_counted_as_bytes(letter: str) -> None:
+    """``str.translate`` takes 5 ms for 64 KiB that are not ASCII."""
+
+    class Text(str):
+        __slots__ = ()
+
+        def translate(self, table: object, /) -> str:
+            raise AssertionError("bytes take a hundredth of the time")
+
+    number = "1234567890" * 100
+    beside = f'"\\"{letter * 5000}",'
+
+    assert has_long_numbers(Text(f"[{beside}{number * 4}]"), 3)
+    assert not has_long_numbers(Text(f"[{beside}{number * 3}]"), 3)
+    assert not has_long_numbers(Text(f'[{beside}"{letter}{number * 60}"]'), 3)
+
+
 def test_arrays_that_hold_next_to_nothing_are_bounded() -> None:
     """16,384 of them, or any number where each takes four characters and more."""
     points, nothing = "[1,2]," * 100_000, "[]," * 16_384
