@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from .auth import JWT, Authenticator, grants_from_claims
 from .bus import Bus
-from .connection import Connection
 from .core.channels import Channel, channel, escape_segment, parse_channel, unescape_segment
 from .core.errors import (
     CloseCode,
@@ -39,9 +38,10 @@ from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
 from .core.queue import MessageQueue
 from .endpoint import Endpoint
-from .local import ChannelEvent, Subscription
 from .protocols import WireProtocol
-from .snapshots import BusStatistics, ConnectionInfo
+from .server.connection import Connection
+from .server.statistics import BusStatistics, ConnectionInfo
+from .server.subscription import ChannelEvent, Subscription
 from .transport import Handshake, Transport, WriteNow
 
 __version__ = "0.1.0"

@@ -9,8 +9,6 @@ from anyio.abc import TaskGroup
 
 from ._settings import callable_setting, function_setting
 from .auth import Authenticator
-from .commands import Commands, RegisteredCommand, check_action
-from .connection import Connection
 from .core.channels import parse_channel
 from .core.choices import is_number, member_of, shown
 from .core.encoding import EncHook
@@ -22,17 +20,19 @@ from .core.limits import Limits
 from .core.overflow import Overflow
 from .core.patterns import parse_pattern
 from .core.permissions import Grants
-from .driver import Driver
 from .endpoint import Admission, Endpoint, Refusal
-from .flusher import Flusher
-from .hooks import Hooks
-from .life import Life
-from .local import Subscription
 from .protocols import WireProtocol, protocols_of
-from .publisher import Publisher
-from .runner import Runner
-from .services import Authorize, Services, read_clocks
-from .snapshots import BusStatistics, ConnectionInfo
+from .server.commands import Commands, RegisteredCommand, check_action
+from .server.connection import Connection
+from .server.driver import Driver
+from .server.flusher import Flusher
+from .server.hooks import Hooks
+from .server.lifecycle import Life
+from .server.publisher import Publisher
+from .server.runner import Runner
+from .server.services import Authorize, Services, read_clocks
+from .server.statistics import BusStatistics, ConnectionInfo
+from .server.subscription import Subscription
 from .transport import Handshake, Transport
 
 __all__ = ["Bus", "status_views"]

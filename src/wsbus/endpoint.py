@@ -7,8 +7,10 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+from ._application import Overdue, ask, call, name_of
+from ._notices import Notices
+from ._places import Place, Places, Refusal
 from ._settings import callable_setting, flag_setting, instance_setting
-from .application import Overdue, ask, call, name_of
 from .auth import Authenticator, check_token_sources, shown_token
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
@@ -20,10 +22,8 @@ from .core.limits import Limits
 from .core.origins import is_welcome, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
+from .core.protocol import WireProtocol
 from .core.queue import MessageQueue
-from .notices import Notices
-from .places import Place, Places, Refusal
-from .protocols.base import WireProtocol
 from .protocols.registry import spoken
 from .transport import MAX_HANDSHAKE_BYTES, Handshake, Transport, split_list
 

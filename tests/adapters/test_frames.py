@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsbus.adapters._frames import Frames
-from wsbus.testing.wire import Opcode, client_frame
+from wsbus.testing.frames import Opcode, client_frame
 
 SMALL = 128
 

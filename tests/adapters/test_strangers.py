@@ -25,7 +25,7 @@ from wsbus.adapters._intake import Intake
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import redact, uvicorn_options
 from wsbus.testing.adapters import UNLIMITED, Client, open_site
-from wsbus.testing.wire import Opcode, client_frame
+from wsbus.testing.frames import Opcode, client_frame
 
 every = pytest.mark.parametrize("adapter", ["websockets", "starlette", "aiohttp"])
 

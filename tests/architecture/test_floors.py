@@ -6,7 +6,6 @@ import ast
 import subprocess
 import sys
 import sysconfig
-import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -23,14 +22,6 @@ def graph() -> grimp.ImportGraph:
     return grimp.build_graph("wsbus", cache_dir=None)
 
 
-def declared_rooms() -> list[str]:
-    """Return every room that the contract of the floors names."""
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = config["tool"]["importlinter"]["contracts"]
-    floors = next(contract for contract in contracts if contract["id"] == "floors")
-    return [room.strip(" ()") for floor in floors["layers"] for room in floor.split("|")]
-
-
 def test_imports_go_down_only() -> None:
     """All contracts of pyproject.toml hold."""
     program = Path(sysconfig.get_path("scripts")) / "lint-imports"
@@ -39,20 +30,6 @@ def test_imports_go_down_only() -> None:
     )
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-
-
-def test_every_module_stands_on_a_floor(graph: grimp.ImportGraph) -> None:
-    """A module that no floor names would be bound by no contract."""
-    rooms = [*declared_rooms()]
-    homeless = {
-        module
-        for module in graph.modules
-        if module.startswith("wsbus.")
-        and module != "wsbus.core"
-        and not any(module == room or module.startswith(f"{room}.") for room in rooms)
-    }
-
-    assert homeless == set()
 
 
 def test_the_front_door_is_for_users(graph: grimp.ImportGraph) -> None:

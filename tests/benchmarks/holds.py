@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from wsbus import Bus, Grants, Handshake, HeartbeatPolicy, Limits
 from wsbus.core.instant import Instant
-from wsbus.driver import Driver
 from wsbus.endpoint import Admission
+from wsbus.server.driver import Driver
 from wsbus.testing import DirectMemoryTransport
 
 SIZE: Final = 64 * 1024
@@ -95,7 +95,7 @@ def contents() -> Iterator[tuple[str, str]]:
             whole = value if len(value) <= room else value[:room]
             yield f"{where}: {name}", f"{head}{whole}}}"
             yield f"{where}, then junk: {name}", f"{head}{whole[: room - 2]}}}x"
-            wide = f"{head}[{value[: room - 8]},\"€\"]}}"
+            wide = f'{head}[{value[: room - 8]},"€"]}}'
             yield f"{where}, with a euro sign: {name}", wide
             yield f"{where}, then a surrogate: {name}", f'{head}{whole[:-9]},"\ud800"}}'[:SIZE]
         yield f"alone: {name}", value[:SIZE]

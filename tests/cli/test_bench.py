@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from tests.cli.running import PATIENCE, wsbus
-from wsbus.bench.dialogues import PROTOCOLS, bus_dialogue, call_dialogue
+from wsbus.bench.scripts import PROTOCOLS, bus_dialogue, call_dialogue
 
 SMALL: Final = ["--rounds", "1", "--json"]
 

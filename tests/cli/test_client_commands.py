@@ -26,10 +26,10 @@ from tests.cli.running import PATIENCE
 from tests.client.servers import Server, serving
 from wsbus import Limits
 from wsbus.cli import wsbus
+from wsbus.cli.exits import Exit
+from wsbus.cli.options import Target
+from wsbus.cli.tail_view import Tail, _sum, show
 from wsbus.client import Event, Gap, GapCause
-from wsbus.commandline.following import Tail, _sum, show
-from wsbus.commandline.options import Target
-from wsbus.commandline.outcomes import Exit
 
 ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = ROOT / "docs" / "how-to" / "command-line.md"

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pytest
 from anyio import create_task_group, fail_after, move_on_after, to_thread
 
-from wsbus.commandline.streams import Output, read_lines
+from wsbus.cli.stdio import Output, read_lines
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from wsbus import JWT, Handshake, parse_channel, parse_pattern
 from wsbus.cli import wsbus
-from wsbus.commandline.claims import duration, in_words
+from wsbus.cli.claims import duration, in_words
 
 SECRET: Final = "for tests: at least 32 bytes long"
 ANYWHERE: Final = Handshake(path="/ws")

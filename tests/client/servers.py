@@ -32,7 +32,7 @@ from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 
 from wsbus import Bus, CommandError, Connection, Grants, Handshake, Identity, Unauthenticated
 from wsbus.adapters.websockets import serve
-from wsbus.testing.wire import Opcode
+from wsbus.testing.frames import Opcode
 
 T = TypeVar("T")
 HOST: Final = "127.0.0.1"

@@ -49,7 +49,7 @@ from wsbus.client import (
     WsbusError,
     connect,
 )
-from wsbus.testing.wire import Opcode, close_body
+from wsbus.testing.frames import Opcode, close_body
 
 
 async def refusal(url: str, **options: Any) -> RemoteError:

@@ -12,7 +12,7 @@ from tests.client.servers import PROTOCOLS
 from wsbus.client.dialects import dialect
 from wsbus.core import messages
 from wsbus.core.channels import parse_channel
-from wsbus.core.client_actions import Admitted, Delivery
+from wsbus.core.client.actions import Admitted, Delivery
 from wsbus.core.errors import UsageError
 from wsbus.core.frame import join_lines
 from wsbus.core.instant import Instant

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from anyio import create_task_group
 
-from tests.drivers.clients import Client
+from tests.server.clients import Client
 from wsbus import Handshake
 from wsbus.console import Console
 from wsbus.endpoint import Admission

@@ -8,7 +8,7 @@ from anyio import create_task_group, get_running_tasks
 from msgspec.structs import replace
 
 from tests.console.operators import TOKEN, operators
-from tests.drivers.clients import Client, connecting, judge, quiet
+from tests.server.clients import Client, connecting, judge, quiet
 from wsbus import (
     Bus,
     CloseCode,

@@ -4,7 +4,7 @@ import pytest
 
 from tests.console.operators import operators
 from tests.docs.documents import ROOT, running
-from tests.drivers.clients import connecting
+from tests.server.clients import connecting
 
 TOKEN = "change me: at least 16 characters"
 

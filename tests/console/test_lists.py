@@ -11,7 +11,7 @@ from anyio import Event, create_task_group
 from anyio.lowlevel import checkpoint
 
 from tests.console.operators import TOKEN, Operator, operators
-from tests.drivers.clients import connecting, judge
+from tests.server.clients import connecting, judge
 from wsbus import Bus, Grants, Handshake, Identity, Limits, __version__
 from wsbus.console import Console, observation, sampling, tap
 from wsbus.console.samples import ENDED_ROWS, ROWS, Query

@@ -17,8 +17,8 @@ from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.permissions import Grants
 from wsbus.core.plan import Member, Plan, Standing
+from wsbus.core.protocol import WireProtocol
 from wsbus.core.queue import MessageQueue
-from wsbus.protocols.base import WireProtocol
 
 A: Final = parse_channel("a")
 B: Final = parse_channel("b")

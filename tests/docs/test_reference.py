@@ -19,7 +19,7 @@ from wsbus.core.messages import Malformed, Publication, Refused, Rejection, Repl
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.protocols import Native, ZigQuant
-from wsbus.protocols.dialogue import Dialogue, FromServer
+from wsbus.protocols.common import Dialogue, FromServer
 from wsbus.protocols.tagged import ClientMessage
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "protocol.md"

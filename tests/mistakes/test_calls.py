@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.drivers.clients import Client, connecting, judge
 from tests.mistakes.rows import Row, check, table
+from tests.server.clients import Client, connecting, judge
 from wsbus import Bus, Grants, Identity
 from wsbus.core.errors import InvalidChannel, NotStarted
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from anyio import sleep_forever
 
-from tests.drivers.clients import Client, connecting, judge, quiet
+from tests.server.clients import Client, connecting, judge, quiet
 from wsbus import (
     JWT,
     Bus,
@@ -276,7 +276,7 @@ async def test_a_command_that_blocks(
     """Its name, how long it held the event loop, and what to write."""
     bus = Bus()
     now = 0.0
-    monkeypatch.setattr("wsbus.commands.monotonic", lambda: now)
+    monkeypatch.setattr("wsbus.server.commands.monotonic", lambda: now)
 
     @bus.command("report.make")
     def make() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, Event, move_on_after
 
-from ..application import Rest, begin
+from .._application import Rest, begin
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
 from ..endpoint import Endpoint

@@ -37,7 +37,7 @@ from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from ..application import name_of
+from .._application import name_of
 from ..bus import Bus, status_views
 from ..core.encoding import encode_data
 from ..core.errors import UsageError

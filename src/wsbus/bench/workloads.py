@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from .dialogues import bus_dialogue, call_dialogue, subscription
 from .idle import idle
 from .load import (
     Audience,
@@ -23,6 +22,7 @@ from .load import (
     round_trips,
 )
 from .report import progress_bar
+from .scripts import bus_dialogue, call_dialogue, subscription
 from .target import Running, Target
 
 __all__ = [

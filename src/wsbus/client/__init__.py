@@ -19,8 +19,8 @@ try:
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.client", "client", _exc) from None
 
-from ..core.client_actions import GapCause
-from ..core.client_retry import Retry
+from ..core.client.actions import GapCause
+from ..core.client.retry import Retry
 from ..core.errors import (
     CommandError,
     ConnectError,

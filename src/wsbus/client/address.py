@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
 
 from ..core.choices import shown
-from ..core.client_retry import Advice
+from ..core.client.retry import Advice
 from ..core.errors import ConnectError, Unauthenticated, UsageError, WsbusError
 
 __all__ = [

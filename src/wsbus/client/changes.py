@@ -8,7 +8,7 @@ from typing import Final, Self, TypeAlias
 import msgspec
 from anyio import Event as Signal
 
-from ..core.client_actions import GapCause
+from ..core.client.actions import GapCause
 from ..core.errors import WsbusError
 
 __all__ = ["Change", "Changes", "Closed", "Connected", "Gap", "Reconnecting", "RefreshFailed"]

@@ -12,7 +12,7 @@ from anyio import fail_after, move_on_after
 
 from ..core.channels import parse_channel
 from ..core.choices import member_of
-from ..core.client_requests import Request
+from ..core.client.requests import Request
 from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
 from ..core.hub import Receipt

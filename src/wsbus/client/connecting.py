@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Final, get_args
 
 from ..core.choices import choice, is_number, shown
-from ..core.client_liveness import Liveness
-from ..core.client_retry import Retry
-from ..core.client_session import ClientSession
-from ..core.client_token import TokenUse
+from ..core.client.liveness import Liveness
+from ..core.client.retry import Retry
+from ..core.client.session import ClientSession
+from ..core.client.token import TokenUse
 from ..core.errors import UsageError
 from .address import parse_url
 from .client import Client

@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from ..core import messages as core
 from ..core.channels import MAX_CHANNEL_BYTES, Channel
-from ..core.client_actions import Admitted, Delivery, Heard
+from ..core.client.actions import Admitted, Delivery, Heard
 from ..core.errors import UsageError
 from ..core.messages import Command
 

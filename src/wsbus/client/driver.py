@@ -19,10 +19,10 @@ from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 from websockets.uri import WebSocketURI
 
 from .._spawn import spawn
-from ..core import client_actions as actions
-from ..core.client_actions import Delivery
-from ..core.client_requests import Request
-from ..core.client_session import ClientSession
+from ..core.client import actions
+from ..core.client.actions import Delivery
+from ..core.client.requests import Request
+from ..core.client.session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
 from ..core.instant import Instant
 from ..core.messages import Response, Status
@@ -30,8 +30,8 @@ from .address import DialFailed, bearer, token_subprotocol, with_token
 from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, RefreshFailed
 from .dialects import ClientDialect
 from .events import Events
+from .socket import Wire
 from .tokens import FetchToken, fetch
-from .wire import Wire
 
 __all__ = ["GAVE_UP", "Driver", "OnChange", "Reply", "Settings", "TokenIn"]
 

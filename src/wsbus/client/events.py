@@ -11,7 +11,7 @@ import msgspec
 from anyio import Event as Signal
 from anyio import fail_after
 
-from ..core.client_actions import Delivery, GapCause
+from ..core.client.actions import Delivery, GapCause
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
 from ..core.overflow import Offer, Overflow
 from ..core.patterns import Pattern

@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from anyio import fail_after
 
-from ..core.client_retry import Retry
+from ..core.client.retry import Retry
 from ..core.errors import UsageError
 from ..core.hub import Receipt
 from ..core.messages import Status

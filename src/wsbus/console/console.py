@@ -18,9 +18,9 @@ from ..bus import Bus
 from ..core.errors import CloseCode, Unauthenticated, UsageError
 from ..core.limits import Limits
 from ..core.permissions import Grants, Identity
-from ..driver import Driver
 from ..endpoint import Admission, Endpoint, Refusal
 from ..protocols import protocol
+from ..server.driver import Driver
 from ..transport import Handshake, Transport
 from .assets import Answer, answer, redirect
 from .observation import Observation

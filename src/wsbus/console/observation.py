@@ -16,12 +16,12 @@ from msgspec import Meta
 from .._log import escaped
 from .._spawn import spawn
 from ..bus import Bus
-from ..connection import Connection
 from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, NotStarted
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
-from ..snapshots import ConnectionInfo
+from ..server.connection import Connection
+from ..server.statistics import ConnectionInfo
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import Effort, Found, answer, cut, ended_row, sendable, sorted_by

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from ..snapshots import BusStatistics
+from ..server.statistics import BusStatistics
 
 __all__ = [
     "CHANNEL",

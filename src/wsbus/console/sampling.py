@@ -16,12 +16,12 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from ..connection import Connection
 from ..core.errors import CloseCode, CommandError, ErrorCode
 from ..core.patterns import parse_pattern
 from ..core.plan import Member
-from ..services import Services
-from ..snapshots import ConnectionInfo
+from ..server.connection import Connection
+from ..server.services import Services
+from ..server.statistics import ConnectionInfo
 from .samples import (
     CUT,
     ROWS,

@@ -18,7 +18,7 @@ from ..core.messages import Command, Connected, Reply
 from ..core.permissions import Identity
 from ..core.session import Session
 from ..endpoint import Admission, Endpoint, Refusal
-from ..services import new_heartbeat, new_id, read_clocks
+from ..server.services import new_heartbeat, new_id, read_clocks
 from ..transport import Transport
 
 __all__ = ["MAX_STRANGERS", "Stranger", "Strangers"]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from ..protocols.base import WireProtocol
 from .channels import Channel
 from .frame import Frame
 from .messages import Publication
@@ -21,6 +20,7 @@ from .overflow import Offer, Overflow
 from .patterns import Pattern
 from .permissions import Grants
 from .plan import Audience, Entry, Group, Member, Owed, Plan, Standing, plan_writes
+from .protocol import WireProtocol
 from .subscriptions import SubscriptionTable
 
 __all__ = ["Hub", "HubStatistics", "Receipt"]

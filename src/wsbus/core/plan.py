@@ -8,11 +8,11 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from ..protocols.base import WireProtocol
 from .frame import MAX_JOIN_BYTES, Frame, join_lines
 from .messages import Publication
 from .overflow import Overflow
 from .permissions import Grants
+from .protocol import WireProtocol
 from .queue import MessageQueue
 
 __all__ = [

@@ -5,7 +5,7 @@ input, and a late one is ignored. While a question is out, pings are answered at
 waits in order, so that a client's messages act in the order it sent them.
 
 The states are a table of their own (:mod:`wsbus.core.session_states`), what is subscribed is kept
-in :mod:`wsbus.core.holdings`.
+in :mod:`wsbus.core.session_subscriptions`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from ..protocols.base import WireProtocol
 from .actions import (
     Action,
     Adopt,
@@ -29,7 +28,6 @@ from .actions import (
 )
 from .errors import CloseCode, ErrorCode, InvalidChannel
 from .heartbeat import Beat, Heartbeat
-from .holdings import LISTS, NOT_GRANTED, Holdings, JudgedRequest
 from .instant import Instant
 from .limits import ExcessRun, Limits, TokenBucket
 from .messages import (
@@ -50,7 +48,9 @@ from .messages import (
 )
 from .patterns import Pattern
 from .permissions import Identity
+from .protocol import WireProtocol
 from .session_states import NEXT, UNAUTHENTICATED, Move, State
+from .session_subscriptions import LISTS, NOT_GRANTED, Holdings, JudgedRequest
 
 __all__ = ["Session", "State"]
 

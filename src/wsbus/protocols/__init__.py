@@ -14,7 +14,7 @@ from typing import Final
 
 from ..core import messages
 from ..core.frame import Frame
-from .base import WireProtocol
+from ..core.protocol import WireProtocol
 from .native import Native
 from .registry import protocol, protocols_of, register, single
 from .tagged import (

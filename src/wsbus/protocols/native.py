@@ -16,7 +16,7 @@ import msgspec
 
 from ..core import messages as core
 from ..core.patterns import Pattern, parse_pattern
-from .dialogue import COMMON_MESSAGES, Dialogue, FromClient, FromServer, milliseconds
+from .common import COMMON_MESSAGES, Dialogue, FromClient, FromServer, milliseconds
 from .tagged import ClientMessage
 
 __all__ = ["Native"]

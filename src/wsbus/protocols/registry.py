@@ -9,7 +9,7 @@ from typing import Final
 
 from ..core.choices import shown
 from ..core.errors import UsageError
-from .base import WireProtocol
+from ..core.protocol import WireProtocol
 
 __all__ = ["protocol", "protocols_of", "register", "single", "spoken"]
 

@@ -30,7 +30,7 @@ from ..core.limits import (
     too_many_parts,
 )
 from ..core.messages import Command, Excess, GetStatus, Malformed, Ping, Pong
-from .base import WireProtocol
+from ..core.protocol import WireProtocol
 
 __all__ = [
     "ClientMessage",

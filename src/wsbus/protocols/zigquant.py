@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .dialogue import Dialogue
+from .common import Dialogue
 
 __all__ = ["ZigQuant"]
 

@@ -11,10 +11,10 @@ import msgspec
 from anyio import CancelScope, Event, create_task_group, move_on_after
 from anyio.abc import TaskStatus
 
-from ..connection import Connection
 from ..core.limits import Limits
 from ..endpoint import Endpoint
-from ..snapshots import ConnectionInfo
+from ..server.connection import Connection
+from ..server.statistics import ConnectionInfo
 from .peer import Peer
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
-from .wire import FrameReader
+from .frames import FrameReader
 
 __all__ = ["DirectMemoryTransport", "MemoryPeer", "MemoryTransport"]
 

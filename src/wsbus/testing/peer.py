@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from ..core.errors import TransportClosed
 from ..transport import HeaderView
-from .wire import FrameReader, Opcode, ProtocolViolation, client_frame, close_body, read_close
+from .frames import FrameReader, Opcode, ProtocolViolation, client_frame, close_body, read_close
 
 __all__ = ["Peer"]
 

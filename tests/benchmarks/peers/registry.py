@@ -9,8 +9,8 @@ import sys
 from importlib import metadata
 from typing import Final, NamedTuple
 
-from wsbus.bench.dialogues import bus_dialogue, call_dialogue
 from wsbus.bench.load import Dialogue
+from wsbus.bench.scripts import bus_dialogue, call_dialogue
 
 from .serving import SUBSCRIBE, SUBSCRIBED
 
@@ -54,7 +54,7 @@ class Responder(NamedTuple):
 def _data(around: int) -> bytes:
     """Return the data of a publication that makes a message of MESSAGE_BYTES with what is around.
 
-    They are those of :func:`wsbus.bench.dialogues.bus_dialogue`.
+    They are those of :func:`wsbus.bench.scripts.bus_dialogue`.
     """
     empty = b'{"n":"%s","pad":""}' % (b"0" * DIGITS)
     return empty.replace(b'""', b'"%s"' % (b"x" * (MESSAGE_BYTES - around - len(empty))))

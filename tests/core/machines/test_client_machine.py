@@ -16,12 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from wsbus.client.dialects import ClientDialect, dialect
 from wsbus.core import actions
-from wsbus.core import client_actions as wanted
 from wsbus.core.channels import Channel, parse_channel
-from wsbus.core.client_liveness import Liveness
-from wsbus.core.client_retry import Advice, Retry
-from wsbus.core.client_session import ClientSession, State
-from wsbus.core.client_token import TokenUse
+from wsbus.core.client import actions as wanted
+from wsbus.core.client.liveness import Liveness
+from wsbus.core.client.retry import Advice, Retry
+from wsbus.core.client.session import ClientSession, State
+from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
     ConnectError,
@@ -56,7 +56,7 @@ from wsbus.core.plan import Member
 from wsbus.core.queue import MessageQueue
 from wsbus.core.session import Session
 from wsbus.protocols import WireProtocol, protocol
-from wsbus.testing.wire import FrameReader
+from wsbus.testing.frames import FrameReader
 
 START: Final = Instant(100.0, 1_700_000_000.0)
 ALL: Final = Grants.of(admin=True, command=["*"])

@@ -17,8 +17,8 @@ from wsbus.core.overflow import Offer, Overflow
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants
 from wsbus.core.plan import Member, Standing
+from wsbus.core.protocol import WireProtocol
 from wsbus.core.queue import MessageQueue
-from wsbus.protocols.base import WireProtocol
 
 CHANNELS: Final = [parse_channel(name) for name in ("a", "b", "a.x", "a.y")]
 PATTERNS: Final = [parse_pattern(text) for text in ("a", "b", "a.x", "*", "a.*", "a.+", "+.x")]

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from ...core.overflow import Overflow
 from ...transport import Handshake
 from ..adapters import UNLIMITED, Adapter, Client, expect, open_site
-from ..wire import Opcode, client_frame
+from ..frames import Opcode, client_frame
 
 __all__ = [
     "backpressure",

@@ -6,10 +6,10 @@ from ...core.errors import CloseCode
 from ...core.frame import Frame
 from ...core.instant import Instant
 from ...core.messages import Command, Publication, Reply
-from ...protocols.base import WireProtocol
+from ...core.protocol import WireProtocol
 from ...protocols.native import Native
 from ..adapters import Adapter, Client, expect, open_site
-from ..wire import Opcode
+from ..frames import Opcode
 
 __all__ = [
     "binary_dialects",

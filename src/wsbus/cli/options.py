@@ -1,0 +1,113 @@
+"""Options that commands have in common: the address, and the token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from .exits import Failed
+
+__all__ = ["SECONDS", "Target", "json_option", "parse_json", "read_secret", "target_of", "targeted"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+SECONDS: Final = click.FloatRange(0, min_open=True)
+_VARIABLE: Final = "WSBUS_TOKEN"
+
+json_option: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Print each thing as a line of JSON."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A server, and who somebody is to it."""
+
+    url: str
+    token: str | Callable[[], str] | None
+    """A function reads it from a file anew: there may be a newer one by then."""
+    protocol: str
+
+
+def targeted(command: F) -> F:
+    """Add the options; a command gives what it gets for them to :func:`target_of`."""
+    for decorate in (
+        click.option(
+            "--protocol",
+            default="wsbus.v1",
+            show_default=True,
+            help="The protocol to speak: wsbus.v1, or the older zigquant-v2.",
+        ),
+        click.option(
+            "--token-file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="A file with the token. It is read again for each connection.",
+        ),
+        click.option(
+            "--token",
+            help="The token. Others on this machine can see it in the list of processes: "
+            f"--token-file and the variable {_VARIABLE} keep it to yourself.",
+        ),
+        click.argument("url"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def target_of(url: str, token: str | None, token_file: Path | None, protocol: str) -> Target:
+    """Return what the options mean; the variable counts for least.
+
+    Raises:
+        Failed: Two tokens are given, or one is empty or cannot be read.
+    """
+    if token is not None and token_file is not None:
+        raise Failed("give --token or --token-file, not both")
+    if token_file is not None:
+        read_token(token_file)  # A mistake in it shows before anything happens.
+        return Target(url=url, token=lambda: read_token(token_file), protocol=protocol)
+    if token is not None and not token.strip():
+        raise Failed("the token is empty")
+    given = token or os.environ.get(_VARIABLE, "")
+    return Target(url=url, token=given.strip() or None, protocol=protocol)
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """Return what a user wrote.
+
+    Raises:
+        Failed: It is no JSON; what is wrong, and where.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+        hint = """; a text has double quotes of its own: '"on"'"""
+        raise Failed(f"{what} is no JSON: {exc}{hint}") from None
+
+
+def read_token(path: Path) -> str:
+    """Return the text of a file, without white space around it.
+
+    Raises:
+        Failed: There is none.
+    """
+    return read_secret(path).decode(errors="replace").strip()
+
+
+def read_secret(path: Path) -> bytes:
+    """Return what a file holds, without the newline at its end.
+
+    Raises:
+        Failed: It cannot be read, or is empty.
+    """
+    try:
+        content = path.read_bytes().rstrip(b"\r\n")
+    except OSError as exc:
+        raise Failed(f"{path} cannot be read: {exc.strerror}") from exc
+    if not content.strip():
+        raise Failed(f"{path} is empty")
+    return content

@@ -1,0 +1,77 @@
+"""``wsbus tail``: print events as they come. Needs the extra ``client``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from .exits import Exit, told
+from .options import SECONDS, json_option, target_of, targeted
+
+__all__ = ["tail"]
+
+
+@click.command(short_help="Print events as they come.")
+@targeted
+@click.argument("patterns", metavar="PATTERN...", nargs=-1, required=True)
+@click.option("--count", type=click.IntRange(1), help="End after this many events.")
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    help="End after this many seconds.",
+)
+@click.option("--no-reconnect", is_flag=True, help="End when the connection is lost.")
+@json_option
+def tail(
+    *,
+    url: str,
+    patterns: tuple[str, ...],
+    count: int | None,
+    timeout: float | None,
+    no_reconnect: bool,
+    as_json: bool,
+    token: str | None,
+    token_file: Path | None,
+    protocol: str,
+) -> None:
+    """Print the events that match a PATTERN, as they come, until Ctrl-C.
+
+    URL begins with ws:// or wss://. Put patterns in quotes, or the shell takes * for file names:
+
+    \b
+      wsbus tail ws://127.0.0.1:8000/ws 'grid.*.status'
+
+    Events go to standard output. Standard error says when the connection is lost, when it is there
+    again, and where events are missing.
+
+    \b
+    Exit codes:
+      0  Ctrl-C, or the end that --count or --timeout asks for
+      1  the server refused a pattern; standard error has CODE: message
+      2  no connection: wrong address or token; or wrong options
+      3  the connection was lost for good
+      4  fewer events than --count came within --timeout
+    """  # noqa: D301  # click wants the character
+    with told("wsbus tail", interrupted=Exit.DONE):
+        import anyio
+
+        from .tail_view import Tail, follow
+
+        stream = sys.stdout.buffer
+        wanted = Tail(
+            target=target_of(url, token, token_file, protocol),
+            patterns=tuple(dict.fromkeys(patterns)),
+            count=count,
+            timeout=timeout,
+            reconnects=not no_reconnect,
+            as_json=as_json,
+            in_color=not as_json and stream.isatty() and not os.environ.get("NO_COLOR"),
+        )
+        try:
+            anyio.run(follow, wanted, stream)
+        except BrokenPipeError:
+            # Python flushes at the end, and would complain then.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

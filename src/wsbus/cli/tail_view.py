@@ -1,0 +1,189 @@
+"""What ``wsbus tail`` does once its options are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+
+import click
+import msgspec
+from anyio import CancelScope, create_task_group, current_time
+
+from ..client import Client, CommandError, Event, Events, Gap, GapCause, Retry, WsbusError
+from ..core.patterns import Pattern
+from .connecting import enter, tell
+from .escaping import compact, printable
+from .exits import Exit, Failed, say
+from .options import Target
+from .stdio import Output
+
+__all__ = ["Tail", "follow", "show"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What is wanted."""
+
+    target: Target
+    patterns: Sequence[str]
+    count: int | None
+    timeout: float | None
+    """Seconds, connecting included."""
+    reconnects: bool
+    as_json: bool
+    in_color: bool
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    """An event for programs."""
+
+    channel: str
+    event: str
+    timestamp: float
+    data: msgspec.Raw
+    gap: dict[str, Any] | None = None
+
+
+async def follow(wanted: Tail, stream: BinaryIO) -> None:
+    """Print events until one of the ends that are wanted.
+
+    Raises:
+        WsbusError: The server does not let it; why.
+        Failed: The time was up too early.
+        BrokenPipeError: Nobody reads what is printed.
+    """
+    deadline = current_time() + (math.inf if wanted.timeout is None else wanted.timeout)
+    async with AsyncExitStack() as stack:
+        with CancelScope(deadline=deadline) as preparing:
+            inbox, asked = await _subscribe(stack, wanted)
+        if preparing.cancelled_caught:
+            raise Failed(f"there was no subscription within {wanted.timeout:g} s")
+        say(f"subscribed to {', '.join(wanted.patterns)}")
+        await _Printing(wanted, Output(stream)).run(inbox, asked, deadline)
+
+
+async def _subscribe(
+    stack: AsyncExitStack, wanted: Tail
+) -> tuple[Events[msgspec.Raw], list[Events[msgspec.Raw]]]:
+    """Return one iterator over everything, in order and nothing twice, and one for each pattern.
+
+    The latter only have the server asked, and tell when it takes a pattern away.
+    """
+    retry = Retry(attempts=None if wanted.reconnects else 0)
+    client: Client = await enter(stack, wanted.target, retry=retry, on_change=tell)
+    inbox = await stack.enter_async_context(client.subscribe("*", msgspec.Raw, ask=False))
+    asked = [
+        await stack.enter_async_context(client.subscribe(pattern, msgspec.Raw, buffer=1))
+        for pattern in wanted.patterns
+    ]
+    return inbox, asked
+
+
+class _Printing:
+    """Prints what comes until there is an end."""
+
+    def __init__(self, wanted: Tail, output: Output) -> None:
+        self._wanted = wanted
+        self._output = output
+        self._failure: Exception | None = None
+        self._is_enough = False
+
+    async def run(
+        self, inbox: Events[msgspec.Raw], asked: list[Events[msgspec.Raw]], deadline: float
+    ) -> None:
+        """Print until there is an end; raise it if it is a bad one."""
+        with CancelScope(deadline=deadline):
+            async with create_task_group() as tasks:
+                for events in asked:
+                    tasks.start_soon(self._watch, events, tasks.cancel_scope)
+                tasks.start_soon(self._heed, tasks.cancel_scope)
+                await self._print(inbox, [events.parsed for events in asked])
+                tasks.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        count = self._wanted.count
+        if count is not None and not self._is_enough:
+            raise Failed(
+                f"fewer than {count} events within {self._wanted.timeout:g} s", Exit.TOO_FEW
+            )
+
+    async def _print(self, inbox: Events[msgspec.Raw], patterns: list[Pattern]) -> None:
+        printed = 0
+        gap: Gap | None = None
+        try:
+            async for event in inbox:
+                if event.gap is not None:
+                    _tell_gap(event.gap)
+                    gap = _sum(gap, event.gap)
+                # A server sends some things to somebody who did not ask for them.
+                if not any(pattern.matches(event.channel) for pattern in patterns):
+                    continue
+                await self._output.write(show(event, gap, self._wanted))
+                gap = None
+                printed += 1
+                if printed == self._wanted.count:
+                    break
+        except (WsbusError, OSError) as exc:
+            self._failure = self._failure or exc
+        self._is_enough = printed == self._wanted.count
+
+    async def _watch(self, events: Events[msgspec.Raw], scope: CancelScope) -> None:
+        with suppress(WsbusError):  # It has ended for all: what has come is still printed.
+            try:
+                async for _ in events:
+                    pass
+            except CommandError as exc:
+                self._failure = exc
+                scope.cancel()
+
+    async def _heed(self, scope: CancelScope) -> None:
+        await self._output.wait_abandoned()
+        self._failure = BrokenPipeError()
+        scope.cancel()
+
+
+def _tell_gap(gap: Gap) -> None:
+    """Say right before an event what is missing; that of a new connection was told with it."""
+    lost = "events are" if gap.lost is None else f"{gap.lost} events are"
+    if gap.cause is GapCause.SERVER:
+        say(f"{lost} missing here: the server had no room for them")
+    elif gap.cause is GapCause.BUFFER:
+        say(f"{lost} missing here: the output takes them too slowly")
+
+
+def _sum(first: Gap | None, second: Gap) -> Gap:
+    if first is None:
+        return second
+    lost = None if first.lost is None or second.lost is None else first.lost + second.lost
+    return Gap(first.pattern, lost, first.cause)
+
+
+def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: Tail) -> bytes:
+    """Return the line for an event, and for what is missing before it."""
+    if wanted.as_json:
+        missing = None if gap is None else {"lost": gap.lost, "cause": gap.cause}
+        line = _Line(event.channel, event.event, event.timestamp, event.data, missing)
+        return f"{compact(msgspec.json.encode(line))}\n".encode()
+    parts = [
+        _clock(event.timestamp),
+        printable(event.channel),
+        printable(event.event),
+        compact(bytes(event.data)),
+    ]
+    if wanted.in_color:
+        parts[0] = click.style(parts[0], dim=True)
+        parts[1] = click.style(parts[1], bold=True)
+        parts[2] = click.style(parts[2], fg="cyan")
+    return f"{' '.join(parts)}\n".encode()
+
+
+def _clock(timestamp: float) -> str:
+    try:
+        at = datetime.fromtimestamp(timestamp)  # noqa: DTZ006  # by the clock on the wall
+    except (OverflowError, ValueError, OSError):
+        return "--:--:--.---"
+    return f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"

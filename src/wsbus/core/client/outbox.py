@@ -1,0 +1,79 @@
+"""What a client is still to say, and when the rates of its server leave room for it, pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..errors import ErrorCode
+from .actions import ClientAction, Say
+from .pace import Pace
+from .requests import Requests
+from .subscriptions import ClientHoldings
+
+__all__ = ["Outbox"]
+
+_MAX_ASK_BYTES: Final = 16 * 1024
+_MIN_ASK_BYTES: Final = 1024
+
+
+class Outbox:
+    """Subscriptions first, then requests, each as its rate allows.
+
+    Args:
+        holdings: Has names to ask for, and names to give up.
+        requests: Has requests that wait.
+        pace: Knows the limits of the connection that there is.
+    """
+
+    def __init__(self, holdings: ClientHoldings[Any], requests: Requests, pace: Pace) -> None:
+        self._holdings: Final = holdings
+        self._requests: Final = requests
+        self._pace: Final = pace
+        self._max_ask_bytes = _MAX_ASK_BYTES
+
+    def shrink(self) -> None:
+        """Something was too large for the server: name less at once."""
+        self._max_ask_bytes = max(_MIN_ASK_BYTES, self._max_ask_bytes // 2)
+
+    def asks_again(self, ref: str, code: str, at: float) -> bool:
+        """Take the refusal of a request for names; tell whether to make it again.
+
+        A server that tells no limits refuses more names than it takes at once as invalid; then
+        half as many are named.
+        """
+        count = self._holdings.count(ref)
+        if code == ErrorCode.RATE_LIMITED and count:
+            self._pace.refused(at, is_call=False)
+        elif code == ErrorCode.INVALID_MESSAGE and count > 1:
+            self._pace.max_names = min(self._pace.max_names, count // 2)
+        else:
+            return False
+        self._holdings.postpone(ref)
+        return True
+
+    def flush(self, new_ref: Callable[[], str], at: float) -> list[ClientAction]:
+        """Return what can be said now."""
+        todo: list[ClientAction] = []
+        pace = self._pace
+        size = self._max_ask_bytes
+        if pace.max_bytes is not None:
+            size = min(size, pace.max_bytes // 2)
+        while self._holdings.has_requests and pace.ready_at(at, is_call=False) <= at:
+            said = self._holdings.next_request(new_ref, pace.names(), size)
+            assert said is not None
+            pace.take(at, names=len(said.names))
+            todo.append(Say(said))
+        held = len(self._holdings.names)
+        return todo + self._requests.send(new_ref, pace, at, held=held)
+
+    def ready_at(self, now: float) -> float:
+        """Return when something that waits can be said; infinity: nothing waits."""
+        at = math.inf
+        next_is_call = self._requests.next_is_call
+        if next_is_call is not None:
+            at = self._pace.ready_at(now, is_call=next_is_call)
+        if self._holdings.has_requests:
+            at = min(at, self._pace.ready_at(now, is_call=False))
+        return at

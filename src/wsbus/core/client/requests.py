@@ -1,0 +1,196 @@
+"""Requests of a client that wait for an answer: each gets one, and none gets two."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from ..errors import CommandError, ErrorCode, MessageTooLarge, WsbusError
+from ..messages import Call, GetStatus, Publish, Response, Status
+from .actions import Answer, ClientAction, Say
+from .pace import Pace
+
+__all__ = ["Measure", "Request", "Requests"]
+
+Request: TypeAlias = Call | Publish | GetStatus
+Measure: TypeAlias = Callable[[Request], int]
+"""Returns the bytes of a request in the dialect that is spoken."""
+
+_ROOM: Final = 4096
+"""Bytes that a message certainly has beside its data."""
+
+
+class _Pending(NamedTuple):
+    key: Any
+    request: Request
+    is_idempotent: bool
+    was_sent: bool = False
+    """It was sent over a connection that was lost: it may have been carried out."""
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it counts against the rate of commands, too."""
+        return isinstance(self.request, Call)
+
+
+class Requests:
+    """Those that are not sent yet, in order, and those that are, by the ``ref`` they carry.
+
+    Args:
+        measure: Returns the size of a request; None: nothing is measured.
+    """
+
+    def __init__(self, measure: Measure | None = None) -> None:
+        self._measure: Final = measure
+        self._again: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
+        """Sent before, and to be sent before all that wait."""
+        self._waiting: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
+        self._unjudged: Final[dict[Hashable, None]] = {}
+        """Of those that wait: not compared with the limit of the connection yet."""
+        self._sent: Final[dict[str, _Pending]] = {}
+        self._refs: Final[dict[Hashable, str]] = {}
+
+    def __len__(self) -> int:
+        """Return how many have no answer yet."""
+        return len(self._again) + len(self._waiting) + len(self._sent)
+
+    def add(self, key: Hashable, request: Request, *, is_idempotent: bool) -> None:
+        """Put a request behind those that wait to be sent."""
+        self._waiting[key] = _Pending(key, request, is_idempotent)
+        self._unjudged[key] = None
+
+    @property
+    def next_is_call(self) -> bool | None:
+        """Whether the first that waits is a command; None: nothing waits."""
+        for queue in (self._again, self._waiting):
+            for pending in queue.values():
+                return pending.is_call
+        return None
+
+    def send(
+        self, new_ref: Callable[[], str], pace: Pace, now: float, *, held: int = 0
+    ) -> list[ClientAction]:
+        """Send those that wait, as many as the server's rates let; fail all those too large for it.
+
+        Args:
+            new_ref: Returns the next ``ref``.
+            pace: The limits of the connection.
+            now: Monotonic seconds.
+            held: Subscriptions; the answer to a request for the status names them all.
+        """
+        actions = self._judge(pace.max_bytes)
+        while (is_call := self.next_is_call) is not None:
+            if pace.ready_at(now, is_call=is_call) > now:
+                break
+            _, pending = (self._again or self._waiting).popitem(last=False)
+            ref = new_ref()
+            request = msgspec.structs.replace(pending.request, ref=ref)
+            error = self._too_large(request, pace.max_bytes)
+            if error is not None:
+                actions.append(Answer(pending.key, error))
+                continue
+            names = held if isinstance(request, GetStatus) else 1
+            pace.take(now, names=max(1, names), is_call=is_call)
+            self._sent[ref] = pending
+            self._refs[pending.key] = ref
+            actions.append(Say(request))
+        return actions
+
+    def answer(
+        self, ref: str | None, outcome: Response | Status | WsbusError, pace: Pace, now: float
+    ) -> list[ClientAction] | None:
+        """Take an answer; one that says that there were too many is no answer: it is sent again.
+
+        Returns:
+            None: it answers nothing, or not in kind, and is ignored.
+        """
+        pending = self._sent.get(ref) if ref is not None else None
+        if pending is None or ref is None:
+            return None
+        is_query = isinstance(pending.request, GetStatus)
+        is_error = isinstance(outcome, WsbusError)
+        if isinstance(outcome, Status) is not is_query and not is_error:
+            return None
+        del self._sent[ref], self._refs[pending.key]
+        if isinstance(outcome, CommandError) and outcome.code == ErrorCode.RATE_LIMITED:
+            pace.refused(now, is_call=pending.is_call)
+            self._again[pending.key] = pending
+            return []
+        pace.answered(is_call=pending.is_call)
+        return [Answer(pending.key, outcome)]
+
+    def forget(self, key: Hashable) -> bool:
+        """Nobody waits for the answer any more; what is not sent yet, never is. Idempotent.
+
+        Returns:
+            Whether it was certainly not carried out, since the server never got it.
+        """
+        ref = self._refs.pop(key, None)
+        if ref is not None:
+            del self._sent[ref]
+        self._unjudged.pop(key, None)
+        pending = self._waiting.pop(key, None) or self._again.pop(key, None)
+        return pending is not None and not pending.was_sent
+
+    def cut(
+        self, new_error: Callable[[], WsbusError], *, resends: bool = True
+    ) -> list[ClientAction]:
+        """The connection ended: fail what was sent, but what may be sent again waits once more.
+
+        Args:
+            new_error: Makes the error for each.
+            resends: Whether anything may be sent again: not if it may be what ended it.
+        """
+        failed: list[ClientAction] = []
+        again: OrderedDict[Hashable, _Pending] = OrderedDict()
+        for pending in self._sent.values():
+            if pending.is_idempotent and resends:
+                again[pending.key] = pending._replace(was_sent=True)
+            else:
+                failed.append(Answer(pending.key, new_error()))
+        again.update(self._again)
+        self._again.clear()
+        self._again.update(again)
+        self._unjudged.update(dict.fromkeys((*self._again, *self._waiting)))
+        self._sent.clear()
+        self._refs.clear()
+        return failed
+
+    def fail(self, new_error: Callable[[], WsbusError]) -> list[ClientAction]:
+        """There will be no answers any more."""
+        everything = (*self._sent.values(), *self._again.values(), *self._waiting.values())
+        for queue in (self._sent, self._refs, self._again, self._waiting, self._unjudged):
+            queue.clear()
+        return [Answer(pending.key, new_error()) for pending in everything]
+
+    def _judge(self, limit: int | None) -> list[ClientAction]:
+        """Fail what is too large, whatever waits its turn before it."""
+        actions: list[ClientAction] = []
+        for key in self._unjudged:
+            pending = self._waiting.get(key) or self._again[key]
+            # No ref is shorter. Whoever is too large only with its own is found when it is sent.
+            request = msgspec.structs.replace(pending.request, ref="0")
+            error = self._too_large(request, limit)
+            if error is not None:
+                actions.append(Answer(key, error))
+                self._waiting.pop(key, None)
+                self._again.pop(key, None)
+        self._unjudged.clear()
+        return actions
+
+    def _too_large(self, request: Request, limit: int | None) -> MessageTooLarge | None:
+        if limit is None or self._measure is None:
+            return None
+        if isinstance(request, GetStatus):
+            return None
+        if isinstance(request, Call):
+            data, what = request.params, request.action
+        else:
+            data, what = request.data, f"publish on {request.channel}"
+        if len(data) + _ROOM <= limit:  # Then it is not encoded twice.
+            return None
+        size = self._measure(request)
+        return MessageTooLarge(what, size, limit) if size > limit else None

@@ -1,0 +1,132 @@
+"""When a client comes again, pure: what a close code advises, and how long to wait."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+
+from ..choices import is_number, shown
+from ..errors import CloseCode, ConnectError, UsageError, WsbusError, may_reconnect
+
+__all__ = ["Advice", "Attempts", "Retry", "advice_for", "meaning_of"]
+
+
+class Advice(Enum):
+    """What to do about a connection that ended, or did not come about."""
+
+    NOW = auto()
+    """Connect again after the first, short delay."""
+    LATER = auto()
+    """Give the server more time: it failed."""
+    MUCH_LATER = auto()
+    """The server had enough of this client."""
+    NEW_TOKEN = auto()
+    """Like NOW, with a new token."""
+    WRONG = auto()
+    """Address or options look wrong: do not come again, unless there was a connection before."""
+    STOP = auto()
+    """Do not come again."""
+
+
+# Not 1001 and 1012: a server that says goodbye has others beside it, or is soon back, and chance
+# keeps apart those who were sent away together.
+_ADVICE: Final = {
+    CloseCode.INTERNAL_ERROR: Advice.LATER,
+    CloseCode.TOKEN_EXPIRED: Advice.NEW_TOKEN,
+    CloseCode.RATE_ABUSE: Advice.MUCH_LATER,
+}
+_LATER_STEPS: Final = 2
+_KEEPALIVE: Final = "keepalive ping timeout"
+
+
+def meaning_of(code: int, reason: str) -> int:
+    """Return the close code that was meant: servers built on websockets say 1011 for a 4408."""
+    if code == CloseCode.INTERNAL_ERROR and reason == _KEEPALIVE:
+        return CloseCode.HEARTBEAT_TIMEOUT
+    return code
+
+
+def advice_for(code: int) -> Advice:
+    """Return what the close ``code`` advises; see the table in the protocol reference."""
+    if not may_reconnect(code):
+        return Advice.STOP
+    return _ADVICE.get(code, Advice.NOW)  # type: ignore[call-overload,no-any-return]
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client comes again: exponential backoff with full jitter.
+
+    Before attempt ``n`` it waits for a time between 0 and ``base * 2 ** (n - 1)`` seconds, chosen
+    by chance and at most ``cap``, so that the clients of a server that restarts do not all come
+    at once. After a success it counts from the beginning.
+
+    Raises:
+        UsageError: A duration or a number is not positive.
+    """
+
+    base: float = 1.0
+    """Seconds; bounds the delay before the first attempt."""
+    cap: float = 30.0
+    """Seconds; bounds every delay."""
+    attempts: int | None = None
+    """Attempts without success after which the client stops; None: it never does, 0: it does not
+    connect again."""
+    first: bool = False
+    """Whether the very first connection is tried again, too. If not, a wrong address fails at
+    once."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no duration, or no number."""
+        for name, seconds in (("base", self.base), ("cap", self.cap)):
+            if not (is_number(seconds) and seconds > 0):
+                raise UsageError(
+                    f"the {name} of a retry must be a number of seconds above 0, "
+                    f"not {shown(seconds)}"
+                )
+        attempts = self.attempts
+        if attempts is not None and not (is_number(attempts) and attempts >= 0):
+            raise UsageError(
+                f"the attempts of a retry are a number, 0 or more, or None, not {shown(attempts)}"
+            )
+
+    def delay(self, attempt: int, advice: Advice, chance: float) -> float:
+        """Return the seconds before an attempt, the first of which is 1.
+
+        Args:
+            attempt: Its number since the last success.
+            advice: What the end of the last connection advised.
+            chance: From 0 up to 1, evenly spread.
+        """
+        if advice is Advice.MUCH_LATER:
+            return self.cap * (1 + chance) / 2
+        steps = attempt - 1 + (_LATER_STEPS if advice is Advice.LATER else 0)
+        # Beyond 2 ** 60 every cap is reached, and floats overflow some time later.
+        return min(self.cap, self.base * 2.0 ** min(steps, 60)) * chance
+
+
+class Attempts:
+    """Counts the attempts of one client, and says when there are no more."""
+
+    __slots__ = ("failures", "is_known", "retry")
+
+    def __init__(self, retry: Retry) -> None:
+        self.retry: Final = retry
+        self.failures: int = 0
+        """Connections and attempts that have ended since the last success."""
+        self.is_known: bool = False
+        """Whether there was a success at all."""
+
+    def failed(self, error: WsbusError, advice: Advice, chance: float) -> float | WsbusError:
+        """Take note of one that ended; return the seconds before the next, or why there is none."""
+        most = self.retry.attempts
+        if advice is Advice.WRONG and not self.is_known:
+            return error
+        if advice is Advice.STOP or not (self.is_known or self.retry.first) or most == 0:
+            return error
+        if most is not None and self.failures >= most:
+            count = "1 attempt" if self.failures == 1 else f"{self.failures} attempts"
+            return ConnectError(f"gave up after {count} to connect again; the last one: {error}")
+        self.failures += 1
+        return self.retry.delay(self.failures, advice, chance)

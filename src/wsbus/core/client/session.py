@@ -1,0 +1,399 @@
+"""Client side of a conversation that outlives its connections, pure; the twin of a session.
+
+What is heard, what the application wants, the ends of connections and time go in; actions come
+out, which the driver performs in order. Chance comes in as an argument, too: a number from 0 up
+to 1, for the delay before the next attempt.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Hashable
+from functools import partial
+from typing import Final, Generic, TypeVar
+
+from .. import messages
+from ..errors import (
+    CloseCode,
+    CommandError,
+    ConnectError,
+    ConnectionLost,
+    ErrorCode,
+    Unauthenticated,
+    UsageError,
+    WsbusError,
+)
+from ..heartbeat import Beat
+from ..instant import Instant
+from ..patterns import Pattern
+from . import actions
+from .actions import ClientAction, Heard
+from .liveness import Liveness
+from .outbox import Outbox
+from .pace import Pace
+from .requests import Measure, Request, Requests
+from .retry import Advice, Attempts, Retry, advice_for, meaning_of
+from .states import NEXT, Move, State
+from .subscriptions import ClientHoldings
+from .token import Token, TokenUse
+
+__all__ = ["ClientSession", "State"]
+
+H = TypeVar("H", bound=Hashable)
+
+_IN_FLIGHT: Final = "no answer came, so it may have been carried out or not"
+_EXPIRED: Final = "the token has expired; give a function that returns a new one"
+_CLOSED: Final = "the client was closed before the answer came"
+
+
+class ClientSession(Generic[H]):
+    """One client, from the first attempt to the last close.
+
+    Args:
+        token: Where the token comes from.
+        retry: When to come again.
+        liveness: The client's own pings.
+        greets: Whether the server speaks first, as in ``wsbus.v1``. If not, a ping is sent, whose
+            pong means that the server takes this client as it is.
+        connect_timeout: Seconds for a connection to be opened, and again for the greeting.
+        measure: Returns the size of a request, for servers that tell how much they read.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: TokenUse,
+        retry: Retry,
+        liveness: Liveness,
+        greets: bool = True,
+        connect_timeout: float = 10.0,
+        measure: Measure | None = None,
+    ) -> None:
+        self.state: State = State.WAITING
+        self.deadline: float = -math.inf
+        """When :meth:`handle_deadline` has something to do, in monotonic seconds: at once, since
+        nothing begins by itself."""
+        self._token: Final = Token(token)
+        self._attempts: Final = Attempts(retry)
+        self._liveness: Final = liveness
+        self._greets: Final = greets
+        self._connect_timeout: Final = connect_timeout
+        self._holdings: Final = ClientHoldings[H]()
+        self.audience: Final = self._holdings.audience
+        """Returns who gets what is published on a channel now: one call less for each event."""
+        self._requests: Final = Requests(measure)
+        self._pace: Final = Pace()
+        self._outbox: Final = Outbox(self._holdings, self._requests, self._pace)
+        self._at = -math.inf
+        """When something was heard, or the time looked at, last."""
+        self._refs = 0
+        self._ping_ref: str | None = None
+        self._connection_id: str | None = None
+        self._verdict: str = ""
+
+    # --- what the application wants --------------------------------------------------------------
+
+    @property
+    def subscriptions(self) -> Collection[str]:
+        """What the server has confirmed, as it was spelled."""
+        return self._holdings.held
+
+    def subscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
+        """Ask for what matches; the holder is confirmed, or dismissed, some time."""
+        return [*self._holdings.add(pattern, holder), *self._flush(now)]
+
+    def listen(self, pattern: Pattern, holder: H) -> list[ClientAction]:
+        """Take what matches of what the server sends, without asking for it."""
+        return self._holdings.add_unasked(pattern, holder)
+
+    def unsubscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
+        """Give up; from now on the holder gets nothing. Idempotent."""
+        self._holdings.remove(pattern, holder)
+        return self._flush(now)
+
+    def request(
+        self, key: Hashable, request: Request, now: Instant, *, is_idempotent: bool = False
+    ) -> list[ClientAction]:
+        """Ask for something that is answered once; sent when connection and rates let."""
+        self._requests.add(key, request, is_idempotent=is_idempotent)
+        return self._flush(now)
+
+    def forget(self, key: Hashable) -> bool:
+        """Nobody waits for an answer any more; tell whether it never was sent. Idempotent."""
+        return self._requests.forget(key)
+
+    def close(self, error: WsbusError | None = None) -> list[ClientAction]:
+        """End it for good, for a reason that no connection has given."""
+        return self._stop(error)
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def opened(self, now: Instant) -> list[ClientAction]:
+        """Take up a connection that was opened."""
+        if self.state is not State.DIALLING:
+            return []
+        self._move(Move.GREET)
+        self.deadline = now.monotonic + self._connect_timeout
+        self._pace.reset()
+        token = self._token
+        if token.text is not None and not token.use.in_handshake:
+            return [self._authenticate(token.text)]
+        return [] if self._greets else [actions.Say(messages.Ping(self._ref()))]
+
+    def failed(
+        self, error: WsbusError, advice: Advice, now: Instant, chance: float
+    ) -> list[ClientAction]:
+        """Take note that no connection could be opened."""
+        return self._retreat(error, advice, now, chance) if self.state is State.DIALLING else []
+
+    def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
+        """Take note that the connection, or the attempt, has ended, whoever ended it."""
+        verdict, self._verdict = self._verdict or reason, ""
+        code = meaning_of(code, reason)
+        is_too_big = code == CloseCode.MESSAGE_TOO_BIG
+        if is_too_big:  # Nothing that may be too large is said again.
+            self._outbox.shrink()
+        match self.state:
+            case State.DIALLING:
+                return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
+            case State.GREETING | State.OPEN:
+                new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
+                in_flight = self._requests.cut(new_error, resends=not is_too_big)
+                error: WsbusError = ConnectionLost(code, verdict)
+                if code == CloseCode.TOKEN_REFUSED:
+                    error = Unauthenticated(verdict or "the token was refused")
+                return in_flight + self._retreat(error, advice_for(code), now, chance)
+            case _:
+                return []
+
+    def handle_token(self, generation: int, token: str, now: Instant) -> list[ClientAction]:
+        """Take the answer to :class:`.FetchToken`; a late one is ignored."""
+        if self._token.is_late(generation):
+            return []
+        self._token.text = token
+        if self.state is State.FETCHING:
+            return [self._dial(now)]
+        return [self._authenticate(token)] if self.state is State.OPEN else []
+
+    def handle_no_token(
+        self, generation: int, why: str, now: Instant, chance: float
+    ) -> list[ClientAction]:
+        """The application has none; a late answer is ignored."""
+        if self._token.is_late(generation):
+            return []
+        if self.state is State.OPEN:
+            return self._not_refreshed(why, now)
+        return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
+
+    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
+        """Act on one message of the server; publications have :meth:`audience`."""
+        self._at = now.monotonic
+        match heard:
+            case _ if self.state not in {State.GREETING, State.OPEN}:
+                return []
+            case messages.Ping(ref):
+                self._pace.take(now.monotonic)
+                return [actions.Say(messages.Pong(ref))]
+            case messages.Pong(ref):
+                return self._handle_pong(ref, now)
+            case messages.Response() | messages.Status():
+                return self._requests.answer(heard.ref, heard, self._pace, self._at) or []
+            case messages.Refused():
+                return self._handle_refused(heard, now)
+            case messages.Connected():
+                return self._handle_connected(heard, now)
+            case actions.Admitted():
+                return self._handle_admitted(heard, now)
+            case messages.AuthRefused():
+                return self._handle_auth_refused(heard, now)
+            case messages.Subscribed(ref=str()):
+                self._pace.answered(is_call=False)
+                todo = self._holdings.answered(heard)
+                if self._holdings.is_settled:
+                    self._attempts.failures = 0
+                return todo
+            case messages.Unsubscribed(ref=None):
+                return self._holdings.taken(heard.names, heard.reason)
+            case messages.Subscribed() | messages.Unsubscribed():
+                self._holdings.left(heard.ref)
+                return []
+            case messages.Gap(lost):
+                return self._holdings.lose(lost)
+
+    def _handle_connected(self, heard: messages.Connected, now: Instant) -> list[ClientAction]:
+        self._connection_id = heard.connection_id
+        self._pace.learn(heard, now.monotonic)
+        if self.state is not State.GREETING or self._token.sent_ref is not None:
+            return []
+        if heard.subject is None:
+            return self._stop(self._token.wanted())
+        return self._enter(heard.subject, now)
+
+    def _handle_pong(self, ref: str | None, now: Instant) -> list[ClientAction]:
+        if self.state is State.GREETING and self._token.sent_ref is None and not self._greets:
+            return self._enter(None, now)
+        if ref is None or ref == self._ping_ref:
+            self._liveness.pong()
+            self._reschedule()
+        return []
+
+    def _handle_refused(self, heard: messages.Refused, now: Instant) -> list[ClientAction]:
+        if self.state is State.GREETING:
+            if heard.code == ErrorCode.UNAUTHENTICATED:
+                return self._stop(self._token.wanted())
+            return self._cut(f"the server does not let this client in: {heard.code}")
+        if heard.ref is None:
+            return []
+        if heard.ref == self._token.sent_ref:
+            return self._handle_auth_refused(
+                messages.AuthRefused(heard.message, ref=heard.ref), now
+            )
+        error = CommandError(heard.code, heard.message)
+        answers = self._requests.answer(heard.ref, error, self._pace, self._at)
+        if answers is not None:
+            return answers + self._flush(now)
+        if self._outbox.asks_again(heard.ref, heard.code, self._at):
+            return self._flush(now)
+        self._holdings.left(heard.ref)
+        if not self._holdings.is_renewal(heard.ref):
+            return self._holdings.refuse(heard.ref, error)
+        # It held these before: a server that is short of something now may take them later.
+        return self._cut(f"the server did not take the subscriptions again: {heard.code}")
+
+    def _handle_admitted(self, heard: actions.Admitted, now: Instant) -> list[ClientAction]:
+        if self._token.sent_ref is None or heard.ref not in {None, self._token.sent_ref}:
+            return []
+        self._token.admitted(heard.lifetime, now.monotonic)
+        self._reschedule()
+        return self._enter(heard.subject, now) if self.state is State.GREETING else []
+
+    def _handle_auth_refused(self, heard: messages.AuthRefused, now: Instant) -> list[ClientAction]:
+        if self._token.sent_ref is None or heard.ref not in {None, self._token.sent_ref}:
+            return []
+        if self.state is State.GREETING:
+            return self._stop(Unauthenticated(heard.message))
+        return self._not_refreshed(heard.message, now)
+
+    def _enter(self, subject: str | None, now: Instant) -> list[ClientAction]:
+        is_again, self._attempts.is_known = self._attempts.is_known, True
+        self._move(Move.ENTER)
+        self._liveness.start(now.monotonic)
+        self._reschedule()
+        if not self._holdings.names:
+            self._attempts.failures = 0
+        return [
+            actions.TellConnected(self._connection_id, subject, is_again),
+            *self._holdings.connected(),
+            *self._flush(now),
+        ]
+
+    def _flush(self, now: Instant) -> list[ClientAction]:
+        """Say what waits, as much as the server's rates let; the deadline says when the rest is."""
+        self._at = now.monotonic
+        if self.state is not State.OPEN or self._verdict:
+            return []
+        todo = self._outbox.flush(self._ref, self._at)
+        self._reschedule()
+        return todo
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def handle_deadline(self, now: Instant) -> list[ClientAction]:
+        """Do what time demands: connect, ping, refresh the token, or give the connection up."""
+        if now.monotonic < self.deadline:
+            return []
+        self._at = now.monotonic
+        match self.state:
+            case State.WAITING:
+                return self._begin(now)
+            case State.DIALLING:
+                return self._cut(f"no answer from the server within {self._connect_timeout:g} s")
+            case State.GREETING:
+                return self._cut("the server took the connection and then said nothing")
+            case State.OPEN:
+                return self._tend(now)
+            case _:
+                return []
+
+    def _tend(self, now: Instant) -> list[ClientAction]:
+        todo: list[ClientAction] = []
+        match self._liveness.judge(now.monotonic):
+            case Beat.PING:
+                self._ping_ref = self._ref()
+                self._pace.take(now.monotonic)
+                todo.append(actions.Say(messages.Ping(self._ping_ref)))
+            case Beat.DEAD:
+                return self._cut(f"no answer to a ping for {self._liveness.timeout:g} s")
+        if now.monotonic >= self._token.refresh_at:
+            todo.append(self._token.fetch())
+        return todo + self._flush(now)
+
+    def _cut(self, why: str) -> list[ClientAction]:
+        """Give the connection up; the driver will say that it is lost, and nobody else why."""
+        self._verdict = why
+        self._liveness.stop()
+        self.deadline = math.inf
+        return [actions.Cut()]
+
+    def _reschedule(self) -> None:
+        if self.state is State.OPEN:
+            due = min(self._liveness.deadline(), self._token.refresh_at)
+            self.deadline = min(due, self._outbox.ready_at(self._at))
+
+    def _not_refreshed(self, why: str, now: Instant) -> list[ClientAction]:
+        self._token.postpone(now.monotonic)
+        self._reschedule()
+        return [actions.TellRefreshFailed(why)]
+
+    def _begin(self, now: Instant) -> list[ClientAction]:
+        self._connection_id = self._ping_ref = None
+        if not self._token.use.is_fetched:
+            return [self._dial(now)]
+        self._move(Move.FETCH)
+        self.deadline = math.inf
+        return [self._token.fetch()]
+
+    def _dial(self, now: Instant) -> actions.Dial:
+        self._move(Move.DIAL)
+        self.deadline = now.monotonic + self._connect_timeout
+        return actions.Dial(self._token.text if self._token.use.in_handshake else None)
+
+    def _retreat(
+        self, error: WsbusError, advice: Advice, now: Instant, chance: float
+    ) -> list[ClientAction]:
+        """The connection, or the attempt, came to nothing: stop, or wait for the next one."""
+        if advice is Advice.NEW_TOKEN and not self._token.use.is_fetched:
+            return self._stop(Unauthenticated(_EXPIRED))
+        verdict = self._attempts.failed(error, advice, chance)
+        if isinstance(verdict, WsbusError):
+            return self._stop(verdict)
+        self._leave(Move.RETREAT)
+        self.deadline = now.monotonic + verdict
+        return [actions.TellReconnecting(self._attempts.failures, verdict, error)]
+
+    def _stop(self, error: WsbusError | None) -> list[ClientAction]:
+        if self.state is State.ENDED:
+            return []
+        self._leave(Move.END)
+        answers = self._requests.fail(partial(copy.copy, error or UsageError(_CLOSED)))
+        return [*answers, actions.HangUp(CloseCode.NORMAL, ""), actions.Stop(error)]
+
+    def _leave(self, move: Move) -> None:
+        self._move(move)
+        self.deadline = math.inf
+        self._token.reset()
+        self._liveness.stop()
+        self._holdings.disconnected()
+
+    def _move(self, move: Move) -> None:
+        self.state = NEXT[self.state, move]
+
+    def _ref(self) -> str:
+        self._refs += 1
+        return str(self._refs)
+
+    def _authenticate(self, token: str) -> actions.Say:
+        self._pace.take(self._at)
+        self._token.sent_ref = self._ref()
+        return actions.Say(messages.Auth(token, self._token.sent_ref))

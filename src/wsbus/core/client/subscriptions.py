@@ -1,0 +1,257 @@
+"""What a client is subscribed to, and who in it wants what.
+
+A name is asked for once, however many holders want it. Holders get something only while the
+server has confirmed their name: the table of :meth:`ClientHoldings.audience` holds nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+from typing import Final, Generic, TypeVar
+
+from ..channels import Channel
+from ..errors import CommandError, ErrorCode, WsbusError
+from ..messages import Subscribe, Subscribed, Unsubscribe
+from ..patterns import Pattern
+from ..subscriptions import SubscriptionTable
+from .actions import ClientAction, Confirm, Dismiss, GapCause, Lose
+
+__all__ = ["ClientHoldings"]
+
+H = TypeVar("H", bound=Hashable)
+_CACHE_SIZE: Final = 1024
+
+
+class _Name(Generic[H]):
+    """One name, as it was spelled, and its holders."""
+
+    __slots__ = ("holders", "is_held", "missed", "pattern", "ref")
+
+    def __init__(self, pattern: Pattern) -> None:
+        self.pattern: Final = pattern
+        self.holders: Final[dict[H, None]] = {}
+        self.missed: Final[set[H]] = set()
+        """Holders that got something before the last connection ended."""
+        self.is_held = False
+        """The server has confirmed it, and not taken it back."""
+        self.ref: str | None = None
+        """Of the request that asks for it."""
+
+
+class ClientHoldings(Generic[H]):
+    """Names, their holders, and what the server said to them."""
+
+    def __init__(self) -> None:
+        self._names: Final[dict[str, _Name[H]]] = {}
+        self._wanted: dict[str, None] = {}
+        """Names that the server is still to be asked for."""
+        self._unwanted: Final[dict[str, None]] = {}
+        """Names that the server is still to be asked to forget."""
+        self._leaving: Final[dict[str, tuple[str, ...]]] = {}
+        """Names that the server was asked to forget, by the request; not answered yet."""
+        self._unasked: Final[dict[H, Pattern]] = {}
+        self._missed: Final[set[H]] = set()
+        """The unasked that may have missed something since the last connection ended."""
+        self._table = self._new_table()
+
+    def audience(self, channel: Channel) -> Collection[H]:
+        """Return who gets what is published on a channel now, each once. Cost: a look-up."""
+        return self._table.match(channel)
+
+    @property
+    def names(self) -> Collection[str]:
+        """What somebody wants the server to send, in the order in which it was wanted."""
+        return self._names.keys()
+
+    @property
+    def held(self) -> Collection[str]:
+        """What of it the server has confirmed."""
+        return [text for text, name in self._names.items() if name.is_held]
+
+    @property
+    def is_settled(self) -> bool:
+        """The server has confirmed all of it."""
+        return all(name.is_held for name in self._names.values())
+
+    @property
+    def has_requests(self) -> bool:
+        """Something is still to be said to the server."""
+        return bool(self._wanted or self._unwanted)
+
+    def is_renewal(self, ref: str) -> bool:
+        """Tell whether a request asks for what was held before."""
+        return any(name.ref == ref and name.missed for name in self._names.values())
+
+    def add(self, pattern: Pattern, holder: H) -> list[ClientAction]:
+        """Add a holder; a name that is new is to be asked for."""
+        name = self._names.get(pattern.text)
+        if name is None:
+            name = self._names[pattern.text] = _Name(pattern)
+            self._wanted[pattern.text] = None
+        name.holders[holder] = None
+        if not name.is_held:
+            return []
+        self._table.add(pattern, holder)
+        return [Confirm(holder)]
+
+    def add_unasked(self, pattern: Pattern, holder: H) -> list[ClientAction]:
+        """Add a holder that takes what the server sends of its own accord."""
+        self._unasked[holder] = pattern
+        self._table.add(pattern, holder)
+        return [Confirm(holder)]
+
+    def remove(self, pattern: Pattern, holder: H) -> None:
+        """Forget a holder; the server is to forget a name that nobody wants any more."""
+        self._table.discard(pattern, holder)
+        if self._unasked.pop(holder, None) is not None:
+            return
+        name = self._names.get(pattern.text)
+        if name is None or holder not in name.holders:
+            return
+        del name.holders[holder]
+        name.missed.discard(holder)
+        if not name.holders:
+            del self._names[pattern.text]
+            self._wanted.pop(pattern.text, None)
+            if name.is_held or name.ref is not None:
+                self._unwanted[pattern.text] = None
+
+    def next_request(
+        self, new_ref: Callable[[], str], max_names: int, max_bytes: int
+    ) -> Subscribe | Unsubscribe | None:
+        """Return what to say to the server next; None: nothing. Says no again before a new yes."""
+        if self._unwanted:
+            names = _some(self._unwanted, max_names, max_bytes)
+            leave = Unsubscribe(names, new_ref())
+            assert leave.ref is not None
+            self._leaving[leave.ref] = names
+            return leave
+        if self._wanted:
+            names = _some(self._wanted, max_names, max_bytes)
+            ask = Subscribe(names, new_ref())
+            for text in names:
+                self._names[text].ref = ask.ref
+            return ask
+        return None
+
+    def left(self, ref: str | None) -> None:
+        """The server forgot the names of this request."""
+        if ref is not None:
+            self._leaving.pop(ref, None)
+
+    def count(self, ref: str) -> int:
+        """Return how many names a request has that is not answered yet; 0: it is none of these."""
+        if ref in self._leaving:
+            return len(self._leaving[ref])
+        return sum(name.ref == ref for name in self._names.values())
+
+    def postpone(self, ref: str) -> None:
+        """A request was not acted on, and is to be made again."""
+        if ref in self._leaving:
+            names = self._leaving.pop(ref)
+            self._unwanted.update(dict.fromkeys(names))
+            return
+        for text, name in self._names.items():
+            if name.ref == ref:
+                name.ref = None
+                self._wanted[text] = None
+
+    def answered(self, answer: Subscribed) -> list[ClientAction]:
+        """Take the answer to the request of its ``ref``; names it was not asked for are ignored."""
+        actions: list[ClientAction] = []
+        refused = {
+            rejected.name: CommandError(rejected.code, f"{rejected.name}: {rejected.message}")
+            for rejected in answer.rejected
+        }
+        accepted = frozenset(answer.names)
+        for text in [text for text, name in self._names.items() if name.ref == answer.ref]:
+            if text in accepted:
+                actions += self._hold(self._names[text])
+            else:
+                # A server that forgets a name must not leave its holders waiting.
+                why = f"{text}: the server did not say whether it accepts this"
+                default = CommandError(ErrorCode.INTERNAL_ERROR, why)
+                actions += self.dismiss(text, refused.get(text, default))
+        return actions
+
+    def refuse(self, ref: str, error: WsbusError) -> list[ClientAction]:
+        """The whole request was refused."""
+        texts = [text for text, name in self._names.items() if name.ref == ref]
+        return [action for text in texts for action in self.dismiss(text, error)]
+
+    def taken(self, names: Collection[str], reason: str | None) -> list[ClientAction]:
+        """The server took names away that it had confirmed; they are not asked for again."""
+        actions: list[ClientAction] = []
+        for text in names:
+            name = self._names.get(text)
+            if name is not None and name.is_held:
+                why = f"{text}: the server took the subscription away"
+                if reason is not None:
+                    why += f": {reason}"
+                actions += self.dismiss(text, CommandError(ErrorCode.FORBIDDEN, why))
+        return actions
+
+    def dismiss(self, text: str, error: WsbusError) -> list[ClientAction]:
+        """Forget a name; its holders get the error."""
+        name = self._names.pop(text)
+        self._wanted.pop(text, None)
+        for holder in name.holders:
+            self._table.discard(name.pattern, holder)
+        return [Dismiss(holder, error) for holder in name.holders]
+
+    def connected(self) -> list[ClientAction]:
+        """There is a connection; what came unasked over the last one may have been missed."""
+        holders = [holder for holder in self._unasked if holder in self._missed]
+        self._missed.clear()
+        return [Lose(holder, None, GapCause.RECONNECTED) for holder in holders]
+
+    def disconnected(self) -> None:
+        """There is no connection any more: nothing is confirmed, nobody gets anything."""
+        self._table = self._new_table()
+        for holder, pattern in self._unasked.items():
+            self._table.add(pattern, holder)
+        self._missed.update(self._unasked)
+        for name in self._names.values():
+            if name.is_held:
+                name.missed.update(name.holders)
+            name.is_held, name.ref = False, None
+        self._wanted = dict.fromkeys(self._names)
+        self._unwanted.clear()
+        self._leaving.clear()
+
+    def lose(self, lost: int) -> list[ClientAction]:
+        """Note that the server dropped publications; the names they were for are unknown."""
+        holders = dict.fromkeys(self._unasked)
+        for name in self._names.values():
+            if name.is_held:
+                holders.update(name.holders)
+        return [Lose(holder, lost, GapCause.SERVER) for holder in holders]
+
+    def _hold(self, name: _Name[H]) -> list[ClientAction]:
+        name.is_held, name.ref = True, None
+        actions: list[ClientAction] = []
+        for holder in name.holders:
+            self._table.add(name.pattern, holder)
+            if holder in name.missed:
+                actions.append(Lose(holder, None, GapCause.RECONNECTED))
+            else:
+                actions.append(Confirm(holder))
+        name.missed.clear()
+        return actions
+
+    def _new_table(self) -> SubscriptionTable[H, Collection[H]]:
+        return SubscriptionTable(tuple, cache_size=_CACHE_SIZE)
+
+
+def _some(texts: dict[str, None], max_names: int, max_bytes: int) -> tuple[str, ...]:
+    """Take the first names out, at least one, and as many as are small enough together."""
+    names: list[str] = []
+    size = 0
+    for text in texts:
+        size += len(text.encode()) + 3  # quotes and a comma
+        if names and (size > max_bytes or len(names) >= max_names):
+            break
+        names.append(text)
+    for text in names:
+        del texts[text]
+    return tuple(names)

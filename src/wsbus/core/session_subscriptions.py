@@ -1,0 +1,198 @@
+"""What one conversation is subscribed to, on the client's account and on the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from .actions import Action, Join, Leave, Send
+from .errors import ErrorCode, InvalidChannel
+from .limits import NAMES_PER_MESSAGE, Limits
+from .messages import (
+    Command,
+    GetStatus,
+    Rejection,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
+from .patterns import Pattern
+from .permissions import Grants
+from .protocol import WireProtocol
+
+__all__ = ["LISTS", "NOT_GRANTED", "Holdings", "JudgedRequest"]
+
+LISTS: Final = (Subscribe, Unsubscribe, GetStatus)
+"""Requests that hold many names, or are answered with many; see :meth:`Holdings.cost`."""
+
+NOT_GRANTED: Final = "no grant covers this"
+_NOT_ADMIN: Final = "* itself needs admin; a grant for * covers everything else"
+
+
+class JudgedRequest(NamedTuple):
+    """A subscribe request, and what is made of each of its names that is not held already."""
+
+    request: Subscribe
+    verdicts: dict[str, Pattern | Rejection]
+
+    @property
+    def permitted(self) -> list[Pattern]:
+        """What may be subscribed; two names may mean one pattern, which is here once."""
+        return list(dict.fromkeys(v for v in self.verdicts.values() if isinstance(v, Pattern)))
+
+    def refuse(self, patterns: Collection[Pattern], why: str) -> None:
+        """Reject what was permitted so far."""
+        for name, verdict in self.verdicts.items():
+            if isinstance(verdict, Pattern) and verdict in patterns:
+                self.verdicts[name] = Rejection(name, ErrorCode.FORBIDDEN, why)
+
+
+class Holdings:
+    """Subscriptions of one conversation; a pattern that is held several times is joined once.
+
+    Args:
+        limits: How many the client may hold, and name in one request; the server's own
+            subscriptions do not count.
+    """
+
+    __slots__ = ("_aliased", "_assigned", "_limits", "names")
+
+    def __init__(self, limits: Limits) -> None:
+        self.names: Final[dict[str, Pattern]] = {}
+        """What the client subscribed, as it spelled it, in order."""
+        self._limits: Final = limits
+        self._assigned: dict[Pattern, None] | None = None  # As a rule there are none.
+        # How often patterns are held under names that are not their own texts, as a rule never.
+        self._aliased: dict[Pattern, int] | None = None
+
+    def cost(self, command: Command) -> int:
+        """Return how many messages it counts for: one for each eight names begun."""
+        if isinstance(command, GetStatus):  # The answer lists them.
+            names = len(self.names)
+        elif isinstance(command, Subscribe | Unsubscribe):
+            names = len(command.names)
+            if names > self._limits.max_names:  # Refused whole: no name is looked at.
+                return 1
+        else:
+            return 1
+        return max(1, -(-names // NAMES_PER_MESSAGE))
+
+    def judge(self, request: Subscribe, protocol: WireProtocol, grants: Grants) -> JudgedRequest:
+        """Judge the names of a request, each once, but for those that the client holds already.
+
+        No more of them are patterns than there are places left, in the order of the request; the
+        rest are rejected.
+        """
+        verdicts: dict[str, Pattern | Rejection] = {}
+        most = self._limits.max_subscriptions
+        free = most - len(self.names)
+        for name in request.names:
+            if name in self.names or name in verdicts:
+                continue
+            verdict = _judge(name, protocol, grants)
+            if isinstance(verdict, Pattern):
+                free -= 1
+                if free < 0:
+                    why = f"at most {most} subscriptions a connection"
+                    verdict = Rejection(name, ErrorCode.TOO_MANY_SUBSCRIPTIONS, why)
+            verdicts[name] = verdict
+        return JudgedRequest(request, verdicts)
+
+    def subscribe(self, judged: JudgedRequest) -> list[Action]:
+        """Join what is permitted; one answer collects the whole request."""
+        accepted: list[str] = []
+        rejected: list[Rejection] = []
+        joins: list[Action] = []
+        for name in judged.request.names:
+            if name not in self.names:
+                verdict = judged.verdicts[name]
+                if isinstance(verdict, Rejection):
+                    rejected.append(verdict)
+                    continue
+                joins += self._hold(name, verdict)
+            accepted.append(name)
+        # The answer before the joins: no event may come before it.
+        ref = judged.request.ref
+        answer = Subscribed(tuple(accepted), len(self.names), tuple(rejected), ref)
+        return [Send(answer), *joins]
+
+    def unsubscribe(self, names: Collection[str], ref: str | None = None) -> list[Action]:
+        """Leave; idempotent, and answered with the names as they were given."""
+        leaves: list[Action] = []
+        for name in names:
+            if name in self.names:
+                leaves += self._release(name)
+        # The leaves before the answer: no event may come after it.
+        return [*leaves, Send(Unsubscribed(tuple(names), len(self.names), ref))]
+
+    def assign(self, pattern: Pattern) -> list[Action]:
+        """Subscribe on the server's account; idempotent, and not told to the client."""
+        joins: list[Action] = [] if self._holds(pattern) else [Join(pattern)]
+        if self._assigned is None:
+            self._assigned = {}
+        self._assigned[pattern] = None
+        return joins
+
+    def unassign(self, pattern: Pattern) -> list[Action]:
+        """Take :meth:`assign` back; what the client subscribed itself stays."""
+        if not self._assigned or pattern not in self._assigned:
+            return []
+        del self._assigned[pattern]
+        return [] if self._holds(pattern) else [Leave(pattern)]
+
+    def revoke(self, pattern: Pattern, reason: str | None) -> list[Action]:
+        """Take a pattern away, on either account; the client learns of what was its own."""
+        leaves = self.unassign(pattern)
+        names = tuple(name for name, held in self.names.items() if held == pattern)
+        for name in names:
+            leaves += self._release(name)
+        if not names:
+            return leaves
+        return [*leaves, Send(Unsubscribed(names, len(self.names), reason=reason))]
+
+    @property
+    def assigned(self) -> Collection[Pattern]:
+        """What the server subscribed, in order."""
+        return self._assigned or ()
+
+    @property
+    def patterns(self) -> Collection[Pattern]:
+        """All that is joined, each once: the client's in order, then the server's."""
+        return dict.fromkeys((*self.names.values(), *self.assigned)).keys()
+
+    def _holds(self, pattern: Pattern) -> bool:
+        if self._assigned and pattern in self._assigned:
+            return True
+        if self.names.get(pattern.text) == pattern:
+            return True
+        return self._aliased is not None and pattern in self._aliased
+
+    def _hold(self, name: str, pattern: Pattern) -> list[Action]:
+        joins: list[Action] = [] if self._holds(pattern) else [Join(pattern)]
+        self.names[name] = pattern
+        if name != pattern.text:
+            if self._aliased is None:
+                self._aliased = {}
+            self._aliased[pattern] = self._aliased.get(pattern, 0) + 1
+        return joins
+
+    def _release(self, name: str) -> list[Action]:
+        pattern = self.names.pop(name)
+        if name != pattern.text:
+            assert self._aliased is not None
+            left = self._aliased.pop(pattern) - 1
+            if left:
+                self._aliased[pattern] = left
+        return [] if self._holds(pattern) else [Leave(pattern)]
+
+
+def _judge(name: str, protocol: WireProtocol, grants: Grants) -> Pattern | Rejection:
+    try:
+        pattern = protocol.pattern(name)
+    except InvalidChannel as exc:
+        return Rejection(name, ErrorCode.INVALID_CHANNEL, exc.reason)
+    if grants.may_subscribe(pattern):
+        return pattern
+    is_star = pattern.is_everything and not grants.admin
+    return Rejection(name, ErrorCode.FORBIDDEN, _NOT_ADMIN if is_star else NOT_GRANTED)

@@ -1,0 +1,1 @@
+"""The running bus: connections, and what writes to them."""

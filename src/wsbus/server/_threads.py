@@ -1,0 +1,75 @@
+"""Calls from other threads into the event loop, for a bounded time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+from ..core.errors import NotStarted, UsageError
+
+__all__ = ["LoopCall"]
+
+logger: Final = logging.getLogger("wsbus.bus")
+
+T = TypeVar("T")
+
+
+class LoopCall(Generic[T]):
+    """Something that another thread has the event loop do: carried out, or given up, never both.
+
+    Args:
+        call: Does it.
+        is_awaited: Whether the other thread waits for the outcome.
+    """
+
+    def __init__(self, call: Callable[[], T], *, is_awaited: bool) -> None:
+        self._call: Final = call
+        self._is_awaited: Final = is_awaited
+        # Taken once: by the event loop when it begins, or by the thread when it gives up.
+        self._claim: Final = threading.Lock()
+        self._done: Final = threading.Event()
+        self._result: T
+        self._error: Exception | None = None
+
+    def submit(self, token: Any) -> None:
+        """Have an event loop carry it out; ``token`` is its :func:`anyio.lowlevel.current_token`.
+
+        Raises:
+            NotStarted: The event loop has ended.
+        """
+        native = token.native_token
+        # That of asyncio, or of trio.
+        run_soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+        try:
+            run_soon(self._run)
+        except RuntimeError as exc:
+            raise NotStarted from exc
+
+    def wait(self, timeout: float) -> T:
+        """Wait for the outcome, in the other thread.
+
+        Raises:
+            UsageError: It was not begun in time, and will not be.
+        """
+        if not self._done.wait(timeout) and self._claim.acquire(blocking=False):
+            raise UsageError(
+                f"the event loop did not take it for {timeout:g} s, and nobody gets it: the loop "
+                "is blocked, perhaps because it waits for this thread; use wait=False there"
+            )
+        self._done.wait()  # It has begun, and waits for nothing.
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _run(self) -> None:
+        if not self._claim.acquire(blocking=False):
+            return
+        try:
+            self._result = self._call()
+        except Exception as exc:  # noqa: BLE001  # raised in the thread, or logged
+            self._error = exc
+            if not self._is_awaited:
+                logger.warning("a publication of another thread was dropped: %s", exc)
+        self._done.set()

@@ -1,0 +1,247 @@
+"""One run of a bus, from start to stop, in a task of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from anyio import (
+    CancelScope,
+    Event,
+    create_task_group,
+    get_cancelled_exc_class,
+    move_on_after,
+    sleep,
+)
+from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
+
+from .._application import comes_of_signal, hand_to_process
+from .._spawn import spawn
+from ..core.choices import shown
+from ..core.errors import UsageError, check_sendable
+from ..core.instant import Instant
+from ..core.plan import Standing
+from ..endpoint import Endpoint
+from .services import SWEEP_SECONDS, Services
+
+__all__ = ["Life"]
+
+logger: Final = logging.getLogger("wsbus.bus")
+
+_STUCK_SECONDS: Final = 1.0
+"""At shutdown: a connection that has unsent frames and takes none for so long is aborted."""
+
+_GRACE_SECONDS: Final = 5.0
+"""At shutdown: how long calls of the application may take to end once they are cancelled."""
+
+
+class Life:
+    """Hosts everything that runs for a bus.
+
+    Start and stop may be called in different tasks: frameworks do so.
+
+    Args:
+        make_services: Builds what runs, given the task group to run it in.
+    """
+
+    def __init__(self, make_services: Callable[[TaskGroup], Services]) -> None:
+        self._make_services: Final = make_services
+        self._stop: Final = Event()
+        self._stopped: Final = Event()
+        self._draining: Final[set[Endpoint]] = set()
+        self._farewell: tuple[float, int] | None = None  # Deadline and close code of the stop.
+        self._failure: Exception | None = None
+        self.thread: Final = threading.get_ident()
+        """The thread of the event loop."""
+        self.token: Final[Any] = current_token()
+        """The event loop, as :func:`anyio.from_thread.run_sync` takes it."""
+        self.services: Services | None = None
+        """None: not started yet, or stopped."""
+        self.is_closing: bool = False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs, and does not end."""
+        return self.services is not None and not self.is_closing
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, on purpose or because it failed."""
+        return self._stopped.is_set()
+
+    async def start(self) -> None:
+        """Return once it runs. Cancellation: nothing is left of it."""
+        started = Event()
+        spawn(partial(self._host, started))
+        try:
+            await started.wait()
+        except BaseException:
+            self.is_closing = True
+            self._stop.set()
+            await _outlast(self._stopped, _GRACE_SECONDS)
+            raise
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self, deadline: float, code: int) -> None:
+        """Drain all endpoints, then end. Shielded from cancellation, and bounded.
+
+        Raises:
+            UsageError: The deadline is none, or the code may not be sent.
+        """
+        _check_farewell(deadline, code)
+        if not self.is_closing:
+            self.is_closing = True
+            self._farewell = (deadline, code)
+            self._stop.set()
+        if not await _outlast(self._stopped, deadline + _STUCK_SECONDS + _GRACE_SECONDS):
+            logger.error(
+                "the bus has stopped; calls of the application go on although they were cancelled"
+            )
+            self._end()
+
+    def accepts(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint takes connections now."""
+        return self.is_up and endpoint not in self._draining
+
+    async def drain(self, endpoint: Endpoint, deadline: float, code: int) -> None:
+        """End the connections of one endpoint. Shielded from cancellation, and bounded.
+
+        Raises:
+            UsageError: The deadline is none, or the code may not be sent.
+        """
+        _check_farewell(deadline, code)
+        if self.services is not None:
+            self._draining.add(endpoint)
+            try:
+                with CancelScope(shield=True):
+                    await self._drain(self.services, endpoint, deadline, code)
+            finally:
+                self._draining.discard(endpoint)
+
+    async def _drain(
+        self, services: Services, endpoint: Endpoint | None, deadline: float, code: int
+    ) -> None:
+        services.flusher.flush()
+        for connection in services.registry.connected(endpoint):
+            if connection.is_stuck:
+                connection.abort()
+            else:
+                connection.disconnect(code, "the server is shutting down")
+        # On plain ASGI only time tells which are stuck: they are blocked, and take nothing.
+        progress = {c: c.member.outlet.progress_at for c in services.registry.connected(endpoint)}
+        with move_on_after(min(_STUCK_SECONDS, deadline)):
+            await services.registry.all_gone(endpoint)
+        for connection, before in progress.items():
+            member = connection.member
+            if member.standing is Standing.BLOCKED and member.outlet.progress_at == before:
+                connection.abort()
+        # What is left at the deadline is aborted; a second is more than its readers need to end.
+        for seconds in (max(deadline - _STUCK_SECONDS, 0.0), 1.0):
+            with move_on_after(seconds):
+                await services.registry.all_gone(endpoint)
+            for connection in services.registry.connected(endpoint):
+                connection.abort()
+
+    async def _host(self, started: Event) -> None:
+        failure: BaseException | None = None
+        try:
+            async with create_task_group() as tasks:
+                services = self.services = self._make_services(tasks)
+                tasks.start_soon(services.flusher.run)
+                tasks.start_soon(self._sweep, services)
+                started.set()
+                await self._stop.wait()
+                if self._farewell is not None:
+                    await self._drain(services, None, *self._farewell)
+                    for subscription in list(services.subscriptions):
+                        subscription.close()
+                tasks.cancel_scope.cancel()
+        except BaseException as exc:  # noqa: BLE001  # nobody awaits this task
+            failure = exc
+        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+            failure = failure.exceptions[0]
+        if failure is not None and comes_of_signal(failure):
+            self._end()
+            hand_to_process()
+            return
+        if failure is not None or not self._stop.is_set():
+            if isinstance(failure, Exception):
+                self._failure = failure
+                logger.critical("the bus has failed; its connections are cut", exc_info=failure)
+            else:  # Perhaps by the end of asyncio.run().
+                logger.critical("a task of the bus was cancelled; its connections are cut")
+        self._end()
+        started.set()
+
+    def _end(self) -> None:
+        for connection in self.services.registry.connected() if self.services else ():
+            connection.abort()
+        self.services = None
+        self._stopped.set()
+
+    async def _sweep(self, services: Services) -> None:
+        """Every second or less, tick each connection whose deadline has passed."""
+        last = services.clock()
+        while True:
+            await sleep(services.sweep_seconds())
+            now = services.clock()
+            _sweep_once(services, last, now)
+            last = now
+
+
+def _check_farewell(deadline: object, code: object) -> None:
+    is_number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+    if not is_number or not deadline >= 0:  # type: ignore[operator]  # it is a number
+        raise UsageError(f"deadline is a number of seconds, 0 or more, not {shown(deadline)}")
+    check_sendable(code)
+
+
+async def _outlast(event: Event, seconds: float) -> bool:
+    """Wait for an event whoever cancels; be cancelled afterwards.
+
+    Returns:
+        Whether it came in time.
+    """
+    cancelled: BaseException | None = None
+    with move_on_after(seconds, shield=True) as scope:
+        while not event.is_set():
+            try:
+                await event.wait()
+            except get_cancelled_exc_class() as exc:
+                if scope.cancel_called:
+                    raise
+                cancelled = exc  # On asyncio a task can be cancelled past all shields.
+    if cancelled is not None:
+        raise cancelled
+    return event.is_set()
+
+
+def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
+    elapsed = now.monotonic - last.monotonic
+    # More than a second late: the process was stopped, or its loop was blocked. Meanwhile nothing
+    # was read, and nobody must be judged for that.
+    late = elapsed - SWEEP_SECONDS
+    stopped = late if late > 1 else 0.0
+    clock_was_set = abs(now.wall - last.wall - elapsed) > 1
+    services.flusher.forgive(stopped)
+    monotonic = now.monotonic
+    policies = {endpoint: endpoint.heartbeat for endpoint in services.registry.endpoints()}
+    is_changed = policies != services.heartbeats
+    services.heartbeats = policies
+    is_review = is_changed or clock_was_set or stopped > 0
+    for connection in services.registry.connected():
+        try:
+            if is_review:
+                connection.review(now, stopped)
+            if monotonic >= connection.deadline:  # As a rule all there is to do for it.
+                connection.tick(now)
+        except Exception:  # One connection's trouble must not end the heartbeat of the others.
+            logger.exception("a connection failed in the sweep")
+            connection.abort()
+    services.flusher.expire(monotonic)
+    services.hub.table.settle()

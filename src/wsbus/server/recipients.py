@@ -1,0 +1,122 @@
+"""Recipients as callers name them: connections, or the subject of an identity."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeAlias
+
+from .._log import escaped
+from ..auth import Authenticator
+from ..core.errors import UsageError
+from ..core.plan import Member
+from ..endpoint import Endpoint
+from .connection import Connection
+from .driver import Driver
+from .registry import Registry
+
+__all__ = ["Recipients", "Who"]
+
+logger: Final = logging.getLogger("wsbus.bus")
+
+Who: TypeAlias = Connection | Iterable[Connection] | str
+"""A connection, several, or the subject of an identity, which stands for all its connections."""
+
+_NOBODY: Final[frozenset[Member]] = frozenset()
+
+
+class Recipients:
+    """Finds connections by what the application calls them.
+
+    Subjects are the same within a *realm*: the authenticators of a bus, numbered from 1 on.
+    """
+
+    def __init__(self) -> None:
+        self._authenticators: Final[list[Authenticator]] = []
+        self._has_warned = False
+        self._has_told_of_ids = False
+
+    def realm_of(self, authenticator: Authenticator | None) -> int:
+        """Return the realm of an authenticator; 0: there is none."""
+        if authenticator is None:
+            return 0
+        if authenticator not in self._authenticators:
+            self._authenticators.append(authenticator)
+        return self._authenticators.index(authenticator) + 1
+
+    def find(
+        self,
+        registry: Registry[Driver],
+        who: Who,
+        endpoint: Endpoint | None = None,
+        name: str = "who",
+    ) -> Sequence[Connection]:
+        """Return those that are meant and connected.
+
+        Args:
+            registry: The connections there are.
+            who: The connections, or the subject.
+            endpoint: For a subject: where it authenticated; None: wherever the bus's first
+                authenticator did.
+            name: What the argument is called, for the error.
+
+        Raises:
+            UsageError: It is neither a connection, nor several, nor the subject of an identity.
+        """
+        if endpoint is not None and not isinstance(endpoint, Endpoint):
+            raise UsageError(
+                f"endpoint is what bus.endpoint(…) returned, not {type(endpoint).__name__}"
+            )
+        if isinstance(who, str):
+            realm = self._default() if endpoint is None else endpoint.realm
+            found = registry.of(realm, who, endpoint)
+            if not found and not self._has_told_of_ids:
+                self._look_for_id(registry, who, name)
+            return found
+        try:
+            wanted: dict[object, None] = dict.fromkeys(
+                (who,) if isinstance(who, Connection) else who
+            )
+        except TypeError:  # Nothing to iterate over, or it holds what has no hash.
+            raise _not_connections(name, type(who).__name__) from None
+        for each in wanted:
+            if not isinstance(each, Connection):
+                kind = f"{type(who).__name__} with a {type(each).__name__} in it"
+                raise _not_connections(name, kind)
+        return registry.present(wanted)
+
+    def members(
+        self, registry: Registry[Driver], who: Who, endpoint: Endpoint | None = None
+    ) -> frozenset[Member]:
+        """Return the members of those that a publication excludes."""
+        if who == ():  # As a rule.
+            return _NOBODY
+        return frozenset([c.member for c in self.find(registry, who, endpoint, "exclude")])
+
+    def _look_for_id(self, registry: Registry[Driver], who: str, name: str) -> None:
+        """Warn, once, if nobody is found because the id of a connection is taken for a subject."""
+        if any(registry.named(endpoint, who) is not None for endpoint in registry.endpoints()):
+            self._has_told_of_ids = True
+            logger.warning(
+                "%s=%r found nobody: a text is the subject of an identity, and this is the id of a "
+                "connection; write %s=bus.connection(id)",
+                name,
+                escaped(who),
+                name,
+            )
+
+    def _default(self) -> int:
+        """Return whose subjects a bare text means: those of the first authenticator."""
+        if len(self._authenticators) > 1 and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "subjects of several authenticators: a text without endpoint= means those of the "
+                "first endpoint with an authenticator"
+            )
+        return 1 if self._authenticators else 0
+
+
+def _not_connections(name: str, kind: str) -> UsageError:
+    return UsageError(
+        f"{name} must be a connection, several, or the subject of an identity, not {kind}"
+    )

@@ -1,0 +1,175 @@
+"""What a running bus shares with its connections."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from anyio import current_time
+
+from .._application import Overdue, name_of
+from .._log import BoundedLog
+from ..core.actions import AskPermission
+from ..core.channels import Channel
+from ..core.heartbeat import Heartbeat, HeartbeatPolicy
+from ..core.hub import Hub, Receipt
+from ..core.instant import Instant
+from ..core.messages import Publication, Publish
+from ..core.permissions import Identity
+from ..endpoint import Endpoint
+from .commands import Commands
+from .flusher import Flusher, Outlet
+from .hooks import HookLists
+from .registry import Registry
+from .runner import Runner
+from .statistics import BusStatistics
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .driver import Driver
+    from .subscription import Subscription
+
+__all__ = [
+    "SWEEP_SECONDS",
+    "Authorize",
+    "Services",
+    "new_heartbeat",
+    "new_id",
+    "read_clocks",
+]
+
+SWEEP_SECONDS: Final = 1.0
+"""How often time is looked at, for all connections together."""
+
+logger: Final = logging.getLogger("wsbus.services")
+
+Authorize: TypeAlias = Callable[[Identity, str, str], Awaitable[bool] | bool]
+"""``(identity, action, pattern) → bool``, ``def`` or ``async def``; the action is ``subscribe``,
+``publish`` or ``command``. Asked after the grants, which must allow it, too. A ``def`` runs on the
+event loop and must not block."""
+
+
+def read_clocks() -> Instant:
+    """Return the moment on both clocks."""
+    return Instant(time.monotonic(), time.time())
+
+
+def new_id() -> str:
+    """Return an id for a connection: 64 bits of chance, in hexadecimal."""
+    return secrets.token_hex(8)
+
+
+def new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
+    """Start a heartbeat at a monotonic second, with chance for its first ping."""
+    chance = random.random()  # noqa: S311  # it spreads pings, and guards nothing
+    return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """What a running bus shares with its connections."""
+
+    hub: Hub
+    flusher: Flusher
+    runner: Runner
+    clock: Callable[[], Instant]
+    new_id: Callable[[], str] = new_id
+    new_heartbeat: Callable[[HeartbeatPolicy, float], Heartbeat] = new_heartbeat
+    """Starts a heartbeat at a monotonic second, with chance for its first ping."""
+    commands: Commands
+    authorize: Authorize | None
+    hooks: HookLists
+    registry: Registry[Driver] = field(default_factory=Registry)
+    heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
+    """By which their connections were judged last."""
+    messages_received: int = 0
+    malformed: int = 0
+    """Messages that a dialect did not understand."""
+    subscriptions: set[Subscription] = field(default_factory=set)
+    """Those inside the process."""
+    unsaid: int = 0
+    """Replies that a dialect had no word for."""
+    log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
+    """For what the application's functions do when clients come, go and ask."""
+
+    def emit(self, channel: Channel, publish: Publish) -> Receipt:
+        """Publish what a client said."""
+        at = self.clock().wall
+        receipt = self.hub.publish(Publication(channel, publish.event, publish.data, at))
+        self.flusher.soon_for_reader()
+        return receipt
+
+    def sweep_seconds(self) -> float:
+        """Return how long the sweeper may sleep: a second, or a third of the quickest heartbeat."""
+        policies = [endpoint.heartbeat for endpoint in self.registry.endpoints()]
+        beats = [s for policy in policies for s in (policy.interval, policy.timeout) if s]
+        return max(min([SWEEP_SECONDS, *(beat / 3 for beat in beats)]), 0.05)
+
+    def matching(self, channels: Iterable[Channel]) -> list[Connection]:
+        """Return the connections that a publication on any of these channels would be for."""
+        members = dict.fromkeys(m for name in channels for m in self.hub.matching(name))
+        outlets = [member.outlet for member in members]
+        return [cast("Connection", o.owner) for o in outlets if isinstance(o, Outlet)]
+
+    async def judge(self, question: AskPermission, seconds: float, context: Context) -> list[bool]:
+        """Put a question to the application; what fails, or takes longer, is a no.
+
+        To be awaited in a call of the runner.
+        """
+        assert self.authorize is not None  # Sessions ask only if there is somebody to ask.
+        name, action = name_of(self.authorize), question.action
+        until = current_time() + seconds
+        allowed = [False] * len(question.names)
+        for i, channel in enumerate(question.names):
+            try:
+                answer = await self.runner.ask(
+                    until - current_time(),
+                    context,
+                    self.authorize,
+                    question.identity,
+                    action,
+                    channel,
+                )
+            except Overdue:
+                self.log.warning("%s was cancelled after %g s; the answer is no", name, seconds)
+                break
+            except Exception:
+                self.log.exception("%s failed; the answer is no", name)
+            else:
+                allowed[i] = answer is True
+                if answer is not True and answer is not False:
+                    kind = type(answer).__qualname__
+                    self.log.error("%s returned %s, not a bool; the answer is no", name, kind)
+        return allowed
+
+    def statistics(self, *, is_running: bool) -> BusStatistics:
+        """Add up the counters of everything that runs."""
+        hub = self.hub.statistics()
+        return BusStatistics(
+            is_running=is_running,
+            connections=len(self.registry),
+            connections_ever=self.registry.ever,
+            blocked=hub.blocked - len(self.subscriptions),  # Which always go by their queues.
+            patterns=hub.patterns,
+            messages_received=self.messages_received,
+            malformed=self.malformed,
+            messages_sent=hub.sent + hub.controls,
+            publications=hub.publications,
+            matched=hub.matched,
+            sent=hub.sent,
+            dropped=hub.dropped,
+            conflated=hub.conflated,
+            refused=hub.refused,
+            discarded=hub.discarded,
+            queued=hub.queued,
+            queued_bytes=hub.queued_bytes,
+            unsaid=self.unsaid,
+            failures=self.flusher.failures,
+            flushes=self.flusher.flushes,
+        )

@@ -1,0 +1,130 @@
+"""What a bus tells about itself, frozen at one moment."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..core.instant import Instant
+from ..core.messages import Status
+from ..core.plan import Member
+from ..core.session import Session, State
+from ..transport import Handshake
+
+__all__ = ["BusStatistics", "ConnectionInfo"]
+
+
+class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection at one moment; times are seconds since the epoch."""
+
+    connection_id: str
+    subject: str | None
+    protocol: str
+    path: str
+    client: tuple[str, int] | None
+    connected_at: float
+    last_ping: float | None
+    """When the server pinged last."""
+    last_pong: float
+    """The last sign of life: any frame counts."""
+    subscriptions: tuple[str, ...]
+    """As the client spelled them, in the order subscribed."""
+    assigned: tuple[str, ...]
+    """Patterns that the server subscribed (:meth:`.Connection.subscribe`, ``broadcast=``)."""
+    message_count: int
+    """Publications sent to it."""
+    messages_sent: int
+    """The same, and replies and pings."""
+    messages_received: int
+    is_alive: bool
+    """Not closing."""
+    queue_messages: int
+    queue_bytes: int
+    dropped: int
+    """Publications lost for want of room."""
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        member: Member,
+        handshake: Handshake,
+        now: Instant,
+        *,
+        connection_id: str,
+        connected_at: float,
+        messages_received: int,
+    ) -> ConnectionInfo:
+        """Collect what the parts of a connection know."""
+        beat, queue = session.heartbeat, member.queue
+        offset = now.wall - now.monotonic
+        return cls(
+            connection_id=connection_id,
+            subject=session.identity.subject if session.identity else None,
+            protocol=member.protocol.name,
+            path=handshake.path,
+            client=handshake.client,
+            connected_at=connected_at,
+            last_ping=None if beat.last_ping is None else beat.last_ping + offset,
+            last_pong=beat.last_seen + offset,
+            subscriptions=tuple(session.subscriptions),
+            assigned=tuple([pattern.text for pattern in session.assigned]),
+            message_count=member.message_count,
+            messages_sent=member.message_count + member.control_count,
+            messages_received=messages_received,
+            is_alive=session.state is not State.CLOSED,
+            queue_messages=len(queue),
+            queue_bytes=queue.bytes,
+            dropped=queue.lost_ever,
+        )
+
+    def status(self, ref: str | None) -> Status:
+        """Return the part that the client may see."""
+        return Status(
+            connection_id=self.connection_id,
+            subject=self.subject,
+            connected_at=self.connected_at,
+            subscriptions=self.subscriptions,
+            message_count=self.message_count,
+            dropped=self.dropped,
+            ref=ref,
+        )
+
+
+class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A bus at one moment; the sums are since it was started.
+
+    ``matched == sent + owed + queued + dropped + refused + discarded`` for publications to
+    connections that are still there, each counted once per connection.
+    """
+
+    is_running: bool
+    connections: int
+    connections_ever: int
+    blocked: int
+    """Connections whose transport is not writable just now."""
+    patterns: int
+    """Distinct ones, over all connections."""
+    messages_received: int
+    malformed: int
+    """Of those received, what their dialect did not understand; it may have no word to say so."""
+    messages_sent: int
+    """Publications, replies and pings."""
+    publications: int
+    matched: int
+    """Deliveries owed: publications times the members each was for."""
+    sent: int
+    dropped: int
+    """Evicted from full queues, conflated ones included."""
+    conflated: int
+    """Of those dropped, the ones that a newer one with the same key replaced."""
+    refused: int
+    """Not taken by full queues."""
+    discarded: int
+    """In the queues of connections that ended."""
+    queued: int
+    queued_bytes: int
+    unsaid: int
+    """Replies that a dialect has no word for."""
+    failures: int
+    """Connections lost to a failed write, or to one that took too long."""
+    flushes: int
