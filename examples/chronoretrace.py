@@ -84,7 +84,7 @@ class Subscribe(TaggedMessage, frozen=True, tag="subscribe"):
 
     topic: str
 
-    def command(self) -> m.Command:
+    def request(self) -> m.Request:
         """Return what it means."""
         return m.Subscribe((self.topic,))
 
@@ -94,7 +94,7 @@ class Unsubscribe(TaggedMessage, frozen=True, tag="unsubscribe"):
 
     topic: str
 
-    def command(self) -> m.Command:
+    def request(self) -> m.Request:
         """Return what it means."""
         return m.Unsubscribe((self.topic,))
 
@@ -122,7 +122,7 @@ class ChronoRetrace(TaggedJson):
             raise InvalidChannel("the source does not take it on")
         return parse_pattern(channel)
 
-    def encode(self, reply: m.Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: m.ServerMessage, at: Instant) -> Frame | None:
         """Say ``reply``; what the protocol has no word for is not said."""
         match reply:
             case m.Connected():

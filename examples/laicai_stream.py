@@ -58,7 +58,7 @@ class LaicaiStream(WireProtocol):
 
     name = "laicai-stream"
 
-    def decode(self, frame: str | bytes) -> Iterable[messages.Command]:
+    def decode(self, frame: str | bytes) -> Iterable[messages.Request]:
         """Understand one frame: a ping, a pong, or nothing."""
         try:
             return (self.understand(self.parse(frame)),)
@@ -69,7 +69,7 @@ class LaicaiStream(WireProtocol):
         """Read JSON."""
         return msgspec.json.decode(frame)
 
-    def understand(self, message: object) -> messages.Command:
+    def understand(self, message: object) -> messages.Request:
         """Return what a message means."""
         match message:
             case {"type": "ping"}:
@@ -78,7 +78,7 @@ class LaicaiStream(WireProtocol):
                 return messages.Pong()
         return messages.Malformed(ErrorCode.UNKNOWN_TYPE, "neither a ping nor a pong")
 
-    def encode(self, reply: messages.Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: messages.ServerMessage, at: Instant) -> Frame | None:
         """Say ``ping`` or ``pong``."""
         match reply:
             case messages.Ping():
@@ -104,7 +104,7 @@ class LoggedStream(LaicaiStream):
         logger.info("[WS] Parsed message: %s", on_one_line(repr(message)))
         return message
 
-    def understand(self, message: object) -> messages.Command:
+    def understand(self, message: object) -> messages.Request:
         """Return what a message means, and log pings."""
         command = super().understand(message)
         if isinstance(command, messages.Ping):

@@ -78,7 +78,7 @@ class _FromClient(Struct, frozen=True, tag_field="type"):
 
 
 class _Ping(_FromClient, frozen=True, tag="ping"):
-    def command(self) -> m.Command:
+    def request(self) -> m.Request:
         return m.Ping()
 
 
@@ -95,12 +95,12 @@ class _Subscription(_FromClient, frozen=True):
 
 
 class _Subscribe(_Subscription, frozen=True, tag="subscribe"):
-    def command(self) -> m.Command:
+    def request(self) -> m.Request:
         return m.Subscribe((self.name,))
 
 
 class _Unsubscribe(_Subscription, frozen=True, tag="unsubscribe"):
-    def command(self) -> m.Command:
+    def request(self) -> m.Request:
         return m.Unsubscribe((self.name,))
 
 
@@ -122,7 +122,7 @@ class StockPrices(TaggedJson):
         kind, _, target = name.partition(":")
         return parse_pattern(MARKET if kind == MARKET else channel(kind, target))
 
-    def encode(self, reply: m.Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: m.ServerMessage, at: Instant) -> Frame | None:
         """Say a reply; the page has no word for gaps."""
         match reply:
             case m.Connected(connection_id=name):

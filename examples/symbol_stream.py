@@ -94,7 +94,7 @@ class Symbols(TaggedMessage, frozen=True):
 class Subscribe(Symbols, frozen=True, tag="subscribe"):
     """From now on the client wants these."""
 
-    def command(self) -> m.Command:
+    def request(self) -> m.Request:
         """Return what the bus understands."""
         return m.Subscribe(self.names())
 
@@ -102,7 +102,7 @@ class Subscribe(Symbols, frozen=True, tag="subscribe"):
 class Unsubscribe(Symbols, frozen=True, tag="unsubscribe"):
     """From now on it does not."""
 
-    def command(self) -> m.Command:
+    def request(self) -> m.Request:
         """Return what the bus understands."""
         return m.Unsubscribe(self.names())
 
@@ -117,7 +117,7 @@ class SymbolStream(TaggedJson):
         """Return the one channel of a symbol."""
         return parse_pattern(symbol_channel(name))
 
-    def encode(self, reply: m.Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: m.ServerMessage, at: Instant) -> Frame | None:
         """Say ``ping``, ``pong`` or ``status``."""
         now = local_time(at.wall)
         match reply:

@@ -16,24 +16,24 @@ from wsbus.core.client.actions import Admitted, Delivery
 from wsbus.core.errors import UsageError
 from wsbus.core.frame import join_lines
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Command, Publication, Reply
+from wsbus.core.messages import Publication, Request, ServerMessage
 from wsbus.protocols import protocol
 
 NOW: Final = Instant(1.0, 1_700_000_000.25)
-COMMANDS: Final[list[Command]] = [
+COMMANDS: Final[list[Request]] = [
     messages.Auth("t", "1"),
     messages.Subscribe(("a.*", "b"), "2"),
     messages.Unsubscribe(("a.*",), "3"),
-    messages.Call("run", b'{"x":[1,2.5,null,"\xc3\xa9"]}', "4"),
-    messages.Call("run"),
+    messages.Command("run", b'{"x":[1,2.5,null,"\xc3\xa9"]}', "4"),
+    messages.Command("run"),
     messages.Ping("5"),
     messages.Pong(),
 ]
-RICH_COMMANDS: Final[list[Command]] = [
+RICH_COMMANDS: Final[list[Request]] = [
     messages.Publish("a.b", "tick", b"[1]", "6"),
     messages.GetStatus("7"),
 ]
-REPLIES: Final[list[Reply]] = [
+REPLIES: Final[list[ServerMessage]] = [
     messages.AuthRefused("expired", ref="1"),
     messages.Subscribed(("a.*",), 1, (messages.Rejection("b", "FORBIDDEN", "no"),), "2"),
     messages.Unsubscribed(("a.*",), 0),
@@ -45,7 +45,7 @@ REPLIES: Final[list[Reply]] = [
     messages.Ping(),
     messages.Pong("5"),
 ]
-RICH_REPLIES: Final[list[Reply]] = [
+RICH_REPLIES: Final[list[ServerMessage]] = [
     messages.Connected("c1", "u1", 30, 60),
     messages.Connected("c1", None, None, None),
     messages.Gap(3),

@@ -30,7 +30,6 @@ from wsbus.core.messages import (
     Auth,
     AuthAccepted,
     AuthRefused,
-    Call,
     Command,
     Excess,
     GetStatus,
@@ -40,7 +39,8 @@ from wsbus.core.messages import (
     Publish,
     Refused,
     Rejection,
-    Reply,
+    Request,
+    ServerMessage,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -56,11 +56,11 @@ START: Final = Instant(1000.0, 1_700_000_000.0)
 GRANTS: Final = Grants.of(subscribe=["grid.*", "system.*"], publish=["chat.*"], command=["grid.*"])
 USER: Final = Identity("u1", GRANTS)
 ADMIN: Final = Identity("root", Grants.of(admin=True))
-EVERY_COMMAND: Final[list[Command]] = [
+EVERY_COMMAND: Final[list[Request]] = [
     Auth("t", "1"),
     Subscribe(("grid.a",), "1"),
     Unsubscribe(("grid.a",), "1"),
-    Call("grid.start", b"{}", "1"),
+    Command("grid.start", b"{}", "1"),
     Publish("chat.a", "message", b"1", "1"),
     Ping("1"),
     Pong("1"),
@@ -95,7 +95,7 @@ def at(seconds: float) -> Instant:
     return START.later(seconds)
 
 
-def replies(actions: Sequence[Action]) -> list[Reply]:
+def replies(actions: Sequence[Action]) -> list[ServerMessage]:
     """Return what is said to the client."""
     return [action.reply for action in actions if isinstance(action, Send)]
 
@@ -122,7 +122,7 @@ def subscribe(session: Session, *names: str, ref: str | None = None) -> Subscrib
     return answer
 
 
-def ask(session: Session, command: Command, now: Instant = START) -> AskToken | AskPermission:
+def ask(session: Session, command: Request, now: Instant = START) -> AskToken | AskPermission:
     """Say something that makes the session ask; return the question, which is all it does."""
     (question,) = session.handle(command, now)
     assert isinstance(question, AskToken | AskPermission)
@@ -217,7 +217,7 @@ def test_a_move_that_is_not_in_the_table_raises_and_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: type(command).__name__)
-def test_nothing_is_acted_on_after_the_end(command: Command) -> None:
+def test_nothing_is_acted_on_after_the_end(command: Request) -> None:
     """A closed session answers no command, no answer, no deadline and no call of the server's."""
     session = in_state(State.ASKING)
     session.assign(parse_pattern("a"))
@@ -241,14 +241,14 @@ def test_nothing_is_acted_on_after_the_end(command: Command) -> None:
     [command for command in EVERY_COMMAND if not isinstance(command, Auth)],
     ids=lambda command: type(command).__name__,
 )
-def test_before_auth_everything_else_is_refused(command: Command) -> None:
+def test_before_auth_everything_else_is_refused(command: Request) -> None:
     """Who has shown no token is answered UNAUTHENTICATED, and nothing is acted on."""
     session = make(None)
     (answer,) = replies(session.handle(command, START))
 
     assert isinstance(answer, Refused)
     assert (answer.code, answer.ref) == (ErrorCode.UNAUTHENTICATED, "1")
-    assert answer.is_call == isinstance(command, Call | Publish)
+    assert answer.is_call == isinstance(command, Command | Publish)
     assert session.state is State.AWAITING
 
 
@@ -394,7 +394,7 @@ def test_while_a_token_is_judged_commands_wait_in_order() -> None:
     session = make(None)
     question = ask(session, Auth("t"))
     assert session.handle(Subscribe(("grid.a",), "1"), START) == []
-    assert session.handle(Call("grid.start", b"{}", "2"), START) == []
+    assert session.handle(Command("grid.start", b"{}", "2"), START) == []
     assert session.handle(Unsubscribe(("grid.a",), "3"), START) == []
     answer = session.handle_token(question.generation, USER, START)
     actions = resumed(session, answer)[2:]
@@ -402,7 +402,7 @@ def test_while_a_token_is_judged_commands_wait_in_order() -> None:
     assert actions == [
         Send(Subscribed(("grid.a",), 1, (), "1")),
         Join(parse_pattern("grid.a")),
-        Invoke(Call("grid.start", b"{}", "2")),
+        Invoke(Command("grid.start", b"{}", "2")),
         Leave(parse_pattern("grid.a")),
         Send(Unsubscribed(("grid.a",), 0, "3")),
     ]
@@ -482,7 +482,7 @@ def test_what_is_refused_anyway_asks_nobody() -> None:
     session = make(USER, asks=True)
 
     assert isinstance(session.handle(Subscribe(("secret",)), START)[0], Send)
-    assert codes(session.handle(Call("other", b"{}", "1"), START)) == [ErrorCode.FORBIDDEN]
+    assert codes(session.handle(Command("other", b"{}", "1"), START)) == [ErrorCode.FORBIDDEN]
     assert codes(session.handle(Publish("other", "e", b"1"), START)) == [ErrorCode.FORBIDDEN]
     assert session.state is State.OPEN
 
@@ -491,10 +491,10 @@ def test_what_is_refused_anyway_asks_nobody() -> None:
     ("command", "verb", "name", "then"),
     [
         (
-            Call("grid.start", b"{}", "1"),
+            Command("grid.start", b"{}", "1"),
             "command",
             "grid.start",
-            Invoke(Call("grid.start", b"{}", "1")),
+            Invoke(Command("grid.start", b"{}", "1")),
         ),
         (
             Publish("chat.a", "e", b"1", "1"),
@@ -505,7 +505,7 @@ def test_what_is_refused_anyway_asks_nobody() -> None:
     ],
 )
 def test_a_permission_stands_before_the_action(
-    command: Command, verb: str, name: str, then: Action
+    command: Request, verb: str, name: str, then: Action
 ) -> None:
     """A yes does what was asked for, a no is FORBIDDEN."""
     session = make(USER, asks=True)
@@ -564,7 +564,7 @@ def test_a_refusal_says_who_refuses(grants: Grants, why: str, *, allowed: bool) 
 
 @pytest.mark.parametrize(
     "command",
-    [Subscribe(("chat.a",), "1"), Publish("chat.a", "e", b"1", "1"), Call("chat.a", ref="1")],
+    [Subscribe(("chat.a",), "1"), Publish("chat.a", "e", b"1", "1"), Command("chat.a", ref="1")],
     ids=lambda command: type(command).__name__,
 )
 @pytest.mark.parametrize("asks", [False, True])
@@ -584,7 +584,7 @@ def test_a_refusal_says_who_refuses(grants: Grants, why: str, *, allowed: bool) 
     ids=["none", "denied"],
 )
 def test_what_the_grants_refuse_is_not_put_on_the_application(
-    command: Command, grants: Grants, *, asks: bool
+    command: Request, grants: Grants, *, asks: bool
 ) -> None:
     """At each place the message names the grants, and ``authorize`` is not asked."""
     session = make(Identity("u", grants), asks=asks)
@@ -662,7 +662,7 @@ def test_admin_covers_subscribing_only() -> None:
     """Commands and publishes need their grants."""
     session = make(ADMIN)
 
-    assert codes(session.handle(Call("grid.start", b"{}", "1"), START)) == [ErrorCode.FORBIDDEN]
+    assert codes(session.handle(Command("grid.start", b"{}", "1"), START)) == [ErrorCode.FORBIDDEN]
     assert codes(session.handle(Publish("chat.a", "e", b"1"), START)) == [ErrorCode.FORBIDDEN]
 
 
@@ -753,7 +753,7 @@ def test_the_servers_subscriptions_do_not_count() -> None:
 
 def test_a_permitted_command_is_invoked() -> None:
     """Whether there is such a command is for whoever invokes to find out, after FORBIDDEN."""
-    call = Call("grid.no_such", b'{"a":1}', "1")
+    call = Command("grid.no_such", b'{"a":1}', "1")
 
     assert make(USER).handle(call, START) == [Invoke(call)]
 
@@ -761,14 +761,14 @@ def test_a_permitted_command_is_invoked() -> None:
 @pytest.mark.parametrize("ref", ["1", None])
 def test_what_refuses_a_command_pairs_with_its_ref(ref: str | None) -> None:
     """A command with an id gets a response, one without can only get an error."""
-    refused = replies(make(USER).handle(Call("other", b"{}", ref), START))
+    refused = replies(make(USER).handle(Command("other", b"{}", ref), START))
 
     assert refused == [Refused(ErrorCode.FORBIDDEN, "no grant covers this", ref, ref is not None)]
 
 
 def test_a_command_is_checked_in_the_stated_order() -> None:
     """UNAUTHENTICATED, then RATE_LIMITED, then FORBIDDEN; only then is it invoked."""
-    forbidden, fine = Call("other", b"{}", "1"), Call("grid.start", b"{}", "1")
+    forbidden, fine = Command("other", b"{}", "1"), Command("grid.start", b"{}", "1")
     session = make(None, commands_per_second=1)
     assert codes(session.handle(forbidden, START)) == [ErrorCode.UNAUTHENTICATED]
     assert codes(session.handle(forbidden, START)) == [ErrorCode.UNAUTHENTICATED]
@@ -822,7 +822,7 @@ def test_pings_pongs_and_status() -> None:
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: type(command).__name__)
-def test_every_message_counts_and_each_excess_one_is_answered(command: Command) -> None:
+def test_every_message_counts_and_each_excess_one_is_answered(command: Request) -> None:
     """Messages of any kind share one bucket with a burst of a second; excess is not acted on."""
     session = make(USER, messages_per_second=3)
     for _ in range(3):
@@ -831,7 +831,7 @@ def test_every_message_counts_and_each_excess_one_is_answered(command: Command) 
 
     assert isinstance(answer, Refused)
     assert (answer.code, answer.ref) == (ErrorCode.RATE_LIMITED, "1")
-    assert answer.is_call == isinstance(command, Call | Publish)
+    assert answer.is_call == isinstance(command, Command | Publish)
     assert (session.state, list(session.subscriptions)) == (State.OPEN, [])
 
 
@@ -918,7 +918,7 @@ def test_rates_may_be_off() -> None:
     session = make(USER, messages_per_second=None, commands_per_second=None)
 
     for _ in range(1000):
-        assert codes(session.handle(Call("grid.start"), START)) == []
+        assert codes(session.handle(Command("grid.start"), START)) == []
 
 
 @pytest.mark.parametrize("state", [State.JUDGING, State.ASKING])
@@ -936,7 +936,7 @@ def test_commands_that_waited_count_when_they_act() -> None:
     session = make(None, commands_per_second=2)
     question = ask(session, Auth("t"))
     for _ in range(3):
-        session.handle(Call("grid.start"), START)
+        session.handle(Command("grid.start"), START)
     actions = resumed(session, session.handle_token(question.generation, USER, START))
 
     assert sum(isinstance(action, Invoke) for action in actions) == 2
@@ -953,7 +953,7 @@ def test_who_keeps_on_for_ten_seconds_is_closed(limits: dict[str, Any]) -> None:
     session = make(USER, **{"messages_per_second": None, "commands_per_second": None} | limits)
     if "max_waiting" in limits:
         ask(session, Auth("t"))
-    call = Call("grid.start", b"{}", "1")
+    call = Command("grid.start", b"{}", "1")
     ends: list[tuple[float, list[Action]]] = []
     for tenth in range(200):
         for _ in range(2):
@@ -993,10 +993,10 @@ def test_who_pauses_to_start_anew_is_closed() -> None:
 def test_what_waited_ends_with_the_session() -> None:
     """If one of the commands that waited closes the session, those after it are not acted on."""
     session = make(USER, commands_per_second=1, rate_abuse_seconds=0.001)
-    session.handle(Call("grid.start"), START)
-    session.handle(Call("grid.start"), START)
+    session.handle(Command("grid.start"), START)
+    session.handle(Command("grid.start"), START)
     question = ask(session, Auth("t"))
-    session.handle(Call("grid.start", b"{}", "1"), START)
+    session.handle(Command("grid.start", b"{}", "1"), START)
     session.handle(Subscribe(("grid.a",)), START)
     answer = session.handle_token(question.generation, USER, at(0.5))
     actions = resumed(session, answer, at(0.5))
@@ -1064,12 +1064,12 @@ def test_what_waited_acts_one_message_at_a_time() -> None:
     session = make(None)
     question = ask(session, Auth("t"))
     session.handle(Subscribe(("grid.a",)), START)
-    session.handle(Call("grid.start"), START)
+    session.handle(Command("grid.start"), START)
     session.handle(Unsubscribe(("grid.a",)), START)
     session.handle_token(question.generation, USER, START)
 
     assert joined(session.resume(START) or []) == ["grid.a"]
-    assert session.resume(START) == [Invoke(Call("grid.start"))]
+    assert session.resume(START) == [Invoke(Command("grid.start"))]
     assert list(session.subscriptions) == ["grid.a"]
     assert left(session.resume(START) or []) == ["grid.a"]
     assert session.resume(START) is None

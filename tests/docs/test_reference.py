@@ -15,7 +15,7 @@ from wsbus.core.errors import CloseCode, ErrorCode, may_reconnect
 from wsbus.core.heartbeat import HeartbeatPolicy
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
-from wsbus.core.messages import Malformed, Publication, Refused, Rejection, Reply
+from wsbus.core.messages import Malformed, Publication, Refused, Rejection, ServerMessage
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.protocols import Native, ZigQuant
@@ -33,7 +33,7 @@ STARTED: Final = b'{"grid_id":"grid_abc123","status":"starting"}'
 FORBIDDEN: Final = Rejection("*", ErrorCode.FORBIDDEN, "no grant covers this")
 NOT_AN_INT: Final = "Expected `int`, got `str` - at `$.params.grid_count`"
 NO_CHANNELS: Final = "Object missing required field `channels`"
-REPLIES: Final[list[Reply]] = [
+REPLIES: Final[list[ServerMessage]] = [
     messages.Connected("8e5c82e2cfed57af", "u1", 30.0, 60.0, 65536, 128, 100, 10),
     messages.AuthAccepted("u1", 1703840400.0, "a1"),
     messages.AuthRefused("the token has expired", ref="a1"),

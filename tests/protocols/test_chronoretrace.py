@@ -19,7 +19,7 @@ from examples.chronoretrace import (
 from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.errors import InvalidChannel
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Gap, Malformed, Pong, Rejection, Reply, Status, Subscribed
+from wsbus.core.messages import Gap, Malformed, Pong, Rejection, ServerMessage, Status, Subscribed
 
 DIALECT: Final = ChronoRetrace()
 
@@ -124,7 +124,7 @@ def test_what_the_source_does_not_take_on_is_refused() -> None:
     [Gap(3), Status("c-1", None, 1703836800.0, (), 0, 0)],
     ids=lambda reply: type(reply).__name__,
 )
-def test_what_the_page_has_no_word_for_is_not_sent(reply: Reply) -> None:
+def test_what_the_page_has_no_word_for_is_not_sent(reply: ServerMessage) -> None:
     """There are no gaps and statuses."""
     assert DIALECT.encode(reply, NOW) is None
 

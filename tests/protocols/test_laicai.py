@@ -8,7 +8,7 @@ import pytest
 from examples.laicai_stream import LaicaiStream
 from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.errors import InvalidChannel
-from wsbus.core.messages import Connected, Gap, Malformed, Refused, Reply, Status
+from wsbus.core.messages import Connected, Gap, Malformed, Refused, ServerMessage, Status
 
 DIALECT: Final = LaicaiStream()
 
@@ -48,7 +48,7 @@ def test_events_are_word_for_word(publishes: dict[str, str], text: str) -> None:
     ],
     ids=lambda reply: type(reply).__name__,
 )
-def test_what_the_page_has_no_word_for_is_not_sent(reply: Reply) -> None:
+def test_what_the_page_has_no_word_for_is_not_sent(reply: ServerMessage) -> None:
     """There are no greetings, gaps, errors and statuses."""
     assert DIALECT.encode(reply, NOW) is None
 

@@ -15,7 +15,6 @@ from wsbus.core.messages import (
     Auth,
     AuthAccepted,
     AuthRefused,
-    Call,
     Command,
     Connected,
     Excess,
@@ -28,8 +27,9 @@ from wsbus.core.messages import (
     Publish,
     Refused,
     Rejection,
-    Reply,
+    Request,
     Response,
+    ServerMessage,
     Status,
     Subscribe,
     Subscribed,
@@ -59,17 +59,17 @@ JSON: Final = st.recursive(
 )
 DATA: Final = JSON.map(lambda value: compact(value).encode())
 
-COMMANDS: Final[st.SearchStrategy[Command]] = st.one_of(
+COMMANDS: Final[st.SearchStrategy[Request]] = st.one_of(
     st.builds(Auth, TEXTS, REFS),
     st.builds(Subscribe, NAMES, REFS),
     st.builds(Unsubscribe, NAMES, REFS),
-    st.builds(Call, TEXTS, DATA, REFS),
+    st.builds(Command, TEXTS, DATA, REFS),
     st.builds(Publish, TEXTS, TEXTS, DATA, REFS),
     st.builds(Ping, REFS),
     st.builds(Pong, REFS),
     st.builds(GetStatus, REFS),
 )
-REPLIES: Final[st.SearchStrategy[Reply]] = st.one_of(
+REPLIES: Final[st.SearchStrategy[ServerMessage]] = st.one_of(
     st.builds(Connected, TEXTS, REFS, st.none() | SECONDS, st.none() | SECONDS),
     st.builds(AuthAccepted, TEXTS, st.none() | SECONDS, REFS),
     st.builds(AuthRefused, TEXTS, TEXTS, REFS),
@@ -95,7 +95,7 @@ def compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def typed(command: Command) -> str:
+def typed(command: Request) -> str:
     """Write a command as a client would."""
     body = body_of(command)
     if command.ref is not None:
@@ -103,7 +103,7 @@ def typed(command: Command) -> str:
     return compact(body)
 
 
-def body_of(command: Command) -> dict[str, Any]:
+def body_of(command: Request) -> dict[str, Any]:
     """Return what a client would say, but for the id."""
     match command:
         case Auth(token):
@@ -112,7 +112,7 @@ def body_of(command: Command) -> dict[str, Any]:
             return {"type": "subscribe", "channels": names}
         case Unsubscribe(names):
             return {"channels": names, "type": "unsubscribe"}
-        case Call(action, params):
+        case Command(action, params):
             return {"type": "command", "action": action, "params": json.loads(params)}
         case Publish(channel, event, data):
             given = json.loads(data)
@@ -125,7 +125,7 @@ def body_of(command: Command) -> dict[str, Any]:
             return {"type": "get_status"}
 
 
-def parsed(command: Command) -> Command:
+def parsed(command: Request) -> Request:
     """Return the command with its data as a value, since numbers have several spellings."""
     match command:
         case Publish(channel, event, data, ref):
@@ -160,7 +160,7 @@ def test_events_are_word_for_word(publishes: dict[str, str], text: str) -> None:
 
 
 @given(COMMANDS)
-def test_decoding_undoes_what_a_client_wrote(command: Command) -> None:
+def test_decoding_undoes_what_a_client_wrote(command: Request) -> None:
     """Each command, written by an independent encoder, is read back as itself."""
     [decoded] = DIALECT.decode(typed(command))
 
@@ -168,7 +168,7 @@ def test_decoding_undoes_what_a_client_wrote(command: Command) -> None:
 
 
 @given(st.lists(COMMANDS, min_size=1, max_size=6))
-def test_joined_messages_are_read_one_by_one(commands: list[Command]) -> None:
+def test_joined_messages_are_read_one_by_one(commands: list[Request]) -> None:
     """Joining frames by lines and decoding them gives each frame's command, in order."""
     frames = [Frame(typed(command).encode()) for command in commands]
     alone = [command for frame in frames for command in DIALECT.decode(frame.text)]
@@ -180,7 +180,7 @@ def test_joined_messages_are_read_one_by_one(commands: list[Command]) -> None:
 
 
 @given(REPLIES)
-def test_every_reply_is_one_line_of_json(reply: Reply) -> None:
+def test_every_reply_is_one_line_of_json(reply: ServerMessage) -> None:
     """A reply is one compact JSON object on one line, which is what joining relies on."""
     frame = DIALECT.encode(reply, NOW)
 
@@ -194,7 +194,7 @@ def test_every_reply_is_one_line_of_json(reply: Reply) -> None:
 
 
 @given(REPLIES)
-def test_the_dialects_agree_on_what_both_can_say(reply: Reply) -> None:
+def test_the_dialects_agree_on_what_both_can_say(reply: ServerMessage) -> None:
     """What zigquant-v2 has a word for, wsbus.v1 says in the same words."""
     shorter, longer = ZIGQUANT.encode(reply, NOW), DIALECT.encode(reply, NOW)
 
@@ -274,12 +274,12 @@ def test_blank_lines_cost_no_python(frame: str) -> None:
 
 
 @given(COMMANDS)
-def test_a_glance_sees_what_a_refusal_needs(command: Command) -> None:
+def test_a_glance_sees_what_a_refusal_needs(command: Request) -> None:
     """The ``id`` of a message, and whether a response answers it, as decoding would find them."""
     excess = DIALECT.glance(typed(command))
 
     assert excess.ref == command.ref
-    assert excess.is_call == (isinstance(command, Call | Publish) and command.ref is not None)
+    assert excess.is_call == (isinstance(command, Command | Publish) and command.ref is not None)
 
 
 @pytest.mark.parametrize(

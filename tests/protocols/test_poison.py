@@ -13,14 +13,14 @@ from wsbus.core.channels import parse_channel
 from wsbus.core.frame import Frame
 from wsbus.core.instant import Instant
 from wsbus.core.messages import (
-    Call,
     Command,
     Malformed,
     Ping,
     Publication,
     Publish,
     Refused,
-    Reply,
+    Request,
+    ServerMessage,
 )
 from wsbus.protocols import TaggedJson, TaggedMessage, WireProtocol, protocol
 
@@ -194,7 +194,7 @@ def test_poison_in_params_raises_nothing(data: str) -> None:
     for dialect in BOTH:
         [command] = dialect.decode(call(data))
 
-        assert isinstance(command, Call | Malformed)
+        assert isinstance(command, Command | Malformed)
 
 
 @pytest.mark.parametrize(
@@ -249,13 +249,13 @@ def test_binary_is_no_message(frame: bytes) -> None:
 def test_a_caller_deep_in_its_stack_gets_an_answer() -> None:
     """Where the interpreter's own limit strikes first, a message of legal depth raises nothing."""
 
-    def dive(levels: int) -> list[Command]:
+    def dive(levels: int) -> list[Request]:
         return dive(levels - 1) if levels else list(V1.decode(call(nested(60))))
 
     # On Python 3.11 the frames of the stack and the levels of the message share one limit.
     [command] = dive(sys.getrecursionlimit() - len(inspect.stack(0)) - 40)
 
-    assert isinstance(command, Call | Malformed)
+    assert isinstance(command, Command | Malformed)
 
 
 def test_an_enumerated_code_is_sent_as_its_text() -> None:
@@ -287,7 +287,7 @@ MESSAGES: Final = st.fixed_dictionaries(
 SURROGATES: Final = st.characters(categories=["Cs"])
 
 
-def all_commands(frame: str | bytes) -> list[Command]:
+def all_commands(frame: str | bytes) -> list[Request]:
     """Decode in both dialects; each must yield at least one command."""
     decoded = [list(dialect.decode(frame)) for dialect in BOTH]
 
@@ -295,9 +295,9 @@ def all_commands(frame: str | bytes) -> list[Command]:
     return [command for commands in decoded for command in commands]
 
 
-def assert_sound(command: Command) -> None:
+def assert_sound(command: Request) -> None:
     """Assert that nothing in a command can harm whoever it is sent to."""
-    assert isinstance(command, Command)
+    assert isinstance(command, Request)
     if command.ref is not None:
         command.ref.encode()
     match command:
@@ -343,7 +343,7 @@ class Pick(TaggedMessage, frozen=True, tag="pick"):
 
     word: Literal["a", "b"]
 
-    def command(self) -> Command:
+    def request(self) -> Request:
         """Return what the client wants."""
         return Ping()
 
@@ -354,7 +354,7 @@ class Picky(TaggedJson):
     name = "picky"
     messages = (Pick,)
 
-    def encode(self, reply: Reply, at: Instant) -> None:
+    def encode(self, reply: ServerMessage, at: Instant) -> None:
         """Say nothing."""
 
     def encode_publication(self, publication: Publication) -> Frame:

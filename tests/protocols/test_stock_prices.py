@@ -12,7 +12,7 @@ from examples.stock_prices import StockPrices
 from tests.protocols.golden import neutral, publication, vectors
 from wsbus import InvalidChannel
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Gap, Malformed, Ping, Reply, Response, Status
+from wsbus.core.messages import Gap, Malformed, Ping, Response, ServerMessage, Status
 
 DIALECT: Final = StockPrices()
 # Wherever the tests run: the page's timestamps are local.
@@ -49,7 +49,7 @@ def test_updates_are_word_for_word(publishes: dict[str, str], text: str) -> None
     [Gap(3), Ping(), Response(b"1"), Status("client_xxx", None, 1703836800.0, (), 0, 0)],
     ids=lambda reply: type(reply).__name__,
 )
-def test_what_the_page_has_no_word_for_is_not_sent(reply: Reply) -> None:
+def test_what_the_page_has_no_word_for_is_not_sent(reply: ServerMessage) -> None:
     """A reply whose type is not on the page has no frame."""
     assert DIALECT.encode(reply, NOW) is None
 

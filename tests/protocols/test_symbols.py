@@ -18,7 +18,7 @@ from wsbus.core.messages import (
     Malformed,
     Pong,
     Refused,
-    Reply,
+    ServerMessage,
     Subscribe,
     Subscribed,
     Unsubscribed,
@@ -82,7 +82,7 @@ def test_fractions_of_a_second_are_cut_off() -> None:
     ],
     ids=lambda reply: type(reply).__name__,
 )
-def test_what_the_page_has_no_word_for_is_not_sent(reply: Reply) -> None:
+def test_what_the_page_has_no_word_for_is_not_sent(reply: ServerMessage) -> None:
     """There are no greetings, errors and gaps, and subscribing is not answered."""
     assert DIALECT.encode(reply, NOW) is None
 

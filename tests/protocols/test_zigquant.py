@@ -13,7 +13,7 @@ from wsbus.core.messages import (
     Gap,
     Malformed,
     Publication,
-    Reply,
+    ServerMessage,
     Status,
     Unsubscribed,
 )
@@ -63,7 +63,7 @@ def test_events_are_word_for_word(publishes: dict[str, str], text: str) -> None:
     ],
     ids=lambda reply: type(reply).__name__,
 )
-def test_what_the_page_has_no_word_for_is_not_sent(reply: Reply) -> None:
+def test_what_the_page_has_no_word_for_is_not_sent(reply: ServerMessage) -> None:
     """A reply whose type is not on the page has no frame."""
     assert DIALECT.encode(reply, NOW) is None
 
@@ -173,7 +173,7 @@ def test_an_unfinished_dialect_cannot_be_made() -> None:
 
 def test_depth_counts_the_message_itself() -> None:
     """64 levels are read, the message being one of them; 65 are not."""
-    for levels, kind in ((MAX_DEPTH, "Call"), (MAX_DEPTH + 1, "Malformed")):
+    for levels, kind in ((MAX_DEPTH, "Command"), (MAX_DEPTH + 1, "Malformed")):
         params = "[" * (levels - 1) + "]" * (levels - 1)
         [command] = DIALECT.decode(f'{{"type":"command","action":"a","params":{params}}}')
 

@@ -29,7 +29,7 @@ from wsbus import (
     Unauthenticated,
     UsageError,
 )
-from wsbus.core.messages import Command, Excess, Reply, Response
+from wsbus.core.messages import Excess, Request, Response, ServerMessage
 from wsbus.endpoint import Admission, Refusal
 from wsbus.protocols import Frame, Native
 from wsbus.server.lifecycle import _sweep_once
@@ -676,7 +676,7 @@ class Reading(Native):
     name = "test-reading"
     read = 0
 
-    def understand(self, text: str | bytes) -> Command:
+    def understand(self, text: str | bytes) -> Request:
         """Read one message."""
         self.read += len(text)
         return super().understand(text)
@@ -760,7 +760,7 @@ class Tongue(Native):
 
     name = "test-tongue"
 
-    def encode(self, reply: Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: ServerMessage, at: Instant) -> Frame | None:
         if type(reply) is Response:
             raise LookupError("unspeakable")
         return super().encode(reply, at)

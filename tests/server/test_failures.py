@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from tests.server.clients import UNLIMITED, connecting, judge, quiet
 from wsbus import Bus, Endpoint, Grants, Handshake, Identity, Limits
-from wsbus.core.messages import Call
+from wsbus.core.messages import Command
 from wsbus.endpoint import Refusal
 
 
@@ -336,7 +336,7 @@ async def test_a_command_that_holds_the_loop_is_told_of(
     monkeypatch.setattr("wsbus.server.commands.monotonic", lambda: now)
     async with bus:
         for takes in (0.05, 0.099, 0.15, 0.2, 0.29, 0.31):  # noqa: B007  # the command reads it
-            bus.services.commands.invoke(Call("slow", b"{}", None), None, 1, Context())
+            bus.services.commands.invoke(Command("slow", b"{}", None), None, 1, Context())
 
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(";")[0] for line in told] == [

@@ -16,7 +16,7 @@ from wsbus.core.errors import TransportClosed
 from wsbus.core.frame import MAX_JOIN_BYTES, Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Command, Gap, Publication, Reply
+from wsbus.core.messages import Gap, Publication, Request, ServerMessage
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.plan import Member, Standing
@@ -47,10 +47,10 @@ class Dialect(WireProtocol):
         self.joins = joins
         self.has_gaps = has_gaps
 
-    def decode(self, frame: str | bytes) -> Iterable[Command]:
+    def decode(self, frame: str | bytes) -> Iterable[Request]:
         return ()
 
-    def encode(self, reply: Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: ServerMessage, at: Instant) -> Frame | None:
         assert isinstance(reply, Gap)
         return Frame(b"gap %d" % reply.lost) if self.has_gaps else None
 

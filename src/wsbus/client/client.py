@@ -12,11 +12,11 @@ from anyio import fail_after, move_on_after
 
 from ..core.channels import parse_channel
 from ..core.choices import member_of
-from ..core.client.requests import Request
+from ..core.client.requests import OpenRequest
 from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
 from ..core.hub import Receipt
-from ..core.messages import Call, GetStatus, Publish, Response, Status
+from ..core.messages import Command, GetStatus, Publish, Response, Status
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from .changes import Changes, Closed, Connected
@@ -237,7 +237,7 @@ class Client:
         """
         data = b"{}" if params is None else encode_data(params)
         to = decoder_of(returns)
-        response = await self._ask(Call(action, data), timeout, action, idempotent=idempotent)
+        response = await self._ask(Command(action, data), timeout, action, idempotent=idempotent)
         return decode(response.data, to, f"the result of {action}")
 
     async def publish(
@@ -313,14 +313,14 @@ class Client:
             raise self._reason()
 
     async def _ask(
-        self, request: Request, timeout: float, what: str, *, idempotent: bool = False
+        self, request: OpenRequest, timeout: float, what: str, *, idempotent: bool = False
     ) -> Response:
         response = await self._request(request, timeout, what, idempotent=idempotent)
         assert isinstance(response, Response)  # The session pairs kinds.
         return response
 
     async def _request(
-        self, request: Request, timeout: float, what: str, *, idempotent: bool
+        self, request: OpenRequest, timeout: float, what: str, *, idempotent: bool
     ) -> Response | Status:
         driver = self._driver
         driver.check_caller()

@@ -19,7 +19,7 @@ from ..core import messages as core
 from ..core.channels import MAX_CHANNEL_BYTES, Channel
 from ..core.client.actions import Admitted, Delivery, Heard
 from ..core.errors import UsageError
-from ..core.messages import Command
+from ..core.messages import Request
 
 __all__ = ["ClientDialect", "dialect"]
 
@@ -288,11 +288,11 @@ class ClientDialect:
         )
         self._tags: Final = {str(m.__struct_config__.tag) for m in self.messages}
 
-    def encode(self, command: Command) -> bytes:
+    def encode(self, command: Request) -> bytes:
         """Say ``command``, in a message of its own."""
         return _encode(_message(command))
 
-    def measure(self, command: Command) -> int:
+    def measure(self, command: Request) -> int:
         """Return the bytes that ``command`` has when it is said."""
         return len(self.encode(command))
 
@@ -348,9 +348,9 @@ def _positive(limit: N | None) -> N | None:
     return limit if limit is not None and limit > 0 else None
 
 
-def _message(command: Command) -> _Out:
+def _message(command: Request) -> _Out:
     match command:
-        case core.Call():
+        case core.Command():
             return _Command(command.action, Raw(command.params), command.ref)
         case core.Publish():
             return _Publish(command.channel, command.event, Raw(command.data), command.ref)

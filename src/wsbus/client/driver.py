@@ -21,7 +21,7 @@ from websockets.uri import WebSocketURI
 from .._spawn import spawn
 from ..core.client import actions
 from ..core.client.actions import Delivery
-from ..core.client.requests import Request
+from ..core.client.requests import OpenRequest
 from ..core.client.session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
 from ..core.instant import Instant
@@ -151,7 +151,7 @@ class Driver:
             todo = self.session.listen(subscription.parsed, subscription)
         self.perform(todo)
 
-    def ask(self, reply: Reply, request: Request, *, is_idempotent: bool) -> None:
+    def ask(self, reply: Reply, request: OpenRequest, *, is_idempotent: bool) -> None:
         """Make a request; the reply says when it is answered."""
         self.perform(self.session.request(reply, request, _now(), is_idempotent=is_idempotent))
 

@@ -14,7 +14,7 @@ from ..core import actions
 from ..core.addresses import address_key
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
-from ..core.messages import Command, Connected, Reply
+from ..core.messages import Connected, Request, ServerMessage
 from ..core.permissions import Identity
 from ..core.session import Session
 from ..endpoint import Admission, Endpoint, Refusal
@@ -148,7 +148,7 @@ class Stranger:
                 case _:  # A new identity is adopted by the connection that follows.
                     pass
 
-    async def _say(self, reply: Reply, now: Instant | None = None) -> None:
+    async def _say(self, reply: ServerMessage, now: Instant | None = None) -> None:
         frame = self._protocol.encode(reply, now or read_clocks())
         if frame is not None:
             self._is_sending = True
@@ -165,7 +165,7 @@ class Stranger:
             self._transport.abort()
 
 
-def _refuse_early(command: Command) -> actions.Action:
+def _refuse_early(command: Request) -> actions.Action:
     return actions.refuse(command, ErrorCode.RATE_LIMITED, "wait for the answer to the token")
 
 

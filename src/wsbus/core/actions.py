@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from .channels import Channel
-from .messages import Call, Command, Excess, Malformed, Publish, Refused, Reply
+from .messages import Command, Excess, Malformed, Publish, Refused, Request, ServerMessage
 from .patterns import Pattern
 from .permissions import Identity
 
@@ -30,7 +30,7 @@ __all__ = [
 class Send(msgspec.Struct, frozen=True):
     """Say this to the client."""
 
-    reply: Reply
+    reply: ServerMessage
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class Adopt(msgspec.Struct, frozen=True):
 class Invoke(msgspec.Struct, frozen=True):
     """Carry out a command that the client may give, if there is such a command."""
 
-    call: Call
+    call: Command
 
 
 class Emit(msgspec.Struct, frozen=True):
@@ -104,10 +104,10 @@ Action: TypeAlias = (
 )
 
 
-def refuse(command: Command, code: str, message: str) -> Send:
+def refuse(command: Request, code: str, message: str) -> Send:
     """Answer a message that is not acted on; what asked for a response gets one."""
     match command:
-        case Call() | Publish():
+        case Command() | Publish():
             is_call = command.ref is not None
         case Malformed() | Excess():
             is_call = command.is_call

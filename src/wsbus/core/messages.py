@@ -1,7 +1,8 @@
 """What clients and the bus say to each other, in a form no dialect shows through.
 
-Commands come from a client, replies answer it, publications travel on channels. A protocol
-(:mod:`wsbus.protocols`) turns frames into commands, and replies and publications into frames.
+A client sends requests, replies answer them, publications travel on channels. A protocol
+(:mod:`wsbus.protocols`) turns frames into requests, and messages of the server and publications
+into frames.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ __all__ = [
     "Auth",
     "AuthAccepted",
     "AuthRefused",
-    "Call",
     "Command",
     "Connected",
     "Excess",
     "Gap",
     "GetStatus",
     "Malformed",
+    "Notice",
     "Ping",
     "Pong",
     "Publication",
@@ -31,7 +32,9 @@ __all__ = [
     "Refused",
     "Rejection",
     "Reply",
+    "Request",
     "Response",
+    "ServerMessage",
     "Status",
     "Subscribe",
     "Subscribed",
@@ -75,7 +78,7 @@ class Publication(msgspec.Struct, frozen=True, eq=False):
         return len(self.data)
 
 
-# --- commands: client → server --------------------------------------------------------------
+# --- requests: client → server --------------------------------------------------------------
 
 
 class Auth(msgspec.Struct, frozen=True):
@@ -99,7 +102,7 @@ class Unsubscribe(msgspec.Struct, frozen=True):
     ref: str | None = None
 
 
-class Call(msgspec.Struct, frozen=True):
+class Command(msgspec.Struct, frozen=True):
     """The client wants a registered command carried out."""
 
     action: str
@@ -153,11 +156,20 @@ class Excess(msgspec.Struct, frozen=True):
     """As in :class:`Malformed`."""
 
 
-Command: TypeAlias = (
-    Auth | Subscribe | Unsubscribe | Call | Publish | Ping | Pong | GetStatus | Malformed | Excess
+Request: TypeAlias = (
+    Auth
+    | Subscribe
+    | Unsubscribe
+    | Command
+    | Publish
+    | Ping
+    | Pong
+    | GetStatus
+    | Malformed
+    | Excess
 )
 
-# --- replies: server → client ----------------------------------------------------------------
+# --- server → client ----------------------------------------------------------------
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -268,15 +280,12 @@ class Status(msgspec.Struct, frozen=True):
 
 
 Reply: TypeAlias = (
-    Connected
-    | AuthAccepted
-    | AuthRefused
-    | Subscribed
-    | Unsubscribed
-    | Response
-    | Refused
-    | Ping
-    | Pong
-    | Gap
-    | Status
+    AuthAccepted | AuthRefused | Subscribed | Unsubscribed | Response | Refused | Pong | Status
 )
+"""What answers a request. :class:`Unsubscribed` and :class:`Refused` also come unasked."""
+
+Notice: TypeAlias = Connected | Gap | Ping
+"""What answers nothing."""
+
+ServerMessage: TypeAlias = Reply | Notice
+"""What the server says to one client. Publications go to many; see :class:`Publication`."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from .channels import Channel, parse_channel
 from .frame import Frame
 from .instant import Instant
-from .messages import Command, Excess, Publication, Reply
+from .messages import Excess, Publication, Request, ServerMessage
 from .patterns import Pattern, parse_pattern
 
 __all__ = ["WireProtocol"]
@@ -39,7 +39,7 @@ class WireProtocol(Protocol):
         return (frame,)
 
     @abstractmethod
-    def decode(self, frame: str | bytes) -> Iterable[Command]:
+    def decode(self, frame: str | bytes) -> Iterable[Request]:
         """Understand one message of :meth:`split`, or a whole frame.
 
         Guarantees: never raises, whatever the client sent, and gives at least one command: what
@@ -55,7 +55,7 @@ class WireProtocol(Protocol):
         return Excess()
 
     @abstractmethod
-    def encode(self, reply: Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: ServerMessage, at: Instant) -> Frame | None:
         """Say ``reply``; None if the dialect has no word for it.
 
         Raises:

@@ -34,7 +34,6 @@ from .messages import (
     Auth,
     AuthAccepted,
     AuthRefused,
-    Call,
     Command,
     Excess,
     GetStatus,
@@ -42,6 +41,7 @@ from .messages import (
     Ping,
     Pong,
     Publish,
+    Request,
     Subscribe,
     Unsubscribe,
     is_event,
@@ -122,13 +122,13 @@ class Session:
         self._generation = 0
         self._on_answer: Callable[[Any, Instant], list[Action]] | None = None
         self._judged: JudgedRequest | None = None  # What the application is asked about now.
-        self._waiting: deque[Command] | None = None
+        self._waiting: deque[Request] | None = None
         self._auth_deadline = now.monotonic + limits.auth_timeout
         self.reschedule(now)
 
     # --- commands ----------------------------------------------------------------------------
 
-    def handle(self, command: Command, now: Instant) -> list[Action]:
+    def handle(self, command: Request, now: Instant) -> list[Action]:
         """Act on one message from the client; the driver has told the heartbeat of its frame.
 
         The rate of messages is judged before everything else.
@@ -147,9 +147,9 @@ class Session:
             return self._handle_auth(command)
         return [refuse(command, ErrorCode.UNAUTHENTICATED, "authenticate first")]
 
-    def _act(self, command: Command, now: Instant) -> list[Action]:  # noqa: C901  # one table
+    def _act(self, command: Request, now: Instant) -> list[Action]:  # noqa: C901  # one table
         match command:
-            case Call():
+            case Command():
                 return self._handle_call(command, now)
             case Ping():
                 return [Send(Pong(command.ref))]
@@ -173,7 +173,7 @@ class Session:
             case Excess():
                 return self._limited(command, _TOO_FAST, now)
 
-    def _wait(self, command: Command, now: Instant) -> list[Action]:
+    def _wait(self, command: Request, now: Instant) -> list[Action]:
         if isinstance(command, Ping | Pong):
             return self._act(command, now)
         if self._waiting is None:
@@ -183,7 +183,7 @@ class Session:
         self._waiting.append(command)
         return []
 
-    def _limited(self, command: Command, why: str, now: Instant) -> list[Action]:
+    def _limited(self, command: Request, why: str, now: Instant) -> list[Action]:
         if self._excess is None:
             self._excess = ExcessRun(self._limits.rate_abuse_seconds)
         refused = refuse(command, ErrorCode.RATE_LIMITED, why)
@@ -191,7 +191,7 @@ class Session:
             return [refused, *self.close(CloseCode.RATE_ABUSE, "rate limits exceeded")]
         return [refused]
 
-    def _handle_call(self, call: Call, now: Instant) -> list[Action]:
+    def _handle_call(self, call: Command, now: Instant) -> list[Action]:
         if self._commands is not None and not self._commands.take(now.monotonic):
             return self._limited(call, "too many commands", now)
         if not self._trusted.grants.may_command(call.action):
@@ -211,7 +211,7 @@ class Session:
             return [refuse(publish, ErrorCode.FORBIDDEN, NOT_GRANTED)]
         return self._permitted("publish", channel, publish, Emit(channel, publish))
 
-    def _permitted(self, verb: str, name: str, command: Command, then: Action) -> list[Action]:
+    def _permitted(self, verb: str, name: str, command: Request, then: Action) -> list[Action]:
         """Return the action, or the question that stands before it."""
         if not self._asks:
             return [then]

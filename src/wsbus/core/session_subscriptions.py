@@ -9,9 +9,9 @@ from .actions import Action, Join, Leave, Send
 from .errors import ErrorCode, InvalidChannel
 from .limits import NAMES_PER_MESSAGE, Limits
 from .messages import (
-    Command,
     GetStatus,
     Rejection,
+    Request,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -66,7 +66,7 @@ class Holdings:
         # How often patterns are held under names that are not their own texts, as a rule never.
         self._aliased: dict[Pattern, int] | None = None
 
-    def cost(self, command: Command) -> int:
+    def cost(self, command: Request) -> int:
         """Return how many messages it counts for: one for each eight names begun."""
         if isinstance(command, GetStatus):  # The answer lists them.
             names = len(self.names)

@@ -41,21 +41,21 @@ class FromClient(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 class _Auth(FromClient, frozen=True, tag="auth"):
     token: str
 
-    def command(self) -> core.Command:
+    def request(self) -> core.Request:
         return core.Auth(self.token, self.id)
 
 
 class _Subscribe(FromClient, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
 
-    def command(self) -> core.Command:
+    def request(self) -> core.Request:
         return core.Subscribe(self.channels, self.id)
 
 
 class _Unsubscribe(FromClient, frozen=True, tag="unsubscribe"):
     channels: tuple[str, ...]
 
-    def command(self) -> core.Command:
+    def request(self) -> core.Request:
         return core.Unsubscribe(self.channels, self.id)
 
 
@@ -65,18 +65,18 @@ class _Command(FromClient, frozen=True, tag="command"):
     action: str
     params: Raw = Raw(b"{}")
 
-    def command(self) -> core.Command:
+    def request(self) -> core.Request:
         # A copy: the raw view would keep the whole frame alive.
-        return core.Call(self.action, bytes(self.params), self.id)
+        return core.Command(self.action, bytes(self.params), self.id)
 
 
 class _Ping(FromClient, frozen=True, tag="ping"):
-    def command(self) -> core.Command:
+    def request(self) -> core.Request:
         return core.Ping(self.id)
 
 
 class _Pong(FromClient, frozen=True, tag="pong"):
-    def command(self) -> core.Command:
+    def request(self) -> core.Request:
         return core.Pong(self.id)
 
 
@@ -173,7 +173,7 @@ class Dialogue(TaggedJson):
 
     messages: ClassVar[tuple[type[ClientMessage], ...]] = COMMON_MESSAGES
 
-    def encode(self, reply: core.Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: core.ServerMessage, at: Instant) -> Frame | None:
         """Say ``reply`` at the moment ``at``; None if there is no word for it."""
         now = milliseconds(at.wall)
         if type(reply) is core.Response:  # Of all replies the ones whose cost counts.
@@ -190,7 +190,7 @@ class Dialogue(TaggedJson):
         at = milliseconds(publication.at)
         return Frame(_encode(_Event(publication.channel, publication.event, at, data)))
 
-    def answer(self, reply: core.Reply, at: int) -> FromServer | None:
+    def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``, or None; ``at`` in milliseconds."""
         match reply:
             case core.Refused():

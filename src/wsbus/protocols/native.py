@@ -33,14 +33,14 @@ class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
     event: str = "message"
     data: Any
 
-    def command(self) -> core.Command:
+    def request(self) -> core.Request:
         # Encoded anew: what is spliced into frames of others must hold no newline, no number out
         # of range and no lone surrogate, whatever the client wrote.
         return core.Publish(self.channel, self.event, msgspec.json.encode(self.data), self.id)
 
 
 class _GetStatus(FromClient, frozen=True, tag="get_status"):
-    def command(self) -> core.Command:
+    def request(self) -> core.Request:
         return core.GetStatus(self.id)
 
 
@@ -114,7 +114,7 @@ class Native(Dialogue):
         first = next(lines, None)
         return ("",) if first is None else map(_text, chain((first,), lines))
 
-    def decode(self, frame: str | bytes) -> Iterable[core.Command]:
+    def decode(self, frame: str | bytes) -> Iterable[core.Request]:
         """Understand one frame: a command for each message in it.
 
         Messages are decoded as the caller asks for them.
@@ -127,7 +127,7 @@ class Native(Dialogue):
         """Return the pattern of this name; ``+`` is a wildcard."""
         return parse_pattern(name)
 
-    def answer(self, reply: core.Reply, at: int) -> FromServer | None:
+    def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``; ``at`` in milliseconds."""
         match reply:
             case core.Connected():

@@ -29,7 +29,7 @@ from ..core.limits import (
     too_deep,
     too_many_parts,
 )
-from ..core.messages import Command, Excess, GetStatus, Malformed, Ping, Pong
+from ..core.messages import Excess, GetStatus, Malformed, Ping, Pong, Request
 from ..core.protocol import WireProtocol
 
 __all__ = [
@@ -53,7 +53,7 @@ class ClientMessage(Protocol):
     is_call: ClassVar[bool]
     """A response answers it if it carries an ``id``, also when it is refused."""
 
-    def command(self) -> Command:
+    def request(self) -> Request:
         """Return what the client wants.
 
         Raises:
@@ -71,7 +71,7 @@ class TaggedMessage(msgspec.Struct, frozen=True, tag_field="type"):
 class PingMessage(TaggedMessage, frozen=True, tag="ping"):
     """``{"type":"ping"}``."""
 
-    def command(self) -> Command:
+    def request(self) -> Request:
         """Return what the client wants."""
         return Ping()
 
@@ -79,7 +79,7 @@ class PingMessage(TaggedMessage, frozen=True, tag="ping"):
 class PongMessage(TaggedMessage, frozen=True, tag="pong"):
     """``{"type":"pong"}``."""
 
-    def command(self) -> Command:
+    def request(self) -> Request:
         """Return what the client wants."""
         return Pong()
 
@@ -87,7 +87,7 @@ class PongMessage(TaggedMessage, frozen=True, tag="pong"):
 class StatusMessage(TaggedMessage, frozen=True, tag="get_status"):
     """``{"type":"get_status"}``."""
 
-    def command(self) -> Command:
+    def request(self) -> Request:
         """Return what the client wants."""
         return GetStatus()
 
@@ -104,21 +104,21 @@ class TaggedJson(WireProtocol):
         )
         self._is_call: Final = {m.__struct_config__.tag: m.is_call for m in self.messages}
 
-    def decode(self, frame: str | bytes) -> Iterable[Command]:
+    def decode(self, frame: str | bytes) -> Iterable[Request]:
         """Understand one frame: one command.
 
         Cost: about a microsecond for a message of a hundred bytes, five for one that is refused.
         """
         return (self.understand(frame),)
 
-    def understand(self, text: str | bytes) -> Command:
+    def understand(self, text: str | bytes) -> Request:
         """Understand one message; like :meth:`decode` it never raises."""
         if not isinstance(text, str):
             return Malformed(ErrorCode.INVALID_MESSAGE, "messages are text, not binary")
         try:
             if len(text) > _SHORT and (reason := _costly(text)):
                 return self._refused(text, reason)
-            return self._decoder.decode(text).command()
+            return self._decoder.decode(text).request()
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return self._refused(text, _reason(error))
 

@@ -18,7 +18,7 @@ from .._log import BoundedLog
 from .._settings import flag_setting
 from ..core.choices import is_number, shown
 from ..core.errors import CommandError, ErrorCode, UsageError
-from ..core.messages import Call, Refused, Reply, Response
+from ..core.messages import Command, Refused, Response, ServerMessage
 from .parameters import Parameters
 from .runner import Runner
 
@@ -26,7 +26,7 @@ __all__ = ["Commands", "RegisteredCommand", "Running", "check_action"]
 
 logger: Final = logging.getLogger("wsbus.commands")
 
-Running: TypeAlias = Callable[[Runner], Awaitable[Reply]]
+Running: TypeAlias = Callable[[Runner], Awaitable[ServerMessage]]
 """A command to be awaited on a runner; what comes is the reply."""
 
 _MAX_HELD_SECONDS: Final = 0.1
@@ -202,8 +202,8 @@ class Commands:
         self._registered[command.action] = command
 
     def invoke(
-        self, message: Call, caller: object, timeout: float, context: Context
-    ) -> Reply | Running:
+        self, message: Command, caller: object, timeout: float, context: Context
+    ) -> ServerMessage | Running:
         """Carry a command out, or return what is to be awaited for it.
 
         Never raises because of the command.
@@ -241,12 +241,12 @@ class Commands:
     async def _await(  # noqa: PLR0917  # bound by partial
         self,
         command: RegisteredCommand,
-        message: Call,
+        message: Command,
         arguments: dict[str, Any],
         seconds: float,
         context: Context,
         runner: Runner,
-    ) -> Reply:
+    ) -> ServerMessage:
         try:
             if command.is_threaded:
                 result = await runner.ask(seconds, context, command.in_thread, runner, arguments)
@@ -261,7 +261,7 @@ class Commands:
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
             return self._failure(message, exc)
 
-    def _failure(self, message: Call, exc: Exception) -> Refused:
+    def _failure(self, message: Command, exc: Exception) -> Refused:
         if isinstance(exc, CommandError):
             return _refused(message, exc.code, exc.message)
         # The action is registered, so it is the application's own word and may stand in the log.
@@ -269,5 +269,5 @@ class Commands:
         return _refused(message, ErrorCode.INTERNAL_ERROR, "the command failed")
 
 
-def _refused(message: Call, code: str, text: str) -> Refused:
+def _refused(message: Command, code: str, text: str) -> Refused:
     return Refused(code, text, message.ref, is_call=message.ref is not None)

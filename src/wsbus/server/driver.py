@@ -20,7 +20,7 @@ from .._spawn import task_now
 from ..core import actions
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
-from ..core.messages import Call, Connected, Refused, Reply, Response
+from ..core.messages import Command, Connected, Refused, Response, ServerMessage
 from ..core.permissions import Identity
 from ..core.plan import Member
 from ..endpoint import Admission, Endpoint, Refusal
@@ -310,7 +310,7 @@ class Driver(Connection):
 
     # --- what takes time ---------------------------------------------------------------------
 
-    def _invoke(self, call: Call, now: Instant | None) -> None:
+    def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, task = self._services, self._endpoint.limits, self._task
         cancelling = 0 if task is None else task.cancelling()
         outcome = services.commands.invoke(call, self, limits.command_timeout, self.context)
@@ -377,7 +377,7 @@ class Driver(Connection):
 
     # --- out -----------------------------------------------------------------------------------
 
-    def _send(self, reply: Reply, now: Instant | None = None) -> int:
+    def _send(self, reply: ServerMessage, now: Instant | None = None) -> int:
         """Say it; return how many bytes that takes."""
         if self._is_closing:  # The close frame is the last.
             return 0

@@ -14,7 +14,7 @@ from ..core.choices import member_of
 from ..core.errors import UsageError
 from ..core.frame import Frame
 from ..core.instant import Instant
-from ..core.messages import Command, Publication, Reply
+from ..core.messages import Publication, Request, ServerMessage
 from ..core.overflow import Overflow
 from ..core.patterns import Pattern
 from ..core.plan import Member
@@ -53,11 +53,11 @@ class _Local(WireProtocol):
 
     name = "local"
 
-    def decode(self, frame: str | bytes) -> tuple[Command, ...]:
+    def decode(self, frame: str | bytes) -> tuple[Request, ...]:
         """Return nothing: nobody speaks it."""
         return ()
 
-    def encode(self, reply: Reply, at: Instant) -> None:
+    def encode(self, reply: ServerMessage, at: Instant) -> None:
         """Say nothing."""
 
     def encode_publication(self, publication: Publication) -> Frame:

@@ -53,7 +53,6 @@ from wsbus.core.limits import TokenBucket
 from wsbus.core.messages import (
     Auth,
     AuthRefused,
-    Call,
     Command,
     Connected,
     Gap,
@@ -63,6 +62,7 @@ from wsbus.core.messages import (
     Publish,
     Refused,
     Rejection,
+    Request,
     Response,
     Status,
     Subscribe,
@@ -79,7 +79,7 @@ FIXED: Final = TokenUse(fixed="t")
 FETCHED: Final = TokenUse(is_fetched=True)
 HELLO: Final = Connected("c1", "u1", 30, 60)
 STATUS: Final = Status("c1", "u1", 0.0, (), 0, 0, "1")
-CALL: Final = Call("run")
+CALL: Final = Command("run")
 GRID: Final = parse_pattern("grid.*")
 OTHER: Final = parse_pattern("other")
 CHANNEL: Final = parse_channel("grid.a")
@@ -116,7 +116,7 @@ def opened(token: TokenUse = NO_TOKEN, **options: Any) -> ClientSession[str]:
     return session
 
 
-def said(todo: Sequence[ClientAction]) -> list[Command]:
+def said(todo: Sequence[ClientAction]) -> list[Request]:
     """Return what is to be said to the server."""
     return [action.command for action in todo if isinstance(action, Say)]
 
@@ -327,7 +327,7 @@ def test_a_request_waits_for_a_connection() -> None:
 
     todo = session.handle(HELLO, START)
 
-    assert [type(command) for command in said(todo)] == [Call, GetStatus]
+    assert [type(command) for command in said(todo)] == [Command, GetStatus]
     assert not session.forget("a")
     assert session.handle(Response(b"1", "1"), START) == []
 
@@ -336,10 +336,10 @@ def test_a_cut_fails_what_is_in_flight_and_nothing_else() -> None:
     """What was sent fails at once; what is idempotent, or was not sent, waits, oldest first."""
     session = opened()
     session.request("lost", CALL, START)
-    session.request("again", Call("again"), START, is_idempotent=True)
+    session.request("again", Command("again"), START, is_idempotent=True)
 
     todo = session.lost(1001, "bye", START, 0.5)
-    session.request("new", Call("new"), START)
+    session.request("new", Command("new"), START)
 
     answer = only(todo, Answer)
     assert answer.key == "lost"
@@ -348,7 +348,7 @@ def test_a_cut_fails_what_is_in_flight_and_nothing_else() -> None:
     assert "may have been carried out or not" in str(answer.outcome)
     session.handle_deadline(at(60))
     session.opened(at(60))
-    calls = [c.action for c in said(session.handle(HELLO, at(60))) if isinstance(c, Call)]
+    calls = [c.action for c in said(session.handle(HELLO, at(60))) if isinstance(c, Command)]
     assert calls == ["again", "new"]
 
 
@@ -833,7 +833,7 @@ def fresh(**options: Any) -> ClientSession[Any]:
 def calls(todo: Sequence[ClientAction]) -> list[str]:
     """Return the refs of the calls that are said."""
     said = [action.command for action in todo if isinstance(action, Say)]
-    return [str(command.ref) for command in said if isinstance(command, Call)]
+    return [str(command.ref) for command in said if isinstance(command, Command)]
 
 
 def play(session: ClientSession[Any], until: float) -> list[tuple[float, ClientAction]]:
@@ -978,7 +978,7 @@ def test_what_is_too_large_is_told_before_its_turn() -> None:
     """A request that is too large fails at once, whatever the rates make wait before it."""
     session = told(max_message_bytes=1000, commands_per_second=1)
     assert len(calls([a for n in range(3) for a in session.request(n, CALL, START)])) == 1
-    (answer,) = session.request("large", Call("save", b"x" * 1000), START)
+    (answer,) = session.request("large", Command("save", b"x" * 1000), START)
     assert isinstance(answer, Answer)
     assert isinstance(answer.outcome, MessageTooLarge)
     assert not session.forget("large")
@@ -987,19 +987,19 @@ def test_what_is_too_large_is_told_before_its_turn() -> None:
 def test_what_is_too_large_is_not_sent() -> None:
     """A request larger than the server reads fails at once, with its size and the limit."""
     session = told(max_message_bytes=1000)
-    (answer,) = session.request("key", Call("save", b"x" * 901), START, is_idempotent=True)
+    (answer,) = session.request("key", Command("save", b"x" * 901), START, is_idempotent=True)
     assert isinstance(answer, Answer)
     assert isinstance(answer.outcome, MessageTooLarge)
     assert (answer.outcome.size, answer.outcome.limit) == (1001, 1000)
     assert "too large: it has 1001 bytes, and the server takes 1000" in str(answer.outcome)
-    (say,) = session.request("other", Call("save", b"x" * 900), START)
+    (say,) = session.request("other", Command("save", b"x" * 900), START)
     assert isinstance(say, Say)
 
 
 def test_what_waits_is_measured_by_the_next_server() -> None:
     """What was asked for while there was no connection is measured against the one that comes."""
     session = fresh(measure=lambda request: 2000)
-    assert session.request("key", Call("save", b"x" * 2000), START) == []
+    assert session.request("key", Command("save", b"x" * 2000), START) == []
     session.opened(START)
     todo = session.handle(msgspec.structs.replace(HELLO, max_message_bytes=1000), START)
     assert isinstance(only(todo, Answer).outcome, MessageTooLarge)

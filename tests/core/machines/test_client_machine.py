@@ -37,14 +37,14 @@ from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
 from wsbus.core.messages import (
-    Call,
     Command,
     Connected,
     Gap,
     Publication,
     Refused,
-    Reply,
+    Request,
     Response,
+    ServerMessage,
     Status,
     Subscribe,
     Subscribed,
@@ -88,7 +88,7 @@ class Holder:
         """Publications after this one are owed, as long as nothing is told to be missing."""
 
 
-class Request:
+class Asked:
     """One request, and how often it was answered."""
 
     def __init__(self, *, is_idempotent: bool, is_large: bool) -> None:
@@ -118,7 +118,7 @@ class Allowance:
         self.said: dict[str, list[tuple[float, int]]] = {"messages": [], "commands": []}
         self.told_at = now
 
-    def say(self, command: Command, size: int, now: float) -> None:
+    def say(self, command: Request, size: int, now: float) -> None:
         """Check a message, and count it."""
         limits = self.limits
         # "a message is larger than `max_message_bytes`: … it is not sent"
@@ -129,12 +129,12 @@ class Allowance:
             assert len(command.names) <= limits.max_names
             cost = math.ceil(len(command.names) / 8)
         self.said["messages"].append((now, cost))
-        if isinstance(command, Call):
+        if isinstance(command, Command):
             self.said["commands"].append((now, 1))
-        if not isinstance(command, Subscribe | Unsubscribe | Call):
+        if not isinstance(command, Subscribe | Unsubscribe | Command):
             return  # Pings and their answers cannot wait; what follows them does.
         self.check("messages", limits.messages_per_second, now)
-        if isinstance(command, Call):
+        if isinstance(command, Command):
             self.check("commands", limits.commands_per_second, now)
 
     def check(self, kind: str, rate: float | None, now: float) -> None:
@@ -162,7 +162,7 @@ class Link:
         self.closing: tuple[int, str] | None = None
         """What the server says when all before it is read."""
         self.is_served = True
-        self.calls: list[Call] = []
+        self.calls: list[Command] = []
         self.asked: actions.AskToken | None = None
         hub.attach(self.member, is_blocked=True)
 
@@ -178,15 +178,15 @@ class ClientMachine(RuleBasedStateMachine):
         self.zombies: list[Link] = []
         self.links = 0
         self.holders: list[Holder] = []
-        self.requests: list[Request] = []
-        self.by_ref: dict[str, Request] = {}
+        self.requests: list[Asked] = []
+        self.by_ref: dict[str, Asked] = {}
         self.asked_refs: dict[str, tuple[str, ...]] = {}
         self.joined_at: dict[str, int] = {}
         self.confirmed: dict[str, int] = {}
         """Names that the server has confirmed over this connection, and since which publication."""
         self.published: list[tuple[int, Channel]] = []
         self.last_heard = 0
-        self.said: list[Reply] = []
+        self.said: list[ServerMessage] = []
         self.fetching: int | None = None
         self.is_dialling = False
         self.due_cut = False
@@ -271,14 +271,14 @@ class ClientMachine(RuleBasedStateMachine):
         if self.due_cut and not self.stopped:
             self.lose_link(CloseCode.ABNORMAL, "")
 
-    def say(self, command: Command) -> None:
+    def say(self, command: Request) -> None:
         assert self.link is not None, "said into the air"
         match command:
             case Subscribe(names, ref):
                 assert ref is not None
                 assert self.client.state is State.OPEN
                 self.asked_refs[ref] = names
-            case Call(ref=ref):
+            case Command(ref=ref):
                 assert ref is not None
                 request = self.requests[int(command.params)]
                 assert ref not in self.by_ref, "a ref was used twice"
@@ -298,7 +298,7 @@ class ClientMachine(RuleBasedStateMachine):
             self.allowance.say(command, len(text), self.now.monotonic)
         self.link.up += len(text).to_bytes(4) + text
 
-    def answer(self, request: Request, outcome: object) -> None:
+    def answer(self, request: Asked, outcome: object) -> None:
         assert not request.is_forgotten
         assert not request.outcomes, "answered twice"
         request.outcomes.append(outcome)
@@ -389,7 +389,7 @@ class ClientMachine(RuleBasedStateMachine):
                 case _:
                     raise AssertionError(action)
 
-    def reply(self, link: Link, reply: Reply) -> None:
+    def reply(self, link: Link, reply: ServerMessage) -> None:
         if isinstance(reply, Subscribed) and reply.ref is not None:
             self.joined_at[reply.ref] = len(self.published)
         self.said.append(reply)
@@ -587,7 +587,7 @@ class ClientMachine(RuleBasedStateMachine):
         link = self.link
         assert link is not None
         asked = [r for r in self.said if getattr(r, "ref", None) is not None]
-        guesses: list[Reply] = [Response(b"0", str(n)) for n in range(1, 12)]
+        guesses: list[ServerMessage] = [Response(b"0", str(n)) for n in range(1, 12)]
         # A confirmation that is made up would be news, too, if nobody had heard the real one.
         old = [
             r
@@ -623,11 +623,11 @@ class ClientMachine(RuleBasedStateMachine):
     @rule(is_idempotent=st.booleans(), is_large=st.sampled_from([False, False, False, True]))
     def request(self, *, is_idempotent: bool, is_large: bool) -> None:
         is_large = is_large and self.limits.max_message_bytes == NARROW["max_message_bytes"]
-        request = Request(is_idempotent=is_idempotent, is_large=is_large)
+        request = Asked(is_idempotent=is_idempotent, is_large=is_large)
         self.requests.append(request)
         params = str(len(self.requests) - 1).encode() + b" " * (150 * is_large)
         is_told = self.allowance is not None and self.client.state is State.OPEN
-        call = Call("run", params)
+        call = Command("run", params)
         self.perform(self.client.request(request, call, self.now, is_idempotent=is_idempotent))
         # "a message is larger than `max_message_bytes`: `TOO_LARGE` at once"
         if is_large and is_told:

@@ -12,7 +12,7 @@ from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Command, Publication, Reply
+from wsbus.core.messages import Publication, Request, ServerMessage
 from wsbus.core.overflow import Offer, Overflow
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants
@@ -32,10 +32,10 @@ class Dialect(WireProtocol):
         self.name = name
         self.encoded = Counter[bytes]()
 
-    def decode(self, frame: str | bytes) -> Iterable[Command]:
+    def decode(self, frame: str | bytes) -> Iterable[Request]:
         return ()
 
-    def encode(self, reply: Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: ServerMessage, at: Instant) -> Frame | None:
         return None
 
     def encode_publication(self, publication: Publication) -> Frame:

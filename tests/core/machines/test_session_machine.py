@@ -28,7 +28,6 @@ from wsbus.core.messages import (
     Auth,
     AuthAccepted,
     AuthRefused,
-    Call,
     Command,
     Excess,
     GetStatus,
@@ -38,7 +37,8 @@ from wsbus.core.messages import (
     Publish,
     Refused,
     Rejection,
-    Reply,
+    Request,
+    ServerMessage,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -104,7 +104,7 @@ class Rates:
         self.tokens = min(8.0, self.tokens + (now - self.looked) * 8)
         self.looked = now
 
-    def takes(self, command: Command, held: int) -> bool:
+    def takes(self, command: Request, held: int) -> bool:
         """The page: "A request that is refused counts as one message"."""
         cost = min(self.cost(command, held), 8)
         is_within = self.tokens >= cost
@@ -112,7 +112,7 @@ class Rates:
             self.tokens -= cost if is_within else 1
         return is_within
 
-    def cost(self, command: Command, held: int) -> int:
+    def cost(self, command: Request, held: int) -> int:
         """The page: "counts as one message for each 8 names begun"."""
         match command:
             case Subscribe() | Unsubscribe() if len(command.names) <= 20:
@@ -150,7 +150,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.subscribed: list[str] = []
         self.assigned: set[Pattern] = set()
         self.joined: set[Pattern] = set()
-        self.commands: dict[str, Command] = {}
+        self.commands: dict[str, Request] = {}
         self.answered: list[str] = []
         self.waiting: list[str] = []
         self.allowed: dict[str, bool] = {}
@@ -217,7 +217,7 @@ class SessionMachine(RuleBasedStateMachine):
 
         assert self.is_closed or not self.is_abuser
 
-    def taken_after(self, reply: Reply, taken: set[str]) -> set[str]:
+    def taken_after(self, reply: ServerMessage, taken: set[str]) -> set[str]:
         """Return the names that the client was told it has no more."""
         match reply:
             case Subscribed(names):
@@ -255,7 +255,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     # --- the client --------------------------------------------------------------------------
 
-    def hear(self, reply: Reply) -> None:
+    def hear(self, reply: ServerMessage) -> None:
         match reply:
             case Subscribed():
                 self.hear_subscribed(reply)
@@ -280,14 +280,14 @@ class SessionMachine(RuleBasedStateMachine):
     def hear_refused(self, reply: Refused) -> None:
         assert reply.ref is not None
         command = self.commands[reply.ref]
-        assert reply.is_call == isinstance(command, Call | Publish)
+        assert reply.is_call == isinstance(command, Command | Publish)
         if reply.code == ErrorCode.RATE_LIMITED:
             self.rates.exceed(self.now.monotonic)
             self.is_abuser = self.rates.is_abuse
         if reply.code == ErrorCode.INVALID_MESSAGE:
             assert isinstance(command, Malformed) or self.is_too_large(command)
 
-    def is_too_large(self, command: Command) -> bool:
+    def is_too_large(self, command: Request) -> bool:
         """The page: "A request with more than `max_names` names is refused whole"."""
         return isinstance(command, Subscribe | Unsubscribe) and len(command.names) > 20
 
@@ -349,20 +349,20 @@ class SessionMachine(RuleBasedStateMachine):
         self.say(Auth("token"))
 
     @rule(
-        command=st.builds(Call, st.sampled_from(["run", "run", "stop"]))
+        command=st.builds(Command, st.sampled_from(["run", "run", "stop"]))
         | st.builds(Publish, st.sampled_from(NAMES), st.just("e"), st.just(b"1"))
         | st.just(Malformed(ErrorCode.INVALID_MESSAGE, "why"))
         | st.sampled_from([Ping(), Ping(), Pong(), GetStatus()])
     )
-    def say_something_else(self, command: Command) -> None:
+    def say_something_else(self, command: Request) -> None:
         self.say(command)
 
-    @rule(command=st.sampled_from([Ping(), Call("run")]), times=st.integers(2, 12))
-    def flood(self, command: Command, times: int) -> None:
+    @rule(command=st.sampled_from([Ping(), Command("run")]), times=st.integers(2, 12))
+    def flood(self, command: Request, times: int) -> None:
         for _ in range(times):
             self.say(command)
 
-    def say(self, command: Command) -> None:
+    def say(self, command: Request) -> None:
         ref = str(len(self.commands))
         command = type(command)(
             **{f: getattr(command, f) for f in command.__struct_fields__} | {"ref": ref}
@@ -375,9 +375,9 @@ class SessionMachine(RuleBasedStateMachine):
         self.rates.pass_to(self.now.monotonic)
         assert self.session.rate is not None
         assert self.session.rate.take(self.now.monotonic, 0) == (self.rates.tokens >= 1)
-        handed: Command = command
+        handed: Request = command
         if self.glances and self.rates.tokens < 1:
-            handed = Excess(ref, isinstance(command, Call | Publish))
+            handed = Excess(ref, isinstance(command, Command | Publish))
         # "It is judged before everything else."
         is_excess = not was_closed and not self.rates.takes(command, len(self.subscribed))
         actions = self.session.handle(handed, self.now)

@@ -15,12 +15,12 @@ from ..channels import Channel
 from ..errors import WsbusError
 from ..messages import (
     AuthRefused,
-    Command,
     Connected,
     Gap,
     Ping,
     Pong,
     Refused,
+    Request,
     Response,
     Status,
     Subscribed,
@@ -106,7 +106,7 @@ class Dial(msgspec.Struct, frozen=True):
 class Say(msgspec.Struct, frozen=True):
     """Send this to the server."""
 
-    command: Command
+    command: Request
 
 
 class HangUp(msgspec.Struct, frozen=True):

@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from ..errors import CommandError, ErrorCode, MessageTooLarge, WsbusError
-from ..messages import Call, GetStatus, Publish, Response, Status
+from ..messages import Command, GetStatus, Publish, Response, Status
 from .actions import Answer, ClientAction, Say
 from .pace import Pace
 
-__all__ = ["Measure", "Request", "Requests"]
+__all__ = ["Measure", "OpenRequest", "Requests"]
 
-Request: TypeAlias = Call | Publish | GetStatus
-Measure: TypeAlias = Callable[[Request], int]
+OpenRequest: TypeAlias = Command | Publish | GetStatus
+Measure: TypeAlias = Callable[[OpenRequest], int]
 """Returns the bytes of a request in the dialect that is spoken."""
 
 _ROOM: Final = 4096
@@ -25,7 +25,7 @@ _ROOM: Final = 4096
 
 class _Pending(NamedTuple):
     key: Any
-    request: Request
+    request: OpenRequest
     is_idempotent: bool
     was_sent: bool = False
     """It was sent over a connection that was lost: it may have been carried out."""
@@ -33,7 +33,7 @@ class _Pending(NamedTuple):
     @property
     def is_call(self) -> bool:
         """Whether it counts against the rate of commands, too."""
-        return isinstance(self.request, Call)
+        return isinstance(self.request, Command)
 
 
 class Requests:
@@ -57,7 +57,7 @@ class Requests:
         """Return how many have no answer yet."""
         return len(self._again) + len(self._waiting) + len(self._sent)
 
-    def add(self, key: Hashable, request: Request, *, is_idempotent: bool) -> None:
+    def add(self, key: Hashable, request: OpenRequest, *, is_idempotent: bool) -> None:
         """Put a request behind those that wait to be sent."""
         self._waiting[key] = _Pending(key, request, is_idempotent)
         self._unjudged[key] = None
@@ -181,12 +181,12 @@ class Requests:
         self._unjudged.clear()
         return actions
 
-    def _too_large(self, request: Request, limit: int | None) -> MessageTooLarge | None:
+    def _too_large(self, request: OpenRequest, limit: int | None) -> MessageTooLarge | None:
         if limit is None or self._measure is None:
             return None
         if isinstance(request, GetStatus):
             return None
-        if isinstance(request, Call):
+        if isinstance(request, Command):
             data, what = request.params, request.action
         else:
             data, what = request.data, f"publish on {request.channel}"

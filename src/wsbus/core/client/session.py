@@ -32,7 +32,7 @@ from .actions import ClientAction, Heard
 from .liveness import Liveness
 from .outbox import Outbox
 from .pace import Pace
-from .requests import Measure, Request, Requests
+from .requests import Measure, OpenRequest, Requests
 from .retry import Advice, Attempts, Retry, advice_for, meaning_of
 from .states import NEXT, Move, State
 from .subscriptions import ClientHoldings
@@ -113,7 +113,7 @@ class ClientSession(Generic[H]):
         return self._flush(now)
 
     def request(
-        self, key: Hashable, request: Request, now: Instant, *, is_idempotent: bool = False
+        self, key: Hashable, request: OpenRequest, now: Instant, *, is_idempotent: bool = False
     ) -> list[ClientAction]:
         """Ask for something that is answered once; sent when connection and rates let."""
         self._requests.add(key, request, is_idempotent=is_idempotent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...core.errors import CloseCode
 from ...core.frame import Frame
 from ...core.instant import Instant
-from ...core.messages import Command, Publication, Reply
+from ...core.messages import Publication, Request, ServerMessage
 from ...core.protocol import WireProtocol
 from ...protocols.native import Native
 from ..adapters import Adapter, Client, expect, open_site
@@ -137,10 +137,10 @@ class _Bytes(WireProtocol):
     def __init__(self) -> None:
         self._text = Native()
 
-    def decode(self, frame: str | bytes) -> tuple[Command, ...]:
+    def decode(self, frame: str | bytes) -> tuple[Request, ...]:
         return (self._text.understand(_bytes(frame).decode()),)
 
-    def encode(self, reply: Reply, at: Instant) -> Frame | None:
+    def encode(self, reply: ServerMessage, at: Instant) -> Frame | None:
         frame = self._text.encode(reply, at)
         return None if frame is None else Frame(frame.payload, is_text=False)
 
