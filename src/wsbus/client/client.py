@@ -20,7 +20,7 @@ from ..core.messages import Command, GetStatus, Publish, Response, Status
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from .changes import Changes, Closed, Connected
-from .driver import Driver, Reply
+from .driver import ClientDriver, PendingReply
 from .events import Events
 from .payloads import decode, decoder_of
 
@@ -39,7 +39,7 @@ class Client:
     Its methods belong to the event loop it was made on. Any number of tasks may use them at once.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: ClientDriver) -> None:
         self._driver: Final = driver
 
     def __del__(self) -> None:
@@ -326,7 +326,7 @@ class Client:
         driver.check_caller()
         if isinstance(driver.state, Closed):
             raise self._reason()
-        reply = Reply()
+        reply = PendingReply()
         driver.ask(reply, request, is_idempotent=idempotent)
         try:
             with fail_after(timeout):

@@ -18,9 +18,9 @@ from ..core.errors import UsageError
 from .address import parse_url
 from .client import Client
 from .dialects import dialect
-from .driver import Driver, OnChange, Settings, TokenIn
+from .driver import ClientDriver, OnChange, Settings, TokenIn
 from .events import Events
-from .tokens import FetchToken
+from .tokens import TokenSource
 
 __all__ = ["Connecting", "connect"]
 
@@ -30,7 +30,7 @@ _RETRY: Final = Retry()
 def connect(
     url: str,
     *,
-    token: str | FetchToken | None = None,
+    token: str | TokenSource | None = None,
     token_in: TokenIn = "message",  # noqa: S107  # where it goes is no token
     token_name: str = "token",  # noqa: S107
     protocol: str = "wsbus.v1",
@@ -152,4 +152,4 @@ def _client(settings: Settings, use: TokenUse, retry: Retry, liveness: Liveness)
         connect_timeout=settings.connect_timeout,
         measure=settings.dialect.measure,
     )
-    return Client(Driver(settings, session))
+    return Client(ClientDriver(settings, session))

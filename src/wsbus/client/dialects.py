@@ -37,35 +37,35 @@ class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
     """What messages to the server have in common."""
 
 
-class _Auth(_Out, frozen=True, tag="auth"):
+class _AuthOut(_Out, frozen=True, tag="auth"):
     token: str
     id: str | None = None
 
 
-class _Subscribe(_Out, frozen=True, tag="subscribe"):
+class _SubscribeOut(_Out, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
     id: str | None = None
 
 
-class _Unsubscribe(_Out, frozen=True, tag="unsubscribe"):
+class _UnsubscribeOut(_Out, frozen=True, tag="unsubscribe"):
     channels: tuple[str, ...]
     id: str | None = None
 
 
-class _Command(_Out, frozen=True, tag="command"):
+class _CommandOut(_Out, frozen=True, tag="command"):
     action: str
     params: Raw
     id: str | None = None
 
 
-class _Publish(_Out, frozen=True, tag="publish"):
+class _PublishOut(_Out, frozen=True, tag="publish"):
     channel: str
     event: str
     data: Raw
     id: str | None = None
 
 
-class _GetStatus(_Out, frozen=True, tag="get_status"):
+class _GetStatusOut(_Out, frozen=True, tag="get_status"):
     id: str | None = None
 
 
@@ -92,7 +92,7 @@ class _In(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
         raise AssertionError(self)
 
 
-class _Event(_In, frozen=True, kw_only=True, tag="event"):
+class _EventIn(_In, frozen=True, kw_only=True, tag="event"):
     channel: str
     event: str = "message"
     data: Raw = _NULL
@@ -105,15 +105,15 @@ class _Event(_In, frozen=True, kw_only=True, tag="event"):
         return Delivery(Channel(self.channel), self.event, self.timestamp / 1000, data, len(data))
 
 
-class _Fault(msgspec.Struct, frozen=True):
+class _FaultIn(msgspec.Struct, frozen=True):
     code: str = "UNKNOWN"
     message: str = ""
 
 
-class _Response(_In, frozen=True, kw_only=True, tag="response"):
+class _ResponseIn(_In, frozen=True, kw_only=True, tag="response"):
     success: bool
     data: Raw = _NULL
-    error: _Fault = _Fault()
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         if self.success:
@@ -121,22 +121,22 @@ class _Response(_In, frozen=True, kw_only=True, tag="response"):
         return core.Refused(self.error.code, self.error.message, self.id, is_call=True)
 
 
-class _Error(_In, frozen=True, kw_only=True, tag="error"):
-    error: _Fault = _Fault()
+class _ErrorIn(_In, frozen=True, kw_only=True, tag="error"):
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         return core.Refused(self.error.code, self.error.message, self.id)
 
 
-class _Account(msgspec.Struct, frozen=True):
+class _AccountIn(msgspec.Struct, frozen=True):
     subject: str = ""
     expires_at: float | None = None
 
 
-class _AuthResult(_In, frozen=True, kw_only=True, tag="auth_result"):
+class _AuthResultIn(_In, frozen=True, kw_only=True, tag="auth_result"):
     success: bool
-    data: _Account = _Account()
-    error: _Fault = _Fault()
+    data: _AccountIn = _AccountIn()
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         if not self.success:
@@ -147,21 +147,21 @@ class _AuthResult(_In, frozen=True, kw_only=True, tag="auth_result"):
         return Admitted(self.data.subject, lifetime, self.id)
 
 
-class _Rejected(msgspec.Struct, frozen=True):
+class _RejectedIn(msgspec.Struct, frozen=True):
     channel: str
     code: str = "UNKNOWN"
     message: str = ""
 
 
-class _Subscriptions(msgspec.Struct, frozen=True):
+class _SubscriptionsIn(msgspec.Struct, frozen=True):
     channels: tuple[str, ...] = ()
     active_subscriptions: int = 0
-    rejected: tuple[_Rejected, ...] = ()
+    rejected: tuple[_RejectedIn, ...] = ()
     reason: str | None = None
 
 
-class _Subscribed(_In, frozen=True, kw_only=True, tag="subscribed"):
-    data: _Subscriptions
+class _SubscribedIn(_In, frozen=True, kw_only=True, tag="subscribed"):
+    data: _SubscriptionsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -169,8 +169,8 @@ class _Subscribed(_In, frozen=True, kw_only=True, tag="subscribed"):
         return core.Subscribed(data.channels, data.active_subscriptions, rejected, self.id)
 
 
-class _Unsubscribed(_In, frozen=True, kw_only=True, tag="unsubscribed"):
-    data: _Subscriptions
+class _UnsubscribedIn(_In, frozen=True, kw_only=True, tag="unsubscribed"):
+    data: _SubscriptionsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -187,7 +187,7 @@ class _PongIn(_In, frozen=True, tag="pong"):
         return core.Pong(self.id)
 
 
-class _Terms(msgspec.Struct, frozen=True):
+class _TermsIn(msgspec.Struct, frozen=True):
     connection_id: str = ""
     subject: str | None = None
     ping_interval: float | None = None
@@ -198,12 +198,12 @@ class _Terms(msgspec.Struct, frozen=True):
     commands_per_second: float | None = None
 
 
-class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
-    data: _Terms
+class _ConnectedIn(_In, frozen=True, kw_only=True, tag="connected"):
+    data: _TermsIn
 
     def heard(self) -> _Said:
         data = self.data
-        return core.Connected(
+        return core.Greeting(
             data.connection_id,
             data.subject,
             data.ping_interval,
@@ -215,18 +215,18 @@ class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
         )
 
 
-class _Loss(msgspec.Struct, frozen=True):
+class _LossIn(msgspec.Struct, frozen=True):
     lost: int
 
 
-class _Gap(_In, frozen=True, kw_only=True, tag="gap"):
-    data: _Loss
+class _GapIn(_In, frozen=True, kw_only=True, tag="gap"):
+    data: _LossIn
 
     def heard(self) -> _Said:
         return core.Gap(self.data.lost)
 
 
-class _Facts(msgspec.Struct, frozen=True, kw_only=True):
+class _FactsIn(msgspec.Struct, frozen=True, kw_only=True):
     connection_id: str = ""
     subject: str | None = None
     connected_at: float = 0.0
@@ -235,8 +235,8 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
 
 
-class _Status(_In, frozen=True, kw_only=True, tag="status"):
-    data: _Facts
+class _StatusIn(_In, frozen=True, kw_only=True, tag="status"):
+    data: _FactsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -251,17 +251,17 @@ class _Status(_In, frozen=True, kw_only=True, tag="status"):
         )
 
 
-class _Label(msgspec.Struct, frozen=True):
+class _LabelIn(msgspec.Struct, frozen=True):
     type: str | UnsetType = UNSET
 
 
 _COMMON: Final[tuple[type[_In], ...]] = (
-    _Event,
-    _Response,
-    _Error,
-    _AuthResult,
-    _Subscribed,
-    _Unsubscribed,
+    _EventIn,
+    _ResponseIn,
+    _ErrorIn,
+    _AuthResultIn,
+    _SubscribedIn,
+    _UnsubscribedIn,
     _PingIn,
     _PongIn,
 )
@@ -313,7 +313,7 @@ class ClientDialect:
 
     def _pass_over(self, text: str, error: Exception) -> None:
         try:
-            kind = msgspec.json.decode(text, type=_Label).type
+            kind = msgspec.json.decode(text, type=_LabelIn).type
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             kind = UNSET
         if kind is UNSET or kind in self._tags:
@@ -329,7 +329,7 @@ class NativeDialect(ClientDialect):
     is_named = True
     is_rich = True
     has_plus = True
-    messages: ClassVar[tuple[type[_In], ...]] = (*_COMMON, _Connected, _Gap, _Status)
+    messages: ClassVar[tuple[type[_In], ...]] = (*_COMMON, _ConnectedIn, _GapIn, _StatusIn)
 
     def decode(self, text: str) -> Iterable[Heard | Delivery]:
         """Understand one frame; what is not understood is passed over, and logged."""
@@ -351,21 +351,21 @@ def _positive(limit: N | None) -> N | None:
 def _message(command: Request) -> _Out:
     match command:
         case core.Command():
-            return _Command(command.action, Raw(command.params), command.ref)
+            return _CommandOut(command.action, Raw(command.params), command.ref)
         case core.Publish():
-            return _Publish(command.channel, command.event, Raw(command.data), command.ref)
+            return _PublishOut(command.channel, command.event, Raw(command.data), command.ref)
         case core.Pong():
             return _PongOut(command.ref)
         case core.Ping():
             return _PingOut(command.ref)
         case core.Subscribe():
-            return _Subscribe(command.names, command.ref)
+            return _SubscribeOut(command.names, command.ref)
         case core.Unsubscribe():
-            return _Unsubscribe(command.names, command.ref)
+            return _UnsubscribeOut(command.names, command.ref)
         case core.Auth():
-            return _Auth(command.token, command.ref)
+            return _AuthOut(command.token, command.ref)
         case core.GetStatus():
-            return _GetStatus(command.ref)
+            return _GetStatusOut(command.ref)
         case _:
             raise AssertionError(command)
 

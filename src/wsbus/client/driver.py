@@ -12,8 +12,8 @@ from inspect import isawaitable
 from typing import Any, Final, Literal, TypeAlias
 from weakref import WeakSet
 
+import anyio
 from anyio import CancelScope, NoEventLoopError, create_task_group, current_time, move_on_after
-from anyio import Event as Signal
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 from websockets.uri import WebSocketURI
@@ -31,9 +31,9 @@ from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, Refr
 from .dialects import ClientDialect
 from .events import Events
 from .socket import Wire
-from .tokens import FetchToken, fetch
+from .tokens import TokenSource, fetch
 
-__all__ = ["GAVE_UP", "Driver", "OnChange", "Reply", "Settings", "TokenIn"]
+__all__ = ["GAVE_UP", "ClientDriver", "OnChange", "PendingReply", "Settings", "TokenIn"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
@@ -59,7 +59,7 @@ class Settings:
     dialect: ClientDialect
     headers: Mapping[str, str]
     tls: ssl.SSLContext | None
-    fetch_token: FetchToken | None
+    fetch_token: TokenSource | None
     token_in: TokenIn
     token_name: str
     """Of the query parameter."""
@@ -69,25 +69,25 @@ class Settings:
     on_change: OnChange | None
 
 
-class Reply:
+class PendingReply:
     """Where somebody waits for an answer."""
 
     __slots__ = ("done", "outcome")
 
     def __init__(self) -> None:
-        self.done: Final = Signal()
+        self.done: Final = anyio.Event()
         self.outcome: Response | Status | WsbusError | None = None
 
 
-class Driver:
+class ClientDriver:
     """What runs for a client, in a task of its own: see :meth:`run`."""
 
     def __init__(self, settings: Settings, session: ClientSession[Events[Any]]) -> None:
         self.settings: Final = settings
         self.session: Final = session
-        self.known: Final = Signal()
+        self.known: Final = anyio.Event()
         """The first attempt has succeeded, or all is over."""
-        self.over: Final = Signal()
+        self.over: Final = anyio.Event()
         """Nothing runs any more."""
         self.is_running: bool = False
         self._loop: EventLoopToken | None = None
@@ -95,14 +95,14 @@ class Driver:
         self.state: Connected | Reconnecting | Closed | None = None
         self._changes: Final = WeakSet[Changes]()
         self._subscriptions: Final[set[Events[Any]]] = set()
-        self._ended: Final = Signal()
-        self._heard_out: Final = Signal()
-        self._alarm = Signal()
+        self._ended: Final = anyio.Event()
+        self._heard_out: Final = anyio.Event()
+        self._alarm = anyio.Event()
         self._armed = 0.0
         self._tasks: TaskGroup | None = None
         self._wire: Wire | None = None
         self._scope: CancelScope | None = None
-        self._hung_up: Signal | None = None
+        self._hung_up: anyio.Event | None = None
         self._chance: Final = random.SystemRandom().random
 
     # --- for the client --------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class Driver:
             todo = self.session.listen(subscription.parsed, subscription)
         self.perform(todo)
 
-    def ask(self, reply: Reply, request: OpenRequest, *, is_idempotent: bool) -> None:
+    def ask(self, reply: PendingReply, request: OpenRequest, *, is_idempotent: bool) -> None:
         """Make a request; the reply says when it is answered."""
         self.perform(self.session.request(reply, request, _now(), is_idempotent=is_idempotent))
 
@@ -204,7 +204,7 @@ class Driver:
             if now.monotonic >= deadline:
                 self.perform(self.session.handle_deadline(now))
                 continue
-            self._alarm = Signal()
+            self._alarm = anyio.Event()
             self._armed = deadline
             with move_on_after(deadline - now.monotonic):
                 await self._alarm.wait()
@@ -334,7 +334,7 @@ class Driver:
                 self._start(self._fetch, generation)
             case actions.Dial(token):
                 # Made here, so that it can be aborted before its task has begun.
-                self._hung_up, self._scope = Signal(), CancelScope()
+                self._hung_up, self._scope = anyio.Event(), CancelScope()
                 self._start(self._converse, token)
             case actions.Cut():
                 self.abort()

@@ -34,7 +34,7 @@ from .connecting import connect as connect_async
 from .driver import OnChange, TokenIn
 from .events import Event, Events
 from .portal import Portal
-from .tokens import FetchToken
+from .tokens import TokenSource
 
 __all__ = ["SyncClient", "SyncEvents", "connect"]
 
@@ -45,7 +45,7 @@ _RETRY: Final = Retry()
 def connect(
     url: str,
     *,
-    token: str | FetchToken | None = None,
+    token: str | TokenSource | None = None,
     token_in: TokenIn = "message",  # noqa: S107  # where it goes is no token
     token_name: str = "token",  # noqa: S107
     protocol: str = "wsbus.v1",

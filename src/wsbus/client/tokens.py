@@ -10,12 +10,12 @@ from anyio import to_thread
 
 from ..core.errors import UsageError
 
-__all__ = ["FetchToken", "fetch"]
+__all__ = ["TokenSource", "fetch"]
 
-FetchToken: TypeAlias = Callable[[], str | Awaitable[str]]
+TokenSource: TypeAlias = Callable[[], str | Awaitable[str]]
 
 
-async def fetch(source: FetchToken) -> str:
+async def fetch(source: TokenSource) -> str:
     """Call it: an async function on the loop, any other in a worker thread, where it may block.
 
     Cancellation: a thread is left behind.
