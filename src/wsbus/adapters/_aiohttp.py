@@ -209,7 +209,7 @@ class AiohttpTransport:
         while self._is_full:
             before = self.unsent()
             with move_on_after(self._limits.write_deadline) as deadline, suppress(TransportClosed):
-                await self.room()
+                await self.wait_writable()
             if deadline.cancelled_caught and self.unsent() >= before:
                 self.abort()
         if self._is_open:
@@ -251,7 +251,7 @@ class AiohttpTransport:
             raise TransportClosed
         self._out.write(wire)
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         while self._is_full:
             drained = Event()
             drain = asyncio.ensure_future(self._drain(drained))
@@ -277,9 +277,9 @@ class AiohttpTransport:
         return round_trip(self._transport)
 
     async def send(self, frames: Sequence[Frame]) -> None:
-        await self.room()
+        await self.wait_writable()
         self.write_now(b"".join([frame.wire for frame in frames]))
-        await self.room()
+        await self.wait_writable()
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -188,7 +188,7 @@ def _itself(awaitable: Awaitable[Any]) -> Awaitable[Any]:
 class _Direct(_OnAsyncio):
     """Has the socket within reach; see :class:`.WebSocketProtocol`."""
 
-    __slots__ = ("_end_within", "_reset", "room", "round_trip", "unsent", "write_now")
+    __slots__ = ("_end_within", "_reset", "round_trip", "unsent", "wait_writable", "write_now")
 
     def __init__(
         self, endpoint: Endpoint, receive: ASGIReceive, send: ASGISend, raw: Mapping[str, Any]
@@ -198,14 +198,14 @@ class _Direct(_OnAsyncio):
         self._end_within: Final[Callable[[float], None]] = raw["end_within"]
         # No methods of its own: it saves a call for each delivery.
         self.write_now: Final[Callable[[bytes], None]] = raw["write_now"]
-        self.room: Final[Callable[[], Awaitable[None]]] = raw["room"]
+        self.wait_writable: Final[Callable[[], Awaitable[None]]] = raw["wait_writable"]
         self.unsent: Final[Callable[[], int]] = raw["unsent"]
         self.round_trip: Final[Callable[[], float | None]] = raw["round_trip"]
 
     async def send(self, frames: Sequence[Frame]) -> None:
-        await self.room()
+        await self.wait_writable()
         self.write_now(b"".join([frame.wire for frame in frames]))
-        await self.room()
+        await self.wait_writable()
 
     async def close(self, code: int, reason: str) -> None:
         if self.unsent():

@@ -321,7 +321,7 @@ class Flusher:
         try:
             while member.standing is Standing.BLOCKED:
                 if outlet.direct is not None:
-                    await outlet.direct.room()
+                    await outlet.direct.wait_writable()
                 frames = self._take(member)
                 if frames:
                     await self._send(outlet, frames)
