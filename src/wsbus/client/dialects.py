@@ -1,7 +1,8 @@
-"""The built-in dialects from the client's side: commands to text, text to what was heard.
+"""The built-in dialects on the client's side: requests to text, text to replies and events.
 
-The server's side is :mod:`wsbus.protocols`. Here nothing is strict: keys and types that are not
-known are passed over, so that an older client understands a newer server.
+The server's side is :mod:`wsbus.protocols`. Structs that are sent end with ``Out``, structs that
+are received with ``In``. Decoding is lenient: unknown keys and types are ignored, so that an older
+client understands a newer server.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _NULL: Final = Raw(b"null")
 
 
 class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """What messages to the server have in common."""
+    """Base of the messages to the server."""
 
 
 class _AuthOut(_Out, frozen=True, tag="auth"):
@@ -81,14 +82,14 @@ class _PongOut(_Out, frozen=True, tag="pong"):
 
 
 class _In(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What messages from the server have in common."""
+    """Base of the messages from the server."""
 
     id: str | None = None
     timestamp: float = 0.0
     """Milliseconds since the epoch."""
 
     def heard(self) -> _Said:
-        """Return what it means; None: nothing."""
+        """Return what the message means; None: it is ignored."""
         raise AssertionError(self)
 
 
@@ -142,7 +143,7 @@ class _AuthResultIn(_In, frozen=True, kw_only=True, tag="auth_result"):
         if not self.success:
             return core.AuthRefused(self.error.message, self.error.code, self.id)
         ends = self.data.expires_at
-        # By the server's own clock: this machine's may be wrong.
+        # Measured by the server's clock: this machine's may be wrong.
         lifetime = None if ends is None else max(0.0, (ends - self.timestamp) / 1000)
         return Admitted(self.data.subject, lifetime, self.id)
 
@@ -277,7 +278,7 @@ class ClientDialect:
     is_named: bool = False
     """Whether the server must echo the subprotocol."""
     is_rich: bool = False
-    """Whether there is a word for publishing, and one for asking for the status."""
+    """Whether a client can publish, and ask for the status."""
     has_plus: bool = False
     """Whether ``+`` is a wildcard."""
     messages: ClassVar[tuple[type[_In], ...]] = _COMMON
@@ -288,18 +289,18 @@ class ClientDialect:
         )
         self._tags: Final = {str(m.__struct_config__.tag) for m in self.messages}
 
-    def encode(self, command: Request) -> bytes:
-        """Say ``command``, in a message of its own."""
-        return _encode(_message(command))
+    def encode(self, request: Request) -> bytes:
+        """Return the message for ``request``."""
+        return _encode(_message(request))
 
-    def measure(self, command: Request) -> int:
-        """Return the bytes that ``command`` has when it is said."""
-        return len(self.encode(command))
+    def measure(self, request: Request) -> int:
+        """Return the size of the message for ``request``, in bytes."""
+        return len(self.encode(request))
 
     def decode(self, text: str) -> Iterable[Heard | Delivery]:
-        """Understand one frame; what is not understood is passed over, and logged.
+        """Decode one frame; messages that are not understood are logged and ignored.
 
-        Never raises, whatever the server sent.
+        It never raises, whatever the server sent.
         """
         said = self._understand(text)
         return () if said is None else (said,)
@@ -317,7 +318,7 @@ class ClientDialect:
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             kind = UNSET
         if kind is UNSET or kind in self._tags:
-            # The kind of error only: its text may repeat what was sent.
+            # The type of the error only: its text may repeat the message.
             logger.warning("a message was not understood: %s", type(error).__name__)
 
 
@@ -332,42 +333,42 @@ class NativeDialect(ClientDialect):
     messages: ClassVar[tuple[type[_In], ...]] = (*_COMMON, _ConnectedIn, _GapIn, _StatusIn)
 
     def decode(self, text: str) -> Iterable[Heard | Delivery]:
-        """Understand one frame; what is not understood is passed over, and logged."""
+        """Decode one frame; messages that are not understood are logged and ignored."""
         if "\n" not in text:
             return super().decode(text)
         try:
             found = [message.heard() for message in self._decoder.decode_lines(text)]
         except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
-            # One of them is not understood: look at each.
+            # One of them is not understood: decode them one by one.
             found = [self._understand(line) for line in text.split("\n") if line.strip()]
         return [said for said in found if said is not None]
 
 
 def _positive(limit: N | None) -> N | None:
-    """Return a limit that can be kept: one that makes no sense counts as not told."""
+    """Return a positive limit; any other counts as unknown."""
     return limit if limit is not None and limit > 0 else None
 
 
-def _message(command: Request) -> _Out:
-    match command:
+def _message(request: Request) -> _Out:
+    match request:
         case core.Command():
-            return _CommandOut(command.action, Raw(command.params), command.ref)
+            return _CommandOut(request.action, Raw(request.params), request.ref)
         case core.Publish():
-            return _PublishOut(command.channel, command.event, Raw(command.data), command.ref)
+            return _PublishOut(request.channel, request.event, Raw(request.data), request.ref)
         case core.Pong():
-            return _PongOut(command.ref)
+            return _PongOut(request.ref)
         case core.Ping():
-            return _PingOut(command.ref)
+            return _PingOut(request.ref)
         case core.Subscribe():
-            return _SubscribeOut(command.names, command.ref)
+            return _SubscribeOut(request.names, request.ref)
         case core.Unsubscribe():
-            return _UnsubscribeOut(command.names, command.ref)
+            return _UnsubscribeOut(request.names, request.ref)
         case core.Auth():
-            return _AuthOut(command.token, command.ref)
+            return _AuthOut(request.token, request.ref)
         case core.GetStatus():
-            return _GetStatusOut(command.ref)
+            return _GetStatusOut(request.ref)
         case _:
-            raise AssertionError(command)
+            raise AssertionError(request)
 
 
 _DIALECTS: Final = {d.name: d for d in (NativeDialect(), ClientDialect())}
@@ -377,7 +378,7 @@ def dialect(name: str) -> ClientDialect:
     """Return the dialect of this name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The client has no such dialect.
     """
     try:
         return _DIALECTS[name]
