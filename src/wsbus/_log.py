@@ -30,7 +30,7 @@ class BoundedLog:
     def __init__(self, logger: logging.Logger, a_minute: int = 10) -> None:
         self._logger: Final = logger
         self._a_minute: Final = a_minute
-        self._kinds: Final[dict[tuple[str, str], _Kind]] = {}
+        self._kinds: Final[dict[tuple[str, str], _Count]] = {}
 
     def warning(self, text: str, *args: object, of: str = "") -> None:
         """Log at WARNING; see :meth:`log`."""
@@ -65,7 +65,7 @@ class BoundedLog:
         if kind is None:
             if len(self._kinds) >= _MAX_KINDS:
                 self._kinds.clear()
-            kind = self._kinds[text, of] = _Kind(now)
+            kind = self._kinds[text, of] = _Count(now)
         elif now - kind.since >= _SECONDS:
             kind.since, kind.count = now, 0
         kind.count += 1
@@ -81,7 +81,7 @@ class BoundedLog:
         self._logger.log(level, line, *args, exc_info=exc)
 
 
-class _Kind:
+class _Count:
     __slots__ = ("count", "left_out", "since")
 
     def __init__(self, since: float) -> None:

@@ -143,7 +143,7 @@ class WriteNow(Protocol):
         """
         ...
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         """Wait until :meth:`write_now` would not block.
 
         Raises:

@@ -28,7 +28,7 @@ from wsbus import Limits
 from wsbus.cli import wsbus
 from wsbus.cli.exits import Exit
 from wsbus.cli.options import Target
-from wsbus.cli.tail_view import Tail, _sum, show
+from wsbus.cli.tail_view import TailOptions, _sum, show
 from wsbus.client import Event, Gap, GapCause
 
 ROOT: Final = Path(__file__).parents[2]
@@ -174,9 +174,9 @@ def test_tail_prints_events_for_programs(shared: Server, protocol: str) -> None:
     assert all(event["event"] == "message" for event in events)
 
 
-def wanted(*, as_json: bool = False, in_color: bool = False) -> Tail:
+def wanted(*, as_json: bool = False, in_color: bool = False) -> TailOptions:
     """Return options for one event to be shown."""
-    return Tail(
+    return TailOptions(
         target=Target(url="", token=None, protocol=""),
         patterns=(),
         count=None,

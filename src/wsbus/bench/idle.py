@@ -8,7 +8,7 @@ from time import perf_counter
 
 import msgspec
 
-from .load import Dialogue
+from .load import Script
 from .processes import Server, cpu_seconds, need_files, resident_bytes
 from .sockets import RawClient, frame
 
@@ -39,7 +39,7 @@ class IdleResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def idle(
     server: Server,
-    dialogue: Dialogue,
+    script: Script,
     *,
     connections: int,
     seconds: float,
@@ -49,7 +49,7 @@ def idle(
 
     Args:
         server: Which.
-        dialogue: Whose hello is said; pings are those of wsbus's dialects.
+        script: Whose hello is said; pings are those of wsbus's dialects.
         connections: How many.
         seconds: How long the server's time is measured, when all are connected.
         progress: Called with 1 for each that has joined.
@@ -65,9 +65,9 @@ def idle(
         with select.epoll() as epoll:
             watch = _Watch(epoll)
             for _ in range(connections):
-                client = RawClient(server.host, server.port, dialogue.path, dialogue.subprotocol)
+                client = RawClient(server.host, server.port, script.path, script.subprotocol)
                 clients.append(client)
-                client.converse(dialogue.hello, is_binary=dialogue.is_binary)
+                client.converse(script.hello, is_binary=script.is_binary)
                 watch.add(client)
                 watch.look(0)  # Some are due for a ping while others are still to join.
                 if progress is not None:

@@ -2,10 +2,10 @@
 
 It measures any WebSocket server that delivers what one client publishes to all clients. Messages
 are counted, not frames, by a marker that each of them holds once; nothing is parsed, so that one
-core can count more than a million messages a second. A :class:`Dialogue` says
+core can count more than a million messages a second. A :class:`Script` says
 how to talk to the server::
 
-    dialogue = Dialogue(
+    script = Script(
         subprotocol="nats",
         hello=[(b'{"subscribe":"bench"}', b"subscribed")],
         publish=b'{"publish":"bench","pad":"..."}',
@@ -15,14 +15,14 @@ how to talk to the server::
     need_files(500)
     with running([sys.executable, "server.py"], core=server_core) as server, pinned(load_core):
         result = fanout(
-            server.port, server.pid, dialogue, subscribers=500, outstanding=16, publications=2000
+            server.port, server.pid, script, subscribers=500, outstanding=16, publications=2000
         )
     print(result.cpu_us, result.p99_ms)
 
 The server prints ``host:port`` or its port when it is ready, and nothing else before. Payloads are
 those of WebSocket messages; a protocol within (Socket.IO, NATS, STOMP) puts its own frames there.
 Frames of the WebSocket protocol's own pings are not answered: servers that close silent clients
-after less than the run takes need another setting, or :attr:`Dialogue.alive`.
+after less than the run takes need another setting, or :attr:`Script.alive`.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from .processes import (
     running,
 )
 from .pump import ALIVE_SECONDS, Pump
-from .schedules import Pace, Schedule, Window
+from .schedules import FixedRate, Schedule, Window
 from .sockets import RawClient, frame
 
 __all__ = [
-    "Audience",
     "BenchError",
-    "Dialogue",
     "FanoutResult",
-    "Pace",
+    "FixedRate",
+    "Load",
     "Schedule",
+    "Script",
     "Server",
     "Window",
     "cores",
@@ -73,7 +73,7 @@ _STUCK_BUFFER: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dialogue:
+class Script:
     """How a server is talked to."""
 
     path: str = "/ws"
@@ -137,7 +137,7 @@ class FanoutResult(msgspec.Struct, frozen=True, kw_only=True):
 def fanout(
     port: int,
     pid: int | None,
-    dialogue: Dialogue,
+    script: Script,
     *,
     subscribers: int,
     outstanding: int,
@@ -153,7 +153,7 @@ def fanout(
     Args:
         port: Where the server listens.
         pid: Of the server; None: CPU and memory are not measured.
-        dialogue: How to talk to it.
+        script: How to talk to it.
         subscribers: How many connect and read.
         outstanding: Publications that some subscriber does not have yet; at the most.
         publications: How many are measured.
@@ -167,16 +167,16 @@ def fanout(
         BenchError: The server is not there, refused, or closed the publisher's connection.
     """
     warm_up = max(200, publications // 5) if warm_up is None else warm_up
-    with Audience(port, pid, dialogue, host=host) as audience:
-        audience.join(subscribers, stuck=stuck)
-        audience.run(Window(outstanding), warm_up, patience=patience)
-        return audience.run(Window(outstanding), publications, patience=patience, progress=progress)
+    with Load(port, pid, script, host=host) as load:
+        load.join(subscribers, stuck=stuck)
+        load.run(Window(outstanding), warm_up, patience=patience)
+        return load.run(Window(outstanding), publications, patience=patience, progress=progress)
 
 
 def round_trips(
     port: int,
     pid: int | None,
-    dialogue: Dialogue,
+    script: Script,
     *,
     outstanding: int,
     calls: int,
@@ -187,35 +187,35 @@ def round_trips(
 ) -> FanoutResult:
     """Call with so many calls under way on one connection, and measure.
 
-    What it takes and returns is as for :func:`fanout`, an answer being a delivery: the dialogue
+    What it takes and returns is as for :func:`fanout`, an answer being a delivery: the script
     publishes the call, and the marker occurs once in each answer. The publisher's hello is said.
 
     Raises:
         BenchError: The server is not there, refused, or closed the connection.
     """
     warm_up = max(200, calls // 5) if warm_up is None else warm_up
-    with Audience(port, pid, dialogue, host=host) as audience:
-        audience.call()
-        audience.run(Window(outstanding), warm_up, patience=patience)
-        return audience.run(Window(outstanding), calls, patience=patience, progress=progress)
+    with Load(port, pid, script, host=host) as load:
+        load.call()
+        load.run(Window(outstanding), warm_up, patience=patience)
+        return load.run(Window(outstanding), calls, patience=patience, progress=progress)
 
 
-class Audience:
+class Load:
     """Connections to one server, and a publisher; to be used as a context manager.
 
     Args:
         port: Where the server listens.
         pid: Of the server; None: CPU and memory are not measured.
-        dialogue: How to talk to it.
+        script: How to talk to it.
         host: Where the server is.
     """
 
     def __init__(
-        self, port: int, pid: int | None, dialogue: Dialogue, *, host: str = "127.0.0.1"
+        self, port: int, pid: int | None, script: Script, *, host: str = "127.0.0.1"
     ) -> None:
-        self._place: Final = (host, port, dialogue.path, dialogue.subprotocol)
+        self._place: Final = (host, port, script.path, script.subprotocol)
         self._pid: Final = pid
-        self._dialogue: Final = dialogue
+        self._script: Final = script
         self._clients: list[RawClient] = []
         self._alive_at = 0.0
         self._pump: Pump | None = None
@@ -246,20 +246,20 @@ class Audience:
             subscribers: Those that read.
             stuck: Those that never do, besides.
             idle: Those that are subscribed to something else, besides.
-            hello: What subscriber number n does first; None: as the dialogue says.
+            hello: What subscriber number n does first; None: as the script says.
             is_spread: Each publication goes to one of the subscribers, not to all.
             progress: Called with 1 for each that has joined.
 
         Raises:
             BenchError: The server is not there, or refused one.
         """
-        dialogue = self._dialogue
-        publisher = self._connect(dialogue.publisher_hello)
+        script = self._script
+        publisher = self._connect(script.publisher_hello)
         before = resident_bytes(self._pid) if self._pid else 0
         total = subscribers + stuck + idle
         for number in range(total):
             is_stuck = subscribers <= number < subscribers + stuck
-            steps = hello(number) if hello else dialogue.hello
+            steps = hello(number) if hello else script.hello
             self._connect(steps, receive_buffer=_STUCK_BUFFER if is_stuck else None)
             if progress is not None:
                 progress(1)
@@ -276,7 +276,7 @@ class Audience:
         Raises:
             BenchError: The server is not there, or refused it.
         """
-        client = self._connect(self._dialogue.publisher_hello)
+        client = self._connect(self._script.publisher_hello)
         self._pump = self._make_pump(client, [client], [], is_spread=False)
 
     def _connect(
@@ -286,13 +286,13 @@ class Audience:
     ) -> RawClient:
         client = RawClient(*self._place, receive_buffer=receive_buffer)
         self._clients.append(client)
-        client.converse(steps, is_binary=self._dialogue.is_binary)
+        client.converse(steps, is_binary=self._script.is_binary)
         now = perf_counter()
-        if self._dialogue.alive is not None and now - self._alive_at > ALIVE_SECONDS:
+        if self._script.alive is not None and now - self._alive_at > ALIVE_SECONDS:
             # Thousands take longer to join than a server bears silence.
             self._alive_at = now
             for each in self._clients:
-                each.converse([(self._dialogue.alive, None)], is_binary=self._dialogue.is_binary)
+                each.converse([(self._script.alive, None)], is_binary=self._script.is_binary)
         return client
 
     def _make_pump(
@@ -303,17 +303,17 @@ class Audience:
         *,
         is_spread: bool,
     ) -> Pump:
-        dialogue = self._dialogue
-        is_binary, alive = dialogue.is_binary, dialogue.alive
+        script = self._script
+        is_binary, alive = script.is_binary, script.alive
         return Pump(
             publisher,
             clients,
             wires=[
                 frame(payload, is_binary=is_binary)
-                for payload in (dialogue.publish, *dialogue.also_publish)
+                for payload in (script.publish, *script.also_publish)
             ],
-            marker=dialogue.marker,
-            digits=dialogue.digits,
+            marker=script.marker,
+            digits=script.digits,
             alive=frame(alive, is_binary=is_binary) if alive else None,
             idle=idle,
             is_spread=is_spread,
@@ -330,7 +330,7 @@ class Audience:
         """Publish, wait until all have everything, and tell what it took; may be repeated.
 
         Args:
-            schedule: When the next publication is due: :class:`Window` or :class:`Pace`.
+            schedule: When the next publication is due: :class:`Window` or :class:`FixedRate`.
             publications: How many.
             patience: Seconds without any message after which what is missing counts as lost.
             progress: Called now and then with how many publications were completed since.
@@ -350,7 +350,7 @@ class Audience:
             publications=publications,
             deliveries=run.deliveries,
             lost=run.lost,
-            reordered=run.reordered if self._dialogue.digits else None,
+            reordered=run.reordered if self._script.digits else None,
             closed=run.closed,
             seconds=wall,
             rate=run.deliveries / wall,

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from .load import FanoutResult
-    from .target import Target
+    from .target import MeasuredServer
 
 __all__ = [
     "COUNT",
@@ -31,22 +31,17 @@ SERVERS: Final = ("websockets", "aiohttp", "starlette", "asgi")
 COUNT: Final = click.IntRange(1)
 
 
-class _MissingExtra(click.ClickException):
-    exit_code = 2
-
-
 @contextmanager
 def told() -> Iterator[None]:
     """Say in a sentence what went wrong: exit status 2 if something is to be installed, else 1."""
-    from .errors import BenchError
-    from .servers import MissingExtra
+    from .errors import BenchError, NotInstalled
 
     try:
         yield
-    except MissingExtra as exc:
-        raise _MissingExtra(str(exc)) from exc
     except BenchError as exc:
-        raise click.ClickException(str(exc)) from exc
+        failure = click.ClickException(str(exc))
+        failure.exit_code = 2 if isinstance(exc, NotInstalled) else 1  # type: ignore[misc]  # as in click
+        raise failure from exc
 
 
 protocol_option: Final = click.option(
@@ -108,7 +103,7 @@ def aimed(command: Callable[..., None]) -> Callable[..., None]:
 
 def _targets(
     names: Sequence[str], url: str | None, pid: int | None, *, uvloop: bool
-) -> Sequence[Target]:
+) -> Sequence[MeasuredServer]:
     from .servers import require
     from .target import Own, running_at
 
@@ -125,9 +120,9 @@ def _targets(
 
 
 def measured(
-    targets: Sequence[Target],
+    targets: Sequence[MeasuredServer],
     cases: Sequence[str],
-    measure: Callable[[Target, str, Callable[[int], None]], FanoutResult],
+    measure: Callable[[MeasuredServer, str, Callable[[int], None]], FanoutResult],
     *,
     rounds: int,
     steps: int,

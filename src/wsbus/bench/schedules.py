@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Pace", "Schedule", "Window"]
+__all__ = ["FixedRate", "Schedule", "Window"]
 
 
 class Schedule(Protocol):
@@ -42,7 +42,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class FixedRate:
     """So many publications a second by the clock, however slow the server is.
 
     Latency counts from when a publication was due: what waits behind a stall is not left out.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .load import Dialogue
+from .load import Script
 
-__all__ = ["DEFAULT_PAYLOAD", "PROTOCOLS", "bus_dialogue", "call_dialogue", "subscription"]
+__all__ = ["DEFAULT_PAYLOAD", "PROTOCOLS", "bus_script", "call_script", "subscription"]
 
 PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
 DEFAULT_PAYLOAD: Final = 200
@@ -25,13 +25,13 @@ _ANSWER: Final = '{"type":"response","id":"1","timestamp":1700000000000,"success
 _ALIVE: Final = b'{"type":"pong"}'
 
 
-def bus_dialogue(
+def bus_script(
     protocol: str = "wsbus.v1",
     *,
     channels: Sequence[str] = ("bench",),
     payload: int = DEFAULT_PAYLOAD,
     digits: bool = True,
-) -> Dialogue:
+) -> Script:
     """Return how subscribers of all these channels are published to, on each in turn.
 
     Args:
@@ -43,7 +43,7 @@ def bus_dialogue(
     data = [_padded(_EVENT, channel, payload) for channel in channels]
     pairs = zip(channels, data, strict=True)
     publish = [(_PUBLISH[protocol] % pair).encode() for pair in pairs]
-    return Dialogue(
+    return Script(
         subprotocol=protocol,
         hello=subscription(*channels),
         publish=publish[0],
@@ -54,7 +54,7 @@ def bus_dialogue(
     )
 
 
-def call_dialogue(protocol: str, action: str, *, payload: int = DEFAULT_PAYLOAD) -> Dialogue:
+def call_script(protocol: str, action: str, *, payload: int = DEFAULT_PAYLOAD) -> Script:
     """Return how a command is given whose answer is what was sent.
 
     Args:
@@ -64,9 +64,7 @@ def call_dialogue(protocol: str, action: str, *, payload: int = DEFAULT_PAYLOAD)
     """
     data = _padded("%s" + _ANSWER, "", payload)
     call = (_CALL % (action, data)).encode()
-    return Dialogue(
-        subprotocol=protocol, publish=call, marker=_MARKER, digits=_DIGITS, alive=_ALIVE
-    )
+    return Script(subprotocol=protocol, publish=call, marker=_MARKER, digits=_DIGITS, alive=_ALIVE)
 
 
 def subscription(*channels: str) -> Sequence[tuple[bytes | None, bytes | None]]:

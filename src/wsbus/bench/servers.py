@@ -16,12 +16,9 @@ from ..core.heartbeat import HeartbeatPolicy
 from ..core.limits import Limits
 from ..core.permissions import Grants
 from ..endpoint import Endpoint
+from .errors import NotInstalled
 
-__all__ = ["SERVERS", "MissingExtra", "Options", "make_bus", "require", "run"]
-
-
-class MissingExtra(Exception):
-    """What is needed is not installed; the text says what to install."""
+__all__ = ["SERVERS", "Options", "make_bus", "require", "run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +136,7 @@ async def _stopped() -> None:
     await stop.wait()
 
 
-class _Kind:
+class _ServerKind:
     """A server by name, and what it needs to be installed."""
 
     def __init__(
@@ -151,10 +148,10 @@ class _Kind:
 
 
 SERVERS: Final = {
-    "websockets": _Kind(_serve_websockets, "cli,websockets", "websockets"),
-    "aiohttp": _Kind(_serve_aiohttp, "cli,aiohttp", "aiohttp"),
-    "starlette": _Kind(_serve_starlette, "demo", "starlette", "uvicorn", "websockets"),
-    "asgi": _Kind(_serve_asgi, "demo", "uvicorn", "websockets"),
+    "websockets": _ServerKind(_serve_websockets, "cli,websockets", "websockets"),
+    "aiohttp": _ServerKind(_serve_aiohttp, "cli,aiohttp", "aiohttp"),
+    "starlette": _ServerKind(_serve_starlette, "demo", "starlette", "uvicorn", "websockets"),
+    "asgi": _ServerKind(_serve_asgi, "demo", "uvicorn", "websockets"),
 }
 """By name; ``asgi`` is plain uvicorn, ``starlette`` has it write through the adapter's protocol."""
 
@@ -163,13 +160,13 @@ def require(name: str, *, uvloop: bool = False) -> None:
     """See that what a server needs is installed.
 
     Raises:
-        MissingExtra: It is not.
+        NotInstalled: It is not.
     """
     kind = SERVERS[name]
     if any(importlib.util.find_spec(module) is None for module in kind.modules):
-        raise MissingExtra(f"the server {name} needs more: pip install 'wsbus[{kind.extra}]'")
+        raise NotInstalled(f"the server {name} needs more: pip install 'wsbus[{kind.extra}]'")
     if uvloop and importlib.util.find_spec("uvloop") is None:
-        raise MissingExtra("--uvloop needs more: pip install uvloop")
+        raise NotInstalled("--uvloop needs more: pip install uvloop")
 
 
 def run(name: str, options: Options, *, uvloop: bool = False) -> None:
@@ -181,7 +178,7 @@ def run(name: str, options: Options, *, uvloop: bool = False) -> None:
         uvloop: Whether uvloop is the event loop.
 
     Raises:
-        MissingExtra: What it needs is not installed.
+        NotInstalled: What it needs is not installed.
         OSError: The port is taken, or the address is not of this machine.
     """
     require(name, uvloop=uvloop)

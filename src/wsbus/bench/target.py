@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from .errors import BenchError
 from .processes import Server, cores, listener_pid, pinned, running
 
-__all__ = ["Own", "Running", "Target", "running_at"]
+__all__ = ["External", "MeasuredServer", "Own", "running_at"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
+class External:
     """A server that somebody else has started, and pinned if it is to be."""
 
     name: str
@@ -49,10 +49,10 @@ class Running:
         yield self.server
 
 
-Target = Own | Running
+MeasuredServer = Own | External
 
 
-def running_at(url: str, pid: int | None = None) -> Running:
+def running_at(url: str, pid: int | None = None) -> External:
     """Return the server at a URL.
 
     Args:
@@ -73,7 +73,7 @@ def running_at(url: str, pid: int | None = None) -> Running:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if pid is None and _is_here(parts.hostname):
         pid = listener_pid(port)
-    return Running(name=url, server=Server(parts.hostname, port, pid), path=path)
+    return External(name=url, server=Server(parts.hostname, port, pid), path=path)
 
 
 def _is_here(host: str) -> bool:

@@ -12,18 +12,18 @@ import msgspec
 
 from .idle import idle
 from .load import (
-    Audience,
-    Dialogue,
     FanoutResult,
-    Pace,
+    FixedRate,
+    Load,
+    Script,
     Window,
     fanout,
     need_files,
     round_trips,
 )
 from .report import progress_bar
-from .scripts import bus_dialogue, call_dialogue, subscription
-from .target import Running, Target
+from .scripts import bus_script, call_script, subscription
+from .target import External, MeasuredServer
 
 __all__ = [
     "add_ratios",
@@ -57,7 +57,7 @@ def median_of(results: Sequence[FanoutResult]) -> FanoutResult:
 
 
 def measure_fanout(
-    target: Target,
+    target: MeasuredServer,
     settings: Mapping[str, Any],
     outstanding: int,
     *,
@@ -77,12 +77,12 @@ def measure_fanout(
     """
     need_files(readers + stuck)
     channels = [f"bench{number}" for number in range(settings["channels"])]
-    dialogue = bus_dialogue(settings["protocol"], channels=channels, payload=settings["payload"])
+    script = bus_script(settings["protocol"], channels=channels, payload=settings["payload"])
     with target.open() as server:
         return fanout(
             server.port,
             server.pid,
-            replace(dialogue, path=target.path),
+            replace(script, path=target.path),
             host=server.host,
             subscribers=readers,
             outstanding=outstanding,
@@ -93,7 +93,7 @@ def measure_fanout(
 
 
 def measure_stress(
-    target: Target, settings: Mapping[str, Any], *, progress: Callable[[int], None]
+    target: MeasuredServer, settings: Mapping[str, Any], *, progress: Callable[[int], None]
 ) -> FanoutResult:
     """Publish to all at a pace, after at most a second of it to warm up.
 
@@ -104,15 +104,15 @@ def measure_stress(
     """
     rate, seconds = settings["rate"], settings["seconds"]
     need_files(settings["connections"])
-    dialogue = bus_dialogue(settings["protocol"], payload=settings["payload"])
-    with _audience(target, dialogue) as audience:
-        audience.join(settings["connections"], progress=progress)
-        audience.run(Pace(rate), max(1, round(rate * min(1.0, seconds))))
-        return audience.run(Pace(rate), max(1, round(rate * seconds)), progress=progress)
+    script = bus_script(settings["protocol"], payload=settings["payload"])
+    with _load(target, script) as load:
+        load.join(settings["connections"], progress=progress)
+        load.run(FixedRate(rate), max(1, round(rate * min(1.0, seconds))))
+        return load.run(FixedRate(rate), max(1, round(rate * seconds)), progress=progress)
 
 
 def measure_rooms(
-    target: Target,
+    target: MeasuredServer,
     settings: Mapping[str, Any],
     connections: int,
     *,
@@ -130,23 +130,23 @@ def measure_rooms(
     """
     need_files(connections)
     names = [f"room.{number:06}" for number in range(connections)]
-    dialogue = bus_dialogue(
+    script = bus_script(
         settings["protocol"],
         channels=names if is_spread else names[:1],
         payload=settings["payload"],
         digits=not is_spread,
     )
     window = Window(settings["outstanding"])
-    with _audience(target, dialogue) as audience:
-        audience.join(
+    with _load(target, script) as load:
+        load.join(
             connections if is_spread else 1,
             idle=0 if is_spread else connections - 1,
             hello=lambda number: subscription(names[number]),
             is_spread=is_spread,
             progress=progress,
         )
-        audience.run(window, max(200, connections if is_spread else 0))
-        return audience.run(window, settings["publications"], progress=progress)
+        load.run(window, max(200, connections if is_spread else 0))
+        return load.run(window, settings["publications"], progress=progress)
 
 
 def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
@@ -158,7 +158,7 @@ def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def measure_calls(
-    target: Target,
+    target: MeasuredServer,
     settings: Mapping[str, Any],
     action: str,
     outstanding: int,
@@ -174,12 +174,12 @@ def measure_calls(
         outstanding: The window.
         progress: Told of answers.
     """
-    dialogue = call_dialogue(settings["protocol"], action, payload=settings["payload"])
+    script = call_script(settings["protocol"], action, payload=settings["payload"])
     with target.open() as server:
         return round_trips(
             server.port,
             server.pid,
-            replace(dialogue, path=target.path),
+            replace(script, path=target.path),
             host=server.host,
             outstanding=outstanding,
             calls=settings["calls"],
@@ -187,7 +187,7 @@ def measure_calls(
         )
 
 
-def measure_idle(target: Target, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def measure_idle(target: MeasuredServer, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a row for a server that does not ping, and one for a server that does.
 
     Args:
@@ -196,9 +196,9 @@ def measure_idle(target: Target, settings: Mapping[str, Any]) -> Iterator[dict[s
     """
     every = f"{settings['ping_interval']:g}"
     cases = {"none": _NEVER, f"every {every} s": every}
-    if isinstance(target, Running):
+    if isinstance(target, External):
         cases = {"as it is": ""}
-    dialogue = replace(bus_dialogue(settings["protocol"]), path=target.path)
+    script = replace(bus_script(settings["protocol"]), path=target.path)
     connections = settings["connections"]
     need_files(connections)
     for case, interval in cases.items():
@@ -208,7 +208,7 @@ def measure_idle(target: Target, settings: Mapping[str, Any]) -> Iterator[dict[s
         ):
             result = idle(
                 server,
-                dialogue,
+                script,
                 connections=connections,
                 seconds=settings["seconds"],
                 progress=advance,
@@ -217,11 +217,9 @@ def measure_idle(target: Target, settings: Mapping[str, Any]) -> Iterator[dict[s
 
 
 @contextmanager
-def _audience(target: Target, dialogue: Dialogue) -> Iterator[Audience]:
+def _load(target: MeasuredServer, script: Script) -> Iterator[Load]:
     with (
         target.open() as server,
-        Audience(
-            server.port, server.pid, replace(dialogue, path=target.path), host=server.host
-        ) as audience,
+        Load(server.port, server.pid, replace(script, path=target.path), host=server.host) as load,
     ):
-        yield audience
+        yield load

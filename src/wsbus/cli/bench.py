@@ -23,7 +23,7 @@ from ..bench.options import (
 
 if TYPE_CHECKING:
     from ..bench.load import FanoutResult
-    from ..bench.target import Target
+    from ..bench.target import MeasuredServer
 
 __all__ = ["bench"]
 
@@ -128,7 +128,7 @@ def serve(
 )
 def fanout(
     *,
-    targets: Sequence[Target],
+    targets: Sequence[MeasuredServer],
     as_json: bool,
     outstanding: Sequence[int],
     rounds: int,
@@ -146,7 +146,7 @@ def fanout(
     if held:
         cases |= {f"{window}, {held} stuck": (window, held) for window in outstanding}
 
-    def measure(target: Target, case: str, advance: Callable[[int], None]) -> FanoutResult:
+    def measure(target: MeasuredServer, case: str, advance: Callable[[int], None]) -> FanoutResult:
         window, present = cases[case]
         readers = subscribers - held
         return measure_fanout(
@@ -167,12 +167,12 @@ def fanout(
 @click.option("--connections", type=COUNT, default=1000, show_default=True)
 @click.option("--rate", type=_SECONDS, default=1000.0, show_default=True, help="Publications/s.")
 @click.option("--seconds", type=_SECONDS, default=10.0, show_default=True)
-def stress(*, targets: Sequence[Target], as_json: bool, **settings: Any) -> None:
+def stress(*, targets: Sequence[MeasuredServer], as_json: bool, **settings: Any) -> None:
     """Publish to all connections at a pace by the clock, however slow the server is."""
     from ..bench.report import show
     from ..bench.workloads import measure_stress
 
-    def measure(target: Target, case: str, advance: Callable[[int], None]) -> FanoutResult:
+    def measure(target: MeasuredServer, case: str, advance: Callable[[int], None]) -> FanoutResult:
         return measure_stress(target, settings, progress=advance)
 
     steps = settings["connections"] + round(settings["rate"] * settings["seconds"])
@@ -204,7 +204,7 @@ def stress(*, targets: Sequence[Target], as_json: bool, **settings: Any) -> None
 @click.option("--outstanding", type=COUNT, default=16, show_default=True)
 def rooms(
     *,
-    targets: Sequence[Target],
+    targets: Sequence[MeasuredServer],
     as_json: bool,
     rounds: int,
     connections: int,
@@ -224,7 +224,7 @@ def rooms(
         for count in (fewest, connections)
     }
 
-    def measure(target: Target, case: str, advance: Callable[[int], None]) -> FanoutResult:
+    def measure(target: MeasuredServer, case: str, advance: Callable[[int], None]) -> FanoutResult:
         count, is_spread = cases[case]
         return measure_rooms(target, settings, count, is_spread=is_spread, progress=advance)
 
@@ -253,7 +253,7 @@ def rooms(
 @click.option("--calls", type=COUNT, default=10_000, show_default=True)
 def rpc(
     *,
-    targets: Sequence[Target],
+    targets: Sequence[MeasuredServer],
     as_json: bool,
     outstanding: Sequence[int],
     rounds: int,
@@ -269,7 +269,7 @@ def rpc(
         for window in outstanding
     }
 
-    def measure(target: Target, case: str, advance: Callable[[int], None]) -> FanoutResult:
+    def measure(target: MeasuredServer, case: str, advance: Callable[[int], None]) -> FanoutResult:
         action, window = cases[case]
         return measure_calls(target, settings, action, window, progress=advance)
 
@@ -291,7 +291,7 @@ def rpc(
 @click.option("--connections", type=COUNT, default=10_000, show_default=True)
 @click.option("--seconds", type=_SECONDS, default=30.0, show_default=True)
 @click.option("--ping-interval", type=_SECONDS, default=25.0, show_default=True)
-def idle(*, targets: Sequence[Target], as_json: bool, **settings: Any) -> None:
+def idle(*, targets: Sequence[MeasuredServer], as_json: bool, **settings: Any) -> None:
     """Let subscribed connections say nothing but pongs: between pings, and while there are some."""
     from ..bench.report import show
     from ..bench.workloads import measure_idle

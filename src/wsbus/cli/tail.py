@@ -58,10 +58,10 @@ def tail(
     with told("wsbus tail", interrupted=Exit.DONE):
         import anyio
 
-        from .tail_view import Tail, follow
+        from .tail_view import TailOptions, follow
 
         stream = sys.stdout.buffer
-        wanted = Tail(
+        wanted = TailOptions(
             target=target_of(url, token, token_file, protocol),
             patterns=tuple(dict.fromkeys(patterns)),
             count=count,

@@ -21,11 +21,11 @@ from .exits import Exit, Failed, say
 from .options import Target
 from .stdio import Output
 
-__all__ = ["Tail", "follow", "show"]
+__all__ = ["TailOptions", "follow", "show"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tail:
+class TailOptions:
     """What is wanted."""
 
     target: Target
@@ -48,7 +48,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
     gap: dict[str, Any] | None = None
 
 
-async def follow(wanted: Tail, stream: BinaryIO) -> None:
+async def follow(wanted: TailOptions, stream: BinaryIO) -> None:
     """Print events until one of the ends that are wanted.
 
     Raises:
@@ -67,7 +67,7 @@ async def follow(wanted: Tail, stream: BinaryIO) -> None:
 
 
 async def _subscribe(
-    stack: AsyncExitStack, wanted: Tail
+    stack: AsyncExitStack, wanted: TailOptions
 ) -> tuple[Events[msgspec.Raw], list[Events[msgspec.Raw]]]:
     """Return one iterator over everything, in order and nothing twice, and one for each pattern.
 
@@ -86,7 +86,7 @@ async def _subscribe(
 class _Printing:
     """Prints what comes until there is an end."""
 
-    def __init__(self, wanted: Tail, output: Output) -> None:
+    def __init__(self, wanted: TailOptions, output: Output) -> None:
         self._wanted = wanted
         self._output = output
         self._failure: Exception | None = None
@@ -162,7 +162,7 @@ def _sum(first: Gap | None, second: Gap) -> Gap:
     return Gap(first.pattern, lost, first.cause)
 
 
-def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: Tail) -> bytes:
+def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: TailOptions) -> bytes:
     """Return the line for an event, and for what is missing before it."""
     if wanted.as_json:
         missing = None if gap is None else {"lost": gap.lost, "cause": gap.cause}

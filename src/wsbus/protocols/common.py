@@ -105,7 +105,7 @@ class _Event(FromServer, frozen=True, tag="event"):
     data: Raw
 
 
-class _Answer(FromServer, frozen=True, kw_only=True):
+class _WithId(FromServer, frozen=True, kw_only=True):
     """A message that belongs to one of the client's, and carries its ``id``."""
 
     id: str | None = None
@@ -117,13 +117,13 @@ class _Fault(msgspec.Struct, frozen=True):
     message: str
 
 
-class _Response(_Answer, frozen=True, kw_only=True, tag="response"):
+class _Response(_WithId, frozen=True, kw_only=True, tag="response"):
     success: bool
     data: Raw | UnsetType = UNSET
     error: _Fault | UnsetType = UNSET
 
 
-class _Error(_Answer, frozen=True, kw_only=True, tag="error"):
+class _Error(_WithId, frozen=True, kw_only=True, tag="error"):
     error: _Fault
 
 
@@ -152,19 +152,19 @@ class _Subscriptions(msgspec.Struct, frozen=True, omit_defaults=True):
     rejected: tuple[_Rejected, ...] = ()
 
 
-class _Subscribed(_Answer, frozen=True, kw_only=True, tag="subscribed"):
+class _Subscribed(_WithId, frozen=True, kw_only=True, tag="subscribed"):
     data: _Subscriptions
 
 
-class _Unsubscribed(_Answer, frozen=True, kw_only=True, tag="unsubscribed"):
+class _Unsubscribed(_WithId, frozen=True, kw_only=True, tag="unsubscribed"):
     data: _Subscriptions
 
 
-class _PingOut(_Answer, frozen=True, tag="ping"):
+class _ServerPing(_WithId, frozen=True, tag="ping"):
     pass
 
 
-class _PongOut(_Answer, frozen=True, tag="pong"):
+class _ServerPong(_WithId, frozen=True, tag="pong"):
     pass
 
 
@@ -180,7 +180,7 @@ class Dialogue(TaggedJson):
             data = Raw(reply.data)
             return Frame(_encode(_Response(id=reply.ref, timestamp=now, success=True, data=data)))
         if type(reply) is core.Pong:
-            return Frame(_encode(_PongOut(id=reply.ref, timestamp=now)))
+            return Frame(_encode(_ServerPong(id=reply.ref, timestamp=now)))
         message = self.answer(reply, now)
         return None if message is None else Frame(_encode(message))
 
@@ -199,7 +199,7 @@ class Dialogue(TaggedJson):
                     return _Response(id=reply.ref, timestamp=at, success=False, error=fault)
                 return _Error(id=reply.ref, timestamp=at, error=fault)
             case core.Ping():
-                return _PingOut(id=reply.ref, timestamp=at)
+                return _ServerPing(id=reply.ref, timestamp=at)
             case core.Subscribed():
                 rejected = tuple(_Rejected(r.name, r.code, r.message) for r in reply.rejected)
                 data = _Subscriptions(reply.names, reply.active, rejected)

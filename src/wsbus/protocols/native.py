@@ -1,6 +1,6 @@
 """``wsbus.v1``: wsbus's own protocol.
 
-The common messages (:mod:`.dialogue`), and beyond them ``connected``, ``publish``, ``get_status``
+The common messages (:mod:`.common`), and beyond them ``connected``, ``publish``, ``get_status``
 with ``status``, and ``gap``. Several messages may share a frame, separated by newlines, both
 ways; ``+`` is a wildcard.
 """
@@ -84,16 +84,16 @@ class _Status(FromServer, frozen=True, kw_only=True, tag="status"):
     data: _Facts
 
 
-class _Withdrawn(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Withdrawal(msgspec.Struct, frozen=True, omit_defaults=True):
     channels: tuple[str, ...]
     active_subscriptions: int
     reason: str | None = None
 
 
-class _Unsubscribed(FromServer, frozen=True, kw_only=True, tag="unsubscribed"):
+class _Withdrawn(FromServer, frozen=True, kw_only=True, tag="unsubscribed"):
     id: str | None = None
     timestamp: int
-    data: _Withdrawn
+    data: _Withdrawal
 
 
 class Native(Dialogue):
@@ -130,20 +130,20 @@ class Native(Dialogue):
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``; ``at`` in milliseconds."""
         match reply:
-            case core.Connected():
+            case core.Greeting():
                 return _Connected(at, _terms(reply))
             case core.Gap():
                 return _Gap(at, _Loss(reply.lost))
             case core.Unsubscribed(reason=str()):
-                data = _Withdrawn(reply.names, reply.active, reply.reason)
-                return _Unsubscribed(id=reply.ref, timestamp=at, data=data)
+                data = _Withdrawal(reply.names, reply.active, reply.reason)
+                return _Withdrawn(id=reply.ref, timestamp=at, data=data)
             case core.Status():
                 return _Status(id=reply.ref, timestamp=at, data=_facts(reply))
             case _:
                 return super().answer(reply, at)
 
 
-def _terms(reply: core.Connected) -> _Terms:
+def _terms(reply: core.Greeting) -> _Terms:
     return _Terms(
         connection_id=reply.connection_id,
         subject=reply.subject,

@@ -8,7 +8,7 @@ from anyio import move_on_after
 
 from ..core.errors import CloseCode
 from ..core.instant import Instant
-from ..core.messages import Connected
+from ..core.messages import Greeting
 from ..core.permissions import Identity
 from ..core.plan import Member
 from ..core.session import Session
@@ -50,13 +50,13 @@ def new_member(endpoint: Endpoint, admission: Admission, outlet: Outlet) -> Memb
     )
 
 
-def greeting(endpoint: Endpoint, connection_id: str, identity: Identity | None) -> Connected:
+def greeting(endpoint: Endpoint, connection_id: str, identity: Identity | None) -> Greeting:
     """Return the first message to a client: its id, and the terms it has to keep."""
     policy, limits = endpoint.heartbeat, endpoint.limits
     subject = None if identity is None else identity.subject
     rates = limits.messages_per_second, limits.commands_per_second
     bounds = limits.max_message_bytes, limits.max_names, *rates
-    return Connected(connection_id, subject, policy.interval, policy.timeout, *bounds)
+    return Greeting(connection_id, subject, policy.interval, policy.timeout, *bounds)
 
 
 def take_name(
