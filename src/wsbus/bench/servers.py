@@ -1,4 +1,4 @@
-"""What ``wsbus bench serve`` serves: a bus with open doors, on each server that carries one."""
+"""What ``wsbus bench serve`` serves: an open bus, on each server that carries one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Options:
 def make_bus(
     ping_interval: float | None = None, flush_interval: float = 0.0
 ) -> tuple[Bus, Endpoint]:
-    """Return a bus, and a door through which anybody may do anything, as often as they like.
+    """Return a bus, and an endpoint where anybody may do anything, as often as they like.
 
     Everything else is as it is by default. Commands: ``echo`` answers with what was sent,
     ``echo_sync`` as well, and ``publish`` is for dialects that have no word for it.

@@ -19,7 +19,7 @@ from ..core.queue import MessageQueue
 from .changes import Gap
 from .payloads import decode
 
-__all__ = ["Door", "Event", "Events"]
+__all__ = ["Event", "Events", "EventsOwner"]
 
 T = TypeVar("T")
 _TAKE_BYTES: Final = 64 * 1024
@@ -56,7 +56,7 @@ class _Marker:
             self.cause = cause
 
 
-class Door(Protocol):
+class EventsOwner(Protocol):
     """What a subscription needs of its client."""
 
     def check_caller(self) -> None:
@@ -98,7 +98,7 @@ class Events(Generic[T]):
 
     def __init__(
         self,
-        door: Door,
+        owner: EventsOwner,
         pattern: Pattern,
         decode: Callable[[bytes], T],
         *,
@@ -111,7 +111,7 @@ class Events(Generic[T]):
         self.pattern: Final = pattern.text
         self.parsed: Final = pattern
         self.asks: Final = asks
-        self._door: Final = door
+        self._owner: Final = owner
         self._decode: Final = decode
         self._overflow: Final = overflow
         self._timeout: Final = timeout
@@ -145,7 +145,7 @@ class Events(Generic[T]):
             raise UsageError("a subscription is entered once")
         self._is_entered = True
         try:
-            self._door.join(self)
+            self._owner.join(self)
             with fail_after(self._timeout):
                 await self._confirmed.wait()
         except TimeoutError:
@@ -174,7 +174,7 @@ class Events(Generic[T]):
         self._is_closed = True
         self._taken.clear()
         self._queue.clear()
-        self._door.leave(self)
+        self._owner.leave(self)
         self._rouse()
 
     def __aiter__(self) -> Self:
@@ -209,7 +209,7 @@ class Events(Generic[T]):
                 await self._wait()
 
     async def _wait(self) -> None:
-        self._door.check_caller()
+        self._owner.check_caller()
         if self._wake is not None:
             raise UsageError(
                 f"{self.pattern}: another task waits for the next event already: one task iterates "
@@ -235,7 +235,7 @@ class Events(Generic[T]):
     def _note(self, lost: int | None, cause: GapCause, *, is_told: bool = False) -> None:
         """Keep a loss for the next event; tell it at once, too."""
         if not is_told:
-            self._door.tell_gap(Gap(self.pattern, lost, cause))
+            self._owner.tell_gap(Gap(self.pattern, lost, cause))
         before = self._gap
         if before is not None:
             lost = None if lost is None or before.lost is None else lost + before.lost
@@ -260,7 +260,7 @@ class Events(Generic[T]):
 
     def lose(self, lost: int | None, cause: GapCause) -> None:
         """Take note that something is missing right here."""
-        self._door.tell_gap(Gap(self.pattern, lost, cause))
+        self._owner.tell_gap(Gap(self.pattern, lost, cause))
         if self._marker is not None:
             self._marker.add(lost, cause)
         else:
@@ -273,7 +273,7 @@ class Events(Generic[T]):
         if not self._is_closed:
             self._is_closed = True
             self._error = error
-            self._door.leave(self)
+            self._owner.leave(self)
         self._confirmed.set()
         self._rouse()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypedDict, Unpack, overload
+from typing import Final, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from ..core.channels import parse_channel
 from ..core.choices import member_of, shown
@@ -17,13 +17,16 @@ from ..core.messages import Publication
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
-from .lifecycle import Life
+from .host import BusHost
 from .recipients import Recipients, Who
 from .services import Services
 
-__all__ = ["Publisher"]
+__all__ = ["Encode", "Publisher", "encoder"]
 
 _TIMEOUT: Final = 5.0
+
+Encode: TypeAlias = Callable[[object], bytes]
+"""Turns data into JSON."""
 
 
 class _Options(TypedDict, total=False):
@@ -40,15 +43,11 @@ class Publisher:
     ``_threadsafe``.
     """
 
-    def __init__(self, enc_hook: EncHook | None, clock: Callable[[], Instant]) -> None:
-        if enc_hook is not None and not callable(enc_hook):
-            raise UsageError(
-                f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
-            )
-        self._encode: Final = partial(encode_data, enc_hook=enc_hook)
+    def __init__(self, encode: Encode, clock: Callable[[], Instant], host: BusHost) -> None:
+        self._encode: Final = encode
         self._clock: Final = clock
+        self._host: Final = host
         self._broadcasts: Final[set[str]] = set()
-        self._life: Life | None = None
         self._recipients: Final = Recipients()
 
     async def publish(
@@ -88,7 +87,7 @@ class Publisher:
             NotStarted: The bus is not running.
         Cancellation: accepted already.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = services.hub.publish(
             publication, self._recipients.members(services.registry, exclude)
@@ -113,7 +112,7 @@ class Publisher:
         Raises:
             UsageError: Called from another thread, too: see :meth:`publish_threadsafe`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = services.hub.publish(
             publication, self._recipients.members(services.registry, exclude)
@@ -181,7 +180,7 @@ class Publisher:
         publication = self._publication(channel, data, event, overflow, key)
 
         def accept() -> Receipt:
-            services = self._running()
+            services = self._host.services
             receipt = services.hub.publish(
                 publication, self._recipients.members(services.registry, exclude)
             )
@@ -245,7 +244,7 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = self._send(services, publication, to, exclude, endpoint)
         await self._pace(services)
@@ -268,7 +267,7 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_soon`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = self._send(services, publication, to, exclude, endpoint)
         services.flusher.soon()
@@ -322,7 +321,7 @@ class Publisher:
         publication = self._publication(channel, data, event, overflow, key)
 
         def accept() -> Receipt:
-            services = self._running()
+            services = self._host.services
             receipt = self._send(services, publication, to, exclude, endpoint)
             services.flusher.soon()
             return receipt
@@ -353,7 +352,7 @@ class Publisher:
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None
     ) -> Receipt | None:
         """Have the event loop accept something; None as ``timeout``: do not wait for it."""
-        life = self._life
+        life = self._host.life
         if life is None:
             raise NotStarted
         if threading.get_ident() == life.thread:
@@ -379,13 +378,15 @@ class Publisher:
             raise UsageError(f"key must be a text or None, not {type(key).__name__}")
         return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
 
-    def _running(self) -> Services:
-        life = self._life
-        if life is None or life.services is None:
-            raise NotStarted
-        if threading.get_ident() != life.thread:
-            raise UsageError(
-                f"the bus belongs to thread {life.thread}, this is {threading.get_ident()}: "
-                "use publish_threadsafe"
-            )
-        return life.services
+
+def encoder(enc_hook: EncHook | None) -> Encode:
+    """Return what encodes the data of a bus.
+
+    Raises:
+        UsageError: The hook is no function.
+    """
+    if enc_hook is not None and not callable(enc_hook):
+        raise UsageError(
+            f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
+        )
+    return partial(encode_data, enc_hook=enc_hook)
