@@ -582,7 +582,7 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
         has_room = Event()
 
         async def wait_patiently() -> None:
-            await transport.room()
+            await transport.wait_writable()
             has_room.set()
 
         written = 0
@@ -592,7 +592,7 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
                 written += 4100
         async with create_task_group() as tasks:
             async with create_task_group() as impatient:
-                impatient.start_soon(transport.room)
+                impatient.start_soon(transport.wait_writable)
                 tasks.start_soon(wait_patiently)
                 await wait_all_tasks_blocked()
                 impatient.cancel_scope.cancel()
@@ -608,7 +608,7 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
         with pytest.raises(TransportClosed):
             transport.write_now(b"\x81\x01x")
         with pytest.raises(TransportClosed):
-            await transport.room()
+            await transport.wait_writable()
         await stream.aclose()
 
 

@@ -24,7 +24,7 @@ from wsbus.adapters import _asgi, _intake, _uvicorn_http, _uvicorn_ws, websocket
 from wsbus.adapters._intake import Intake
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import redact, uvicorn_options
-from wsbus.testing.adapters import UNLIMITED, Client, open_site
+from wsbus.testing.adapters import UNLIMITED, JsonPeer, open_site
 from wsbus.testing.frames import Opcode, client_frame
 
 every = pytest.mark.parametrize("adapter", ["websockets", "starlette", "aiohttp"])
@@ -420,7 +420,7 @@ async def test_text_that_is_not_utf8_leaves_no_traceback(
     assert "secret" not in caplog.text
 
 
-async def _knock_until_gone(client: Client) -> None:
+async def _knock_until_gone(client: JsonPeer) -> None:
     """Ask the peer's kernel, by hardly more than nothing, whether there is a socket yet."""
     try:
         while True:
@@ -430,7 +430,7 @@ async def _knock_until_gone(client: Client) -> None:
         pass
 
 
-async def _talk_until_gone(client: Client) -> None:
+async def _talk_until_gone(client: JsonPeer) -> None:
     try:
         while True:
             await client.peer.send_raw(PING)

@@ -46,8 +46,8 @@ REPLIES: Final[list[ServerMessage]] = [
     messages.Pong("5"),
 ]
 RICH_REPLIES: Final[list[ServerMessage]] = [
-    messages.Connected("c1", "u1", 30, 60),
-    messages.Connected("c1", None, None, None),
+    messages.Greeting("c1", "u1", 30, 60),
+    messages.Greeting("c1", None, None, None),
     messages.Gap(3),
     messages.Status("c1", "u1", 1_700_000_000.5, ("a.*",), 7, 1, "6"),
 ]

@@ -22,7 +22,7 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..protocols import protocol
 from ..server.driver import Driver
 from ..transport import Handshake, Transport
-from .assets import Answer, answer, redirect
+from .assets import AssetResponse, answer, redirect
 from .observation import Observation
 from .strangers import Stranger, Strangers
 
@@ -101,7 +101,7 @@ class Console:
 
     # --- for adapters ----------------------------------------------------------------------------
 
-    def page(self, name: str) -> Answer:
+    def page(self, name: str) -> AssetResponse:
         """Return the file of this name, the page itself for the empty one, or a 404.
 
         Args:
@@ -109,7 +109,7 @@ class Console:
         """
         return answer(name)
 
-    def redirect(self, prefix: str) -> Answer:
+    def redirect(self, prefix: str) -> AssetResponse:
         """Return what leads from a path of the page without a slash at the end to the page."""
         return redirect(prefix)
 

@@ -25,7 +25,7 @@ from ..server.statistics import ConnectionInfo
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import Effort, Found, answer, cut, ended_row, sendable, sorted_by
-from .tap import Kept, Tail, Tap
+from .tap import ChannelTap, Kept, Tail
 
 __all__ = ["Observation"]
 
@@ -66,7 +66,7 @@ class Observation:
         self._allow_changes: Final = allow_changes
         self._operators: Final[set[Connection]] = set()
         self._watching: Final[dict[Connection, _Watching]] = {}
-        self._tap: Final = Tap()
+        self._tap: Final = ChannelTap()
         self._departed: Final[deque[EndedRow]] = deque(maxlen=ENDED_ROWS)
         self._opened: Event | None = None
         self._ended: Event | None = None

@@ -33,7 +33,7 @@ from .samples import (
     Query,
     Row,
 )
-from .tap import Seen, Tap
+from .tap import ChannelTap, Seen
 
 __all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "ended_row", "sendable", "sorted_by"]
 
@@ -270,7 +270,7 @@ def sorted_by(view: str, sort: str) -> str:
     return sort or next(iter(orders))
 
 
-async def answer(query: Query, services: Services, tap: Tap, effort: Effort) -> Found:
+async def answer(query: Query, services: Services, tap: ChannelTap, effort: Effort) -> Found:
     """Find the first rows of a list; what it costs goes to ``effort``."""
     kind = _LISTS[query.view]
     key = kind.orders[query.sort]
@@ -289,7 +289,7 @@ async def answer(query: Query, services: Services, tap: Tap, effort: Effort) -> 
         return Found([kind.row(thing) for thing in best], len(things), found)
 
 
-def _things(query: Query, services: Services, tap: Tap) -> Sequence[Any]:
+def _things(query: Query, services: Services, tap: ChannelTap) -> Sequence[Any]:
     match query.view:
         case "published":
             return list(tap.channels.values())

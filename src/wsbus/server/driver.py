@@ -20,7 +20,7 @@ from .._spawn import task_now
 from ..core import actions
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
-from ..core.messages import Command, Connected, Refused, Response, ServerMessage
+from ..core.messages import Command, Greeting, Refused, Response, ServerMessage
 from ..core.permissions import Identity
 from ..core.plan import Member
 from ..endpoint import Admission, Endpoint, Refusal
@@ -158,7 +158,7 @@ class Driver(Connection):
         subject = identity.subject if identity else None
         rates = limits.messages_per_second, limits.commands_per_second
         bounds = limits.max_message_bytes, limits.max_names, *rates
-        self._send(Connected(self.id, subject, policy.interval, policy.timeout, *bounds))
+        self._send(Greeting(self.id, subject, policy.interval, policy.timeout, *bounds))
 
     def _take_name(self, identity: Identity) -> Driver | Refusal | None:
         """Take the name from the connection that has it; see :meth:`.Registry.adopt`."""

@@ -15,8 +15,8 @@ from ..channels import Channel
 from ..errors import WsbusError
 from ..messages import (
     AuthRefused,
-    Connected,
     Gap,
+    Greeting,
     Ping,
     Pong,
     Refused,
@@ -74,7 +74,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 Heard: TypeAlias = (
-    Connected
+    Greeting
     | Admitted
     | AuthRefused
     | Subscribed
