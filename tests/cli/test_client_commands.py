@@ -336,7 +336,7 @@ def test_what_the_server_lost_is_told_where_it_is_missing() -> None:
         outcome = run("tail", url, "a", "--count", "1", "--json", token="")
 
     # Those that come together are told together.
-    told = re.findall(r"(\d) events are missing here: the server had no room for", outcome.stderr)
+    told = re.findall(r"(\d) events are missing here: the server's queue", outcome.stderr)
     assert sum(map(int, told)) == 9
     assert json.loads(outcome.stdout)["gap"] == {"lost": 9, "cause": "server"}
 
@@ -415,7 +415,7 @@ def test_who_does_not_read_holds_up_nothing(server: Server) -> None:
 
     assert code == 0
     assert lost > 0
-    assert "missing here: the output takes them too slowly" in err
+    assert "missing here: the output is read too slowly" in err
 
 
 # --- call ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What commands of ``wsbus bench`` share: options, and what is done with them."""
+"""Options that the commands of ``wsbus bench`` share, and what the commands do with them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = [
     "outstanding_option",
     "payload_option",
     "protocol_option",
+    "reported",
     "rounds_option",
-    "told",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -32,8 +32,8 @@ COUNT: Final = click.IntRange(1)
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Say in a sentence what went wrong: exit status 2 if something is to be installed, else 1."""
+def reported() -> Iterator[None]:
+    """Report errors in a sentence, with exit status 2 if a package is missing, else 1."""
     from .errors import BenchError, NotInstalled
 
     try:
@@ -63,7 +63,7 @@ rounds_option: Final = click.option(
 
 
 def outstanding_option(*default: int) -> Callable[[_F], _F]:
-    """Return the option for windows."""
+    """Return the option for the window."""
     return click.option(
         "--outstanding",
         type=COUNT,
@@ -75,13 +75,13 @@ def outstanding_option(*default: int) -> Callable[[_F], _F]:
 
 
 def aimed(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what is measured; the command gets ``targets``, and ``as_json``."""
+    """Add the options that choose servers; the command gets ``targets`` and ``as_json``."""
 
     @functools.wraps(command)
     def run(
         *, names: Sequence[str], url: str | None, pid: int | None, uvloop: bool, **options: Any
     ) -> None:
-        with told():
+        with reported():
             command(targets=_targets(names, url, pid, uvloop=uvloop), **options)
 
     for option in (
@@ -131,10 +131,10 @@ def measured(
 
     Args:
         targets: The servers.
-        cases: What sets the rows of one server apart.
-        measure: Called for each round, with what advances the bar.
-        rounds: How many.
-        steps: By which each round advances it.
+        cases: Names of the rows of one server.
+        measure: Called for each round, with a function that advances the bar.
+        rounds: Number of rounds.
+        steps: Steps by which each round advances the bar.
     """
     import msgspec
 

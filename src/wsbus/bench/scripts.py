@@ -1,4 +1,4 @@
-"""What is said to a server of wsbus, in each dialect that it is measured with."""
+"""Scripts for wsbus servers, in each dialect that is measured."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def bus_script(
     payload: int = DEFAULT_PAYLOAD,
     digits: bool = True,
 ) -> Script:
-    """Return how subscribers of all these channels are published to, on each in turn.
+    """Return the script for subscribers of these channels, published on in turn.
 
     Args:
         protocol: One of :data:`PROTOCOLS`.
         channels: At least one.
-        payload: Bytes of a message as it is delivered; not less than what is around the padding.
+        payload: Bytes of a delivered message; at least those around the padding.
         digits: Whether order is checked.
     """
     data = [_padded(_EVENT, channel, payload) for channel in channels]
@@ -55,11 +55,11 @@ def bus_script(
 
 
 def call_script(protocol: str, action: str, *, payload: int = DEFAULT_PAYLOAD) -> Script:
-    """Return how a command is given whose answer is what was sent.
+    """Return the script for a command that answers with its data.
 
     Args:
         protocol: One of :data:`PROTOCOLS`.
-        action: Its name.
+        action: The command's name.
         payload: Bytes of an answer.
     """
     data = _padded("%s" + _ANSWER, "", payload)
@@ -68,7 +68,7 @@ def call_script(protocol: str, action: str, *, payload: int = DEFAULT_PAYLOAD) -
 
 
 def subscription(*channels: str) -> Sequence[tuple[bytes | None, bytes | None]]:
-    """Return what a client says and hears to subscribe to these."""
+    """Return a client's steps to subscribe to these channels."""
     names = ",".join(f'"{channel}"' for channel in channels)
     return [(f'{{"type":"subscribe","channels":[{names}]}}'.encode(), b'"type":"subscribed"')]
 

@@ -1,4 +1,4 @@
-"""What is measured: a server of our own, started for it, or one that is running."""
+"""Servers to measure: one that is started for it, or one that is running already."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["External", "MeasuredServer", "Own", "running_at"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """A server of ours: each measurement gets a fresh one, on a core of its own."""
+    """A wsbus server that is started for each measurement, on a core of its own."""
 
     name: str
     """One of :data:`.servers.SERVERS`."""
     options: Sequence[str] = ()
-    """More for ``wsbus bench serve``."""
+    """More options for ``wsbus bench serve``."""
     path: str = "/ws"
 
     @contextmanager
     def open(self, *more: str) -> Iterator[Server]:
-        """Start it, with more options, and keep this process on another core meanwhile."""
+        """Start it, with more options, and keep this process on another core until it ends."""
         server_core, load_core = cores()
         command = [sys.executable, "-m", "wsbus", "bench", "serve", "--server", self.name]
         command += ["--port", "0", *self.options, *more]
@@ -37,7 +37,7 @@ class Own:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class External:
-    """A server that somebody else has started, and pinned if it is to be."""
+    """A server that is running already; pinning it to a core is up to its operator."""
 
     name: str
     server: Server
@@ -45,7 +45,7 @@ class External:
 
     @contextmanager
     def open(self, *more: str) -> Iterator[Server]:
-        """Use it; what it was started with is not ours to choose."""
+        """Use it as it runs; more options do not apply."""
         yield self.server
 
 
@@ -57,8 +57,8 @@ def running_at(url: str, pid: int | None = None) -> External:
 
     Args:
         url: ``ws://host:port/path``.
-        pid: Of its process; None: the one that listens on that port of this machine, if it can be
-            found.
+        pid: Its process id; None: the process that listens on that port of this machine, if it
+            can be found.
 
     Raises:
         BenchError: It is not the URL of an unencrypted WebSocket.
@@ -77,7 +77,7 @@ def running_at(url: str, pid: int | None = None) -> External:
 
 
 def _is_here(host: str) -> bool:
-    """Tell whether a host is this machine: only then can one bind to its address."""
+    """Tell whether a host is this machine: only then can a socket bind to its address."""
     with suppress(OSError):
         family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:

@@ -1,4 +1,4 @@
-"""What each command does to a server, by its options, and what it reports."""
+"""The workloads of the commands of ``wsbus bench``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NEVER = "3600"
 
 
 def median_of(results: Sequence[FanoutResult]) -> FanoutResult:
-    """Return the median of each figure; of what must not happen, the worst."""
+    """Return the median of each figure, and the worst count of losses and other failures."""
     worst: dict[str, Callable[[Any], Any]] = {
         "lost": max,
         "reordered": max,
@@ -68,12 +68,12 @@ def measure_fanout(
     """Publish to all subscribers of some channels with a window; see :func:`.fanout`.
 
     Args:
-        target: Which server.
+        target: The server.
         settings: ``protocol``, ``channels``, ``payload``, ``publications``.
         outstanding: The window.
-        readers: Subscribers that read.
-        stuck: Subscribers that never do.
-        progress: Told of publications.
+        readers: Number of subscribers that read.
+        stuck: Number of subscribers that never read.
+        progress: Called with the number of publications completed since.
     """
     need_files(readers + stuck)
     channels = [f"bench{number}" for number in range(settings["channels"])]
@@ -95,12 +95,12 @@ def measure_fanout(
 def measure_stress(
     target: MeasuredServer, settings: Mapping[str, Any], *, progress: Callable[[int], None]
 ) -> FanoutResult:
-    """Publish to all at a pace, after at most a second of it to warm up.
+    """Publish to all at a fixed rate, after at most a second of it to warm up.
 
     Args:
-        target: Which server.
+        target: The server.
         settings: ``protocol``, ``payload``, ``connections``, ``rate``, ``seconds``.
-        progress: Told of connections and publications.
+        progress: Called with the number of connections and publications completed since.
     """
     rate, seconds = settings["rate"], settings["seconds"]
     need_files(settings["connections"])
@@ -122,11 +122,11 @@ def measure_rooms(
     """Publish with each connection subscribed to a channel of its own.
 
     Args:
-        target: Which server.
+        target: The server.
         settings: ``protocol``, ``payload``, ``publications``, ``outstanding``.
-        connections: And channels.
-        is_spread: Whether it is published on all channels in turn, or on one.
-        progress: Told of connections and publications.
+        connections: Number of connections, and of channels.
+        is_spread: Whether to publish on all channels in turn, or on one.
+        progress: Called with the number of connections and publications completed since.
     """
     need_files(connections)
     names = [f"room.{number:06}" for number in range(connections)]
@@ -150,7 +150,7 @@ def measure_rooms(
 
 
 def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
-    """Add to each second row what it costs over the row before it."""
+    """Add to each second row the ratio of its cost to that of the row before it."""
     for fewest, most in zip(rows[::2], rows[1::2], strict=True):
         known = fewest["cpu_us"] and most["cpu_us"]
         fewest["ratio"] = 1.0
@@ -165,14 +165,14 @@ def measure_calls(
     *,
     progress: Callable[[int], None],
 ) -> FanoutResult:
-    """Give a command that answers with what was sent; see :func:`.round_trips`.
+    """Call a command that answers with its data; see :func:`.round_trips`.
 
     Args:
-        target: Which server.
+        target: The server.
         settings: ``protocol``, ``payload``, ``calls``.
         action: The command.
         outstanding: The window.
-        progress: Told of answers.
+        progress: Called with the number of answers received since.
     """
     script = call_script(settings["protocol"], action, payload=settings["payload"])
     with target.open() as server:
@@ -191,7 +191,7 @@ def measure_idle(target: MeasuredServer, settings: Mapping[str, Any]) -> Iterato
     """Yield a row for a server that does not ping, and one for a server that does.
 
     Args:
-        target: Which server; one that is running gets one row.
+        target: The server; one that is running already gets one row.
         settings: ``protocol``, ``connections``, ``seconds``, ``ping_interval``.
     """
     every = f"{settings['ping_interval']:g}"

@@ -1,4 +1,4 @@
-"""What ``wsbus tail`` does once its options are read."""
+"""Printing events for ``wsbus tail``."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["TailOptions", "follow", "show"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TailOptions:
-    """What is wanted."""
+    """The options of ``wsbus tail``."""
 
     target: Target
     patterns: Sequence[str]
     count: int | None
     timeout: float | None
-    """Seconds, connecting included."""
+    """Seconds, including those to connect."""
     reconnects: bool
     as_json: bool
     in_color: bool
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
-    """An event for programs."""
+    """An event as a line of JSON."""
 
     channel: str
     event: str
@@ -49,12 +49,12 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
 
 async def follow(wanted: TailOptions, stream: BinaryIO) -> None:
-    """Print events until one of the ends that are wanted.
+    """Print events until the count, the time or the connection ends.
 
     Raises:
-        WsbusError: The server does not let it; why.
-        Failed: The time was up too early.
-        BrokenPipeError: Nobody reads what is printed.
+        WsbusError: The server refuses it; the error says why.
+        Failed: The time was up before the wanted number of events had come.
+        BrokenPipeError: The reader of the output has closed the pipe.
     """
     deadline = current_time() + (math.inf if wanted.timeout is None else wanted.timeout)
     async with AsyncExitStack() as stack:
@@ -69,9 +69,9 @@ async def follow(wanted: TailOptions, stream: BinaryIO) -> None:
 async def _subscribe(
     stack: AsyncExitStack, wanted: TailOptions
 ) -> tuple[Events[msgspec.Raw], list[Events[msgspec.Raw]]]:
-    """Return one iterator over everything, in order and nothing twice, and one for each pattern.
+    """Return one iterator over all events, in order and each once, and one for each pattern.
 
-    The latter only have the server asked, and tell when it takes a pattern away.
+    The latter only subscribe, and end when the server takes their pattern away.
     """
     retry = Retry(attempts=None if wanted.reconnects else 0)
     client: Client = await enter(stack, wanted.target, retry=retry, on_change=tell)
@@ -84,7 +84,7 @@ async def _subscribe(
 
 
 class _Printing:
-    """Prints what comes until there is an end."""
+    """Prints events until one of the ends."""
 
     def __init__(self, wanted: TailOptions, output: Output) -> None:
         self._wanted = wanted
@@ -95,7 +95,7 @@ class _Printing:
     async def run(
         self, inbox: Events[msgspec.Raw], asked: list[Events[msgspec.Raw]], deadline: float
     ) -> None:
-        """Print until there is an end; raise it if it is a bad one."""
+        """Print until one of the ends; raise the error if that is a failure."""
         with CancelScope(deadline=deadline):
             async with create_task_group() as tasks:
                 for events in asked:
@@ -119,7 +119,7 @@ class _Printing:
                 if event.gap is not None:
                     _tell_gap(event.gap)
                     gap = _sum(gap, event.gap)
-                # A server sends some things to somebody who did not ask for them.
+                # A server may send events that the client did not subscribe to.
                 if not any(pattern.matches(event.channel) for pattern in patterns):
                     continue
                 await self._output.write(show(event, gap, self._wanted))
@@ -132,7 +132,9 @@ class _Printing:
         self._is_enough = printed == self._wanted.count
 
     async def _watch(self, events: Events[msgspec.Raw], scope: CancelScope) -> None:
-        with suppress(WsbusError):  # It has ended for all: what has come is still printed.
+        with suppress(
+            WsbusError
+        ):  # The client has ended: the events that have come are still printed.
             try:
                 async for _ in events:
                     pass
@@ -147,12 +149,12 @@ class _Printing:
 
 
 def _tell_gap(gap: Gap) -> None:
-    """Say right before an event what is missing; that of a new connection was told with it."""
+    """Report missing events right before the next one; those of a reconnect are reported there."""
     lost = "events are" if gap.lost is None else f"{gap.lost} events are"
     if gap.cause is GapCause.SERVER:
-        say(f"{lost} missing here: the server had no room for them")
+        say(f"{lost} missing here: the server's queue for this client was full")
     elif gap.cause is GapCause.BUFFER:
-        say(f"{lost} missing here: the output takes them too slowly")
+        say(f"{lost} missing here: the output is read too slowly")
 
 
 def _sum(first: Gap | None, second: Gap) -> Gap:
@@ -163,7 +165,7 @@ def _sum(first: Gap | None, second: Gap) -> Gap:
 
 
 def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: TailOptions) -> bytes:
-    """Return the line for an event, and for what is missing before it."""
+    """Return the line for an event, and for a gap before it."""
     if wanted.as_json:
         missing = None if gap is None else {"lost": gap.lost, "cause": gap.cause}
         line = _Line(event.channel, event.event, event.timestamp, event.data, missing)

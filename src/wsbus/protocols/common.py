@@ -1,8 +1,8 @@
-"""The messages that ``wsbus.v1`` and ``zigquant-v2`` have in common.
+"""The messages that ``wsbus.v1`` and ``zigquant-v2`` share.
 
-Every message is an object with ``type``, an ``id`` if it belongs to a message of the client that
-had one, ``timestamp`` in milliseconds since the epoch, and what the type asks for. Keys are sent
-in the order in which the fields stand here. The reference is ``docs/reference/protocol``.
+Every message is an object with ``type``, an ``id`` if it answers a request that had one,
+``timestamp`` in milliseconds since the epoch, and the fields of its type. Keys are sent in the
+order in which the fields stand here. The reference is ``docs/reference/protocol``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def milliseconds(seconds: float) -> int:
-    """Turn seconds since the epoch into what stands in a message."""
+    """Return seconds since the epoch as the milliseconds of a message."""
     return int(seconds * 1000 + 0.5)  # round() takes three times as long.
 
 
@@ -31,7 +31,7 @@ def milliseconds(seconds: float) -> int:
 
 
 class FromClient(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What messages of clients have in common; keys that are not named here are ignored."""
+    """Base of the messages of clients; unknown keys are ignored."""
 
     is_call: ClassVar[bool] = False
 
@@ -88,14 +88,14 @@ COMMON_MESSAGES: Final[tuple[type[ClientMessage], ...]] = (
     _Ping,
     _Pong,
 )
-"""What a client may send in either dialect."""
+"""The messages that a client may send in either dialect."""
 
 
 # --- server → client --------------------------------------------------------------------------
 
 
 class FromServer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """What messages of the server have in common: what is not known is not sent."""
+    """Base of the messages of the server; fields without a value are left out."""
 
 
 class _Event(FromServer, frozen=True, tag="event"):
@@ -106,7 +106,7 @@ class _Event(FromServer, frozen=True, tag="event"):
 
 
 class _WithId(FromServer, frozen=True, kw_only=True):
-    """A message that belongs to one of the client's, and carries its ``id``."""
+    """A message that carries the ``id`` of the request that it answers."""
 
     id: str | None = None
     timestamp: int
@@ -169,14 +169,14 @@ class _ServerPong(_WithId, frozen=True, tag="pong"):
 
 
 class Dialogue(TaggedJson):
-    """The dialect with the common messages only; derive from it to add more."""
+    """The dialect with the common messages only; subclasses add more."""
 
     messages: ClassVar[tuple[type[ClientMessage], ...]] = COMMON_MESSAGES
 
     def encode(self, reply: core.ServerMessage, at: Instant) -> Frame | None:
-        """Say ``reply`` at the moment ``at``; None if there is no word for it."""
+        """Return the frame for ``reply`` at the moment ``at``; None if the dialect has none."""
         now = milliseconds(at.wall)
-        if type(reply) is core.Response:  # Of all replies the ones whose cost counts.
+        if type(reply) is core.Response:  # The replies whose cost matters most.
             data = Raw(reply.data)
             return Frame(_encode(_Response(id=reply.ref, timestamp=now, success=True, data=data)))
         if type(reply) is core.Pong:
@@ -185,7 +185,7 @@ class Dialogue(TaggedJson):
         return None if message is None else Frame(_encode(message))
 
     def encode_publication(self, publication: core.Publication) -> Frame:
-        """Say that something happened. Cost: under a microsecond, and a copy of the data."""
+        """Return an event's frame. Cost: under a microsecond, and a copy of the data."""
         data = Raw(publication.data)
         at = milliseconds(publication.at)
         return Frame(_encode(_Event(publication.channel, publication.event, at, data)))

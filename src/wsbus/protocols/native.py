@@ -1,8 +1,8 @@
 """``wsbus.v1``: wsbus's own protocol.
 
-The common messages (:mod:`.common`), and beyond them ``connected``, ``publish``, ``get_status``
-with ``status``, and ``gap``. Several messages may share a frame, separated by newlines, both
-ways; ``+`` is a wildcard.
+It has the common messages (:mod:`.common`), and ``connected``, ``publish``, ``get_status`` with
+``status``, and ``gap``. Several messages may share a frame, separated by newlines, in both
+directions. ``+`` is a wildcard.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .tagged import ClientMessage
 
 __all__ = ["Native"]
 
-# White space is what JSON says. Blank lines are skipped by the search for the first character.
+# White space is JSON's. The search for the first character skips blank lines.
 _LINE: Final = re.compile(r"[^\n\r\t ][^\n]*")
 _text: Final = re.Match[str].group
 
@@ -34,7 +34,7 @@ class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
     data: Any
 
     def request(self) -> core.Request:
-        # Encoded anew: what is spliced into frames of others must hold no newline, no number out
+        # Encoded anew: data that go into the frames of others must hold no newline, no number out
         # of range and no lone surrogate, whatever the client wrote.
         return core.Publish(self.channel, self.event, msgspec.json.encode(self.data), self.id)
 
@@ -97,16 +97,16 @@ class _Withdrawn(FromServer, frozen=True, kw_only=True, tag="unsubscribed"):
 
 
 class Native(Dialogue):
-    """The dialect that has a word for everything the bus can say."""
+    """The dialect with a message for everything that a bus can send."""
 
     name = "wsbus.v1"
     joins = True
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (*COMMON_MESSAGES, _Publish, _GetStatus)
 
     def split(self, frame: str | bytes) -> Iterable[str | bytes]:
-        """Cut a frame at newlines, one by one; blank lines are passed over.
+        """Cut a frame at newlines, one by one; blank lines are skipped.
 
-        A frame with nothing else is one message, or it would escape every limit.
+        A frame of blank lines counts as one message, or it would escape every limit.
         """
         if not isinstance(frame, str) or "\n" not in frame:
             return (frame,)
@@ -115,9 +115,9 @@ class Native(Dialogue):
         return ("",) if first is None else map(_text, chain((first,), lines))
 
     def decode(self, frame: str | bytes) -> Iterable[core.Request]:
-        """Understand one frame: a command for each message in it.
+        """Decode one frame: a request for each message in it.
 
-        Messages are decoded as the caller asks for them.
+        Each message is decoded when the caller asks for it.
         """
         if isinstance(frame, str) and "\n" in frame:
             return map(self.understand, self.split(frame))
