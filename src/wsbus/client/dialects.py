@@ -17,65 +17,19 @@ from msgspec import UNSET, Raw, UnsetType
 
 from ..core import messages as core
 from ..core.channels import MAX_CHANNEL_BYTES, Channel
-from ..core.client.actions import Admitted, Delivery, Heard
+from ..core.client.actions import Admitted, Heard
 from ..core.errors import UsageError
-from ..core.messages import Request
+from ..core.events import ChannelLoss, Gap, GapCause, Position
+from ..core.messages import Publication, Request
+from .outgoing import encode_request
 
 __all__ = ["ClientDialect", "dialect"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
 N = TypeVar("N", int, float)
-_encode: Final = msgspec.json.Encoder().encode
-_Said: TypeAlias = "Heard | Delivery | None"
+_Said: TypeAlias = "Heard | Publication | None"
 _NULL: Final = Raw(b"null")
-
-# --- client → server -----------------------------------------------------------------------------
-
-
-class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """What messages to the server have in common."""
-
-
-class _Auth(_Out, frozen=True, tag="auth"):
-    token: str
-    id: str | None = None
-
-
-class _Subscribe(_Out, frozen=True, tag="subscribe"):
-    channels: tuple[str, ...]
-    id: str | None = None
-
-
-class _Unsubscribe(_Out, frozen=True, tag="unsubscribe"):
-    channels: tuple[str, ...]
-    id: str | None = None
-
-
-class _Command(_Out, frozen=True, tag="command"):
-    action: str
-    params: Raw
-    id: str | None = None
-
-
-class _Publish(_Out, frozen=True, tag="publish"):
-    channel: str
-    event: str
-    data: Raw
-    id: str | None = None
-
-
-class _GetStatus(_Out, frozen=True, tag="get_status"):
-    id: str | None = None
-
-
-class _PingOut(_Out, frozen=True, tag="ping"):
-    id: str | None = None
-
-
-class _PongOut(_Out, frozen=True, tag="pong"):
-    id: str | None = None
-
 
 # --- server → client -----------------------------------------------------------------------------
 
@@ -102,7 +56,7 @@ class _Event(_In, frozen=True, kw_only=True, tag="event"):
             return None
         # A copy: the raw view would keep the whole frame alive while this waits in a buffer.
         data = bytes(self.data)
-        return Delivery(Channel(self.channel), self.event, self.timestamp / 1000, data, len(data))
+        return Publication(Channel(self.channel), self.event, data, self.timestamp / 1000)
 
 
 class _Fault(msgspec.Struct, frozen=True):
@@ -215,15 +169,49 @@ class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
         )
 
 
+class _Position(msgspec.Struct, frozen=True):
+    epoch: str
+    offset: int
+    previous: int | None = None
+
+    def known(self) -> Position:
+        """Return it without the previous one."""
+        return Position(self.epoch, self.offset)
+
+
+class _StoredEvent(_Event, frozen=True, kw_only=True, tag="event"):
+    position: _Position | None = None
+
+    def heard(self) -> _Said:
+        heard, found = super().heard(), self.position
+        if heard is None or found is None:
+            return heard
+        previous = None if found.previous is None else Position(found.epoch, found.previous)
+        return msgspec.structs.replace(heard, position=found.known(), previous=previous)
+
+
+class _ChannelLoss(msgspec.Struct, frozen=True):
+    channel: str
+    lost: int | None = None
+    position: _Position | None = None
+
+
 class _Loss(msgspec.Struct, frozen=True):
-    lost: int
+    lost: int | None = None
+    channels: tuple[_ChannelLoss, ...] | None = None
 
 
 class _Gap(_In, frozen=True, kw_only=True, tag="gap"):
     data: _Loss
 
     def heard(self) -> _Said:
-        return core.Gap(self.data.lost)
+        found = self.data.channels
+        channels = None if found is None else {each.channel: _loss(each) for each in found}
+        return Gap(self.data.lost, GapCause.SERVER, channels)
+
+
+def _loss(found: _ChannelLoss) -> ChannelLoss:
+    return ChannelLoss(found.lost, None if found.position is None else found.position.known())
 
 
 class _Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,13 +278,13 @@ class ClientDialect:
 
     def encode(self, command: Request) -> bytes:
         """Say ``command``, in a message of its own."""
-        return _encode(_message(command))
+        return encode_request(command)
 
     def measure(self, command: Request) -> int:
         """Return the bytes that ``command`` has when it is said."""
         return len(self.encode(command))
 
-    def decode(self, text: str) -> Iterable[Heard | Delivery]:
+    def decode(self, text: str) -> Iterable[Heard | Publication]:
         """Understand one frame; what is not understood is passed over, and logged.
 
         Never raises, whatever the server sent.
@@ -329,9 +317,15 @@ class NativeDialect(ClientDialect):
     is_named = True
     is_rich = True
     has_plus = True
-    messages: ClassVar[tuple[type[_In], ...]] = (*_COMMON, _Connected, _Gap, _Status)
+    messages: ClassVar[tuple[type[_In], ...]] = (
+        _StoredEvent,
+        *_COMMON[1:],
+        _Connected,
+        _Gap,
+        _Status,
+    )
 
-    def decode(self, text: str) -> Iterable[Heard | Delivery]:
+    def decode(self, text: str) -> Iterable[Heard | Publication]:
         """Understand one frame; what is not understood is passed over, and logged."""
         if "\n" not in text:
             return super().decode(text)
@@ -346,28 +340,6 @@ class NativeDialect(ClientDialect):
 def _positive(limit: N | None) -> N | None:
     """Return a limit that can be kept: one that makes no sense counts as not told."""
     return limit if limit is not None and limit > 0 else None
-
-
-def _message(command: Request) -> _Out:
-    match command:
-        case core.Command():
-            return _Command(command.action, Raw(command.params), command.ref)
-        case core.Publish():
-            return _Publish(command.channel, command.event, Raw(command.data), command.ref)
-        case core.Pong():
-            return _PongOut(command.ref)
-        case core.Ping():
-            return _PingOut(command.ref)
-        case core.Subscribe():
-            return _Subscribe(command.names, command.ref)
-        case core.Unsubscribe():
-            return _Unsubscribe(command.names, command.ref)
-        case core.Auth():
-            return _Auth(command.token, command.ref)
-        case core.GetStatus():
-            return _GetStatus(command.ref)
-        case _:
-            raise AssertionError(command)
 
 
 _DIALECTS: Final = {d.name: d for d in (NativeDialect(), ClientDialect())}
