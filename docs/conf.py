@@ -69,7 +69,9 @@ nitpick_ignore_regex = [
 
 # These import the console for types only, and autodoc looks annotations up in the module that runs.
 for _adapter in (wsbus.adapters.aiohttp, wsbus.adapters.fastapi, wsbus.adapters.starlette):
-    vars(_adapter).update(Console=wsbus.console.Console, Answer=wsbus.console.assets.Answer)
+    vars(_adapter).update(
+        Console=wsbus.console.Console, AssetResponse=wsbus.console.assets.AssetResponse
+    )
 
 
 def keep_first_words(

@@ -125,7 +125,7 @@ class ChronoRetrace(TaggedJson):
     def encode(self, reply: m.ServerMessage, at: Instant) -> Frame | None:
         """Say ``reply``; what the protocol has no word for is not said."""
         match reply:
-            case m.Connected():
+            case m.Greeting():
                 return say("connection_ack", at.wall, client_id=reply.connection_id)
             case m.Subscribed(names=(topic,)):
                 return say("subscribe_ack", at.wall, topic=topic)

@@ -125,7 +125,7 @@ class StockPrices(TaggedJson):
     def encode(self, reply: m.ServerMessage, at: Instant) -> Frame | None:
         """Say a reply; the page has no word for gaps."""
         match reply:
-            case m.Connected(connection_id=name):
+            case m.Greeting(connection_id=name):
                 said = {"type": "connected", "client_id": name, "message": "WebSocket连接成功"}
             case m.Subscribed(names=(name, *_)):
                 said = {"type": "subscribed"} | subscription(name) | {"message": "订阅成功"}

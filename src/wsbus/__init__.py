@@ -7,7 +7,7 @@
     async with bus:
         await bus.publish("prices.BTC", {"last": 95000}, event="tick")
 
-Doors are made with :meth:`.Bus.endpoint` and mounted by an adapter:
+Endpoints are made with :meth:`.Bus.endpoint` and mounted by an adapter:
 :mod:`wsbus.adapters.starlette`, :mod:`wsbus.adapters.asgi`, :mod:`wsbus.adapters.aiohttp`,
 :mod:`wsbus.adapters.websockets`.
 """

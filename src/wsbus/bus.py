@@ -29,6 +29,7 @@ from .server.flusher import Flusher
 from .server.hooks import Hooks
 from .server.lifecycle import Life
 from .server.publisher import Publisher
+from .server.recipients import subscribers
 from .server.runner import Runner
 from .server.services import Authorize, Services, read_clocks
 from .server.statistics import BusStatistics, ConnectionInfo
@@ -271,8 +272,7 @@ class Bus(Publisher, Hooks):
 
     def count(self, endpoint: Endpoint) -> int:
         """Return how many connections an endpoint has."""
-        services = self._life.services if self._life else None
-        return services.registry.count(endpoint) if services else 0
+        return self.services.registry.count(endpoint) if self._life and self._life.services else 0
 
     def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
         """Return why a connection of this name and subject would be refused, or None."""
@@ -331,9 +331,9 @@ class Bus(Publisher, Hooks):
                 connection from its authentication on.
             endpoint: Where it came in; None: any endpoint of this bus.
         """
-        registry = self._running().registry
-        endpoints = self._endpoints if endpoint is None else (endpoint,)
-        return next(filter(None, (registry.named(e, connection_id) for e in endpoints)), None)
+        registry, endpoints = self._running().registry, [endpoint] if endpoint else self._endpoints
+        found = (registry.named(each, connection_id) for each in endpoints)
+        return next((driver.connection for driver in found if driver), None)
 
     def subscribers(self, *channels: str) -> list[Connection]:
         """Return the connections that a publication on any of these channels would be for.
@@ -341,11 +341,11 @@ class Bus(Publisher, Hooks):
         Raises:
             InvalidChannel: One is no channel.
         """
-        return self._running().matching([parse_channel(name) for name in channels])
+        return subscribers(self._running().hub, [parse_channel(name) for name in channels])
 
     def connections(self) -> list[ConnectionInfo]:
         """Return what is known of each connection, oldest first."""
-        return [connection.info() for connection in self._running().registry.connected()]
+        return [driver.info() for driver in self._running().registry.connected()]
 
     def disconnect(
         self,
@@ -368,8 +368,8 @@ class Bus(Publisher, Hooks):
         """
         check_sendable(code)
         found = self._recipients.find(self._running().registry, who, endpoint)
-        for connection in found:
-            connection.disconnect(code, reason)
+        for driver in found:
+            driver.connection.disconnect(code, reason)
         return len(found)
 
     def revoke(
@@ -388,7 +388,7 @@ class Bus(Publisher, Hooks):
             How many of the connections had it.
         """
         found = self._recipients.find(self._running().registry, who, endpoint)
-        return sum([connection.revoke(pattern, reason) for connection in found])
+        return sum([driver.connection.revoke(pattern, reason) for driver in found])
 
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""

@@ -644,7 +644,9 @@ class Peer:
         self.sent.append(message)
 
 
-def transport(peer: Peer, send: Callable[..., Awaitable[None]] | None = None) -> _asgi.Transport:
+def transport(
+    peer: Peer, send: Callable[..., Awaitable[None]] | None = None
+) -> _asgi.ASGITransport:
     door = Bus().endpoint(limits=Limits(close_timeout=0.1))
     return _asgi.transport(door, {}, peer.receive, send or peer.send)
 
@@ -785,7 +787,7 @@ async def test_cancellation_from_outside_is_not_swallowed() -> None:
         line = transport(Peer())
         ended: list[str] = []
 
-        async def wait(line: _asgi.Transport = line, ended: list[str] = ended) -> None:
+        async def wait(line: _asgi.ASGITransport = line, ended: list[str] = ended) -> None:
             try:
                 await line.receive()
             except TransportClosed:

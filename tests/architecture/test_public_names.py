@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 import wsbus
+from wsbus import Connection
 
 SOURCE: Final = Path(wsbus.__file__).parent
 TESTS: Final = Path(__file__).parents[1]
@@ -111,3 +112,26 @@ def test_every_test_states_its_law() -> None:
     ]
 
     assert silent == []
+
+
+def test_an_application_holds_a_connection_and_no_machinery() -> None:
+    """What handlers and hooks are given has these public names; its driver is another object."""
+    assert {name for name in dir(Connection) if not name.startswith("_")} == {
+        "abort",
+        "close_code",
+        "close_reason",
+        "connected_at",
+        "context",
+        "disconnect",
+        "endpoint",
+        "handshake",
+        "id",
+        "identity",
+        "info",
+        "messages_received",
+        "revoke",
+        "state",
+        "subscribe",
+        "unsubscribe",
+    }
+    assert Connection.__mro__ == (Connection, object)

@@ -161,12 +161,12 @@ async def longest(text: str, protocol: str, rounds: int, *, is_slow: bool = Fals
             bus.services.hub.attach(driver.member)
             gc.collect()
             found.append(_steps(driver, text))
-            bus.services.hub.detach(driver.member, driver._session.patterns)
+            bus.services.hub.detach(driver.member, driver.session.patterns)
     return min(found)
 
 
 def _steps(driver: Driver, text: str) -> float:
-    reading = iter(driver._reader.read(text, driver._perform))
+    reading = iter(driver._reader.read(text, driver.perform))
     worst, more = 0.0, True
     while more:
         began = time.process_time()

@@ -28,7 +28,7 @@ from wsbus import Limits
 from wsbus.cli import wsbus
 from wsbus.cli.exits import Exit
 from wsbus.cli.options import Target
-from wsbus.cli.tail_view import Tail, show
+from wsbus.cli.tail_view import TailOptions, show
 from wsbus.client import Event, Gap, GapCause
 
 ROOT: Final = Path(__file__).parents[2]
@@ -174,9 +174,9 @@ def test_tail_prints_events_for_programs(shared: Server, protocol: str) -> None:
     assert all(event["event"] == "message" for event in events)
 
 
-def wanted(*, as_json: bool = False, in_color: bool = False) -> Tail:
+def wanted(*, as_json: bool = False, in_color: bool = False) -> TailOptions:
     """Return options for one event to be shown."""
-    return Tail(
+    return TailOptions(
         target=Target(url="", token=None, protocol=""),
         patterns=(),
         count=None,
@@ -327,7 +327,7 @@ def test_what_the_server_lost_is_told_where_it_is_missing() -> None:
         outcome = run("tail", url, "a", "--count", "1", "--json", token="")
 
     # Those that come together are told together.
-    told = re.findall(r"(\d) events are missing here: the server had no room for", outcome.stderr)
+    told = re.findall(r"(\d) events are missing here: the server's queue", outcome.stderr)
     assert sum(map(int, told)) == 9
     assert json.loads(outcome.stdout)["gap"] == {"lost": 9, "cause": "server"}
 
@@ -406,7 +406,7 @@ def test_who_does_not_read_holds_up_nothing(server: Server) -> None:
 
     assert code == 0
     assert lost > 0
-    assert "missing here: the output takes them too slowly" in err
+    assert "missing here: the output is read too slowly" in err
 
 
 # --- call ----------------------------------------------------------------------------------------

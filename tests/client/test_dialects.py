@@ -47,8 +47,8 @@ REPLIES: Final[list[ServerMessage]] = [
     messages.Pong("5"),
 ]
 RICH_REPLIES: Final[list[ServerMessage]] = [
-    messages.Connected("c1", "u1", 30, 60),
-    messages.Connected("c1", None, None, None),
+    messages.Greeting("c1", "u1", 30, 60),
+    messages.Greeting("c1", None, None, None),
     messages.Gap(3),
     messages.Gap(None),
     messages.Gap(3, channels={"a": ChannelLoss(2, Position("e", 41)), "b": ChannelLoss(1)}),

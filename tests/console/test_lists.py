@@ -310,7 +310,7 @@ async def test_publications_are_told_apart_only_while_somebody_looks() -> None:
 async def test_a_walk_lets_everybody_have_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk over many things gives the loop a turn after each few hundred of them."""
     monkeypatch.setattr(sampling, "CHUNK", 10)
-    counted = tap.Tap()
+    counted = tap.ChannelTap()
     bus = Bus()
     async with bus:
         counted.open(bus.services.hub, 0.0)

@@ -35,7 +35,7 @@ FORBIDDEN: Final = Rejection("*", ErrorCode.FORBIDDEN, "no grant covers this")
 NOT_AN_INT: Final = "Expected `int`, got `str` - at `$.params.grid_count`"
 NO_CHANNELS: Final = "Object missing required field `channels`"
 REPLIES: Final[list[ServerMessage]] = [
-    messages.Connected("8e5c82e2cfed57af", "u1", 30.0, 60.0, 65536, 128, 100, 10),
+    messages.Greeting("8e5c82e2cfed57af", "u1", 30.0, 60.0, 65536, 128, 100, 10),
     messages.AuthAccepted("u1", 1703840400.0, "a1"),
     messages.AuthRefused("the token has expired", ref="a1"),
     messages.Subscribed(PATTERNS, 3, (FORBIDDEN,), "s1"),

@@ -17,10 +17,10 @@ from wsbus.core.messages import (
     AuthAccepted,
     AuthRefused,
     Command,
-    Connected,
     Excess,
     Gap,
     GetStatus,
+    Greeting,
     Malformed,
     Ping,
     Pong,
@@ -71,7 +71,7 @@ COMMANDS: Final[st.SearchStrategy[Request]] = st.one_of(
     st.builds(GetStatus, REFS),
 )
 REPLIES: Final[st.SearchStrategy[ServerMessage]] = st.one_of(
-    st.builds(Connected, TEXTS, REFS, st.none() | SECONDS, st.none() | SECONDS),
+    st.builds(Greeting, TEXTS, REFS, st.none() | SECONDS, st.none() | SECONDS),
     st.builds(AuthAccepted, TEXTS, st.none() | SECONDS, REFS),
     st.builds(AuthRefused, TEXTS, TEXTS, REFS),
     st.builds(
@@ -219,7 +219,7 @@ def test_the_dialects_agree_on_what_both_can_say(reply: ServerMessage) -> None:
     shorter, longer = ZIGQUANT.encode(reply, NOW), DIALECT.encode(reply, NOW)
 
     assert longer is not None
-    if isinstance(reply, Connected | Gap | Status):
+    if isinstance(reply, Greeting | Gap | Status):
         assert shorter is None
     else:
         assert shorter is not None
@@ -325,8 +325,8 @@ def test_a_glance_never_raises(message: str | bytes) -> None:
 
 def test_connected_tells_the_limits() -> None:
     """protocol.md: ``data`` holds limits after ``timeout``; a rate that is off is absent."""
-    told = Connected("c", None, 30.0, 60.0, 65536, 128, 100.0, 2.5)
-    frame, off = DIALECT.encode(told, NOW), DIALECT.encode(Connected("c", None, 30, 60, 1, 2), NOW)
+    told = Greeting("c", None, 30.0, 60.0, 65536, 128, 100.0, 2.5)
+    frame, off = DIALECT.encode(told, NOW), DIALECT.encode(Greeting("c", None, 30, 60, 1, 2), NOW)
 
     assert frame is not None
     assert off is not None

@@ -866,7 +866,8 @@ async def test_a_log_line_says_which_connection_it_is_and_whose() -> None:
     async with Bus() as bus, connecting(door(bus, name_connection=name)) as connect:
         await connect("ann", path="/a\nb")
         await connect(path="/c")
-        said = [each.describe() for each in bus.services.registry.connected()]
+        drivers: list[Any] = bus.services.registry.connected()
+        said = [driver.describe() for driver in drivers]
 
         assert said == [
             "the connection a\\nb of ann, on /a\\nb,",

@@ -142,7 +142,7 @@ class Direct(Wire):
             on_write, self.on_write = self.on_write, None
             on_write()
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         await self.ready()
 
     def unsent(self) -> int:

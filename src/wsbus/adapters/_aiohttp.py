@@ -21,7 +21,7 @@ from ._intake import SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
-__all__ = ["Guard", "Response", "Transport"]
+__all__ = ["AiohttpTransport", "EndpointResponse", "Guard"]
 
 
 class _Counted(asyncio.Protocol, ABC):
@@ -109,7 +109,7 @@ def _nothing() -> None:
     pass
 
 
-class Response(web.WebSocketResponse):
+class EndpointResponse(web.WebSocketResponse):
     """aiohttp's own; but whatever closes it, the socket is freed in time.
 
     After a broken frame aiohttp waits for room to tell the peer of it, without a limit.
@@ -126,7 +126,7 @@ class Response(web.WebSocketResponse):
         return await super().close(code=code, message=message, drain=drain)
 
 
-class Transport:
+class AiohttpTransport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`.
 
     It answers pings and closes itself, too. aiohttp's ``close()`` does not wait for the peer's
@@ -151,7 +151,7 @@ class Transport:
     def __init__(
         self,
         request: web.Request,
-        ws: Response,
+        ws: EndpointResponse,
         writer: AbstractStreamWriter,
         limits: Limits,
         guard: Guard,
@@ -209,7 +209,7 @@ class Transport:
         while self._is_full:
             before = self.unsent()
             with move_on_after(self._limits.write_deadline) as deadline, suppress(TransportClosed):
-                await self.room()
+                await self.wait_writable()
             if deadline.cancelled_caught and self.unsent() >= before:
                 self.abort()
         if self._is_open:
@@ -251,7 +251,7 @@ class Transport:
             raise TransportClosed
         self._out.write(wire)
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         while self._is_full:
             drained = Event()
             drain = asyncio.ensure_future(self._drain(drained))
@@ -277,9 +277,9 @@ class Transport:
         return round_trip(self._transport)
 
     async def send(self, frames: Sequence[Frame]) -> None:
-        await self.room()
+        await self.wait_writable()
         self.write_now(b"".join([frame.wire for frame in frames]))
-        await self.room()
+        await self.wait_writable()
 
     # --- the end -------------------------------------------------------------------------------
 

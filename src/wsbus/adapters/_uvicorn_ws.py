@@ -62,7 +62,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
             self.scope["extensions"]["wsbus"] = {
                 "end_within": self.end_within,
                 "write_now": self.write_now,
-                "room": self.room,
+                "wait_writable": self.wait_writable,
                 "unsent": self.unsent,
                 "abort": self.abort,
                 "round_trip": partial(round_trip, self.transport),
@@ -196,8 +196,8 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         else:
             raise TransportClosed
 
-    async def room(self) -> None:
-        """Wait until there is room; see :meth:`.WriteNow.room`."""
+    async def wait_writable(self) -> None:
+        """Wait until there is room; see :meth:`.WriteNow.wait_writable`."""
         while self.is_open and not self.writable_now:
             if self._room is None:
                 self._room = Event()

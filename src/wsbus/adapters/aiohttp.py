@@ -36,13 +36,13 @@ from ..core.errors import UsageError
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
-from ._aiohttp import Guard, Response, Transport
+from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
 from ._endpoint import endpoint_of
 from ._logs import is_redacted, redact
 
 if TYPE_CHECKING:  # Applications without a console load nothing of it.
     from ..console import Console
-    from ..console.assets import Answer
+    from ..console.assets import AssetResponse
 
 __all__ = [
     "AccessLogger",
@@ -185,7 +185,7 @@ def add_console_routes(app: web.Application, console: Console, prefix: str = "/c
     app.router.add_get(f"{prefix}/{{name}}", page)
 
 
-def _response_of(found: Answer) -> web.Response:
+def _response_of(found: AssetResponse) -> web.Response:
     return web.Response(body=found.body, status=found.status, headers=found.headers)
 
 
@@ -241,7 +241,7 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
         except web.HTTPException:
             guard.leave()
             raise
-        transport = Transport(request, ws, writer, endpoint.limits, guard)
+        transport = AiohttpTransport(request, ws, writer, endpoint.limits, guard)
         try:
             await endpoint.run(transport, admission)
         finally:
@@ -297,9 +297,9 @@ def _logs_queries(request: web.Request) -> bool:
     return log.enabled and any(key == "first_request_line" for key, _ in formats)
 
 
-def _response(endpoint: Endpoint, admission: Admission) -> Response:
+def _response(endpoint: Endpoint, admission: Admission) -> EndpointResponse:
     chosen = admission.subprotocol
-    ws = Response(
+    ws = EndpointResponse(
         timeout=endpoint.limits.close_timeout,
         autoclose=False,
         autoping=False,

@@ -42,7 +42,7 @@ from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
 from ..transport import NO_UPGRADE, Handshake, HeaderView
-from ._asgi import Message, Receive, Send, transport
+from ._asgi import ASGIMessage, ASGIReceive, ASGISend, transport
 from ._endpoint import endpoint_of
 from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
@@ -65,7 +65,7 @@ class Application(Placed):
         self._autostart = autostart
         self._starting: Lock | None = None
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
         """Serve one connection, or the server's lifespan."""
         match scope["type"]:
             case "websocket":
@@ -92,7 +92,7 @@ class Application(Placed):
                 await bus.__aenter__()
             self._autostart = False
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _live(self, receive: ASGIReceive, send: ASGISend) -> None:
         """Start the bus, unless the application has done so, and stop it at the end."""
         await receive()
         bus = self.endpoint.gate
@@ -134,9 +134,9 @@ def app(door: Bus | Endpoint, *, autostart: bool = False) -> Application:
 
 async def converse(
     endpoint: Endpoint,
-    scope: Message,
-    receive: Receive,
-    send: Send,
+    scope: ASGIMessage,
+    receive: ASGIReceive,
+    send: ASGISend,
     *,
     identity: Identity | None = None,
     is_connected: bool = False,
@@ -172,7 +172,7 @@ async def converse(
                 await _refuse(verdict, scope, send)
             return
         if not is_accepted:
-            accept: Message = {"type": "websocket.accept"}
+            accept: ASGIMessage = {"type": "websocket.accept"}
             if verdict.subprotocol is not None:
                 accept["subprotocol"] = verdict.subprotocol
             await send(accept)
@@ -185,7 +185,7 @@ async def converse(
         link.abort()  # No send outlives the application, as ASGI wants it.
 
 
-def _how_to_start(scope: Message) -> str:
+def _how_to_start(scope: ASGIMessage) -> str:
     around = {base.__module__.partition(".")[0] for base in type(scope.get("app")).__mro__}
     if "fastapi" in around:
         return (
@@ -205,7 +205,7 @@ def _how_to_start(scope: Message) -> str:
     )
 
 
-async def _refuse(refusal: Refusal, scope: Message, send: Send) -> None:
+async def _refuse(refusal: Refusal, scope: ASGIMessage, send: ASGISend) -> None:
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         # Before the handshake is complete that means 403.
         await send({"type": "websocket.close", "code": refusal.close_code})
@@ -215,7 +215,7 @@ async def _refuse(refusal: Refusal, scope: Message, send: Send) -> None:
     await checkpoint()
 
 
-async def decline(scope: Message, _receive: Receive, send: Send) -> None:
+async def decline(scope: ASGIMessage, _receive: ASGIReceive, send: ASGISend) -> None:
     """Answer an HTTP request to the path of a WebSocket: with 426, what to do."""
     if str(scope.get("http_version", "")).startswith("1"):
         headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
@@ -228,7 +228,7 @@ async def _respond(
     kind: str,
     status: int,
     text: str,
-    send: Send,
+    send: ASGISend,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
     body = f"{text}\n".encode()
@@ -240,7 +240,7 @@ async def _respond(
     await send({"type": f"{kind}.body", "body": body})
 
 
-def _handshake(scope: Message) -> Handshake:
+def _handshake(scope: ASGIMessage) -> Handshake:
     client = scope.get("client")
     return Handshake(
         path=scope["path"],
@@ -257,7 +257,7 @@ def _decoded(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
     return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
 
 
-def _look_at_server(scope: Message) -> None:
+def _look_at_server(scope: ASGIMessage) -> None:
     """Warn, once a process, of how uvicorn is run."""
     _warn_of_old_uvicorn()
     with suppress(RuntimeError):  # On trio it is not uvicorn.

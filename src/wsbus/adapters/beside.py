@@ -16,7 +16,7 @@ from ..bus import Bus
 from ..core.errors import UsageError
 from ..endpoint import Endpoint
 from . import asgi
-from ._asgi import Message, Receive, Send
+from ._asgi import ASGIMessage, ASGIReceive, ASGISend
 from ._endpoint import endpoint_of
 
 __all__ = ["Beside", "beside"]
@@ -35,7 +35,7 @@ class Beside:
         self._endpoint: Final = endpoint
         self._sockets = asgi.app(endpoint, autostart=True)
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
         """Serve the path, and hand everything else to the other application."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
@@ -44,7 +44,7 @@ class Beside:
         else:
             await self._other(scope, receive, send)
 
-    async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _live(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
         """Run the bus around the lifespan of the other application, or alone if it has none."""
         around = _Around(self._endpoint.gate, receive, send)
         # What the server has stopped stays stopped: no client starts it again.
@@ -65,14 +65,14 @@ class _Around:
 
     __slots__ = ("_bus", "_is_ours", "_receive", "_send", "was_asked")
 
-    def __init__(self, bus: object, receive: Receive, send: Send) -> None:
+    def __init__(self, bus: object, receive: ASGIReceive, send: ASGISend) -> None:
         self._bus: Final = bus
         self._receive: Final = receive
         self._send: Final = send
         self._is_ours = False
         self.was_asked = False
 
-    async def receive(self) -> Message:
+    async def receive(self) -> ASGIMessage:
         message = await self._receive()
         if not self.was_asked:
             self.was_asked = True
@@ -81,7 +81,7 @@ class _Around:
                 self._is_ours = True
         return message
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: ASGIMessage) -> None:
         if message["type"] in _ENDS:
             await self.stop()
         await self._send(message)

@@ -43,7 +43,7 @@ from ..endpoint import Endpoint
 from ._endpoint import endpoint_of
 from ._placed import settle
 from .asgi import Application, decline
-from .starlette import View, console_routes, running, serve, status_routes, web_routes
+from .starlette import HttpSide, console_routes, running, serve, status_routes, web_routes
 
 if TYPE_CHECKING:  # Applications without a console load nothing of it.
     from ..console import Console
@@ -189,7 +189,7 @@ def _add(
                 route.path, converse, name=route.name, dependencies=dependencies
             )
             _decline_http(router, route.path, route.name)
-        elif isinstance(route, Route) and isinstance(route.endpoint, View):
+        elif isinstance(route, Route) and isinstance(route.endpoint, HttpSide):
             router.add_api_route(
                 route.path,
                 route.endpoint.respond,

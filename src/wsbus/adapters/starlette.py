@@ -50,7 +50,7 @@ from .asgi import app, converse
 
 if TYPE_CHECKING:  # Applications without a console load nothing of it.
     from ..console import Console
-    from ..console.assets import Answer
+    from ..console.assets import AssetResponse
 
 __all__ = [
     "Lifespan",
@@ -174,7 +174,7 @@ def _refuse_as_endpoint() -> NoReturn:
     )
 
 
-class View(Placed):
+class HttpSide(Placed):
     """A route's HTTP side, as an ASGI application."""
 
     __slots__ = ("respond",)
@@ -192,7 +192,7 @@ class View(Placed):
 
 
 def _route(path: str, respond: Callable[[Request], Awaitable[Response]], name: str) -> Route:
-    return Route(path, View(respond), methods=["GET"], name=name, include_in_schema=False)
+    return Route(path, HttpSide(respond), methods=["GET"], name=name, include_in_schema=False)
 
 
 def status_routes(
@@ -242,7 +242,7 @@ def console_routes(console: Console, prefix: str = "/console") -> list[BaseRoute
     ]
 
 
-def _response(found: Answer) -> Response:
+def _response(found: AssetResponse) -> Response:
     return Response(found.body, found.status, found.headers)
 
 

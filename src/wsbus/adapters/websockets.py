@@ -132,7 +132,7 @@ class ServerConnection(Intake, ws.ServerConnection):
         self.writable = False
         self._wake()
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         """Wait until it is writable, or lost."""
         while self.is_open and not self.writable:
             if self._room is None:
@@ -181,8 +181,8 @@ class _Transport:
         else:
             raise TransportClosed
 
-    async def room(self) -> None:
-        await self._connection.room()
+    async def wait_writable(self) -> None:
+        await self._connection.wait_writable()
         if not self._connection.is_open:
             raise TransportClosed
 
@@ -193,9 +193,9 @@ class _Transport:
         return round_trip(self._connection.transport)
 
     async def send(self, frames: Sequence[Frame]) -> None:
-        await self.room()
+        await self.wait_writable()
         self.write_now(b"".join([frame.wire for frame in frames]))
-        await self.room()
+        await self.wait_writable()
 
     async def close(self, code: int, reason: str) -> None:
         if self._connection.state is State.OPEN and not self._connection.writable:

@@ -1,7 +1,8 @@
-"""The built-in dialects from the client's side: commands to text, text to what was heard.
+"""The built-in dialects on the client's side: requests to text, text to replies and events.
 
-The server's side is :mod:`wsbus.protocols`. Here nothing is strict: keys and types that are not
-known are passed over, so that an older client understands a newer server.
+The server's side is :mod:`wsbus.protocols`. Structs that are sent end with ``Out``, structs that
+are received with ``In``. Decoding is lenient: unknown keys and types are ignored, so that an older
+client understands a newer server.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ _NULL: Final = Raw(b"null")
 
 
 class _In(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What messages from the server have in common."""
+    """Base of the messages from the server."""
 
     id: str | None = None
     timestamp: float = 0.0
     """Milliseconds since the epoch."""
 
     def heard(self) -> _Said:
-        """Return what it means; None: nothing."""
+        """Return what the message means; None: it is ignored."""
         raise AssertionError(self)
 
 
-class _Event(_In, frozen=True, kw_only=True, tag="event"):
+class _EventIn(_In, frozen=True, kw_only=True, tag="event"):
     channel: str
     event: str = "message"
     data: Raw = _NULL
@@ -59,15 +60,15 @@ class _Event(_In, frozen=True, kw_only=True, tag="event"):
         return Publication(Channel(self.channel), self.event, data, self.timestamp / 1000)
 
 
-class _Fault(msgspec.Struct, frozen=True):
+class _FaultIn(msgspec.Struct, frozen=True):
     code: str = "UNKNOWN"
     message: str = ""
 
 
-class _Response(_In, frozen=True, kw_only=True, tag="response"):
+class _ResponseIn(_In, frozen=True, kw_only=True, tag="response"):
     success: bool
     data: Raw = _NULL
-    error: _Fault = _Fault()
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         if self.success:
@@ -75,47 +76,47 @@ class _Response(_In, frozen=True, kw_only=True, tag="response"):
         return core.Refused(self.error.code, self.error.message, self.id, is_call=True)
 
 
-class _Error(_In, frozen=True, kw_only=True, tag="error"):
-    error: _Fault = _Fault()
+class _ErrorIn(_In, frozen=True, kw_only=True, tag="error"):
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         return core.Refused(self.error.code, self.error.message, self.id)
 
 
-class _Account(msgspec.Struct, frozen=True):
+class _AccountIn(msgspec.Struct, frozen=True):
     subject: str = ""
     expires_at: float | None = None
 
 
-class _AuthResult(_In, frozen=True, kw_only=True, tag="auth_result"):
+class _AuthResultIn(_In, frozen=True, kw_only=True, tag="auth_result"):
     success: bool
-    data: _Account = _Account()
-    error: _Fault = _Fault()
+    data: _AccountIn = _AccountIn()
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         if not self.success:
             return core.AuthRefused(self.error.message, self.error.code, self.id)
         ends = self.data.expires_at
-        # By the server's own clock: this machine's may be wrong.
+        # Measured by the server's clock: this machine's may be wrong.
         lifetime = None if ends is None else max(0.0, (ends - self.timestamp) / 1000)
         return Admitted(self.data.subject, lifetime, self.id)
 
 
-class _Rejected(msgspec.Struct, frozen=True):
+class _RejectedIn(msgspec.Struct, frozen=True):
     channel: str
     code: str = "UNKNOWN"
     message: str = ""
 
 
-class _Subscriptions(msgspec.Struct, frozen=True):
+class _SubscriptionsIn(msgspec.Struct, frozen=True):
     channels: tuple[str, ...] = ()
     active_subscriptions: int = 0
-    rejected: tuple[_Rejected, ...] = ()
+    rejected: tuple[_RejectedIn, ...] = ()
     reason: str | None = None
 
 
-class _Subscribed(_In, frozen=True, kw_only=True, tag="subscribed"):
-    data: _Subscriptions
+class _SubscribedIn(_In, frozen=True, kw_only=True, tag="subscribed"):
+    data: _SubscriptionsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -123,8 +124,8 @@ class _Subscribed(_In, frozen=True, kw_only=True, tag="subscribed"):
         return core.Subscribed(data.channels, data.active_subscriptions, rejected, self.id)
 
 
-class _Unsubscribed(_In, frozen=True, kw_only=True, tag="unsubscribed"):
-    data: _Subscriptions
+class _UnsubscribedIn(_In, frozen=True, kw_only=True, tag="unsubscribed"):
+    data: _SubscriptionsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -141,7 +142,7 @@ class _PongIn(_In, frozen=True, tag="pong"):
         return core.Pong(self.id)
 
 
-class _Terms(msgspec.Struct, frozen=True):
+class _TermsIn(msgspec.Struct, frozen=True):
     connection_id: str = ""
     subject: str | None = None
     ping_interval: float | None = None
@@ -152,12 +153,12 @@ class _Terms(msgspec.Struct, frozen=True):
     commands_per_second: float | None = None
 
 
-class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
-    data: _Terms
+class _ConnectedIn(_In, frozen=True, kw_only=True, tag="connected"):
+    data: _TermsIn
 
     def heard(self) -> _Said:
         data = self.data
-        return core.Connected(
+        return core.Greeting(
             data.connection_id,
             data.subject,
             data.ping_interval,
@@ -169,52 +170,45 @@ class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
         )
 
 
-class _Position(msgspec.Struct, frozen=True):
+class _PositionIn(msgspec.Struct, frozen=True):
     epoch: str
     offset: int
     previous: int | None = None
 
-    def known(self) -> Position:
-        """Return it without the previous one."""
-        return Position(self.epoch, self.offset)
 
-
-class _StoredEvent(_Event, frozen=True, kw_only=True, tag="event"):
-    position: _Position | None = None
+class _StoredEventIn(_EventIn, frozen=True, kw_only=True, tag="event"):
+    position: _PositionIn | None = None
 
     def heard(self) -> _Said:
         heard, found = super().heard(), self.position
         if heard is None or found is None:
             return heard
         previous = None if found.previous is None else Position(found.epoch, found.previous)
-        return msgspec.structs.replace(heard, position=found.known(), previous=previous)
+        position = Position(found.epoch, found.offset)
+        return msgspec.structs.replace(heard, position=position, previous=previous)
 
 
-class _ChannelLoss(msgspec.Struct, frozen=True):
+class _ChannelLossIn(msgspec.Struct, frozen=True):
     channel: str
     lost: int | None = None
-    position: _Position | None = None
+    position: Position | None = None
 
 
-class _Loss(msgspec.Struct, frozen=True):
+class _LossIn(msgspec.Struct, frozen=True):
     lost: int | None = None
-    channels: tuple[_ChannelLoss, ...] | None = None
+    channels: tuple[_ChannelLossIn, ...] | None = None
 
 
-class _Gap(_In, frozen=True, kw_only=True, tag="gap"):
-    data: _Loss
+class _GapIn(_In, frozen=True, kw_only=True, tag="gap"):
+    data: _LossIn
 
     def heard(self) -> _Said:
         found = self.data.channels
-        channels = None if found is None else {each.channel: _loss(each) for each in found}
-        return Gap(self.data.lost, GapCause.SERVER, channels)
+        channels = found and {each.channel: ChannelLoss(each.lost, each.position) for each in found}
+        return Gap(self.data.lost, GapCause.SERVER, channels or None)
 
 
-def _loss(found: _ChannelLoss) -> ChannelLoss:
-    return ChannelLoss(found.lost, None if found.position is None else found.position.known())
-
-
-class _Facts(msgspec.Struct, frozen=True, kw_only=True):
+class _FactsIn(msgspec.Struct, frozen=True, kw_only=True):
     connection_id: str = ""
     subject: str | None = None
     connected_at: float = 0.0
@@ -223,8 +217,8 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
 
 
-class _Status(_In, frozen=True, kw_only=True, tag="status"):
-    data: _Facts
+class _StatusIn(_In, frozen=True, kw_only=True, tag="status"):
+    data: _FactsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -239,17 +233,17 @@ class _Status(_In, frozen=True, kw_only=True, tag="status"):
         )
 
 
-class _Label(msgspec.Struct, frozen=True):
+class _LabelIn(msgspec.Struct, frozen=True):
     type: str | UnsetType = UNSET
 
 
 _COMMON: Final[tuple[type[_In], ...]] = (
-    _Event,
-    _Response,
-    _Error,
-    _AuthResult,
-    _Subscribed,
-    _Unsubscribed,
+    _EventIn,
+    _ResponseIn,
+    _ErrorIn,
+    _AuthResultIn,
+    _SubscribedIn,
+    _UnsubscribedIn,
     _PingIn,
     _PongIn,
 )
@@ -265,7 +259,7 @@ class ClientDialect:
     is_named: bool = False
     """Whether the server must echo the subprotocol."""
     is_rich: bool = False
-    """Whether there is a word for publishing, and one for asking for the status."""
+    """Whether a client can publish, and ask for the status."""
     has_plus: bool = False
     """Whether ``+`` is a wildcard."""
     messages: ClassVar[tuple[type[_In], ...]] = _COMMON
@@ -276,18 +270,18 @@ class ClientDialect:
         )
         self._tags: Final = {str(m.__struct_config__.tag) for m in self.messages}
 
-    def encode(self, command: Request) -> bytes:
-        """Say ``command``, in a message of its own."""
-        return encode_request(command)
+    def encode(self, request: Request) -> bytes:
+        """Return the message for ``request``."""
+        return encode_request(request)
 
-    def measure(self, command: Request) -> int:
-        """Return the bytes that ``command`` has when it is said."""
-        return len(self.encode(command))
+    def measure(self, request: Request) -> int:
+        """Return the size of the message for ``request``, in bytes."""
+        return len(self.encode(request))
 
     def decode(self, text: str) -> Iterable[Heard | Publication]:
-        """Understand one frame; what is not understood is passed over, and logged.
+        """Decode one frame; messages that are not understood are logged and ignored.
 
-        Never raises, whatever the server sent.
+        It never raises, whatever the server sent.
         """
         said = self._understand(text)
         return () if said is None else (said,)
@@ -301,11 +295,11 @@ class ClientDialect:
 
     def _pass_over(self, text: str, error: Exception) -> None:
         try:
-            kind = msgspec.json.decode(text, type=_Label).type
+            kind = msgspec.json.decode(text, type=_LabelIn).type
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             kind = UNSET
         if kind is UNSET or kind in self._tags:
-            # The kind of error only: its text may repeat what was sent.
+            # The type of the error only: its text may repeat the message.
             logger.warning("a message was not understood: %s", type(error).__name__)
 
 
@@ -318,27 +312,27 @@ class NativeDialect(ClientDialect):
     is_rich = True
     has_plus = True
     messages: ClassVar[tuple[type[_In], ...]] = (
-        _StoredEvent,
+        _StoredEventIn,
         *_COMMON[1:],
-        _Connected,
-        _Gap,
-        _Status,
+        _ConnectedIn,
+        _GapIn,
+        _StatusIn,
     )
 
     def decode(self, text: str) -> Iterable[Heard | Publication]:
-        """Understand one frame; what is not understood is passed over, and logged."""
+        """Decode one frame; messages that are not understood are logged and ignored."""
         if "\n" not in text:
             return super().decode(text)
         try:
             found = [message.heard() for message in self._decoder.decode_lines(text)]
         except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
-            # One of them is not understood: look at each.
+            # One of them is not understood: decode them one by one.
             found = [self._understand(line) for line in text.split("\n") if line.strip()]
         return [said for said in found if said is not None]
 
 
 def _positive(limit: N | None) -> N | None:
-    """Return a limit that can be kept: one that makes no sense counts as not told."""
+    """Return a positive limit; any other counts as unknown."""
     return limit if limit is not None and limit > 0 else None
 
 
@@ -349,7 +343,7 @@ def dialect(name: str) -> ClientDialect:
     """Return the dialect of this name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The client has no such dialect.
     """
     try:
         return _DIALECTS[name]

@@ -16,38 +16,38 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """What messages to the server have in common."""
+    """Base of the messages to the server."""
 
 
-class _Auth(_Out, frozen=True, tag="auth"):
+class _AuthOut(_Out, frozen=True, tag="auth"):
     token: str
     id: str | None = None
 
 
-class _Subscribe(_Out, frozen=True, tag="subscribe"):
+class _SubscribeOut(_Out, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
     id: str | None = None
 
 
-class _Unsubscribe(_Out, frozen=True, tag="unsubscribe"):
+class _UnsubscribeOut(_Out, frozen=True, tag="unsubscribe"):
     channels: tuple[str, ...]
     id: str | None = None
 
 
-class _Command(_Out, frozen=True, tag="command"):
+class _CommandOut(_Out, frozen=True, tag="command"):
     action: str
     params: Raw
     id: str | None = None
 
 
-class _Publish(_Out, frozen=True, tag="publish"):
+class _PublishOut(_Out, frozen=True, tag="publish"):
     channel: str
     event: str
     data: Raw
     id: str | None = None
 
 
-class _GetStatus(_Out, frozen=True, tag="get_status"):
+class _GetStatusOut(_Out, frozen=True, tag="get_status"):
     id: str | None = None
 
 
@@ -60,27 +60,27 @@ class _PongOut(_Out, frozen=True, tag="pong"):
 
 
 def encode_request(request: Request) -> bytes:
-    """Say ``request``, in a message of its own."""
+    """Return the message for ``request``."""
     return _encode(_message(request))
 
 
-def _message(command: Request) -> _Out:
-    match command:
+def _message(request: Request) -> _Out:
+    match request:
         case core.Command():
-            return _Command(command.action, Raw(command.params), command.ref)
+            return _CommandOut(request.action, Raw(request.params), request.ref)
         case core.Publish():
-            return _Publish(command.channel, command.event, Raw(command.data), command.ref)
+            return _PublishOut(request.channel, request.event, Raw(request.data), request.ref)
         case core.Pong():
-            return _PongOut(command.ref)
+            return _PongOut(request.ref)
         case core.Ping():
-            return _PingOut(command.ref)
+            return _PingOut(request.ref)
         case core.Subscribe():
-            return _Subscribe(command.names, command.ref)
+            return _SubscribeOut(request.names, request.ref)
         case core.Unsubscribe():
-            return _Unsubscribe(command.names, command.ref)
+            return _UnsubscribeOut(request.names, request.ref)
         case core.Auth():
-            return _Auth(command.token, command.ref)
+            return _AuthOut(request.token, request.ref)
         case core.GetStatus():
-            return _GetStatus(command.ref)
+            return _GetStatusOut(request.ref)
         case _:
-            raise AssertionError(command)
+            raise AssertionError(request)

@@ -22,7 +22,7 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..protocols import protocol
 from ..server.driver import Driver
 from ..transport import Handshake, Transport
-from .assets import Answer, answer, redirect
+from .assets import AssetResponse, answer, redirect
 from .observation import Observation
 from .strangers import Stranger, Strangers
 
@@ -101,7 +101,7 @@ class Console:
 
     # --- for adapters ----------------------------------------------------------------------------
 
-    def page(self, name: str) -> Answer:
+    def page(self, name: str) -> AssetResponse:
         """Return the file of this name, the page itself for the empty one, or a 404.
 
         Args:
@@ -109,7 +109,7 @@ class Console:
         """
         return answer(name)
 
-    def redirect(self, prefix: str) -> Answer:
+    def redirect(self, prefix: str) -> AssetResponse:
         """Return what leads from a path of the page without a slash at the end to the page."""
         return redirect(prefix)
 
@@ -134,7 +134,7 @@ class Console:
         Without an identity it is a stranger's until its token is accepted. The bus of the consoles
         begins with the first operator, and ends with the last.
         """
-        kind: type[Driver] = Driver
+        is_greeted = False
         try:
             if admission.identity is None and self.accepts(endpoint):
                 stranger = Stranger(endpoint, transport, admission)
@@ -142,9 +142,9 @@ class Console:
                 if identity is None:
                     return
                 admission = replace(admission, identity=identity, connection_id=stranger.id)
-                kind = _Greeted
+                is_greeted = True
             if self.accepts(endpoint):
-                await self._observe(kind, endpoint, transport, admission)
+                await self._observe(endpoint, transport, admission, is_greeted=is_greeted)
             else:  # Stopped, since it was admitted.
                 await transport.close(CloseCode.GOING_AWAY, _SHUTTING_DOWN)
         finally:
@@ -152,7 +152,7 @@ class Console:
                 admission.place.release()
 
     async def _observe(
-        self, kind: type[Driver], endpoint: Endpoint, transport: Transport, admission: Admission
+        self, endpoint: Endpoint, transport: Transport, admission: Admission, *, is_greeted: bool
     ) -> None:
         """Run an operator's connection to its end."""
         observation = self._observation
@@ -163,7 +163,8 @@ class Console:
         try:
             await observation.begin()
             if observation.bus.accepts(endpoint):
-                await kind(observation.bus.services, endpoint, transport, admission).run()
+                driver = Driver(observation.bus.services, endpoint, transport, admission)
+                await driver.run(is_greeted=is_greeted)
             else:
                 await transport.close(CloseCode.GOING_AWAY, _SHUTTING_DOWN)
         finally:
@@ -184,15 +185,6 @@ class Console:
                     await self._observation.bus.aclose(deadline=deadline, code=code)
         finally:
             self._is_draining = False
-
-
-class _Greeted(Driver):
-    """A connection that was told ``connected`` as a stranger, and the answer to its token."""
-
-    __slots__ = ()
-
-    def _greet(self, identity: Identity | None) -> None:
-        """Say nothing."""
 
 
 def _by_token(expected: str) -> Authenticator:

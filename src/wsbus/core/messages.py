@@ -20,10 +20,10 @@ __all__ = [
     "AuthAccepted",
     "AuthRefused",
     "Command",
-    "Connected",
     "Excess",
     "Gap",
     "GetStatus",
+    "Greeting",
     "Malformed",
     "Notice",
     "Ping",
@@ -199,7 +199,7 @@ Request: TypeAlias = (
 # --- server → client ----------------------------------------------------------------
 
 
-class Connected(msgspec.Struct, frozen=True):
+class Greeting(msgspec.Struct, frozen=True):
     """The connection is attached; the first thing said."""
 
     connection_id: str
@@ -305,7 +305,7 @@ Reply: TypeAlias = (
 )
 """What answers a request. :class:`Unsubscribed` and :class:`Refused` also come unasked."""
 
-Notice: TypeAlias = Connected | Gap | Ping
+Notice: TypeAlias = Greeting | Gap | Ping
 """What answers nothing."""
 
 ServerMessage: TypeAlias = Reply | Notice

@@ -346,7 +346,7 @@ class Publisher:
         endpoint: Endpoint | None,
     ) -> Receipt:
         registry = services.registry
-        members = [c.member for c in self._recipients.find(registry, to, endpoint, "to")]
+        members = [d.member for d in self._recipients.find(registry, to, endpoint, "to")]
         excluded = self._recipients.members(registry, exclude, endpoint)
         return services.hub.publish_to(members, publication, excluded)
 

@@ -20,7 +20,7 @@ from .peer import Peer
 if TYPE_CHECKING:
     from ..bus import Bus
 
-__all__ = ["Adapter", "Client", "ConformanceError", "Serve", "Site", "expect", "open_site"]
+__all__ = ["Adapter", "ConformanceError", "JsonPeer", "Serve", "Site", "expect", "open_site"]
 
 Serve: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[tuple[str, int]]]
 """Serves an endpoint, on every path, at the address it gives; on exit it shuts down as the server
@@ -67,7 +67,7 @@ class Adapter:
     """What may wait for a peer below its queue: buffers of the server and of both kernels."""
 
 
-class Client:
+class JsonPeer:
     """A :class:`.Peer` that speaks one of wsbus's JSON dialects."""
 
     def __init__(self, peer: Peer) -> None:
@@ -121,30 +121,30 @@ class Site:
         self._left = Event()
         bus.on_disconnect(self._note)
 
-    async def connect(self, target: str = "/ws", **options: Any) -> Client:
+    async def connect(self, target: str = "/ws", **options: Any) -> JsonPeer:
         """Connect, and wait until the application knows; options are those of :class:`.Peer`."""
         client = await self.knock(target, **options)
         expect(client.peer.status == 101, f"refused with {client.peer.status}")
         return client
 
-    async def knock(self, target: str = "/ws", **options: Any) -> Client:
+    async def knock(self, target: str = "/ws", **options: Any) -> JsonPeer:
         """Ask for a connection; it may be refused."""
         peer = await Peer.connect(self.address, target, **options)
         self.peers.append(peer)
-        return Client(peer)
+        return JsonPeer(peer)
 
-    def info(self, client: Client) -> ConnectionInfo:
+    def info(self, client: JsonPeer) -> ConnectionInfo:
         """Return what the server knows of a client that is connected."""
         everyone = {info.client: info for info in self.bus.connections()}
         return everyone[client.peer.address]
 
-    def connection(self, client: Client) -> Connection:
+    def connection(self, client: JsonPeer) -> Connection:
         """Return the server's side of a client."""
         found = self.bus.connection(self.info(client).connection_id)
         assert found is not None
         return found
 
-    async def departure(self, client: Client) -> Connection:
+    async def departure(self, client: JsonPeer) -> Connection:
         """Wait until the application was told that a client has left."""
         while True:
             for connection in self._gone:
@@ -152,7 +152,7 @@ class Site:
                     return connection
             await self._left.wait()
 
-    def has_left(self, client: Client) -> bool:
+    def has_left(self, client: JsonPeer) -> bool:
         """Tell whether the application was told that a client has left."""
         return any(gone.handshake.client == client.peer.address for gone in self._gone)
 

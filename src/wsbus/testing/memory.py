@@ -153,8 +153,8 @@ class DirectMemoryTransport(MemoryTransport):
             is_text = frame.opcode == 1
             self._arrive(frame.payload.decode() if is_text else frame.payload)
 
-    async def room(self) -> None:
-        """Wait until the peer reads; see :meth:`.WriteNow.room`."""
+    async def wait_writable(self) -> None:
+        """Wait until the peer reads; see :meth:`.WriteNow.wait_writable`."""
         await self._wait_for_room()
 
     def unsent(self) -> int:

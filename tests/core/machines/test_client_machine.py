@@ -39,8 +39,8 @@ from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
 from wsbus.core.messages import (
     Command,
-    Connected,
     Gap,
+    Greeting,
     Publication,
     Refused,
     Request,
@@ -434,7 +434,7 @@ class ClientMachine(RuleBasedStateMachine):
             limits.commands_per_second,
         )
         subject = None if self.needs_token else "u"
-        self.reply(link, Connected(link.id, subject, 10, 50, *(told if self.tells else ())))
+        self.reply(link, Greeting(link.id, subject, 10, 50, *(told if self.tells else ())))
         for pattern in self.assigned:
             self.serve(link, session.assign(pattern))
         self.perform(self.client.opened(self.now))
@@ -499,7 +499,7 @@ class ClientMachine(RuleBasedStateMachine):
         if isinstance(heard, Publication):
             self.deliver(heard)
             return
-        if isinstance(heard, Connected) and self.tells:
+        if isinstance(heard, Greeting) and self.tells:
             self.allowance = Allowance(self.limits, self.now.monotonic)
         if isinstance(heard, Refused) and heard.code == ErrorCode.RATE_LIMITED:
             request = self.by_ref.get(heard.ref or "")

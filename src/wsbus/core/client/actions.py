@@ -14,7 +14,7 @@ from ..errors import WsbusError
 from ..events import Gap
 from ..messages import (
     AuthRefused,
-    Connected,
+    Greeting,
     Ping,
     Pong,
     Refused,
@@ -57,7 +57,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 Heard: TypeAlias = (
-    Connected
+    Greeting
     | Admitted
     | AuthRefused
     | Subscribed

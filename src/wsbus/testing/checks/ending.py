@@ -8,7 +8,7 @@ import msgspec
 from anyio import create_task_group, current_time, fail_after, move_on_after
 
 from ...core.errors import CloseCode, TransportClosed
-from ..adapters import UNLIMITED, Adapter, Client, Site, expect, open_site
+from ..adapters import UNLIMITED, Adapter, JsonPeer, Site, expect, open_site
 
 __all__ = [
     "abort",
@@ -156,13 +156,13 @@ async def _is_closed(site: Site) -> bool:
     return client.peer.status != 101
 
 
-async def _hears_all(client: Client, count: int) -> None:
+async def _hears_all(client: JsonPeer, count: int) -> None:
     for number in range(count):
         message = await client.hear("event", "gap")
         expect(message.get("data") == number, f"{message} came where {number} was due")
 
 
-async def _hears_the_end(client: Client, count: int, endings: list[TransportClosed]) -> None:
+async def _hears_the_end(client: JsonPeer, count: int, endings: list[TransportClosed]) -> None:
     try:
         await _hears_all(client, count)
     except TransportClosed as closed:

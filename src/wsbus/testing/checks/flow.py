@@ -13,8 +13,9 @@ from anyio import create_task_group, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from ...core.overflow import Overflow
+from ...server.connection import driver_of
 from ...transport import Handshake
-from ..adapters import UNLIMITED, Adapter, Client, expect, open_site
+from ..adapters import UNLIMITED, Adapter, JsonPeer, expect, open_site
 from ..frames import Opcode, client_frame
 
 __all__ = [
@@ -188,25 +189,25 @@ async def ping_flood(adapter: Adapter) -> None:
         expect(grown < 4 << 20, f"{grown} bytes for a peer that never reads")
         if is_over or site.has_left(flooder):
             return
-        direct = site.connection(flooder).member.outlet.direct
+        direct = driver_of(site.connection(flooder)).member.outlet.direct
         if direct is not None:
             expect(direct.unsent() < 1 << 20, f"{direct.unsent()} bytes of pongs wait")
 
 
-async def _hears_all(client: Client, count: int) -> None:
+async def _hears_all(client: JsonPeer, count: int) -> None:
     for number in range(count):
         message = await client.hear("event", "gap")
         expect(message.get("data") == number, f"{message} came where {number} was due")
 
 
-async def _hears_till_end(client: Client) -> None:
+async def _hears_till_end(client: JsonPeer) -> None:
     number = 0
     while (message := await client.hear("event", "gap")).get("data") != -1:
         expect(message.get("data") == number, "a stuck peer costs the others nothing")
         number += 1
 
 
-async def _hears_pongs(client: Client, refs: list[str]) -> None:
+async def _hears_pongs(client: JsonPeer, refs: list[str]) -> None:
     for ref in refs:
         pong = await client.hear("pong")
         expect(pong["id"] == ref, f"{pong} came where {ref} was due")

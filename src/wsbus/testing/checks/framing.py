@@ -8,7 +8,7 @@ from ...core.instant import Instant
 from ...core.messages import Publication, Request, ServerMessage
 from ...core.protocol import WireProtocol
 from ...protocols.native import Native
-from ..adapters import Adapter, Client, expect, open_site
+from ..adapters import Adapter, JsonPeer, expect, open_site
 from ..frames import Opcode
 
 __all__ = [
@@ -112,7 +112,7 @@ async def invalid_utf8(adapter: Adapter) -> None:
             await _closes(client, CloseCode.INVALID_PAYLOAD)
 
 
-async def _closes(client: Client, code: CloseCode) -> None:
+async def _closes(client: JsonPeer, code: CloseCode) -> None:
     closed = await client.peer.wait_closed()
     expect(closed.code == code, f"closed with {closed.code}, not {code}")
 
