@@ -1,4 +1,4 @@
-"""Serve a bus beside an ASGI application that has no place for it, such as Django's or Quart's.
+"""Serve a bus beside an ASGI application that cannot mount it, such as Django's or Quart's.
 
 ::
 
@@ -36,7 +36,7 @@ class Beside:
         self._sockets = asgi.app(endpoint, autostart=True)
 
     async def __call__(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
-        """Serve the path, and hand everything else to the other application."""
+        """Serve the path, and pass everything else to the other application."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["path"].removeprefix(scope.get("root_path", "")) == self._path:
@@ -47,7 +47,7 @@ class Beside:
     async def _live(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
         """Run the bus around the lifespan of the other application, or alone if it has none."""
         around = _Around(self._endpoint.gate, receive, send)
-        # What the server has stopped stays stopped: no client starts it again.
+        # A bus that the server has stopped stays stopped: no client starts it again.
         self._sockets = asgi.app(self._endpoint)
         try:
             await self._other(scope, around.receive, around.send)
@@ -56,12 +56,14 @@ class Beside:
                 raise
         finally:
             await around.stop()
-        if not around.was_asked:  # Django raises at once, others return: they have no lifespan.
+        if (
+            not around.was_asked
+        ):  # Applications without a lifespan: Django raises at once, others return.
             await self._sockets(scope, receive, send)
 
 
 class _Around:
-    """A lifespan's two callables, with the bus started before and stopped after what they say."""
+    """A lifespan's two callables, with the bus started before and stopped after the other one."""
 
     __slots__ = ("_bus", "_is_ours", "_receive", "_send", "was_asked")
 
@@ -99,7 +101,7 @@ def beside(other: Callable[..., Awaitable[Any]], path: str, door: Bus | Endpoint
 
     Args:
         other: The application, called for all other paths and for its lifespan.
-        path: Where WebSockets connect; exactly this one, below the server's ``root_path``.
+        path: The exact path for WebSockets, below the server's ``root_path``.
         door: The endpoint; a bus means its default endpoint.
 
     Raises:
