@@ -97,8 +97,8 @@ class _Listener(logging.Handler):
         self.said: Final[list[str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Warnings for operators are allowed: about settings (refused origins, uvicorn's options), and
-        # about connections that are too slow.
+        # Warnings for operators are allowed: about settings (refused origins, uvicorn's options),
+        # and about connections that are too slow.
         is_for_operators = record.name in {"wsbus.endpoint", "wsbus.asgi", "wsbus.flusher"}
         if not is_for_operators or record.levelno > logging.WARNING:
             self.said.append(record.getMessage())
