@@ -246,7 +246,7 @@ const measure = async () => {
   }
 };
 
-const connect = () => bus.connect().catch(() => {}); // What fails is told by "reconnecting".
+const connect = () => bus.connect().catch(() => {}); // The event "reconnecting" says why.
 
 // --- connection state -------------------------------------------------------------------------
 
