@@ -447,7 +447,8 @@ class Client(Player):
             case client_actions.Answer(key, Status() as status):
                 self.tell("answer", key=key, data=facts(status))
             case client_actions.Answer(key, WsbusError() as error):
-                self.tell("failed", key=key, code=code_of(error))
+                is_lost = isinstance(error, ConnectionLost)
+                self.tell("failed", key=key, code="CONNECTION_LOST" if is_lost else code_of(error))
             case client_actions.Confirm(holder):
                 self.tell("confirmed", holder=holder)
             case client_actions.Dismiss(holder, error):

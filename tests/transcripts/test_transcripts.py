@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -35,6 +36,35 @@ def test_a_changed_transcript_is_found_to_differ(path: Any, side: str) -> None:
     for other in changes:
         with pytest.raises(Differs):
             replay(other, side)
+
+
+def test_javascript_holds_the_conversations(require_command: Callable[[str, str], str]) -> None:
+    """The JavaScript client's session says and tells the same, and finds every change."""
+    node = require_command("node", "nodejs")
+    transcripts = [load(path) for path, side in PAIRS if side == "client"]
+    changes = [other for each in transcripts for other in changed(each, "client")]
+
+    differs = replay_in_node(node, [*transcripts, *changes])
+
+    titles = [transcript["title"] for transcript in transcripts]
+    found = dict(zip(titles, differs, strict=False))
+    assert {title: why for title, why in found.items() if why is not None} == {}
+    assert all(differs[len(transcripts) :])
+
+
+def replay_in_node(node: str, transcripts: list[Transcript]) -> list[str | None]:
+    """Replay transcripts in Node; return for each what differs, if anything does."""
+    done = subprocess.run(
+        [node, TRANSCRIPTS / "replay.mjs"],
+        input=json.dumps(transcripts),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    differs: list[str | None] = json.loads(done.stdout)
+    return differs
 
 
 def changed(transcript: Transcript, side: str) -> Iterator[Transcript]:
