@@ -30,10 +30,11 @@ from urllib.parse import unquote
 
 from aiohttp import web, web_log
 
-from ..bus import Bus, status_views
+from ..bus import Bus, host_of, status_views
 from ..core.encoding import encode_data
 from ..core.errors import UsageError
 from ..endpoint import Admission, Endpoint, Refusal
+from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
@@ -61,7 +62,7 @@ _KEEPALIVE_TIMEOUT: Final = 10.0
 """Seconds for a request to come, as in websockets. aiohttp's own default is an hour."""
 
 
-def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
+def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
     """Add a WebSocket route to an application, or a sub-application, and all that it needs.
 
     The bus starts and stops with the application, unless it is running already. At shutdown the
@@ -78,10 +79,9 @@ def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
     ``aiohttp.access``; for other logs there is a warning, once.
 
     Args:
-        app: The application, set up before it starts, and before parts of it that publish in
-            their own start-up.
-        path: As for any route; values of its variable parts are in :attr:`.Handshake.path_params`.
-        door: Where clients come in; a bus means its default endpoint. May be called for several
+        app: To be set up before it starts, and before what publishes in its own start-up.
+        path: As for any route; what variable parts hold is in :attr:`.Handshake.path_params`.
+        endpoint: Where clients come in; a bus means its default endpoint. May be called for several
             endpoints of one bus.
 
     Raises:
@@ -89,24 +89,27 @@ def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
     """
     if not isinstance(app, web.Application):
         raise UsageError('the application of aiohttp comes first: setup(app, "/ws", bus)')
-    endpoint = endpoint_of(door)
+    served = endpoint_of(endpoint)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
-        bus = endpoint.gate
-        if not isinstance(bus, Bus) or bus.is_running:
+        host = served.host
+        if not isinstance(host, BusHost) or host.is_running:
             yield
-        else:
-            async with bus:
-                yield
+            return
+        await host.start()
+        try:
+            yield
+        finally:
+            await host.stop()
 
     async def drain(_app: web.Application) -> None:
         _ignore_sigterm()
-        await endpoint.drain()
+        await served.drain()
 
     _limit_idle_sockets(app)
-    if endpoint.query_token is not None:
+    if served.query_token is not None:
         redact(_ACCESS_LOG)
-    app.router.add_get(path, handler(endpoint), allow_head=False)
+    app.router.add_get(path, handler(served), allow_head=False)
     app.cleanup_ctx.append(live)
     app.on_shutdown.append(drain)
 
@@ -153,7 +156,7 @@ def add_status_routes(
         prefix: Prefix of the paths.
         views: Other names, each with a function that returns the data.
     """
-    for name, tell in (status_views(bus) if views is None else views).items():
+    for name, tell in (status_views(host_of(bus)) if views is None else views).items():
         app.router.add_get(f"{prefix}/{name}", _view(tell))
 
 
@@ -211,14 +214,16 @@ def _serve_asset(name: str) -> Callable[[web.Request], Awaitable[web.StreamRespo
     return serve
 
 
-def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Return the handler for a route of your own: ``add_get("/ws", …)``.
+def handler(endpoint: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return what handles the requests of a route of your own: ``add_get("/ws", …)``.
 
     The bus must be running, and ``endpoint.drain()`` should be called in ``app.on_shutdown``:
     aiohttp waits a minute for handlers that have not ended by themselves. :func:`setup` does both.
     """
-    endpoint = endpoint_of(door)
+    return _handler(endpoint_of(endpoint))
 
+
+def _handler(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         refused = _refused(request)
         if refused is not None:

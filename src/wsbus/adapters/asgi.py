@@ -41,6 +41,7 @@ from ..bus import Bus
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
+from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import ASGIMessage, ASGIReceive, ASGISend, transport
 from ._endpoint import endpoint_of
@@ -84,23 +85,23 @@ class Application(Placed):
 
     async def _start(self) -> None:
         """Start the bus, unless it runs; only once, so that it stays stopped when it stops."""
-        bus = self.endpoint.gate
+        host = self.endpoint.host
         if self._starting is None:
             self._starting = Lock()
         async with self._starting:
-            if self._autostart and isinstance(bus, Bus) and not bus.is_running:
-                await bus.__aenter__()
+            if self._autostart and isinstance(host, BusHost) and not host.is_running:
+                await host.start()
             self._autostart = False
 
     async def _live(self, receive: ASGIReceive, send: ASGISend) -> None:
         """Start the bus, unless it is running, and stop it at the end."""
         await receive()
-        bus = self.endpoint.gate
-        is_ours = isinstance(bus, Bus) and not bus.is_running
+        host = self.endpoint.host
+        is_ours = isinstance(host, BusHost) and not host.is_running
         try:
-            if isinstance(bus, Bus) and is_ours:
-                await bus.__aenter__()
-        except Exception as exc:  # noqa: BLE001  # reported: if raised, uvicorn would go on without a bus
+            if isinstance(host, BusHost) and is_ours:
+                await host.start()
+        except Exception as exc:  # noqa: BLE001  # told; raised, uvicorn would go on without a bus
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
         self._autostart = False
@@ -108,19 +109,19 @@ class Application(Placed):
         try:
             await receive()
         finally:
-            if isinstance(bus, Bus) and is_ours:
-                await bus.aclose()
+            if isinstance(host, BusHost) and is_ours:
+                await host.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def app(door: Bus | Endpoint, *, autostart: bool = False) -> Application:
-    """Return an ASGI application whose WebSockets, on any path, come in by this door.
+def app(endpoint: Bus | Endpoint, *, autostart: bool = False) -> Application:
+    """Return an ASGI application whose WebSockets, on any path, come in at this endpoint.
 
     Refused handshakes are answered with their HTTP status where the server can (uvicorn,
     hypercorn, granian), with 403 otherwise. HTTP requests are answered 426.
 
     Args:
-        door: Where clients come in; a bus means its default endpoint.
+        endpoint: Where clients come in; a bus means its default endpoint.
         autostart: Start the bus with the first connection, if nothing has started it: for
             servers without a lifespan, such as daphne, and for applications that do not pass it
             on, such as Django's. Such a bus can publish once a client has been there, and it ends
@@ -129,7 +130,7 @@ def app(door: Bus | Endpoint, *, autostart: bool = False) -> Application:
     Raises:
         UsageError: It is neither a bus nor an endpoint.
     """
-    return Application(endpoint_of(door), autostart=autostart)
+    return Application(endpoint_of(endpoint), autostart=autostart)
 
 
 async def converse(
@@ -156,7 +157,7 @@ async def converse(
     if not is_connected and (await receive())["type"] != "websocket.connect":
         return
     _look_at_server(scope)
-    if not endpoint.gate.has_run:
+    if not endpoint.host.has_run:
         endpoint.notices.of_rest(scope["path"], _how_to_start(scope))
     if endpoint.query_token is not None:
         _warn_of_query_token(endpoint)

@@ -36,14 +36,15 @@ from fastapi.params import Depends as Dependency
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from ..bus import Bus
+from ..bus import Bus, status_views
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
+from ..server.host import BusHost
 from ._endpoint import endpoint_of
 from ._placed import settle
 from .asgi import Application, decline
-from .starlette import HttpSide, console_routes, running, serve, status_routes, web_routes
+from .starlette import HttpSide, console_routes, running, serve, view_routes, web_routes
 
 if TYPE_CHECKING:  # Applications without a console do not import it.
     from ..console import Console
@@ -54,7 +55,7 @@ __all__ = ["mount", "mount_console", "serve"]
 def mount(
     target: FastAPI | APIRouter,
     path: str,
-    door: Bus | Endpoint,
+    endpoint: Bus | Endpoint,
     *,
     dependencies: Sequence[Dependency] = (),
     identity: Callable[..., Any] | None = None,
@@ -73,7 +74,7 @@ def mount(
             outermost one, there.
         path: As FastAPI's routes have it: ``/ws/{client_id}``. What is found in it is in
             ``connection.handshake.path_params``; write ``{client_id:path}`` if it may hold ``/``.
-        door: Where clients come in; a bus means its default endpoint.
+        endpoint: Where clients come in; a bus means its default endpoint.
         dependencies: Such as ``[Depends(members_only)]``, for the WebSocket, besides those of the
             application and its routers. They run before the WebSocket is accepted; one that refuses
             raises ``WebSocketException`` or ``HTTPException``. Attributes that one sets on
@@ -89,26 +90,26 @@ def mount(
         name: For ``url_path_for``.
 
     Raises:
-        UsageError: The target is neither an application nor a router, or the door neither a bus
+        UsageError: The target is neither an application nor a router, or the endpoint neither a bus
             nor an endpoint.
     """
     router = _router_of(target)
     if not str(path).startswith("/"):
         raise UsageError('a path begins with a slash: mount(app, "/ws", bus)')
-    endpoint = endpoint_of(door)
-    bus = endpoint.gate
-    if not isinstance(bus, Bus):
+    endpoint = endpoint_of(endpoint)
+    host = endpoint.host
+    if not isinstance(host, BusHost):
         raise UsageError("a console is mounted with mount_console(app, console)")
     router.add_api_websocket_route(
         path, _conversation(endpoint, identity), name=name, dependencies=dependencies
     )
     _decline_http(router, path, name)
     if status is not None:
-        _add(router, status_routes(bus, status))
+        _add(router, view_routes(status, status_views(host)))
     if client is not None:
         _add(router, web_routes(client))
     if lifespan:
-        router.lifespan_context = _around(router.lifespan_context, bus)
+        router.lifespan_context = _around(router.lifespan_context, host)
 
 
 def mount_console(
@@ -200,11 +201,11 @@ def _add(
             )
 
 
-def _around(inner: Any, bus: Bus) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
+def _around(inner: Any, host: BusHost) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
     @asynccontextmanager
     async def live(application: Any) -> AsyncIterator[Mapping[str, Any] | None]:
         settle(application)
-        async with running(bus), AsyncExitStack() as stack:
+        async with running(host), AsyncExitStack() as stack:
             try:
                 state = await stack.enter_async_context(inner(application))
             except UsageError as exc:

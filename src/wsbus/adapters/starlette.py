@@ -38,11 +38,12 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .._application import name_of
-from ..bus import Bus, status_views
+from ..bus import Bus, host_of, status_views
 from ..core.encoding import encode_data
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
+from ..server.host import BusHost
 from ..web import ASSETS, asset
 from ._endpoint import endpoint_of
 from ._placed import MISPLACED, Placed, settle
@@ -66,15 +67,15 @@ Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 """The type of ``lifespan=`` in Starlette and FastAPI: the application → a context manager."""
 
 
-def websocket_route(path: str, door: Bus | Endpoint, name: str | None = None) -> WebSocketRoute:
-    """Return a route whose WebSockets come in by this door.
+def websocket_route(path: str, endpoint: Bus | Endpoint, name: str | None = None) -> WebSocketRoute:
+    """Return a route whose WebSockets come in at this endpoint.
 
     Unlike in Starlette's own route, ``%2F`` in a path is not a separator (RFC 3986, section
     2.2): ``/ws/a%2Fb`` matches ``/ws/{client_id}``, and ``client_id`` is ``a/b``.
 
     Args:
         path: As Starlette's routes have it: ``/ws/{client_id}``.
-        door: Where clients come in; a bus means its default endpoint.
+        endpoint: Where clients come in; a bus means its default endpoint.
         name: For ``url_path_for``; None: ``wsbus``.
 
     Raises:
@@ -82,11 +83,11 @@ def websocket_route(path: str, door: Bus | Endpoint, name: str | None = None) ->
     """
     if not isinstance(path, str):
         raise UsageError('the path comes first: websocket_route("/ws", bus)')
-    return _Route(path, app(door), name="wsbus" if name is None else name)
+    return _Route(path, app(endpoint), name="wsbus" if name is None else name)
 
 
 async def serve(
-    websocket: WebSocket, door: Bus | Endpoint, *, identity: Identity | None = None
+    websocket: WebSocket, endpoint: Bus | Endpoint, *, identity: Identity | None = None
 ) -> None:
     """Serve a WebSocket of Starlette or FastAPI to its end.
 
@@ -101,8 +102,8 @@ async def serve(
 
     Args:
         websocket: Accepted or not.
-        door: Where the client comes in; a bus means its default endpoint.
-        identity: The client's identity; None: ask the endpoint's authenticator.
+        endpoint: Where the client comes in; a bus means its default endpoint.
+        identity: The client's; None: ask the endpoint's authenticator, as everywhere.
 
     Raises:
         UsageError: The arguments are not a WebSocket and a bus or an endpoint.
@@ -117,7 +118,7 @@ async def serve(
             raise OSError from exc  # ASGI's rule.
 
     await converse(
-        endpoint_of(door),
+        endpoint_of(endpoint),
         websocket.scope,
         websocket.receive,
         send,
@@ -209,8 +210,12 @@ def status_routes(
         prefix: Prefix of the paths.
         views: Other names, each with a function that returns the data.
     """
-    told = status_views(bus) if views is None else views
-    return [_route(f"{prefix}/{name}", _view(tell), name) for name, tell in told.items()]
+    return view_routes(prefix, status_views(host_of(bus)) if views is None else views)
+
+
+def view_routes(prefix: str, views: Mapping[str, Callable[[], object]]) -> list[Route]:
+    """Return a route for each view; see :func:`status_routes`."""
+    return [_route(f"{prefix}/{name}", _view(tell), name) for name, tell in views.items()]
 
 
 def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]]:
@@ -300,7 +305,7 @@ def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
         settle(application)
         state: dict[str, Any] = {}
         async with AsyncExitStack() as stack:
-            if bus not in _mounted or not bus.is_running:
+            if host_of(bus) not in _mounted or not bus.is_running:
                 await stack.enter_async_context(bus)
             for each in more:
                 part: Any = each(application)
@@ -323,19 +328,20 @@ def _check_lifespan(of: object) -> None:
         raise UsageError(_NO_LIFESPAN.format(name_of(of)))
 
 
-_mounted: Final[WeakSet[Bus]] = WeakSet()
-"""Buses that :func:`running` has started, and stops."""
+_mounted: Final[WeakSet[BusHost]] = WeakSet()
+"""Those that :func:`running` has started, and stops."""
 
 
 @asynccontextmanager
-async def running(bus: Bus) -> AsyncIterator[None]:
-    """Run a bus, unless it runs; lifespans within find it running, and do not stop it."""
-    if bus.is_running:
+async def running(host: BusHost) -> AsyncIterator[None]:
+    """Run a bus, unless it runs; lifespans within find it running, and leave it alone."""
+    if host.is_running:
         yield
         return
-    async with bus:
-        _mounted.add(bus)
-        try:
-            yield
-        finally:
-            _mounted.discard(bus)
+    await host.start()
+    _mounted.add(host)
+    try:
+        yield
+    finally:
+        _mounted.discard(host)
+        await host.stop()

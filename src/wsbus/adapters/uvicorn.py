@@ -55,7 +55,7 @@ __all__ = [
 # --- options ---------------------------------------------------------------------------------
 
 
-def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
+def uvicorn_options(endpoint: Bus | Endpoint) -> dict[str, Any]:
     """Return the options for ``uvicorn.run`` or ``uvicorn.Config`` that suit an endpoint.
 
     Messages are bounded before they are in memory. There is no compression, which costs memory and
@@ -67,9 +67,9 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
     tokens from the query, queries are removed from uvicorn's logs from now on (:func:`redact`).
 
     Args:
-        door: The endpoint; of several, the one with the largest messages.
+        endpoint: The endpoint; of several, the one with the largest messages.
     """
-    endpoint = endpoint_of(door)
+    endpoint = endpoint_of(endpoint)
     if endpoint.query_token is not None:
         redact()
     keepalive = 20.0 if endpoint.heartbeat.timeout is None else None

@@ -208,7 +208,7 @@ class _Transport:
 
 
 def serve(
-    door: Bus | Endpoint, host: str | None = None, port: int | None = None, **options: Any
+    endpoint: Bus | Endpoint, host: str | None = None, port: int | None = None, **options: Any
 ) -> AbstractAsyncContextManager[ws.Server]:
     """Serve a bus, or one of its endpoints, on a port of its own; any path is accepted.
 
@@ -216,13 +216,13 @@ def serve(
     aborts those that are not writable.
 
     Args:
-        door: Where clients come in; a bus means its default endpoint.
-        host: Address to bind; None: all addresses.
+        endpoint: Where clients come in; a bus means its default endpoint.
+        host: Address to bind; None: all of them.
         port: Port to bind; 0 chooses one.
         **options: For :func:`websockets.asyncio.server.serve`, such as ``ssl``. A
             ``process_request`` is called before the endpoint, so that it may answer other paths.
     """
-    return _serve(endpoint_of(door), host, port, options)
+    return _serve(endpoint_of(endpoint), host, port, options)
 
 
 @asynccontextmanager
@@ -282,14 +282,16 @@ def web_routes(prefix: str = "/wsbus") -> _ProcessRequest:
     return process_request
 
 
-def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
+def handler(endpoint: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
     """Return a connection handler, for a server of your own.
 
     The server must be started with ``create_connection=ServerConnection``, and should be with
     ``compression=None`` and a ``max_size``; :func:`serve` sets all of this itself.
     """
-    endpoint = endpoint_of(door)
+    return _handler(endpoint_of(endpoint))
 
+
+def _handler(endpoint: Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
     async def handle(connection: ws.ServerConnection) -> None:
         if not isinstance(connection, ServerConnection):
             raise UsageError("start the server with create_connection=ServerConnection")

@@ -24,6 +24,7 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
+from ..events import Gap
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -218,8 +219,8 @@ class ClientSession(Generic[H]):
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []
-            case messages.Gap(lost):
-                return self._holdings.lose(lost)
+            case Gap():
+                return self._holdings.lose(heard)
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id = heard.connection_id

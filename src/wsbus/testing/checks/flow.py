@@ -13,6 +13,7 @@ from anyio import create_task_group, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from ...core.overflow import Overflow
+from ...server.connection import driver_of
 from ...transport import Handshake
 from ..adapters import UNLIMITED, Adapter, JsonPeer, expect, open_site
 from ..frames import Opcode, client_frame
@@ -188,7 +189,7 @@ async def ping_flood(adapter: Adapter) -> None:
         expect(grown < 4 << 20, f"{grown} bytes for a peer that never reads")
         if is_over or site.has_left(flooder):
             return
-        direct = site.connection(flooder).member.outlet.direct
+        direct = driver_of(site.connection(flooder)).member.outlet.direct
         if direct is not None:
             expect(direct.unsent() < 1 << 20, f"{direct.unsent()} bytes of pongs wait")
 
