@@ -158,7 +158,7 @@ class ClientSession(Generic[H]):
         match self.state:
             case ClientState.DIALLING:
                 return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
-            case ClientClientState.GREETING | ClientState.OPEN:
+            case ClientState.GREETING | ClientState.OPEN:
                 new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
                 in_flight = self._requests.cut(new_error, resends=not is_too_big)
                 error: WsbusError = ConnectionLost(code, verdict)
@@ -191,7 +191,7 @@ class ClientSession(Generic[H]):
         """Act on one message of the server; publications have :meth:`audience`."""
         self._at = now.monotonic
         match heard:
-            case _ if self.state not in {ClientClientState.GREETING, ClientState.OPEN}:
+            case _ if self.state not in {ClientState.GREETING, ClientState.OPEN}:
                 return []
             case messages.Ping(ref):
                 self._pace.take(now.monotonic)
@@ -225,18 +225,14 @@ class ClientSession(Generic[H]):
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id, self._subject = heard.connection_id, heard.subject
         self._pace.learn(heard, now.monotonic)
-        if self.state is not ClientClientState.GREETING or self._token.sent_ref is not None:
+        if self.state is not ClientState.GREETING or self._token.sent_ref is not None:
             return []
         if heard.subject is None:
             return self._stop(self._token.wanted())
         return self._enter(heard.subject, now)
 
     def _handle_pong(self, ref: str | None, now: Instant) -> list[ClientAction]:
-        if (
-            self.state is ClientClientState.GREETING
-            and self._token.sent_ref is None
-            and not self._greets
-        ):
+        if self.state is ClientState.GREETING and self._token.sent_ref is None and not self._greets:
             return self._enter(None, now)
         if ref is None or ref == self._ping_ref:
             self._liveness.pong()
@@ -244,7 +240,7 @@ class ClientSession(Generic[H]):
         return []
 
     def _handle_refused(self, heard: messages.Refused, now: Instant) -> list[ClientAction]:
-        if self.state is ClientClientState.GREETING:
+        if self.state is ClientState.GREETING:
             if heard.code == ErrorCode.UNAUTHENTICATED:
                 return self._stop(self._token.wanted())
             return self._cut(f"the server does not let this client in: {heard.code}")
@@ -271,7 +267,7 @@ class ClientSession(Generic[H]):
             return []
         self._token.admitted(heard.lifetime, now.monotonic)
         self._reschedule()
-        return self._enter(heard.subject, now) if self.state is ClientClientState.GREETING else []
+        return self._enter(heard.subject, now) if self.state is ClientState.GREETING else []
 
     def _handle_auth_refused(self, heard: messages.AuthRefused, now: Instant) -> list[ClientAction]:
         if self._token.sent_ref is None or heard.ref not in {None, self._token.sent_ref}:
@@ -316,7 +312,7 @@ class ClientSession(Generic[H]):
                 return self._begin(now)
             case ClientState.DIALLING:
                 return self._cut(f"no answer from the server within {self._connect_timeout:g} s")
-            case ClientClientState.GREETING:
+            case ClientState.GREETING:
                 return self._cut("the server took the connection and then said nothing")
             case ClientState.OPEN:
                 return self._tend(now)
