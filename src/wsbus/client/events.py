@@ -42,10 +42,11 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
 class _Marker:
     """Where publications are missing for a cause outside of the buffer; a control item in it."""
 
-    __slots__ = ("cause", "lost", "size")
+    __slots__ = ("cause", "channel", "lost", "size")
 
     def __init__(self, lost: int | None, cause: GapCause) -> None:
         self.size: Final = 1
+        self.channel: Final = None
         self.lost = lost
         self.cause = cause
 
@@ -128,8 +129,7 @@ class Events(Generic[T]):
     @property
     def lost(self) -> int:
         """Events lost for want of room in the buffer, over all."""
-        queue = self._queue
-        return queue.dropped - queue.conflated + queue.refused
+        return self._queue.lost_ever
 
     def __repr__(self) -> str:
         return f"<Events {self.pattern!r}>"
@@ -197,11 +197,11 @@ class Events(Generic[T]):
                 self._pass(item)
             if not self._is_entered:
                 raise UsageError("use it as `async with client.subscribe(…) as events:`")
-            lost, items = self._queue.take(_TAKE_BYTES)
-            if lost:
-                self._note(lost, GapCause.BUFFER)
+            loss, items = self._queue.take(_TAKE_BYTES)
+            if loss is not None:
+                self._note(loss.lost, GapCause.BUFFER)
             self._taken = items[::-1]
-            if not items and not lost:
+            if not items and loss is None:
                 if self._is_closed:
                     if self._error is not None:
                         raise copy(self._error)

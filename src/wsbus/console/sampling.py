@@ -17,8 +17,8 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from ..core.errors import CloseCode, CommandError, ErrorCode
+from ..core.member import Member
 from ..core.patterns import parse_pattern
-from ..core.plan import Member
 from ..server.connection import Connection
 from ..server.services import Services
 from ..server.statistics import ConnectionInfo
@@ -105,13 +105,12 @@ def sendable(info: ConnectionInfo) -> ConnectionInfo:
 
 
 def _lost(connection: Connection) -> int:
-    queue = connection.member.queue
-    return queue.dropped - queue.conflated + queue.refused
+    return connection.member.queue.lost_ever
 
 
 def _slowness(connection: Connection) -> tuple[int, int, int]:
     queue = connection.member.queue
-    return len(queue), queue.bytes, queue.dropped - queue.conflated + queue.refused
+    return len(queue), queue.bytes, queue.lost_ever
 
 
 def _containing(text: str, services: Services) -> Callable[[Connection], bool]:
@@ -126,7 +125,7 @@ def _containing(text: str, services: Services) -> Callable[[Connection], bool]:
             or (identity is not None and text in identity.subject.lower())
             or text in handshake.path.lower()
             or (client is not None and text in f"{client[0]}:{client[1]}")
-            or text in connection.member.protocol.name
+            or ((protocol := connection.member.protocol) and text in protocol.name)
             or connection.member in subscribed
         )
 
@@ -142,7 +141,7 @@ def _subscribed(text: str, services: Services) -> set[Member]:
 
 def _connection_row(connection: Connection) -> ConnectionRow:
     info = connection.info()
-    transport = connection.member.outlet.transport
+    transport = connection.outlet.transport
     rtt = transport.round_trip() if isinstance(transport, RoundTripped) else None
     some = [cut(pattern) for pattern in islice(chain(info.subscriptions, info.assigned), _SOME)]
     return ConnectionRow(

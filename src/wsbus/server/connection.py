@@ -14,12 +14,13 @@ from .._settings import text_setting
 from ..core.actions import Action
 from ..core.errors import CloseCode, check_sendable
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.patterns import parse_pattern
 from ..core.permissions import Identity
-from ..core.plan import Member, Standing
 from ..core.session import Session, State
 from ..endpoint import Admission, Endpoint
 from ..transport import Handshake, Transport
+from .outlet import SocketOutlet
 from .reader import Reader
 from .services import Services
 from .statistics import ConnectionInfo
@@ -38,6 +39,8 @@ class Connection(ABC):
         "_adopting",
         "_endpoint",
         "_member",
+        "_outlet",
+        "_protocol",
         "_reader",
         "_services",
         "_session",
@@ -52,6 +55,7 @@ class Connection(ABC):
     )
 
     _member: Member
+    _outlet: SocketOutlet
     _reader: Reader
 
     def __init__(
@@ -71,6 +75,7 @@ class Connection(ABC):
         self._services: Final = services
         self._endpoint: Final = endpoint
         self._transport: Final = transport
+        self._protocol: Final = admission.protocol
         self._adopting: Identity | None = None
         self._state: SimpleNamespace | None = None
         self._session: Final = Session(
@@ -183,12 +188,13 @@ class Connection(ABC):
             self.handshake,
             self._services.clock(),
             connection_id=self.id,
+            protocol=self._protocol.name,
             connected_at=self.connected_at,
             messages_received=self.messages_received,
         )
 
     def __repr__(self) -> str:
-        return f"<Connection {escaped(self.id)} {self._member.protocol.name}>"
+        return f"<Connection {escaped(self.id)} {self._protocol.name}>"
 
     @property
     def member(self) -> Member:
@@ -198,8 +204,12 @@ class Connection(ABC):
     @property
     def is_stuck(self) -> bool:
         """Whether its transport has not taken what it was given."""
-        member = self._member
-        return member.standing is Standing.BLOCKED and member.outlet.direct is not None
+        return self._member.is_waiting and self._outlet.direct is not None
+
+    @property
+    def outlet(self) -> SocketOutlet:
+        """Where what it is owed goes."""
+        return self._outlet
 
     def describe(self) -> str:
         """Return id, subject and path, for a log line."""

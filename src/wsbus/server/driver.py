@@ -20,16 +20,16 @@ from .._spawn import task_now
 from ..core import actions
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.messages import Command, Connected, Refused, Response, ServerMessage
 from ..core.permissions import Identity
-from ..core.plan import Member
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
 from .closing import close
 from .commands import Running
 from .connection import Connection
-from .flusher import Outlet
 from .hooks import HookCalls
+from .outlet import SocketOutlet
 from .reader import Reader
 from .services import Services
 
@@ -72,16 +72,17 @@ class Driver(Connection):
         self._is_closing = False
         self._closed: Event | None = None
         self._task: asyncio.Task[object] | None = None  # The reader's, on asyncio.
-        outlet = Outlet(transport, self, endpoint.limits.write_deadline)
+        seconds, log = endpoint.limits.write_deadline, services.flusher.log
+        self._outlet = SocketOutlet(transport, self, seconds, log)
         self._member = Member(
             admission.protocol,
             endpoint.empty_queue,
+            self._outlet,
             overflow=endpoint.overflow,
-            outlet=outlet,
-            writes_bytes=outlet.direct is not None,
+            writes_bytes=self._outlet.direct is not None,
             shares_queue=True,
         )
-        self._reader = Reader(services, self._session, self._member)
+        self._reader = Reader(services, self._session, self._protocol, self._member, self._outlet)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class Driver(Connection):
 
     def queue_overflowed(self) -> None:
         """Its queue is full, and the policy is to close."""
-        self._member.queue.clear()  # It is not going to get this; the close frame must fit.
+        self._member.clear()  # It is not going to get this; the close frame must fit.
         self.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
 
     async def _begin(self) -> None:
@@ -203,7 +204,7 @@ class Driver(Connection):
         self._services.registry.remove(self)
         if self._place is not None:
             self._place.release()
-        self._member.outlet.relieve()
+        self._outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
         """Nothing can be written any more; see :class:`wsbus.server.outlet.Owner`."""
@@ -381,7 +382,7 @@ class Driver(Connection):
         """Say it; return how many bytes that takes."""
         if self._is_closing:  # The close frame is the last.
             return 0
-        frame = self._member.protocol.encode(reply, now or self._services.clock())
+        frame = self._protocol.encode(reply, now or self._services.clock())
         if frame is None:
             self._services.unsaid += 1
             return 0
@@ -395,5 +396,5 @@ class Driver(Connection):
         self._services.hub.leave_all(self._member, self._session.patterns)
         self._services.flusher.flush()
         seconds = self._endpoint.limits.close_timeout
-        end = partial(close, self._transport, self._member, action, seconds, self._closed)
+        end = partial(close, self._outlet, self._member, action, seconds, self._closed)
         self._services.runner.submit(end)

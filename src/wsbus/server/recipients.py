@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from .._log import escaped
 from ..auth import Authenticator
 from ..core.errors import UsageError
-from ..core.plan import Member
+from ..core.member import Member
 from ..endpoint import Endpoint
 from .connection import Connection
 from .driver import Driver

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from anyio import current_time
 
@@ -24,7 +24,7 @@ from ..core.messages import Publication, Publish
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from .commands import Commands
-from .flusher import Flusher, Outlet
+from .flusher import Flusher
 from .hooks import HookLists
 from .registry import Registry
 from .runner import Runner
@@ -114,8 +114,7 @@ class Services:
     def matching(self, channels: Iterable[Channel]) -> list[Connection]:
         """Return the connections that a publication on any of these channels would be for."""
         members = dict.fromkeys(m for name in channels for m in self.hub.matching(name))
-        outlets = [member.outlet for member in members]
-        return [cast("Connection", o.owner) for o in outlets if isinstance(o, Outlet)]
+        return list(self.registry.present(member.outlet.receiver for member in members))
 
     async def judge(self, question: AskPermission, seconds: float, context: Context) -> list[bool]:
         """Put a question to the application; what fails, or takes longer, is a no.
@@ -155,7 +154,7 @@ class Services:
             is_running=is_running,
             connections=len(self.registry),
             connections_ever=self.registry.ever,
-            blocked=hub.blocked - len(self.subscriptions),  # Which always go by their queues.
+            blocked=hub.blocked,
             patterns=hub.patterns,
             messages_received=self.messages_received,
             malformed=self.malformed,
