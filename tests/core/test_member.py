@@ -45,7 +45,7 @@ EXPECTED = {
     (B, Input.FAILED): B,
     # "GONE: nowhere."
     **{(standing, Input.DETACHED): G for standing in Standing},
-    # "What fails after the detach is nobody's": so is whatever else a task reports.
+    # "What fails after the detach counts for nothing": so is whatever else a task reports.
     **{(G, late): G for late in (Input.OWED, Input.BEHIND, Input.DRAINED, Input.FAILED)},
 }
 

@@ -44,7 +44,7 @@ The flush may put something into the queue again; then the drain goes on.
 
 **A failed write changes no standing.** The outlet reports it to the connection, whose reader ends
 and detaches the member; until then a READY member's writes fail again, each at its own cost, and a
-LENT or BLOCKED one's queue fills within its bounds. What fails after the detach is nobody's.
+LENT or BLOCKED one's queue fills within its bounds. What fails after the detach counts for nothing.
 
 Counting: what was written from the log is counted by :meth:`Member.count_sent`, what went through
 the queue by the queue.

@@ -223,7 +223,7 @@ def count(owed: Iterable[Owed]) -> tuple[int, int]:
 
 
 def frames(owed: Iterable[Owed]) -> list[Frame]:
-    """Return their frames; what has none is for nobody who is written to."""
+    """Return their frames; only what goes to QUEUED members has none."""
     return [item.frame for item in owed if item.frame is not None]
 
 
