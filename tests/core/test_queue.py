@@ -7,7 +7,7 @@ import pytest
 
 from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.errors import UsageError
-from wsbus.core.loss import MAX_LOST_CHANNELS
+from wsbus.core.events import MAX_GAP_CHANNELS
 from wsbus.core.overflow import Offer, Overflow
 from wsbus.core.queue import Batch, MessageQueue
 
@@ -286,7 +286,7 @@ def test_each_marker_names_its_own_losses() -> None:
     assert queue.take(1).loss == (1, {b: 1})
 
 
-@pytest.mark.parametrize("channels", [MAX_LOST_CHANNELS, MAX_LOST_CHANNELS + 1])
+@pytest.mark.parametrize("channels", [MAX_GAP_CHANNELS, MAX_GAP_CHANNELS + 1])
 def test_a_loss_on_many_channels_names_none(channels: int) -> None:
     """The map is bounded: a client that lost on more fetches everything anew."""
     queue = MessageQueue[Item](max_messages=1)
@@ -296,7 +296,7 @@ def test_a_loss_on_many_channels_names_none(channels: int) -> None:
 
     assert loss is not None
     assert loss.lost == 2 * channels - 1
-    assert (loss.channels is None) == (channels > MAX_LOST_CHANNELS)
+    assert (loss.channels is None) == (channels > MAX_GAP_CHANNELS)
     assert loss.channels is None or sum(loss.channels.values()) == loss.lost
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from .channels import Channel
+from .events import MAX_GAP_CHANNELS, ChannelLoss, Gap, GapCause
 
-__all__ = ["MAX_LOST_CHANNELS", "Loss", "LossMarker"]
-
-MAX_LOST_CHANNELS: Final = 16
-"""Channels that a marker names at most. A client that lost on more fetches everything anew."""
+__all__ = ["Loss", "LossMarker"]
 
 
 class Loss(NamedTuple):
@@ -20,7 +18,14 @@ class Loss(NamedTuple):
     """How many, at least 1."""
     channels: Mapping[Channel, int] | None
     """How many on each channel, in the order of the first loss on each; None: on more than
-    :data:`MAX_LOST_CHANNELS`, or on channels that are not known."""
+    :data:`.MAX_GAP_CHANNELS`, or on channels that are not known."""
+
+    def gap(self, cause: GapCause) -> Gap:
+        """Return what a subscriber learns of it."""
+        if self.channels is None:
+            return Gap(self.lost, cause)
+        channels = {str(channel): ChannelLoss(lost) for channel, lost in self.channels.items()}
+        return Gap(self.lost, cause, channels)
 
 
 class LossMarker:
@@ -47,7 +52,7 @@ class LossMarker:
         on = self._on
         if on is None:
             return
-        if channel is None or (channel not in on and len(on) >= MAX_LOST_CHANNELS):
+        if channel is None or (channel not in on and len(on) >= MAX_GAP_CHANNELS):
             self._on = None
         else:
             on[channel] = on.get(channel, 0) + 1

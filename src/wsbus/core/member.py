@@ -9,8 +9,8 @@ places, and which one is all that *standing* means:
 - READY: in the hub's log of this turn, and nowhere else. The next flush writes it.
 - LENT: a task sends, to a transport that can only be awaited, what the last flush handed over. What
   is owed meanwhile goes into the queue.
-- BLOCKED: the transport takes nothing now. What is owed goes into the queue; a task waits for room
-  and drains it.
+- BLOCKED: the transport takes nothing now. What is owed goes into the queue; a task waits until it
+  does, and drains the queue.
 - QUEUED: always in the queue, which the receiver reads itself: a subscription inside the process.
   Nothing is written to it, so it needs no protocol and its items no frames.
 - GONE: nowhere. Nothing is owed to it any more.
@@ -24,10 +24,10 @@ from it. Nothing else changes a standing.
 A blocked member's way, and a lent one's::
 
     hub         flusher                     runner
-                 write_now: no room
+                 write_now: would block
      ◄──────────── REFUSED                            READY → BLOCKED
     plan's rest and the log's entries go into the queue
-                   submit ────────────────► drain     room? take 64 KiB, write, again
+                   submit ────────────────► drain     writable? take 64 KiB, write
                                                │      the queue is empty
                    flush ◄─────────────────────┤      what the log holds goes out to the others
      ◄──────────────────────────────── DRAINED │      BLOCKED → READY, if it owes nothing still
@@ -101,7 +101,7 @@ class Input(IntEnum):
     OVERFLOWED = 6
     """Its queue is full, and the policy is to close."""
     FAILED = 7
-    """A write, or the wait for room, failed; or took longer than the write deadline."""
+    """A write failed, or the wait for a writable transport did, or the write deadline is over."""
     DETACHED = 8
     """The hub lets it go."""
 
@@ -194,7 +194,7 @@ class Outlet(ABC):
 
     # --- LENT, BLOCKED -----------------------------------------------------------------------
 
-    def room(self) -> Awaitable[None]:
+    def wait_writable(self) -> Awaitable[None]:
         """Wait until :meth:`send` would not wait, where that can be known."""
         raise AssertionError("a QUEUED member is not drained")
 
@@ -299,7 +299,8 @@ class Member:
         self.queue: MessageQueue[Owed] = queue
         self.overflow: Final = overflow
         self.outlet: Final = outlet
-        self.writes_bytes: Final = writes_bytes
+        # Members that are QUEUED make one group, whatever their outlets could take.
+        self.writes_bytes: Final = writes_bytes and protocol is not None
         self.standing: Standing = Standing.QUEUED if protocol is None else Standing.READY
         """Written by :meth:`step` alone; an attribute because the flush reads it for each."""
         self.grants: Grants | None = None

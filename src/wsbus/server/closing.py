@@ -9,9 +9,10 @@ from anyio import Event, move_on_after
 from ..core.actions import Close
 from ..core.errors import CloseCode
 from ..core.member import Member
+from ..transport import Transport
 from .outlet import SocketOutlet
 
-__all__ = ["close"]
+__all__ = ["close", "close_failed"]
 
 _FAREWELL_SECONDS: Final = 1.0
 """The time limit for a client that was closed for abuse. Nothing more is read of it, so that its
@@ -41,3 +42,10 @@ async def close(
             outlet.transport.abort()
     finally:
         closed.set()
+
+
+async def close_failed(transport: Transport, seconds: float) -> None:
+    """Close a connection whose reader failed, with 1011, and abort it after so many seconds."""
+    with move_on_after(seconds):
+        await transport.close(CloseCode.INTERNAL_ERROR, "internal error")
+    transport.abort()

@@ -21,14 +21,14 @@ from anyio import Event, WouldBlock, current_time, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from .._log import BoundedLog
+from ..core.events import GapCause
 from ..core.frame import Frame
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Duty, Input, Member, Outlet, Owed, Standing
-from ..core.messages import Gap
 from ..core.pacing import FLUSH_BYTES, FLUSH_COUNT, LOCAL_TURNS, MAX_JOIN_BYTES, PACE_SECONDS
 from ..core.plan import Plan, Write, count, join, joined_writes
-from ._signal import Signal
+from ._wakeup import Wakeup
 from .runner import Runner
 
 __all__ = ["Flusher"]
@@ -57,7 +57,7 @@ class Flusher:
         """Takes what outlets report to operators."""
         self._is_due = False
         self._is_flushing = False
-        self._due: Final = Signal()
+        self._due: Final = Wakeup()
         self._flushed: Event | None = None  # For those who wait for a flush.
         self._progress: Event | None = None  # For those who wait for readers.
         self.is_pressed: bool = False
@@ -262,7 +262,7 @@ class Flusher:
         outlet = member.outlet
         try:
             while member.standing is Standing.BLOCKED:
-                await outlet.room()
+                await outlet.wait_writable()
                 frames = self._take(member)
                 if frames:
                     await outlet.send(frames)
@@ -279,7 +279,7 @@ class Flusher:
         """Take up to 64 KiB from its queue, preceded by a gap frame if anything was lost."""
         loss, owed = member.take(MAX_JOIN_BYTES)
         if loss is not None and member.protocol is not None:
-            gap = member.protocol.encode(Gap(loss.lost), now := self._clock())
+            gap = member.protocol.encode(loss.gap(GapCause.SERVER), now := self._clock())
             member.outlet.report_loss(member.queue, now.monotonic)
             if gap is not None:
                 owed = [Owed(gap, None), *owed]

@@ -97,14 +97,14 @@ class SocketOutlet(Outlet):
 
     # --- writing -----------------------------------------------------------------------------
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         """Wait until :meth:`send` would not wait, if the transport can tell.
 
         Raises:
             TransportClosed: Nobody can be reached any more.
         """
         if self.direct is not None:
-            await self.direct.room()
+            await self.direct.wait_writable()
 
     async def send(self, frames: Sequence[Frame]) -> None:
         """Send them all, in order.

@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
-from anyio import Event
+from anyio import Event as Signal
 
-from ..core.channels import Channel
 from ..core.choices import member_of
 from ..core.errors import UsageError
+from ..core.events import Event, Gap, GapCause
 from ..core.member import Member, Outlet, Owed
 from ..core.messages import Publication
 from ..core.overflow import Overflow
@@ -20,27 +20,14 @@ from ..core.patterns import Pattern
 from ..core.queue import MessageQueue
 from .services import Services
 
-__all__ = ["ChannelEvent", "Subscription"]
-
-
-class ChannelEvent(msgspec.Struct, frozen=True):
-    """One publication, as a subscriber inside the process sees it."""
-
-    channel: Channel
-    event: str
-    data: Any
-    """Decoded from the JSON that remote subscribers get: never the publisher's own object."""
-    at: float
-    """When it was accepted, in seconds since the epoch."""
-    lost: int = 0
-    """Publications missing right before this one, for want of room."""
+__all__ = ["Subscription"]
 
 
 class Subscription(Outlet):
     """Publications that match a pattern, as an async iterator; made by :meth:`.Bus.subscribe`.
 
     Subscribed from ``async with`` on; one task may iterate. The queue is bounded like that of a
-    connection: a consumer that falls behind loses, and :attr:`ChannelEvent.lost` tells it.
+    connection: a consumer that falls behind loses, and :attr:`.Event.gap` tells it.
 
     Cancellation: a cancelled ``async for`` step loses nothing.
     """
@@ -58,8 +45,8 @@ class Subscription(Outlet):
         self._find: Final = services
         self._services: Services | None = None
         self._taken: list[Publication] = []
-        self._lost = 0
-        self._wake = Event()
+        self._gap: Gap | None = None
+        self._wake = Signal()
         self._is_closed = False
         self._is_awaited = False
         self._member: Final = Member(
@@ -106,7 +93,7 @@ class Subscription(Outlet):
         """Iterate."""
         return self
 
-    async def __anext__(self) -> ChannelEvent:
+    async def __anext__(self) -> Event[Any]:
         """Wait for the next publication.
 
         Raises:
@@ -124,19 +111,27 @@ class Subscription(Outlet):
                 raise UsageError("use it as `async with bus.subscribe(…) as events:`")
             loss, items = self._member.take(MAX_JOIN_BYTES)
             if loss is not None:
-                self._lost += loss.lost
+                lost = loss.gap(GapCause.BUFFER)
+                self._gap = lost if self._gap is None else self._gap.joined(lost)
             self._taken = [item.publication for item in reversed(items) if item.publication]
             if not self._taken:
-                self._wake = Event()
+                self._wake = Signal()
                 self._is_awaited = True
                 try:
                     await self._wake.wait()
                 finally:
                     self._is_awaited = False
         publication = self._taken.pop()
-        lost, self._lost = self._lost, 0
+        gap, self._gap = self._gap, None
         data = msgspec.json.decode(publication.data)
-        return ChannelEvent(publication.channel, publication.event, data, publication.at, lost)
+        return Event(
+            publication.channel,
+            publication.event,
+            data,
+            publication.timestamp,
+            gap,
+            publication.position,
+        )
 
     @property
     def receiver(self) -> Subscription:

@@ -14,7 +14,7 @@ from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.member import Duty, Input, Member, Outlet, Owed, Standing
-from wsbus.core.messages import Publication, Request, ServerMessage
+from wsbus.core.messages import Publication, Receipt, Request, ServerMessage
 from wsbus.core.overflow import Offer, Overflow
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants
@@ -232,7 +232,7 @@ class HubMachine(RuleBasedStateMachine):
         accepted = self.owe(receivers, publication)
         receipt = self.hub.publish(publication, frozenset(m.member for m in outsiders))
 
-        assert receipt == (len(receivers), accepted)
+        assert receipt == Receipt(len(receivers), accepted)
 
     @rule(channel=st.sampled_from(CHANNELS), excluded=st.sets(st.integers(0, 3)))
     def publish_and_flush(self, channel: Channel, excluded: set[int]) -> None:
@@ -249,7 +249,7 @@ class HubMachine(RuleBasedStateMachine):
         accepted = self.owe(receivers, publication)
         receipt = self.hub.publish_to([m.member for m in self.some(chosen)], publication)
 
-        assert receipt == (len(receivers), accepted)
+        assert receipt == Receipt(len(receivers), accepted)
 
     @precondition(lambda self: self.bounds[0] < 1000)
     @rule(policy=st.none() | st.sampled_from(Overflow), twice=st.booleans())

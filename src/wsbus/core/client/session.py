@@ -24,6 +24,7 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
+from ..events import Gap
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -201,7 +202,7 @@ class ClientSession(Generic[H]):
                 return self._requests.answer(heard.ref, heard, self._pace, self._at) or []
             case messages.Refused():
                 return self._handle_refused(heard, now)
-            case messages.Connected():
+            case messages.Greeting():
                 return self._handle_connected(heard, now)
             case actions.Admitted():
                 return self._handle_admitted(heard, now)
@@ -218,10 +219,10 @@ class ClientSession(Generic[H]):
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []
-            case messages.Gap(lost):
-                return self._holdings.lose(lost)
+            case Gap():
+                return self._holdings.lose(heard)
 
-    def _handle_connected(self, heard: messages.Connected, now: Instant) -> list[ClientAction]:
+    def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id = heard.connection_id
         self._pace.learn(heard, now.monotonic)
         if self.state is not State.GREETING or self._token.sent_ref is not None:
