@@ -309,6 +309,10 @@ class Queued(Struct, frozen=True):
         """Return what it counts for: the queue is bounded in messages."""
         return 1
 
+    @property
+    def channel(self) -> None:
+        """Return none: what is lost is only counted."""
+
 
 class MessageQueue:
     """Smooths bursts: messages wait until they are processed, and the oldest go when it is full.

@@ -16,9 +16,9 @@ from .core.addresses import Proxies, address_key
 from .core.channels import Channel
 from .core.choices import choice, member_of
 from .core.errors import CloseCode, Unauthenticated, UsageError
-from .core.frame import Frame
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
+from .core.member import Owed
 from .core.origins import is_welcome, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
@@ -153,7 +153,7 @@ class Endpoint:
     believed."""
     realm: int = 0
     """Which subjects are the same: those of one authenticator. :class:`.Bus` counts realms up."""
-    empty_queue: MessageQueue[Frame] = field(init=False, repr=False)
+    empty_queue: MessageQueue[Owed] = field(init=False, repr=False)
     """What connections have before they need a queue of their own."""
     places: Places = field(init=False, repr=False, default_factory=Places)
     """What ``max_connections`` and ``max_connections_per_address`` count."""

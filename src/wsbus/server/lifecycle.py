@@ -24,7 +24,6 @@ from .._spawn import spawn
 from ..core.choices import shown
 from ..core.errors import UsageError, check_sendable
 from ..core.instant import Instant
-from ..core.plan import Standing
 from ..endpoint import Endpoint
 from .services import SWEEP_SECONDS, Services
 
@@ -133,12 +132,11 @@ class Life:
             else:
                 driver.connection.disconnect(code, "the server is shutting down")
         # On plain ASGI only time tells which are stuck: they are blocked, and take nothing.
-        progress = {d: d.member.outlet.progress_at for d in services.registry.connected(endpoint)}
+        progress = {d: d.outlet.progress_at for d in services.registry.connected(endpoint)}
         with move_on_after(min(_STUCK_SECONDS, deadline)):
             await services.registry.all_gone(endpoint)
         for driver, before in progress.items():
-            member = driver.member
-            if member.standing is Standing.BLOCKED and member.outlet.progress_at == before:
+            if driver.member.is_waiting and driver.outlet.progress_at == before:
                 driver.abort()
         # What is left at the deadline is aborted; a second is more than its readers need to end.
         for seconds in (max(deadline - _STUCK_SECONDS, 0.0), 1.0):

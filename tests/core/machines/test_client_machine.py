@@ -32,11 +32,12 @@ from wsbus.core.errors import (
     WsbusError,
 )
 from wsbus.core.events import GapCause
-from wsbus.core.frame import Frame, join_lines
+from wsbus.core.frame import join_lines
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
+from wsbus.core.member import Member, Outlet, Owed
 from wsbus.core.messages import (
     Command,
     Gap,
@@ -53,7 +54,6 @@ from wsbus.core.messages import (
 )
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants, Identity
-from wsbus.core.plan import Member
 from wsbus.core.queue import MessageQueue
 from wsbus.core.session import Session
 from wsbus.protocols import WireProtocol, protocol
@@ -148,13 +148,21 @@ class Allowance:
             assert total <= max(1.0, 0.8 * rate) + 0.97 * rate * (now - at) + 1e-4, kind
 
 
+class Nowhere(Outlet):
+    """Where members go to whom nothing is written here."""
+
+    receiver = None
+
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None: ...
+
+
 class Link:
     """One connection: bytes both ways, and the server's side of it."""
 
     def __init__(self, hub: Hub, speaks: WireProtocol, number: int, session: Session) -> None:
         self.session = session
         self.id = f"c{number}"
-        self.member = Member(speaks, MessageQueue[Frame](5, 1000))
+        self.member = Member(speaks, MessageQueue[Owed](5, 1000), Nowhere())
         self.up = bytearray()
         self.down = bytearray()
         self.reader = FrameReader()
@@ -165,7 +173,8 @@ class Link:
         self.is_served = True
         self.calls: list[Command] = []
         self.asked: actions.AskToken | None = None
-        hub.attach(self.member, is_blocked=True)
+        hub.attach(self.member)
+        hub.block(self.member, ())  # It goes by its queue: `write` empties it.
 
 
 class ClientMachine(RuleBasedStateMachine):
@@ -400,10 +409,10 @@ class ClientMachine(RuleBasedStateMachine):
 
     def write(self, link: Link, max_bytes: int = 65536) -> None:
         """Write what the connection owes, gaps where they belong."""
-        lost, items = link.member.queue.take(max_bytes)
-        frames = list(items)
-        if lost:
-            gap = self.server.encode(Gap(lost), self.now)
+        loss, items = link.member.take(max_bytes)
+        frames = [item.frame for item in items if item.frame is not None]
+        if loss is not None:
+            gap = self.server.encode(Gap(loss.lost), self.now)
             frames[:0] = [] if gap is None else [gap]
             if gap is None:  # zigquant-v2 has no word for it: nobody can know.
                 for holder in self.holders:
