@@ -29,7 +29,7 @@ except ModuleNotFoundError as _exc:
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from fastapi.params import Depends as Dependency
@@ -41,13 +41,11 @@ from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
+from ..web.pages import MountedPage
 from ._endpoint import endpoint_of
 from ._placed import settle
 from .asgi import Application, decline
 from .starlette import HttpSide, console_routes, running, serve, view_routes, web_routes
-
-if TYPE_CHECKING:  # Applications without a console load nothing of it.
-    from ..console import Console
 
 __all__ = ["mount", "mount_console", "serve"]
 
@@ -115,7 +113,7 @@ def mount(
 
 def mount_console(
     target: FastAPI | APIRouter,
-    console: Console,
+    console: MountedPage,
     prefix: str = "/console",
     *,
     dependencies: Sequence[Dependency] = (),
