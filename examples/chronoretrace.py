@@ -144,7 +144,7 @@ class ChronoRetrace(TaggedJson):
     def encode_publication(self, publication: m.Publication) -> Frame:
         """Say that there is data."""
         topic, data = topic_of(publication.channel), Raw(publication.data)
-        return say("data", publication.at, topic=topic, data=data)
+        return say("data", publication.timestamp, topic=topic, data=data)
 
 
 def say(kind: str, at: float, **facts: object) -> Frame:

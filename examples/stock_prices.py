@@ -148,7 +148,7 @@ class StockPrices(TaggedJson):
         """Say ``price_update``."""
         said: dict[str, Any] = {"type": "price_update", "data": Raw(publication.data)}
         said["count"] = len(self._list_of.decode(publication.data))
-        return Frame(msgspec.json.encode(said | {"timestamp": moment(publication.at)}))
+        return Frame(msgspec.json.encode(said | {"timestamp": moment(publication.timestamp)}))
 
 
 # --- the market ---------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ async def push(bus: Bus, market: Market, strategies: Collection[str]) -> dict[st
         receipt = await bus.send("prices", [market.prices[code] for code in codes], to=clients)
         for counted in {"", *(parts[number][0] for number in wanted)}:
             subscribers[counted] += len(clients)
-            sent[counted] += receipt.accepted
+            sent[counted] += receipt.local_accepted
     for strategy in strategies:
         reached = f"{sent[strategy]}/{subscribers[strategy]}个客户端"
         stocks = len(STRATEGIES[strategy])

@@ -445,7 +445,7 @@ async def test_a_slow_question_delays_no_ping_and_keeps_order() -> None:
 
         may_answer.set()
         assert [(await client.hear())["id"] for _ in range(2)] == ["1", "2"]
-        assert (await bus.publish("a")).matched == 0
+        assert (await bus.publish("a")).local_matched == 0
 
 
 async def test_an_answer_that_comes_too_late_changes_nothing() -> None:

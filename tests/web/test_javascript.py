@@ -48,6 +48,11 @@ def test_with_a_server_that_misbehaves(require_command: Callable[[str, str], str
     run_node_tests(require_command("node", "nodejs"), "puppet.test.mjs")
 
 
+def test_the_session(require_command: Callable[[str, str], str]) -> None:
+    """The pure part: every state with every input, and any order of them."""
+    run_node_tests(require_command("node", "nodejs"), "session.test.mjs")
+
+
 def test_it_is_small() -> None:
     """The file as it is shipped, comments included, is under 15 kB gzipped."""
     assert len(gzip.compress((WEB / "wsbus.js").read_bytes(), 9)) < LIMIT

@@ -1,4 +1,4 @@
-"""What every adapter is given: an endpoint, or the bus whose default endpoint is meant."""
+"""The argument of adapters: an endpoint, or a bus that stands for its default endpoint."""
 
 from __future__ import annotations
 

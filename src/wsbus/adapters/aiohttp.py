@@ -56,24 +56,24 @@ logger: Final = logging.getLogger("wsbus.aiohttp")
 _ACCESS_LOG: Final = "aiohttp.access"
 _KEEPALIVE_SECONDS: Final = 20.0
 _KEEPALIVE_TIMEOUT: Final = 10.0
-"""For a request to come, in seconds: what websockets has. aiohttp has an hour."""
+"""Seconds for a request to come, as in websockets. aiohttp's own default is an hour."""
 
 
 def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
     """Add a WebSocket route to an application, or a sub-application, and all that it needs.
 
-    The bus starts and stops with the application, unless it is running by then. At shutdown the
-    endpoint is drained: its connections are given what they are owed and closed with 1001, and
-    those that are not writable are aborted. Under ``web.run_app`` a second SIGTERM, which would cut
-    that short with the exit status 1, is ignored.
+    The bus starts and stops with the application, unless it is running already. At shutdown the
+    endpoint is drained: its connections get what they are owed and are closed with 1001, and those
+    that are not writable are aborted. Under ``web.run_app`` a second SIGTERM, which would cut that
+    short with the exit status 1, is ignored.
 
-    A socket that sends no request, or half of one, is closed after 10 s, and so is one that sends
-    no further request. ``web.Application(handler_args={"keepalive_timeout": 75.0})`` sets another
-    limit; what ``web.run_app`` is given for it does not count. This holds for an application that
-    is run, not for one that is part of another.
+    A socket that sends no complete request within 10 s, also after another request, is closed.
+    ``web.Application(handler_args={"keepalive_timeout": 75.0})`` sets another limit; the argument
+    of ``web.run_app`` has no effect. This holds for an application that is run, not for one that
+    is part of another.
 
     Where the endpoint takes tokens from the query, queries are kept out of the log
-    ``aiohttp.access``; other logs are warned of, once.
+    ``aiohttp.access``; for other logs there is a warning, once.
 
     Args:
         app: To be set up before it starts, and before what publishes in its own start-up.
@@ -112,17 +112,17 @@ def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
 
 
 def _limit_idle_sockets(app: web.Application) -> None:
-    # An argument of its constructor, but no attribute in public.
+    # An argument of its constructor, but not a public attribute.
     given: Mapping[str, Any] | None = getattr(app, "_handler_args", None)
     arguments = {"keepalive_timeout": _KEEPALIVE_TIMEOUT, **(given or {})}
     setattr(app, "_handler_args", arguments)  # noqa: B010  # for mypy
 
 
 def _ignore_sigterm() -> None:
-    """Let a clean-up that has begun come to its end.
+    """Ignore a second SIGTERM during the clean-up.
 
     ``web.run_app`` (3.14) raises SystemExit out of its own clean-up when a second signal comes.
-    Handlers that are not its own are left alone.
+    Only its own signal handler is replaced.
     """
     loop = asyncio.get_running_loop()
     handles: Mapping[int, object] = getattr(loop, "_signal_handlers", {})
@@ -141,17 +141,17 @@ def add_status_routes(
     prefix: str = "/-",
     views: Mapping[str, Callable[[], object]] | None = None,
 ) -> None:
-    """Add routes that tell operators how the bus is: JSON, for ``GET``.
+    """Add routes that show operators the state of a bus as JSON, for ``GET``.
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
-    (:meth:`.Bus.connections`). They show subjects and addresses of clients: keep strangers away
-    from them, with middleware or a proxy.
+    (:meth:`.Bus.connections`). They show subjects and addresses of clients: restrict access to
+    them, with middleware or a proxy.
 
     Args:
-        app: Where to add them.
-        bus: Which.
-        prefix: Of the paths.
-        views: Other names, and what to call for what each tells.
+        app: The application.
+        bus: The bus.
+        prefix: Prefix of the paths.
+        views: Other names, each with a function that returns the data.
     """
     for name, tell in (status_views(host_of(bus)) if views is None else views).items():
         app.router.add_get(f"{prefix}/{name}", _view(tell))
@@ -170,9 +170,9 @@ def add_console_routes(
     """Add routes for an operator's console: its page at ``/console/``, and its endpoint.
 
     Args:
-        app: Where to add them.
-        console: Which.
-        prefix: Of the paths.
+        app: The application.
+        console: The console.
+        prefix: Prefix of the paths.
     """
 
     async def page(request: web.Request) -> web.StreamResponse:
@@ -196,8 +196,8 @@ def add_web_routes(app: web.Application, prefix: str = "/wsbus") -> None:
     """Add routes that serve the JavaScript client: ``/wsbus/wsbus.js``; see :mod:`wsbus.web`.
 
     Args:
-        app: Where to add them.
-        prefix: Of the paths.
+        app: The application.
+        prefix: Prefix of the paths.
     """
     for name in ASSETS:
         app.router.add_get(f"{prefix}/{name}", _serve_asset(name))
@@ -236,7 +236,7 @@ def _handler(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.Stream
         if isinstance(admission, Refusal):
             return web.Response(status=admission.status, text=f"{admission.reason}\n")
         ws = _response(endpoint, admission)
-        if request.transport is None:  # It left while it was judged.
+        if request.transport is None:  # The client left during the authentication.
             return ws
         guard = Guard(request)
         try:
@@ -257,7 +257,7 @@ def _handler(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.Stream
 
 
 def _refused(request: web.Request) -> web.Response | None:
-    """Return the answer to what is no handshake."""
+    """Return the answer to a request that is not a handshake, else None."""
     if request.headers.get("upgrade", "").lower() != "websocket":
         headers = {"Upgrade": "websocket", "Connection": "upgrade"}
         return web.Response(status=426, text=f"{NO_UPGRADE}\n", headers=headers)
@@ -276,7 +276,7 @@ class AccessLogger(web_log.AccessLogger):
 
 
 class _Queryless:
-    """A request as the access log sees it."""
+    """A request without its query, for the access log."""
 
     __slots__ = ("_request",)
 
@@ -308,11 +308,11 @@ def _response(endpoint: Endpoint, admission: Admission) -> EndpointResponse:
         timeout=endpoint.limits.close_timeout,
         autoclose=False,
         autoping=False,
-        # Where wsbus does not end silent connections itself, the library's own keepalive does.
+        # Where wsbus does not close silent connections, the library's own keepalive does.
         heartbeat=_KEEPALIVE_SECONDS if endpoint.heartbeat.timeout is None else None,
         protocols=() if chosen is None else (chosen,),
         compress=False,
-        max_msg_size=endpoint.limits.max_message_bytes + 1,  # Which is refused itself.
+        max_msg_size=endpoint.limits.max_message_bytes + 1,  # This one is refused itself.
     )
     if chosen is not None:
         # aiohttp reads only the first of several such headers (RFC 6455, section 11.3.4).

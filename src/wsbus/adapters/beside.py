@@ -1,4 +1,4 @@
-"""Serve a bus beside an ASGI application that has no place for it, such as Django's or Quart's.
+"""Serve a bus beside an ASGI application that cannot mount it, such as Django's or Quart's.
 
 ::
 
@@ -37,7 +37,7 @@ class Beside:
         self._sockets = asgi.app(endpoint, autostart=True)
 
     async def __call__(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
-        """Serve the path, and hand everything else to the other application."""
+        """Serve the path, and pass everything else to the other application."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["path"].removeprefix(scope.get("root_path", "")) == self._path:
@@ -57,12 +57,14 @@ class Beside:
                 raise
         finally:
             await around.stop()
-        if not around.was_asked:  # Django raises at once, others return: they have no lifespan.
+        if (
+            not around.was_asked
+        ):  # Applications without a lifespan: Django raises at once, others return.
             await self._sockets(scope, receive, send)
 
 
 class _Around:
-    """A lifespan's two callables, with the bus started before and stopped after what they say."""
+    """A lifespan's two callables, with the bus started before and stopped after the other one."""
 
     __slots__ = ("_host", "_is_ours", "_receive", "_send", "was_asked")
 

@@ -75,16 +75,15 @@ def mount(
         endpoint: Where clients come in; a bus means its default endpoint.
         dependencies: Such as ``[Depends(members_only)]``, for the WebSocket, besides those of the
             application and its routers. They run before the WebSocket is accepted; one that refuses
-            raises ``WebSocketException`` or ``HTTPException``. What one puts on
-            ``websocket.state`` is in ``handshake.scope["state"]``. Those with ``yield`` are left
-            when the connection has ended, so one that holds a database session holds it for long.
-        identity: A dependency that returns an :class:`.Identity`, or None to have the endpoint's
-            authenticator asked.
-        status: Prefix of the routes that tell operators how the bus is, such as ``/-``; see
-            :func:`.starlette.status_routes`. None: none.
+            raises ``WebSocketException`` or ``HTTPException``. Attributes that one sets on
+            ``websocket.state`` are in ``handshake.scope["state"]``. Those with ``yield`` end when
+            the connection has ended, so one that holds a database session holds it for long.
+        identity: A dependency that returns an :class:`.Identity`, or None to ask the endpoint's
+            authenticator.
+        status: Prefix of the routes that show operators the state of the bus, such as ``/-``; see
+            :func:`.starlette.status_routes`. None: there are no such routes.
         client: Prefix of the JavaScript client, such as ``/wsbus``; see
-            :func:`.starlette.web_routes`.
-            None: it is not served.
+            :func:`.starlette.web_routes`. None: it is not served.
         lifespan: Start the bus before the application's own lifespan, and stop it afterwards.
         name: For ``url_path_for``.
 
@@ -121,11 +120,11 @@ def mount_console(
     """Serve an operator's console: its page at ``/console/``, and its endpoint.
 
     Args:
-        target: An application or a router; its dependencies hold.
-        console: Which.
-        prefix: Of the paths.
-        dependencies: For all of its routes; they must suit HTTP and WebSockets, as those do that
-            take ``HTTPConnection``.
+        target: An application or a router; its dependencies apply.
+        console: The console.
+        prefix: Prefix of the paths.
+        dependencies: For all of its routes; they must work for HTTP and WebSockets, as those do
+            that take ``HTTPConnection``.
 
     Raises:
         UsageError: The target is neither an application nor a router.
@@ -154,7 +153,7 @@ def _conversation(endpoint: Endpoint, identity: Callable[..., Any] | None) -> Ca
 
     async def converse_with(
         websocket: WebSocket,
-        who: Any = Depends(identity),  # noqa: B008  # as FastAPI has it
+        who: Any = Depends(identity),  # noqa: B008  # FastAPI's way
     ) -> None:
         if who is not None and not isinstance(who, Identity):
             raise UsageError(
@@ -167,7 +166,7 @@ def _conversation(endpoint: Endpoint, identity: Callable[..., Any] | None) -> Ca
 
 
 class _Decline:
-    """Answers HTTP at the path of a WebSocket; open to all, since it says nothing of anybody."""
+    """Answers HTTP at the path of a WebSocket; open to all, since it reveals nothing."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await decline(scope, receive, send)
@@ -180,7 +179,7 @@ def _decline_http(router: APIRouter, path: str, name: str) -> None:
 def _add(
     router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[Dependency] = ()
 ) -> None:
-    """Make routes of FastAPI from those of Starlette."""
+    """Add the Starlette routes through FastAPI's own methods."""
     for route in routes:
         if isinstance(route, WebSocketRoute) and isinstance(route.endpoint, Application):
             converse = _conversation(route.endpoint.endpoint, None)

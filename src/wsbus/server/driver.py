@@ -337,7 +337,7 @@ class Driver:
     def _emit(self, action: actions.Emit) -> None:
         receipt = self._services.emit(action.channel, action.publish)
         if action.publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt._asdict()), action.publish.ref))
+            self._send(Response(msgspec.json.encode(receipt), action.publish.ref))
 
     # --- what takes time ---------------------------------------------------------------------
 

@@ -21,10 +21,10 @@ from anyio.lowlevel import checkpoint
 
 from .._log import BoundedLog
 from ..core.errors import TransportClosed
+from ..core.events import Gap
 from ..core.frame import MAX_JOIN_BYTES, Frame
 from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.messages import Gap
 from ..core.plan import Member, Owed, Plan, Standing, Write, count, join, joined_writes
 from ._wakeup import Wakeup
 from .outlet import Outlet, Owner

@@ -11,9 +11,8 @@ from ..core.channels import parse_channel
 from ..core.choices import member_of, shown
 from ..core.encoding import EncHook, encode_data
 from ..core.errors import NotStarted, UsageError
-from ..core.hub import Receipt
 from ..core.instant import Instant
-from ..core.messages import Publication
+from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
@@ -211,7 +210,9 @@ class Publisher:
             await self.publish(name, data, event=event, exclude=exclude, overflow=overflow, key=key)
             for name in self._broadcasts
         ]
-        return Receipt(sum(r.matched for r in receipts), sum(r.accepted for r in receipts))
+        return Receipt(
+            sum(r.local_matched for r in receipts), sum(r.local_accepted for r in receipts)
+        )
 
     async def send(
         self,

@@ -18,9 +18,9 @@ from .._log import BoundedLog
 from ..core.actions import AskPermission
 from ..core.channels import Channel
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
-from ..core.hub import Hub, Receipt
+from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.messages import Publication, Publish
+from ..core.messages import Publication, Publish, Receipt
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from .commands import Commands

@@ -19,7 +19,6 @@ from wsbus.core.client.actions import (
     Dial,
     Dismiss,
     FetchToken,
-    GapCause,
     HangUp,
     Heard,
     Lose,
@@ -47,6 +46,7 @@ from wsbus.core.errors import (
     WsbusError,
     may_reconnect,
 )
+from wsbus.core.events import GapCause
 from wsbus.core.heartbeat import Beat
 from wsbus.core.instant import Instant
 from wsbus.core.limits import TokenBucket
@@ -477,7 +477,7 @@ def test_all_is_asked_for_anew() -> None:
     assert said(todo) == [Subscribe(("grid.*", "other"), ref_of(todo))]
     assert list(session.audience(CHANNEL)) == []
     assert session.handle(Subscribed(("grid.*", "other"), 2, ref=ref_of(todo)), START) == [
-        Lose("old", None, GapCause.RECONNECTED),
+        Lose("old", Gap(None, GapCause.RECONNECT)),
         Confirm("new"),
         Confirm("waits"),
     ]
@@ -518,7 +518,7 @@ def test_who_only_listens_asks_nothing() -> None:
     assert list(session.audience(CHANNEL)) == ["l"]
     assert list(session.subscriptions) == []
 
-    assert only(reconnect(session), Lose) == Lose("l", None, GapCause.RECONNECTED)
+    assert only(reconnect(session), Lose) == Lose("l", Gap(None, GapCause.RECONNECT))
     assert list(session.audience(CHANNEL)) == ["l"]
     assert session.unsubscribe(GRID, "l", START) == []
     assert list(session.audience(CHANNEL)) == []
@@ -532,8 +532,8 @@ def test_a_gap_of_the_server_is_for_all() -> None:
     session.listen(OTHER, "l")
 
     assert session.handle(Gap(3), START) == [
-        Lose("l", 3, GapCause.SERVER),
-        Lose("h", 3, GapCause.SERVER),
+        Lose("l", Gap(3, GapCause.SERVER)),
+        Lose("h", Gap(3, GapCause.SERVER)),
     ]
 
 

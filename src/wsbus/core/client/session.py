@@ -1,8 +1,7 @@
 """Client side of a conversation that outlives its connections, pure; the twin of a session.
 
-What is heard, what the application wants, the ends of connections and time go in; actions come
-out, which the driver performs in order. Chance comes in as an argument, too: a number from 0 up
-to 1, for the delay before the next attempt.
+What is heard, what the application wants, the ends of connections, time and chance (0 to 1) go in;
+actions come out, to be performed in order.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
+from ..events import Gap
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -72,8 +72,7 @@ class ClientSession(Generic[H]):
     ) -> None:
         self.state: State = State.WAITING
         self.deadline: float = -math.inf
-        """When :meth:`handle_deadline` has something to do, in monotonic seconds: at once, since
-        nothing begins by itself."""
+        """When :meth:`handle_deadline` has something to do, in monotonic seconds: at first, now."""
         self._token: Final = Token(token)
         self._attempts: Final = Attempts(retry)
         self._liveness: Final = liveness
@@ -90,6 +89,7 @@ class ClientSession(Generic[H]):
         self._refs = 0
         self._ping_ref: str | None = None
         self._connection_id: str | None = None
+        self._subject: str | None = None
         self._verdict: str = ""
 
     # --- what the application wants --------------------------------------------------------------
@@ -218,11 +218,11 @@ class ClientSession(Generic[H]):
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []
-            case messages.Gap(lost):
-                return self._holdings.lose(lost)
+            case Gap():
+                return self._holdings.lose(heard)
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
-        self._connection_id = heard.connection_id
+        self._connection_id, self._subject = heard.connection_id, heard.subject
         self._pace.learn(heard, now.monotonic)
         if self.state is not State.GREETING or self._token.sent_ref is not None:
             return []
@@ -271,9 +271,11 @@ class ClientSession(Generic[H]):
     def _handle_auth_refused(self, heard: messages.AuthRefused, now: Instant) -> list[ClientAction]:
         if self._token.sent_ref is None or heard.ref not in {None, self._token.sent_ref}:
             return []
-        if self.state is State.GREETING:
+        if self.state is State.GREETING and self._subject is None:
             return self._stop(Unauthenticated(heard.message))
-        return self._not_refreshed(heard.message, now)
+        # The server admits clients without a token, or knows this one from its handshake.
+        entered = self._enter(self._subject, now) if self.state is State.GREETING else []
+        return entered + self._not_refreshed(heard.message, now)
 
     def _enter(self, subject: str | None, now: Instant) -> list[ClientAction]:
         is_again, self._attempts.is_known = self._attempts.is_known, True
@@ -313,8 +315,7 @@ class ClientSession(Generic[H]):
                 return self._cut("the server took the connection and then said nothing")
             case State.OPEN:
                 return self._tend(now)
-            case _:
-                return []
+        return []
 
     def _tend(self, now: Instant) -> list[ClientAction]:
         todo: list[ClientAction] = []
@@ -347,7 +348,7 @@ class ClientSession(Generic[H]):
         return [actions.TellRefreshFailed(why)]
 
     def _begin(self, now: Instant) -> list[ClientAction]:
-        self._connection_id = self._ping_ref = None
+        self._connection_id = self._subject = self._ping_ref = None
         if not self._token.use.is_fetched:
             return [self._dial(now)]
         self._move(Move.FETCH)

@@ -11,15 +11,17 @@ from typing import Final, Generic, TypeVar
 
 from ..channels import Channel
 from ..errors import CommandError, ErrorCode, WsbusError
+from ..events import Gap, GapCause
 from ..messages import Subscribe, Subscribed, Unsubscribe
 from ..patterns import Pattern
 from ..subscriptions import SubscriptionTable
-from .actions import ClientAction, Confirm, Dismiss, GapCause, Lose
+from .actions import ClientAction, Confirm, Dismiss, Lose
 
 __all__ = ["ClientHoldings"]
 
 H = TypeVar("H", bound=Hashable)
 _CACHE_SIZE: Final = 1024
+_RECONNECTED: Final = Gap(None, GapCause.RECONNECT)
 
 
 class _Name(Generic[H]):
@@ -203,7 +205,7 @@ class ClientHoldings(Generic[H]):
         """There is a connection; what came unasked over the last one may have been missed."""
         holders = [holder for holder in self._unasked if holder in self._missed]
         self._missed.clear()
-        return [Lose(holder, None, GapCause.RECONNECTED) for holder in holders]
+        return [Lose(holder, _RECONNECTED) for holder in holders]
 
     def disconnected(self) -> None:
         """There is no connection any more: nothing is confirmed, nobody gets anything."""
@@ -219,13 +221,13 @@ class ClientHoldings(Generic[H]):
         self._unwanted.clear()
         self._leaving.clear()
 
-    def lose(self, lost: int) -> list[ClientAction]:
-        """Note that the server dropped publications; the names they were for are unknown."""
+    def lose(self, gap: Gap) -> list[ClientAction]:
+        """Note that the server dropped publications."""
         holders = dict.fromkeys(self._unasked)
         for name in self._names.values():
             if name.is_held:
                 holders.update(name.holders)
-        return [Lose(holder, lost, GapCause.SERVER) for holder in holders]
+        return [Lose(holder, gap) for holder in holders]
 
     def _hold(self, name: _Name[H]) -> list[ClientAction]:
         name.is_held, name.ref = True, None
@@ -233,7 +235,7 @@ class ClientHoldings(Generic[H]):
         for holder in name.holders:
             self._table.add(name.pattern, holder)
             if holder in name.missed:
-                actions.append(Lose(holder, None, GapCause.RECONNECTED))
+                actions.append(Lose(holder, _RECONNECTED))
             else:
                 actions.append(Confirm(holder))
         name.missed.clear()
