@@ -31,8 +31,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
-from fastapi.params import Depends as Dependency
+from fastapi import APIRouter, Depends, FastAPI, WebSocket, params
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
@@ -55,7 +54,7 @@ def mount(
     path: str,
     endpoint: Bus | Endpoint,
     *,
-    dependencies: Sequence[Dependency] = (),
+    dependencies: Sequence[params.Depends] = (),
     identity: Callable[..., Any] | None = None,
     status: str | None = None,
     client: str | None = None,
@@ -115,7 +114,7 @@ def mount_console(
     console: MountedPage,
     prefix: str = "/console",
     *,
-    dependencies: Sequence[Dependency] = (),
+    dependencies: Sequence[params.Depends] = (),
 ) -> None:
     """Serve an operator's console: its page at ``/console/``, and its endpoint.
 
@@ -177,7 +176,7 @@ def _decline_http(router: APIRouter, path: str, name: str) -> None:
 
 
 def _add(
-    router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[Dependency] = ()
+    router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[params.Depends] = ()
 ) -> None:
     """Add the Starlette routes through FastAPI's own methods."""
     for route in routes:
