@@ -108,6 +108,7 @@ class Endpoint:
     """
 
     host: Host = field(repr=False)
+    """What runs its connections: made by the bus, and for adapters."""
     protocols: Sequence[WireProtocol]
     """Spoken here. A client that offers no subprotocol gets the first. Beside each dialect that
     joins messages (``wsbus.v1``) there is one that does not (``wsbus.v1.single``)."""

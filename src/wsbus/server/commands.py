@@ -212,7 +212,7 @@ class Commands:
             message: The client's.
             caller: The connection.
             timeout: Seconds, for commands that have no time limit of their own.
-            context: The connection's; see :func:`.application.call`.
+            context: The connection's; see ``_application.call``.
         """
         try:
             command = self._registered.get(message.action)
