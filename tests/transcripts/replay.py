@@ -447,7 +447,7 @@ class Client(Player):
             case client_actions.Answer(key, Status() as status):
                 self.tell("answer", key=key, data=facts(status))
             case client_actions.Answer(key, WsbusError() as error):
-                is_lost = isinstance(error, ConnectionLost)
+                is_lost = isinstance(error, ConnectError | ConnectionLost)
                 self.tell("failed", key=key, code="CONNECTION_LOST" if is_lost else code_of(error))
             case client_actions.Confirm(holder):
                 self.tell("confirmed", holder=holder)
@@ -474,14 +474,14 @@ def code_of(error: WsbusError) -> str | int:
     match error:
         case CommandError(code=code):
             return str(code)
-        case Unauthenticated():
-            return 4500
+        case Unauthenticated() | ConnectionLost(code=4401 | 4500):
+            return "UNAUTHENTICATED"
         case MessageTooLarge():
             return "TOO_LARGE"
         case ConnectionLost(code=code):
             return code
         case ConnectError():
-            return 1006
+            return "GAVE_UP" if str(error).startswith("gave up") else 1006
         case UsageError():
             return "CLOSED"
         case _:

@@ -52,6 +52,8 @@ class Requests:
         """Of those that wait: not compared with the limit of the connection yet."""
         self._sent: Final[dict[str, _Pending]] = {}
         self._refs: Final[dict[Hashable, str]] = {}
+        self._answered = 0
+        """The most bytes of data of a request that was ever answered."""
 
     def __len__(self) -> int:
         """Return how many have no answer yet."""
@@ -120,6 +122,7 @@ class Requests:
             self._again[pending.key] = pending
             return []
         pace.answered(is_call=pending.is_call)
+        self._answered = max(self._answered, _data_of(pending.request))
         return [Answer(pending.key, outcome)]
 
     def forget(self, key: Hashable) -> bool:
@@ -136,18 +139,20 @@ class Requests:
         return pending is not None and not pending.was_sent
 
     def cut(
-        self, new_error: Callable[[], WsbusError], *, resends: bool = True
+        self, new_error: Callable[[], WsbusError], *, is_too_big: bool = False
     ) -> list[ClientAction]:
         """The connection ended: fail what was sent, but what may be sent again waits once more.
 
         Args:
             new_error: Makes the error for each.
-            resends: Whether anything may be sent again: not if it may be what ended it.
+            is_too_big: Whether a message was too large: then one that is larger than all that
+                were ever answered is not sent again.
         """
         failed: list[ClientAction] = []
         again: OrderedDict[Hashable, _Pending] = OrderedDict()
         for pending in self._sent.values():
-            if pending.is_idempotent and resends:
+            is_suspect = is_too_big and _data_of(pending.request) > self._answered
+            if pending.is_idempotent and not is_suspect:
                 again[pending.key] = pending._replace(was_sent=True)
             else:
                 failed.append(Answer(pending.key, new_error()))
@@ -194,3 +199,12 @@ class Requests:
             return None
         size = self._measure(request)
         return MessageTooLarge(what, size, limit) if size > limit else None
+
+
+def _data_of(request: OpenRequest) -> int:
+    """Return the bytes of data in a request."""
+    match request:
+        case Command(params=data) | Publish(data=data):
+            return len(data)
+        case _:
+            return 0
