@@ -278,7 +278,7 @@ class WebSocketManager:
         }
 
     def _sent(self, whom: str, receipt: Receipt) -> Sent:
-        sent = Sent(receipt.accepted, receipt.matched - receipt.accepted)
+        sent = Sent(receipt.local_accepted, receipt.local_matched - receipt.local_accepted)
         logger.debug("broadcast to %s: %d sent, %d failed", whom, sent.successes, sent.failures)
         return sent
 

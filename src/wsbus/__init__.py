@@ -7,7 +7,7 @@
     async with bus:
         await bus.publish("prices.BTC", {"last": 95000}, event="tick")
 
-Doors are made with :meth:`.Bus.endpoint` and mounted by an adapter:
+Endpoints are made with :meth:`.Bus.endpoint` and mounted by an adapter:
 :mod:`wsbus.adapters.starlette`, :mod:`wsbus.adapters.asgi`, :mod:`wsbus.adapters.aiohttp`,
 :mod:`wsbus.adapters.websockets`.
 """
@@ -29,10 +29,11 @@ from .core.errors import (
     UsageError,
     WsbusError,
 )
+from .core.events import ChannelLoss, Event, Gap, GapCause, Position
 from .core.heartbeat import HeartbeatPolicy
-from .core.hub import Receipt
 from .core.instant import Instant
 from .core.limits import Limits
+from .core.messages import Receipt
 from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
@@ -41,7 +42,7 @@ from .endpoint import Endpoint
 from .protocols import WireProtocol
 from .server.connection import Connection
 from .server.statistics import BusStatistics, ConnectionInfo
-from .server.subscription import ChannelEvent, Subscription
+from .server.subscription import Subscription
 from .transport import Handshake, Transport, WriteNow
 
 __version__ = "0.1.0"
@@ -52,13 +53,16 @@ __all__ = [
     "Bus",
     "BusStatistics",
     "Channel",
-    "ChannelEvent",
+    "ChannelLoss",
     "CloseCode",
     "CommandError",
     "Connection",
     "ConnectionInfo",
     "Endpoint",
     "ErrorCode",
+    "Event",
+    "Gap",
+    "GapCause",
     "Grants",
     "Handshake",
     "HeartbeatPolicy",
@@ -70,6 +74,7 @@ __all__ = [
     "NotStarted",
     "Overflow",
     "Pattern",
+    "Position",
     "Receipt",
     "RemoteError",
     "Subscription",

@@ -10,9 +10,9 @@ import pytest
 
 from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.frame import Frame
-from wsbus.core.hub import Hub, Receipt
+from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Publication, Request, ServerMessage
+from wsbus.core.messages import Publication, Receipt, Request, ServerMessage
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.permissions import Grants

@@ -52,6 +52,7 @@ class Dialect(WireProtocol):
 
     def encode(self, reply: ServerMessage, at: Instant) -> Frame | None:
         assert isinstance(reply, Gap)
+        assert reply.lost is not None
         return Frame(b"gap %d" % reply.lost) if self.has_gaps else None
 
     def encode_publication(self, publication: Publication) -> Frame:
@@ -141,7 +142,7 @@ class Direct(Wire):
             on_write, self.on_write = self.on_write, None
             on_write()
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         await self.ready()
 
     def unsent(self) -> int:

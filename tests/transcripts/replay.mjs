@@ -154,8 +154,12 @@ class Client {
         return this.#told.push({ what: "confirmed", holder });
       case "dismiss":
         return this.#told.push({ what: "dismissed", holder, code: codeOf(error) });
-      case "lose":
-        return this.#told.push({ what: "missed", holder, lost: action.lost, cause: action.cause });
+      case "lose": {
+        const { lost, cause, channels } = action;
+        const named = channels?.map((each) => [each.channel, each.lost ?? null]);
+        const more = named?.length ? { channels: Object.fromEntries(named) } : {};
+        return this.#told.push({ what: "missed", holder, lost, cause, ...more });
+      }
       case "tellConnected": {
         const { connectionId, subject, isAgain } = action;
         return this.#told.push({ what: "connected", connection_id: connectionId, subject, again: isAgain });

@@ -24,14 +24,14 @@ from wsbus.core.errors import (
     UsageError,
     WsbusError,
 )
+from wsbus.core.events import ChannelLoss, Gap
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
 from wsbus.core.messages import (
     Command,
-    Connected,
-    Gap,
     GetStatus,
+    Greeting,
     Publication,
     Publish,
     Refused,
@@ -201,7 +201,7 @@ class Server(Player):
                 self.publish(step)
             case {"do": "server.gap", "lost": lost}:
                 self.dropped += lost
-                self.say(Gap(lost))
+                self.say(Gap(lost, channels=losses(step)))
             case {"do": "server.accept", "subject": subject}:
                 self.judged(identity(step, subject, now))
             case {"do": "server.refuse", "why": why}:
@@ -245,7 +245,7 @@ class Server(Player):
         )
         limits, policy = self.limits, self.policy
         self.say(
-            Connected(
+            Greeting(
                 f"c{self.connections}",
                 None if known is None else known.subject,
                 policy.interval,
@@ -410,13 +410,13 @@ class Client(Player):
     def hear(self, frame: str) -> None:
         """Act on a frame, message by message."""
         for heard in DIALECT.decode(frame):
-            if not isinstance(heard, client_actions.Delivery):
+            if not isinstance(heard, Publication):
                 self.do(self.session.handle(heard, self.now))
                 continue
             holders = sorted(self.session.audience(heard.channel))
             if holders:
                 told = {"channel": heard.channel, "event": heard.event}
-                at = round(heard.at * 1000)
+                at = round(heard.timestamp * 1000)
                 data = json.loads(heard.data)
                 self.tell("event", holders=holders, **told, timestamp=at, data=data)
 
@@ -453,8 +453,10 @@ class Client(Player):
                 self.tell("confirmed", holder=holder)
             case client_actions.Dismiss(holder, error):
                 self.tell("dismissed", holder=holder, code=code_of(error))
-            case client_actions.Lose(holder, lost, cause):
-                self.tell("missed", holder=holder, lost=lost, cause=CAUSES.get(cause, cause))
+            case client_actions.Lose(holder, gap):
+                named = {name: loss.lost for name, loss in (gap.channels or {}).items()}
+                channels = {"channels": named} if named else {}
+                self.tell("missed", holder=holder, lost=gap.lost, cause=gap.cause, **channels)
             case client_actions.TellConnected(connection_id, subject, is_again):
                 known = {"connection_id": connection_id, "subject": subject}
                 self.tell("connected", **known, again=is_again)
@@ -464,9 +466,6 @@ class Client(Player):
                 self.tell("refresh_failed")
             case client_actions.Stop(error):
                 self.tell("ended", **({} if error is None else {"code": code_of(error)}))
-
-
-CAUSES: Final = {"reconnected": "reconnect"}
 
 
 def code_of(error: WsbusError) -> str | int:
@@ -494,6 +493,12 @@ def facts(status: Status) -> dict[str, Any]:
     found |= {"connected_at": round(status.connected_at * 1000)}
     found |= {"subscriptions": list(status.subscriptions)}
     return found | {"message_count": status.message_count, "dropped": status.dropped}
+
+
+def losses(step: Step) -> dict[str, ChannelLoss] | None:
+    """Return what is missing of each channel, if that is known."""
+    channels = step.get("channels")
+    return channels and {name: ChannelLoss(lost) for name, lost in channels.items()}
 
 
 def identity(step: Step, subject: str, now: Instant) -> Identity:

@@ -34,27 +34,27 @@ _REPEAT: Final = 100
 
 
 class MatchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table of so many patterns takes, each figure the least of several."""
+    """The cost of a table with so many patterns; each figure is the least of several."""
 
     table: str
     """``wsbus``, or ``paho-mqtt``."""
     patterns: int
     cached_ns: float | None
-    """To match a channel that was matched before, in nanoseconds; None: nothing is kept."""
+    """To match a channel that was matched before, in nanoseconds; None: the table has no cache."""
     cold_us: float
-    """To match one that was not, and build its audience, in microseconds."""
+    """To match a new channel, and build its audience, in microseconds."""
     add_us: float
     """To add one more pattern, and to discard it again, each on its own."""
     discard_us: float
     bytes_per_pattern: float
-    """What the table needs for each; pattern and member themselves are not counted."""
+    """The table's memory for each pattern; pattern and member themselves are not counted."""
 
 
 def growth(patterns: int) -> list[dict[str, Any]]:
     """Return rows of figures with 1,000 patterns, ten times as many, and so on up to ``patterns``.
 
     Args:
-        patterns: The most.
+        patterns: The largest number of patterns.
     """
     sizes = [1000]
     while sizes[-1] * 10 <= patterns:
@@ -69,11 +69,11 @@ def growth(patterns: int) -> list[dict[str, Any]]:
 
 
 def match(patterns: int, *, progress: Callable[[int], None] | None = None) -> list[MatchResult]:
-    """Measure with so many patterns.
+    """Measure a table with so many patterns.
 
     Args:
-        patterns: How many, each of a member of its own.
-        progress: Called with how many patterns were added since.
+        patterns: Number of patterns, each of a member of its own.
+        progress: Called with the number of patterns added since.
     """
     parsed = [parse_pattern(_pattern(number)) for number in range(patterns)]
     step = max(1, patterns // _COLD) | 1  # Odd: every kind of pattern has its turn.
@@ -102,7 +102,7 @@ def _channel(number: int) -> str:
 
 
 class _Ours:
-    """The hub's table, with what the hub arranges: who writes what in which form."""
+    """The hub's table, with the hub's audiences: members by protocol and form."""
 
     name = "wsbus"
 
@@ -208,7 +208,7 @@ def _measure(
 
 
 def _bytes_of(table: _Ours | _Paho, patterns: Sequence[Pattern]) -> int:
-    """Return what the table needs for these, as Python's allocator has it."""
+    """Return the memory that the table needs for these patterns, by Python's allocator."""
     member = table.member()
     tracemalloc.start()
     try:
@@ -220,10 +220,10 @@ def _bytes_of(table: _Ours | _Paho, patterns: Sequence[Pattern]) -> int:
 
 
 def _least(call: Callable[[], object], *, rounds: int = 5) -> float:
-    """Return the CPU seconds that a call takes, the least of so many, without garbage collection.
+    """Return the CPU seconds that a call takes, the least of several, without garbage collection.
 
-    A collection looks at all that was ever made; with a million patterns it would be most of the
-    time, and come in one round or another by chance.
+    A collection visits all objects; with a million patterns it would take most of the time, in
+    some rounds and not in others.
     """
     gc.collect()
     gc.disable()

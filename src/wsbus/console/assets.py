@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from ..web import asset
 
-__all__ = ["Answer", "answer", "redirect"]
+__all__ = ["AssetResponse", "answer", "redirect"]
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -30,7 +30,7 @@ _POLICY: Final = (
 _ENDPOINT: Final = b'<meta name="wsbus-endpoint" content="ws"'
 
 
-class Answer(NamedTuple):
+class AssetResponse(NamedTuple):
     """An HTTP response."""
 
     status: int
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def answer(name: str, endpoint: str | None = None) -> Answer:
+def answer(name: str, endpoint: str | None = None) -> AssetResponse:
     """Return the file of this name; the page itself for the empty one; else a 404.
 
     Args:
@@ -49,7 +49,7 @@ def answer(name: str, endpoint: str | None = None) -> Answer:
     name = name or _INDEX
     body = _files().get(name)
     if body is None:
-        return Answer(404, {"content-type": "text/plain; charset=utf-8"}, b"not found\n")
+        return AssetResponse(404, {"content-type": "text/plain; charset=utf-8"}, b"not found\n")
     if name == _INDEX and endpoint is not None:
         body = body.replace(_ENDPOINT, _ENDPOINT.replace(b'"ws"', f'"{endpoint}"'.encode("ascii")))
     # All of its host: there are the application's endpoints, which the page tries, too.
@@ -62,13 +62,13 @@ def answer(name: str, endpoint: str | None = None) -> Answer:
         "cross-origin-opener-policy": "same-origin",
         "cache-control": "no-cache",
     }
-    return Answer(200, headers, body)
+    return AssetResponse(200, headers, body)
 
 
-def redirect(prefix: str) -> Answer:
+def redirect(prefix: str) -> AssetResponse:
     """Return what leads from the page's path without a slash at the end to the one with it."""
     # Relative, so that it leads right wherever an application, or a proxy, has put the prefix.
-    return Answer(307, {"location": f"{prefix.rpartition('/')[2]}/"}, b"")
+    return AssetResponse(307, {"location": f"{prefix.rpartition('/')[2]}/"}, b"")
 
 
 @cache

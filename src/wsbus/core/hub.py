@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from .channels import Channel
 from .frame import Frame
-from .messages import Publication
+from .messages import Publication, Receipt
 from .overflow import Offer, Overflow
 from .patterns import Pattern
 from .permissions import Grants
@@ -23,16 +23,7 @@ from .plan import Audience, Entry, Group, Member, Owed, Plan, Standing, plan_wri
 from .protocol import WireProtocol
 from .subscriptions import SubscriptionTable
 
-__all__ = ["Hub", "HubStatistics", "Receipt"]
-
-
-class Receipt(NamedTuple):
-    """What became of a publication on this node."""
-
-    matched: int
-    """Members that it is for."""
-    accepted: int
-    """Of these, the members that will get it unless they go away; the rest have full queues."""
+__all__ = ["Hub", "HubStatistics"]
 
 
 class HubStatistics(NamedTuple):

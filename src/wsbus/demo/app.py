@@ -65,7 +65,7 @@ async def say(text: Annotated[str, Meta(min_length=1, max_length=280)], who: Con
     """Publish a line to everybody in the lobby; answer with how many that is."""
     line = {"from": short(who), "text": text}
     receipt = await bus.publish("chat.lobby", line, event="said")
-    return receipt.accepted
+    return receipt.local_accepted
 
 
 @bus.command("ticker.pause")

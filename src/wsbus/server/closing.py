@@ -11,7 +11,7 @@ from ..core.errors import CloseCode
 from ..core.plan import Member, Standing
 from ..transport import Transport
 
-__all__ = ["close"]
+__all__ = ["close", "close_failed"]
 
 _FAREWELL_SECONDS: Final = 1.0
 """The time limit for a client that was closed for abuse. Nothing more is read of it, so that its
@@ -41,3 +41,10 @@ async def close(
             transport.abort()
     finally:
         closed.set()
+
+
+async def close_failed(transport: Transport, seconds: float) -> None:
+    """Close a connection whose reader failed, with 1011, and abort it after so many seconds."""
+    with move_on_after(seconds):
+        await transport.close(CloseCode.INTERNAL_ERROR, "internal error")
+    transport.abort()

@@ -1,14 +1,12 @@
-"""What an application holds of one client; :mod:`wsbus.server.driver` runs it."""
+"""What an application holds of one client, and what the running bus asks of the client's driver."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextvars import Context
 from types import SimpleNamespace
-from typing import Final
+from typing import Protocol
 
-from .._application import handshake_context
 from .._log import escaped
 from .._settings import text_setting
 from ..core.actions import Action
@@ -16,77 +14,137 @@ from ..core.errors import CloseCode, check_sendable
 from ..core.instant import Instant
 from ..core.patterns import parse_pattern
 from ..core.permissions import Identity
-from ..core.plan import Member, Standing
+from ..core.plan import Member
 from ..core.session import Session, State
-from ..endpoint import Admission, Endpoint
-from ..transport import Handshake, Transport
-from .reader import Reader
-from .services import Services
+from ..endpoint import Endpoint
+from ..transport import Handshake
 from .statistics import ConnectionInfo
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "ConnectionDriver", "driver_of"]
 
 
-class Connection(ABC):
+class ConnectionDriver(Protocol):
+    """What runs a connection; :class:`wsbus.server.driver.Driver` says more of each.
+
+    The registry holds drivers, the application holds :class:`Connection`; each knows the other.
+    """
+
+    @property
+    def connection(self) -> Connection:
+        """What the application holds of it."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """Its name, or the id that the bus made up for it."""
+        ...
+
+    @property
+    def identity(self) -> Identity | None:
+        """The identity; None until the client has authenticated."""
+        ...
+
+    @property
+    def handshake(self) -> Handshake:
+        """What the client asked for."""
+        ...
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it came in."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """That of the handshake."""
+        ...
+
+    @property
+    def connected_at(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    @property
+    def close_code(self) -> int | None:
+        """Why it ended, or is about to; None: it is open."""
+        ...
+
+    @property
+    def close_reason(self) -> str:
+        """The text that goes with :attr:`close_code`."""
+        ...
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that came from the client, refused ones included."""
+        ...
+
+    @property
+    def session(self) -> Session:
+        """Decides what follows from what the client and the application want."""
+        ...
+
+    @property
+    def member(self) -> Member:
+        """What stands for it in the hub."""
+        ...
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its transport has not taken what it was given."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`tick` has something to do; monotonic seconds."""
+        ...
+
+    def tick(self, now: Instant) -> None:
+        """Do what time demands."""
+        ...
+
+    def review(self, now: Instant, stopped: float) -> None:
+        """Go by the endpoint's heartbeat as it is now, and forgive seconds that were not ours."""
+        ...
+
+    def perform(self, todo: Sequence[Action], now: Instant | None = None) -> None:
+        """Do what the session wants, in order and with nothing in between."""
+        ...
+
+    def abort(self) -> None:
+        """Cut it off now, without a close frame. Idempotent."""
+        ...
+
+    async def gone(self) -> None:
+        """Wait until it has ended and its hooks have returned."""
+        ...
+
+    def info(self) -> ConnectionInfo:
+        """Return what is known of it now."""
+        ...
+
+
+class Connection:
     """One client, for as long as it is connected.
 
     Command handlers and hooks are given it; it is also what :class:`.Bus` methods take.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_adopting",
-        "_endpoint",
-        "_member",
-        "_reader",
-        "_services",
-        "_session",
-        "_state",
-        "_transport",
-        "close_code",
-        "close_reason",
-        "connected_at",
-        "context",
-        "handshake",
-        "id",
-    )
+    __slots__ = ("__weakref__", "_driver", "_state")
 
-    _member: Member
-    _reader: Reader
-
-    def __init__(
-        self, services: Services, endpoint: Endpoint, transport: Transport, admission: Admission
-    ) -> None:
-        now = services.clock()
-        self.id: Final = admission.connection_id or services.new_id()
-        """Unique at its endpoint, among those that hold their names."""
-        self.handshake: Final[Handshake] = admission.handshake
-        self.connected_at: Final = now.wall
-        """Seconds since the epoch."""
-        self.context: Final[Context] = handshake_context()
-        """That of the handshake; each call into the application gets a copy."""
-        self.close_code: int | None = None
-        """Why it ended, or is about to; None: it is open."""
-        self.close_reason: str = ""
-        self._services: Final = services
-        self._endpoint: Final = endpoint
-        self._transport: Final = transport
-        self._adopting: Identity | None = None
+    def __init__(self, driver: ConnectionDriver) -> None:
+        self._driver = driver
         self._state: SimpleNamespace | None = None
-        self._session: Final = Session(
-            protocol=admission.protocol,
-            limits=endpoint.limits,
-            heartbeat=services.new_heartbeat(endpoint.heartbeat, now.monotonic),
-            identity=admission.identity,
-            now=now,
-            takes_tokens=endpoint.authenticator is not None,
-            asks=services.authorize is not None,
-        )
+
+    @property
+    def id(self) -> str:
+        """Unique at its endpoint, among those that hold their names."""
+        return self._driver.id
 
     @property
     def identity(self) -> Identity | None:
         """The identity; None until the client has authenticated."""
-        return self._session.identity or self._adopting
+        return self._driver.identity
 
     @property
     def state(self) -> SimpleNamespace:
@@ -96,14 +154,39 @@ class Connection(ABC):
         return self._state
 
     @property
-    def messages_received(self) -> int:
-        """Messages that came from the client, refused ones included."""
-        return self._reader.messages_received
+    def handshake(self) -> Handshake:
+        """What the client asked for: path, query, headers, cookies, address."""
+        return self._driver.handshake
 
     @property
     def endpoint(self) -> Endpoint:
         """Where it came in."""
-        return self._endpoint
+        return self._driver.endpoint
+
+    @property
+    def context(self) -> Context:
+        """That of the handshake; each call into the application gets a copy."""
+        return self._driver.context
+
+    @property
+    def connected_at(self) -> float:
+        """Seconds since the epoch."""
+        return self._driver.connected_at
+
+    @property
+    def close_code(self) -> int | None:
+        """Why it ended, or is about to; None: it is open."""
+        return self._driver.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The text that goes with :attr:`close_code`; often empty."""
+        return self._driver.close_reason
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that came from the client, refused ones included."""
+        return self._driver.messages_received
 
     def subscribe(self, pattern: str) -> None:
         """Subscribe it on the server's account: past its grants and limits, and not told to it.
@@ -114,9 +197,9 @@ class Connection(ABC):
         Raises:
             InvalidChannel: It is no pattern.
         """
-        parsed = parse_pattern(pattern)
-        if self._session.state is not State.CLOSED:
-            self._perform(self._session.assign(parsed))
+        parsed, session = parse_pattern(pattern), self._driver.session
+        if session.state is not State.CLOSED:
+            self._driver.perform(session.assign(parsed))
 
     def unsubscribe(self, pattern: str) -> None:
         """Take :meth:`subscribe` back; idempotent.
@@ -124,9 +207,9 @@ class Connection(ABC):
         Raises:
             InvalidChannel: It is no pattern.
         """
-        parsed = parse_pattern(pattern)
-        if self._session.state is not State.CLOSED:
-            self._perform(self._session.unassign(parsed))
+        parsed, session = parse_pattern(pattern), self._driver.session
+        if session.state is not State.CLOSED:
+            self._driver.perform(session.unassign(parsed))
 
     def revoke(self, pattern: str, reason: str | None = None) -> bool:
         """Take a subscription away, whether the client subscribed it, the server, or both.
@@ -147,11 +230,11 @@ class Connection(ABC):
             InvalidChannel: It is no pattern.
             UsageError: The reason is no text, or one that UTF-8 cannot carry.
         """
-        parsed = parse_pattern(pattern)
+        parsed, session = parse_pattern(pattern), self._driver.session
         if reason is not None:
             text_setting("reason", reason)
-        had = self._session.state is not State.CLOSED and parsed in self._session.patterns
-        self._perform(self._session.revoke(parsed, reason))
+        had = session.state is not State.CLOSED and parsed in session.patterns
+        self._driver.perform(session.revoke(parsed, reason))
         return had
 
     def disconnect(
@@ -167,50 +250,20 @@ class Connection(ABC):
             UsageError: The code may not be sent.
         """
         check_sendable(code)
-        self._perform(self._session.close(code, reason))
+        self._driver.perform(self._driver.session.close(code, reason))
 
     def abort(self) -> None:
         """Cut it off now, without a close frame; what it is owed is lost. Idempotent."""
-        if self.close_code is None:
-            self.close_code = CloseCode.ABNORMAL
-        self._transport.abort()
+        self._driver.abort()
 
     def info(self) -> ConnectionInfo:
         """Return what is known of it now."""
-        return ConnectionInfo.of(
-            self._session,
-            self._member,
-            self.handshake,
-            self._services.clock(),
-            connection_id=self.id,
-            connected_at=self.connected_at,
-            messages_received=self.messages_received,
-        )
+        return self._driver.info()
 
     def __repr__(self) -> str:
-        return f"<Connection {escaped(self.id)} {self._member.protocol.name}>"
+        return f"<Connection {escaped(self.id)} {self._driver.member.protocol.name}>"
 
-    @property
-    def member(self) -> Member:
-        """What stands for it in the hub."""
-        return self._member
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether its transport has not taken what it was given."""
-        member = self._member
-        return member.standing is Standing.BLOCKED and member.outlet.direct is not None
-
-    def describe(self) -> str:
-        """Return id, subject and path, for a log line."""
-        subject = self.identity.subject if self.identity else None
-        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
-        path = escaped(self.handshake.path)
-        return f"the connection {escaped(self.id)} {whose}, on {path},"
-
-    def _note_end(self, code: int, reason: str) -> None:
-        self.close_code, self.close_reason = code, reason
-
-    @abstractmethod
-    def _perform(self, todo: Sequence[Action], now: Instant | None = None) -> None:
-        """Do what the session wants, in order and with nothing in between."""
+def driver_of(connection: Connection) -> ConnectionDriver:
+    """Return what runs a connection: for the bus, not for applications."""
+    return connection._driver  # noqa: SLF001  # the two know each other

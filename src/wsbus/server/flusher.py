@@ -21,12 +21,12 @@ from anyio.lowlevel import checkpoint
 
 from .._log import BoundedLog
 from ..core.errors import TransportClosed
+from ..core.events import Gap
 from ..core.frame import MAX_JOIN_BYTES, Frame
 from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.messages import Gap
 from ..core.plan import Member, Owed, Plan, Standing, Write, count, join, joined_writes
-from ._signal import Signal
+from ._wakeup import Wakeup
 from .outlet import Outlet, Owner
 from .runner import Runner
 
@@ -76,7 +76,7 @@ class Flusher:
         self._log: Final = BoundedLog(logging.getLogger("wsbus.flusher"))
         self._is_due = False
         self._is_flushing = False
-        self._due: Final = Signal()
+        self._due: Final = Wakeup()
         self._flushed: Event | None = None  # For those who wait for a flush.
         self._progress: Event | None = None  # For those who wait for readers.
         self.is_pressed: bool = False
@@ -321,7 +321,7 @@ class Flusher:
         try:
             while member.standing is Standing.BLOCKED:
                 if outlet.direct is not None:
-                    await outlet.direct.room()
+                    await outlet.direct.wait_writable()
                 frames = self._take(member)
                 if frames:
                     await self._send(outlet, frames)

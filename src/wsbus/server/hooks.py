@@ -12,25 +12,23 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from anyio import Event
 
 from .._application import Overdue, call, name_of
 from .._log import BoundedLog
 from .._settings import function_setting
-
-if TYPE_CHECKING:
-    from .connection import Connection
+from .connection import Connection
 
 __all__ = ["Hook", "HookCalls", "HookLists", "Hooks", "SubscriptionHook"]
 
 logger: Final = logging.getLogger("wsbus.hooks")
 
-Hook: TypeAlias = "Callable[[Connection], object]"
+Hook: TypeAlias = Callable[[Connection], object]
 """Called with a connection, and awaited if it can be; what it raises is logged and harms nobody."""
 
-SubscriptionHook: TypeAlias = "Callable[[Connection, str], object]"
+SubscriptionHook: TypeAlias = Callable[[Connection, str], object]
 """Called with a connection and a pattern; otherwise as :data:`Hook`."""
 
 _Ask: TypeAlias = Callable[..., Awaitable[Any]]
@@ -149,6 +147,7 @@ class HookCalls:
         "_is_awaiting",
         "_log",
         "_seconds",
+        "held",
         "is_making",
     )
 
@@ -162,6 +161,8 @@ class HookCalls:
         self._idle: Event | None = None
         self.is_making: bool = False
         """Whether a hook runs just now, beneath whoever asks."""
+        self.held: int | None = None
+        """What :meth:`.Session.hold` returned, if the session waits for the calls."""
 
     @property
     def is_over(self) -> bool:

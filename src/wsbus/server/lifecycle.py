@@ -127,25 +127,25 @@ class Life:
         self, services: Services, endpoint: Endpoint | None, deadline: float, code: int
     ) -> None:
         services.flusher.flush()
-        for connection in services.registry.connected(endpoint):
-            if connection.is_stuck:
-                connection.abort()
+        for driver in services.registry.connected(endpoint):
+            if driver.is_stuck:
+                driver.abort()
             else:
-                connection.disconnect(code, "the server is shutting down")
+                driver.connection.disconnect(code, "the server is shutting down")
         # On plain ASGI only time tells which are stuck: they are blocked, and take nothing.
-        progress = {c: c.member.outlet.progress_at for c in services.registry.connected(endpoint)}
+        progress = {d: d.member.outlet.progress_at for d in services.registry.connected(endpoint)}
         with move_on_after(min(_STUCK_SECONDS, deadline)):
             await services.registry.all_gone(endpoint)
-        for connection, before in progress.items():
-            member = connection.member
+        for driver, before in progress.items():
+            member = driver.member
             if member.standing is Standing.BLOCKED and member.outlet.progress_at == before:
-                connection.abort()
+                driver.abort()
         # What is left at the deadline is aborted; a second is more than its readers need to end.
         for seconds in (max(deadline - _STUCK_SECONDS, 0.0), 1.0):
             with move_on_after(seconds):
                 await services.registry.all_gone(endpoint)
-            for connection in services.registry.connected(endpoint):
-                connection.abort()
+            for driver in services.registry.connected(endpoint):
+                driver.abort()
 
     async def _host(self, started: Event) -> None:
         failure: BaseException | None = None
@@ -179,8 +179,8 @@ class Life:
         started.set()
 
     def _end(self) -> None:
-        for connection in self.services.registry.connected() if self.services else ():
-            connection.abort()
+        for driver in self.services.registry.connected() if self.services else ():
+            driver.abort()
         self.services = None
         self._stopped.set()
 
@@ -234,14 +234,14 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
     is_changed = policies != services.heartbeats
     services.heartbeats = policies
     is_review = is_changed or clock_was_set or stopped > 0
-    for connection in services.registry.connected():
+    for driver in services.registry.connected():
         try:
             if is_review:
-                connection.review(now, stopped)
-            if monotonic >= connection.deadline:  # As a rule all there is to do for it.
-                connection.tick(now)
+                driver.review(now, stopped)
+            if monotonic >= driver.deadline:  # As a rule all there is to do for it.
+                driver.tick(now)
         except Exception:  # One connection's trouble must not end the heartbeat of the others.
             logger.exception("a connection failed in the sweep")
-            connection.abort()
+            driver.abort()
     services.flusher.expire(monotonic)
     services.hub.table.settle()

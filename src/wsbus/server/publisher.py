@@ -5,25 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypedDict, Unpack, overload
+from typing import Final, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from ..core.channels import parse_channel
 from ..core.choices import member_of, shown
 from ..core.encoding import EncHook, encode_data
 from ..core.errors import NotStarted, UsageError
-from ..core.hub import Receipt
 from ..core.instant import Instant
-from ..core.messages import Publication
+from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
-from .lifecycle import Life
+from .host import BusHost
 from .recipients import Recipients, Who
 from .services import Services
 
-__all__ = ["Publisher"]
+__all__ = ["Encode", "Publisher", "encoder"]
 
 _TIMEOUT: Final = 5.0
+
+Encode: TypeAlias = Callable[[object], bytes]
+"""Turns data into JSON."""
 
 
 class _Options(TypedDict, total=False):
@@ -40,15 +42,11 @@ class Publisher:
     ``_threadsafe``.
     """
 
-    def __init__(self, enc_hook: EncHook | None, clock: Callable[[], Instant]) -> None:
-        if enc_hook is not None and not callable(enc_hook):
-            raise UsageError(
-                f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
-            )
-        self._encode: Final = partial(encode_data, enc_hook=enc_hook)
+    def __init__(self, encode: Encode, clock: Callable[[], Instant], host: BusHost) -> None:
+        self._encode: Final = encode
         self._clock: Final = clock
+        self._host: Final = host
         self._broadcasts: Final[set[str]] = set()
-        self._life: Life | None = None
         self._recipients: Final = Recipients()
 
     async def publish(
@@ -88,7 +86,7 @@ class Publisher:
             NotStarted: The bus is not running.
         Cancellation: accepted already.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = services.hub.publish(
             publication, self._recipients.members(services.registry, exclude)
@@ -113,7 +111,7 @@ class Publisher:
         Raises:
             UsageError: Called from another thread, too: see :meth:`publish_threadsafe`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = services.hub.publish(
             publication, self._recipients.members(services.registry, exclude)
@@ -181,7 +179,7 @@ class Publisher:
         publication = self._publication(channel, data, event, overflow, key)
 
         def accept() -> Receipt:
-            services = self._running()
+            services = self._host.services
             receipt = services.hub.publish(
                 publication, self._recipients.members(services.registry, exclude)
             )
@@ -212,7 +210,9 @@ class Publisher:
             await self.publish(name, data, event=event, exclude=exclude, overflow=overflow, key=key)
             for name in self._broadcasts
         ]
-        return Receipt(sum(r.matched for r in receipts), sum(r.accepted for r in receipts))
+        return Receipt(
+            sum(r.local_matched for r in receipts), sum(r.local_accepted for r in receipts)
+        )
 
     async def send(
         self,
@@ -245,7 +245,7 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = self._send(services, publication, to, exclude, endpoint)
         await self._pace(services)
@@ -268,7 +268,7 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_soon`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = self._send(services, publication, to, exclude, endpoint)
         services.flusher.soon()
@@ -322,7 +322,7 @@ class Publisher:
         publication = self._publication(channel, data, event, overflow, key)
 
         def accept() -> Receipt:
-            services = self._running()
+            services = self._host.services
             receipt = self._send(services, publication, to, exclude, endpoint)
             services.flusher.soon()
             return receipt
@@ -345,7 +345,7 @@ class Publisher:
         endpoint: Endpoint | None,
     ) -> Receipt:
         registry = services.registry
-        members = [c.member for c in self._recipients.find(registry, to, endpoint, "to")]
+        members = [d.member for d in self._recipients.find(registry, to, endpoint, "to")]
         excluded = self._recipients.members(registry, exclude, endpoint)
         return services.hub.publish_to(members, publication, excluded)
 
@@ -353,7 +353,7 @@ class Publisher:
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None
     ) -> Receipt | None:
         """Have the event loop accept something; None as ``timeout``: do not wait for it."""
-        life = self._life
+        life = self._host.life
         if life is None:
             raise NotStarted
         if threading.get_ident() == life.thread:
@@ -379,13 +379,15 @@ class Publisher:
             raise UsageError(f"key must be a text or None, not {type(key).__name__}")
         return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
 
-    def _running(self) -> Services:
-        life = self._life
-        if life is None or life.services is None:
-            raise NotStarted
-        if threading.get_ident() != life.thread:
-            raise UsageError(
-                f"the bus belongs to thread {life.thread}, this is {threading.get_ident()}: "
-                "use publish_threadsafe"
-            )
-        return life.services
+
+def encoder(enc_hook: EncHook | None) -> Encode:
+    """Return what encodes the data of a bus.
+
+    Raises:
+        UsageError: The hook is no function.
+    """
+    if enc_hook is not None and not callable(enc_hook):
+        raise UsageError(
+            f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
+        )
+    return partial(encode_data, enc_hook=enc_hook)

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from anyio.lowlevel import checkpoint
 
+from .._spawn import task_now
 from ..core.actions import Action, Send
 from ..core.errors import CloseCode, ErrorCode
 from ..core.instant import Instant
@@ -62,6 +63,7 @@ class Reader:
         "_member",
         "_services",
         "_session",
+        "_task",
         "_turn",
         "answered",
         "messages_received",
@@ -76,6 +78,16 @@ class Reader:
         self._member: Final = member
         self._turn = 0  # Work since others had a turn of the loop.
         self._absorbs = False
+        self._task: asyncio.Task[object] | None = None
+
+    def begin(self) -> None:
+        """Note the task that reads: the current one, on asyncio."""
+        self._task = task_now()
+
+    @property
+    def cancelling(self) -> int:
+        """How many cancellations of the task that reads are under way."""
+        return 0 if self._task is None else self._task.cancelling()
 
     def read(self, frame: str | bytes, perform: _Perform) -> Iterator[None]:
         """Act on what is in a frame, message by message; pause whenever it yields.
@@ -149,14 +161,15 @@ class Reader:
             if self._turn >= _TURN or self._member.queue.is_choked:
                 yield
 
-    def absorb(self, task: asyncio.Task[object]) -> None:
-        """Take back a cancellation of the reader's task that is not meant; pause soon.
+    def absorb(self, cancelling: int) -> None:
+        """Take back a cancellation of the task beyond ``cancelling`` ones; then pause soon.
 
         ``uncancel`` alone leaves it pending up to Python 3.12: the next wait is where it comes.
         """
-        task.uncancel()
-        self._absorbs = True
-        self._turn = _TURN
+        if self._task is not None and self._task.cancelling() > cancelling:
+            self._task.uncancel()
+            self._absorbs = True
+            self._turn = _TURN
 
     async def pause(self) -> None:
         """Give others a turn; then wait for the client, if it sends and does not read.

@@ -8,14 +8,17 @@ from typing import Final, TypeAlias
 
 from .._log import escaped
 from ..auth import Authenticator
+from ..core.channels import Channel
 from ..core.errors import UsageError
+from ..core.hub import Hub
 from ..core.plan import Member
 from ..endpoint import Endpoint
-from .connection import Connection
+from .connection import Connection, ConnectionDriver, driver_of
 from .driver import Driver
+from .outlet import Outlet
 from .registry import Registry
 
-__all__ = ["Recipients", "Who"]
+__all__ = ["Recipients", "Who", "subscribers"]
 
 logger: Final = logging.getLogger("wsbus.bus")
 
@@ -46,12 +49,12 @@ class Recipients:
 
     def find(
         self,
-        registry: Registry[Driver],
+        registry: Registry[ConnectionDriver],
         who: Who,
         endpoint: Endpoint | None = None,
         name: str = "who",
-    ) -> Sequence[Connection]:
-        """Return those that are meant and connected.
+    ) -> Sequence[ConnectionDriver]:
+        """Return the drivers of those that are meant and connected.
 
         Args:
             registry: The connections there are.
@@ -79,21 +82,23 @@ class Recipients:
             )
         except TypeError:  # Nothing to iterate over, or it holds what has no hash.
             raise _not_connections(name, type(who).__name__) from None
+        drivers = []
         for each in wanted:
             if not isinstance(each, Connection):
                 kind = f"{type(who).__name__} with a {type(each).__name__} in it"
                 raise _not_connections(name, kind)
-        return registry.present(wanted)
+            drivers.append(driver_of(each))
+        return registry.present(drivers)
 
     def members(
-        self, registry: Registry[Driver], who: Who, endpoint: Endpoint | None = None
+        self, registry: Registry[ConnectionDriver], who: Who, endpoint: Endpoint | None = None
     ) -> frozenset[Member]:
         """Return the members of those that a publication excludes."""
         if who == ():  # As a rule.
             return _NOBODY
-        return frozenset([c.member for c in self.find(registry, who, endpoint, "exclude")])
+        return frozenset([d.member for d in self.find(registry, who, endpoint, "exclude")])
 
-    def _look_for_id(self, registry: Registry[Driver], who: str, name: str) -> None:
+    def _look_for_id(self, registry: Registry[ConnectionDriver], who: str, name: str) -> None:
         """Warn, once, if nobody is found because the id of a connection is taken for a subject."""
         if any(registry.named(endpoint, who) is not None for endpoint in registry.endpoints()):
             self._has_told_of_ids = True
@@ -120,3 +125,10 @@ def _not_connections(name: str, kind: str) -> UsageError:
     return UsageError(
         f"{name} must be a connection, several, or the subject of an identity, not {kind}"
     )
+
+
+def subscribers(hub: Hub, channels: Iterable[Channel]) -> list[Connection]:
+    """Return the connections that a publication on any of these channels would be for."""
+    members = dict.fromkeys(m for name in channels for m in hub.matching(name))
+    owners = [m.outlet.owner for m in members if isinstance(m.outlet, Outlet)]
+    return [owner.connection for owner in owners if isinstance(owner, Driver)]

@@ -6,10 +6,10 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import Final, Protocol, TypeAlias
 
 from anyio import current_time
 
@@ -18,26 +18,23 @@ from .._log import BoundedLog
 from ..core.actions import AskPermission
 from ..core.channels import Channel
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
-from ..core.hub import Hub, Receipt
+from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.messages import Publication, Publish
+from ..core.messages import Publication, Publish, Receipt
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from .commands import Commands
-from .flusher import Flusher, Outlet
+from .connection import ConnectionDriver
+from .flusher import Flusher
 from .hooks import HookLists
 from .registry import Registry
 from .runner import Runner
 from .statistics import BusStatistics
 
-if TYPE_CHECKING:
-    from .connection import Connection
-    from .driver import Driver
-    from .subscription import Subscription
-
 __all__ = [
     "SWEEP_SECONDS",
     "Authorize",
+    "InProcess",
     "Services",
     "new_heartbeat",
     "new_id",
@@ -71,6 +68,14 @@ def new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
     return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
 
 
+class InProcess(Protocol):
+    """A subscription inside the process, which ends with the bus."""
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Services:
     """What a running bus shares with its connections."""
@@ -85,13 +90,13 @@ class Services:
     commands: Commands
     authorize: Authorize | None
     hooks: HookLists
-    registry: Registry[Driver] = field(default_factory=Registry)
+    registry: Registry[ConnectionDriver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """By which their connections were judged last."""
     messages_received: int = 0
     malformed: int = 0
     """Messages that a dialect did not understand."""
-    subscriptions: set[Subscription] = field(default_factory=set)
+    subscriptions: set[InProcess] = field(default_factory=set)
     """Those inside the process."""
     unsaid: int = 0
     """Replies that a dialect had no word for."""
@@ -110,12 +115,6 @@ class Services:
         policies = [endpoint.heartbeat for endpoint in self.registry.endpoints()]
         beats = [s for policy in policies for s in (policy.interval, policy.timeout) if s]
         return max(min([SWEEP_SECONDS, *(beat / 3 for beat in beats)]), 0.05)
-
-    def matching(self, channels: Iterable[Channel]) -> list[Connection]:
-        """Return the connections that a publication on any of these channels would be for."""
-        members = dict.fromkeys(m for name in channels for m in self.hub.matching(name))
-        outlets = [member.outlet for member in members]
-        return [cast("Connection", o.owner) for o in outlets if isinstance(o, Outlet)]
 
     async def judge(self, question: AskPermission, seconds: float, context: Context) -> list[bool]:
         """Put a question to the application; what fails, or takes longer, is a no.

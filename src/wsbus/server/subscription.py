@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
-from anyio import Event
+from anyio import Event as Signal
 
-from ..core.channels import Channel
 from ..core.choices import member_of
 from ..core.errors import UsageError
+from ..core.events import Event, Gap, GapCause
 from ..core.frame import Frame
 from ..core.instant import Instant
 from ..core.messages import Publication, Request, ServerMessage
@@ -22,20 +22,7 @@ from ..core.protocol import WireProtocol
 from ..core.queue import MessageQueue
 from .services import Services
 
-__all__ = ["ChannelEvent", "Subscription"]
-
-
-class ChannelEvent(msgspec.Struct, frozen=True):
-    """One publication, as a subscriber inside the process sees it."""
-
-    channel: Channel
-    event: str
-    data: Any
-    """Decoded from the JSON that remote subscribers get: never the publisher's own object."""
-    at: float
-    """When it was accepted, in seconds since the epoch."""
-    lost: int = 0
-    """Publications missing right before this one, for want of room."""
+__all__ = ["Subscription"]
 
 
 class _Delivery(Frame):
@@ -73,7 +60,7 @@ class Subscription:
     """Publications that match a pattern, as an async iterator; made by :meth:`.Bus.subscribe`.
 
     Subscribed from ``async with`` on; one task may iterate. The queue is bounded like that of a
-    connection: a consumer that falls behind loses, and :attr:`ChannelEvent.lost` tells it.
+    connection: a consumer that falls behind loses, and :attr:`.Event.gap` tells it.
 
     Cancellation: a cancelled ``async for`` step loses nothing.
     """
@@ -92,7 +79,7 @@ class Subscription:
         self._services: Services | None = None
         self._taken: list[_Delivery] = []
         self._lost = 0
-        self._wake = Event()
+        self._wake = Signal()
         self._is_closed = False
         self._is_awaited = False
         self._member: Final = Member(
@@ -139,7 +126,7 @@ class Subscription:
         """Iterate."""
         return self
 
-    async def __anext__(self) -> ChannelEvent:
+    async def __anext__(self) -> Event[Any]:
         """Wait for the next publication.
 
         Raises:
@@ -159,7 +146,7 @@ class Subscription:
             self._lost += batch.lost
             self._taken = batch.items[::-1]  # type: ignore[assignment]  # all made by _Local
             if not self._taken:
-                self._wake = Event()
+                self._wake = Signal()
                 self._is_awaited = True
                 try:
                     await self._wake.wait()
@@ -168,7 +155,15 @@ class Subscription:
         publication = self._taken.pop().publication
         lost, self._lost = self._lost, 0
         data = msgspec.json.decode(publication.data)
-        return ChannelEvent(publication.channel, publication.event, data, publication.at, lost)
+        gap = Gap(lost, GapCause.BUFFER) if lost else None
+        return Event(
+            publication.channel,
+            publication.event,
+            data,
+            publication.timestamp,
+            gap,
+            publication.position,
+        )
 
     def write_failed(self, *, is_closed: bool) -> None:
         """Do nothing: nobody writes to it. See :class:`wsbus.server.outlet.Owner`."""

@@ -1,4 +1,4 @@
-"""The JavaScript client: ``wsbus.js``, and what an adapter needs to serve it.
+"""The JavaScript client: ``wsbus.js``, and the functions with which adapters serve it.
 
 The file lies beside this one, with its types (``wsbus.d.ts``) and a ``package.json``.
 
@@ -27,7 +27,7 @@ _TYPES: Final = {
 }
 
 ASSETS: Final = ("wsbus.js",)
-"""The names of the files that applications serve."""
+"""The names of the files that adapters serve."""
 
 
 class Asset(NamedTuple):
@@ -42,8 +42,8 @@ class Asset(NamedTuple):
     def headers(self) -> dict[str, str]:
         """The headers of an answer with or without the body.
 
-        Caches may keep the file, and ask each time whether it is still the same. Pages of other
-        origins may import it: it holds nothing that they could not install themselves.
+        Caches may keep the file, and check each time whether it has changed. Pages of other origins
+        may import it: it is public.
         """
         return {
             "content-type": self.content_type,
@@ -54,10 +54,10 @@ class Asset(NamedTuple):
         }
 
     def is_known(self, if_none_match: str | None) -> bool:
-        """Tell whether a client has this body already: then 304 is the answer, without a body.
+        """Tell whether a client has this body already; the answer is then a 304 without a body.
 
         Args:
-            if_none_match: That header's value, if there is one (RFC 9110, section 13.1.2).
+            if_none_match: The header's value, if there is one (RFC 9110, section 13.1.2).
         """
         tags = (if_none_match or "").split(",")
         return not {self.etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in tags)

@@ -19,7 +19,6 @@ from wsbus.core.client.actions import (
     Dial,
     Dismiss,
     FetchToken,
-    GapCause,
     HangUp,
     Heard,
     Lose,
@@ -47,6 +46,7 @@ from wsbus.core.errors import (
     WsbusError,
     may_reconnect,
 )
+from wsbus.core.events import GapCause
 from wsbus.core.heartbeat import Beat
 from wsbus.core.instant import Instant
 from wsbus.core.limits import TokenBucket
@@ -54,9 +54,9 @@ from wsbus.core.messages import (
     Auth,
     AuthRefused,
     Command,
-    Connected,
     Gap,
     GetStatus,
+    Greeting,
     Ping,
     Pong,
     Publish,
@@ -77,7 +77,7 @@ START: Final = Instant(1000.0, 1_700_000_000.0)
 NO_TOKEN: Final = TokenUse()
 FIXED: Final = TokenUse(fixed="t")
 FETCHED: Final = TokenUse(is_fetched=True)
-HELLO: Final = Connected("c1", "u1", 30, 60)
+HELLO: Final = Greeting("c1", "u1", 30, 60)
 STATUS: Final = Status("c1", "u1", 0.0, (), 0, 0, "1")
 CALL: Final = Command("run")
 GRID: Final = parse_pattern("grid.*")
@@ -192,7 +192,7 @@ def test_a_token_is_shown_before_all_else() -> None:
     session.subscribe(GRID, "h", START)
     auth = session.opened(START)
     assert said(auth) == [Auth("t", ref_of(auth))]
-    assert session.handle(Connected("c1", None, 30, 60), START) == []
+    assert session.handle(Greeting("c1", None, 30, 60), START) == []
 
     todo = session.handle(Admitted("u1", None, ref_of(auth)), START)
 
@@ -228,7 +228,7 @@ def test_a_token_in_the_query_is_not_said() -> None:
 
     assert session.handle_deadline(START) == [Dial("t")]
     assert session.opened(START) == []
-    stop = only(session.handle(Connected("c1", None, 30, 60), START), Stop)
+    stop = only(session.handle(Greeting("c1", None, 30, 60), START), Stop)
     assert "did not take the token from the handshake" in str(stop.error)
 
 
@@ -477,7 +477,7 @@ def test_all_is_asked_for_anew() -> None:
     assert said(todo) == [Subscribe(("grid.*", "other"), ref_of(todo))]
     assert list(session.audience(CHANNEL)) == []
     assert session.handle(Subscribed(("grid.*", "other"), 2, ref=ref_of(todo)), START) == [
-        Lose("old", None, GapCause.RECONNECTED),
+        Lose("old", Gap(None, GapCause.RECONNECT)),
         Confirm("new"),
         Confirm("waits"),
     ]
@@ -518,7 +518,7 @@ def test_who_only_listens_asks_nothing() -> None:
     assert list(session.audience(CHANNEL)) == ["l"]
     assert list(session.subscriptions) == []
 
-    assert only(reconnect(session), Lose) == Lose("l", None, GapCause.RECONNECTED)
+    assert only(reconnect(session), Lose) == Lose("l", Gap(None, GapCause.RECONNECT))
     assert list(session.audience(CHANNEL)) == ["l"]
     assert session.unsubscribe(GRID, "l", START) == []
     assert list(session.audience(CHANNEL)) == []
@@ -532,8 +532,8 @@ def test_a_gap_of_the_server_is_for_all() -> None:
     session.listen(OTHER, "l")
 
     assert session.handle(Gap(3), START) == [
-        Lose("l", 3, GapCause.SERVER),
-        Lose("h", 3, GapCause.SERVER),
+        Lose("l", Gap(3, GapCause.SERVER)),
+        Lose("h", Gap(3, GapCause.SERVER)),
     ]
 
 
@@ -904,7 +904,7 @@ def test_a_client_keeps_within_the_rates(
 def test_what_cannot_wait_counts_after_a_silence_too() -> None:
     """A ping is one of those that may be sent at once: at most 80 % of a second's worth."""
     pace = Pace()
-    pace.learn(Connected("c", None, None, None, messages_per_second=10), 0.0)
+    pace.learn(Greeting("c", None, None, None, messages_per_second=10), 0.0)
     pace.take(100.0)  # A ping, after a silence.
     sent = 0
     while pace.ready_at(100.0, is_call=False) <= 100.0:

@@ -32,6 +32,7 @@ from wsbus.core.errors import (
     UsageError,
     WsbusError,
 )
+from wsbus.core.events import GapCause
 from wsbus.core.frame import Frame, join_lines
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.hub import Hub
@@ -39,8 +40,8 @@ from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
 from wsbus.core.messages import (
     Command,
-    Connected,
     Gap,
+    Greeting,
     Publication,
     Refused,
     Request,
@@ -249,8 +250,8 @@ class ClientMachine(RuleBasedStateMachine):
                     assert not holder.is_confirmed
                     assert not holder.was_confirmed
                     self.confirm(holder, max(self.confirmed_since(holder), self.last_heard))
-                case wanted.Lose(holder, lost, cause):
-                    self.lose(holder, lost, cause)
+                case wanted.Lose(holder, gap):
+                    self.lose(holder, gap)
                 case wanted.Dismiss(holder, error):
                     assert holder.asks
                     assert not holder.is_over
@@ -333,15 +334,15 @@ class ClientMachine(RuleBasedStateMachine):
         holder.is_confirmed = holder.was_confirmed = True
         holder.since = since
 
-    def lose(self, holder: Holder, lost: int | None, cause: wanted.GapCause) -> None:
+    def lose(self, holder: Holder, gap: Gap) -> None:
         assert holder.was_confirmed
         assert not holder.is_over
-        if cause is wanted.GapCause.RECONNECTED:
-            assert lost is None
+        if gap.cause is GapCause.RECONNECT:
+            assert gap.lost is None
             self.confirm(holder, self.confirmed_since(holder))
         else:
             assert holder.is_confirmed
-            assert lost is not None
+            assert gap.lost is not None
             holder.since = len(self.published)
 
     def drop(self, *, is_noticed: bool) -> None:
@@ -443,7 +444,7 @@ class ClientMachine(RuleBasedStateMachine):
             limits.commands_per_second,
         )
         subject = None if self.needs_token else "u"
-        self.reply(link, Connected(link.id, subject, 10, 50, *(told if self.tells else ())))
+        self.reply(link, Greeting(link.id, subject, 10, 50, *(told if self.tells else ())))
         for pattern in self.assigned:
             self.serve(link, session.assign(pattern))
         self.perform(self.client.opened(self.now))
@@ -504,11 +505,11 @@ class ClientMachine(RuleBasedStateMachine):
         if self.link is link and link.closing and not link.down and not link.member.queue:
             self.lose_link(*link.closing)
 
-    def hear(self, heard: wanted.Heard | wanted.Delivery) -> None:
-        if isinstance(heard, wanted.Delivery):
+    def hear(self, heard: wanted.Heard | Publication) -> None:
+        if isinstance(heard, Publication):
             self.deliver(heard)
             return
-        if isinstance(heard, Connected) and self.tells:
+        if isinstance(heard, Greeting) and self.tells:
             self.allowance = Allowance(self.limits, self.now.monotonic)
         if isinstance(heard, Refused) and heard.code == ErrorCode.RATE_LIMITED:
             request = self.by_ref.get(heard.ref or "")
@@ -524,7 +525,7 @@ class ClientMachine(RuleBasedStateMachine):
                     self.confirmed[name] = self.joined_at[heard.ref]
         self.perform(self.client.handle(heard, self.now))
 
-    def deliver(self, delivery: wanted.Delivery) -> None:
+    def deliver(self, delivery: Publication) -> None:
         number = int(delivery.data)
         audience = self.client.audience(delivery.channel)
         expected = [

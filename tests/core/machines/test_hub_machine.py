@@ -12,7 +12,7 @@ from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Publication, Request, ServerMessage
+from wsbus.core.messages import Publication, Receipt, Request, ServerMessage
 from wsbus.core.overflow import Offer, Overflow
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants
@@ -217,7 +217,7 @@ class HubMachine(RuleBasedStateMachine):
         accepted = self.owe(receivers, publication)
         receipt = self.hub.publish(publication, frozenset(m.member for m in outsiders))
 
-        assert receipt == (len(receivers), accepted)
+        assert receipt == Receipt(len(receivers), accepted)
 
     @rule(channel=st.sampled_from(CHANNELS), excluded=st.sets(st.integers(0, 3)))
     def publish_and_flush(self, channel: Channel, excluded: set[int]) -> None:
@@ -234,7 +234,7 @@ class HubMachine(RuleBasedStateMachine):
         accepted = self.owe(receivers, publication)
         receipt = self.hub.publish_to([m.member for m in self.some(chosen)], publication)
 
-        assert receipt == (len(receivers), accepted)
+        assert receipt == Receipt(len(receivers), accepted)
 
     def owe(self, receivers: list[Model], publication: Publication) -> int:
         self.matched += len(receivers)

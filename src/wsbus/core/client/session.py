@@ -23,6 +23,7 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
+from ..events import Gap
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -203,7 +204,7 @@ class ClientSession(Generic[H]):
                 return self._requests.answer(heard.ref, heard, self._pace, self._at) or []
             case messages.Refused():
                 return self._handle_refused(heard, now)
-            case messages.Connected():
+            case messages.Greeting():
                 return self._handle_connected(heard, now)
             case actions.Admitted():
                 return self._handle_admitted(heard, now)
@@ -219,10 +220,10 @@ class ClientSession(Generic[H]):
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []
-            case messages.Gap(lost):
-                return self._holdings.lose(lost)
+            case Gap():
+                return self._holdings.lose(heard)
 
-    def _handle_connected(self, heard: messages.Connected, now: Instant) -> list[ClientAction]:
+    def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id, self._subject = heard.connection_id, heard.subject
         self._pace.learn(heard, now.monotonic)
         if self.state is not State.GREETING or self._token.sent_ref is not None:
@@ -247,9 +248,8 @@ class ClientSession(Generic[H]):
         if heard.ref is None:
             return []
         if heard.ref == self._token.sent_ref:
-            return self._handle_auth_refused(
-                messages.AuthRefused(heard.message, ref=heard.ref), now
-            )
+            refused = messages.AuthRefused(heard.message, ref=heard.ref)
+            return self._handle_auth_refused(refused, now)
         error = CommandError(heard.code, heard.message)
         answers = self._requests.answer(heard.ref, error, self._pace, self._at)
         if answers is not None:

@@ -7,10 +7,10 @@ from typing import Final
 
 from anyio import Event
 
-__all__ = ["Signal"]
+__all__ = ["Wakeup"]
 
 
-class Signal:
+class Wakeup:
     """One task waits, others set; what was set before the wait counts, once.
 
     To be made, set and awaited in one event loop. On asyncio it is a bare future: an event of
