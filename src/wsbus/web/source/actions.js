@@ -34,7 +34,7 @@
  *   | { type: "request", key: K, message: { type: string }, isIdempotent?: boolean }
  *   | { type: "forget", key: K }
  *   | { type: "opened" }
- *   | { type: "failed", error: Failure, isOffline?: boolean }
+ *   | { type: "failed", error: Failure & { code: number }, isOffline?: boolean }
  *   | { type: "lost", code: number, reason: string, isOffline?: boolean }
  *   | { type: "token", generation: number, token: string | null | undefined }
  *   | { type: "noToken", generation: number, why: string, isOffline?: boolean }

@@ -1,10 +1,6 @@
 // Channels and patterns, by the rules of the server.
 import { CommandError } from "./errors.js";
-
-/** @type {(pattern: string[], names: string[]) => boolean} */
-export const fits = (pattern, names) =>
-  (names.length === pattern.length || (names.length > pattern.length && pattern.at(-1) === "*")) &&
-  pattern.every((segment, i) => segment === "*" || segment === "+" || segment === names[i]);
+import { checkLength, encode, fits } from "./text.js";
 
 /**
  * Tell whether a pattern matches a channel: `*` is one segment, as the last one or more; `+` is one.
@@ -22,22 +18,6 @@ const FORBIDDEN =
 const UNFIT = new RegExp(`[${FORBIDDEN}%.*]`, "gu");
 const INVALID = new RegExp(`[${FORBIDDEN}*]|^\\.|\\.\\.|\\.$|^$`, "u");
 
-const encoder = new TextEncoder();
-
-/** @type {(text: string) => number} */
-export const bytesOf = (text) => encoder.encode(text).length;
-
-/** Refuse a name that is too long for any server: it could cut the connection. @param {string} name */
-export const checkLength = (name) => {
-  if (bytesOf(name) > 255 || name.split(".").length > 16) {
-    throw new CommandError("INVALID_CHANNEL", "a name may have at most 255 bytes and 16 segments");
-  }
-};
-
-/** A token as a subprotocol can hold it (RFC 4648, section 5). @type {(text: string) => string} */
-export const base64url = (text) =>
-  btoa(String.fromCharCode(...encoder.encode(text))).replace(/[+/=]/g, (c) => (c === "=" ? "" : c === "+" ? "-" : "_"));
-
 /** @type {(part: string) => boolean} */
 const isWildcard = (part) => part === "+" || part === "#" || part === ">";
 
@@ -47,7 +27,7 @@ const percent = (char) => {
   const isLone = char.length === 1 && code >= 0xd800 && code <= 0xdfff; // Half of a pair.
   const bytes = isLone
     ? [224 | (code >> 12), 128 | ((code >> 6) & 63), 128 | (code & 63)]
-    : [...encoder.encode(char)];
+    : [...encode(char)];
   return bytes.map((byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`).join("");
 };
 

@@ -29,14 +29,12 @@ import { Liveness } from "./liveness.js";
 import { Pace } from "./pace.js";
 import { Requests } from "./requests.js";
 import { adviceFor, delayOf, explain, meantBy } from "./retry.js";
-import { NEXT, STATES, TABLE } from "./states.js";
+import { STATES, TABLE } from "./states.js";
 import { Subscriptions } from "./subscriptions.js";
 
-/** @typedef {import("./retry.js").Advice} Advice */
-/** @typedef {import("./states.js").SessionState} SessionState */
-/** @typedef {import("./actions.js").Failure} Failure */
-/** @typedef {import("./actions.js").Message} Message */
-/** @typedef {import("./actions.js").Terms} Terms */
+/** @import { Failure, Message, Terms } from "./actions.js" */
+/** @import { Advice } from "./retry.js" */
+/** @import { SessionState } from "./states.js" */
 /**
  * @template H, K
  * @typedef {import("./actions.js").Input<H, K>} Input
@@ -48,9 +46,8 @@ import { Subscriptions } from "./subscriptions.js";
 /**
  * @typedef {object} SessionOptions
  * @property {string | null} [token] Shown to every server; null: none is.
- * @property {boolean} [isFetched] The application is asked for a token before every connection.
+ * @property {boolean} [isFetched] The application is asked before every connection, and before a token expires.
  * @property {boolean} [inHandshake] The token is shown when the connection is asked for, not in a message.
- * @property {boolean} [canRenew] After an expired token another one can be shown. By default `isFetched`.
  * @property {boolean} [greets] Whether the server speaks first, as in `wsbus.v1`. If not, a ping is sent,
  *   whose pong means that the server takes this client as it is. By default true.
  * @property {{ base?: number, cap?: number, attempts?: number, first?: boolean }} [retry]
@@ -82,56 +79,67 @@ export class ClientSession {
   ending = CLOSED;
   /** It has ended because the attempts are used up: `wake` revives it. */
   hasGivenUp = false;
-  #options;
-  #retry;
+  /** There was a connection before. */
+  isKnown = false;
+
   #chance;
+  #isFetched;
+  #inHandshake;
+  #greets;
+  #retry;
   #connectTimeout;
+  #liveness;
+  /** @type {Subscriptions<H>} */
+  #subscriptions;
+  /** @type {Requests<K>} */
+  #requests;
+  #pace = new Pace({}, 0);
+
   /** @type {Action<H, K>[]} */
   #actions = [];
-  #subscriptions;
-  #requests;
-  #liveness;
-  #pace = new Pace({}, 0);
+  #now = 0;
+  /** The machine has no network. */
+  #isOffline = false;
   #refs = 0;
   #pingRef = "";
   #askBytes = MAX_ASK_BYTES;
   /** Why this side gives the connection up. */
   #verdict = "";
-  /** When the last attempt began. */
-  #begunAt = -Infinity;
-  /** @type {Terms} */
-  #terms = {};
-
-  // Attempts.
+  /** Connections and attempts that have ended since the last success. */
   #failures = 0;
-  /** There was a connection before. */
-  #isKnown = false;
+  /** When the last attempt began. */
+  #begunAt = 0;
+  /** When the server knew who this is. */
   #enteredAt = 0;
   /** Everything was subscribed over this connection. */
   #wasSettled = false;
   /** There is a gap to tell as soon as everything is subscribed again. */
   #isReturning = false;
+  /** @type {Terms} */
+  #terms = {};
 
-  // The token.
   /** @type {string | null} */
   #token;
-  /** Of the message that shows it and is not answered yet. */
+  /** Of the message that shows the token and is not answered yet. */
   #tokenRef = "";
+  /** Of the last question to the application: an answer to an older one is late. */
   #generation = 0;
   #refreshAt = Infinity;
   #expiresAt = Infinity;
 
   /** @param {SessionOptions} options @param {() => number} chance */
-  constructor({ token = null, heartbeat, retry, connectTimeout = 10_000, ...options }, chance) {
-    this.#options = { isFetched: false, inHandshake: false, greets: true, canRenew: options.isFetched, ...options };
-    this.#retry = { base: 1000, cap: 30_000, attempts: Infinity, first: false, ...retry };
-    const { interval, timeout } = { interval: 15_000, timeout: 20_000, ...heartbeat };
-    this.#liveness = new Liveness(interval, timeout);
-    this.#connectTimeout = connectTimeout;
-    this.#token = token;
+  constructor({ token = null, isFetched = false, inHandshake = false, greets = true, ...options }, chance) {
+    const { interval, timeout } = { interval: 15_000, timeout: 20_000, ...options.heartbeat };
     this.#chance = chance;
-    this.#subscriptions = /** @type {Subscriptions<H>} */ (new Subscriptions((action) => this.#emit(action)));
-    this.#requests = /** @type {Requests<K>} */ (new Requests((action) => this.#emit(action)));
+    this.#token = token;
+    this.#isFetched = isFetched;
+    this.#inHandshake = inHandshake;
+    this.#greets = greets;
+    this.#retry = { base: 1000, cap: 30_000, attempts: Infinity, first: false, ...options.retry };
+    this.#connectTimeout = options.connectTimeout ?? 10_000;
+    this.#liveness = new Liveness(interval, timeout);
+    this.#subscriptions = new Subscriptions((action) => this.#emit(action));
+    this.#requests = new Requests((action) => this.#emit(action));
   }
 
   /** The server has not forgotten yet what nobody wants any more. */
@@ -149,7 +157,7 @@ export class ClientSession {
     return this.#subscriptions.holders(pattern);
   }
 
-  /** Whether a request was sent, so that it may have been carried out. @param {K} key */
+  /** Whether a request may have been carried out. @param {K} key */
   wasSent(key) {
     return this.#requests.wasSent(key);
   }
@@ -164,25 +172,26 @@ export class ClientSession {
   handle(input, now) {
     const does = TABLE[input.type]?.[STATES.indexOf(this.state)];
     if (does !== "+" && does !== "-") throw new TypeError(`no input of a session: ${input.type}`);
+    this.#now = now;
     this.#actions = [];
-    if (does === "+") this.#act(input, now);
+    if (does === "+") this.#act(input);
     if (this.state === "open" && !this.#verdict) {
-      if (!("isBatched" in input) || !input.isBatched) this.#flush(now);
-      this.deadline = Math.min(this.#liveness.deadline, this.#refreshAt, this.#readyAt(now));
+      if (!("isBatched" in input && input.isBatched)) this.#flush();
+      this.deadline = Math.min(this.#liveness.deadline, this.#refreshAt, this.#readyAt());
     }
     return this.#actions;
   }
 
-  /** @param {Input<H, K>} input @param {number} now */
-  #act(input, now) {
+  /** @param {Input<H, K>} input */
+  #act(input) {
     const isOver = this.state === "ended";
+    this.#isOffline = "isOffline" in input && !!input.isOffline;
     switch (input.type) {
       case "connect":
-        if (isOver) this.#move("revive");
         if (this.deadline === Infinity) this.#failures = 0;
-        return this.#begin(now);
+        return this.#begin();
       case "pause":
-        this.#leave("retreat");
+        this.#leave("waiting");
         return this.#emit({ type: "hangUp" });
       case "close":
         return this.#close(input.error);
@@ -192,136 +201,116 @@ export class ClientSession {
       case "unsubscribe":
         return this.#subscriptions.remove(input.pattern, input.holder);
       case "request":
-        if (!isOver) return this.#requests.add(input.key, input.message, input.isIdempotent ?? false);
+        if (!isOver) return this.#requests.add(input.key, input.message, !!input.isIdempotent, this.#pace);
         return this.#emit({ type: "answer", key: input.key, outcome: { error: this.ending } });
       case "forget":
         return this.#requests.forget(input.key);
       case "opened":
-        return this.#opened(now);
+        return this.#opened();
       case "failed":
-        return this.#retreat(input.error, adviceFor(Number(input.error.code)), now, input.isOffline);
+        return this.#retreat(input.error, adviceFor(input.error.code));
       case "lost":
-        return this.#lost(input.code, input.reason, now, input.isOffline);
+        return this.#lost(input.code, input.reason);
       case "token":
-        if (input.generation !== this.#generation) return undefined; // It comes too late.
-        this.#token = input.token ?? null;
-        if (this.state === "fetching") return this.#dial(now);
-        return this.#token === null ? this.#notRefreshed("there is no newer token", now) : this.#authenticate(now);
       case "noToken":
-        if (input.generation !== this.#generation) return undefined;
-        if (this.state === "open") return this.#notRefreshed(input.why, now);
-        return this.#retreat({ code: 1006, message: input.why }, "now", now, input.isOffline);
+        return input.generation === this.#generation ? this.#fetched(input) : undefined;
       case "heard":
         try {
-          return this.#heard(input.message, now);
+          return this.#heard(input.message);
         } catch (error) {
           const message = `the server sent what this client cannot read: ${error}`;
           return this.#emit({ type: "tellError", error: { code: "INVALID_MESSAGE", message } });
         }
       case "deadline":
-        return now < this.deadline ? undefined : this.#due(now);
+        return this.#now < this.deadline ? undefined : this.#due();
       case "wake":
-        return this.#wake(now);
+        return this.#wake();
       case "check":
-        return this.#perform(this.#liveness.check(now), now);
+        return this.#beat(this.#liveness.check(this.#now));
     }
   }
 
   // --- connections -------------------------------------------------------------------------------
 
-  /** @param {number} now */
-  #begin(now) {
-    this.#begunAt = now;
-    this.#pingRef = "";
-    if (!this.#options.isFetched) return this.#dial(now);
-    this.#move("fetch");
+  #begin() {
+    this.#begunAt = this.#now;
+    this.hasGivenUp = false;
+    if (!this.#isFetched) return this.#dial();
+    this.state = "fetching";
     this.deadline = Infinity;
     return this.#fetch();
   }
 
-  /** @param {number} now */
-  #dial(now) {
-    this.#move("dial");
-    this.deadline = now + this.#connectTimeout;
-    this.#emit({ type: "dial", token: this.#options.inHandshake ? this.#token : null });
+  #dial() {
+    this.state = "dialling";
+    this.deadline = this.#now + this.#connectTimeout;
+    this.#emit({ type: "dial", token: this.#inHandshake ? this.#token : null });
   }
 
-  /** @param {number} now */
-  #opened(now) {
-    this.#move("greet");
-    this.deadline = now + this.#connectTimeout;
+  #opened() {
+    this.state = "greeting";
+    this.deadline = this.#now + this.#connectTimeout;
     this.#terms = {};
-    this.#pace = new Pace({}, now);
-    if (this.#token !== null && !this.#options.inHandshake) this.#authenticate(now);
-    else if (!this.#options.greets) this.#perform("ping", now);
+    if (this.#token !== null && !this.#inHandshake) this.#authenticate();
+    else if (!this.#greets) this.#beat("ping");
   }
 
-  /** The server knows who this is. @param {number} now */
-  #enter(now) {
+  /** The server knows who this is. */
+  #enter() {
     const { connection_id: connectionId, subject } = this.#terms;
-    const isAgain = this.#isKnown;
-    this.#isKnown = true;
-    this.#move("enter");
-    this.#enteredAt = now;
-    this.#liveness.start(now);
-    this.#wasSettled = false;
-    this.#isReturning = isAgain && this.#subscriptions.size > 0;
-    this.#emit({ type: "tellConnected", connectionId, subject, isAgain });
+    this.state = "open";
+    this.#enteredAt = this.#now;
+    this.#liveness.start(this.#now);
+    this.#emit({ type: "tellConnected", connectionId, subject, isAgain: this.isKnown });
+    this.#wasSettled = !this.#subscriptions.size;
+    this.#isReturning = this.#subscriptions.haveMissed;
+    this.isKnown = true;
   }
 
-  /** @param {number} code @param {string} reason @param {number} now @param {boolean} [isOffline] */
-  #lost(code, reason, now, isOffline) {
+  /** @param {number} code @param {string} reason */
+  #lost(code, reason) {
     const meant = meantBy(code, reason);
     const isTooBig = meant === 1009;
-    const message = this.#verdict || explain(meant, reason);
-    const error = { code: meant, message, reason };
-    if (isTooBig) this.#askBytes /= 2; // Nothing that may be too large is said again.
-    if (this.state === "dialling") return this.#retreat(error, "now", now, isOffline);
-    this.#requests.cut(message, isTooBig);
+    const error = { code: meant, message: this.#verdict || explain(meant, reason), reason };
+    if (isTooBig) this.#askBytes /= 2;
+    if (this.state === "dialling") return this.#retreat(error, "now");
+    this.#requests.cut(error.message, isTooBig);
     // A connection that ends at once is no success.
-    if (this.#wasSettled && now - this.#enteredAt >= this.#retry.base) this.#failures = 0;
-    if (!isTooBig || !this.#tokenRef || this.state === "open") {
-      return this.#retreat(error, adviceFor(meant), now, isOffline);
-    }
-    return this.#stop({ ...error, message: `the token is too large: ${message}` });
+    if (this.#wasSettled && this.#now - this.#enteredAt >= this.#retry.base) this.#failures = 0;
+    if (!isTooBig || !this.#tokenRef || this.state === "open") return this.#retreat(error, adviceFor(meant));
+    return this.#stop({ ...error, message: `the token is too large: ${error.message}` });
   }
 
-  /**
-   * The connection, or the attempt, came to nothing: wait for the next one, or stop.
-   * @param {Failure} error
-   * @param {Advice} advice
-   * @param {number} now
-   * @param {boolean} [isOffline] The machine has no network: attempts are rare, and none counts.
-   */
-  #retreat(error, advice, now, isOffline = false) {
+  /** The connection, or the attempt, came to nothing: wait for the next one, or stop. @param {Failure} error @param {Advice} advice */
+  #retreat(error, advice) {
     const { attempts, first } = this.#retry;
-    const isUseless = advice === "newToken" && !this.#options.canRenew;
-    if (isUseless || advice === "stop" || !(this.#isKnown || first)) return this.#stop(error);
-    if (this.#failures >= attempts && !isOffline) {
-      const count = this.#failures === 1 ? "1 attempt" : `${this.#failures} attempts`;
-      const message = this.#failures ? `gave up after ${count}: ${error.message}` : error.message;
-      return this.#stop({ ...error, message }, true);
+    const isUseless = advice === "stop" || (advice === "newToken" && !this.#isFetched);
+    if (isUseless || !(this.isKnown || first)) return this.#stop(error);
+    const [failures, isOffline] = [this.#failures, this.#isOffline];
+    if (failures >= attempts && !isOffline) {
+      const message = `gave up after ${failures} attempt${failures === 1 ? "" : "s"}: ${error.message}`;
+      return this.#stop(failures ? { ...error, message } : error, true);
     }
-    const attempt = this.#failures + 1;
+    const attempt = failures + 1;
     if (!isOffline) this.#failures = attempt;
     const delay = delayOf(this.#retry, attempt, isOffline ? "muchLater" : advice, this.#chance());
-    this.#leave("retreat");
-    this.deadline = now + delay;
+    this.#leave("waiting");
+    this.deadline = this.#now + delay;
     return this.#emit({ type: "tellReconnecting", attempt, delay, error });
   }
 
-  /** @param {Failure} [error] */
+  /** @param {Failure} [error] None: the application wants nothing any more, and whatever comes next is new. */
   #close(error) {
     if (this.state !== "ended") this.#stop(error);
     if (error) return;
-    this.ending = CLOSED; // Whatever comes next is new.
-    this.hasGivenUp = this.#isKnown = false;
+    this.ending = CLOSED;
+    this.hasGivenUp = this.isKnown = false;
     this.#subscriptions.clear();
   }
 
   /** @param {Failure} [error] @param {boolean} [hasGivenUp] */
   #stop(error, hasGivenUp = false) {
-    this.#leave("end");
+    this.#leave("ended");
     this.ending = error ?? CLOSED;
     this.hasGivenUp = hasGivenUp;
     this.#requests.fail(this.ending);
@@ -329,22 +318,16 @@ export class ClientSession {
     this.#emit({ type: "stop", error });
   }
 
-  /** @param {string} move */
-  #leave(move) {
-    this.#move(move);
+  /** @param {SessionState} state */
+  #leave(state) {
+    this.state = state;
     this.deadline = this.#refreshAt = this.#expiresAt = Infinity;
     this.#generation++;
-    this.#tokenRef = this.#verdict = "";
+    this.#tokenRef = this.#pingRef = this.#verdict = "";
     this.#wasSettled = false;
+    this.#pace = new Pace({}, this.#now);
     this.#liveness.stop();
     this.#subscriptions.disconnected();
-  }
-
-  /** @param {string} move */
-  #move(move) {
-    const next = NEXT[`${this.state} ${move}`];
-    if (!next) throw new Error(`${this.state} has no ${move}`);
-    this.state = next;
   }
 
   // --- the token ---------------------------------------------------------------------------------
@@ -354,72 +337,83 @@ export class ClientSession {
     this.#emit({ type: "fetchToken", generation: ++this.#generation });
   }
 
-  /** @param {number} now */
-  #authenticate(now) {
-    this.#pace.take(now);
+  /** @param {{ token?: string | null, why?: string }} answer */
+  #fetched({ token = null, why }) {
+    const isOpen = this.state === "open";
+    if (why !== undefined) return isOpen ? this.#notRefreshed(why) : this.#retreat({ code: 1006, message: why }, "now");
+    this.#token = token;
+    if (!isOpen) return this.#dial();
+    return token === null ? this.#notRefreshed("there is no newer token") : this.#authenticate();
+  }
+
+  #authenticate() {
     this.#tokenRef = this.#newRef();
     this.#say({ type: "auth", token: this.#token, id: this.#tokenRef });
   }
 
-  /** @param {Message} message @param {number} now */
-  #authResult({ success, error, data, timestamp }, now) {
+  /** @param {Message} message */
+  #authResult({ success, error, data, timestamp }) {
+    const why = `${error?.message}`;
     if (success) {
+      const life = Number(data.expires_at) - timestamp;
       this.#terms = { ...this.#terms, subject: data.subject };
-      const life = (data.expires_at ?? Infinity) - timestamp;
-      this.#expiresAt = life > 0 ? now + life : Infinity;
-      this.#refreshAt = this.#options.isFetched && life > 0 ? now + Math.max(life / 2, life - REFRESH) : Infinity;
-    } else if (this.state === "open") return this.#notRefreshed(`${error?.message}`, now);
-    else if (this.#terms.subject === undefined) {
-      return this.#stop({ code: 4500, message: explain(4500, `${error?.message}`) });
+      this.#tokenRef = "";
+      this.#refreshAt = this.#expiresAt = Infinity;
+      if (life > 0) {
+        this.#expiresAt = this.#now + life;
+        if (this.#isFetched) this.#refreshAt = this.#now + Math.max(life / 2, life - REFRESH);
+      }
+      if (this.state === "greeting") this.#enter();
+    } else {
+      // One that is known all the same needs no token here.
+      if (this.state === "greeting") {
+        if (this.#terms.subject === undefined) return this.#stop({ code: 4500, message: explain(4500, why) });
+        this.#enter();
+      }
+      this.#notRefreshed(why);
     }
-    this.#tokenRef = "";
-    if (this.state === "greeting") this.#enter(now);
-    // The server takes everybody, and no tokens.
-    if (!success) this.#emit({ type: "tellRefreshFailed", why: `${error?.message}` });
+    return undefined;
   }
 
-  /** The old token is in force while it lasts: try again after half of that. @param {string} why @param {number} now */
-  #notRefreshed(why, now) {
+  /** The old token is in force while it lasts: try again after half of that. @param {string} why */
+  #notRefreshed(why) {
     this.#tokenRef = "";
-    const left = this.#expiresAt - now;
-    if (this.#options.isFetched && left > TOO_LATE) this.#refreshAt = now + left / 2;
+    const left = this.#expiresAt - this.#now;
+    if (this.#isFetched && left > TOO_LATE) this.#refreshAt = this.#now + left / 2;
     this.#emit({ type: "tellRefreshFailed", why });
   }
 
   /** The server does not know who this is. */
   #wantsToken() {
-    const isShown = this.#token !== null;
-    const message = isShown ? "the server did not take the token" : "the server wants a token: pass the option token";
+    const message = this.#token === null ? "the server wants a token: pass the option token" : "the server did not take the token";
     this.#stop({ code: 4500, message });
   }
 
   // --- what the server says ----------------------------------------------------------------------
 
-  /** @param {Message} message @param {number} now */
-  #heard(message, now) {
+  /** @param {Message} message */
+  #heard(message) {
     const { type, id, data } = message;
     const isGreeting = this.state === "greeting";
     switch (type) {
       case "ping":
-        this.#pace.take(now);
         return this.#say({ type: "pong", id });
       case "pong":
-        if (isGreeting) return this.#tokenRef || this.#options.greets ? undefined : this.#enter(now);
-        return id === undefined || id === this.#pingRef ? this.#liveness.pong() : undefined;
+        if (!isGreeting) return id === undefined || id === this.#pingRef ? this.#liveness.pong() : undefined;
+        return this.#greets || this.#tokenRef ? undefined : this.#enter();
       case "connected":
-        this.#pace = new Pace(data, now);
+        this.#pace = new Pace(data, this.#now);
+        this.#requests.judge(this.#pace);
         this.#terms = data;
         if (!isGreeting || this.#tokenRef) return undefined;
-        return data.subject === undefined ? this.#wantsToken() : this.#enter(now);
+        return data.subject === undefined ? this.#wantsToken() : this.#enter();
       case "auth_result":
-        if (this.#tokenRef && [undefined, this.#tokenRef].includes(id)) this.#authResult(message, now);
-        return undefined;
+        return this.#tokenRef && [undefined, this.#tokenRef].includes(id) ? this.#authResult(message) : undefined;
       case "subscribed":
         this.#pace.answered(false);
-        return this.#subscriptions.answered(message);
+        return id === undefined ? undefined : this.#subscriptions.answered(message);
       case "unsubscribed":
-        if (id === undefined) return this.#subscriptions.taken(data.channels, data.reason);
-        return this.#subscriptions.left(id);
+        return id === undefined ? this.#subscriptions.taken(data.channels, data.reason) : this.#subscriptions.left(id);
       case "gap": {
         const { lost, channels } = data;
         this.#subscriptions.lose(lost, channels);
@@ -428,115 +422,109 @@ export class ClientSession {
       case "response":
       case "status":
       case "error":
-        return this.#answered(message, now);
+        return this.#answered(message);
     }
   }
 
-  /** @param {Message} message @param {number} now */
-  #answered(message, now) {
-    const { id, data, error: said } = message;
+  /** @param {Message} message */
+  #answered(message) {
+    const { id = "", data, error: said } = message;
     const error = said && { code: `${said.code}`, message: `${said.message}` };
     if (error && this.state === "greeting") {
       if (error.code === "UNAUTHENTICATED") return this.#wantsToken();
       return this.#cut(`the server does not let this client in: ${error.code}`);
     }
-    if (id !== undefined && id === this.#tokenRef) return this.#authResult({ ...message, success: false }, now);
-    if (id !== undefined && this.#requests.answer(id, error ? { error } : { data }, this.#pace, now)) return undefined;
-    return error && this.#refused(id ?? "", error, now);
+    if (id && id === this.#tokenRef) return this.#authResult({ ...message, success: false });
+    if (this.#requests.answer(id, error ? { error } : { data }, this.#pace, this.#now)) return undefined;
+    return error && this.#refused(id, error);
   }
 
-  /** @param {string} id @param {{ code: string, message: string }} error @param {number} now */
-  #refused(id, error, now) {
-    const count = this.#subscriptions.count(id);
+  /** A request for names was refused as a whole. @param {string} id @param {{ code: string, message: string }} error */
+  #refused(id, error) {
+    const [subscriptions, pace] = [this.#subscriptions, this.#pace];
+    const count = subscriptions.count(id);
     if (!count) return this.#emit({ type: "tellError", error });
-    if (error.code === "RATE_LIMITED") this.#pace.refused(now, false);
-    else if (error.code === "INVALID_MESSAGE" && count > 1) {
-      // The server takes fewer names at once.
-      this.#pace.maxNames = Math.min(this.#pace.maxNames, count >> 1);
-    } else {
-      this.#subscriptions.left(id);
-      // A server that is short of something may take later what it had taken before.
-      if (!this.#subscriptions.isRenewal(id)) return this.#subscriptions.refused(id, error);
-      return this.#cut(`the server did not take the subscriptions again: ${error.code}`);
-    }
-    return this.#subscriptions.postpone(id);
+    if (error.code === "RATE_LIMITED") pace.refused(this.#now, false);
+    // The server takes fewer names at once.
+    else if (error.code === "INVALID_MESSAGE" && count > 1) pace.maxNames = Math.min(pace.maxNames, count >> 1);
+    else if (!subscriptions.isRenewal(id)) return subscriptions.refused(id, error);
+    // A server that is short of something may take later what it had taken before.
+    else return this.#cut(`the server did not take the subscriptions again: ${error.code}`);
+    return subscriptions.postpone(id);
   }
 
   // --- time --------------------------------------------------------------------------------------
 
-  /** @param {number} now */
-  #due(now) {
-    if (this.state === "waiting") return this.#begin(now);
-    if (this.state !== "open") return this.#cut(`the server did not answer within ${this.#connectTimeout} ms`);
-    this.#perform(this.#liveness.judge(now), now);
-    if (now >= this.#refreshAt) this.#fetch();
+  #due() {
+    if (this.state === "waiting") return this.#begin();
+    if (this.state !== "open") return this.#late(this.#connectTimeout);
+    this.#beat(this.#liveness.judge(this.#now));
+    if (this.#now >= this.#refreshAt) this.#fetch();
     return undefined;
   }
 
-  /** The page comes into view, or online. @param {number} now */
-  #wake(now) {
-    if (this.state === "open") return this.#perform(this.#liveness.check(now), now);
-    const soon = Math.max(now, this.#begunAt + WAKE_GAP);
-    if (this.state === "ended") {
-      if (!this.hasGivenUp) return undefined;
-      this.#move("revive");
+  /** The page comes into view, or online. */
+  #wake() {
+    if (this.state === "open") return this.#beat(this.#liveness.check(this.#now));
+    if (this.hasGivenUp) {
+      this.state = "waiting";
       this.#failures = 0;
-      this.deadline = soon;
-    } else if (this.deadline < Infinity) this.deadline = Math.min(this.deadline, soon);
+    } else if (this.deadline === Infinity) return undefined;
+    this.hasGivenUp = false;
+    this.deadline = Math.min(this.deadline, Math.max(this.#now, this.#begunAt + WAKE_GAP));
     return undefined;
   }
 
-  /** @param {"ping" | "dead" | undefined} beat @param {number} now */
-  #perform(beat, now) {
-    if (beat === "dead") return this.#cut(`the server did not answer within ${this.#liveness.patience} ms`);
+  /** @param {"ping" | "dead" | undefined} beat */
+  #beat(beat) {
+    if (beat === "dead") return this.#late(this.#liveness.patience);
     if (!beat) return undefined;
-    this.#pace.take(now);
     this.#pingRef = this.#newRef();
     return this.#say({ type: "ping", id: this.#pingRef });
+  }
+
+  /** @param {number} ms */
+  #late(ms) {
+    this.#cut(`the server did not answer within ${ms} ms`);
   }
 
   /** Give the connection up; the driver says that it is lost, and nobody else why. @param {string} why */
   #cut(why) {
     this.#verdict = why;
-    this.#liveness.stop();
     this.deadline = Infinity;
     this.#emit({ type: "cut" });
   }
 
   // --- what is to be said ------------------------------------------------------------------------
 
-  /** Say what waits, as much as the rates of the server allow. @param {number} now */
-  #flush(now) {
-    const [subscriptions, pace] = [this.#subscriptions, this.#pace];
-    const newRef = () => this.#newRef();
+  /** Say what waits, as much as the rates of the server allow. */
+  #flush() {
+    const [subscriptions, pace, now] = [this.#subscriptions, this.#pace, this.#now];
     while (subscriptions.hasRequests && pace.readyAt(now, false) <= now) {
       const size = Math.min(this.#askBytes, pace.maxBytes / 2);
-      const message = subscriptions.next(newRef(), pace.names(), size);
-      pace.take(now, false, message.channels.length);
-      this.#say(message);
+      const message = subscriptions.next(this.#newRef(), pace.names(), size);
+      this.#say(message, message.channels.length);
     }
-    this.#requests.send(newRef, pace, now, subscriptions.size);
+    this.#requests.send(() => this.#newRef(), pace, now, subscriptions.size);
     if (this.#wasSettled || !subscriptions.isSettled) return;
     this.#wasSettled = true;
     if (this.#isReturning) this.#emit({ type: "tellGap", lost: null, cause: "reconnect" });
-    this.#isReturning = false;
   }
 
-  /** When something that waits can be said; Infinity: nothing waits. @param {number} now */
-  #readyAt(now) {
-    const isCommand = this.#requests.nextIsCommand;
-    return Math.min(
-      isCommand === undefined ? Infinity : this.#pace.readyAt(now, isCommand),
-      this.#subscriptions.hasRequests ? this.#pace.readyAt(now, false) : Infinity,
-    );
+  /** When something that waits can be said; Infinity: nothing waits. */
+  #readyAt() {
+    const { nextIsCommand } = this.#requests;
+    const kinds = this.#subscriptions.hasRequests ? [nextIsCommand, false] : [nextIsCommand];
+    return Math.min(...kinds.map((isCommand) => (isCommand === undefined ? Infinity : this.#pace.readyAt(this.#now, isCommand))));
   }
 
   #newRef() {
     return String(++this.#refs);
   }
 
-  /** @param {Record<string, unknown>} message */
-  #say(message) {
+  /** @param {Record<string, unknown>} message @param {number} [names] */
+  #say(message, names) {
+    this.#pace.take(this.#now, false, names);
     this.#emit({ type: "say", text: JSON.stringify(message) });
   }
 

@@ -36,26 +36,3 @@ export const TABLE = {
   wake:        "+---++",
   check:       "----+-",
 };
-
-/**
- * Every move from one state to the next. A pair that is missing is a mistake of the session: it throws.
- * @type {Record<string, SessionState>}
- */
-export const NEXT = {
-  "waiting fetch": "fetching",
-  "waiting dial": "dialling",
-  "fetching dial": "dialling",
-  "dialling greet": "greeting",
-  "greeting enter": "open",
-  "waiting retreat": "waiting",
-  "fetching retreat": "waiting",
-  "dialling retreat": "waiting",
-  "greeting retreat": "waiting",
-  "open retreat": "waiting",
-  "ended revive": "waiting",
-  "waiting end": "ended",
-  "fetching end": "ended",
-  "dialling end": "ended",
-  "greeting end": "ended",
-  "open end": "ended",
-};

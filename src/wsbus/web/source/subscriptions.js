@@ -3,29 +3,25 @@
 //
 // The server is asked for a name once, however many holders want it. Holders get something only while
 // the server has confirmed their name.
-import { bytesOf, fits } from "./names.js";
+import { bytesOf, fits } from "./text.js";
 
-/** @typedef {import("./actions.js").Failure} Failure */
-/** @typedef {import("./actions.js").LostOn} LostOn */
-/** @typedef {import("./actions.js").Message} Message */
+/** @import { Failure, LostOn, Message } from "./actions.js" */
 /**
  * @template H
  * @typedef {import("./actions.js").Action<H, never>} Action
  */
-
 /**
  * One name, as it was spelled. `isHeld`: the server has confirmed it. `missed`: the holders that got
- * something before the last connection ended. `ref`: of the request that asks for it.
+ * something before the last connection ended. `ref`: of the request that asks for it; none: the server is
+ * still to be asked.
  * @template H
- * @typedef {{ text: string, segments: string[], holders: Set<H>, missed: Set<H>, isHeld: boolean, ref: string }} Name
+ * @typedef {{ text: string, segments: string[], holders: Set<H>, missed: Set<H>, isHeld: boolean, ref?: string }} Name
  */
 
 /** @template H */
 export class Subscriptions {
   /** @type {Map<string, Name<H>>} In the order in which they were wanted. */
   #names = new Map();
-  /** Names that the server is still to be asked for. @type {Set<string>} */
-  #wanted = new Set();
   /** Names that the server is still to be asked to forget. @type {Set<string>} */
   #unwanted = new Set();
   /** Names that the server was asked to forget, by the request. @type {Map<string, string[]>} */
@@ -44,7 +40,7 @@ export class Subscriptions {
 
   /** Something is still to be said to the server. */
   get hasRequests() {
-    return this.#wanted.size + this.#unwanted.size > 0;
+    return this.#unwanted.size + this.#askedBy().length > 0;
   }
 
   /** The server has not forgotten yet what nobody wants any more. */
@@ -54,7 +50,12 @@ export class Subscriptions {
 
   /** The server has confirmed all that is wanted. */
   get isSettled() {
-    return [...this.#names.values()].every(({ isHeld }) => isHeld);
+    return this.#all.every(({ isHeld }) => isHeld);
+  }
+
+  /** Some holders may have missed something since the last connection ended. */
+  get haveMissed() {
+    return this.#all.some(({ missed }) => missed.size > 0);
   }
 
   /** Who wants a name. @param {string} text @returns {Iterable<H>} */
@@ -65,6 +66,7 @@ export class Subscriptions {
   /** Who gets what is published on a channel now. @param {string} channel */
   audience(channel) {
     const segments = channel.split(".");
+    /** @type {H[]} */
     const found = [];
     for (const name of this.#names.values()) {
       if (name.isHeld && fits(name.segments, segments)) found.push(...name.holders);
@@ -76,10 +78,8 @@ export class Subscriptions {
   add(text, holder) {
     let name = this.#names.get(text);
     if (!name) {
-      const none = { holders: new Set(), missed: new Set(), isHeld: false, ref: "" };
-      name = { text, segments: text.split("."), ...none };
+      name = { text, segments: text.split("."), holders: new Set(), missed: new Set(), isHeld: false };
       this.#names.set(text, name);
-      this.#wanted.add(text);
     }
     name.holders.add(holder);
     if (name.isHeld) this.#emit({ type: "confirm", holder });
@@ -92,7 +92,6 @@ export class Subscriptions {
     name.missed.delete(holder);
     if (name.holders.size) return;
     this.#names.delete(text);
-    this.#wanted.delete(text);
     if (name.isHeld || name.ref) this.#unwanted.add(text);
   }
 
@@ -110,17 +109,13 @@ export class Subscriptions {
    */
   next(id, maxNames, maxBytes) {
     const isLeaving = this.#unwanted.size > 0;
-    const from = isLeaving ? this.#unwanted : this.#wanted;
-    /** @type {string[]} */
-    const channels = [];
+    const texts = isLeaving ? [...this.#unwanted] : this.#askedBy().map(({ text }) => text);
     let size = 0;
-    for (const text of from) {
-      size += bytesOf(JSON.stringify(text)) + 1;
-      if (channels.length && (size > maxBytes || channels.length >= maxNames)) break;
-      channels.push(text);
-      from.delete(text);
+    const channels = texts.slice(0, maxNames).filter((text, i) => (size += bytesOf(text) + 3) <= maxBytes || !i);
+    for (const text of channels) {
       const name = this.#names.get(text);
       if (name && !isLeaving) name.ref = id;
+      this.#unwanted.delete(text);
     }
     if (isLeaving) this.#leaving.set(id, channels);
     return { type: isLeaving ? "unsubscribe" : "subscribe", channels, id };
@@ -141,8 +136,7 @@ export class Subscriptions {
     for (const text of this.#leaving.get(ref) ?? []) this.#unwanted.add(text);
     this.#leaving.delete(ref);
     for (const name of this.#askedBy(ref)) {
-      name.ref = "";
-      this.#wanted.add(name.text);
+      name.ref = undefined;
     }
   }
 
@@ -152,7 +146,7 @@ export class Subscriptions {
   }
 
   /** The answer to a request; names that it did not ask for are ignored. @param {Message} message */
-  answered({ id = "", data: { channels = [], rejected = [] } }) {
+  answered({ id, data: { channels = [], rejected = [] } }) {
     for (const name of this.#askedBy(id)) {
       if (channels.includes(name.text)) {
         this.#hold(name);
@@ -183,12 +177,11 @@ export class Subscriptions {
 
   /** There is no connection any more: nothing is confirmed, nobody gets anything. */
   disconnected() {
-    for (const name of this.#names.values()) {
+    for (const name of this.#all) {
       if (name.isHeld) for (const holder of name.holders) name.missed.add(holder);
       name.isHeld = false;
-      name.ref = "";
+      name.ref = undefined;
     }
-    this.#wanted = new Set(this.#names.keys());
     this.#unwanted.clear();
     this.#leaving.clear();
   }
@@ -199,7 +192,7 @@ export class Subscriptions {
    * @param {LostOn[]} [channels]
    */
   lose(lost, channels) {
-    for (const { segments, isHeld, holders } of this.#names.values()) {
+    for (const { segments, isHeld, holders } of this.#all) {
       const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
       if (!isHeld || theirs?.length === 0) continue;
       const count = theirs ? theirs.reduce((sum, each) => sum + each.lost, 0) : lost;
@@ -207,15 +200,18 @@ export class Subscriptions {
     }
   }
 
-  /** @param {string} ref */
+  get #all() {
+    return [...this.#names.values()];
+  }
+
+  /** The names that a request asks for; without one: those that the server is still to be asked for. @param {string} [ref] */
   #askedBy(ref) {
-    return ref ? [...this.#names.values()].filter((name) => name.ref === ref) : [];
+    return this.#all.filter((name) => !name.isHeld && name.ref === ref);
   }
 
   /** @param {Name<H>} name */
   #hold(name) {
     name.isHeld = true;
-    name.ref = "";
     for (const holder of name.holders) {
       const isBack = name.missed.has(holder);
       this.#emit(isBack ? { type: "lose", holder, lost: null, cause: "reconnect" } : { type: "confirm", holder });
@@ -226,7 +222,6 @@ export class Subscriptions {
   /** @param {Name<H>} name @param {Failure} error */
   #dismiss({ text, holders }, error) {
     this.#names.delete(text);
-    this.#wanted.delete(text);
     for (const holder of holders) this.#emit({ type: "dismiss", holder, error });
   }
 }
