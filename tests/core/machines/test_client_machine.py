@@ -24,6 +24,7 @@ from wsbus.core.client.session import ClientSession, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
+    CommandError,
     ConnectError,
     ConnectionLost,
     ErrorCode,
@@ -189,6 +190,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.links = 0
         self.holders: list[Holder] = []
         self.requests: list[Asked] = []
+        self.largest_answered = 0
         self.by_ref: dict[str, Asked] = {}
         self.asked_refs: dict[str, tuple[str, ...]] = {}
         self.joined_at: dict[str, int] = {}
@@ -318,8 +320,18 @@ class ClientMachine(RuleBasedStateMachine):
             assert not request.sent
         if isinstance(outcome, ConnectionLost):
             is_over = self.client.state is ClientState.ENDED
-            is_resent = request.is_idempotent and outcome.code != CloseCode.MESSAGE_TOO_BIG
+            is_resent = self.is_resent(request, outcome.code)
             assert is_over or (request.sent and not is_resent and not request.is_waiting)
+        if isinstance(outcome, Response | CommandError):
+            self.largest_answered = max(self.largest_answered, 1 + request.is_large)
+
+    def is_resent(self, request: Asked, code: int) -> bool:
+        # "the server closes with 1009: what may have caused it is not sent again, not even if it is
+        # idempotent", "a message that is larger than every one that was ever answered may be"
+        is_suspect = code == CloseCode.MESSAGE_TOO_BIG and 1 + request.is_large > (
+            self.largest_answered
+        )
+        return request.is_idempotent and not is_suspect
 
     def confirmed_since(self, holder: Holder) -> int:
         if not holder.asks:
@@ -367,9 +379,7 @@ class ClientMachine(RuleBasedStateMachine):
         before = [r for r in self.requests if r.sent and not (r.outcomes or r.is_forgotten)]
         self.perform(self.client.lost(code, reason, self.now, 0.5))
         for request in before:
-            # "the server closes with 1009: what may have caused it is not sent again, not even if
-            # it is idempotent"
-            is_resent = request.is_idempotent and code != CloseCode.MESSAGE_TOO_BIG
+            is_resent = self.is_resent(request, code)
             assert request.outcomes or is_resent or request.is_waiting, "not told at once"
 
     # --- the server ------------------------------------------------------------------------------
