@@ -1,8 +1,7 @@
 """Client side of a conversation that outlives its connections, pure; the twin of a session.
 
-What is heard, what the application wants, the ends of connections and time go in; actions come
-out, which the driver performs in order. Chance comes in as an argument, too: a number from 0 up
-to 1, for the delay before the next attempt.
+What is heard, what the application wants, the ends of connections, time and chance (0 to 1) go in;
+actions come out, to be performed in order.
 """
 
 from __future__ import annotations
@@ -90,6 +89,7 @@ class ClientSession(Generic[H]):
         self._refs = 0
         self._ping_ref: str | None = None
         self._connection_id: str | None = None
+        self._subject: str | None = None
         self._verdict: str = ""
 
     # --- what the application wants --------------------------------------------------------------
@@ -223,7 +223,7 @@ class ClientSession(Generic[H]):
                 return self._holdings.lose(heard)
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
-        self._connection_id = heard.connection_id
+        self._connection_id, self._subject = heard.connection_id, heard.subject
         self._pace.learn(heard, now.monotonic)
         if self.state is not ClientState.GREETING or self._token.sent_ref is not None:
             return []
@@ -272,9 +272,11 @@ class ClientSession(Generic[H]):
     def _handle_auth_refused(self, heard: messages.AuthRefused, now: Instant) -> list[ClientAction]:
         if self._token.sent_ref is None or heard.ref not in {None, self._token.sent_ref}:
             return []
-        if self.state is ClientState.GREETING:
+        if self.state is ClientState.GREETING and self._subject is None:
             return self._stop(Unauthenticated(heard.message))
-        return self._not_refreshed(heard.message, now)
+        # The server admits clients without a token, or knows this one from its handshake.
+        entered = self._enter(self._subject, now) if self.state is ClientState.GREETING else []
+        return entered + self._not_refreshed(heard.message, now)
 
     def _enter(self, subject: str | None, now: Instant) -> list[ClientAction]:
         is_again, self._attempts.is_known = self._attempts.is_known, True
@@ -314,8 +316,7 @@ class ClientSession(Generic[H]):
                 return self._cut("the server took the connection and then said nothing")
             case ClientState.OPEN:
                 return self._tend(now)
-            case _:
-                return []
+        return []
 
     def _tend(self, now: Instant) -> list[ClientAction]:
         todo: list[ClientAction] = []
@@ -348,7 +349,7 @@ class ClientSession(Generic[H]):
         return [actions.TellRefreshFailed(why)]
 
     def _begin(self, now: Instant) -> list[ClientAction]:
-        self._connection_id = self._ping_ref = None
+        self._connection_id = self._subject = self._ping_ref = None
         if not self._token.use.is_fetched:
             return [self._dial(now)]
         self._move(ClientMove.FETCH)
