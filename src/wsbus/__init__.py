@@ -30,6 +30,7 @@ from .core.errors import (
     WsbusError,
 )
 from .core.events import ChannelLoss, Event, Gap, GapCause, Position
+from .core.families import Family
 from .core.heartbeat import HeartbeatPolicy
 from .core.instant import Instant
 from .core.limits import Limits
@@ -61,6 +62,7 @@ __all__ = [
     "Endpoint",
     "ErrorCode",
     "Event",
+    "Family",
     "Gap",
     "GapCause",
     "Grants",

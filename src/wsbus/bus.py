@@ -28,10 +28,11 @@ from .server.driver import Driver
 from .server.flusher import Flusher
 from .server.hooks import Hooks
 from .server.lifecycle import Life
+from .server.post import Post
 from .server.publisher import Publisher
 from .server.recipients import subscribers
 from .server.runner import Runner
-from .server.services import Authorize, Services, read_clocks
+from .server.services import Authorize, Services, new_id, read_clocks
 from .server.statistics import BusStatistics, ConnectionInfo
 from .server.subscription import Subscription
 from .transport import Handshake, Transport
@@ -117,7 +118,7 @@ class Bus(Publisher, Hooks):
             origins: Whose pages may connect.
             limits: Bounds.
             heartbeat: Which side pings, and what silence means.
-            overflow: What a full queue does with publications that do not say.
+            overflow: What a full queue does with publications of channels without a family.
             broadcast: The channel of :meth:`broadcast`.
             name_connection: Makes the ids of connections; None: the bus makes them up.
             on_duplicate: What becomes of a second connection of one subject with one name.
@@ -249,12 +250,14 @@ class Bus(Publisher, Hooks):
                 self._life = None
 
     def _make_services(self, tasks: TaskGroup) -> Services:
-        hub, runner = Hub(), Runner(tasks)
+        hub, runner, clock = Hub(self._families), Runner(tasks), self._clock
+        flusher = Flusher(hub, runner, clock, self._flush_interval)
         return Services(
             hub=hub,
-            flusher=Flusher(hub, runner, self._clock, self._flush_interval),
+            flusher=flusher,
+            post=Post(hub, flusher, clock, self._encode, new_id()),
             runner=runner,
-            clock=self._clock,
+            clock=clock,
             commands=self._commands,
             authorize=self._authorize,
             hooks=self._hooks,

@@ -110,10 +110,14 @@ Members: TypeAlias = tuple[Member, ...]
 class Owed:
     """One frame on its way to members, with what a full queue does with it."""
 
-    __slots__ = ("frame", "publication")
+    __slots__ = ("frame", "overflow", "publication")
 
-    def __init__(self, frame: Frame, publication: Publication | None) -> None:
+    def __init__(
+        self, frame: Frame, publication: Publication | None, overflow: Overflow | None = None
+    ) -> None:
         self.frame: Final = frame
+        self.overflow: Final = overflow
+        """The policy of the channel's family; None: each member's own."""
         self.publication: Final = publication
         """None: a control frame, which no policy drops."""
 
@@ -172,10 +176,12 @@ class Group:
 class Audience(Collection[Member]):
     """The members that get what is published on a channel; it never changes."""
 
-    __slots__ = ("count", "groups")
+    __slots__ = ("count", "groups", "overflow")
 
-    def __init__(self, groups: tuple[Group, ...]) -> None:
+    def __init__(self, groups: tuple[Group, ...], overflow: Overflow | None = None) -> None:
         self.groups: Final = groups
+        self.overflow: Final = overflow
+        """The policy of the channel's family; None: each member's own."""
         self.count: Final = sum([len(group.members) for group in groups])
 
     @property
@@ -195,6 +201,10 @@ class Audience(Collection[Member]):
 
     def __contains__(self, member: object) -> bool:
         return any(member in group.members for group in self.groups)
+
+    def under(self, overflow: Overflow | None) -> Audience:
+        """Return the same members under the policy of a family; they are shared, not copied."""
+        return self if overflow is self.overflow else Audience(self.groups, overflow)
 
     def edited(self, come: Collection[Member], gone: Collection[Member]) -> Audience:
         """Return it with some more members, at the end, and some less.
@@ -237,7 +247,7 @@ class Entry:
         owed = self.owed.get(protocol)
         if owed is None:
             frame = protocol.encode_publication(self.publication)
-            owed = self.owed[protocol] = Owed(frame, self.publication)
+            owed = self.owed[protocol] = Owed(frame, self.publication, self.audience.overflow)
         return owed
 
 

@@ -1,4 +1,4 @@
-"""The verbs of a bus that publish."""
+"""The verbs of a bus that publish, and the families that say what becomes of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal, TypedDict, Unpack, overload
 
-from ..core.channels import parse_channel
-from ..core.choices import member_of, shown
+from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
 from ..core.errors import NotStarted, UsageError
+from ..core.families import Families, Family
 from ..core.instant import Instant
 from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
@@ -28,7 +28,6 @@ _TIMEOUT: Final = 5.0
 class _Options(TypedDict, total=False):
     event: str
     exclude: Who
-    overflow: Overflow | str | None
     key: str | None
 
 
@@ -47,8 +46,31 @@ class Publisher:
         self._encode: Final = partial(encode_data, enc_hook=enc_hook)
         self._clock: Final = clock
         self._broadcasts: Final[set[str]] = set()
+        self._families: Final = Families()
         self._life: Life | None = None
         self._recipients: Final = Recipients()
+
+    def family(self, pattern: str, *, overflow: Overflow | str | None = None) -> Family:
+        """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
+
+        A channel belongs to the most specific family that matches it: an exact name comes before
+        every wildcard, ``prices.BTC.*`` before ``prices.*``, ``prices.+`` before ``prices.*``. See
+        :mod:`wsbus.core.families` for the rule. Declare families before the bus runs, the same ones
+        in each process of a service.
+
+        Args:
+            pattern: The channels, in the form of a subscription.
+            overflow: What a full queue does with their publications, as :class:`.Overflow` or its
+                text; None: as the receiving endpoint or subscription says.
+
+        Raises:
+            InvalidChannel: The pattern is none.
+            UsageError: The bus is running; another family has a pattern that matches the same
+                channels; or ``overflow`` is no policy.
+        """
+        if self._life is not None and not self._life.is_over:
+            raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
+        return self._families.declare(pattern, overflow=overflow)
 
     async def publish(
         self,
@@ -57,7 +79,6 @@ class Publisher:
         *,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Publish to everyone whose patterns match, in the order of the calls.
@@ -73,8 +94,6 @@ class Publisher:
             data: What JSON has a form for; msgspec structs, dataclasses and dates, too.
             event: What happened, a word within the channel.
             exclude: Receivers to leave out: a connection, several, or the subject of an identity.
-            overflow: What a full queue does with it, as :class:`.Overflow` or its text; None: as
-                its endpoint says.
             key: For ``conflate``: what it replaces; None: the same event of the same channel.
 
         Returns:
@@ -88,11 +107,11 @@ class Publisher:
         Cancellation: accepted already.
         """
         services = self._running()
-        publication = self._publication(channel, data, event, overflow, key)
-        receipt = services.hub.publish(
-            publication, self._recipients.members(services.registry, exclude)
-        )
-        await self._pace(services)
+        post = services.post
+        publication = post.accept(channel, event, data, key)
+        excluded = self._recipients.members(services.registry, exclude)
+        receipt = post.deliver(publication, excluded)
+        await post.pace()
         return receipt
 
     def publish_soon(
@@ -102,7 +121,6 @@ class Publisher:
         *,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Publish from code that cannot await: as :meth:`publish`, in one order with it.
@@ -113,11 +131,11 @@ class Publisher:
             UsageError: Called from another thread, too: see :meth:`publish_threadsafe`.
         """
         services = self._running()
-        publication = self._publication(channel, data, event, overflow, key)
-        receipt = services.hub.publish(
-            publication, self._recipients.members(services.registry, exclude)
-        )
-        services.flusher.soon()
+        post = services.post
+        publication = post.accept(channel, event, data, key)
+        excluded = self._recipients.members(services.registry, exclude)
+        receipt = post.deliver(publication, excluded)
+        post.soon()
         return receipt
 
     @overload
@@ -149,7 +167,6 @@ class Publisher:
         *,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
         wait: bool = True,
         timeout: float = _TIMEOUT,
@@ -164,7 +181,6 @@ class Publisher:
             data: The same.
             event: The same.
             exclude: The same.
-            overflow: The same.
             key: The same.
             wait: Whether to wait until the event loop has accepted it. Without a wait nothing is
                 returned, a tight loop is not slowed down, and a bus that stops meanwhile drops it.
@@ -177,17 +193,16 @@ class Publisher:
                 loop did not take it in time, and then nobody gets it.
             NotStarted: The bus is not running.
         """
-        publication = self._publication(channel, data, event, overflow, key)
+        publication = self._services().post.accept(channel, event, data, key)
 
-        def accept() -> Receipt:
+        def deliver() -> Receipt:
             services = self._running()
-            receipt = services.hub.publish(
-                publication, self._recipients.members(services.registry, exclude)
-            )
-            services.flusher.soon()
+            excluded = self._recipients.members(services.registry, exclude)
+            receipt = services.post.deliver(publication, excluded)
+            services.post.soon()
             return receipt
 
-        return self._from_thread("publish_soon", accept, timeout if wait else None)
+        return self._from_thread("publish_soon", deliver, timeout if wait else None)
 
     async def broadcast(
         self,
@@ -195,7 +210,6 @@ class Publisher:
         *,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Publish to every authenticated connection of the endpoints with a broadcast channel.
@@ -208,7 +222,7 @@ class Publisher:
         if not self._broadcasts:
             raise UsageError("no endpoint has a broadcast channel: bus.endpoint(broadcast=…)")
         receipts = [
-            await self.publish(name, data, event=event, exclude=exclude, overflow=overflow, key=key)
+            await self.publish(name, data, event=event, exclude=exclude, key=key)
             for name in self._broadcasts
         ]
         return Receipt(
@@ -224,7 +238,6 @@ class Publisher:
         endpoint: Endpoint | None = None,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Publish to connections, or to all of one identity, whatever they subscribe to.
@@ -240,16 +253,15 @@ class Publisher:
                 is somebody else.
             event: What happened.
             exclude: As for :meth:`publish`.
-            overflow: As for :meth:`publish`.
             key: As for :meth:`publish`.
 
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish`.
         """
         services = self._running()
-        publication = self._publication(channel, data, event, overflow, key)
-        receipt = self._send(services, publication, to, exclude, endpoint)
-        await self._pace(services)
+        publication = services.post.accept(channel, event, data, key)
+        receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+        await services.post.pace()
         return receipt
 
     def send_soon(
@@ -261,7 +273,6 @@ class Publisher:
         endpoint: Endpoint | None = None,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Send from code that cannot await: :meth:`send` as :meth:`publish_soon` publishes.
@@ -270,9 +281,9 @@ class Publisher:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_soon`.
         """
         services = self._running()
-        publication = self._publication(channel, data, event, overflow, key)
-        receipt = self._send(services, publication, to, exclude, endpoint)
-        services.flusher.soon()
+        publication = services.post.accept(channel, event, data, key)
+        receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+        services.post.soon()
         return receipt
 
     @overload
@@ -310,7 +321,6 @@ class Publisher:
         endpoint: Endpoint | None = None,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
         wait: bool = True,
         timeout: float = _TIMEOUT,
@@ -320,24 +330,17 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_threadsafe`.
         """
-        publication = self._publication(channel, data, event, overflow, key)
+        publication = self._services().post.accept(channel, event, data, key)
 
-        def accept() -> Receipt:
+        def deliver() -> Receipt:
             services = self._running()
-            receipt = self._send(services, publication, to, exclude, endpoint)
-            services.flusher.soon()
+            receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+            services.post.soon()
             return receipt
 
-        return self._from_thread("send_soon", accept, timeout if wait else None)
+        return self._from_thread("send_soon", deliver, timeout if wait else None)
 
-    async def _pace(self, services: Services) -> None:
-        flusher = services.flusher
-        if flusher.is_overdue:
-            await flusher.flushed()
-        else:
-            flusher.soon()
-
-    def _send(
+    def _deliver_to(
         self,
         services: Services,
         publication: Publication,
@@ -346,9 +349,9 @@ class Publisher:
         endpoint: Endpoint | None,
     ) -> Receipt:
         registry = services.registry
-        members = [d.member for d in self._recipients.find(registry, to, endpoint, "to")]
+        members = [c.member for c in self._recipients.find(registry, to, endpoint, "to")]
         excluded = self._recipients.members(registry, exclude, endpoint)
-        return services.hub.publish_to(members, publication, excluded)
+        return services.post.deliver(publication, excluded, members)
 
     def _from_thread(
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None
@@ -363,22 +366,12 @@ class Publisher:
         call.submit(life.token)
         return None if timeout is None else call.wait(timeout)
 
-    def _publication(
-        self,
-        channel: str,
-        data: object,
-        event: str,
-        overflow: Overflow | str | None,
-        key: str | None,
-    ) -> Publication:
-        name = parse_channel(channel)
-        if not isinstance(event, str) or not event.isprintable():  # type: ignore[redundant-expr]
-            raise UsageError(f"an event is a printable text, not {shown(event)}")
-        if overflow is not None:
-            overflow = member_of(Overflow, overflow, "overflow")
-        if key is not None and not isinstance(key, str):
-            raise UsageError(f"key must be a text or None, not {type(key).__name__}")
-        return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
+    def _services(self) -> Services:
+        """Return what runs, from any thread."""
+        life = self._life
+        if life is None or life.services is None:
+            raise NotStarted
+        return life.services
 
     def _running(self) -> Services:
         life = self._life
