@@ -85,18 +85,18 @@ def keep_first_words(
         lines[:0] = ["..", ""]
 
 
-def name_the_front_door(
+def name_the_import(
     _app: Sphinx, _what: str, name: str, found: object, _options: object, lines: list[str]
 ) -> None:
     """Say of every name that the package re-exports how to import it."""
     short = name.rpartition(".")[2]
-    for door in (wsbus.client, wsbus):
-        where = door.__name__
-        if name != where and short in door.__all__ and getattr(door, short) is found:
+    for package in (wsbus.client, wsbus):
+        where = package.__name__
+        if name != where and short in package.__all__ and getattr(package, short) is found:
             lines[:0] = [f"``from {where} import {short}``", ""]
 
 
 def setup(app: Sphinx) -> None:
     """Let Sphinx call us."""
     app.connect("autodoc-process-docstring", keep_first_words, priority=400)
-    app.connect("autodoc-process-docstring", name_the_front_door)
+    app.connect("autodoc-process-docstring", name_the_import)

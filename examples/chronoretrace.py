@@ -217,7 +217,7 @@ async def stream(bus: Bus, source: Source, pause: float = 0.5) -> None:
 def make_endpoint(
     bus: Bus, source: Source, on_duplicate: Literal["replace", "reject"] = "replace"
 ) -> Endpoint:
-    """Return the door, on the terms of the protocol's page."""
+    """Return the endpoint, on the terms of the protocol's page."""
     return bus.endpoint(
         protocols=[ChronoRetrace(source.follow)],
         origins="*",  # no cookies are involved

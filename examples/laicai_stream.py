@@ -175,7 +175,8 @@ def announce_connections(bus: Bus, endpoint: Endpoint, event_bus: EventBus) -> N
         await publish("closed", connection)
 
     async def publish(event: str, connection: Connection) -> None:
-        data = {"event": event, "connections": bus.count(endpoint), "client_id": connection.id}
+        count = endpoint.connection_count
+        data = {"event": event, "connections": count, "client_id": connection.id}
         await event_bus.publish("connection", data)
 
 
@@ -183,7 +184,7 @@ def announce_connections(bus: Bus, endpoint: Endpoint, event_bus: EventBus) -> N
 
 
 def make_endpoint(bus: Bus, server_ping: float | None = None) -> Endpoint:
-    """Return the door, on the terms of the stream's page.
+    """Return the endpoint, on the terms of the stream's page.
 
     Args:
         bus: The bus.

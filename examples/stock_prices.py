@@ -305,7 +305,7 @@ def make_app(
     now: Callable[[], datetime] = datetime.now,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> tuple[FastAPI, Endpoint]:
-    """Return the application, and its door; the clock is the timer's."""
+    """Return the application, and its endpoint; the clock is the timer's."""
     bus = Bus()
     endpoint = bus.endpoint(
         protocols=[StockPrices()],

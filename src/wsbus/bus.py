@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Literal, NoReturn, Self, TypeVar
-
-from anyio.abc import TaskGroup
 
 from ._settings import callable_setting, function_setting
 from .auth import Authenticator
@@ -14,30 +12,25 @@ from .core.choices import is_number, member_of, shown
 from .core.encoding import EncHook
 from .core.errors import CloseCode, UsageError, check_sendable
 from .core.heartbeat import HeartbeatPolicy
-from .core.hub import Hub
 from .core.instant import Instant
 from .core.limits import Limits
 from .core.overflow import Overflow
 from .core.patterns import parse_pattern
 from .core.permissions import Grants
-from .endpoint import Admission, Endpoint, Refusal
+from .endpoint import Endpoint
 from .protocols import WireProtocol, protocols_of
 from .server.commands import Commands, RegisteredCommand, check_action
 from .server.connection import Connection
-from .server.driver import Driver
-from .server.flusher import Flusher
 from .server.hooks import Hooks
-from .server.lifecycle import Life
-from .server.post import Post
-from .server.publisher import Publisher
+from .server.host import BusHost
+from .server.publisher import Publisher, encoder
 from .server.recipients import subscribers
-from .server.runner import Runner
-from .server.services import Authorize, Services, new_id, read_clocks
+from .server.services import Authorize, read_clocks
 from .server.statistics import BusStatistics, ConnectionInfo
 from .server.subscription import Subscription
-from .transport import Handshake, Transport
+from .transport import Handshake
 
-__all__ = ["Bus", "status_views"]
+__all__ = ["Bus", "host_of", "status_views"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -74,14 +67,20 @@ class Bus(Publisher, Hooks):
             raise UsageError(f"flush_interval is 0 to 1 seconds, not {shown(flush_interval)}")
         function_setting("clock", clock)
         callable_setting("authorize", authorize, "identity, action, name")
-        Publisher.__init__(self, enc_hook, clock)
         Hooks.__init__(self)
-        self._flush_interval: Final = flush_interval
-        self._authorize: Final = authorize
-        self._commands: Final = Commands(self._encode)
+        encode = encoder(enc_hook)
+        self._commands: Final = Commands(encode)
+        host = BusHost(
+            self._commands,
+            self._hooks,
+            encode=encode,
+            authorize=authorize,
+            flush_interval=flush_interval,
+            clock=clock,
+        )
+        Publisher.__init__(self, host)
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
-        self.has_run: bool = False
 
     # --- setting up --------------------------------------------------------------------------
 
@@ -131,7 +130,7 @@ class Bus(Publisher, Hooks):
         if anonymous is not None and authenticator is not None:
             raise UsageError("anonymous= is for endpoints without an authenticator: leave one out")
         endpoint = Endpoint(
-            gate=self,
+            host=self._host,
             protocols=protocols_of(protocols),
             joins=joins,
             authenticator=authenticator,
@@ -195,21 +194,12 @@ class Bus(Publisher, Hooks):
     @property
     def is_running(self) -> bool:
         """Whether connections and publications are taken."""
-        return self._life is not None and self._life.is_up
+        return self._host.is_running
 
     @property
     def healthy(self) -> bool:
         """Whether it runs, for a probe; false once it has failed, which is logged as CRITICAL."""
-        return self.is_running
-
-    @property
-    def services(self) -> Services:
-        """What runs just now, for parts of wsbus that are built on a bus.
-
-        Raises:
-            NotStarted: Nothing does.
-        """
-        return self._running()
+        return self._host.is_running
 
     async def __aenter__(self) -> Self:
         """Start. Cancellation: it has not started, and can be started again.
@@ -217,16 +207,7 @@ class Bus(Publisher, Hooks):
         Raises:
             UsageError: It is running.
         """
-        if self._life is not None and not self._life.is_over:
-            raise UsageError("this bus is running already")
-        life = self._life = Life(self._make_services)
-        self.has_run = True
-        try:
-            await life.start()
-        except BaseException:
-            if self._life is life:
-                self._life = None
-            raise
+        await self._host.start()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -243,58 +224,11 @@ class Bus(Publisher, Hooks):
             deadline: Seconds after which the connections that are left are aborted.
             code: 1001, or 1012 to say that the service restarts at once.
         """
-        life = self._life
-        if life is not None:
-            await life.stop(deadline, code)
-            if self._life is life:
-                self._life = None
-
-    def _make_services(self, tasks: TaskGroup) -> Services:
-        hub, runner, clock = Hub(self._families), Runner(tasks), self._clock
-        flusher = Flusher(hub, runner, clock, self._flush_interval)
-        return Services(
-            hub=hub,
-            flusher=flusher,
-            post=Post(hub, flusher, clock, self._encode, new_id()),
-            runner=runner,
-            clock=clock,
-            commands=self._commands,
-            authorize=self._authorize,
-            hooks=self._hooks,
-        )
+        await self._host.stop(deadline=deadline, code=code)
 
     def __call__(self, *_given: object) -> NoReturn:
         """Say what to write where a framework takes the bus for a lifespan, or an application."""
         raise UsageError("a bus is no application: write lifespan=lifespan(bus), or asgi.app(bus)")
-
-    # --- for endpoints ---------------------------------------------------------------------------
-
-    def accepts(self, endpoint: Endpoint) -> bool:
-        """Whether an endpoint takes connections now."""
-        return self._life is not None and self._life.accepts(endpoint)
-
-    def count(self, endpoint: Endpoint) -> int:
-        """Return how many connections an endpoint has."""
-        return self.services.registry.count(endpoint) if self._life and self._life.services else 0
-
-    def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
-        """Return why a connection of this name and subject would be refused, or None."""
-        services = self._life.services if self._life else None
-        return services.registry.refusal(endpoint, name, subject) if services else None
-
-    async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
-        """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
-        if self._life is not None:
-            await self._life.drain(endpoint, deadline, code)
-
-    def serve(
-        self, endpoint: Endpoint, transport: Transport, admission: Admission
-    ) -> Coroutine[Any, Any, None]:
-        """Run a connection to its end; for adapters, through :meth:`.Endpoint.run`."""
-        services = self._life.services if self._life else None
-        if services is None or not self.accepts(endpoint):
-            return transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
-        return Driver(services, endpoint, transport, admission).run()
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -319,7 +253,7 @@ class Bus(Publisher, Hooks):
             UsageError: ``overflow`` is none of the words.
         """
         return Subscription(
-            self._running,
+            lambda: self._host.services,
             parse_pattern(pattern),
             max_messages=max_messages,
             max_bytes=max_bytes,
@@ -334,7 +268,10 @@ class Bus(Publisher, Hooks):
                 connection from its authentication on.
             endpoint: Where it came in; None: any endpoint of this bus.
         """
-        registry, endpoints = self._running().registry, [endpoint] if endpoint else self._endpoints
+        registry, endpoints = (
+            self._host.services.registry,
+            [endpoint] if endpoint else self._endpoints,
+        )
         found = (registry.named(each, connection_id) for each in endpoints)
         return next((driver.connection for driver in found if driver), None)
 
@@ -344,11 +281,11 @@ class Bus(Publisher, Hooks):
         Raises:
             InvalidChannel: One is no channel.
         """
-        return subscribers(self._running().hub, [parse_channel(name) for name in channels])
+        return subscribers(self._host.services.hub, [parse_channel(name) for name in channels])
 
     def connections(self) -> list[ConnectionInfo]:
         """Return what is known of each connection, oldest first."""
-        return [driver.info() for driver in self._running().registry.connected()]
+        return self._host.connections()
 
     def disconnect(
         self,
@@ -370,7 +307,7 @@ class Bus(Publisher, Hooks):
             UsageError: The code may not be sent, or ``who`` is nothing of that kind.
         """
         check_sendable(code)
-        found = self._recipients.find(self._running().registry, who, endpoint)
+        found = self._recipients.find(self._host.services.registry, who, endpoint)
         for driver in found:
             driver.connection.disconnect(code, reason)
         return len(found)
@@ -390,14 +327,19 @@ class Bus(Publisher, Hooks):
         Returns:
             How many of the connections had it.
         """
-        found = self._recipients.find(self._running().registry, who, endpoint)
+        found = self._recipients.find(self._host.services.registry, who, endpoint)
         return sum([driver.connection.revoke(pattern, reason) for driver in found])
 
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""
-        return self._running().statistics(is_running=self.is_running)
+        return self._host.statistics()
 
 
-def status_views(bus: Bus) -> dict[str, Callable[[], object]]:
+def host_of(bus: Bus) -> BusHost:
+    """Return what runs a bus: for parts of wsbus that are built on one, not for applications."""
+    return bus._host  # noqa: SLF001  # the bus is made of it
+
+
+def status_views(host: BusHost) -> dict[str, Callable[[], object]]:
     """Return what operators see over HTTP, by the last segment of the path."""
-    return {"statistics": bus.statistics, "connections": bus.connections}
+    return {"statistics": host.statistics, "connections": host.connections}

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol
 
 from ._application import Overdue, ask, call, name_of
 from ._notices import Notices
-from ._places import Place, Places, Refusal
+from ._places import NOT_AVAILABLE, TOO_LARGE, Place, Places, Refusal
 from ._settings import callable_setting, flag_setting, instance_setting
 from .auth import Authenticator, check_token_sources, shown_token
 from .core.addresses import Proxies, address_key
@@ -27,7 +27,7 @@ from .core.queue import MessageQueue
 from .protocols.registry import spoken
 from .transport import MAX_HANDSHAKE_BYTES, Handshake, Transport, split_list
 
-__all__ = ["Admission", "Endpoint", "Place", "Refusal"]
+__all__ = ["Admission", "Endpoint", "Host", "Place", "Refusal"]
 
 ANONYMOUS: Final = "anonymous"
 """The subject of every connection at an endpoint without an authenticator."""
@@ -59,10 +59,12 @@ class Admission:
     """What the connection wants to be called; None: the bus makes its id up."""
     place: Place | None = field(default=None, repr=False, compare=False)
     """To be released if the connection never runs; :meth:`Endpoint.run` releases it itself."""
+    is_greeted: bool = field(default=False, repr=False)
+    """Whether the client has got ``connected`` already, under the same id."""
 
 
-class Gate(Protocol):
-    """What an endpoint needs of its bus."""
+class Host(Protocol):
+    """What runs the connections of an endpoint: that of its bus, as a rule."""
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint takes connections now."""
@@ -82,9 +84,13 @@ class Gate(Protocol):
         """End the connections of the endpoint."""
         ...
 
+    def count(self, endpoint: Endpoint) -> int:
+        """Return how many connections the endpoint has."""
+        ...
+
     @property
     def has_run(self) -> bool:
-        """Whether the bus has been started, be it running still or not."""
+        """Whether it has been started, be it running still or not."""
         ...
 
 
@@ -101,7 +107,7 @@ class Endpoint:
             is assigned.
     """
 
-    gate: Gate = field(repr=False)
+    host: Host = field(repr=False)
     protocols: Sequence[WireProtocol]
     """Spoken here. A client that offers no subprotocol gets the first. Beside each dialect that
     joins messages (``wsbus.v1``) there is one that does not (``wsbus.v1.single``)."""
@@ -206,6 +212,11 @@ class Endpoint:
                 )
         object.__setattr__(self, name, value)
 
+    @property
+    def connection_count(self) -> int:
+        """How many connections came in here and have not ended."""
+        return self.host.count(self)
+
     async def admit(
         self, handshake: Handshake, identity: Identity | None = None
     ) -> Admission | Refusal:
@@ -217,12 +228,12 @@ class Endpoint:
             handshake: What the client asked for.
             identity: From the framework, if it identified the client; None: ask the authenticator.
         """
-        if not self.gate.accepts(self):
-            if not self.gate.has_run:
+        if not self.host.accepts(self):
+            if not self.host.has_run:
                 self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
         if handshake.size > MAX_HANDSHAKE_BYTES:
-            return _TOO_LARGE
+            return TOO_LARGE
         headers = handshake.headers
         if not is_welcome(self.origins, headers.get("origin"), headers.get("host", "")):
             self.notices.of_origin(handshake, self.origins)
@@ -236,7 +247,7 @@ class Endpoint:
                 if not isinstance(verdict, Admission):
                     place.release()
         assert verdict is not None
-        is_told = verdict is _NOT_AVAILABLE  # Why is in the log already, and so it is with 401.
+        is_told = verdict is NOT_AVAILABLE  # Why is in the log already, and so it is with 401.
         if isinstance(verdict, Refusal) and verdict.status != 401 and not is_told:
             self.notices.of_refusal(handshake, verdict.status, verdict.reason)
         return verdict
@@ -249,7 +260,7 @@ class Endpoint:
                 address = self._address_of(handshake)
             except Exception:
                 self.notices.log.exception("client_address failed")
-                return _NOT_AVAILABLE
+                return NOT_AVAILABLE
         refusal = self.places.enter(address, self.limits)
         return Place(self.places, address) if refusal is None else refusal
 
@@ -279,7 +290,7 @@ class Endpoint:
         if isinstance(found, Refusal):
             return found
         if found is not None:  # Again when it begins: here the answer can still be an HTTP status.
-            refusal = self.gate.refusal(self, name, found.subject)
+            refusal = self.host.refusal(self, name, found.subject)
             if refusal is not None:
                 return refusal
         return Admission(handshake, protocol, chosen, found, name, place)
@@ -295,12 +306,15 @@ class Endpoint:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Exception:
             self.notices.log.exception("name_connection failed")
-            return _NOT_AVAILABLE
+            return NOT_AVAILABLE
         if not isinstance(name, str):
             self.notices.log.error("name_connection returned a %s, not a text", type(name).__name__)
-            return _NOT_AVAILABLE
-        size = len(name.encode("utf-8", "surrogatepass"))
-        if not 0 < size <= MAX_NAME_BYTES or not _is_utf8(name):
+            return NOT_AVAILABLE
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:  # It cannot be sent.
+            size = 0
+        if not 0 < size <= MAX_NAME_BYTES:
             return Refusal(
                 400, f"the name of a connection has 1 to {MAX_NAME_BYTES} bytes of UTF-8"
             )
@@ -347,10 +361,10 @@ class Endpoint:
                 name,
                 seconds,
             )
-            return _NOT_AVAILABLE
+            return NOT_AVAILABLE
         except Exception:
             log.exception("the authenticator %s failed", name)
-            return _NOT_AVAILABLE
+            return NOT_AVAILABLE
         if verdict is None or isinstance(verdict, Identity):
             return verdict
         log.error(
@@ -359,7 +373,7 @@ class Endpoint:
             name,
             type(verdict).__qualname__,
         )
-        return _NOT_AVAILABLE
+        return NOT_AVAILABLE
 
     def run(self, transport: Transport, admission: Admission) -> Coroutine[Any, Any, None]:
         """Return what runs an accepted connection to its end; never raises because of the peer.
@@ -367,7 +381,7 @@ class Endpoint:
         To be awaited at once, by a task that holds on to neither argument: idle connections are
         many, and each coroutine between their reader and the server costs 270 bytes.
         """
-        return self.gate.serve(self, transport, admission)
+        return self.host.serve(self, transport, admission)
 
     async def drain(self, *, deadline: float = 10.0, code: int = CloseCode.GOING_AWAY) -> None:
         """Take no more connections until all that are there have ended; then it may go on.
@@ -379,22 +393,4 @@ class Endpoint:
             deadline: Seconds.
             code: 1001, or 1012 to say that the service restarts at once.
         """
-        await self.gate.drain(self, deadline=deadline, code=code)
-
-
-_TOO_LARGE: Final = Refusal(
-    431,
-    f"path, query and headers have over {MAX_HANDSHAKE_BYTES} bytes, "
-    "each header and subprotocol counted with 32 more",
-)
-_NOT_AVAILABLE: Final = Refusal(
-    503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART
-)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        await self.host.drain(self, deadline=deadline, code=code)

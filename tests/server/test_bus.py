@@ -34,6 +34,7 @@ from wsbus import (
     TransportClosed,
     UsageError,
 )
+from wsbus.bus import host_of
 from wsbus.endpoint import Admission, Refusal
 from wsbus.testing import DirectMemoryTransport, MemoryTransport
 
@@ -864,7 +865,7 @@ async def test_a_log_line_says_which_connection_it_is_and_whose() -> None:
     async with Bus() as bus, connecting(door(bus, name_connection=name)) as connect:
         await connect("ann", path="/a\nb")
         await connect(path="/c")
-        drivers: list[Any] = bus.services.registry.connected()
+        drivers: list[Any] = host_of(bus).services.registry.connected()
         said = [driver.describe() for driver in drivers]
 
         assert said == [

@@ -29,6 +29,7 @@ from wsbus import (
     Unauthenticated,
     UsageError,
 )
+from wsbus.bus import host_of
 from wsbus.core.messages import Excess, Request, Response, ServerMessage
 from wsbus.endpoint import Admission, Refusal
 from wsbus.protocols import Frame, Native
@@ -525,8 +526,7 @@ async def test_a_broken_authenticator_is_not_the_clients_fault(
 
 def sweep(bus: Bus, clock: ManualClock, seconds: float) -> None:
     """Let time pass, second by second, and do what it demands."""
-    assert bus._life is not None
-    services = bus._life.services
+    services = host_of(bus).services
     assert services is not None
     for _ in range(round(seconds)):
         last = clock()
@@ -565,9 +565,7 @@ async def test_the_sweeper_goes_by_the_wall_clock_for_tokens_only() -> None:
         ann, ben = await connect("ann"), await connect("ben")
         last = clock()
         clock.set_wall(until + 1)
-        assert bus._life is not None
-        assert bus._life.services is not None
-        _sweep_once(bus._life.services, last, clock())
+        _sweep_once(host_of(bus).services, last, clock())
 
         assert (await ann.peer.wait_closed()).code == 4401
         assert await ben.events() == []

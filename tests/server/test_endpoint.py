@@ -199,8 +199,8 @@ async def test_a_second_connection_replaces_the_first_of_its_name() -> None:
             await quiet()
             assert [info.connection_id for info in bus.connections()] == ["ann"]
             assert bus.connection("ann") is second.connection
-            assert bus.count(endpoint) == 1
-        assert bus.count(endpoint) == 0
+            assert endpoint.connection_count == 1
+        assert endpoint.connection_count == 0
 
 
 async def test_a_second_connection_may_be_refused() -> None:
@@ -338,7 +338,7 @@ async def test_a_replaced_connection_that_does_not_close_is_cut_off() -> None:
             await second.hear("pong")  # Its turn comes when the first is gone.
             assert first.peer.closed is not None
             assert first.peer.closed.code == CloseCode.ABNORMAL
-            assert bus.count(endpoint) == 1
+            assert endpoint.connection_count == 1
             assert bus.connection("ann") is second.connection is not held
 
 

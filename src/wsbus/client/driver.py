@@ -114,7 +114,7 @@ class ClientDriver:
         spawn(self.run)
 
     def check_caller(self) -> None:
-        """Refuse a caller that is not on the loop of this client; see :class:`.Door`."""
+        """Refuse a caller that is not on the loop of this client; see :class:`.EventsOwner`."""
         try:
             is_own = current_token() == self._loop
         except NoEventLoopError:
@@ -139,7 +139,7 @@ class ClientDriver:
         return changes
 
     def join(self, subscription: Events[Any]) -> None:
-        """Subscribe; see :class:`.Door`."""
+        """Subscribe; see :class:`.EventsOwner`."""
         self.check_caller()
         if isinstance(self.state, Closed):
             subscription.end(self.state.error or UsageError("the client is closed"))
@@ -156,13 +156,13 @@ class ClientDriver:
         self.perform(self.session.request(reply, request, _now(), is_idempotent=is_idempotent))
 
     def leave(self, subscription: Events[Any]) -> None:
-        """Unsubscribe; see :class:`.Door`."""
+        """Unsubscribe; see :class:`.EventsOwner`."""
         if subscription in self._subscriptions:
             self._subscriptions.discard(subscription)
             self.perform(self.session.unsubscribe(subscription.parsed, subscription, _now()))
 
     def missed(self, pattern: str, gap: Gap) -> None:
-        """Tell the application; see :class:`.Door`."""
+        """Tell the application; see :class:`.EventsOwner`."""
         self._tell(Missed(pattern, gap))
 
     def abort(self) -> None:

@@ -7,7 +7,7 @@ from copy import copy
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
-from anyio import Event as Signal
+import anyio
 from anyio import fail_after
 
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
@@ -18,7 +18,7 @@ from ..core.patterns import Pattern
 from ..core.queue import MessageQueue
 from .payloads import decode
 
-__all__ = ["Door", "Events"]
+__all__ = ["Events", "EventsOwner"]
 
 T = TypeVar("T")
 _TAKE_BYTES: Final = 64 * 1024
@@ -35,7 +35,7 @@ class _Marker:
         """Later losses are added to it: reported early, they are reported in time."""
 
 
-class Door(Protocol):
+class EventsOwner(Protocol):
     """What a subscription needs of its client."""
 
     def check_caller(self) -> None:
@@ -77,7 +77,7 @@ class Events(Generic[T]):
 
     def __init__(
         self,
-        door: Door,
+        owner: EventsOwner,
         pattern: Pattern,
         decode: Callable[[bytes], T],
         *,
@@ -90,7 +90,7 @@ class Events(Generic[T]):
         self.pattern: Final = pattern.text
         self.parsed: Final = pattern
         self.asks: Final = asks
-        self._door: Final = door
+        self._owner: Final = owner
         self._decode: Final = decode
         self._overflow: Final = overflow
         self._timeout: Final = timeout
@@ -98,8 +98,8 @@ class Events(Generic[T]):
         self._taken: list[Publication | _Marker] = []
         self._marker: _Marker | None = None
         self._gap: Gap | None = None
-        self._wake: Signal | None = None
-        self._confirmed: Final = Signal()
+        self._wake: anyio.Event | None = None
+        self._confirmed: Final = anyio.Event()
         self._is_entered = False
         self._is_closed = False
         self._error: WsbusError | None = None
@@ -124,7 +124,7 @@ class Events(Generic[T]):
             raise UsageError("a subscription is entered once")
         self._is_entered = True
         try:
-            self._door.join(self)
+            self._owner.join(self)
             with fail_after(self._timeout):
                 await self._confirmed.wait()
         except TimeoutError:
@@ -153,7 +153,7 @@ class Events(Generic[T]):
         self._is_closed = True
         self._taken.clear()
         self._queue.clear()
-        self._door.leave(self)
+        self._owner.leave(self)
         self._rouse()
 
     def __aiter__(self) -> Self:
@@ -188,13 +188,13 @@ class Events(Generic[T]):
                 await self._wait()
 
     async def _wait(self) -> None:
-        self._door.check_caller()
+        self._owner.check_caller()
         if self._wake is not None:
             raise UsageError(
                 f"{self.pattern}: another task waits for the next event already: one task iterates "
                 "a subscription and hands its events to others, or each task subscribes"
             )
-        wake = self._wake = Signal()
+        wake = self._wake = anyio.Event()
         try:
             await wake.wait()
         finally:
@@ -212,7 +212,7 @@ class Events(Generic[T]):
         self._note(marker.gap)
 
     def _lose(self, gap: Gap) -> None:
-        self._door.missed(self.pattern, gap)
+        self._owner.missed(self.pattern, gap)
         self._note(gap)
 
     def _note(self, gap: Gap) -> None:
@@ -237,7 +237,7 @@ class Events(Generic[T]):
 
     def lose(self, gap: Gap) -> None:
         """Take note that something is missing right here."""
-        self._door.missed(self.pattern, gap)
+        self._owner.missed(self.pattern, gap)
         if self._marker is not None:
             self._marker.gap = self._marker.gap.joined(gap)
         else:
@@ -250,7 +250,7 @@ class Events(Generic[T]):
         if not self._is_closed:
             self._is_closed = True
             self._error = error
-            self._door.leave(self)
+            self._owner.leave(self)
         self._confirmed.set()
         self._rouse()
 

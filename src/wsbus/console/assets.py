@@ -75,4 +75,4 @@ def redirect(prefix: str) -> AssetResponse:
 def _files() -> dict[str, bytes]:
     page = Path(__file__).with_name("page")
     found = {path.name: path.read_bytes() for path in page.iterdir() if path.suffix[1:] in _TYPES}
-    return found | {"wsbus.js": asset("wsbus.js").body}
+    return found | {name: asset(name).body for name in ("wsbus.js", "base.css")}

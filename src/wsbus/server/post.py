@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from itertools import count
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
@@ -28,7 +28,10 @@ from ..core.messages import Publication, Receipt
 from ..core.plan import Member
 from .flusher import Flusher
 
-__all__ = ["Post"]
+__all__ = ["Encode", "Post"]
+
+Encode: TypeAlias = Callable[[object], bytes]
+"""Turns data into JSON text."""
 
 _NO_MEMBERS: Final[frozenset[Member]] = frozenset()
 
@@ -49,7 +52,7 @@ class Post:
         hub: Hub,
         flusher: Flusher,
         clock: Callable[[], Instant],
-        encode: Callable[[object], bytes],
+        encode: Encode,
         node: str,
     ) -> None:
         self.node: Final = node

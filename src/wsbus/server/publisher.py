@@ -10,17 +10,17 @@ from typing import Final, Literal, TypedDict, Unpack, overload
 from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
 from ..core.errors import NotStarted, UsageError
-from ..core.families import Families, Family
-from ..core.instant import Instant
+from ..core.families import Family
 from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
-from .lifecycle import Life
+from .host import BusHost
+from .post import Encode
 from .recipients import Recipients, Who
 from .services import Services
 
-__all__ = ["Publisher"]
+__all__ = ["Publisher", "encoder"]
 
 _TIMEOUT: Final = 5.0
 
@@ -38,16 +38,9 @@ class Publisher:
     ``_threadsafe``.
     """
 
-    def __init__(self, enc_hook: EncHook | None, clock: Callable[[], Instant]) -> None:
-        if enc_hook is not None and not callable(enc_hook):
-            raise UsageError(
-                f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
-            )
-        self._encode: Final = partial(encode_data, enc_hook=enc_hook)
-        self._clock: Final = clock
+    def __init__(self, host: BusHost) -> None:
+        self._host: Final = host
         self._broadcasts: Final[set[str]] = set()
-        self._families: Final = Families()
-        self._life: Life | None = None
         self._recipients: Final = Recipients()
 
     def family(self, pattern: str, *, overflow: Overflow | str | None = None) -> Family:
@@ -68,9 +61,7 @@ class Publisher:
             UsageError: The bus is running; another family has a pattern that matches the same
                 channels; or ``overflow`` is no policy.
         """
-        if self._life is not None and not self._life.is_over:
-            raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
-        return self._families.declare(pattern, overflow=overflow)
+        return self._host.declare(pattern, overflow=overflow)
 
     async def publish(
         self,
@@ -106,7 +97,7 @@ class Publisher:
             NotStarted: The bus is not running.
         Cancellation: accepted already.
         """
-        services = self._running()
+        services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
         excluded = self._recipients.members(services.registry, exclude)
@@ -130,7 +121,7 @@ class Publisher:
         Raises:
             UsageError: Called from another thread, too: see :meth:`publish_threadsafe`.
         """
-        services = self._running()
+        services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
         excluded = self._recipients.members(services.registry, exclude)
@@ -193,10 +184,10 @@ class Publisher:
                 loop did not take it in time, and then nobody gets it.
             NotStarted: The bus is not running.
         """
-        publication = self._services().post.accept(channel, event, data, key)
+        publication = self._host.post.accept(channel, event, data, key)
 
         def deliver() -> Receipt:
-            services = self._running()
+            services = self._host.services
             excluded = self._recipients.members(services.registry, exclude)
             receipt = services.post.deliver(publication, excluded)
             services.post.soon()
@@ -258,7 +249,7 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish`.
         """
-        services = self._running()
+        services = self._host.services
         publication = services.post.accept(channel, event, data, key)
         receipt = self._deliver_to(services, publication, to, exclude, endpoint)
         await services.post.pace()
@@ -280,7 +271,7 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_soon`.
         """
-        services = self._running()
+        services = self._host.services
         publication = services.post.accept(channel, event, data, key)
         receipt = self._deliver_to(services, publication, to, exclude, endpoint)
         services.post.soon()
@@ -330,10 +321,10 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_threadsafe`.
         """
-        publication = self._services().post.accept(channel, event, data, key)
+        publication = self._host.post.accept(channel, event, data, key)
 
         def deliver() -> Receipt:
-            services = self._running()
+            services = self._host.services
             receipt = self._deliver_to(services, publication, to, exclude, endpoint)
             services.post.soon()
             return receipt
@@ -357,7 +348,7 @@ class Publisher:
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None
     ) -> Receipt | None:
         """Have the event loop accept something; None as ``timeout``: do not wait for it."""
-        life = self._life
+        life = self._host.life
         if life is None:
             raise NotStarted
         if threading.get_ident() == life.thread:
@@ -366,20 +357,15 @@ class Publisher:
         call.submit(life.token)
         return None if timeout is None else call.wait(timeout)
 
-    def _services(self) -> Services:
-        """Return what runs, from any thread."""
-        life = self._life
-        if life is None or life.services is None:
-            raise NotStarted
-        return life.services
 
-    def _running(self) -> Services:
-        life = self._life
-        if life is None or life.services is None:
-            raise NotStarted
-        if threading.get_ident() != life.thread:
-            raise UsageError(
-                f"the bus belongs to thread {life.thread}, this is {threading.get_ident()}: "
-                "use publish_threadsafe"
-            )
-        return life.services
+def encoder(enc_hook: EncHook | None) -> Encode:
+    """Return what encodes the data of a bus.
+
+    Raises:
+        UsageError: The hook is no function.
+    """
+    if enc_hook is not None and not callable(enc_hook):
+        raise UsageError(
+            f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
+        )
+    return partial(encode_data, enc_hook=enc_hook)

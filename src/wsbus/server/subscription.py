@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
+import anyio
 import msgspec
-from anyio import Event as Signal
 
 from ..core.choices import member_of
 from ..core.errors import UsageError
@@ -79,7 +79,7 @@ class Subscription:
         self._services: Services | None = None
         self._taken: list[_Delivery] = []
         self._lost = 0
-        self._wake = Signal()
+        self._wake = anyio.Event()
         self._is_closed = False
         self._is_awaited = False
         self._member: Final = Member(
@@ -146,7 +146,7 @@ class Subscription:
             self._lost += batch.lost
             self._taken = batch.items[::-1]  # type: ignore[assignment]  # all made by _Local
             if not self._taken:
-                self._wake = Signal()
+                self._wake = anyio.Event()
                 self._is_awaited = True
                 try:
                     await self._wake.wait()

@@ -20,7 +20,7 @@ from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.client import actions as wanted
 from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.retry import Advice, Retry
-from wsbus.core.client.session import ClientSession, State
+from wsbus.core.client.session import ClientSession, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
@@ -277,7 +277,7 @@ class ClientMachine(RuleBasedStateMachine):
         match command:
             case Subscribe(names, ref):
                 assert ref is not None
-                assert self.client.state is State.OPEN
+                assert self.client.state is ClientState.OPEN
                 self.asked_refs[ref] = names
             case Command(ref=ref):
                 assert ref is not None
@@ -308,7 +308,7 @@ class ClientMachine(RuleBasedStateMachine):
             assert request.is_large
             assert not request.sent
         if isinstance(outcome, ConnectionLost):
-            is_over = self.client.state is State.ENDED
+            is_over = self.client.state is ClientState.ENDED
             is_resent = request.is_idempotent and outcome.code != CloseCode.MESSAGE_TOO_BIG
             assert is_over or (request.sent and not is_resent and not request.is_waiting)
 
@@ -509,7 +509,7 @@ class ClientMachine(RuleBasedStateMachine):
                 request.refused_at = self.now.monotonic
         if isinstance(heard, Subscribed) and heard.ref in self.asked_refs:
             asked = self.asked_refs.pop(heard.ref)
-            if self.client.state is State.OPEN:
+            if self.client.state is ClientState.OPEN:
                 for name in heard.names:
                     assert name in asked
                     self.confirmed[name] = self.joined_at[heard.ref]
@@ -627,7 +627,7 @@ class ClientMachine(RuleBasedStateMachine):
         request = Asked(is_idempotent=is_idempotent, is_large=is_large)
         self.requests.append(request)
         params = str(len(self.requests) - 1).encode() + b" " * (150 * is_large)
-        is_told = self.allowance is not None and self.client.state is State.OPEN
+        is_told = self.allowance is not None and self.client.state is ClientState.OPEN
         call = Command("run", params)
         self.perform(self.client.request(request, call, self.now, is_idempotent=is_idempotent))
         # "a message is larger than `max_message_bytes`: `TOO_LARGE` at once"
@@ -738,7 +738,7 @@ class ClientMachine(RuleBasedStateMachine):
             return
         link = self.link
         assert link is not None
-        assert self.client.state is State.OPEN
+        assert self.client.state is ClientState.OPEN
         wanted_names = {h.pattern.text for h in self.holders if h.asks and not h.is_over}
         assert set(link.session.subscriptions) == set(self.client.subscriptions) == wanted_names
         assert all(h.is_confirmed for h in self.holders if not h.is_over)
@@ -786,9 +786,9 @@ class ClientMachine(RuleBasedStateMachine):
     def nothing_is_said_without_a_connection(self) -> None:
         if not hasattr(self, "client"):
             return
-        has_link = self.client.state in {State.GREETING, State.OPEN}
+        has_link = self.client.state in {ClientState.GREETING, ClientState.OPEN}
         assert has_link == (self.link is not None)
-        assert (self.client.state is State.ENDED) == bool(self.stopped)
+        assert (self.client.state is ClientState.ENDED) == bool(self.stopped)
         assert len(self.stopped) <= 1
 
     @invariant()
@@ -798,7 +798,7 @@ class ClientMachine(RuleBasedStateMachine):
             return
         moves = self.fetching is not None or self.is_dialling or self.link is not None
         assert moves or self.client.deadline < float("inf")
-        assert self.client.state is State.FETCHING or self.client.deadline < float("inf")
+        assert self.client.state is ClientState.FETCHING or self.client.deadline < float("inf")
 
     @invariant()
     def nothing_is_carried_out_again_by_itself(self) -> None:
