@@ -36,7 +36,6 @@ from wsbus import (
     CloseCode,
     Connection,
     HeartbeatPolicy,
-    Instant,
     InvalidChannel,
     Limits,
     Overflow,
@@ -46,16 +45,17 @@ from wsbus import (
     channel,
     parse_pattern,
 )
-from wsbus import MessageQueue as BoundedQueue
 from wsbus.adapters.websockets import serve
 from wsbus.protocols import (
     Frame,
+    Instant,
     PingMessage,
     PongMessage,
     StatusMessage,
     TaggedJson,
     TaggedMessage,
 )
+from wsbus.protocols import MessageQueue as BoundedQueue
 from wsbus.protocols import messages as m
 
 logger: Final = logging.getLogger("symbol_stream")

@@ -7,7 +7,7 @@ from copy import copy
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
-from anyio import Event as Signal
+import anyio
 from anyio import fail_after
 
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
@@ -99,8 +99,8 @@ class Events(Generic[T]):
         self._taken: list[Publication | _Marker] = []
         self._marker: _Marker | None = None
         self._gap: Gap | None = None
-        self._wake: Signal | None = None
-        self._confirmed: Final = Signal()
+        self._wake: anyio.Event | None = None
+        self._confirmed: Final = anyio.Event()
         self._is_entered = False
         self._is_closed = False
         self._error: WsbusError | None = None
@@ -194,7 +194,7 @@ class Events(Generic[T]):
                 f"{self.pattern}: another task waits for the next event already: one task iterates "
                 "a subscription and hands its events to others, or each task subscribes"
             )
-        wake = self._wake = Signal()
+        wake = self._wake = anyio.Event()
         try:
             await wake.wait()
         finally:

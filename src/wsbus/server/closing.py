@@ -1,4 +1,4 @@
-"""Ends a connection in good order, and within a time limit."""
+"""Closing a connection in order, and within a time limit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .outlet import SocketOutlet
 __all__ = ["close", "close_failed"]
 
 _FAREWELL_SECONDS: Final = 1.0
-"""The time limit for a client that was closed for abuse. Nothing more is read of it, so that its
-own close frame may never be seen."""
+"""The time limit for a client that is closed for abuse. Nothing more is read from it, so that its
+close frame may not be seen."""
 
 
 async def close(
     outlet: SocketOutlet, member: Member, action: Close, seconds: float, closed: Event
 ) -> None:
-    """Let what is owed leave, send the close frame, and see to it that the reader ends.
+    """Drain the queue, send the close frame, and make sure that the reader ends.
 
     Args:
         outlet: Whose transport to close; aborted when the time is over.
         member: Whose queue is to leave first.
         action: Code and reason; the reason is cut to the 123 bytes that fit.
-        seconds: For all of it.
+        seconds: Time limit for all of it.
         closed: Set at the end.
     """
     is_abuse = action.code == CloseCode.RATE_ABUSE

@@ -44,7 +44,7 @@ _RATE_ABUSE: Final = CloseCode.RATE_ABUSE  # To look it up takes as long as to c
 class Driver:
     """Runs one connection, from its attach to its end.
 
-    The application never holds it: it holds :attr:`connection`.
+    The application never holds it: it holds a :class:`.Connection`.
     """
 
     __slots__ = (

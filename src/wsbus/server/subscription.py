@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
+import anyio
 import msgspec
-from anyio import Event as Signal
 
 from ..core.choices import member_of
 from ..core.errors import UsageError
@@ -46,7 +46,7 @@ class Subscription(Outlet):
         self._services: Services | None = None
         self._taken: list[Publication] = []
         self._gap: Gap | None = None
-        self._wake = Signal()
+        self._wake = anyio.Event()
         self._is_closed = False
         self._is_awaited = False
         self._member: Final = Member(
@@ -115,7 +115,7 @@ class Subscription(Outlet):
                 self._gap = lost if self._gap is None else self._gap.joined(lost)
             self._taken = [item.publication for item in reversed(items) if item.publication]
             if not self._taken:
-                self._wake = Signal()
+                self._wake = anyio.Event()
                 self._is_awaited = True
                 try:
                     await self._wake.wait()

@@ -20,9 +20,13 @@ from typing import Final, NamedTuple
 
 __all__ = ["ASSETS", "Asset", "asset"]
 
-_TYPES: Final = {"wsbus.js": "text/javascript; charset=utf-8"}
+_TYPES: Final = {
+    "wsbus.js": "text/javascript; charset=utf-8",
+    # What the pages of wsbus itself, the demo and the console, share.
+    "base.css": "text/css; charset=utf-8",
+}
 
-ASSETS: Final = tuple(_TYPES)
+ASSETS: Final = ("wsbus.js",)
 """The names of the files that adapters serve."""
 
 
@@ -61,7 +65,7 @@ class Asset(NamedTuple):
 
 @cache
 def asset(name: str) -> Asset:
-    """Return a file of :data:`ASSETS`; it is read once.
+    """Return ``wsbus.js``, or ``base.css``, the style sheet of wsbus's own pages; it is read once.
 
     Raises:
         KeyError: There is no such file.

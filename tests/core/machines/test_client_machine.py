@@ -20,10 +20,11 @@ from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.client import actions as wanted
 from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.retry import Advice, Retry
-from wsbus.core.client.session import ClientSession, State
+from wsbus.core.client.session import ClientSession, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
+    CommandError,
     ConnectError,
     ConnectionLost,
     ErrorCode,
@@ -189,6 +190,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.links = 0
         self.holders: list[Holder] = []
         self.requests: list[Asked] = []
+        self.largest_answered = 0
         self.by_ref: dict[str, Asked] = {}
         self.asked_refs: dict[str, tuple[str, ...]] = {}
         self.joined_at: dict[str, int] = {}
@@ -286,7 +288,7 @@ class ClientMachine(RuleBasedStateMachine):
         match command:
             case Subscribe(names, ref):
                 assert ref is not None
-                assert self.client.state is State.OPEN
+                assert self.client.state is ClientState.OPEN
                 self.asked_refs[ref] = names
             case Command(ref=ref):
                 assert ref is not None
@@ -317,9 +319,19 @@ class ClientMachine(RuleBasedStateMachine):
             assert request.is_large
             assert not request.sent
         if isinstance(outcome, ConnectionLost):
-            is_over = self.client.state is State.ENDED
-            is_resent = request.is_idempotent and outcome.code != CloseCode.MESSAGE_TOO_BIG
+            is_over = self.client.state is ClientState.ENDED
+            is_resent = self.is_resent(request, outcome.code)
             assert is_over or (request.sent and not is_resent and not request.is_waiting)
+        if isinstance(outcome, Response | CommandError):
+            self.largest_answered = max(self.largest_answered, 1 + request.is_large)
+
+    def is_resent(self, request: Asked, code: int) -> bool:
+        # "the server closes with 1009: what may have caused it is not sent again, not even if it is
+        # idempotent", "a message that is larger than every one that was ever answered may be"
+        is_suspect = code == CloseCode.MESSAGE_TOO_BIG and 1 + request.is_large > (
+            self.largest_answered
+        )
+        return request.is_idempotent and not is_suspect
 
     def confirmed_since(self, holder: Holder) -> int:
         if not holder.asks:
@@ -367,9 +379,7 @@ class ClientMachine(RuleBasedStateMachine):
         before = [r for r in self.requests if r.sent and not (r.outcomes or r.is_forgotten)]
         self.perform(self.client.lost(code, reason, self.now, 0.5))
         for request in before:
-            # "the server closes with 1009: what may have caused it is not sent again, not even if
-            # it is idempotent"
-            is_resent = request.is_idempotent and code != CloseCode.MESSAGE_TOO_BIG
+            is_resent = self.is_resent(request, code)
             assert request.outcomes or is_resent or request.is_waiting, "not told at once"
 
     # --- the server ------------------------------------------------------------------------------
@@ -518,7 +528,7 @@ class ClientMachine(RuleBasedStateMachine):
                 request.refused_at = self.now.monotonic
         if isinstance(heard, Subscribed) and heard.ref in self.asked_refs:
             asked = self.asked_refs.pop(heard.ref)
-            if self.client.state is State.OPEN:
+            if self.client.state is ClientState.OPEN:
                 for name in heard.names:
                     assert name in asked
                     self.confirmed[name] = self.joined_at[heard.ref]
@@ -636,7 +646,7 @@ class ClientMachine(RuleBasedStateMachine):
         request = Asked(is_idempotent=is_idempotent, is_large=is_large)
         self.requests.append(request)
         params = str(len(self.requests) - 1).encode() + b" " * (150 * is_large)
-        is_told = self.allowance is not None and self.client.state is State.OPEN
+        is_told = self.allowance is not None and self.client.state is ClientState.OPEN
         call = Command("run", params)
         self.perform(self.client.request(request, call, self.now, is_idempotent=is_idempotent))
         # "a message is larger than `max_message_bytes`: `TOO_LARGE` at once"
@@ -747,7 +757,7 @@ class ClientMachine(RuleBasedStateMachine):
             return
         link = self.link
         assert link is not None
-        assert self.client.state is State.OPEN
+        assert self.client.state is ClientState.OPEN
         wanted_names = {h.pattern.text for h in self.holders if h.asks and not h.is_over}
         assert set(link.session.subscriptions) == set(self.client.subscriptions) == wanted_names
         assert all(h.is_confirmed for h in self.holders if not h.is_over)
@@ -795,9 +805,9 @@ class ClientMachine(RuleBasedStateMachine):
     def nothing_is_said_without_a_connection(self) -> None:
         if not hasattr(self, "client"):
             return
-        has_link = self.client.state in {State.GREETING, State.OPEN}
+        has_link = self.client.state in {ClientState.GREETING, ClientState.OPEN}
         assert has_link == (self.link is not None)
-        assert (self.client.state is State.ENDED) == bool(self.stopped)
+        assert (self.client.state is ClientState.ENDED) == bool(self.stopped)
         assert len(self.stopped) <= 1
 
     @invariant()
@@ -807,7 +817,7 @@ class ClientMachine(RuleBasedStateMachine):
             return
         moves = self.fetching is not None or self.is_dialling or self.link is not None
         assert moves or self.client.deadline < float("inf")
-        assert self.client.state is State.FETCHING or self.client.deadline < float("inf")
+        assert self.client.state is ClientState.FETCHING or self.client.deadline < float("inf")
 
     @invariant()
     def nothing_is_carried_out_again_by_itself(self) -> None:
