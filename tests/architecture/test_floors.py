@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import sysconfig
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,31 @@ def test_imports_go_down_only() -> None:
     )
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_no_modules_import_each_other(graph: grimp.ImportGraph) -> None:
+    """No circle is left between modules, imports for types only included."""
+    needs = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+
+    assert len(list(TopologicalSorter(needs).static_order())) == len(needs)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["aiohttp", "asgi", "beside", "fastapi", "gunicorn", "starlette", "uvicorn", "websockets"],
+)
+def test_an_application_without_a_console_loads_none_of_it(module: str) -> None:
+    """No adapter imports a module of the console, nor one for testing."""
+    above = ("wsbus.console", "wsbus.testing")
+    program = (
+        f"import sys, wsbus.adapters.{module}; "
+        f"print(*[name for name in sys.modules if name.startswith({above})])"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert outcome.stdout.strip() == ""
 
 
 def test_the_front_door_is_for_users(graph: grimp.ImportGraph) -> None:
@@ -63,3 +89,35 @@ def test_the_pure_rooms_never_wait_and_know_msgspec_only(path: Path) -> None:
 
     assert imported <= {"wsbus", "msgspec", "typing_extensions", *sys.stdlib_module_names}
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, waiting)] == []
+
+
+def names_of(path: Path, wanted: set[str]) -> list[str]:
+    """Return where a file takes one of these attributes from something called a hub or a flusher.
+
+    An attribute that is only looked at counts, too: it could be called by another name.
+    """
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr in wanted:
+            owner = ast.unparse(node.value).rpartition(".")[2].lstrip("_")
+            if owner in {"hub", "Hub", "flusher", "Flusher"}:
+                found.append(f"{owner}.{node.attr}")
+    return found
+
+
+def test_publications_have_one_way() -> None:
+    """Only ``server/post.py`` hands publications to the hub, at one place, and paces publishers."""
+    source = ROOT / "src" / "wsbus"
+    wanted = {"publish", "publish_to", "is_overdue", "flushed", "drained"}
+    users = {
+        str(path.relative_to(source)): found
+        for path in sorted(source.rglob("*.py"))
+        if (found := names_of(path, wanted))
+    }
+
+    assert list(users) == ["server/post.py"]
+    calls = users["server/post.py"]
+    assert sorted(call for call in calls if call.startswith("hub")) == [
+        "hub.publish",
+        "hub.publish_to",
+    ]

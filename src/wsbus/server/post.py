@@ -24,8 +24,8 @@ from ..core.choices import shown
 from ..core.errors import UsageError
 from ..core.hub import Hub
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.messages import Publication, Receipt
-from ..core.plan import Member
 from .flusher import Flusher
 
 __all__ = ["Encode", "Post"]
