@@ -252,6 +252,8 @@ class Owed:
     ) -> None:
         self.frame: Final = frame
         """None: for members without a protocol."""
+        self.overflow: Final = overflow
+        """The policy of the channel's family; None: each member's own."""
         self.publication: Final = publication
         """None: a control frame, which no policy drops."""
         self.overflow: Final = overflow
@@ -274,7 +276,7 @@ class Member:
         queue: Holds what it owes unless it is READY.
         shares_queue: The queue is empty and shared: the member gets one of its own when it first
             needs one. Most never do.
-        overflow: What a full queue does with publications that do not say.
+        overflow: The overflow policy of channels whose family has none.
         outlet: Where what it owes goes.
         writes_bytes: Whether the outlet takes RFC 6455 bytes; such members share joined writes.
     """
