@@ -1,9 +1,9 @@
-"""Calls into the application, each in a context of its own; what one does costs that call only.
+"""Calls into the application, each in a context of its own; a failure costs that call only.
 
 Commands, ``authorize``, authenticators, hooks and ``name_connection`` are called through
 :func:`call` or :func:`ask`, or :meth:`.Runner.ask` where a runner awaits them. Each call gets a
-copy of its connection's :class:`contextvars.Context`, so that no call sees what another has set,
-least of all one of another client.
+copy of its connection's :class:`contextvars.Context`, so that no call sees the variables that
+another one has set, least of all one of another client.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ P = ParamSpec("P")
 _MISSING: Final = object()
 _EMPTY: Final = Context()
 _kept: Final[list[Callable[[], Context | None]]] = [lambda: _EMPTY, lambda: _EMPTY]
-"""What the last handshake left to a connection, as long as that is there; and the empty one."""
+"""Contexts to share: that of the last handshake, while a connection holds it; and an empty one."""
 _RAISE: Final = opmap["RAISE_VARARGS"]
 
 
 class CallFailed(Exception):
-    """Code of the application raised what is no ``Exception``, or was cancelled by itself."""
+    """The application raised something other than an ``Exception``, or cancelled itself."""
 
 
 class Overdue(Exception):
@@ -59,8 +59,8 @@ class Overdue(Exception):
 def handshake_context() -> Context:
     """Return the current context, for a connection to keep.
 
-    Connections are many: where nothing is set, or the very same values as in the handshake
-    before, they share one.
+    Connections share a context in which nothing is set, or the same values as in the handshake
+    before: there are many connections.
     """
     now = copy_context()
     for kept in _kept:
@@ -85,7 +85,7 @@ def call(context: Context, function: Callable[P, T], /, *args: P.args, **kwargs:
         **kwargs: The same, by name.
 
     Raises:
-        Exception: Whatever it raises; :class:`CallFailed` in place of what is no ``Exception``.
+        Exception: Any that it raises; :class:`CallFailed` for anything else that it raises.
     """
     try:
         return context.copy().run(function, *args, **kwargs)
@@ -98,19 +98,19 @@ def call(context: Context, function: Callable[P, T], /, *args: P.args, **kwargs:
 async def ask(
     seconds: float, context: Context, function: Callable[..., Any], /, *args: object
 ) -> Any:
-    """Call the application and await the result if it can be awaited.
+    """Call the application, and await the result if it can be awaited.
 
-    To be used outside of the runner, whose own :meth:`.Runner.ask` knows when the bus ends.
+    Use it outside of the runner; the runner's :meth:`.Runner.ask` knows when the bus ends.
 
     Args:
-        seconds: Time limit; it cannot stop what blocks.
+        seconds: Time limit; it cannot stop a call that blocks the loop.
         context: The connection's; the call gets a copy.
         function: The application's.
         *args: What to call it with.
 
     Raises:
         Overdue: It took longer, and was cancelled.
-        Exception: Whatever it raises; :class:`CallFailed` in place of what is no ``Exception``.
+        Exception: Any that it raises; :class:`CallFailed` for anything else that it raises.
     """
     try:
         with move_on_after(seconds):
@@ -123,7 +123,7 @@ async def ask(
 
 
 async def called(own: Context, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function, and await its result if it can be, inside ``own``."""
+    """Call a function inside the context ``own``, and await its result if it can be awaited."""
     result = own.run(function, *args, **kwargs)
     if type(result) is not CoroutineType:
         if not isawaitable(result):
@@ -134,7 +134,7 @@ async def called(own: Context, function: Callable[..., Any], /, *args: Any, **kw
 
 
 async def awaiting(awaitable: Awaitable[T]) -> T:
-    """Await; what comes has the methods of coroutines, which not every awaitable's steps have."""
+    """Return a coroutine that awaits: not every awaitable has the methods of a coroutine."""
     return await awaitable
 
 
@@ -142,12 +142,12 @@ async def awaiting(awaitable: Awaitable[T]) -> T:
 
 
 def reraise(exc: BaseException, *, is_meant: bool) -> NoReturn:
-    """Raise what is for the process or the caller's task; raise :class:`CallFailed` for the rest.
+    """Re-raise what ends the process or the caller's task; raise :class:`CallFailed` otherwise.
 
-    To be called where ``exc``, no ``Exception``, was caught.
+    Call it where ``exc``, which is not an ``Exception``, was caught.
 
     Args:
-        exc: What application code raised.
+        exc: Raised by the application.
         is_meant: Whether the caller's task is being cancelled, so that a cancellation is genuine.
             A future that was cancelled raises the same in the task that awaits it.
     """
@@ -160,15 +160,15 @@ def reraise(exc: BaseException, *, is_meant: bool) -> NoReturn:
 
 
 def comes_of_signal(exc: BaseException) -> bool:
-    """Tell whether a handler of a signal raised it: then it is for the process.
+    """Tell whether a signal handler raised it: then it ends the process.
 
-    ``KeyboardInterrupt`` and ``SystemExit`` can also be raised by application code, and end
-    nothing then. Who raised it is seen in the traceback: a function that is registered with
+    ``KeyboardInterrupt`` and ``SystemExit`` that application code raises do not end the process.
+    The traceback shows the difference: it contains a function that is registered with
     :mod:`signal`. Python's own handler of ``SIGINT`` leaves no trace there; but then the last
-    instruction is none that raises.
+    instruction is not one that raises.
     """
     if threading.current_thread() is not threading.main_thread():
-        return False  # Python runs handlers of signals in the main thread only.
+        return False  # Python runs signal handlers in the main thread only.
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     is_untraced = signal.default_int_handler in handlers
     codes = {code for handler in handlers if (code := _code_of(handler)) is not None}
@@ -185,10 +185,10 @@ def comes_of_signal(exc: BaseException) -> bool:
 
 
 def hand_to_process() -> None:
-    """See to it that the process hears of a ``KeyboardInterrupt`` that ended a task of the bus.
+    """Hand a ``KeyboardInterrupt`` that ended a task of the bus to the process.
 
-    asyncio lets it through; trio delivers it to the main task, if the handler of the signal is
-    called where trio protects the code from it, as in a system task.
+    asyncio lets it through. trio delivers it to the main task if the signal handler is called in
+    code that trio protects from it, as in a system task.
     """
     try:
         asyncio.get_running_loop()
@@ -219,7 +219,7 @@ def is_cancelled() -> bool:
 
 
 def name_of(function: object) -> str:
-    """Return what to call a function of the application in a log line."""
+    """Return a name for a function of the application, for a log line."""
     function = getattr(function, "func", function)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '?')}.{name}"
@@ -229,10 +229,10 @@ def name_of(function: object) -> str:
 
 
 class Rest(Generic[T]):
-    """What is left of an awaitable that was begun, and now waits for something.
+    """The rest of an awaitable that has begun and now waits.
 
-    It may be awaited once, in the task that began it, and behind whatever else that does
-    meanwhile: what the awaitable waits for is passed on unchanged.
+    It may be awaited once, in the task that began it; the task may do other things before. What
+    the awaitable waits for is passed on unchanged.
     """
 
     __slots__ = ("_run", "_steps", "_waits_for")
@@ -243,14 +243,14 @@ class Rest(Generic[T]):
         self._run: Final = run
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """Do the rest."""
+        """Run the rest."""
         run, waits_for = self._run, self._waits_for
         send, throw = self._steps.send, self._steps.throw
         while True:
             try:
                 try:
                     value = yield waits_for
-                except BaseException as exc:  # noqa: BLE001  # it is for the awaitable
+                except BaseException as exc:  # noqa: BLE001  # thrown into the awaitable
                     waits_for = run(throw, exc)
                 else:
                     waits_for = run(send, value)
@@ -260,22 +260,22 @@ class Rest(Generic[T]):
 
 
 def begin(awaitable: Awaitable[T], run: Callable[..., Any] = call_it) -> T | Rest[T]:
-    """Run an awaitable until it first waits; to be called in the task that will await the rest.
+    """Run an awaitable until it first waits; call it in the task that will await the rest.
 
     Args:
         awaitable: Usually a coroutine.
-        run: Takes each step, ``run(function, argument)``: that of a context, so that the steps
-            and the tasks that they start are in it.
+        run: Runs each step, as ``run(function, argument)``. With the method of a context, the
+            steps and the tasks that they start run in that context.
 
     Returns:
-        Its result, or what is left of it.
+        Its result, or its rest.
     """
     steps: Any = awaitable
     if type(awaitable) is not CoroutineType:
         steps = awaitable.__await__()
         if not hasattr(
             steps, "send"
-        ):  # As with `yield from` it need not be a generator: granian's.
+        ):  # As with `yield from`, it need not be a generator; granian's is not.
             steps = _generator(steps)
     try:
         waits_for = run(steps.send, None)

@@ -1,4 +1,4 @@
-"""What to install, where an extra is missing."""
+"""The error for a missing extra."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ def missing_extra(module: str, extra: str, cause: ModuleNotFoundError) -> Module
     """Return an error that says what to install.
 
     Args:
-        module: What was imported.
+        module: The module that was imported.
         extra: The extra that it needs.
-        cause: The import that failed. If it is a part of wsbus, it is returned as it is.
+        cause: The import that failed. If that is a part of wsbus, ``cause`` itself is returned.
     """
     name = cause.name or ""
     if name.split(".")[0] == "wsbus":

@@ -1,4 +1,4 @@
-"""The keys that tokens are verified with, checked when they are given."""
+"""The keys that verify tokens, checked when they are given."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 """The shortest secrets: as long as the hash (RFC 7518, section 3.2)."""
 
 _MAX_TRIED: Final = 8
-"""Keys that one token is tried with: strangers choose how often that is done."""
+"""Keys that are tried with one token: any client can cause the attempts."""
 
 _KEY_FILES: Final = (".pem", ".key", ".pub", ".crt", ".cer", ".json", ".txt", ".jwk", ".jwks")
 
 
 class UnknownKey(Exception):
-    """The header of a token names no key that is known; the text repeats nothing of it."""
+    """The header of a token names no known key; the text repeats nothing of the header."""
 
 
 class Keys:
@@ -32,7 +32,7 @@ class Keys:
 
     Args:
         key: As :class:`.JWT` takes it.
-        algorithms: Those that the keys are for.
+        algorithms: The algorithms that the keys are for.
 
     Raises:
         UsageError: A key or an algorithm cannot be used, or is not safe.
@@ -43,7 +43,7 @@ class Keys:
         key: Key | Sequence[Key] | Mapping[str, Any] | Callable[[Mapping[str, Any]], Any],
         algorithms: Sequence[str],
     ) -> None:
-        import jwt  # whoever needs keys has it
+        import jwt  # keys come with the extra jwt
 
         self._jwt: Final = jwt
         self._algorithms: Final = _checked_algorithms(algorithms)
@@ -68,10 +68,10 @@ class Keys:
             self._all = [self._checked(key)]
 
     def find(self, token: str) -> Sequence[Any]:
-        """Return the keys that a token may be signed with; one, unless they came as a list.
+        """Return the keys that may have signed a token; one, unless they were given as a list.
 
         Raises:
-            UnknownKey: There is none.
+            UnknownKey: There is no such key.
             jwt.PyJWTError: The header cannot be read.
         """
         if self._by_id is None and self._finds is None:
@@ -119,7 +119,7 @@ class Keys:
         return {name: self._checked(key) for name, key in keys.items()}
 
     def _checked(self, key: object) -> object:
-        """Return a key that one of the algorithms takes."""
+        """Return a key in the form that one of the algorithms accepts."""
         if isinstance(key, self._jwt.PyJWK):
             key = key.key
         if isinstance(key, os.PathLike) or _is_path(key):

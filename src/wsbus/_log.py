@@ -1,4 +1,4 @@
-"""Log lines that strangers can bring about: bounded in number, and safe to print."""
+"""Log lines that any client can cause: bounded in number, and safe to print."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MAX_KINDS: Final = 1000
 
 
 class BoundedLog:
-    """Logs at most so many lines of a kind a minute, and counts the rest.
+    """Logs a bounded number of lines of each kind a minute, and counts the rest.
 
-    The last line before the rest says so, and the next one after the minute tells the count: so a
-    flood fills no log, and is seen nevertheless.
+    The last line before the rest says so, and the first one after the minute has the count, so
+    that a flood does not fill the log, and can be seen nevertheless.
 
     Args:
-        logger: Where the lines go.
-        a_minute: Lines of each kind.
+        logger: The logger for the lines.
+        a_minute: Number of lines of each kind.
     """
 
     __slots__ = ("_a_minute", "_kinds", "_logger")
@@ -30,7 +30,7 @@ class BoundedLog:
     def __init__(self, logger: logging.Logger, a_minute: int = 10) -> None:
         self._logger: Final = logger
         self._a_minute: Final = a_minute
-        self._kinds: Final[dict[tuple[str, str], _Kind]] = {}
+        self._kinds: Final[dict[tuple[str, str], _Count]] = {}
 
     def warning(self, text: str, *args: object, of: str = "") -> None:
         """Log at WARNING; see :meth:`log`."""
@@ -52,11 +52,11 @@ class BoundedLog:
         """Log a line, or count it.
 
         Args:
-            level: As :mod:`logging` has it. A line that the level keeps back counts for nothing.
+            level: A level of :mod:`logging`. A line below the logger's level does not count.
             text: The line, with ``%s`` for the arguments; it is the line's kind.
-            *args: What fills it in.
-            of: Tells lines of one text apart; a word of the application, not of a stranger.
-            exc: Whose traceback follows.
+            *args: The arguments.
+            of: Distinguishes kinds with one text; a name of the application, not of a client.
+            exc: The exception whose traceback follows.
         """
         if not self._logger.isEnabledFor(level):
             return
@@ -65,7 +65,7 @@ class BoundedLog:
         if kind is None:
             if len(self._kinds) >= _MAX_KINDS:
                 self._kinds.clear()
-            kind = self._kinds[text, of] = _Kind(now)
+            kind = self._kinds[text, of] = _Count(now)
         elif now - kind.since >= _SECONDS:
             kind.since, kind.count = now, 0
         kind.count += 1
@@ -81,7 +81,7 @@ class BoundedLog:
         self._logger.log(level, line, *args, exc_info=exc)
 
 
-class _Kind:
+class _Count:
     __slots__ = ("count", "left_out", "since")
 
     def __init__(self, since: float) -> None:
@@ -91,6 +91,6 @@ class _Kind:
 
 
 def escaped(text: str, limit: int = 100) -> str:
-    """Return a client's word as it may stand in a log line: control characters escaped, short."""
+    """Return a client's text for a log line: shortened, with control characters escaped."""
     short = text if len(text) <= limit else text[:limit] + "…"
     return short.encode("unicode_escape", "backslashreplace").decode("ascii")

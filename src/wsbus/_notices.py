@@ -1,4 +1,4 @@
-"""What an endpoint's log says of connections that are refused through a mistake of the operator."""
+"""Log lines about refused connections that show a mistake in the set-up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger: Final = logging.getLogger("wsbus.endpoint")
 
 
 class Notices:
-    """Warns of one endpoint, and not too often: strangers bring most of it about."""
+    """Logs the refusals of one endpoint, with a bound: any client can cause most of them."""
 
     __slots__ = ("_has_told_of_rest", "_has_told_of_token", "log")
 
@@ -23,14 +23,14 @@ class Notices:
         self._has_told_of_rest = False
         self._has_told_of_token = False
         self.log: Final = BoundedLog(logger)
-        """For what the application's functions do at a handshake."""
+        """The log for failures of the application's functions at a handshake."""
 
     def of_rest(self, path: str, remedy: str) -> None:
-        """Log, once, that connections are refused because nobody has started the bus.
+        """Log, once, that connections are refused because the bus is not running.
 
         Args:
-            path: What the client asked for.
-            remedy: How the bus is started where this endpoint is served.
+            path: The path that the client asked for.
+            remedy: How to start the bus with this adapter.
         """
         if not self._has_told_of_rest:
             self._has_told_of_rest = True
@@ -44,7 +44,7 @@ class Notices:
         """Log, once, that the server's log may hold the tokens of this endpoint.
 
         Args:
-            remedy: How they are kept out of it.
+            remedy: How to keep tokens out of it.
         """
         if not self._has_told_of_token:
             self._has_told_of_token = True
@@ -55,10 +55,9 @@ class Notices:
             )
 
     def of_refusal(self, handshake: Handshake, status: int, reason: str) -> None:
-        """Log that a connection is refused for a reason that has no line of its own.
+        """Log that a connection is refused, for reasons without a log line of their own.
 
-        That a name is taken (409) is a matter of course where clients come again, and is shown at
-        INFO only.
+        A name that is taken (409) is normal where clients reconnect, and is logged at INFO.
         """
         level = logging.INFO if status == 409 else logging.WARNING
         words = "refused a connection to %s with status %d: %s"
@@ -70,7 +69,7 @@ class Notices:
         self.log.warning("a token is refused: %s (on %s)", escaped(reason, 300), path)
 
     def of_origin(self, handshake: Handshake, origins: Collection[str] | str) -> None:
-        """Log that an origin is refused, with what it was compared to."""
+        """Log that an origin is refused, and the origins that are accepted."""
         if origins == "same-host":
             host = escaped(handshake.headers.get("host", ""))
             expected = (

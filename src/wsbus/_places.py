@@ -1,4 +1,4 @@
-"""How many connections an endpoint takes, counted from the handshake on; and what a refusal is."""
+"""The bounds of an endpoint's connections, counted from the handshake on; and refusals."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Final
 
 from .core.errors import CloseCode
 from .core.limits import Limits
+from .transport import MAX_HANDSHAKE_BYTES
 
-__all__ = ["Place", "Places", "Refusal"]
+__all__ = ["NOT_AVAILABLE", "TOO_LARGE", "Place", "Places", "Refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +22,24 @@ class Refusal:
     reason: str
     """A sentence for the client."""
     close_code: CloseCode = CloseCode.DISCONNECTED
-    """What to close with, where the server cannot refuse before it accepts."""
+    """The close code, where the server cannot refuse before it accepts."""
+
+
+TOO_LARGE: Final = Refusal(
+    431,
+    f"path, query and headers have over {MAX_HANDSHAKE_BYTES} bytes, "
+    "each header and subprotocol counted with 32 more",
+)
+NOT_AVAILABLE: Final = Refusal(
+    503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART
+)
 
 
 class Place:
     """One of an endpoint's ``max_connections``, from the handshake until the connection has ended.
 
-    It is given back by :meth:`release`, or when nothing refers to it any more: an accepted
-    handshake whose connection never runs must not take a place for good.
+    :meth:`release` gives it back, or the garbage collector does: an accepted handshake whose
+    connection never runs must not keep a place.
     """
 
     __slots__ = ("_address", "_places")
@@ -58,7 +69,7 @@ class Places:
         self._addresses: Final[Counter[str]] = Counter()
 
     def enter(self, address: str | None, limits: Limits) -> Refusal | None:
-        """Take a place, or return why there is none."""
+        """Take a place, or return the refusal."""
         if limits.max_connections is not None and self.taken >= limits.max_connections:
             return Refusal(503, "too many connections", CloseCode.SERVICE_RESTART)
         if address is not None:

@@ -1,4 +1,4 @@
-"""What pydantic decodes and checks, in applications that use it; it is never imported here."""
+"""Decoding and checking with pydantic, in applications that use it; it is not imported here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 _ROOTS: Final = frozenset({"pydantic", "pydantic_core", "annotated_types"})
 _MAX_ERRORS: Final = 5
-"""Errors that one reply tells; the others are counted."""
+"""Errors listed in one reply; the others are counted."""
 _MAX_WORD: Final = 40
 _MAX_TEXT: Final = 200
 _LONG_WORD: Final = re.compile(rf"(\S{{{_MAX_WORD}}})\S+")
@@ -35,13 +35,13 @@ def is_of_pydantic(found: Any) -> bool:
 
 
 def mentions_pydantic(hint: Any) -> bool:
-    """Tell whether there is anything of pydantic in a type: ``list[Model]``, say."""
+    """Tell whether a type contains a type of pydantic, as ``list[Model]`` does."""
     annotations = getattr(hint, "__metadata__", ())
     return is_of_pydantic(hint) or any(map(mentions_pydantic, (*get_args(hint), *annotations)))
 
 
 def is_model(kind: Any) -> bool:
-    """Tell whether JSON has an object for a model: not for one that wraps a list, say."""
+    """Tell whether a model is an object in JSON; one that wraps a list, for example, is not."""
     return hasattr(kind, "__pydantic_root_model__") and not kind.__pydantic_root_model__
 
 
@@ -56,12 +56,12 @@ class Checked:
     """Decodes and checks data as pydantic does, in its lax mode.
 
     Args:
-        where: Names the data in errors: a parameter of a command, say.
-        hint: Its type.
-        place: Of the data, as replies name it: ``$.params.order``.
+        where: The data's name in errors: a parameter of a command, for example.
+        hint: The type.
+        place: The data's place, as replies name it: ``$.params.order``.
 
     Raises:
-        UsageError: pydantic cannot check such a type, or would not be asked for all of it.
+        UsageError: pydantic cannot check such a type, or not all of it.
     """
 
     __slots__ = ("_error", "_place", "_validate")
@@ -94,7 +94,7 @@ class Checked:
 
         Raises:
             CommandError: ``VALIDATION_ERROR``, with each place.
-            Exception: Whatever else a validator of the application raises.
+            Exception: Any other that a validator of the application raises.
         """
         try:
             return self._validate(json)
@@ -112,7 +112,7 @@ class Checked:
 
 
 def _refuse_settings(where: str, metadata: Any) -> None:
-    """Refuse what ``Field(…)`` says of a field and is not looked at in a parameter."""
+    """Refuse settings of ``Field(…)`` that have no effect on a parameter."""
     is_required = getattr(metadata, "is_required", None)
     if is_required is None:
         return
@@ -125,13 +125,13 @@ def _refuse_settings(where: str, metadata: Any) -> None:
 
 
 def _step(part: int | str) -> str:
-    """Return a part of a place; as msgspec does, it shows no key that looks like data."""
+    """Return a part of a place; as in msgspec, keys that look like data are not shown."""
     if isinstance(part, int):
         return f"[{part}]"
     return f".{part}" if part.isidentifier() and len(part) <= _MAX_WORD else "[...]"
 
 
 def shortened(text: str) -> str:
-    """Return a text in which nothing long that a client sent is repeated."""
+    """Return a text, cut so that it does not repeat long data of a client."""
     text = _LONG_WORD.sub(r"\1…", text)
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"

@@ -1,4 +1,4 @@
-"""Checks of settings, made when they are given: a mistake must not wait for the first client."""
+"""Checks of settings at the moment they are given, so that mistakes show before clients come."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def function_setting(
 
     Args:
         setting: Its name.
-        value: The application's.
+        value: The application's function.
         takes: The arguments that it is called with, such as ``token, handshake``; None: they are
             not checked.
         may_wait: Whether it may be an ``async def``.
 
     Raises:
-        UsageError: It is not; or it is a class, which was meant to be made first; or a generator;
-            or it cannot be called with these arguments.
+        UsageError: It is not a function, or it is a class, a generator, or a function that does
+            not take these arguments.
     """
     if isinstance(value, type):
         raise UsageError(f"{setting} is the class {value.__name__}; give an object made of it")
@@ -58,7 +58,7 @@ def function_setting(
 def _check_arguments(setting: str, function: Any, takes: str) -> None:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # Some that are written in C have none.
+    except (TypeError, ValueError):  # Some functions written in C have no signature.
         return
     try:
         signature.bind(*takes.split(", "))
@@ -96,7 +96,7 @@ def instance_setting(setting: str, value: object, kind: type) -> None:
 
 
 def text_setting(setting: str, value: object) -> None:
-    """Check that a setting is a text that can be sent.
+    """Check that a setting is a text that UTF-8 can encode.
 
     Raises:
         UsageError: It is not.

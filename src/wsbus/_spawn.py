@@ -1,4 +1,4 @@
-"""Tasks: one that belongs to no task group of its caller, and the one that runs."""
+"""Tasks: starting one outside of the caller's task groups, and finding the current one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _running: Final[set[asyncio.Task[None]]] = set()
 def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Start a task on the running loop, asyncio's or trio's; ``main`` must not raise.
 
-    anyio has no such thing, rightly: tasks should have an owner. A bus must outlive the task that
-    started it, because frameworks run set-up and clean-up in different ones.
+    anyio has no such function, because tasks should have an owner. But a bus must outlive the task
+    that started it: frameworks run set-up and clean-up in different tasks.
     """
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        import trio  # installed, or this would not be its loop
+        import trio  # installed, or its loop would not run
 
         trio.lowlevel.spawn_system_task(main, name="wsbus")
     else:
@@ -30,7 +30,7 @@ def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def task_now() -> asyncio.Task[object] | None:
-    """Return the task that runs, if it is one of asyncio."""
+    """Return the current task if it is asyncio's, else None."""
     try:
         return asyncio.current_task()
     except RuntimeError:  # Another loop is running.

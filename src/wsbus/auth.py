@@ -30,7 +30,7 @@ __all__ = [
 logger: Final = logging.getLogger("wsbus.auth")
 
 GrantsOf: TypeAlias = Callable[[Mapping[str, Any]], Grants]
-"""Turns the claims of a token into grants; raises :class:`.Unauthenticated` if it cannot."""
+"""Turns the claims of a token into grants, or raises :class:`.Unauthenticated`."""
 
 _WARNING: Final = "a token is refused: %s (on %s; wsbus token show tells what a token holds)"
 _SUBPROTOCOL: Final = "wsbus.token."
@@ -40,8 +40,8 @@ _COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265, se
 class Authenticator(Protocol):
     """Any callable of this shape, sync or async.
 
-    It is called at the handshake, with the token that this shows (:func:`shown_token`), and again
-    for each ``auth`` message. A sync one must not block.
+    It is called at the handshake, with the token in it (:func:`shown_token`), and again for each
+    ``auth`` message. A sync one must not block.
     """
 
     def __call__(
@@ -50,8 +50,8 @@ class Authenticator(Protocol):
         """Return the identity; None for "not yet": the client then has to send an ``auth``.
 
         Args:
-            token: What the client shows; None at a handshake without one.
-            handshake: Its headers may tell, too: a cookie, say.
+            token: The client's token; None at a handshake without one.
+            handshake: Its headers may identify the client, too: a cookie, for example.
 
         Raises:
             Unauthenticated: The token, or the handshake, is refused.
@@ -62,19 +62,19 @@ class Authenticator(Protocol):
 def shown_token(
     handshake: Handshake, query: str | None, cookie: str | None, *, header: bool
 ) -> str | None:
-    """Return the token that a handshake shows, or None.
+    """Return the token in a handshake, or None.
 
     The first of these counts: ``Authorization: Bearer …``, a subprotocol ``wsbus.token.…``, the
-    query, the cookie. What a client says on purpose goes before what its browser sends along.
+    query, the cookie. A cookie comes last because browsers send it unasked.
 
     Args:
-        handshake: The client's.
-        query: Name of the query parameter that is looked at; None: none.
-        cookie: Name of the cookie that is looked at; None: none.
-        header: Whether ``Authorization`` and subprotocols are looked at.
+        handshake: The client's handshake.
+        query: Name of the query parameter to look at; None: the query is ignored.
+        cookie: Name of the cookie to look at; None: cookies are ignored.
+        header: Whether to look at ``Authorization`` and subprotocols.
 
     Raises:
-        Unauthenticated: The subprotocol is not what it should be.
+        Unauthenticated: The token in the subprotocol is not valid base64url.
     """
     if header:
         scheme, _, token = handshake.headers.get("authorization", "").partition(" ")
@@ -108,10 +108,10 @@ def _cookie(header: str, name: str) -> str | None:
 
 
 def check_token_sources(query: object, cookie: object, *, header: object) -> None:
-    """Check where an endpoint looks for tokens.
+    """Check the settings that say where an endpoint looks for tokens.
 
     Raises:
-        UsageError: A name is none, or not one that a query or a cookie can have.
+        UsageError: A name is not a text, or not one that a query or a cookie can have.
     """
     if query is not None and not (isinstance(query, str) and query):
         raise UsageError('query_token is the name of a parameter of the query: query_token="token"')
@@ -122,14 +122,13 @@ def check_token_sources(query: object, cookie: object, *, header: object) -> Non
 
 
 def grants_from_claims(claims: Mapping[str, Any]) -> Grants:
-    """Return the grants that the claims of a token name.
+    """Return the grants in the claims of a token.
 
-    ``admin`` (bool), ``subscribe``, ``publish`` and ``command`` (lists of patterns) are the
-    grants, absent ones grant nothing; ``deny_subscribe``, ``deny_publish`` and ``deny_command``
-    take away.
+    ``admin`` (bool), ``subscribe``, ``publish`` and ``command`` (lists of patterns) grant; absent
+    ones grant nothing. ``deny_subscribe``, ``deny_publish`` and ``deny_command`` take away.
 
     Raises:
-        Unauthenticated: A claim of these does not have its type, or a pattern is none.
+        Unauthenticated: One of these claims has another type, or a pattern is invalid.
     """
     admin = claims.get("admin", False)
     if not isinstance(admin, bool):
@@ -156,21 +155,21 @@ class _Refused(Exception):
     """A token is refused.
 
     Args:
-        why: For the log; repeats nothing of the token.
-        told: For the client.
+        why: The reason for the log; it repeats nothing of the token.
+        public: The reason for the client.
     """
 
-    def __init__(self, why: str, told: str = "the token is not valid") -> None:
-        super().__init__(why, told)
+    def __init__(self, why: str, public: str = "the token is not valid") -> None:
+        super().__init__(why, public)
         self.why: Final = why
-        self.told: Final = told
+        self.public: Final = public
 
 
 class JWT:
-    """Judges JSON Web Tokens (RFC 7519).
+    """Verifies JSON Web Tokens (RFC 7519).
 
-    The claims ``sub`` and ``exp`` are required; what the others grant says ``grants``. Why a
-    token is refused stands in the log of ``wsbus.auth``, at WARNING, each reason once a minute.
+    The claims ``sub`` and ``exp`` are required; ``grants`` turns the others into grants. The log
+    of ``wsbus.auth`` says why a token is refused, at WARNING, each reason once a minute.
 
     Needs the extra ``jwt``.
 
@@ -178,15 +177,15 @@ class JWT:
         key: The secret, of at least 32 bytes for HS256 (RFC 7518, section 3.2); or the public key
             in PEM; or a list of a few, which are tried in turn; or several keys, of which the
             token names one in its header ``kid``: a mapping of them, or a JWK set (RFC 7517) as a
-            dict; or a function that is given the header of
-            a token, not verified yet, and returns its key, or None. The function must not block.
-        algorithms: Those accepted; never mix symmetric and asymmetric ones.
+            dict; or a function that takes the header of a token, not verified yet, and returns
+            its key, or None. The function must not block.
+        algorithms: The algorithms accepted; never mix symmetric and asymmetric ones.
         audience: If given, ``aud`` must hold one of these; if not, tokens with ``aud`` are
             refused.
         issuer: If given, ``iss`` must be one of these.
         leeway: Seconds by which the clocks may differ.
-        grants: Turns the claims into grants, or raises :class:`.Unauthenticated`, which refuses
-            the token with its sentence. It must not block.
+        grants: A function that turns the claims into grants, or raises
+            :class:`.Unauthenticated`, which refuses the token with its text. It must not block.
 
     Raises:
         UsageError: PyJWT is not installed, or a setting can never take effect or is not safe: a
@@ -218,7 +217,7 @@ class JWT:
         self._log: Final = BoundedLog(logger, a_minute=1)
 
     def __call__(self, token: str | None, handshake: Handshake) -> Identity | None:
-        """Judge the signature first, then the claims; see :class:`Authenticator`."""
+        """Check the signature first, then the claims; see :class:`Authenticator`."""
         if token is None:
             return None
         path = escaped(handshake.path)
@@ -226,11 +225,13 @@ class JWT:
             return self._identity(self._claims(token))
         except _Refused as exc:
             self._log.warning(_WARNING, exc.why, path, of=exc.why)
-            refusal = Unauthenticated(exc.told)
+            refusal = Unauthenticated(exc.public)
             refusal.is_logged = True
             raise refusal from None
-        except Unauthenticated as exc:  # Of the grants.
-            is_ours = self._grants is grants_from_claims  # Of others the text may hold anything.
+        except Unauthenticated as exc:  # From the function for the grants.
+            is_ours = (
+                self._grants is grants_from_claims
+            )  # The text of other exceptions may hold anything.
             why = exc.message if is_ours else "the function for grants= refuses its claims"
             self._log.warning(_WARNING, escaped(why, 300), path, of="grants")
             exc.is_logged = True
@@ -264,7 +265,7 @@ class JWT:
         except jwt.InvalidKeyError:
             raise _Refused("the key cannot be used for its algorithm (`alg`)") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
-            # Nothing of the cause: its text may repeat parts of the token.
+            # The cause is left out: its text may repeat parts of the token.
             raise _Refused("it is no JSON Web Token") from None
 
     def _verified(self, token: str, key: Any) -> Mapping[str, Any]:
@@ -274,7 +275,7 @@ class JWT:
             algorithms=self._algorithms,
             audience=self._audience,
             issuer=self._issuer,
-            # The times are judged below: in words, and strictly.
+            # The times are checked below: strictly, and with clear errors.
             options={
                 "require": [],
                 "verify_exp": False,
@@ -306,12 +307,12 @@ class JWT:
         if not isinstance(subject, str):
             raise _Refused("its claim `sub` is not a text (RFC 7519, section 4.1.2)")
         if not (is_subject(subject) and subject.isprintable()):
-            told = "the token's claim `sub` is not a printable text"
-            raise _Refused("its claim `sub` is empty or not printable", told)
+            public = "the token's claim `sub` is not a printable text"
+            raise _Refused("its claim `sub` is empty or not printable", public)
         return Identity(
             subject=subject,
             grants=self._grants(claims),
-            # The leeway holds for the end of the connection, too, or it would end before it began.
+            # The leeway applies to the end of the connection, too, or it would end before it began.
             expires_at=expires + leeway,
             claims=claims,
         )

@@ -1,4 +1,4 @@
-"""What an adapter must offer: one socket's I/O, and the handshake that opened it."""
+"""The interface of adapters: one socket's I/O, and the handshake that opened it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ server has the same bound.
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """The HTTP request that asked for a WebSocket; every word of it is the client's own.
+    """The HTTP request that asked for a WebSocket; all of it comes from the client.
 
-    All texts can be encoded as UTF-8. Where the client sent other bytes, U+FFFD stands for them
-    (``/�`` for ``/%FF``), as it does for a lone surrogate.
+    All texts can be encoded as UTF-8: U+FFFD replaces other bytes (``/�`` for ``/%FF``) and lone
+    surrogates.
     """
 
     path: str
@@ -51,17 +51,17 @@ class Handshake:
     client: tuple[str, int] | None = None
     """Address and port of the peer, as the server library sees it."""
     subprotocols: tuple[str, ...] = field(default=(), repr=False)
-    """What the client offered, in its order. One may hold a token: never log them."""
+    """Subprotocols that the client offered, in its order. One may hold a token: never log them."""
     path_params: Mapping[str, str] = field(default_factory=dict)
-    """What the framework's router found in the path."""
+    """Parameters that the framework's router found in the path."""
     scope: MutableMapping[str, Any] | None = field(default=None, repr=False, compare=False)
-    """The ASGI scope, with what middleware has put into it (``session``, ``user``, ``state``,
-    ``app``); None where no ASGI server is below. It is the server's own: nothing is copied."""
+    """The ASGI scope, with the additions of middleware (``session``, ``user``, ``state``,
+    ``app``); None without ASGI. It is the server's own object, not a copy."""
     request: Any = field(default=None, repr=False, compare=False)
-    """The request of aiohttp, with what its middleware has put into it; None elsewhere."""
+    """aiohttp's request, with the additions of its middleware; None without aiohttp."""
 
     def __post_init__(self) -> None:
-        """Make its texts such as can be encoded, so that views and logs can show them."""
+        """Replace what UTF-8 cannot encode, so that views and logs can show the texts."""
         put, parameters = object.__setattr__, self.path_params
         put(self, "path", encodable(self.path))
         put(self, "query_string", encodable(self.query_string))
@@ -78,7 +78,7 @@ class Handshake:
     def size(self) -> int:
         """Bytes of path, query and headers, with 32 more for each header and subprotocol.
 
-        RFC 9113 (6.5.2) counts headers so: what is small costs more memory than its bytes.
+        RFC 9113 (6.5.2) counts headers like this: a small one costs more memory than its bytes.
         """
         target = len(self.path) + len(self.query_string)
         return target + cast("HeaderView", self.headers).size() + 32 * len(self.subprotocols)
@@ -100,54 +100,55 @@ class Transport(Protocol):
         """Wait for the next message.
 
         Raises:
-            TransportClosed: The connection ended, whoever ended it; also promptly after
+            TransportClosed: The connection ended, on either side; also promptly after
                 :meth:`abort`.
         """
         ...
 
     async def send(self, frames: Sequence[Frame]) -> None:
-        """Send in order; return when the layer below has room for more.
+        """Send in order; return when the layer below takes more.
 
         Raises:
-            TransportClosed: Nobody can be reached any more.
+            TransportClosed: The connection has ended.
         Cancellation: the connection must be aborted afterwards.
         """
         ...
 
     async def close(self, code: int, reason: str) -> None:
-        """End the connection with a close frame; abort where none can be written.
+        """End the connection with a close frame, or abort it if none can be written.
 
-        Idempotent. It never waits for room, and for the peer's close frame only a bounded time.
+        Idempotent. It never waits until the transport is writable, and it waits for the peer's
+        close frame for a bounded time only.
         """
         ...
 
     def abort(self) -> None:
-        """Free the socket now; what was not sent is lost. Idempotent."""
+        """Free the socket at once; unsent data are lost. Idempotent."""
         ...
 
 
 @runtime_checkable
 class WriteNow(Protocol):
-    """What a transport offers in addition if it can write without waiting.
+    """The additional methods of a transport that can write without waiting.
 
-    Looked up once, when the connection is attached. It is what makes fan-out fast: no coroutine,
-    no task, one system call for all that a connection owes in a turn of the event loop.
+    They are looked up once, when the connection is attached. They make fan-out fast: no
+    coroutine, no task, one system call for all that a connection is owed in a turn of the loop.
     """
 
     def write_now(self, wire: bytes) -> None:
         """Write RFC 6455 frames (:attr:`.Frame.wire`), all of them.
 
         Raises:
-            anyio.WouldBlock: There is no room; nothing was written.
-            TransportClosed: Nobody can be reached any more; nothing was written.
+            anyio.WouldBlock: The buffer is full; nothing was written.
+            TransportClosed: The connection has ended; nothing was written.
         """
         ...
 
-    async def room(self) -> None:
+    async def wait_writable(self) -> None:
         """Wait until :meth:`write_now` would not block.
 
         Raises:
-            TransportClosed: Nobody can be reached any more.
+            TransportClosed: The connection has ended.
         """
         ...
 
@@ -157,13 +158,13 @@ class WriteNow(Protocol):
 
 
 class HeaderView(Mapping[str, str]):
-    """Headers as some library holds them, by lower-case name; nothing is copied.
+    """Headers by lower-case name, over a library's own object; nothing is copied.
 
-    Idle connections are many, and keep their handshakes. Values of one name are joined (RFC 9110,
+    Many idle connections keep their handshakes. Values of one name are joined (RFC 9110,
     section 5.3).
 
     Args:
-        items: Returns names, in any case, and values, in order.
+        items: Returns pairs of a name, in any case, and a value, in order.
     """
 
     __slots__ = ("_items",)
@@ -197,7 +198,7 @@ _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 def encodable(text: str) -> str:
     """Return the text with U+FFFD for what UTF-8 cannot encode.
 
-    Libraries decode a client's bytes with ``surrogateescape``, or as they are written in a path.
+    Libraries decode a client's bytes with ``surrogateescape``, or leave surrogates from a path.
     """
     return text if text.isascii() else _SURROGATES.sub("�", text)
 

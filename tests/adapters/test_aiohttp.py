@@ -47,6 +47,7 @@ from wsbus import (
 from wsbus.adapters import aiohttp as adapter
 from wsbus.adapters.aiohttp import AccessLogger, handler, setup
 from wsbus.core.errors import TransportClosed
+from wsbus.server.connection import driver_of
 
 SECRET = "s" * 32
 HANDSHAKE = (
@@ -137,7 +138,7 @@ async def fill(bus: Bus) -> Connection:
     """Publish until the only connection, which does not read, is blocked; return it."""
     connection = await only(bus)
     connection.subscribe("*")
-    while not connection.is_stuck:
+    while not driver_of(connection).is_stuck:
         await bus.publish("flood", "x" * 4096)
         await checkpoint()  # Let the flush run.
     return connection
@@ -547,7 +548,7 @@ async def test_a_slow_reader_gets_what_it_is_owed() -> None:
             await bus.publish("end")
             while '"channel":"end"' not in str(await peer.recv()):
                 pass
-            assert not connection.is_stuck
+            assert not driver_of(connection).is_stuck
         assert (await ends.next()).close_code == 1000
 
 
@@ -560,12 +561,13 @@ async def test_who_pings_and_never_reads_fills_no_memory() -> None:
     async with serving(bus.endpoint(limits=limits, heartbeat=heartbeat)) as port:
         stream = await connect_raw(port)
         connection = await only(bus)
+        transport: Any = driver_of(connection).outlet.transport
         most = 0
         flood = masked(0x9, b"x" * 125) * 100
         with fail_after(20), suppress(BrokenResourceError):
             while True:
                 await stream.send(flood)
-                most = max(most, connection._transport.unsent())  # type: ignore[attr-defined]
+                most = max(most, transport.unsent())
         assert await ends.next() is connection
         await stream.aclose()
 
@@ -578,11 +580,11 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
     async with serving(bus.endpoint(limits=PATIENT)) as port:
         stream = await connect_raw(port)
         connection = await only(bus)
-        transport: Any = connection._transport
+        transport: Any = driver_of(connection).outlet.transport
         has_room = Event()
 
         async def wait_patiently() -> None:
-            await transport.room()
+            await transport.wait_writable()
             has_room.set()
 
         written = 0
@@ -592,7 +594,7 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
                 written += 4100
         async with create_task_group() as tasks:
             async with create_task_group() as impatient:
-                impatient.start_soon(transport.room)
+                impatient.start_soon(transport.wait_writable)
                 tasks.start_soon(wait_patiently)
                 await wait_all_tasks_blocked()
                 impatient.cancel_scope.cancel()
@@ -608,7 +610,7 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
         with pytest.raises(TransportClosed):
             transport.write_now(b"\x81\x01x")
         with pytest.raises(TransportClosed):
-            await transport.room()
+            await transport.wait_writable()
         await stream.aclose()
 
 

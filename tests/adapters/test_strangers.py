@@ -24,7 +24,8 @@ from wsbus.adapters import _asgi, _intake, _uvicorn_http, _uvicorn_ws, websocket
 from wsbus.adapters._intake import Intake
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import redact, uvicorn_options
-from wsbus.testing.adapters import UNLIMITED, Client, open_site
+from wsbus.server.connection import driver_of
+from wsbus.testing.adapters import UNLIMITED, JsonPeer, open_site
 from wsbus.testing.frames import Opcode, client_frame
 
 every = pytest.mark.parametrize("adapter", ["websockets", "starlette", "aiohttp"])
@@ -187,9 +188,11 @@ async def test_a_server_that_ends_waits_for_nobody(
             while not bus.connections()[0].subscriptions:
                 await checkpoint()
             if asleep:
-                direct = bus.connection(connection.connection_id)
+                held = bus.connection(connection.connection_id)
+                assert held is not None
+                direct = driver_of(held).outlet.direct
                 assert direct is not None
-                while not direct.member.outlet.direct.unsent():
+                while not direct.unsent():
                     await bus.publish("a", "x" * 10_000)
     await stream.aclose()
 
@@ -227,7 +230,7 @@ async def test_a_broken_frame_ends_the_socket(adapter: str, broken: bytes, reads
         with fail_after(10):
             if not reads:
                 await client.subscribe("a")
-                while not site.connection(client).is_stuck:
+                while not driver_of(site.connection(client)).is_stuck:
                     await site.bus.publish("a", "x" * 50_000)
             await client.peer.send_raw(broken)
             await _knock_until_gone(client)
@@ -420,7 +423,7 @@ async def test_text_that_is_not_utf8_leaves_no_traceback(
     assert "secret" not in caplog.text
 
 
-async def _knock_until_gone(client: Client) -> None:
+async def _knock_until_gone(client: JsonPeer) -> None:
     """Ask the peer's kernel, by hardly more than nothing, whether there is a socket yet."""
     try:
         while True:
@@ -430,7 +433,7 @@ async def _knock_until_gone(client: Client) -> None:
         pass
 
 
-async def _talk_until_gone(client: Client) -> None:
+async def _talk_until_gone(client: JsonPeer) -> None:
     try:
         while True:
             await client.peer.send_raw(PING)

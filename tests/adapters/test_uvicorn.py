@@ -18,6 +18,7 @@ from tests.adapters.serving import client, receive, subscribe
 from wsbus import Bus
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import serve
+from wsbus.server.connection import driver_of
 
 
 @asynccontextmanager
@@ -116,9 +117,8 @@ async def test_it_stops_though_a_client_that_closes_does_not_read() -> None:
             assert peer is not None
             gone = Event()
             bus.on_disconnect(lambda _: gone.set())
-            while (
-                peer.member.queue.is_empty
-            ):  # Once all have settled, that is: it is full below, too.
+            # Once all have settled, that is: it is full below, too.
+            while driver_of(peer).member.queue.is_empty:
                 for _ in range(50):
                     await bus.send("a", "x" * 60_000, to=peer)
                 await wait_all_tasks_blocked()

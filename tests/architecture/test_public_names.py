@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 import wsbus
+from wsbus import Bus, Connection
 
 SOURCE: Final = Path(wsbus.__file__).parent
 TESTS: Final = Path(__file__).parents[1]
@@ -111,3 +112,68 @@ def test_every_test_states_its_law() -> None:
     ]
 
     assert silent == []
+
+
+def test_an_application_holds_a_connection_and_no_machinery() -> None:
+    """What handlers and hooks are given has these public names; its driver is another object."""
+    assert {name for name in dir(Connection) if not name.startswith("_")} == {
+        "abort",
+        "close_code",
+        "close_reason",
+        "connected_at",
+        "context",
+        "disconnect",
+        "endpoint",
+        "handshake",
+        "id",
+        "identity",
+        "info",
+        "messages_received",
+        "revoke",
+        "state",
+        "subscribe",
+        "unsubscribe",
+    }
+    assert Connection.__mro__ == (Connection, object)
+
+
+def test_an_application_holds_a_bus_and_no_machinery() -> None:
+    """What runs a bus for endpoints and adapters is another object, which endpoints are made with.
+
+    The names are those that set up, those that publish, and those of connections.
+    """
+    names = {name for name in dir(Bus) if not name.startswith("_")}
+    publishes = {name for name in names if name.startswith(("publish", "send", "broadcast"))}
+    hooks = {name for name in names if name.startswith("on_")}
+
+    assert names - publishes - hooks == {
+        "aclose",
+        "command",
+        "connection",
+        "connections",
+        "default_endpoint",
+        "disconnect",
+        "endpoint",
+        "healthy",
+        "is_running",
+        "revoke",
+        "statistics",
+        "subscribe",
+        "subscribers",
+    }
+    assert hooks == {
+        "on_authenticated",
+        "on_connect",
+        "on_disconnect",
+        "on_subscribe",
+        "on_unsubscribe",
+    }
+    assert publishes == {
+        "broadcast",
+        "publish",
+        "publish_soon",
+        "publish_threadsafe",
+        "send",
+        "send_soon",
+        "send_threadsafe",
+    }

@@ -18,11 +18,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from wsbus.bench.load import (
-    Audience,
     BenchError,
-    Dialogue,
     FanoutResult,
-    Pace,
+    FixedRate,
+    Load,
+    Script,
     Window,
     cores,
     cpu_seconds,
@@ -38,14 +38,14 @@ from wsbus.bench.processes import Server
 from wsbus.bench.target import running_at
 from wsbus.bench.workloads import add_ratios, median_of
 
-NUMBERED: Final = Dialogue(
+NUMBERED: Final = Script(
     path="/",
     hello=[(b"hello", b"welcome")],
     publish=b'publish {"n":"0000"}',
     marker=b'"n":"',
     digits=4,
 )
-PLAIN: Final = Dialogue(path="/", publish=b"publish me", marker=b"<m>")
+PLAIN: Final = Script(path="/", publish=b"publish me", marker=b"<m>")
 Deliver = Callable[[list[ServerConnection], str, int], None]
 
 
@@ -89,13 +89,13 @@ def delivering(deliver: Deliver, subprotocol: str | None = None) -> Iterator[int
 
 
 def measured(
-    port: int, dialogue: Dialogue = NUMBERED, *, publications: int = 40, outstanding: int = 4
+    port: int, script: Script = NUMBERED, *, publications: int = 40, outstanding: int = 4
 ) -> FanoutResult:
     """Publish to three subscribers, and wait for what is lost no longer than needed."""
     return fanout(
         port,
         None,
-        dialogue,
+        script,
         subscribers=3,
         outstanding=outstanding,
         publications=publications,
@@ -121,11 +121,11 @@ def test_a_server_without_fault_has_none() -> None:
 def test_progress_is_told_of_every_publication() -> None:
     """The steps told add up to the publications."""
     steps: list[int] = []
-    with delivering(to_all) as port, Audience(port, None, NUMBERED) as audience:
-        audience.join(2, progress=steps.append)
+    with delivering(to_all) as port, Load(port, None, NUMBERED) as load:
+        load.join(2, progress=steps.append)
         assert steps == [1, 1]
         steps.clear()
-        audience.run(Window(4), 50, progress=steps.append)
+        load.run(Window(4), 50, progress=steps.append)
 
     assert sum(steps) == 50
 
@@ -228,7 +228,7 @@ def test_whom_the_server_closes_nobody_waits_for() -> None:
 def test_without_a_publisher_there_is_no_measurement() -> None:
     """A server that closes the publisher's connection is an error, not a result."""
     with delivering(to_all) as port, pytest.raises(BenchError, match="closed the connection"):
-        measured(port, Dialogue(path="/", publish=b"\xff\xfe", marker=b"m"))
+        measured(port, Script(path="/", publish=b"\xff\xfe", marker=b"m"))
 
 
 def test_a_call_is_answered_on_the_same_connection() -> None:
@@ -258,9 +258,9 @@ def test_a_pace_is_kept_from_the_moment_that_was_due() -> None:
             gate.wait(0.5)
         to_all(subscribers, message, number)
 
-    with delivering(standing) as port, Audience(port, None, NUMBERED) as audience:
-        audience.join(2)
-        result = audience.run(Pace(100), 70)
+    with delivering(standing) as port, Load(port, None, NUMBERED) as load:
+        load.join(2)
+        result = load.run(FixedRate(100), 70)
 
     assert result.lost == 0
     assert result.seconds >= 0.69
@@ -282,7 +282,7 @@ def test_a_window_is_always_full(outstanding: int, done: int, elapsed: float) ->
 @given(st.floats(0.5, 1e4), st.integers(0, 100_000))
 def test_a_pace_goes_by_the_clock_alone(rate: float, sent: int) -> None:
     """Waited for as long as told, the next one is due, however few have arrived."""
-    pace = Pace(rate)
+    pace = FixedRate(rate)
     began = pace.moment(sent, 0.0)
 
     assert pace.wait(sent, began) == 0
@@ -295,9 +295,9 @@ def test_a_pace_goes_by_the_clock_alone(rate: float, sent: int) -> None:
 
 def test_a_subprotocol_must_be_chosen() -> None:
     """A server that does not speak what was asked for is not measured."""
-    dialogue = Dialogue(path="/", subprotocol="mine", publish=b"p", marker=b"m")
+    script = Script(path="/", subprotocol="mine", publish=b"p", marker=b"m")
     with delivering(to_all, "other") as port, pytest.raises(BenchError, match=r"mine|refused"):
-        measured(port, dialogue)
+        measured(port, script)
 
 
 def test_an_answer_that_does_not_come_is_told() -> None:
@@ -306,21 +306,21 @@ def test_an_answer_that_does_not_come_is_told() -> None:
     def goodbye(connection: ServerConnection) -> None:
         connection.socket.shutdown(2)
 
-    dialogue = Dialogue(path="/", hello=[(None, b"welcome")], publish=b"p", marker=b"m")
+    script = Script(path="/", hello=[(None, b"welcome")], publish=b"p", marker=b"m")
     with serve(goodbye, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         with pytest.raises(BenchError, match="no welcome"):
-            measured(server.socket.getsockname()[1], dialogue)
+            measured(server.socket.getsockname()[1], script)
         server.shutdown()
         thread.join()
 
 
 def test_a_publication_must_hold_its_number() -> None:
     """Numbers are asked for only where there is a place for them."""
-    dialogue = Dialogue(path="/", publish=b"publish", marker=b"m", digits=4)
+    script = Script(path="/", publish=b"publish", marker=b"m", digits=4)
     with delivering(to_all) as port, pytest.raises(BenchError, match="4 digits"):
-        measured(port, dialogue)
+        measured(port, script)
 
 
 # --- processes ----------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_names_are_unique() -> None:
 
 def test_all_are_asked_for_messages_of_one_size() -> None:
     """What is published holds the marker once, and the bare servers pass on 200 bytes of it."""
-    payloads = {peer.name: peer.dialogue.publish for peer in PEERS}
+    payloads = {peer.name: peer.script.publish for peer in PEERS}
 
     assert {payload.count(MARKER) for payload in payloads.values()} == {1}
     assert {len(payloads[name]) for name in ("websockets", "picows", "litestar", "channels")} == {

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from tests.cli.running import PATIENCE, wsbus
-from wsbus.bench.scripts import PROTOCOLS, bus_dialogue, call_dialogue
+from wsbus.bench.scripts import PROTOCOLS, bus_script, call_script
 
 SMALL: Final = ["--rounds", "1", "--json"]
 
@@ -96,8 +96,8 @@ def test_every_server_lets_anybody_do_anything(server: str) -> None:
 def test_a_message_is_as_long_as_told(protocol: str, payload: int) -> None:
     """What is delivered, and what answers a command, has the bytes that were asked for."""
     channels = ["bench", "another"]
-    dialogue = bus_dialogue(protocol, channels=channels, payload=payload)
-    calls = call_dialogue(protocol, "echo", payload=payload)
+    dialogue = bus_script(protocol, channels=channels, payload=payload)
+    calls = call_script(protocol, "echo", payload=payload)
     requests = [dialogue.publish, *dialogue.also_publish, calls.publish]
     with serving() as (_, port):
         url = f"ws://127.0.0.1:{port}/ws"

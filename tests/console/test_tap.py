@@ -8,7 +8,7 @@ from tests.console.operators import TOKEN, operators
 from wsbus import Bus, Grants, Handshake, Identity, parse_channel, parse_pattern
 from wsbus.console import Console, tap
 from wsbus.console.samples import CUT
-from wsbus.console.tap import KEPT, Tail, Tap
+from wsbus.console.tap import KEPT, ChannelTap, Tail
 from wsbus.core.hub import Hub
 from wsbus.core.messages import Publication
 
@@ -28,7 +28,7 @@ def tail(pattern: str, text: str = "", **denied: list[str]) -> Tail:
 
 def test_a_hub_is_as_it_was_once_the_tap_is_closed() -> None:
     """Tapped or not, a hub answers its publishers alike; closed, nothing of the tap is left."""
-    hub, counted = Hub(), Tap()
+    hub, counted = Hub(), ChannelTap()
     before = dict(vars(hub))
     counted.open(hub, 0.0)
     receipts = [hub.publish(publication("a")), hub.publish_to([], publication("b"))]
@@ -36,7 +36,7 @@ def test_a_hub_is_as_it_was_once_the_tap_is_closed() -> None:
     counted.close()
     hub.publish(publication("a"))
 
-    assert [receipt.matched for receipt in receipts] == [0, 0]
+    assert [receipt.local_matched for receipt in receipts] == [0, 0]
     assert {name: seen.count for name, seen in counted.channels.items()} == {"a": 1, "b": 1}
     assert vars(hub).keys() == before.keys()
     assert hub.statistics().publications == 3
@@ -45,7 +45,7 @@ def test_a_hub_is_as_it_was_once_the_tap_is_closed() -> None:
 def test_several_taps_do_not_know_of_each_other() -> None:
     """Whichever of two consoles closes its tap first, the other one hears on."""
     for first, second in ((0, 1), (1, 0)):
-        hub, taps = Hub(), (Tap(), Tap())
+        hub, taps = Hub(), (ChannelTap(), ChannelTap())
         for counted in taps:
             counted.open(hub, 0.0)
         hub.publish(publication("a"))
@@ -62,7 +62,7 @@ def test_several_taps_do_not_know_of_each_other() -> None:
 def test_channels_beyond_the_bound_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded, whatever is published; tails still hear all of it."""
     monkeypatch.setattr(tap, "MAX_CHANNELS", 2)
-    counted, everything = Tap(), tail("*")
+    counted, everything = ChannelTap(), tail("*")
     counted.tail([everything])
     for name in ("a", "b", "c", "d", "a"):
         counted.hear(publication(name), 0)
@@ -82,7 +82,7 @@ def test_channels_beyond_the_bound_are_counted_together(monkeypatch: pytest.Monk
 )
 def test_what_a_tap_keeps_is_bounded_in_bytes(published: list[tuple[int, int, int]]) -> None:
     """Names, events and texts are cut when they are kept, and their number is bounded."""
-    counted, everything = Tap(), tail("*")
+    counted, everything = ChannelTap(), tail("*")
     counted.tail([everything])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tap, "MAX_CHANNELS", 10)
@@ -102,7 +102,7 @@ def test_what_a_tap_keeps_is_bounded_in_bytes(published: list[tuple[int, int, in
 
 def test_a_rate_settles_on_what_is_published() -> None:
     """A steady stream is told at its rate from the first sample on; silence brings it down."""
-    hub, counted = Hub(), Tap()
+    hub, counted = Hub(), ChannelTap()
     counted.open(hub, 100.0)
     rates = []
     for second in range(1, 31):
@@ -127,7 +127,7 @@ def test_a_rate_settles_on_what_is_published() -> None:
 
 def test_a_tail_keeps_the_newest_and_counts_all() -> None:
     """However much is published, a tail holds a few publications."""
-    counted, grid = Tap(), tail("grid.*")
+    counted, grid = ChannelTap(), tail("grid.*")
     counted.tail([grid])
     for i in range(1000):
         counted.hear(publication("grid.a", str(i).encode()), 0)
@@ -156,7 +156,7 @@ def test_a_tail_may_look_for_a_text(text: str, wanted: int) -> None:
 
 def test_a_tail_has_nothing_that_is_denied() -> None:
     """A deny that is narrower than the pattern takes channels out of it."""
-    counted, some = Tap(), tail("grid.*", deny_subscribe=["grid.secret.*"])
+    counted, some = ChannelTap(), tail("grid.*", deny_subscribe=["grid.secret.*"])
     counted.tail([some])
     for name in ("grid.a", "grid.secret.key", "grid.a"):
         counted.hear(publication(name), 0)

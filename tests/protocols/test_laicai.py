@@ -8,7 +8,7 @@ import pytest
 from examples.laicai_stream import LaicaiStream
 from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.errors import InvalidChannel
-from wsbus.core.messages import Connected, Gap, Malformed, Refused, ServerMessage, Status
+from wsbus.core.messages import Gap, Greeting, Malformed, Refused, ServerMessage, Status
 
 DIALECT: Final = LaicaiStream()
 
@@ -41,7 +41,7 @@ def test_events_are_word_for_word(publishes: dict[str, str], text: str) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        Connected("c-1", None, None, None),
+        Greeting("c-1", None, None, None),
         Gap(3),
         Refused("INVALID_MESSAGE", "not JSON"),
         Status("c-1", None, 1703836800.0, (), 0, 0),

@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 
 from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.channels import parse_channel
+from wsbus.core.events import ChannelLoss
 from wsbus.core.frame import Frame, join_lines
 from wsbus.core.messages import (
     Auth,
     AuthAccepted,
     AuthRefused,
     Command,
-    Connected,
     Excess,
     Gap,
     GetStatus,
+    Greeting,
     Malformed,
     Ping,
     Pong,
@@ -70,7 +71,7 @@ COMMANDS: Final[st.SearchStrategy[Request]] = st.one_of(
     st.builds(GetStatus, REFS),
 )
 REPLIES: Final[st.SearchStrategy[ServerMessage]] = st.one_of(
-    st.builds(Connected, TEXTS, REFS, st.none() | SECONDS, st.none() | SECONDS),
+    st.builds(Greeting, TEXTS, REFS, st.none() | SECONDS, st.none() | SECONDS),
     st.builds(AuthAccepted, TEXTS, st.none() | SECONDS, REFS),
     st.builds(AuthRefused, TEXTS, TEXTS, REFS),
     st.builds(
@@ -153,10 +154,29 @@ def test_replies_are_word_for_word(says: dict[str, Any], text: str) -> None:
     assert frame.text == text
 
 
-@pytest.mark.parametrize(("publishes", "text"), vectors("zigquant-v2", "publishes"))
-def test_events_are_word_for_word(publishes: dict[str, str], text: str) -> None:
-    """Each sample event of zigquant-v2 looks the same here."""
+@pytest.mark.parametrize(
+    ("publishes", "text"), vectors("zigquant-v2", "publishes") + vectors("wsbus.v1", "publishes")
+)
+def test_events_are_word_for_word(publishes: dict[str, Any], text: str) -> None:
+    """Each sample event is sent byte for byte, those of zigquant-v2 as there.
+
+    protocol.md: an event of a channel with history carries its position; ``previous`` is absent
+    if there is none in the same epoch.
+    """
     assert DIALECT.encode_publication(publication(publishes)).text == text
+
+
+def test_a_gap_names_at_most_sixteen_channels() -> None:
+    """protocol.md: ``data.channels`` is absent if more than 16 are concerned."""
+    losses = {f"a.{n}": ChannelLoss(1) for n in range(17)}
+    frames = [
+        DIALECT.encode(Gap(17, channels=dict(list(losses.items())[:count])), NOW)
+        for count in (16, 17)
+    ]
+    some, many = [json.loads(frame.payload)["data"] for frame in frames if frame is not None]
+
+    assert [each["channel"] for each in some["channels"]] == [f"a.{n}" for n in range(16)]
+    assert many == {"lost": 17}
 
 
 @given(COMMANDS)
@@ -199,7 +219,7 @@ def test_the_dialects_agree_on_what_both_can_say(reply: ServerMessage) -> None:
     shorter, longer = ZIGQUANT.encode(reply, NOW), DIALECT.encode(reply, NOW)
 
     assert longer is not None
-    if isinstance(reply, Connected | Gap | Status):
+    if isinstance(reply, Greeting | Gap | Status):
         assert shorter is None
     else:
         assert shorter is not None
@@ -305,8 +325,8 @@ def test_a_glance_never_raises(message: str | bytes) -> None:
 
 def test_connected_tells_the_limits() -> None:
     """protocol.md: ``data`` holds limits after ``timeout``; a rate that is off is absent."""
-    told = Connected("c", None, 30.0, 60.0, 65536, 128, 100.0, 2.5)
-    frame, off = DIALECT.encode(told, NOW), DIALECT.encode(Connected("c", None, 30, 60, 1, 2), NOW)
+    told = Greeting("c", None, 30.0, 60.0, 65536, 128, 100.0, 2.5)
+    frame, off = DIALECT.encode(told, NOW), DIALECT.encode(Greeting("c", None, 30, 60, 1, 2), NOW)
 
     assert frame is not None
     assert off is not None

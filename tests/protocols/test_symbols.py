@@ -13,8 +13,8 @@ from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.errors import InvalidChannel
 from wsbus.core.instant import Instant
 from wsbus.core.messages import (
-    Connected,
     Gap,
+    Greeting,
     Malformed,
     Pong,
     Refused,
@@ -74,7 +74,7 @@ def test_fractions_of_a_second_are_cut_off() -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        Connected("c-1", "anonymous", 30.0, 60.0),
+        Greeting("c-1", "anonymous", 30.0, 60.0),
         Subscribed(("AAPL",), 1),
         Unsubscribed(("AAPL",), 0),
         Refused("INVALID_MESSAGE", "not JSON"),

@@ -9,8 +9,8 @@ from wsbus.core.channels import parse_channel
 from wsbus.core.errors import InvalidChannel, UsageError
 from wsbus.core.limits import MAX_DEPTH
 from wsbus.core.messages import (
-    Connected,
     Gap,
+    Greeting,
     Malformed,
     Publication,
     ServerMessage,
@@ -57,7 +57,7 @@ def test_events_are_word_for_word(publishes: dict[str, str], text: str) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        Connected("c-1", "u1", 30.0, 60.0),
+        Greeting("c-1", "u1", 30.0, 60.0),
         Gap(3),
         Status("c-1", "u1", 1703836800.0, (), 0, 0),
     ],

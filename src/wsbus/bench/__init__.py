@@ -1,4 +1,4 @@
-"""``wsbus bench``: servers to measure, and the load to measure them with; Linux only.
+"""``wsbus bench``: servers to measure, and the load for them. Linux only.
 
-``wsbus.bench.load`` is of use for measuring other servers, too; nothing here is imported by a bus.
+``wsbus.bench.load`` also measures other servers. A bus imports nothing of this package.
 """

@@ -1,4 +1,4 @@
-"""Connections that are there and say nothing: what they cost a server in memory and time."""
+"""Idle connections, and their cost to a server in memory and time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import perf_counter
 
 import msgspec
 
-from .load import Dialogue
+from .load import Script
 from .processes import Server, cpu_seconds, need_files, resident_bytes
 from .sockets import RawClient, frame
 
@@ -21,12 +21,12 @@ _EVENTS_AT_ONCE = 256
 
 
 class IdleResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What idle, subscribed connections cost."""
+    """The cost of idle, subscribed connections."""
 
     connections: int
     seconds: float
     pings: int
-    """Those that were answered."""
+    """Pings that were answered."""
     closed: int
     """Connections that the server closed."""
     cpu_share: float | None
@@ -34,28 +34,28 @@ class IdleResult(msgspec.Struct, frozen=True, kw_only=True):
     rss: int | None
     """The server's memory in bytes."""
     rss_per_connection: float | None
-    """Bytes by which it grew with each."""
+    """Bytes by which it grew with each connection."""
 
 
 def idle(
     server: Server,
-    dialogue: Dialogue,
+    script: Script,
     *,
     connections: int,
     seconds: float,
     progress: Callable[[int], None] | None = None,
 ) -> IdleResult:
-    """Connect, subscribe, answer pings, and nothing else.
+    """Connect, subscribe, answer pings, and do nothing else.
 
     Args:
-        server: Which.
-        dialogue: Whose hello is said; pings are those of wsbus's dialects.
-        connections: How many.
-        seconds: How long the server's time is measured, when all are connected.
-        progress: Called with 1 for each that has joined.
+        server: The server.
+        script: Its hello is used; pings are those of wsbus's dialects.
+        connections: Number of connections.
+        seconds: For how long the server's time is measured once all are connected.
+        progress: Called with 1 for each connection that has joined.
 
     Raises:
-        BenchError: The server is not there, or refused one.
+        BenchError: The server is not there, or refused a connection.
     """
     need_files(connections)
     pid = server.pid
@@ -65,11 +65,11 @@ def idle(
         with select.epoll() as epoll:
             watch = _Watch(epoll)
             for _ in range(connections):
-                client = RawClient(server.host, server.port, dialogue.path, dialogue.subprotocol)
+                client = RawClient(server.host, server.port, script.path, script.subprotocol)
                 clients.append(client)
-                client.converse(dialogue.hello, is_binary=dialogue.is_binary)
+                client.converse(script.hello, is_binary=script.is_binary)
                 watch.add(client)
-                watch.look(0)  # Some are due for a ping while others are still to join.
+                watch.look(0)  # Some get a ping before all have joined.
                 if progress is not None:
                     progress(1)
             rss = resident_bytes(pid) if pid else 0
@@ -107,7 +107,7 @@ class _Watch:
         self._epoll.register(client.sock.fileno(), select.EPOLLIN)
 
     def look(self, seconds: float) -> None:
-        """Wait so long, at the most, and answer what has come."""
+        """Wait at most ``seconds`` for pings, and answer those that have come."""
         for number, _ in self._epoll.poll(seconds, _EVENTS_AT_ONCE):
             client = self._clients[number]
             try:

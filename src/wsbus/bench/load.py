@@ -1,11 +1,11 @@
-"""The load: subscribers on raw sockets, a publisher, and what one publication costs the server.
+"""The load: subscribers on raw sockets, a publisher, and the cost of a publication to the server.
 
 It measures any WebSocket server that delivers what one client publishes to all clients. Messages
 are counted, not frames, by a marker that each of them holds once; nothing is parsed, so that one
-core can count more than a million messages a second. A :class:`Dialogue` says
-how to talk to the server::
+core can count more than a million messages a second. A :class:`Script` holds the messages for a
+server::
 
-    dialogue = Dialogue(
+    script = Script(
         subprotocol="nats",
         hello=[(b'{"subscribe":"bench"}', b"subscribed")],
         publish=b'{"publish":"bench","pad":"..."}',
@@ -15,14 +15,14 @@ how to talk to the server::
     need_files(500)
     with running([sys.executable, "server.py"], core=server_core) as server, pinned(load_core):
         result = fanout(
-            server.port, server.pid, dialogue, subscribers=500, outstanding=16, publications=2000
+            server.port, server.pid, script, subscribers=500, outstanding=16, publications=2000
         )
     print(result.cpu_us, result.p99_ms)
 
-The server prints ``host:port`` or its port when it is ready, and nothing else before. Payloads are
+The server prints ``host:port`` or its port when it is ready, and nothing before. Payloads are
 those of WebSocket messages; a protocol within (Socket.IO, NATS, STOMP) puts its own frames there.
-Frames of the WebSocket protocol's own pings are not answered: servers that close silent clients
-after less than the run takes need another setting, or :attr:`Dialogue.alive`.
+Pings of the WebSocket protocol are not answered: a server that closes silent clients before the
+run is over needs another setting, or :attr:`Script.alive`.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from .processes import (
     running,
 )
 from .pump import ALIVE_SECONDS, Pump
-from .schedules import Pace, Schedule, Window
+from .schedules import FixedRate, Schedule, Window
 from .sockets import RawClient, frame
 
 __all__ = [
-    "Audience",
     "BenchError",
-    "Dialogue",
     "FanoutResult",
-    "Pace",
+    "FixedRate",
+    "Load",
     "Schedule",
+    "Script",
     "Server",
     "Window",
     "cores",
@@ -73,38 +73,38 @@ _STUCK_BUFFER: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dialogue:
-    """How a server is talked to."""
+class Script:
+    """The messages that clients exchange with a server."""
 
     path: str = "/ws"
-    """Of the handshake, with the query if there is one."""
+    """The path of the handshake, with the query if there is one."""
     subprotocol: str | None = None
-    """Offered in the handshake, and to be chosen; None: none is offered."""
+    """Offered in the handshake; the server must choose it. None: none is offered."""
     hello: Sequence[tuple[bytes | None, bytes | None]] = ()
-    """What a subscriber does first: each a payload to send, or None, then a marker to read up to,
-    or None."""
+    """The first steps of a subscriber: each a payload to send, or None, and a marker to read up
+    to, or None."""
     publisher_hello: Sequence[tuple[bytes | None, bytes | None]] = ()
-    """What the publisher does first."""
+    """The first steps of the publisher."""
     publish: bytes
     """The payload that makes the server deliver one message to each subscriber."""
     marker: bytes
-    """Occurs exactly once in each message delivered, and in nothing else that comes."""
+    """Occurs exactly once in each message delivered, and in no other message."""
     is_binary: bool = False
-    """Whether what is sent goes in binary frames."""
+    """Whether clients send binary frames."""
     also_publish: Sequence[bytes] = ()
-    """Payloads to be published in turn with the first one: to further channels, say."""
+    """More payloads, published in turn with the first one: to further channels, for example."""
     digits: int = 0
-    """If not 0, so many digits, two at least, follow the marker, in what is published and in what
-    is delivered: the number of the publication, by which order is checked."""
+    """If not 0, a number of so many digits (at least two) follows the marker, in publications and
+    in deliveries: the publication's number, by which order is checked."""
     alive: bytes | None = None
-    """What every connection sends now and then in long runs, so that it is not taken for dead."""
+    """A message that every connection sends now and then in long runs, to show that it is alive."""
 
 
 class FanoutResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured; a publication's latency ends when the last subscriber has it."""
+    """The figures of a run; a publication's latency ends when the last subscriber has it."""
 
     subscribers: int
-    """Those that read."""
+    """Subscribers that read."""
     publications: int
     deliveries: int
     """Messages that came."""
@@ -122,7 +122,7 @@ class FanoutResult(msgspec.Struct, frozen=True, kw_only=True):
     cpu_share: float | None
     """The share of a core that the server was busy."""
     load_share: float
-    """The share of a core that the load was busy; near 1, it is the load that is measured."""
+    """The share of a core that the load was busy. Near 1 the figures are those of the load."""
     p50_ms: float
     p99_ms: float
     p999_ms: float
@@ -137,7 +137,7 @@ class FanoutResult(msgspec.Struct, frozen=True, kw_only=True):
 def fanout(
     port: int,
     pid: int | None,
-    dialogue: Dialogue,
+    script: Script,
     *,
     subscribers: int,
     outstanding: int,
@@ -148,35 +148,35 @@ def fanout(
     patience: float = 10.0,
     progress: Callable[[int], None] | None = None,
 ) -> FanoutResult:
-    """Publish to all subscribers with so many publications under way, and measure.
+    """Publish to all subscribers with a window of publications under way, and measure.
 
     Args:
-        port: Where the server listens.
-        pid: Of the server; None: CPU and memory are not measured.
-        dialogue: How to talk to it.
-        subscribers: How many connect and read.
-        outstanding: Publications that some subscriber does not have yet; at the most.
-        publications: How many are measured.
-        host: Where the server is.
-        warm_up: Publications before that; None: a fifth as many, 200 at least.
-        stuck: So many more connect, subscribe, and never read.
-        patience: Seconds without any message after which what is missing counts as lost.
-        progress: Called now and then with how many publications were completed since.
+        port: The server's port.
+        pid: The server's process id; None: CPU and memory are not measured.
+        script: The messages to send.
+        subscribers: Number of subscribers that read.
+        outstanding: The window: the most publications that some subscriber does not have yet.
+        publications: Number of publications that are measured.
+        host: The server's host.
+        warm_up: Publications before those; None: a fifth as many, at least 200.
+        stuck: Number of further subscribers that never read.
+        patience: Seconds without any message after which missing messages count as lost.
+        progress: Called now and then with the number of publications completed since.
 
     Raises:
         BenchError: The server is not there, refused, or closed the publisher's connection.
     """
     warm_up = max(200, publications // 5) if warm_up is None else warm_up
-    with Audience(port, pid, dialogue, host=host) as audience:
-        audience.join(subscribers, stuck=stuck)
-        audience.run(Window(outstanding), warm_up, patience=patience)
-        return audience.run(Window(outstanding), publications, patience=patience, progress=progress)
+    with Load(port, pid, script, host=host) as load:
+        load.join(subscribers, stuck=stuck)
+        load.run(Window(outstanding), warm_up, patience=patience)
+        return load.run(Window(outstanding), publications, patience=patience, progress=progress)
 
 
 def round_trips(
     port: int,
     pid: int | None,
-    dialogue: Dialogue,
+    script: Script,
     *,
     outstanding: int,
     calls: int,
@@ -185,37 +185,37 @@ def round_trips(
     patience: float = 10.0,
     progress: Callable[[int], None] | None = None,
 ) -> FanoutResult:
-    """Call with so many calls under way on one connection, and measure.
+    """Call with a window of calls under way on one connection, and measure.
 
-    What it takes and returns is as for :func:`fanout`, an answer being a delivery: the dialogue
-    publishes the call, and the marker occurs once in each answer. The publisher's hello is said.
+    Arguments and result are those of :func:`fanout`, an answer being a delivery: the script
+    publishes the call, and the marker occurs once in each answer. The publisher's hello is used.
 
     Raises:
         BenchError: The server is not there, refused, or closed the connection.
     """
     warm_up = max(200, calls // 5) if warm_up is None else warm_up
-    with Audience(port, pid, dialogue, host=host) as audience:
-        audience.call()
-        audience.run(Window(outstanding), warm_up, patience=patience)
-        return audience.run(Window(outstanding), calls, patience=patience, progress=progress)
+    with Load(port, pid, script, host=host) as load:
+        load.call()
+        load.run(Window(outstanding), warm_up, patience=patience)
+        return load.run(Window(outstanding), calls, patience=patience, progress=progress)
 
 
-class Audience:
+class Load:
     """Connections to one server, and a publisher; to be used as a context manager.
 
     Args:
-        port: Where the server listens.
-        pid: Of the server; None: CPU and memory are not measured.
-        dialogue: How to talk to it.
-        host: Where the server is.
+        port: The server's port.
+        pid: The server's process id; None: CPU and memory are not measured.
+        script: The messages to send.
+        host: The server's host.
     """
 
     def __init__(
-        self, port: int, pid: int | None, dialogue: Dialogue, *, host: str = "127.0.0.1"
+        self, port: int, pid: int | None, script: Script, *, host: str = "127.0.0.1"
     ) -> None:
-        self._place: Final = (host, port, dialogue.path, dialogue.subprotocol)
+        self._place: Final = (host, port, script.path, script.subprotocol)
         self._pid: Final = pid
-        self._dialogue: Final = dialogue
+        self._script: Final = script
         self._clients: list[RawClient] = []
         self._alive_at = 0.0
         self._pump: Pump | None = None
@@ -243,23 +243,23 @@ class Audience:
         """Connect a publisher and all subscribers; once.
 
         Args:
-            subscribers: Those that read.
-            stuck: Those that never do, besides.
-            idle: Those that are subscribed to something else, besides.
-            hello: What subscriber number n does first; None: as the dialogue says.
+            subscribers: Number of subscribers that read.
+            stuck: Number of further subscribers that never read.
+            idle: Number of further subscribers to something else.
+            hello: Returns the first steps of subscriber number n; None: those of the script.
             is_spread: Each publication goes to one of the subscribers, not to all.
-            progress: Called with 1 for each that has joined.
+            progress: Called with 1 for each subscriber that has joined.
 
         Raises:
-            BenchError: The server is not there, or refused one.
+            BenchError: The server is not there, or refused a connection.
         """
-        dialogue = self._dialogue
-        publisher = self._connect(dialogue.publisher_hello)
+        script = self._script
+        publisher = self._connect(script.publisher_hello)
         before = resident_bytes(self._pid) if self._pid else 0
         total = subscribers + stuck + idle
         for number in range(total):
             is_stuck = subscribers <= number < subscribers + stuck
-            steps = hello(number) if hello else dialogue.hello
+            steps = hello(number) if hello else script.hello
             self._connect(steps, receive_buffer=_STUCK_BUFFER if is_stuck else None)
             if progress is not None:
                 progress(1)
@@ -271,12 +271,12 @@ class Audience:
         )
 
     def call(self) -> None:
-        """Connect one client that gives commands and reads the answers; instead of :meth:`join`.
+        """Connect one client that sends commands and reads the answers; instead of :meth:`join`.
 
         Raises:
             BenchError: The server is not there, or refused it.
         """
-        client = self._connect(self._dialogue.publisher_hello)
+        client = self._connect(self._script.publisher_hello)
         self._pump = self._make_pump(client, [client], [], is_spread=False)
 
     def _connect(
@@ -286,13 +286,13 @@ class Audience:
     ) -> RawClient:
         client = RawClient(*self._place, receive_buffer=receive_buffer)
         self._clients.append(client)
-        client.converse(steps, is_binary=self._dialogue.is_binary)
+        client.converse(steps, is_binary=self._script.is_binary)
         now = perf_counter()
-        if self._dialogue.alive is not None and now - self._alive_at > ALIVE_SECONDS:
-            # Thousands take longer to join than a server bears silence.
+        if self._script.alive is not None and now - self._alive_at > ALIVE_SECONDS:
+            # Thousands take longer to join than a server waits for a silent client.
             self._alive_at = now
             for each in self._clients:
-                each.converse([(self._dialogue.alive, None)], is_binary=self._dialogue.is_binary)
+                each.converse([(self._script.alive, None)], is_binary=self._script.is_binary)
         return client
 
     def _make_pump(
@@ -303,17 +303,17 @@ class Audience:
         *,
         is_spread: bool,
     ) -> Pump:
-        dialogue = self._dialogue
-        is_binary, alive = dialogue.is_binary, dialogue.alive
+        script = self._script
+        is_binary, alive = script.is_binary, script.alive
         return Pump(
             publisher,
             clients,
             wires=[
                 frame(payload, is_binary=is_binary)
-                for payload in (dialogue.publish, *dialogue.also_publish)
+                for payload in (script.publish, *script.also_publish)
             ],
-            marker=dialogue.marker,
-            digits=dialogue.digits,
+            marker=script.marker,
+            digits=script.digits,
             alive=frame(alive, is_binary=is_binary) if alive else None,
             idle=idle,
             is_spread=is_spread,
@@ -327,13 +327,13 @@ class Audience:
         patience: float = 10.0,
         progress: Callable[[int], None] | None = None,
     ) -> FanoutResult:
-        """Publish, wait until all have everything, and tell what it took; may be repeated.
+        """Publish, wait until all subscribers have everything, and measure; may be repeated.
 
         Args:
-            schedule: When the next publication is due: :class:`Window` or :class:`Pace`.
-            publications: How many.
-            patience: Seconds without any message after which what is missing counts as lost.
-            progress: Called now and then with how many publications were completed since.
+            schedule: When the next publication is due: :class:`Window` or :class:`FixedRate`.
+            publications: Number of publications.
+            patience: Seconds without any message after which missing messages count as lost.
+            progress: Called now and then with the number of publications completed since.
 
         Raises:
             BenchError: The server closed the publisher's connection.
@@ -350,7 +350,7 @@ class Audience:
             publications=publications,
             deliveries=run.deliveries,
             lost=run.lost,
-            reordered=run.reordered if self._dialogue.digits else None,
+            reordered=run.reordered if self._script.digits else None,
             closed=run.closed,
             seconds=wall,
             rate=run.deliveries / wall,

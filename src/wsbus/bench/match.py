@@ -18,10 +18,9 @@ from typing import Any, Final
 import msgspec
 
 from ..core.channels import Channel, parse_channel
-from ..core.frame import Frame
 from ..core.hub import Hub
+from ..core.member import Member, Outlet, Owed
 from ..core.patterns import Pattern, parse_pattern
-from ..core.plan import Member
 from ..core.queue import MessageQueue
 from ..core.subscriptions import SubscriptionTable
 from ..protocols.native import Native
@@ -34,27 +33,27 @@ _REPEAT: Final = 100
 
 
 class MatchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table of so many patterns takes, each figure the least of several."""
+    """The cost of a table with so many patterns; each figure is the least of several."""
 
     table: str
     """``wsbus``, or ``paho-mqtt``."""
     patterns: int
     cached_ns: float | None
-    """To match a channel that was matched before, in nanoseconds; None: nothing is kept."""
+    """To match a channel that was matched before, in nanoseconds; None: the table has no cache."""
     cold_us: float
-    """To match one that was not, and build its audience, in microseconds."""
+    """To match a new channel, and build its audience, in microseconds."""
     add_us: float
     """To add one more pattern, and to discard it again, each on its own."""
     discard_us: float
     bytes_per_pattern: float
-    """What the table needs for each; pattern and member themselves are not counted."""
+    """The table's memory for each pattern; pattern and member themselves are not counted."""
 
 
 def growth(patterns: int) -> list[dict[str, Any]]:
     """Return rows of figures with 1,000 patterns, ten times as many, and so on up to ``patterns``.
 
     Args:
-        patterns: The most.
+        patterns: The largest number of patterns.
     """
     sizes = [1000]
     while sizes[-1] * 10 <= patterns:
@@ -69,11 +68,11 @@ def growth(patterns: int) -> list[dict[str, Any]]:
 
 
 def match(patterns: int, *, progress: Callable[[int], None] | None = None) -> list[MatchResult]:
-    """Measure with so many patterns.
+    """Measure a table with so many patterns.
 
     Args:
-        patterns: How many, each of a member of its own.
-        progress: Called with how many patterns were added since.
+        patterns: Number of patterns, each of a member of its own.
+        progress: Called with the number of patterns added since.
     """
     parsed = [parse_pattern(_pattern(number)) for number in range(patterns)]
     step = max(1, patterns // _COLD) | 1  # Odd: every kind of pattern has its turn.
@@ -101,8 +100,17 @@ def _channel(number: int) -> str:
     return f"desk.{number}.orders.{f'e{number}' if is_within else 'filled'}"
 
 
+class _Nowhere(Outlet):
+    """Where members go that are only looked up."""
+
+    receiver = None
+
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
+        """Do nothing: nothing is queued."""
+
+
 class _Ours:
-    """The hub's table, with what the hub arranges: who writes what in which form."""
+    """The hub's table, with the hub's audiences: members by protocol and form."""
 
     name = "wsbus"
 
@@ -114,7 +122,7 @@ class _Ours:
         self._protocol = Native()
 
     def member(self) -> Member:
-        return Member(self._protocol, MessageQueue[Frame]())
+        return Member(self._protocol, MessageQueue[Owed](), _Nowhere())
 
     def add(self, pattern: Pattern, member: Any) -> None:
         self._hub.join(member, pattern)
@@ -208,7 +216,7 @@ def _measure(
 
 
 def _bytes_of(table: _Ours | _Paho, patterns: Sequence[Pattern]) -> int:
-    """Return what the table needs for these, as Python's allocator has it."""
+    """Return the memory that the table needs for these patterns, by Python's allocator."""
     member = table.member()
     tracemalloc.start()
     try:
@@ -220,10 +228,10 @@ def _bytes_of(table: _Ours | _Paho, patterns: Sequence[Pattern]) -> int:
 
 
 def _least(call: Callable[[], object], *, rounds: int = 5) -> float:
-    """Return the CPU seconds that a call takes, the least of so many, without garbage collection.
+    """Return the CPU seconds that a call takes, the least of several, without garbage collection.
 
-    A collection looks at all that was ever made; with a million patterns it would be most of the
-    time, and come in one round or another by chance.
+    A collection visits all objects; with a million patterns it would take most of the time, in
+    some rounds and not in others.
     """
     gc.collect()
     gc.disable()

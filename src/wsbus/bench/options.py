@@ -1,4 +1,4 @@
-"""What commands of ``wsbus bench`` share: options, and what is done with them."""
+"""Options that the commands of ``wsbus bench`` share, and what the commands do with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from .load import FanoutResult
-    from .target import Target
+    from .target import MeasuredServer
 
 __all__ = [
     "COUNT",
@@ -21,8 +21,8 @@ __all__ = [
     "outstanding_option",
     "payload_option",
     "protocol_option",
+    "reported",
     "rounds_option",
-    "told",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -31,22 +31,17 @@ SERVERS: Final = ("websockets", "aiohttp", "starlette", "asgi")
 COUNT: Final = click.IntRange(1)
 
 
-class _MissingExtra(click.ClickException):
-    exit_code = 2
-
-
 @contextmanager
-def told() -> Iterator[None]:
-    """Say in a sentence what went wrong: exit status 2 if something is to be installed, else 1."""
-    from .errors import BenchError
-    from .servers import MissingExtra
+def reported() -> Iterator[None]:
+    """Report errors in a sentence, with exit status 2 if a package is missing, else 1."""
+    from .errors import BenchError, NotInstalled
 
     try:
         yield
-    except MissingExtra as exc:
-        raise _MissingExtra(str(exc)) from exc
     except BenchError as exc:
-        raise click.ClickException(str(exc)) from exc
+        failure = click.ClickException(str(exc))
+        failure.exit_code = 2 if isinstance(exc, NotInstalled) else 1  # type: ignore[misc]  # as in click
+        raise failure from exc
 
 
 protocol_option: Final = click.option(
@@ -68,7 +63,7 @@ rounds_option: Final = click.option(
 
 
 def outstanding_option(*default: int) -> Callable[[_F], _F]:
-    """Return the option for windows."""
+    """Return the option for the window."""
     return click.option(
         "--outstanding",
         type=COUNT,
@@ -80,13 +75,13 @@ def outstanding_option(*default: int) -> Callable[[_F], _F]:
 
 
 def aimed(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what is measured; the command gets ``targets``, and ``as_json``."""
+    """Add the options that choose servers; the command gets ``targets`` and ``as_json``."""
 
     @functools.wraps(command)
     def run(
         *, names: Sequence[str], url: str | None, pid: int | None, uvloop: bool, **options: Any
     ) -> None:
-        with told():
+        with reported():
             command(targets=_targets(names, url, pid, uvloop=uvloop), **options)
 
     for option in (
@@ -108,7 +103,7 @@ def aimed(command: Callable[..., None]) -> Callable[..., None]:
 
 def _targets(
     names: Sequence[str], url: str | None, pid: int | None, *, uvloop: bool
-) -> Sequence[Target]:
+) -> Sequence[MeasuredServer]:
     from .servers import require
     from .target import Own, running_at
 
@@ -125,9 +120,9 @@ def _targets(
 
 
 def measured(
-    targets: Sequence[Target],
+    targets: Sequence[MeasuredServer],
     cases: Sequence[str],
-    measure: Callable[[Target, str, Callable[[int], None]], FanoutResult],
+    measure: Callable[[MeasuredServer, str, Callable[[int], None]], FanoutResult],
     *,
     rounds: int,
     steps: int,
@@ -136,10 +131,10 @@ def measured(
 
     Args:
         targets: The servers.
-        cases: What sets the rows of one server apart.
-        measure: Called for each round, with what advances the bar.
-        rounds: How many.
-        steps: By which each round advances it.
+        cases: Names of the rows of one server.
+        measure: Called for each round, with a function that advances the bar.
+        rounds: Number of rounds.
+        steps: Steps by which each round advances the bar.
     """
     import msgspec
 

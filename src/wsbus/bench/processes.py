@@ -1,4 +1,4 @@
-"""What the operating system knows of a server: its time on a core, its memory, its process id."""
+"""A server's process: its CPU time, its memory, its id and its core."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _SPARE_FILES: Final = 100
 
 
 class Server(NamedTuple):
-    """A server that takes connections."""
+    """A server that accepts connections."""
 
     host: str
     port: int
     pid: int | None
-    """None: not known, and so is its CPU time."""
+    """None: unknown, so that CPU time and memory are unknown, too."""
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the time that a process has spent on a core, in all its threads, in seconds.
+    """Return the CPU time of a process, in all its threads, in seconds.
 
-    Precise to the microsecond, other than ``/proc/PID/stat``, which counts ticks of 10 ms. Threads
-    that have ended do not count.
+    It is precise to the microsecond; ``/proc/PID/stat`` counts ticks of 10 ms. Threads that have
+    ended do not count.
 
     Raises:
-        BenchError: There is no such process, or it is not ours to look at.
+        BenchError: There is no such process, or this user must not look at it.
     """
     try:
         tasks = list((_PROC / str(pid) / "task").iterdir())
@@ -69,7 +69,7 @@ def resident_bytes(pid: int) -> int:
 def listener_pid(port: int) -> int | None:
     """Return the process that listens on a TCP port; None if not exactly one can be found.
 
-    Whose processes are not ours to look at are not found.
+    Processes that this user must not look at are not found.
     """
     links = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     found = {pid for pid in _pids() if links & set(_open_files(pid))} if links else set()
@@ -97,14 +97,14 @@ def _open_files(pid: int) -> Iterator[str]:
 
 
 def cores() -> tuple[int, int]:
-    """Return the core for a server and the core for the load; the same where there is one only."""
+    """Return the core for a server and the core for the load; the same if there is only one."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
 
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Keep this process, and what it starts, on one core while the context is open."""
+    """Keep this process, and its children, on one core while the context is open."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -133,14 +133,14 @@ def running(command: Sequence[str], *, core: int | None = None) -> Iterator[Serv
 
     Args:
         command: It must print ``host:port``, or the port alone, as its first line when it is
-            ready. The process itself must be the server, since it is what is measured.
-        core: The only one it may use; None: as this process.
+            ready. The process itself must be the server, since it is the one measured.
+        core: The only core that it may use; None: those of this process.
 
     Raises:
         BenchError: It ended, or printed something else.
     """
     before = os.sched_getaffinity(0)
-    if core is not None:  # Before it is started: threads keep what they began with.
+    if core is not None:  # Before it is started: threads keep the core that they began with.
         os.sched_setaffinity(0, {core})
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  # the caller's own

@@ -1,4 +1,4 @@
-"""The hot loop: publish when it is due, read what comes, count it, and note each receipt."""
+"""The hot loop: publish when it is due, read and count messages, and note each receipt."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["ALIVE_SECONDS", "Pump", "Run"]
 
 _READ: Final = 256 * 1024
 _EVENTS_AT_ONCE: Final = 64
-"""Reads before the next look at the clock: a thousand of them take longer than a pace allows."""
+"""Reads before the next look at the clock: a thousand of them would delay publications."""
 ALIVE_SECONDS: Final = 15.0
-"""Between signs of life: wsbus ends a connection after a minute of silence by default."""
+"""Seconds between signs of life: wsbus closes a connection after a minute of silence by default."""
 _LONGEST_WAIT: Final = 1.0
 _MOST_IN_STEPS: Final = 16_384
 _ONES: Final = b"0123456789" * (_MOST_IN_STEPS // 10 + 11)
@@ -32,11 +32,11 @@ class Run:
     """One run: which publications are due, which have reached everybody, and what went wrong.
 
     Args:
-        schedule: When the next one is due.
-        publications: How many.
-        tallies: What each subscriber has; set to nothing.
-        patience: Seconds without any message after which what is missing counts as lost.
-        progress: Called now and then with how many were completed since.
+        schedule: When the next publication is due.
+        publications: Number of publications.
+        tallies: The count of each subscriber; reset here.
+        patience: Seconds without any message after which missing messages count as lost.
+        progress: Called now and then with the number of publications completed since.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class Run:
         self.closed: int = 0
         self.is_stalled: bool = False
         self.ended: float | None = None
-        """When everybody had everything; None: somebody never had."""
+        """When all subscribers had everything; None: some did not get everything."""
         self.latencies: Final[list[float]] = []
         self._schedule: Final = schedule
         self._publications: Final = publications
         self._tallies: Final = tallies
         self._patience: Final = patience
         self._progress: Final = progress
-        # levels[k]: subscribers that have k of them. All have `done` when nobody has fewer: that
-        # is one step per read, where a look at each publication would be one per message.
+        # levels[k]: number of subscribers that have k messages. All have `done` if none has fewer.
+        # This takes one step per read; a look at each publication would take one per message.
         self._levels: Final = [0] * (publications + 1)
         self._levels[0] = sum(tally.is_open for tally in tallies)
         self._moments: Final[list[float]] = []
@@ -72,11 +72,11 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether everybody has everything, or nothing comes any more."""
+        """Whether all subscribers have everything, or nothing comes any more."""
         return self.is_stalled or self._done >= self._publications
 
     def due(self) -> int:
-        """Return how many are to be published now; they count as published."""
+        """Return how many publications are due now; they count as published."""
         elapsed = perf_counter() - self._began
         first = len(self._moments)
         last = min(self._publications, self._schedule.due(self._done, elapsed))
@@ -85,7 +85,7 @@ class Run:
         return max(0, last - first)
 
     def wait(self) -> float:
-        """Return how long to wait for messages before the next one is due."""
+        """Return how long to wait for messages before the next publication is due."""
         sent = len(self._moments)
         if sent >= self._publications:
             return _LONGEST_WAIT
@@ -93,19 +93,22 @@ class Run:
 
     def count(self, tally: Tally, found: int) -> None:
         """Note that messages came."""
-        levels, most = self._levels, self._publications  # Its number shows what came twice.
+        levels, most = (
+            self._levels,
+            self._publications,
+        )  # The number shows messages that came twice.
         levels[min(tally.received, most)] -= 1
         tally.received += found
         levels[min(tally.received, most)] += 1
         self.deliveries += found
 
     def lose(self, tally: Tally) -> None:
-        """Note that a subscriber's connection is gone; nobody waits for it."""
+        """Note that a subscriber's connection is gone; the run does not wait for it."""
         self._levels[min(tally.received, self._publications)] -= 1
         tally.is_open = False
 
     def settle(self, *, heard: bool) -> None:
-        """Note what has reached everybody; to be called after each round of reads."""
+        """Note the publications that reached all subscribers; called after each round of reads."""
         elapsed = perf_counter() - self._began
         if heard:
             self._heard_at = elapsed
@@ -127,7 +130,7 @@ class Run:
         return sum(max(0, self._publications - tally.received) for tally in self._tallies)
 
     def latency(self, share: float) -> float:
-        """Return the seconds within which this share of the publications reached everybody."""
+        """Return the seconds within which this share of publications reached all subscribers."""
         if not self.latencies:
             return math.nan
         ordered = sorted(self.latencies)
@@ -138,13 +141,13 @@ class Pump:
     """Publishes through one connection and reads from all the others.
 
     Args:
-        publisher: Its connection.
-        clients: Those of the subscribers, all of them subscribed.
+        publisher: The publisher's connection.
+        clients: Connections of the subscribers, all of them subscribed.
         wires: Frames that publish, in turn.
         marker: Occurs once in each message.
         digits: How many digits of a number follow the marker; 0: none.
-        alive: A frame that every connection sends now and then; None: not.
-        idle: Connections that get nothing, and have only to be kept alive.
+        alive: A frame that every connection sends now and then; None: no frame.
+        idle: Connections that get nothing and are only kept alive.
         is_spread: Each publication goes to one of the subscribers, not to all.
     """
 
@@ -171,7 +174,7 @@ class Pump:
         self._marker: Final = marker
         self._digits: Final = digits
         self._alive: Final = alive
-        # What may begin a marker, and its number, that the next read completes.
+        # The beginning of a marker and its number, which the next read completes.
         self._keep: Final = len(marker) + digits - 1
         self._buffer: Final = bytearray(self._keep + _READ)
         self._room: Final = memoryview(self._buffer)[self._keep :]
@@ -188,7 +191,7 @@ class Pump:
             self._epoll.register(publisher.sock.fileno(), select.EPOLLIN)
 
     def close(self) -> None:
-        """Let go of what was registered; the connections stay."""
+        """Unregister the connections; they stay open."""
         self._room.release()
         self._epoll.close()
 
@@ -199,7 +202,7 @@ class Pump:
         patience: float,
         progress: Callable[[int], None] | None,
     ) -> Run:
-        """Publish so many, and read until all have them or nothing comes any more; repeatable."""
+        """Publish, and read until all have everything or nothing comes any more; repeatable."""
         for client in self._clients:
             client.expected = self._published
         tallies = [self._shared] if self._shared else self._clients
@@ -257,7 +260,7 @@ class Pump:
             run.lose(client)
 
     def _out_of_order(self, client: RawClient, start: int, end: int, found: int) -> int:
-        """Return how many came after a later one, or twice."""
+        """Return how many messages came after a later one, or twice."""
         marker, digits, buffer = self._marker, self._digits, self._buffer
         width = len(marker)
         first = buffer.find(marker, start) + width
@@ -283,10 +286,10 @@ class Pump:
         return late
 
     def _is_in_steps(self, first: int, last: int, lowest: int, found: int) -> bool:
-        """Tell whether the last two digits of all numbers are as they should be.
+        """Tell whether the last two digits of all numbers are in order.
 
-        To parse each number costs several times as much as everything else here. But in most reads
-        all messages are of the same length, so that a digit of all of them is one slice.
+        Parsing each number would cost several times as much as everything else here. In most reads
+        all messages have the same length, so that one digit of all of them is one slice.
         """
         step, rest = divmod(last - first, found - 1)
         if rest or found > _MOST_IN_STEPS:
@@ -297,7 +300,7 @@ class Pump:
         return buffer[ones] == _ONES[at : at + found] and buffer[tens] == _TENS[at : at + found]
 
     def _is_in_order(self, first: int, last: int, lowest: int, found: int) -> bool:
-        """Tell the same of messages of several lengths; of many, look one time in four only."""
+        """Tell the same for messages of different lengths; of many reads, check one in four."""
         self._uneven += 1
         if found > _MOST_IN_STEPS or (found > _FEW and self._uneven % 4):
             return True
@@ -315,7 +318,7 @@ class Pump:
 
 
 def _halves(wire: bytes, marker: bytes, digits: int) -> tuple[bytes, bytes]:
-    """Return what goes before the number of a publication, and what goes after it."""
+    """Return the parts of a publication before and after its number."""
     if not digits:
         return wire, b""
     before, found, after = wire.partition(marker)

@@ -1,4 +1,4 @@
-"""What is shown: a bar while it runs, then one JSON object or a table."""
+"""The output: a bar during the run, then one JSON object or a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLACES: Final = {"cached_ns": 0, "p50_ms": 1, "p99_ms": 1, "p999_ms": 1, "secon
 
 @contextmanager
 def progress_bar(what: str, total: float) -> Iterator[Callable[[int], None]]:
-    """Show on stderr, if that is a terminal, how far a measurement is; yield what advances it."""
+    """Show a bar on stderr, if that is a terminal; yield a function that advances it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
@@ -34,7 +34,7 @@ def progress_bar(what: str, total: float) -> Iterator[Callable[[int], None]]:
         console=console,
         transient=True,
         disable=not console.is_terminal,
-        auto_refresh=False,  # A thread of its own would take the load's core from it.
+        auto_refresh=False,  # A thread would take time from the load's core.
     ) as progress:
         task = progress.add_task(what, total=total)
 
@@ -45,7 +45,7 @@ def progress_bar(what: str, total: float) -> Iterator[Callable[[int], None]]:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures were measured on and with."""
+    """Return the machine and the versions with which the figures were measured."""
     return {
         "wsbus": version("wsbus"),
         "python": platform.python_version(),
@@ -72,30 +72,30 @@ def show(
     """Print the figures on stdout.
 
     Args:
-        workload: Its name.
+        workload: The workload's name.
         rows: Figures by name, the same in every row.
-        settings: What was measured, by name of the option.
+        settings: Settings by name of the option.
         as_json: One object with everything; else a table.
-        columns: Which figures the table has, and what stands above them.
+        columns: The figures in the table, and their headings.
     """
     if as_json:
         report = {"workload": workload, "machine": machine(), "settings": settings}
         click.echo(msgspec.json.encode(report | {"results": rows}))
         return
     console = Console(highlight=False, soft_wrap=True)
-    told = ", ".join(f"{name} {_text(name, value)}" for name, value in settings.items())
-    console.print(f"{workload}: {told}", markup=False)
+    described = ", ".join(f"{name} {_text(name, value)}" for name, value in settings.items())
+    console.print(f"{workload}: {described}", markup=False)
     cells = [[_text(name, row[name]) for name in columns] for row in rows]
     lines = [list(columns.values()), *cells]
     table = _table(lines)
     if console.is_terminal and _width(console, table) > console.width:
         table = _table([list(line) for line in zip(*lines, strict=True)])
-    console.width = _width(console, table)  # Rather wrapped by the terminal than cut short.
+    console.width = _width(console, table)  # The terminal wraps long lines; nothing is cut.
     console.print(table)
 
 
 def _table(lines: Sequence[Sequence[str]]) -> Table:
-    """Return a table of a heading and rows; texts are to the left, numbers to the right."""
+    """Return a table of a heading and rows, texts on the left, numbers on the right."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(lines[0]):
         is_text = all(line[number][:1].isalpha() for line in lines[1:])

@@ -1,4 +1,4 @@
-"""When the next publication is due: by what has arrived, or by the clock."""
+"""Schedules: the next publication is due when one has arrived, or by the clock."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Pace", "Schedule", "Window"]
+__all__ = ["FixedRate", "Schedule", "Window"]
 
 
 class Schedule(Protocol):
-    """When publications are due."""
+    """Decides when publications are due."""
 
     def due(self, done: int, elapsed: float) -> int:
-        """Return how many may have been published, ``done`` of them having reached everybody."""
+        """Return how many may be published in all, if ``done`` reached all subscribers."""
 
     def moment(self, number: int, elapsed: float) -> float:
-        """Return when a publication was due, seconds from the start."""
+        """Return when a publication was due, in seconds from the start."""
 
     def wait(self, sent: int, elapsed: float) -> float:
-        """Return after how many seconds the next one will be due, if nothing comes before."""
+        """Return the seconds until the next publication is due, if nothing arrives before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """So many publications under way, always."""
+    """Keeps a fixed number of publications under way."""
 
     outstanding: int
 
@@ -37,15 +37,16 @@ class Window:
         return elapsed
 
     def wait(self, sent: int, elapsed: float) -> float:
-        """Return after how many seconds the next one will be due: not by time."""
+        """Return the seconds until the next publication is due: time alone brings none."""
         return math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """So many publications a second by the clock, however slow the server is.
+class FixedRate:
+    """Publishes at a fixed rate by the clock, however slow the server is.
 
-    Latency counts from when a publication was due: what waits behind a stall is not left out.
+    Latency counts from when a publication was due, so that publications delayed by a stall of the
+    server count in full.
     """
 
     rate: float
@@ -59,5 +60,5 @@ class Pace:
         return number / self.rate
 
     def wait(self, sent: int, elapsed: float) -> float:
-        """Return after how many seconds the next one will be due."""
+        """Return the seconds until the next publication is due."""
         return max(0.0, sent / self.rate - elapsed)

@@ -1,13 +1,13 @@
-"""What is said to a server of wsbus, in each dialect that it is measured with."""
+"""Scripts for wsbus servers, in each dialect that is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from .load import Dialogue
+from .load import Script
 
-__all__ = ["DEFAULT_PAYLOAD", "PROTOCOLS", "bus_dialogue", "call_dialogue", "subscription"]
+__all__ = ["DEFAULT_PAYLOAD", "PROTOCOLS", "bus_script", "call_script", "subscription"]
 
 PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
 DEFAULT_PAYLOAD: Final = 200
@@ -25,25 +25,25 @@ _ANSWER: Final = '{"type":"response","id":"1","timestamp":1700000000000,"success
 _ALIVE: Final = b'{"type":"pong"}'
 
 
-def bus_dialogue(
+def bus_script(
     protocol: str = "wsbus.v1",
     *,
     channels: Sequence[str] = ("bench",),
     payload: int = DEFAULT_PAYLOAD,
     digits: bool = True,
-) -> Dialogue:
-    """Return how subscribers of all these channels are published to, on each in turn.
+) -> Script:
+    """Return the script for subscribers of these channels, published on in turn.
 
     Args:
         protocol: One of :data:`PROTOCOLS`.
         channels: At least one.
-        payload: Bytes of a message as it is delivered; not less than what is around the padding.
+        payload: Bytes of a delivered message; at least those around the padding.
         digits: Whether order is checked.
     """
     data = [_padded(_EVENT, channel, payload) for channel in channels]
     pairs = zip(channels, data, strict=True)
     publish = [(_PUBLISH[protocol] % pair).encode() for pair in pairs]
-    return Dialogue(
+    return Script(
         subprotocol=protocol,
         hello=subscription(*channels),
         publish=publish[0],
@@ -54,23 +54,21 @@ def bus_dialogue(
     )
 
 
-def call_dialogue(protocol: str, action: str, *, payload: int = DEFAULT_PAYLOAD) -> Dialogue:
-    """Return how a command is given whose answer is what was sent.
+def call_script(protocol: str, action: str, *, payload: int = DEFAULT_PAYLOAD) -> Script:
+    """Return the script for a command that answers with its data.
 
     Args:
         protocol: One of :data:`PROTOCOLS`.
-        action: Its name.
+        action: The command's name.
         payload: Bytes of an answer.
     """
     data = _padded("%s" + _ANSWER, "", payload)
     call = (_CALL % (action, data)).encode()
-    return Dialogue(
-        subprotocol=protocol, publish=call, marker=_MARKER, digits=_DIGITS, alive=_ALIVE
-    )
+    return Script(subprotocol=protocol, publish=call, marker=_MARKER, digits=_DIGITS, alive=_ALIVE)
 
 
 def subscription(*channels: str) -> Sequence[tuple[bytes | None, bytes | None]]:
-    """Return what a client says and hears to subscribe to these."""
+    """Return a client's steps to subscribe to these channels."""
     names = ",".join(f'"{channel}"' for channel in channels)
     return [(f'{{"type":"subscribe","channels":[{names}]}}'.encode(), b'"type":"subscribed"')]
 

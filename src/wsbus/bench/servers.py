@@ -1,4 +1,4 @@
-"""What ``wsbus bench serve`` serves: a bus with open doors, on each server that carries one."""
+"""The servers of ``wsbus bench serve``: a bus without any limit, on each kind of server."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from ..core.heartbeat import HeartbeatPolicy
 from ..core.limits import Limits
 from ..core.permissions import Grants
 from ..endpoint import Endpoint
+from .errors import NotInstalled
 
-__all__ = ["SERVERS", "MissingExtra", "Options", "make_bus", "require", "run"]
-
-
-class MissingExtra(Exception):
-    """What is needed is not installed; the text says what to install."""
+__all__ = ["SERVERS", "Options", "make_bus", "require", "run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,20 +28,21 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 0
     ping_interval: float | None = None
-    """Seconds between pings to a client, silence of twice as long being its end; None: as ever."""
+    """Seconds between pings to a client, which is closed after twice as long without an answer;
+    None: the default."""
     flush_interval: float = 0.0
     """See :class:`.Bus`."""
     ready: Callable[[str], object] = print
-    """Called with ``host:port`` once connections are taken."""
+    """Called with ``host:port`` once the server accepts connections."""
 
 
 def make_bus(
     ping_interval: float | None = None, flush_interval: float = 0.0
 ) -> tuple[Bus, Endpoint]:
-    """Return a bus, and a door through which anybody may do anything, as often as they like.
+    """Return a bus, and an endpoint that allows anything, without a rate limit.
 
-    Everything else is as it is by default. Commands: ``echo`` answers with what was sent,
-    ``echo_sync`` as well, and ``publish`` is for dialects that have no word for it.
+    All else has its defaults. Commands: ``echo`` and ``echo_sync`` answer with their data, and
+    ``publish`` is for dialects in which clients cannot publish.
 
     Args:
         ping_interval: See :class:`Options`.
@@ -139,8 +137,8 @@ async def _stopped() -> None:
     await stop.wait()
 
 
-class _Kind:
-    """A server by name, and what it needs to be installed."""
+class _ServerKind:
+    """A kind of server, and the packages that it needs."""
 
     def __init__(
         self, serve: Callable[[Options], Coroutine[Any, Any, None]], extra: str, *modules: str
@@ -151,25 +149,25 @@ class _Kind:
 
 
 SERVERS: Final = {
-    "websockets": _Kind(_serve_websockets, "cli,websockets", "websockets"),
-    "aiohttp": _Kind(_serve_aiohttp, "cli,aiohttp", "aiohttp"),
-    "starlette": _Kind(_serve_starlette, "demo", "starlette", "uvicorn", "websockets"),
-    "asgi": _Kind(_serve_asgi, "demo", "uvicorn", "websockets"),
+    "websockets": _ServerKind(_serve_websockets, "cli,websockets", "websockets"),
+    "aiohttp": _ServerKind(_serve_aiohttp, "cli,aiohttp", "aiohttp"),
+    "starlette": _ServerKind(_serve_starlette, "demo", "starlette", "uvicorn", "websockets"),
+    "asgi": _ServerKind(_serve_asgi, "demo", "uvicorn", "websockets"),
 }
-"""By name; ``asgi`` is plain uvicorn, ``starlette`` has it write through the adapter's protocol."""
+"""By name. ``asgi`` is plain uvicorn; ``starlette`` writes through the adapter's own protocol."""
 
 
 def require(name: str, *, uvloop: bool = False) -> None:
-    """See that what a server needs is installed.
+    """Check that the packages for a server are installed.
 
     Raises:
-        MissingExtra: It is not.
+        NotInstalled: One is missing.
     """
     kind = SERVERS[name]
     if any(importlib.util.find_spec(module) is None for module in kind.modules):
-        raise MissingExtra(f"the server {name} needs more: pip install 'wsbus[{kind.extra}]'")
+        raise NotInstalled(f"the server {name} needs more: pip install 'wsbus[{kind.extra}]'")
     if uvloop and importlib.util.find_spec("uvloop") is None:
-        raise MissingExtra("--uvloop needs more: pip install uvloop")
+        raise NotInstalled("--uvloop needs more: pip install uvloop")
 
 
 def run(name: str, options: Options, *, uvloop: bool = False) -> None:
@@ -177,15 +175,15 @@ def run(name: str, options: Options, *, uvloop: bool = False) -> None:
 
     Args:
         name: One of :data:`SERVERS`.
-        options: Where and how.
+        options: Address and settings.
         uvloop: Whether uvloop is the event loop.
 
     Raises:
-        MissingExtra: What it needs is not installed.
+        NotInstalled: A package is missing.
         OSError: The port is taken, or the address is not of this machine.
     """
     require(name, uvloop=uvloop)
-    # The load resets its connections, and some libraries have much to say about that.
+    # The load resets its connections, which some libraries log at length.
     logging.disable(logging.ERROR)
     factory = importlib.import_module("uvloop").new_event_loop if uvloop else None
     with asyncio.Runner(loop_factory=factory) as runner:

@@ -1,4 +1,4 @@
-"""A WebSocket client that costs next to nothing: a socket that has upgraded, and no parser."""
+"""A WebSocket client that costs next to nothing: an upgraded socket without a parser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IP_BIND_ADDRESS_NO_PORT: Final = 24
 
 
 def frame(payload: bytes, *, is_binary: bool = False) -> bytes:
-    """Return a client's frame; the mask is zero, which RFC 6455 allows and costs nothing."""
+    """Return a client's frame. Its mask is zero, which RFC 6455 allows and costs nothing."""
     opcode = 0x82 if is_binary else 0x81
     size = len(payload)
     if size < 126:
@@ -37,7 +37,7 @@ def frame(payload: bytes, *, is_binary: bool = False) -> bytes:
 
 
 class Tally:
-    """How many messages somebody has."""
+    """The number of messages that a subscriber has."""
 
     __slots__ = ("is_open", "received")
 
@@ -47,15 +47,15 @@ class Tally:
 
 
 class RawClient(Tally):
-    """A connection whose handshake is done, for the load generator to read from.
+    """A connection after its handshake, for the load generator.
 
     Args:
         host: A name or an address, of IPv4 or IPv6.
-        port: Where the server listens.
-        path: With the query, if any.
-        subprotocol: What is offered; the server must choose it. None: nothing.
-        receive_buffer: Bytes for the kernel to keep; None: as it likes. Small for a client that
-            gets stuck soon.
+        port: The server's port.
+        path: The path, with the query if any.
+        subprotocol: Offered; the server must choose it. None: none is offered.
+        receive_buffer: Size of the kernel's buffer in bytes; None: the default. A small one makes
+            a client that does not read get stuck soon.
 
     Raises:
         BenchError: There is no server, or it refused the handshake.
@@ -78,7 +78,7 @@ class RawClient(Tally):
         self.expected: int = 0
         """The number that the next message should have."""
         self.tail: bytes = b""
-        """What was read last and may be the beginning of a marker."""
+        """The end of the last read, which may be the beginning of a marker."""
         self._outbox = b""
         self._rest = b""
         try:
@@ -108,7 +108,7 @@ class RawClient(Tally):
     def converse(
         self, steps: Iterable[tuple[bytes | None, bytes | None]], *, is_binary: bool = False
     ) -> None:
-        """Send what is to be sent and read up to the answer, step by step.
+        """Perform steps: send a payload, and read up to its answer.
 
         Raises:
             BenchError: An answer did not come within 30 s, or the connection was closed.
@@ -120,7 +120,7 @@ class RawClient(Tally):
                 self.read_until(marker, marker.decode("ascii", "backslashreplace"))
 
     def read_until(self, marker: bytes, what: str) -> bytes:
-        """Read up to a marker; what follows it is kept for the next call.
+        """Read up to a marker, and keep what follows it for the next call.
 
         Raises:
             BenchError: It did not come within 30 s, or the connection was closed.
@@ -140,7 +140,7 @@ class RawClient(Tally):
         return before
 
     def send_soon(self, wire: bytes = b"") -> None:
-        """Write what the kernel takes now, of frames and of what it did not take before.
+        """Write frames, after those that the kernel did not take before, as far as it takes them.
 
         The socket must not be blocking.
         """
@@ -155,7 +155,7 @@ class RawClient(Tally):
             self._outbox = data
 
     def discard_input(self) -> None:
-        """Read and forget what has come; the socket must not be blocking.
+        """Read and discard all input; the socket must not be blocking.
 
         Raises:
             BenchError: The connection was closed.
@@ -169,7 +169,7 @@ class RawClient(Tally):
             raise BenchError(f"the server closed the connection: {exc.strerror}") from exc
 
     def close(self) -> None:
-        """Reset the connection: nothing is left that would keep its port in TIME_WAIT."""
+        """Reset the connection, so that its port does not stay in TIME_WAIT."""
         with suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.sock.close()
@@ -202,7 +202,7 @@ def _connect(host: str, port: int, receive_buffer: int | None) -> socket.socket:
 
 
 def _sources(address: str) -> Iterator[str | None]:
-    """Yield where to connect from: the loopback network has more addresses when ports run short."""
+    """Yield source addresses: the loopback network has more when ports run short."""
     yield None
     if address.startswith("127."):
         yield from (f"127.0.0.{last}" for last in itertools.islice(itertools.count(2), 100))

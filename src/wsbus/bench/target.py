@@ -1,4 +1,4 @@
-"""What is measured: a server of our own, started for it, or one that is running."""
+"""Servers to measure: one that is started for it, or one that is running already."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from urllib.parse import urlsplit
 from .errors import BenchError
 from .processes import Server, cores, listener_pid, pinned, running
 
-__all__ = ["Own", "Running", "Target", "running_at"]
+__all__ = ["External", "MeasuredServer", "Own", "running_at"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """A server of ours: each measurement gets a fresh one, on a core of its own."""
+    """A wsbus server that is started for each measurement, on a core of its own."""
 
     name: str
     """One of :data:`.servers.SERVERS`."""
     options: Sequence[str] = ()
-    """More for ``wsbus bench serve``."""
+    """More options for ``wsbus bench serve``."""
     path: str = "/ws"
 
     @contextmanager
     def open(self, *more: str) -> Iterator[Server]:
-        """Start it, with more options, and keep this process on another core meanwhile."""
+        """Start it, with more options, and keep this process on another core until it ends."""
         server_core, load_core = cores()
         command = [sys.executable, "-m", "wsbus", "bench", "serve", "--server", self.name]
         command += ["--port", "0", *self.options, *more]
@@ -36,8 +36,8 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A server that somebody else has started, and pinned if it is to be."""
+class External:
+    """A server that is running already; pinning it to a core is up to its operator."""
 
     name: str
     server: Server
@@ -45,20 +45,20 @@ class Running:
 
     @contextmanager
     def open(self, *more: str) -> Iterator[Server]:
-        """Use it; what it was started with is not ours to choose."""
+        """Use it as it runs; more options do not apply."""
         yield self.server
 
 
-Target = Own | Running
+MeasuredServer = Own | External
 
 
-def running_at(url: str, pid: int | None = None) -> Running:
+def running_at(url: str, pid: int | None = None) -> External:
     """Return the server at a URL.
 
     Args:
         url: ``ws://host:port/path``.
-        pid: Of its process; None: the one that listens on that port of this machine, if it can be
-            found.
+        pid: Its process id; None: the process that listens on that port of this machine, if it
+            can be found.
 
     Raises:
         BenchError: It is not the URL of an unencrypted WebSocket.
@@ -73,11 +73,11 @@ def running_at(url: str, pid: int | None = None) -> Running:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if pid is None and _is_here(parts.hostname):
         pid = listener_pid(port)
-    return Running(name=url, server=Server(parts.hostname, port, pid), path=path)
+    return External(name=url, server=Server(parts.hostname, port, pid), path=path)
 
 
 def _is_here(host: str) -> bool:
-    """Tell whether a host is this machine: only then can one bind to its address."""
+    """Tell whether a host is this machine: only then can a socket bind to its address."""
     with suppress(OSError):
         family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:

@@ -1,4 +1,4 @@
-"""What each command does to a server, by its options, and what it reports."""
+"""The workloads of the commands of ``wsbus bench``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import msgspec
 
 from .idle import idle
 from .load import (
-    Audience,
-    Dialogue,
     FanoutResult,
-    Pace,
+    FixedRate,
+    Load,
+    Script,
     Window,
     fanout,
     need_files,
     round_trips,
 )
 from .report import progress_bar
-from .scripts import bus_dialogue, call_dialogue, subscription
-from .target import Running, Target
+from .scripts import bus_script, call_script, subscription
+from .target import External, MeasuredServer
 
 __all__ = [
     "add_ratios",
@@ -40,7 +40,7 @@ _NEVER = "3600"
 
 
 def median_of(results: Sequence[FanoutResult]) -> FanoutResult:
-    """Return the median of each figure; of what must not happen, the worst."""
+    """Return the median of each figure, and the worst count of losses and other failures."""
     worst: dict[str, Callable[[Any], Any]] = {
         "lost": max,
         "reordered": max,
@@ -57,7 +57,7 @@ def median_of(results: Sequence[FanoutResult]) -> FanoutResult:
 
 
 def measure_fanout(
-    target: Target,
+    target: MeasuredServer,
     settings: Mapping[str, Any],
     outstanding: int,
     *,
@@ -68,21 +68,21 @@ def measure_fanout(
     """Publish to all subscribers of some channels with a window; see :func:`.fanout`.
 
     Args:
-        target: Which server.
+        target: The server.
         settings: ``protocol``, ``channels``, ``payload``, ``publications``.
         outstanding: The window.
-        readers: Subscribers that read.
-        stuck: Subscribers that never do.
-        progress: Told of publications.
+        readers: Number of subscribers that read.
+        stuck: Number of subscribers that never read.
+        progress: Called with the number of publications completed since.
     """
     need_files(readers + stuck)
     channels = [f"bench{number}" for number in range(settings["channels"])]
-    dialogue = bus_dialogue(settings["protocol"], channels=channels, payload=settings["payload"])
+    script = bus_script(settings["protocol"], channels=channels, payload=settings["payload"])
     with target.open() as server:
         return fanout(
             server.port,
             server.pid,
-            replace(dialogue, path=target.path),
+            replace(script, path=target.path),
             host=server.host,
             subscribers=readers,
             outstanding=outstanding,
@@ -93,26 +93,26 @@ def measure_fanout(
 
 
 def measure_stress(
-    target: Target, settings: Mapping[str, Any], *, progress: Callable[[int], None]
+    target: MeasuredServer, settings: Mapping[str, Any], *, progress: Callable[[int], None]
 ) -> FanoutResult:
-    """Publish to all at a pace, after at most a second of it to warm up.
+    """Publish to all at a fixed rate, after at most a second of it to warm up.
 
     Args:
-        target: Which server.
+        target: The server.
         settings: ``protocol``, ``payload``, ``connections``, ``rate``, ``seconds``.
-        progress: Told of connections and publications.
+        progress: Called with the number of connections and publications completed since.
     """
     rate, seconds = settings["rate"], settings["seconds"]
     need_files(settings["connections"])
-    dialogue = bus_dialogue(settings["protocol"], payload=settings["payload"])
-    with _audience(target, dialogue) as audience:
-        audience.join(settings["connections"], progress=progress)
-        audience.run(Pace(rate), max(1, round(rate * min(1.0, seconds))))
-        return audience.run(Pace(rate), max(1, round(rate * seconds)), progress=progress)
+    script = bus_script(settings["protocol"], payload=settings["payload"])
+    with _load(target, script) as load:
+        load.join(settings["connections"], progress=progress)
+        load.run(FixedRate(rate), max(1, round(rate * min(1.0, seconds))))
+        return load.run(FixedRate(rate), max(1, round(rate * seconds)), progress=progress)
 
 
 def measure_rooms(
-    target: Target,
+    target: MeasuredServer,
     settings: Mapping[str, Any],
     connections: int,
     *,
@@ -122,35 +122,35 @@ def measure_rooms(
     """Publish with each connection subscribed to a channel of its own.
 
     Args:
-        target: Which server.
+        target: The server.
         settings: ``protocol``, ``payload``, ``publications``, ``outstanding``.
-        connections: And channels.
-        is_spread: Whether it is published on all channels in turn, or on one.
-        progress: Told of connections and publications.
+        connections: Number of connections, and of channels.
+        is_spread: Whether to publish on all channels in turn, or on one.
+        progress: Called with the number of connections and publications completed since.
     """
     need_files(connections)
     names = [f"room.{number:06}" for number in range(connections)]
-    dialogue = bus_dialogue(
+    script = bus_script(
         settings["protocol"],
         channels=names if is_spread else names[:1],
         payload=settings["payload"],
         digits=not is_spread,
     )
     window = Window(settings["outstanding"])
-    with _audience(target, dialogue) as audience:
-        audience.join(
+    with _load(target, script) as load:
+        load.join(
             connections if is_spread else 1,
             idle=0 if is_spread else connections - 1,
             hello=lambda number: subscription(names[number]),
             is_spread=is_spread,
             progress=progress,
         )
-        audience.run(window, max(200, connections if is_spread else 0))
-        return audience.run(window, settings["publications"], progress=progress)
+        load.run(window, max(200, connections if is_spread else 0))
+        return load.run(window, settings["publications"], progress=progress)
 
 
 def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
-    """Add to each second row what it costs over the row before it."""
+    """Add to each second row the ratio of its cost to that of the row before it."""
     for fewest, most in zip(rows[::2], rows[1::2], strict=True):
         known = fewest["cpu_us"] and most["cpu_us"]
         fewest["ratio"] = 1.0
@@ -158,28 +158,28 @@ def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def measure_calls(
-    target: Target,
+    target: MeasuredServer,
     settings: Mapping[str, Any],
     action: str,
     outstanding: int,
     *,
     progress: Callable[[int], None],
 ) -> FanoutResult:
-    """Give a command that answers with what was sent; see :func:`.round_trips`.
+    """Call a command that answers with its data; see :func:`.round_trips`.
 
     Args:
-        target: Which server.
+        target: The server.
         settings: ``protocol``, ``payload``, ``calls``.
         action: The command.
         outstanding: The window.
-        progress: Told of answers.
+        progress: Called with the number of answers received since.
     """
-    dialogue = call_dialogue(settings["protocol"], action, payload=settings["payload"])
+    script = call_script(settings["protocol"], action, payload=settings["payload"])
     with target.open() as server:
         return round_trips(
             server.port,
             server.pid,
-            replace(dialogue, path=target.path),
+            replace(script, path=target.path),
             host=server.host,
             outstanding=outstanding,
             calls=settings["calls"],
@@ -187,18 +187,18 @@ def measure_calls(
         )
 
 
-def measure_idle(target: Target, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def measure_idle(target: MeasuredServer, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a row for a server that does not ping, and one for a server that does.
 
     Args:
-        target: Which server; one that is running gets one row.
+        target: The server; one that is running already gets one row.
         settings: ``protocol``, ``connections``, ``seconds``, ``ping_interval``.
     """
     every = f"{settings['ping_interval']:g}"
     cases = {"none": _NEVER, f"every {every} s": every}
-    if isinstance(target, Running):
+    if isinstance(target, External):
         cases = {"as it is": ""}
-    dialogue = replace(bus_dialogue(settings["protocol"]), path=target.path)
+    script = replace(bus_script(settings["protocol"]), path=target.path)
     connections = settings["connections"]
     need_files(connections)
     for case, interval in cases.items():
@@ -208,7 +208,7 @@ def measure_idle(target: Target, settings: Mapping[str, Any]) -> Iterator[dict[s
         ):
             result = idle(
                 server,
-                dialogue,
+                script,
                 connections=connections,
                 seconds=settings["seconds"],
                 progress=advance,
@@ -217,11 +217,9 @@ def measure_idle(target: Target, settings: Mapping[str, Any]) -> Iterator[dict[s
 
 
 @contextmanager
-def _audience(target: Target, dialogue: Dialogue) -> Iterator[Audience]:
+def _load(target: MeasuredServer, script: Script) -> Iterator[Load]:
     with (
         target.open() as server,
-        Audience(
-            server.port, server.pid, replace(dialogue, path=target.path), host=server.host
-        ) as audience,
+        Load(server.port, server.pid, replace(script, path=target.path), host=server.host) as load,
     ):
-        yield audience
+        yield load

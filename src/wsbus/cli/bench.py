@@ -1,4 +1,4 @@
-"""The command line of ``wsbus bench``; what a command needs is imported when it runs."""
+"""``wsbus bench``: measure servers. Its commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..bench.options import (
     outstanding_option,
     payload_option,
     protocol_option,
+    reported,
     rounds_option,
-    told,
 )
 
 if TYPE_CHECKING:
     from ..bench.load import FanoutResult
-    from ..bench.target import Target
+    from ..bench.target import MeasuredServer
 
 __all__ = ["bench"]
 
@@ -51,7 +51,7 @@ def bench() -> None:
     """
     if sys.platform != "linux":
         raise click.ClickException("wsbus bench needs Linux")
-    # As for Ctrl-C: the servers that were started are ended, too.
+    # As for Ctrl-C: the servers that were started are stopped, too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
@@ -87,7 +87,7 @@ def serve(
 
     Prints host:port when it is ready. Not for a network: there is no authentication.
     """
-    with told():
+    with reported():
         from ..bench import servers
 
         options = servers.Options(
@@ -117,18 +117,18 @@ def serve(
     type=click.IntRange(1, 128),
     default=1,
     show_default=True,
-    help="All subscribe to all of them; they are published on in turn.",
+    help="All subscribers get all channels, on which publications go in turn.",
 )
 @click.option(
     "--stuck",
     type=click.FloatRange(0, 0.99),
     default=0.0,
     show_default=True,
-    help="The share of the subscribers that never read; figures are those of the others.",
+    help="Share of the subscribers that never read; the figures are those of the others.",
 )
 def fanout(
     *,
-    targets: Sequence[Target],
+    targets: Sequence[MeasuredServer],
     as_json: bool,
     outstanding: Sequence[int],
     rounds: int,
@@ -146,7 +146,7 @@ def fanout(
     if held:
         cases |= {f"{window}, {held} stuck": (window, held) for window in outstanding}
 
-    def measure(target: Target, case: str, advance: Callable[[int], None]) -> FanoutResult:
+    def measure(target: MeasuredServer, case: str, advance: Callable[[int], None]) -> FanoutResult:
         window, present = cases[case]
         readers = subscribers - held
         return measure_fanout(
@@ -167,12 +167,12 @@ def fanout(
 @click.option("--connections", type=COUNT, default=1000, show_default=True)
 @click.option("--rate", type=_SECONDS, default=1000.0, show_default=True, help="Publications/s.")
 @click.option("--seconds", type=_SECONDS, default=10.0, show_default=True)
-def stress(*, targets: Sequence[Target], as_json: bool, **settings: Any) -> None:
-    """Publish to all connections at a pace by the clock, however slow the server is."""
+def stress(*, targets: Sequence[MeasuredServer], as_json: bool, **settings: Any) -> None:
+    """Publish to all connections at a fixed rate, however slow the server is."""
     from ..bench.report import show
     from ..bench.workloads import measure_stress
 
-    def measure(target: Target, case: str, advance: Callable[[int], None]) -> FanoutResult:
+    def measure(target: MeasuredServer, case: str, advance: Callable[[int], None]) -> FanoutResult:
         return measure_stress(target, settings, progress=advance)
 
     steps = settings["connections"] + round(settings["rate"] * settings["seconds"])
@@ -204,7 +204,7 @@ def stress(*, targets: Sequence[Target], as_json: bool, **settings: Any) -> None
 @click.option("--outstanding", type=COUNT, default=16, show_default=True)
 def rooms(
     *,
-    targets: Sequence[Target],
+    targets: Sequence[MeasuredServer],
     as_json: bool,
     rounds: int,
     connections: int,
@@ -213,7 +213,7 @@ def rooms(
 ) -> None:
     """Publish with each connection subscribed to a channel of its own: to one, and to all in turn.
 
-    A publication is one delivery; what it costs must not grow with the number of channels.
+    A publication is one delivery; its cost must not grow with the number of channels.
     """
     from ..bench.report import show
     from ..bench.workloads import add_ratios, measure_rooms
@@ -224,7 +224,7 @@ def rooms(
         for count in (fewest, connections)
     }
 
-    def measure(target: Target, case: str, advance: Callable[[int], None]) -> FanoutResult:
+    def measure(target: MeasuredServer, case: str, advance: Callable[[int], None]) -> FanoutResult:
         count, is_spread = cases[case]
         return measure_rooms(target, settings, count, is_spread=is_spread, progress=advance)
 
@@ -253,13 +253,13 @@ def rooms(
 @click.option("--calls", type=COUNT, default=10_000, show_default=True)
 def rpc(
     *,
-    targets: Sequence[Target],
+    targets: Sequence[MeasuredServer],
     as_json: bool,
     outstanding: Sequence[int],
     rounds: int,
     **settings: Any,
 ) -> None:
-    """Give a command whose answer is what was sent: an async function, and a plain one."""
+    """Call commands that answer with their data: an async function, and a plain one."""
     from ..bench.report import show
     from ..bench.workloads import measure_calls
 
@@ -269,7 +269,7 @@ def rpc(
         for window in outstanding
     }
 
-    def measure(target: Target, case: str, advance: Callable[[int], None]) -> FanoutResult:
+    def measure(target: MeasuredServer, case: str, advance: Callable[[int], None]) -> FanoutResult:
         action, window = cases[case]
         return measure_calls(target, settings, action, window, progress=advance)
 
@@ -291,8 +291,8 @@ def rpc(
 @click.option("--connections", type=COUNT, default=10_000, show_default=True)
 @click.option("--seconds", type=_SECONDS, default=30.0, show_default=True)
 @click.option("--ping-interval", type=_SECONDS, default=25.0, show_default=True)
-def idle(*, targets: Sequence[Target], as_json: bool, **settings: Any) -> None:
-    """Let subscribed connections say nothing but pongs: between pings, and while there are some."""
+def idle(*, targets: Sequence[MeasuredServer], as_json: bool, **settings: Any) -> None:
+    """Keep subscribed connections idle: without pings, and with pings that they answer."""
     from ..bench.report import show
     from ..bench.workloads import measure_idle
 
@@ -316,7 +316,7 @@ def idle(*, targets: Sequence[Target], as_json: bool, **settings: Any) -> None:
     type=COUNT,
     default=100_000,
     show_default=True,
-    help="The most in the table; it is measured with 1,000, and with ten times as many each time.",
+    help="Largest table; it is measured with 1,000 patterns, and ten times as many each time.",
 )
 def match(*, as_json: bool, patterns: int) -> None:
     """Look up channels in the table of subscriptions, without a server.

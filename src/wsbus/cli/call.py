@@ -1,4 +1,4 @@
-"""``wsbus call``: give a command. Needs the extra ``client``."""
+"""``wsbus call``: call a command. Needs the extra ``client``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import click
 import msgspec
 
 from .escaping import compact, indented
-from .exits import Failed, told
+from .exits import Failed, explained
 from .options import SECONDS, Target, json_option, parse_json, target_of, targeted
 
 __all__ = ["call"]
 
 
-@click.command(short_help="Give a command, and print its result.")
+@click.command(short_help="Call a command, and print its result.")
 @targeted
 @click.argument("action")
 @click.argument("params", default="{}")
@@ -40,7 +40,7 @@ def call(
     token_file: Path | None,
     protocol: str,
 ) -> None:
-    """Give the command ACTION, and print its result as JSON.
+    """Call the command ACTION, and print its result as JSON.
 
     URL begins with ws:// or wss://. PARAMS is a JSON object, or - to read it from standard input:
 
@@ -54,7 +54,7 @@ def call(
       2  no connection: wrong address or token; or wrong options or PARAMS
       3  the connection was lost: it may have been carried out, or not
     """  # noqa: D301  # click wants the character
-    with told("wsbus call"):
+    with explained("wsbus call"):
         import anyio
 
         target = target_of(url, token, token_file, protocol)

@@ -1,4 +1,4 @@
-"""What a token says, in words; and what is to be said in one. Knows no secret."""
+"""The claims of a token: made from options, and described in words. Without secrets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def duration(text: str) -> int:
     """Return the seconds of ``90``, ``15m``, ``1h30m``, ``7d``.
 
     Raises:
-        click.BadParameter: It is none of this kind, or nothing.
+        click.BadParameter: It has another form, or is zero.
     """
     parts = _PART.findall(f"{text}s" if text.isdecimal() else text)
     if "".join(number + unit for number, unit in parts) not in {text, f"{text}s"}:
@@ -63,7 +63,7 @@ def duration(text: str) -> int:
 
 
 def in_words(seconds: float) -> str:
-    """Return a duration as people say it, in its two largest units: ``1 hour 30 minutes``."""
+    """Return a duration in words, in its two largest units: ``1 hour 30 minutes``."""
     left = math.floor(abs(seconds))
     parts: list[tuple[int, str]] = []
     for unit, size in _UNITS.items():
@@ -112,7 +112,7 @@ def claims_of(
 
 
 def ends_at(claims: Mapping[str, Any]) -> float | None:
-    """Return when a token expires, in seconds since the epoch; None: it does not say."""
+    """Return when a token expires, in seconds since the epoch; None: it has no usable ``exp``."""
     end = claims.get("exp")
     if isinstance(end, bool) or not isinstance(end, int | float) or not abs(end) < 1e15:
         return None
@@ -120,7 +120,7 @@ def ends_at(claims: Mapping[str, Any]) -> float | None:
 
 
 def describe(claims: Mapping[str, Any], now: float) -> Iterable[tuple[str, str]]:
-    """Yield what the claims say: a heading and words for each."""
+    """Yield a heading and a description for each claim."""
     yield "subject", _value(claims["sub"]) if "sub" in claims else "none: servers refuse it"
     yield "expires", _expiry(claims, now)
     if "admin" in claims:

@@ -1,4 +1,4 @@
-"""Connecting as a command does: what happens is said on stderr. Needs the extra ``client``."""
+"""Connecting for a command, with messages on stderr. Needs the extra ``client``."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _CLOSE_SECONDS: Final = 2.0
 
 
 class _Progress(logging.Handler):
-    """Says what the library logs, without tracebacks."""
+    """Prints the library's log on stderr, without tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg is not GAVE_UP:  # The command ends with that sentence.
+        if record.msg is not GAVE_UP:  # The command itself ends with that sentence.
             say(record.getMessage())
 
 
@@ -46,11 +46,11 @@ async def enter(
     retry: Retry = ONCE,
     on_change: Callable[[Change], None] | None = None,
 ) -> Client:
-    """Connect for the length of ``stack``.
+    """Connect; ``stack`` closes the client.
 
     Raises:
-        UsageError: The address or the protocol makes no sense.
-        RemoteError: It cannot be done.
+        UsageError: The address or the protocol is invalid.
+        RemoteError: It failed; the error says why.
         Failed: The server closed the connection at once.
     """
     _log.addHandler(_progress)
@@ -66,11 +66,11 @@ async def enter(
     try:
         return await stack.enter_async_context(connecting)
     except ConnectionLost as exc:
-        raise Failed(str(exc)) from exc  # Nothing was asked yet.
+        raise Failed(str(exc)) from exc  # The command has sent no request yet.
 
 
 def tell(change: Change) -> None:
-    """Say what has happened to the connection."""
+    """Report a change of the connection on stderr."""
     match change:
         case Connected(is_again=True):
             say("connected again; what was published meanwhile is missing")

@@ -25,11 +25,11 @@ __all__ = ["console"]
 def console(url: str, port: int, *, opens: bool) -> None:
     """Find the operator's console of a running application.
 
-    URL is the application's (http:// or https://): the address of its console is printed.
+    With the URL of an application (http:// or https://), print the address of its console.
 
-    Or it is a console's endpoint (ws:// or wss://) whose server has no routes for pages: then the
-    page is served on this machine until Ctrl-C, and its address printed. The application must
-    allow that address: Console(..., origins=["http://127.0.0.1:8765"]).
+    With the URL of a console's endpoint (ws:// or wss://), whose server has no routes for pages,
+    serve the page on this machine until Ctrl-C, and print its address. The application must allow
+    that address: Console(..., origins=["http://127.0.0.1:8765"]).
     """
     try:
         if url.startswith(("ws://", "wss://")):

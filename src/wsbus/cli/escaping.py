@@ -1,4 +1,4 @@
-"""Text that does nothing to a terminal."""
+"""Escaping text so that a terminal shows it and does not obey it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["compact", "indented", "printable"]
 
 
 def printable(text: str, *, in_lines: bool = False) -> str:
-    """Escape what a terminal might obey, or show in another order than it stands in.
+    """Escape characters that a terminal obeys, or that change the order in which it shows text.
 
-    What is escaped is so by the rules of JSON: within a text of JSON it means the same.
+    The escapes are those of JSON, so that a text within JSON keeps its meaning.
 
     Args:
-        text: From anywhere.
+        text: Any text.
         in_lines: Whether newlines stay.
     """
     if text.isprintable():
@@ -25,7 +25,7 @@ def printable(text: str, *, in_lines: bool = False) -> str:
 
 
 def compact(data: bytes) -> str:
-    """Return JSON in a line, with nothing in it that a terminal might obey."""
+    """Return JSON in one line, escaped for a terminal."""
     text = data.decode()
     if text.isprintable():
         return text
@@ -33,6 +33,6 @@ def compact(data: bytes) -> str:
 
 
 def indented(data: object) -> str:
-    """Return JSON for people, in lines, with nothing in it that a terminal might obey."""
+    """Return JSON indented for people, escaped for a terminal."""
     text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
     return printable(text, in_lines=True)

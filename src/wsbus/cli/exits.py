@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, and the sentence on stderr that goes with each."""
+"""The ends of commands: exit codes, and a sentence on stderr for each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import click
 from ..core.errors import CommandError, ConnectionLost, WsbusError
 from .escaping import printable
 
-__all__ = ["Exit", "Failed", "MissingExtra", "say", "told"]
+__all__ = ["Exit", "Failed", "MissingExtra", "explained", "say"]
 
 _PACKAGES: Final = {"websockets": "client", "jwt": "jwt"}
-"""What comes with which extra."""
+"""The extra that brings a package."""
 
 
 class Exit(IntEnum):
@@ -23,15 +23,15 @@ class Exit(IntEnum):
 
     DONE = 0
     REFUSED = 1
-    """The server refused it, or it failed there; a token would be refused."""
+    """The server refused it, or it failed there; or the server would refuse a token."""
     UNREACHABLE = 2
-    """Nothing was done: there is no talking to the server, or the command line makes no sense."""
+    """Nothing was done: the server cannot be reached, or the command line is wrong."""
     LOST = 3
-    """The connection ended: what was not answered may have been carried out or not."""
+    """The connection was lost: a request without an answer may have been carried out or not."""
     TOO_FEW = 4
-    """The time was up before there were as many events as wanted."""
+    """The time was up before the wanted number of events had come."""
     INTERRUPTED = 130
-    """Ctrl-C, where that is not how it ends by its nature."""
+    """Ctrl-C, where the command has an end of its own."""
 
 
 class Failed(click.ClickException):
@@ -48,11 +48,11 @@ class Failed(click.ClickException):
 
 
 class MissingExtra(Failed):
-    """A command needs what is not installed.
+    """A command needs an extra that is not installed.
 
     Args:
         what: The command.
-        extra: What to install.
+        extra: The extra's name.
     """
 
     def __init__(self, what: str, extra: str) -> None:
@@ -60,17 +60,17 @@ class MissingExtra(Failed):
 
 
 def say(text: str) -> None:
-    """Tell progress: a line on stderr."""
+    """Report progress in a line on stderr."""
     click.echo(printable(text), err=True)
 
 
 @contextmanager
-def told(what: str, *, interrupted: Exit = Exit.INTERRUPTED) -> Iterator[None]:
-    """Turn every error that is foreseen into a sentence and an exit code.
+def explained(what: str, *, interrupted: Exit = Exit.INTERRUPTED) -> Iterator[None]:
+    """Turn expected errors into a sentence and an exit code.
 
     Args:
         what: The command's name.
-        interrupted: What Ctrl-C means.
+        interrupted: The exit code for Ctrl-C.
     """
     try:
         yield

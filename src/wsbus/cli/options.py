@@ -1,4 +1,4 @@
-"""Options that commands have in common: the address, and the token."""
+"""Options that several commands share: the address, and the token."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ json_option: Final = click.option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A server, and who somebody is to it."""
+    """A server's address, and the token for it."""
 
     url: str
     token: str | Callable[[], str] | None
-    """A function reads it from a file anew: there may be a newer one by then."""
+    """A function reads the token from its file for each connection: it may be newer by then."""
     protocol: str
 
 
 def targeted(command: F) -> F:
-    """Add the options; a command gives what it gets for them to :func:`target_of`."""
+    """Add the options; the command passes their values to :func:`target_of`."""
     for decorate in (
         click.option(
             "--protocol",
@@ -60,7 +60,7 @@ def targeted(command: F) -> F:
 
 
 def target_of(url: str, token: str | None, token_file: Path | None, protocol: str) -> Target:
-    """Return what the options mean; the variable counts for least.
+    """Return the target that the options name; the environment variable comes last.
 
     Raises:
         Failed: Two tokens are given, or one is empty or cannot be read.
@@ -68,7 +68,7 @@ def target_of(url: str, token: str | None, token_file: Path | None, protocol: st
     if token is not None and token_file is not None:
         raise Failed("give --token or --token-file, not both")
     if token_file is not None:
-        read_token(token_file)  # A mistake in it shows before anything happens.
+        read_token(token_file)  # Read it now, so that a mistake shows before anything happens.
         return Target(url=url, token=lambda: read_token(token_file), protocol=protocol)
     if token is not None and not token.strip():
         raise Failed("the token is empty")
@@ -77,10 +77,10 @@ def target_of(url: str, token: str | None, token_file: Path | None, protocol: st
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """Return what a user wrote.
+    """Decode JSON that a user wrote.
 
     Raises:
-        Failed: It is no JSON; what is wrong, and where.
+        Failed: It is not JSON; the text says what is wrong, and where.
     """
     try:
         return msgspec.json.decode(text)
@@ -93,13 +93,13 @@ def read_token(path: Path) -> str:
     """Return the text of a file, without white space around it.
 
     Raises:
-        Failed: There is none.
+        Failed: It cannot be read, or is empty.
     """
     return read_secret(path).decode(errors="replace").strip()
 
 
 def read_secret(path: Path) -> bytes:
-    """Return what a file holds, without the newline at its end.
+    """Return the content of a file, without the newline at its end.
 
     Raises:
         Failed: It cannot be read, or is empty.

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from .exits import Failed, say, told
+from .exits import Failed, explained, say
 from .options import SECONDS, Target, json_option, parse_json, target_of, targeted
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["pub"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Post:
-    """Where to publish, and how the receipt is shown."""
+    """The options of one publication."""
 
     channel: str
     event: str
@@ -32,10 +33,10 @@ class _Post:
     async def publish(self, client: Client, data: Any) -> None:
         """Publish, and print the receipt."""
         receipt = await client.publish(self.channel, data, event=self.event, timeout=self.timeout)
-        matched, accepted = receipt
         if self.as_json:
-            click.echo(f'{{"matched":{matched},"accepted":{accepted}}}')
+            click.echo(msgspec.json.encode(receipt))
         else:
+            matched, accepted = receipt.local_matched, receipt.local_accepted
             noun = "receiver" if matched == 1 else "receivers"
             click.echo(f"accepted for {accepted} of {matched} {noun}")
 
@@ -48,7 +49,7 @@ class _Post:
     "--event",
     default="message",
     show_default=True,
-    help="What happened: a word within the channel.",
+    help="The event: a word that says what happened.",
 )
 @click.option("--lines", is_flag=True, help="Publish each line of standard input as it comes.")
 @click.option(
@@ -92,7 +93,7 @@ def pub(
     if lines != (data is None or (lines and data == "-")):
         problem = "with --lines, DATA is from standard input" if lines else "DATA is missing"
         raise Failed(f"{problem}: give JSON, or - for standard input, or --lines")
-    with told("wsbus pub"):
+    with explained("wsbus pub"):
         import anyio
 
         target = target_of(url, token, token_file, protocol)

@@ -22,7 +22,7 @@ _MAX_LINE_BYTES: Final = 4 << 20
 
 
 class Output:
-    """Where data go."""
+    """A stream for bytes, written without blocking the loop."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream: Final = stream
@@ -32,10 +32,10 @@ class Output:
             self._poll.register(self._fd, select.POLLOUT)
 
     async def write(self, data: bytes) -> None:
-        """Write all of it, waiting where there is no room.
+        """Write all of it, waiting while the stream is full.
 
         Raises:
-            BrokenPipeError: Nobody reads any more.
+            BrokenPipeError: The reader has closed the pipe.
         """
         if self._fd is None:
             await to_thread.run_sync(self._write, data)
@@ -44,8 +44,8 @@ class Output:
         while left:
             if not self._poll.poll(0):
                 await wait_writable(self._fd)
-            with suppress(BlockingIOError):  # Some other process may have made it so.
-                # So many bytes a pipe that is ready takes without blocking.
+            with suppress(BlockingIOError):  # Another process may have made it non-blocking.
+                # A pipe that is ready takes so many bytes without blocking.
                 left = left[os.write(self._fd, left[: select.PIPE_BUF]) :]
 
     def _write(self, data: bytes) -> None:
@@ -53,9 +53,11 @@ class Output:
         self._stream.flush()
 
     async def wait_abandoned(self) -> None:
-        """Return when nobody reads any more; of anything but a pipe that is never known."""
+        """Wait until the reader closes the pipe; without a pipe, wait until cancelled."""
         if self._fd is not None and stat.S_ISFIFO(os.fstat(self._fd).st_mode):
-            await wait_readable(self._fd)  # The writing end is: when the other end is closed.
+            await wait_readable(
+                self._fd
+            )  # The writing end is readable when the other end is closed.
         else:
             await sleep_forever()
 
@@ -84,17 +86,17 @@ async def read_lines(stream: BinaryIO) -> AsyncIterator[bytes]:
 
 async def _read(fd: int) -> bytes:
     while True:
-        with suppress(PermissionError):  # epoll's word for a file, which lets nobody wait.
+        with suppress(PermissionError):  # epoll's error for a file, which is always ready.
             await wait_readable(fd)
         with suppress(BlockingIOError):
             return os.read(fd, _READ_BYTES)
 
 
 def _fd_of(stream: BinaryIO) -> int | None:
-    """Return what can be polled; None: nothing, and on Windows that is everything but sockets."""
+    """Return the file descriptor to poll; None if it cannot be polled, as all files on Windows."""
     if not hasattr(select, "poll"):
         return None
     try:
         return stream.fileno()
-    except OSError:  # io.UnsupportedOperation: it is none of the system's.
+    except OSError:  # io.UnsupportedOperation: the stream has no file descriptor.
         return None

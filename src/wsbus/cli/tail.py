@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .exits import Exit, told
+from .exits import Exit, explained
 from .options import SECONDS, json_option, target_of, targeted
 
 __all__ = ["tail"]
@@ -55,13 +55,13 @@ def tail(
       3  the connection was lost for good
       4  fewer events than --count came within --timeout
     """  # noqa: D301  # click wants the character
-    with told("wsbus tail", interrupted=Exit.DONE):
+    with explained("wsbus tail", interrupted=Exit.DONE):
         import anyio
 
-        from .tail_view import Tail, follow
+        from .tail_view import TailOptions, follow
 
         stream = sys.stdout.buffer
-        wanted = Tail(
+        wanted = TailOptions(
             target=target_of(url, token, token_file, protocol),
             patterns=tuple(dict.fromkeys(patterns)),
             count=count,
@@ -73,5 +73,5 @@ def tail(
         try:
             anyio.run(follow, wanted, stream)
         except BrokenPipeError:
-            # Python flushes at the end, and would complain then.
+            # Python flushes stdout at exit, and would report an error then.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

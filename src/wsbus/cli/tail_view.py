@@ -1,19 +1,30 @@
-"""What ``wsbus tail`` does once its options are read."""
+"""Printing events for ``wsbus tail``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 import msgspec
 from anyio import CancelScope, create_task_group, current_time
 
-from ..client import Client, CommandError, Event, Events, Gap, GapCause, Retry, WsbusError
+from ..client import (
+    ChannelLoss,
+    Client,
+    CommandError,
+    Event,
+    Events,
+    Gap,
+    GapCause,
+    Position,
+    Retry,
+    WsbusError,
+)
 from ..core.patterns import Pattern
 from .connecting import enter, tell
 from .escaping import compact, printable
@@ -21,40 +32,49 @@ from .exits import Exit, Failed, say
 from .options import Target
 from .stdio import Output
 
-__all__ = ["Tail", "follow", "show"]
+__all__ = ["TailOptions", "follow", "show"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tail:
-    """What is wanted."""
+class TailOptions:
+    """The options of ``wsbus tail``."""
 
     target: Target
     patterns: Sequence[str]
     count: int | None
     timeout: float | None
-    """Seconds, connecting included."""
+    """Seconds, including those to connect."""
     reconnects: bool
     as_json: bool
     in_color: bool
 
 
+class _Missing(msgspec.Struct, omit_defaults=True):
+    """What is missing before an event."""
+
+    lost: int | None
+    cause: GapCause
+    channels: Mapping[str, ChannelLoss] | None = None
+
+
 class _Line(msgspec.Struct, omit_defaults=True):
-    """An event for programs."""
+    """An event as a line of JSON."""
 
     channel: str
     event: str
     timestamp: float
     data: msgspec.Raw
-    gap: dict[str, Any] | None = None
+    position: Position | None = None
+    gap: _Missing | None = None
 
 
-async def follow(wanted: Tail, stream: BinaryIO) -> None:
-    """Print events until one of the ends that are wanted.
+async def follow(wanted: TailOptions, stream: BinaryIO) -> None:
+    """Print events until the count, the time or the connection ends.
 
     Raises:
-        WsbusError: The server does not let it; why.
-        Failed: The time was up too early.
-        BrokenPipeError: Nobody reads what is printed.
+        WsbusError: The server refuses it; the error says why.
+        Failed: The time was up before the wanted number of events had come.
+        BrokenPipeError: The reader of the output has closed the pipe.
     """
     deadline = current_time() + (math.inf if wanted.timeout is None else wanted.timeout)
     async with AsyncExitStack() as stack:
@@ -67,11 +87,11 @@ async def follow(wanted: Tail, stream: BinaryIO) -> None:
 
 
 async def _subscribe(
-    stack: AsyncExitStack, wanted: Tail
+    stack: AsyncExitStack, wanted: TailOptions
 ) -> tuple[Events[msgspec.Raw], list[Events[msgspec.Raw]]]:
-    """Return one iterator over everything, in order and nothing twice, and one for each pattern.
+    """Return one iterator over all events, in order and each once, and one for each pattern.
 
-    The latter only have the server asked, and tell when it takes a pattern away.
+    The latter only subscribe, and end when the server takes their pattern away.
     """
     retry = Retry(attempts=None if wanted.reconnects else 0)
     client: Client = await enter(stack, wanted.target, retry=retry, on_change=tell)
@@ -84,9 +104,9 @@ async def _subscribe(
 
 
 class _Printing:
-    """Prints what comes until there is an end."""
+    """Prints events until one of the ends."""
 
-    def __init__(self, wanted: Tail, output: Output) -> None:
+    def __init__(self, wanted: TailOptions, output: Output) -> None:
         self._wanted = wanted
         self._output = output
         self._failure: Exception | None = None
@@ -95,7 +115,7 @@ class _Printing:
     async def run(
         self, inbox: Events[msgspec.Raw], asked: list[Events[msgspec.Raw]], deadline: float
     ) -> None:
-        """Print until there is an end; raise it if it is a bad one."""
+        """Print until one of the ends; raise the error if that is a failure."""
         with CancelScope(deadline=deadline):
             async with create_task_group() as tasks:
                 for events in asked:
@@ -118,8 +138,8 @@ class _Printing:
             async for event in inbox:
                 if event.gap is not None:
                     _tell_gap(event.gap)
-                    gap = _sum(gap, event.gap)
-                # A server sends some things to somebody who did not ask for them.
+                    gap = event.gap if gap is None else gap.joined(event.gap)
+                # A server may send events that the client did not subscribe to.
                 if not any(pattern.matches(event.channel) for pattern in patterns):
                     continue
                 await self._output.write(show(event, gap, self._wanted))
@@ -132,7 +152,9 @@ class _Printing:
         self._is_enough = printed == self._wanted.count
 
     async def _watch(self, events: Events[msgspec.Raw], scope: CancelScope) -> None:
-        with suppress(WsbusError):  # It has ended for all: what has come is still printed.
+        with suppress(
+            WsbusError
+        ):  # The client has ended: the events that have come are still printed.
             try:
                 async for _ in events:
                     pass
@@ -147,26 +169,21 @@ class _Printing:
 
 
 def _tell_gap(gap: Gap) -> None:
-    """Say right before an event what is missing; that of a new connection was told with it."""
+    """Report missing events right before the next one; those of a reconnect are reported there."""
     lost = "events are" if gap.lost is None else f"{gap.lost} events are"
     if gap.cause is GapCause.SERVER:
-        say(f"{lost} missing here: the server had no room for them")
+        say(f"{lost} missing here: the server's queue for this client was full")
     elif gap.cause is GapCause.BUFFER:
-        say(f"{lost} missing here: the output takes them too slowly")
+        say(f"{lost} missing here: the output is read too slowly")
 
 
-def _sum(first: Gap | None, second: Gap) -> Gap:
-    if first is None:
-        return second
-    lost = None if first.lost is None or second.lost is None else first.lost + second.lost
-    return Gap(first.pattern, lost, first.cause)
-
-
-def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: Tail) -> bytes:
-    """Return the line for an event, and for what is missing before it."""
+def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: TailOptions) -> bytes:
+    """Return the line for an event, and for a gap before it."""
     if wanted.as_json:
-        missing = None if gap is None else {"lost": gap.lost, "cause": gap.cause}
-        line = _Line(event.channel, event.event, event.timestamp, event.data, missing)
+        missing = None if gap is None else _Missing(gap.lost, gap.cause, gap.channels)
+        line = _Line(
+            event.channel, event.event, event.timestamp, event.data, event.position, missing
+        )
         return f"{compact(msgspec.json.encode(line))}\n".encode()
     parts = [
         _clock(event.timestamp),

@@ -1,4 +1,4 @@
-"""``wsbus token``: make a JSON Web Token, and look into one. Needs the extra ``jwt``."""
+"""``wsbus token``: make a JSON Web Token, or show one. Needs the extra ``jwt``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import msgspec
 
 from .claims import claims_of, describe, duration, ends_at, in_words
 from .escaping import compact
-from .exits import Exit, Failed, say, told
+from .exits import Exit, Failed, explained, say
 from .options import json_option, read_secret
 
 __all__ = ["token"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _HMAC_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""The shortest secret for each (RFC 7518, section 3.2)."""
+"""The shortest secret for each algorithm, in bytes (RFC 7518, section 3.2)."""
 _ALGORITHMS: Final = (
     *_HMAC_BYTES,
     *(f"{kind}{size}" for kind in ("RS", "PS", "ES") for size in (256, 384, 512)),
@@ -102,7 +102,7 @@ def make(
     \b
       wsbus token make --subject ada --secret-env SECRET --grant 'subscribe=grid.*'
     """  # noqa: D301  # click wants the character
-    with told("wsbus token"):
+    with explained("wsbus token"):
         secret = _secret(secret_env, secret_file)
         if secret is None:
             raise Failed("give --secret-env or --secret-file")
@@ -137,15 +137,15 @@ def show(
     """Print what TOKEN says. With - it is read from standard input.
 
     Without a secret nothing is verified: anybody can have written the token. With a secret it is
-    judged as a server judges it now.
+    checked as a server would check it now.
 
     \b
     Exit codes:
-      0  a server takes it, or there was no secret to judge it with
+      0  a server accepts it, or there was no secret to check it with
       1  a server refuses it; standard error says why
-      2  it is no token; or wrong options
+      2  it is not a token; or wrong options
     """  # noqa: D301  # click wants the character
-    with told("wsbus token"):
+    with explained("wsbus token"):
         secret = _secret(secret_env, secret_file)
         given = sys.stdin.read() if text == "-" else text
         header, claims = _decode(given.strip())
@@ -180,7 +180,7 @@ def _secret(variable: str | None, path: Path | None) -> bytes | None:
         return None
     secret = os.environb.get(os.fsencode(variable), b"")
     if not secret:
-        # The name is not repeated: it may be the secret, given by mistake.
+        # The error does not repeat the name: it may be the secret, given by mistake.
         raise Failed("--secret-env names no variable that is set; give its name only")
     return secret
 
@@ -189,7 +189,9 @@ def _sign(claims: dict[str, Any], secret: bytes, algorithm: str) -> str:
     import jwt
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of short secrets; it is said in our words.
+        warnings.simplefilter(
+            "ignore"
+        )  # PyJWT warns of short secrets; this command does it in its own words.
         try:
             return jwt.encode(claims, secret, algorithm=algorithm)
         except NotImplementedError as exc:  # So PyJWT says that cryptography is missing.
@@ -210,7 +212,7 @@ def _decode(text: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """A server with this secret, as far as tokens go."""
+    """Checks tokens as a server with this secret does."""
 
     secret: bytes
     algorithm: str
@@ -219,7 +221,7 @@ class _Judge:
     issuer: str | None
 
     def refusal(self, text: str, header: Mapping[str, Any]) -> str | None:
-        """Return why it does not take the token; None: it does."""
+        """Return why a server refuses the token; None: it accepts it."""
         from ..auth import JWT
         from ..core.errors import Unauthenticated, UsageError
         from ..transport import Handshake

@@ -1,4 +1,4 @@
-"""Where to connect, and what a server that does not let a client in means by it."""
+"""Server addresses, and the reasons for which no connection could be opened, in words."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _PASSING: Final = {
     **dict.fromkeys((403, 408, 425, 500, 502, 503, 504), Advice.NOW),
     429: Advice.MUCH_LATER,
 }
-"""HTTP statuses that another attempt may not meet. 403 is what plain ASGI servers answer to every
-refusal, that of a server that is about to stop among them."""
+"""HTTP statuses after which another attempt may succeed. Plain ASGI servers answer 403 to every
+refusal, also while they stop."""
 
 _MEANINGS: Final = {
     400: "the server did not understand the request, or does not speak this protocol",
@@ -50,7 +50,7 @@ _SENTENCE_WORDS: Final = 3
 
 
 class DialFailed(Exception):
-    """No connection could be opened; for the driver only."""
+    """No connection could be opened. Only the driver sees it."""
 
     def __init__(self, error: WsbusError, advice: Advice) -> None:
         super().__init__(error, advice)
@@ -59,10 +59,10 @@ class DialFailed(Exception):
 
 
 def parse_url(url: str) -> WebSocketURI:
-    """Take an address apart.
+    """Parse an address.
 
     Raises:
-        UsageError: It is no address of a WebSocket.
+        UsageError: It is not the address of a WebSocket.
     """
     if not isinstance(url, str):
         raise UsageError(f"an address is a text such as 'ws://host/ws', not {shown(url)}")
@@ -77,7 +77,7 @@ def parse_url(url: str) -> WebSocketURI:
 
 
 def bearer(token: str) -> str:
-    """Return the header ``Authorization`` that shows a token.
+    """Return the header ``Authorization`` for a token.
 
     Raises:
         DialFailed: No header can carry it.
@@ -89,7 +89,7 @@ def bearer(token: str) -> str:
 
 
 def token_subprotocol(token: str) -> str:
-    """Return the subprotocol that shows a token to a server of wsbus."""
+    """Return the subprotocol that carries a token to a wsbus server."""
     return "wsbus.token." + urlsafe_b64encode(token.encode()).rstrip(b"=").decode()
 
 
@@ -108,13 +108,13 @@ def with_token(uri: WebSocketURI, name: str, token: str) -> WebSocketURI:
 
 
 def place(uri: WebSocketURI) -> str:
-    """Return host and port for a sentence."""
+    """Return host and port for a message."""
     host = f"[{uri.host}]" if ":" in uri.host else uri.host
     return f"{host}:{uri.port}"
 
 
 def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
-    """Say in words why the network did not bring a connection about."""
+    """Return the error for a connection that the network did not open, in words."""
     where = place(uri)
     cause: BaseException = exc
     while isinstance(cause, OSError) and cause.errno is None and cause.__cause__ is not None:
@@ -142,10 +142,10 @@ def explain_network(exc: Exception, uri: WebSocketURI) -> DialFailed:
 
 
 def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI) -> DialFailed:
-    """Say in words what an HTTP answer other than 101 means.
+    """Return the error for an HTTP answer other than 101, in words.
 
-    Only a refused token stops a client that was connected before: while a server is deployed, what
-    stands before it may answer anything.
+    Only a refused token stops a client that was connected before: while a server is deployed, a
+    proxy in front of it may answer anything.
     """
     path = uri.path or "/"
     advice = _PASSING.get(status, Advice.WRONG)
@@ -168,10 +168,10 @@ def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI
 
 
 def _reason(body: bytes) -> tuple[str, bool]:
-    """Return the first line of an answer if it is no page, and whether it is more than a name.
+    """Return the first line of an answer unless it is a page, and whether it gives a reason.
 
     A server's own answer is a word or two, such as ``Forbidden``, or daphne's ``Access denied``.
-    What FastAPI makes of an ``HTTPException`` comes from the application.
+    The text of FastAPI's ``HTTPException`` comes from the application, and gives a reason.
     """
     try:
         text, least_words = msgspec.json.decode(body, type=_Detail).detail, 1
@@ -190,7 +190,7 @@ class _Detail(msgspec.Struct):
 
 
 def _redacted(url: str) -> str:
-    """Return an address without what may hold a token."""
+    """Return an address without the parts that may hold a token."""
     bare = url.partition("?")[0].partition("#")[0]
     scheme, separator, rest = bare.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"[:200]

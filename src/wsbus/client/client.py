@@ -1,4 +1,4 @@
-"""What an application holds."""
+"""The client, as an application holds it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from ..core.choices import member_of
 from ..core.client.requests import OpenRequest
 from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
-from ..core.hub import Receipt
-from ..core.messages import Command, GetStatus, Publish, Response, Status
+from ..core.messages import Command, GetStatus, Publish, Receipt, Response, Status
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from .changes import Changes, Closed, Connected
-from .driver import Driver, Reply
+from .driver import ClientDriver, PendingReply
 from .events import Events
 from .payloads import decode, decoder_of
 
@@ -28,22 +27,20 @@ __all__ = ["Client"]
 
 T = TypeVar("T")
 _ABORT_SECONDS: Final = 1.0
-_DECODE_COUNTS: Final = decoder_of(dict[str, int])
+_DECODE_RECEIPT: Final = decoder_of(Receipt)
 
 
 class Client:
-    """One user's way to a server, across connections.
+    """A client of one server, across reconnects; made by :func:`wsbus.client.connecting.connect`.
 
-    :func:`wsbus.client.connecting.connect` makes it.
-
-    Its methods belong to the event loop it was made on. Any number of tasks may use them at once.
+    Use it on the event loop that it was made on. Any number of tasks may use it at once.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: ClientDriver) -> None:
         self._driver: Final = driver
 
     def __del__(self) -> None:
-        """Warn if it was neither closed nor has ended."""
+        """Warn about a client that was not closed and has not ended."""
         if self._driver.is_running and not sys.is_finalizing():
             warnings.warn(
                 f"{self!r} was not closed: use `async with connect(…)`, or await its aclose()",
@@ -60,18 +57,18 @@ class Client:
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection, and the server knows who this is."""
+        """Whether there is a connection, and the server has accepted the token, if any."""
         return isinstance(self._driver.state, Connected)
 
     @property
     def connection_id(self) -> str | None:
-        """What the server calls the connection; None: there is none, or its dialect is silent."""
+        """The server's name for the connection; None without one, or in ``zigquant-v2``."""
         state = self._driver.state
         return state.connection_id if isinstance(state, Connected) else None
 
     @property
     def subject(self) -> str | None:
-        """The subject by the server's account; None: no connection, or its dialect does not say."""
+        """The identity's subject according to the server; None if there is none, or unknown."""
         state = self._driver.state
         return state.subject if isinstance(state, Connected) else None
 
@@ -86,7 +83,7 @@ class Client:
         return list(self._driver.session.subscriptions)
 
     def changes(self) -> Changes:
-        """Return what happens to the connection from now on, beginning with how it stands."""
+        """Return the changes of the connection from now on, beginning with the present state."""
         self._driver.check_caller()
         return self._driver.changes()
 
@@ -146,15 +143,15 @@ class Client:
         Args:
             pattern: A channel, or with ``*`` (and in ``wsbus.v1`` ``+``) for segments.
             payload: The type of the data, any that msgspec decodes; by default JSON as it is.
-            ask: Whether to ask the server for it; if not, it is what the server sends this client
-                of its own accord.
-            buffer: Events that wait to be taken, at most.
-            buffer_bytes: The same in bytes of data; more than the largest event has.
+            ask: Whether to ask the server for it. False: take only what the server sends without
+                being asked.
+            buffer: Largest number of events that wait to be taken.
+            buffer_bytes: Largest size of their data, in bytes; more than the largest event has.
             overflow: What happens when the buffer is full. ``close`` ends the subscription.
-            timeout: Seconds for the server to confirm it, while there is no connection too.
+            timeout: Seconds for the server to confirm it; they also pass without a connection.
 
         Raises:
-            UsageError: The pattern is none (:class:`.InvalidChannel`), or an option makes no sense.
+            UsageError: The pattern is invalid (:class:`.InvalidChannel`), or an option is.
         """
         if not timeout > 0:
             raise UsageError("a timeout must be positive seconds")
@@ -210,30 +207,29 @@ class Client:
         timeout: float = 30.0,
         idempotent: bool = False,
     ) -> Any:
-        """Have a command carried out, and return its result.
+        """Call a command of the application, and return its result.
 
-        While there is no connection it waits for one, and while the rates of the server leave no
-        room it waits for that. Once sent, it is sent again over the next connection only if it is
-        ``idempotent``.
+        The call waits for a connection, and until the server's rates allow it. Once sent, it is
+        sent again over the next connection only if it is ``idempotent``.
 
         Args:
-            action: Its name.
-            params: What it takes: a mapping, or anything that becomes an object in JSON.
+            action: The command's name.
+            params: Its parameters: a mapping, or anything that becomes an object in JSON.
             returns: The type of the result, any that msgspec decodes; by default JSON as it is.
             timeout: Seconds.
             idempotent: Whether it does no harm to carry it out twice.
 
         Raises:
-            CommandError: The server refuses it, or it fails; ``TIMEOUT``: no answer came in time,
-                or it could not be sent in time, which the message says.
+            CommandError: The server refuses it, or it fails. ``TIMEOUT``: no answer came in time,
+                or it could not be sent in time; the message says which.
             ConnectionLost: The connection ended before the answer came; it may have been done.
             UnexpectedData: The result does not fit ``returns``.
-            MessageTooLarge: The server does not read so much in one message; it was not sent.
-            UsageError: The client is closed, or the parameters have no form in JSON; or this is
-                another event loop, or thread, than the client was made on.
-            RemoteError: The client has ended; why.
+            MessageTooLarge: It is larger than the messages that the server reads; it was not sent.
+            UsageError: The client is closed, the parameters have no form in JSON, or the caller
+                is not on the event loop that the client was made on.
+            RemoteError: The client has ended; the error says why.
 
-        Cancellation: the server is not told, and goes on.
+        Cancellation: the server carries the command out nevertheless.
         """
         data = b"{}" if params is None else encode_data(params)
         to = decoder_of(returns)
@@ -243,7 +239,7 @@ class Client:
     async def publish(
         self, channel: str, data: object, *, event: str = "message", timeout: float = 30.0
     ) -> Receipt:
-        """Publish; return how many it was for, and how many of them will get it.
+        """Publish; return what became of it on the node that the client is connected to.
 
         Args:
             channel: Where; no wildcards.
@@ -252,21 +248,20 @@ class Client:
             timeout: Seconds.
 
         Raises:
-            UsageError: The dialect has no word for it, the channel is none, or the data have no
+            UsageError: The dialect cannot publish, the channel is invalid, or the data have no
                 form in JSON.
             RemoteError: As :meth:`command`.
         """
         self._require_rich("publish")
         publish = Publish(parse_channel(channel), event, encode_data(data))
         response = await self._ask(publish, timeout, f"publish on {channel}")
-        matched = decode(response.data, _DECODE_COUNTS, "the answer to publish")
-        return Receipt(matched.get("matched", 0), matched.get("accepted", 0))
+        return decode(response.data, _DECODE_RECEIPT, "the answer to publish")
 
     async def status(self, *, timeout: float = 30.0) -> Status:
         """Return what the server knows about this connection.
 
         Raises:
-            UsageError: The dialect has no word for it.
+            UsageError: The dialect cannot ask for it.
             RemoteError: As :meth:`command`.
         """
         self._require_rich("status")
@@ -275,11 +270,11 @@ class Client:
         return msgspec.structs.replace(status, ref=None)
 
     async def aclose(self) -> None:
-        """End it for good: nothing connects again, iterators end, requests fail. Idempotent.
+        """Close the client: iterators end, requests fail, and it does not reconnect. Idempotent.
 
-        Takes no longer than ``close_timeout``, whatever the server does.
+        It takes at most ``close_timeout`` seconds, whatever the server does.
 
-        Cancellation: the connection is cut, with no close frame.
+        Cancellation: the connection is cut, without a close frame.
         """
         driver = self._driver
         if not driver.is_running:
@@ -298,7 +293,7 @@ class Client:
         """Connect for the first time; called by :func:`wsbus.client.connecting.connect`.
 
         Raises:
-            RemoteError: It cannot be done; why, in words.
+            RemoteError: It failed; the error says why.
         """
         driver = self._driver
         driver.start()
@@ -326,7 +321,7 @@ class Client:
         driver.check_caller()
         if isinstance(driver.state, Closed):
             raise self._reason()
-        reply = Reply()
+        reply = PendingReply()
         driver.ask(reply, request, is_idempotent=idempotent)
         try:
             with fail_after(timeout):
@@ -337,7 +332,7 @@ class Client:
                 if driver.session.forget(reply):
                     why = "there was no connection to send it over"
                     if self.is_connected:
-                        why = "the rates of the server left no room for it"
+                        why = "the rates of the server did not allow it"
                 text = f"{what}: {why} within {timeout:g} s"
                 if why != "no answer came":
                     text += "; it was not carried out"
@@ -352,7 +347,7 @@ class Client:
 
     async def _abort(self) -> None:
         self._driver.abort()
-        # Bounded: it may be a callback of the client's own that closes it.
+        # Bounded: the client's own callback may close it.
         with move_on_after(_ABORT_SECONDS, shield=True):
             await self._driver.over.wait()
 

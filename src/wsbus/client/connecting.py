@@ -1,4 +1,4 @@
-"""How a client comes to be."""
+"""Makes a client: ``connect`` and its options."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..core.errors import UsageError
 from .address import parse_url
 from .client import Client
 from .dialects import dialect
-from .driver import Driver, OnChange, Settings, TokenIn
+from .driver import ClientDriver, OnChange, Settings, TokenIn
 from .events import Events
-from .tokens import FetchToken
+from .tokens import TokenSource
 
 __all__ = ["Connecting", "connect"]
 
@@ -30,7 +30,7 @@ _RETRY: Final = Retry()
 def connect(
     url: str,
     *,
-    token: str | FetchToken | None = None,
+    token: str | TokenSource | None = None,
     token_in: TokenIn = "message",  # noqa: S107  # where it goes is no token
     token_name: str = "token",  # noqa: S107
     protocol: str = "wsbus.v1",
@@ -44,38 +44,38 @@ def connect(
     max_message_bytes: int = 4 << 20,
     on_change: OnChange | None = None,
 ) -> Connecting:
-    """Return a connection to a server that is made when it is entered, or awaited.
+    """Return a client that connects when the block is entered, or when it is awaited.
 
-    The block begins once the server knows who this is, and at its end nothing is left. In between
-    the client connects again whenever the connection is lost, and subscribes anew. A client that
-    is awaited is the same without a block: close it with :meth:`.Client.aclose`.
+    The block begins once the server has accepted the client; at its end the client is closed. In
+    between the client reconnects whenever the connection is lost, and subscribes anew. Close a
+    client that was awaited with :meth:`.Client.aclose`.
 
     Args:
-        url: Where: ``ws://`` or ``wss://``.
+        url: The server's address: ``ws://`` or ``wss://``.
         token: A text; or a function, sync or async, that returns it: it is called before every
             connection, and again before the token expires. A sync one runs in a worker thread.
-        token_in: Where the token is shown: in a ``message``; in a ``header`` of the handshake
+        token_in: Where the token is sent: in a ``message``; in a ``header`` of the handshake
             (``Authorization``) or a ``subprotocol``, which save a round trip; or in the ``query``
-            of the address, where servers write it to their logs.
-        token_name: The query parameter that it is shown in.
+            of the address, which servers write to their logs.
+        token_name: The query parameter for ``token_in="query"``.
         protocol: The dialect: ``wsbus.v1`` or ``zigquant-v2``.
-        headers: More of them for the handshake: ``Cookie``, ``Origin``.
+        headers: More headers for the handshake, such as ``Cookie`` or ``Origin``.
         tls: Certificates to trust at a ``wss://`` address; None: those that the machine trusts.
-        retry: When to come again after a connection is lost.
+        retry: When to reconnect after a connection is lost.
         ping_interval: Seconds between pings.
         ping_timeout: Seconds without a pong until the connection counts as lost.
         connect_timeout: Seconds for a connection to be opened, again for the server's greeting,
             and for a function to return a token.
-        close_timeout: Seconds for the server to say goodbye, too.
-        max_message_bytes: The largest frame that is taken.
+        close_timeout: Seconds for the server to answer the close frame.
+        max_message_bytes: The largest frame that the client reads.
         on_change: Called with each change (:meth:`.Client.changes`), in a task of its own; it may
             be async, and must not block.
 
     Raises:
-        UsageError: An argument makes no sense; from the call itself.
-        ConnectError: There is no server, or none that can be talked to; on entering the block, as
-            all of the following.
-        Unauthenticated: The server refuses the token, or wants one.
+        UsageError: An argument is invalid; raised by the call itself.
+        ConnectError: No server could be reached, or it does not speak the protocol; raised on
+            entering the block, as are the following.
+        Unauthenticated: The server refuses the token, or asks for one.
         ConnectionLost: The server closed the connection at once.
     """
     choice(get_args(TokenIn), token_in, "token_in")
@@ -110,7 +110,7 @@ def connect(
 
 
 class Connecting(AbstractAsyncContextManager[Client]):
-    """A connection that is about to be made: ``async with`` it, or ``await`` it.
+    """A client that is not connected yet: ``async with`` it, or ``await`` it.
 
     ``async with`` closes the client at the end of its block. After ``await``, close the client with
     :meth:`.Client.aclose`.
@@ -139,7 +139,7 @@ class Connecting(AbstractAsyncContextManager[Client]):
             await self._client.aclose()
 
     def __await__(self) -> Generator[Any, Any, Client]:
-        """Connect, and leave it to the caller to close the client."""
+        """Connect; the caller closes the client."""
         return self.__aenter__().__await__()
 
 
@@ -152,4 +152,4 @@ def _client(settings: Settings, use: TokenUse, retry: Retry, liveness: Liveness)
         connect_timeout=settings.connect_timeout,
         measure=settings.dialect.measure,
     )
-    return Client(Driver(settings, session))
+    return Client(ClientDriver(settings, session))

@@ -1,7 +1,8 @@
-"""The built-in dialects from the client's side: commands to text, text to what was heard.
+"""The built-in dialects on the client's side: requests to text, text to replies and events.
 
-The server's side is :mod:`wsbus.protocols`. Here nothing is strict: keys and types that are not
-known are passed over, so that an older client understands a newer server.
+The server's side is :mod:`wsbus.protocols`. Structs that are sent end with ``Out``, structs that
+are received with ``In``. Decoding is lenient: unknown keys and types are ignored, so that an older
+client understands a newer server.
 """
 
 from __future__ import annotations
@@ -17,82 +18,36 @@ from msgspec import UNSET, Raw, UnsetType
 
 from ..core import messages as core
 from ..core.channels import MAX_CHANNEL_BYTES, Channel
-from ..core.client.actions import Admitted, Delivery, Heard
+from ..core.client.actions import Admitted, Heard
 from ..core.errors import UsageError
-from ..core.messages import Request
+from ..core.events import ChannelLoss, Gap, GapCause, Position
+from ..core.messages import Publication, Request
+from .outgoing import encode_request
 
 __all__ = ["ClientDialect", "dialect"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
 N = TypeVar("N", int, float)
-_encode: Final = msgspec.json.Encoder().encode
-_Said: TypeAlias = "Heard | Delivery | None"
+_Said: TypeAlias = "Heard | Publication | None"
 _NULL: Final = Raw(b"null")
-
-# --- client → server -----------------------------------------------------------------------------
-
-
-class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """What messages to the server have in common."""
-
-
-class _Auth(_Out, frozen=True, tag="auth"):
-    token: str
-    id: str | None = None
-
-
-class _Subscribe(_Out, frozen=True, tag="subscribe"):
-    channels: tuple[str, ...]
-    id: str | None = None
-
-
-class _Unsubscribe(_Out, frozen=True, tag="unsubscribe"):
-    channels: tuple[str, ...]
-    id: str | None = None
-
-
-class _Command(_Out, frozen=True, tag="command"):
-    action: str
-    params: Raw
-    id: str | None = None
-
-
-class _Publish(_Out, frozen=True, tag="publish"):
-    channel: str
-    event: str
-    data: Raw
-    id: str | None = None
-
-
-class _GetStatus(_Out, frozen=True, tag="get_status"):
-    id: str | None = None
-
-
-class _PingOut(_Out, frozen=True, tag="ping"):
-    id: str | None = None
-
-
-class _PongOut(_Out, frozen=True, tag="pong"):
-    id: str | None = None
-
 
 # --- server → client -----------------------------------------------------------------------------
 
 
 class _In(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What messages from the server have in common."""
+    """Base of the messages from the server."""
 
     id: str | None = None
     timestamp: float = 0.0
     """Milliseconds since the epoch."""
 
     def heard(self) -> _Said:
-        """Return what it means; None: nothing."""
+        """Return what the message means; None: it is ignored."""
         raise AssertionError(self)
 
 
-class _Event(_In, frozen=True, kw_only=True, tag="event"):
+class _EventIn(_In, frozen=True, kw_only=True, tag="event"):
     channel: str
     event: str = "message"
     data: Raw = _NULL
@@ -102,18 +57,18 @@ class _Event(_In, frozen=True, kw_only=True, tag="event"):
             return None
         # A copy: the raw view would keep the whole frame alive while this waits in a buffer.
         data = bytes(self.data)
-        return Delivery(Channel(self.channel), self.event, self.timestamp / 1000, data, len(data))
+        return Publication(Channel(self.channel), self.event, data, self.timestamp / 1000)
 
 
-class _Fault(msgspec.Struct, frozen=True):
+class _FaultIn(msgspec.Struct, frozen=True):
     code: str = "UNKNOWN"
     message: str = ""
 
 
-class _Response(_In, frozen=True, kw_only=True, tag="response"):
+class _ResponseIn(_In, frozen=True, kw_only=True, tag="response"):
     success: bool
     data: Raw = _NULL
-    error: _Fault = _Fault()
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         if self.success:
@@ -121,47 +76,47 @@ class _Response(_In, frozen=True, kw_only=True, tag="response"):
         return core.Refused(self.error.code, self.error.message, self.id, is_call=True)
 
 
-class _Error(_In, frozen=True, kw_only=True, tag="error"):
-    error: _Fault = _Fault()
+class _ErrorIn(_In, frozen=True, kw_only=True, tag="error"):
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         return core.Refused(self.error.code, self.error.message, self.id)
 
 
-class _Account(msgspec.Struct, frozen=True):
+class _AccountIn(msgspec.Struct, frozen=True):
     subject: str = ""
     expires_at: float | None = None
 
 
-class _AuthResult(_In, frozen=True, kw_only=True, tag="auth_result"):
+class _AuthResultIn(_In, frozen=True, kw_only=True, tag="auth_result"):
     success: bool
-    data: _Account = _Account()
-    error: _Fault = _Fault()
+    data: _AccountIn = _AccountIn()
+    error: _FaultIn = _FaultIn()
 
     def heard(self) -> _Said:
         if not self.success:
             return core.AuthRefused(self.error.message, self.error.code, self.id)
         ends = self.data.expires_at
-        # By the server's own clock: this machine's may be wrong.
+        # Measured by the server's clock: this machine's may be wrong.
         lifetime = None if ends is None else max(0.0, (ends - self.timestamp) / 1000)
         return Admitted(self.data.subject, lifetime, self.id)
 
 
-class _Rejected(msgspec.Struct, frozen=True):
+class _RejectedIn(msgspec.Struct, frozen=True):
     channel: str
     code: str = "UNKNOWN"
     message: str = ""
 
 
-class _Subscriptions(msgspec.Struct, frozen=True):
+class _SubscriptionsIn(msgspec.Struct, frozen=True):
     channels: tuple[str, ...] = ()
     active_subscriptions: int = 0
-    rejected: tuple[_Rejected, ...] = ()
+    rejected: tuple[_RejectedIn, ...] = ()
     reason: str | None = None
 
 
-class _Subscribed(_In, frozen=True, kw_only=True, tag="subscribed"):
-    data: _Subscriptions
+class _SubscribedIn(_In, frozen=True, kw_only=True, tag="subscribed"):
+    data: _SubscriptionsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -169,8 +124,8 @@ class _Subscribed(_In, frozen=True, kw_only=True, tag="subscribed"):
         return core.Subscribed(data.channels, data.active_subscriptions, rejected, self.id)
 
 
-class _Unsubscribed(_In, frozen=True, kw_only=True, tag="unsubscribed"):
-    data: _Subscriptions
+class _UnsubscribedIn(_In, frozen=True, kw_only=True, tag="unsubscribed"):
+    data: _SubscriptionsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -187,7 +142,7 @@ class _PongIn(_In, frozen=True, tag="pong"):
         return core.Pong(self.id)
 
 
-class _Terms(msgspec.Struct, frozen=True):
+class _TermsIn(msgspec.Struct, frozen=True):
     connection_id: str = ""
     subject: str | None = None
     ping_interval: float | None = None
@@ -198,12 +153,12 @@ class _Terms(msgspec.Struct, frozen=True):
     commands_per_second: float | None = None
 
 
-class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
-    data: _Terms
+class _ConnectedIn(_In, frozen=True, kw_only=True, tag="connected"):
+    data: _TermsIn
 
     def heard(self) -> _Said:
         data = self.data
-        return core.Connected(
+        return core.Greeting(
             data.connection_id,
             data.subject,
             data.ping_interval,
@@ -215,18 +170,45 @@ class _Connected(_In, frozen=True, kw_only=True, tag="connected"):
         )
 
 
-class _Loss(msgspec.Struct, frozen=True):
-    lost: int
+class _PositionIn(msgspec.Struct, frozen=True):
+    epoch: str
+    offset: int
+    previous: int | None = None
 
 
-class _Gap(_In, frozen=True, kw_only=True, tag="gap"):
-    data: _Loss
+class _StoredEventIn(_EventIn, frozen=True, kw_only=True, tag="event"):
+    position: _PositionIn | None = None
 
     def heard(self) -> _Said:
-        return core.Gap(self.data.lost)
+        heard, found = super().heard(), self.position
+        if heard is None or found is None:
+            return heard
+        previous = None if found.previous is None else Position(found.epoch, found.previous)
+        position = Position(found.epoch, found.offset)
+        return msgspec.structs.replace(heard, position=position, previous=previous)
 
 
-class _Facts(msgspec.Struct, frozen=True, kw_only=True):
+class _ChannelLossIn(msgspec.Struct, frozen=True):
+    channel: str
+    lost: int | None = None
+    position: Position | None = None
+
+
+class _LossIn(msgspec.Struct, frozen=True):
+    lost: int | None = None
+    channels: tuple[_ChannelLossIn, ...] | None = None
+
+
+class _GapIn(_In, frozen=True, kw_only=True, tag="gap"):
+    data: _LossIn
+
+    def heard(self) -> _Said:
+        found = self.data.channels
+        channels = found and {each.channel: ChannelLoss(each.lost, each.position) for each in found}
+        return Gap(self.data.lost, GapCause.SERVER, channels or None)
+
+
+class _FactsIn(msgspec.Struct, frozen=True, kw_only=True):
     connection_id: str = ""
     subject: str | None = None
     connected_at: float = 0.0
@@ -235,8 +217,8 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
 
 
-class _Status(_In, frozen=True, kw_only=True, tag="status"):
-    data: _Facts
+class _StatusIn(_In, frozen=True, kw_only=True, tag="status"):
+    data: _FactsIn
 
     def heard(self) -> _Said:
         data = self.data
@@ -251,17 +233,17 @@ class _Status(_In, frozen=True, kw_only=True, tag="status"):
         )
 
 
-class _Label(msgspec.Struct, frozen=True):
+class _LabelIn(msgspec.Struct, frozen=True):
     type: str | UnsetType = UNSET
 
 
 _COMMON: Final[tuple[type[_In], ...]] = (
-    _Event,
-    _Response,
-    _Error,
-    _AuthResult,
-    _Subscribed,
-    _Unsubscribed,
+    _EventIn,
+    _ResponseIn,
+    _ErrorIn,
+    _AuthResultIn,
+    _SubscribedIn,
+    _UnsubscribedIn,
     _PingIn,
     _PongIn,
 )
@@ -277,7 +259,7 @@ class ClientDialect:
     is_named: bool = False
     """Whether the server must echo the subprotocol."""
     is_rich: bool = False
-    """Whether there is a word for publishing, and one for asking for the status."""
+    """Whether a client can publish, and ask for the status."""
     has_plus: bool = False
     """Whether ``+`` is a wildcard."""
     messages: ClassVar[tuple[type[_In], ...]] = _COMMON
@@ -288,18 +270,18 @@ class ClientDialect:
         )
         self._tags: Final = {str(m.__struct_config__.tag) for m in self.messages}
 
-    def encode(self, command: Request) -> bytes:
-        """Say ``command``, in a message of its own."""
-        return _encode(_message(command))
+    def encode(self, request: Request) -> bytes:
+        """Return the message for ``request``."""
+        return encode_request(request)
 
-    def measure(self, command: Request) -> int:
-        """Return the bytes that ``command`` has when it is said."""
-        return len(self.encode(command))
+    def measure(self, request: Request) -> int:
+        """Return the size of the message for ``request``, in bytes."""
+        return len(self.encode(request))
 
-    def decode(self, text: str) -> Iterable[Heard | Delivery]:
-        """Understand one frame; what is not understood is passed over, and logged.
+    def decode(self, text: str) -> Iterable[Heard | Publication]:
+        """Decode one frame; messages that are not understood are logged and ignored.
 
-        Never raises, whatever the server sent.
+        It never raises, whatever the server sent.
         """
         said = self._understand(text)
         return () if said is None else (said,)
@@ -313,11 +295,11 @@ class ClientDialect:
 
     def _pass_over(self, text: str, error: Exception) -> None:
         try:
-            kind = msgspec.json.decode(text, type=_Label).type
+            kind = msgspec.json.decode(text, type=_LabelIn).type
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             kind = UNSET
         if kind is UNSET or kind in self._tags:
-            # The kind of error only: its text may repeat what was sent.
+            # The type of the error only: its text may repeat the message.
             logger.warning("a message was not understood: %s", type(error).__name__)
 
 
@@ -329,45 +311,29 @@ class NativeDialect(ClientDialect):
     is_named = True
     is_rich = True
     has_plus = True
-    messages: ClassVar[tuple[type[_In], ...]] = (*_COMMON, _Connected, _Gap, _Status)
+    messages: ClassVar[tuple[type[_In], ...]] = (
+        _StoredEventIn,
+        *_COMMON[1:],
+        _ConnectedIn,
+        _GapIn,
+        _StatusIn,
+    )
 
-    def decode(self, text: str) -> Iterable[Heard | Delivery]:
-        """Understand one frame; what is not understood is passed over, and logged."""
+    def decode(self, text: str) -> Iterable[Heard | Publication]:
+        """Decode one frame; messages that are not understood are logged and ignored."""
         if "\n" not in text:
             return super().decode(text)
         try:
             found = [message.heard() for message in self._decoder.decode_lines(text)]
         except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
-            # One of them is not understood: look at each.
+            # One of them is not understood: decode them one by one.
             found = [self._understand(line) for line in text.split("\n") if line.strip()]
         return [said for said in found if said is not None]
 
 
 def _positive(limit: N | None) -> N | None:
-    """Return a limit that can be kept: one that makes no sense counts as not told."""
+    """Return a positive limit; any other counts as unknown."""
     return limit if limit is not None and limit > 0 else None
-
-
-def _message(command: Request) -> _Out:
-    match command:
-        case core.Command():
-            return _Command(command.action, Raw(command.params), command.ref)
-        case core.Publish():
-            return _Publish(command.channel, command.event, Raw(command.data), command.ref)
-        case core.Pong():
-            return _PongOut(command.ref)
-        case core.Ping():
-            return _PingOut(command.ref)
-        case core.Subscribe():
-            return _Subscribe(command.names, command.ref)
-        case core.Unsubscribe():
-            return _Unsubscribe(command.names, command.ref)
-        case core.Auth():
-            return _Auth(command.token, command.ref)
-        case core.GetStatus():
-            return _GetStatus(command.ref)
-        case _:
-            raise AssertionError(command)
 
 
 _DIALECTS: Final = {d.name: d for d in (NativeDialect(), ClientDialect())}
@@ -377,7 +343,7 @@ def dialect(name: str) -> ClientDialect:
     """Return the dialect of this name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The client has no such dialect.
     """
     try:
         return _DIALECTS[name]

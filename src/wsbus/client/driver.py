@@ -1,4 +1,4 @@
-"""Drives one client session: dials, reads, writes, keeps time, performs the actions."""
+"""The driver of a client session: it connects, reads, writes, keeps time, performs actions."""
 
 from __future__ import annotations
 
@@ -12,97 +12,97 @@ from inspect import isawaitable
 from typing import Any, Final, Literal, TypeAlias
 from weakref import WeakSet
 
+import anyio
 from anyio import CancelScope, NoEventLoopError, create_task_group, current_time, move_on_after
-from anyio import Event as Signal
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 from websockets.uri import WebSocketURI
 
 from .._spawn import spawn
 from ..core.client import actions
-from ..core.client.actions import Delivery
 from ..core.client.requests import OpenRequest
 from ..core.client.session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
+from ..core.events import Gap
 from ..core.instant import Instant
-from ..core.messages import Response, Status
+from ..core.messages import Publication, Response, Status
 from .address import DialFailed, bearer, token_subprotocol, with_token
-from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, RefreshFailed
+from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .dialects import ClientDialect
 from .events import Events
 from .socket import Wire
-from .tokens import FetchToken, fetch
+from .tokens import TokenSource, fetch
 
-__all__ = ["GAVE_UP", "Driver", "OnChange", "Reply", "Settings", "TokenIn"]
+__all__ = ["GAVE_UP", "ClientDriver", "OnChange", "PendingReply", "Settings", "TokenIn"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
 OnChange: TypeAlias = Callable[[Change], Awaitable[None] | None]
 
 TokenIn: TypeAlias = Literal["message", "header", "subprotocol", "query"]
-"""Where a token is shown."""
+"""The place in which a token is sent."""
 
 GAVE_UP: Final = "%s: the client has ended: %s"
-"""What is logged when it ends by no doing of the application."""
+"""Logged when a client ends and the application did not close it."""
 _TURN: Final = 100
-"""Events after which those who iterate get a turn: fewer than any sensible buffer holds, or a
-burst would overflow the buffers of subscribers that keep up."""
+"""Events after which subscribers get a turn: fewer than any sensible buffer holds, or a burst
+would overflow the buffers of subscribers that keep up."""
 _FAREWELL_SECONDS: Final = 1.0
-"""For ``on_change`` to hear of the end."""
+"""Time for ``on_change`` to handle the last changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What :func:`wsbus.client.connecting.connect` was told."""
+    """The arguments of :func:`wsbus.client.connecting.connect`."""
 
     uri: WebSocketURI
     dialect: ClientDialect
     headers: Mapping[str, str]
     tls: ssl.SSLContext | None
-    fetch_token: FetchToken | None
+    fetch_token: TokenSource | None
     token_in: TokenIn
     token_name: str
-    """Of the query parameter."""
+    """The query parameter's name."""
     connect_timeout: float
     close_timeout: float
     max_message_bytes: int
     on_change: OnChange | None
 
 
-class Reply:
-    """Where somebody waits for an answer."""
+class PendingReply:
+    """The reply that a request waits for."""
 
     __slots__ = ("done", "outcome")
 
     def __init__(self) -> None:
-        self.done: Final = Signal()
+        self.done: Final = anyio.Event()
         self.outcome: Response | Status | WsbusError | None = None
 
 
-class Driver:
-    """What runs for a client, in a task of its own: see :meth:`run`."""
+class ClientDriver:
+    """Runs a client's session in a task of its own; see :meth:`run`."""
 
     def __init__(self, settings: Settings, session: ClientSession[Events[Any]]) -> None:
         self.settings: Final = settings
         self.session: Final = session
-        self.known: Final = Signal()
-        """The first attempt has succeeded, or all is over."""
-        self.over: Final = Signal()
-        """Nothing runs any more."""
+        self.known: Final = anyio.Event()
+        """Set once the first attempt has succeeded, or the client has ended."""
+        self.over: Final = anyio.Event()
+        """Set once the client has ended and nothing runs any more."""
         self.is_running: bool = False
         self._loop: EventLoopToken | None = None
-        """Whose it is."""
+        """The event loop that the client belongs to."""
         self.state: Connected | Reconnecting | Closed | None = None
         self._changes: Final = WeakSet[Changes]()
         self._subscriptions: Final[set[Events[Any]]] = set()
-        self._ended: Final = Signal()
-        self._heard_out: Final = Signal()
-        self._alarm = Signal()
+        self._ended: Final = anyio.Event()
+        self._heard_out: Final = anyio.Event()
+        self._alarm = anyio.Event()
         self._armed = 0.0
         self._tasks: TaskGroup | None = None
         self._wire: Wire | None = None
         self._scope: CancelScope | None = None
-        self._hung_up: Signal | None = None
+        self._hung_up: anyio.Event | None = None
         self._chance: Final = random.SystemRandom().random
 
     # --- for the client --------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Driver:
         spawn(self.run)
 
     def check_caller(self) -> None:
-        """Refuse a caller that is not on the loop of this client; see :class:`.Door`."""
+        """Refuse a caller that is not on the loop of this client; see :class:`.EventsOwner`."""
         try:
             is_own = current_token() == self._loop
         except NoEventLoopError:
@@ -126,7 +126,7 @@ class Driver:
             )
 
     def perform(self, todo: Sequence[actions.ClientAction]) -> None:
-        """Do what the session wants."""
+        """Perform the session's actions."""
         for action in todo:
             self._do(action)
         if self.session.deadline < self._armed:
@@ -139,7 +139,7 @@ class Driver:
         return changes
 
     def join(self, subscription: Events[Any]) -> None:
-        """Subscribe; see :class:`.Door`."""
+        """Subscribe; see :class:`.EventsOwner`."""
         self.check_caller()
         if isinstance(self.state, Closed):
             subscription.end(self.state.error or UsageError("the client is closed"))
@@ -151,22 +151,22 @@ class Driver:
             todo = self.session.listen(subscription.parsed, subscription)
         self.perform(todo)
 
-    def ask(self, reply: Reply, request: OpenRequest, *, is_idempotent: bool) -> None:
-        """Make a request; the reply says when it is answered."""
+    def ask(self, reply: PendingReply, request: OpenRequest, *, is_idempotent: bool) -> None:
+        """Send a request; ``reply`` gets the outcome."""
         self.perform(self.session.request(reply, request, _now(), is_idempotent=is_idempotent))
 
     def leave(self, subscription: Events[Any]) -> None:
-        """Unsubscribe; see :class:`.Door`."""
+        """Unsubscribe; see :class:`.EventsOwner`."""
         if subscription in self._subscriptions:
             self._subscriptions.discard(subscription)
             self.perform(self.session.unsubscribe(subscription.parsed, subscription, _now()))
 
-    def tell_gap(self, gap: Gap) -> None:
-        """Tell the application; see :class:`.Door`."""
-        self._tell(gap)
+    def missed(self, pattern: str, gap: Gap) -> None:
+        """Tell the application; see :class:`.EventsOwner`."""
+        self._tell(Missed(pattern, gap))
 
     def abort(self) -> None:
-        """Leave without a word; the end is near then."""
+        """Cut the connection without a close frame; the client then ends soon."""
         if self._scope is not None:
             self._scope.cancel()
 
@@ -204,7 +204,7 @@ class Driver:
             if now.monotonic >= deadline:
                 self.perform(self.session.handle_deadline(now))
                 continue
-            self._alarm = Signal()
+            self._alarm = anyio.Event()
             self._armed = deadline
             with move_on_after(deadline - now.monotonic):
                 await self._alarm.wait()
@@ -218,7 +218,7 @@ class Driver:
             with move_on_after(self.settings.connect_timeout):
                 token = await fetch(source)
         except Exception as exc:
-            # The type only: its text may hold anything. The log is the application's own.
+            # The type only: its text may hold anything. The traceback goes to the log.
             logger.warning("the function for the token has failed", exc_info=True)
             why = f"the function for it has failed: {type(exc).__name__}"
         if token is None:
@@ -229,7 +229,7 @@ class Driver:
         self.perform(todo)
 
     async def _converse(self, token: str | None) -> None:
-        """One connection from dialling to hanging up: its last act is to say that it is gone."""
+        """Run one connection from opening to closing, and report its end to the session."""
         hung_up, scope = self._hung_up, self._scope
         assert hung_up is not None
         assert scope is not None
@@ -253,7 +253,7 @@ class Driver:
         settings = self.settings
         uri, headers = settings.uri, settings.headers
         subprotocols = [settings.dialect.name]
-        if token is not None:  # It is shown in the handshake.
+        if token is not None:  # The token is sent in the handshake.
             match settings.token_in:
                 case "header":
                     headers = {**headers, "Authorization": bearer(token)}
@@ -294,7 +294,7 @@ class Driver:
                 return closed
             for text in texts:
                 for heard in decode(text):
-                    if not isinstance(heard, Delivery):
+                    if not isinstance(heard, Publication):
                         self.perform(session.handle(heard, _now()))
                         continue
                     for subscription in session.audience(heard.channel):
@@ -328,13 +328,13 @@ class Driver:
                 holder.confirmed()
             case actions.Dismiss(holder, error):
                 holder.end(error)
-            case actions.Lose(holder, lost, cause):
-                holder.lose(lost, cause)
+            case actions.Lose(holder, gap):
+                holder.lose(gap)
             case actions.FetchToken(generation):
                 self._start(self._fetch, generation)
             case actions.Dial(token):
-                # Made here, so that it can be aborted before its task has begun.
-                self._hung_up, self._scope = Signal(), CancelScope()
+                # Made here, so that the connection can be aborted before its task has begun.
+                self._hung_up, self._scope = anyio.Event(), CancelScope()
                 self._start(self._converse, token)
             case actions.Cut():
                 self.abort()
@@ -374,7 +374,7 @@ class Driver:
         self._tell(state)
 
     def _log(self, state: Connected | Reconnecting | Closed) -> None:
-        """Log changes that an application without ``on_change`` has to learn of."""
+        """Log the changes that matter to an application without ``on_change``."""
         uri = self.settings.uri
         where = f"{uri.host}:{uri.port}{uri.path}"
         match state:

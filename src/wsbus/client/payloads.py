@@ -1,4 +1,4 @@
-"""Data of the application's, as the types it asks for."""
+"""Decoding data as the types that the application asks for."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..core.errors import CommandError, UnexpectedData, UsageError
 __all__ = ["decode", "decoder_of"]
 
 T = TypeVar("T")
-# msgspec quotes what was sent where it is none of an enum; it names fields and places in backticks.
+# msgspec quotes values that are not in an enum; it puts fields and places in backticks.
 _QUOTED: Final = re.compile(r""" (['"]).*\1(?= - at `|$)""", re.DOTALL)
 
 _ANY_QUOTED: Final = re.compile(r"'[^']*'")
 
 
 def decoder_of(payload: type[T]) -> Callable[[bytes], T]:
-    """Return what decodes JSON to a type.
+    """Return a function that decodes JSON as a type.
 
     Raises:
-        UsageError: Neither msgspec nor pydantic knows such a type.
+        UsageError: Neither msgspec nor pydantic can decode it.
     """
     if mentions_pydantic(payload):
         return Checked(f"the type {payload!r}", payload, "$")
@@ -35,16 +35,16 @@ def decoder_of(payload: type[T]) -> Callable[[bytes], T]:
 
 
 def decode(data: bytes, to: Callable[[bytes], T], what: str) -> T:
-    """Decode; the error says where something does not fit, and repeats nothing of it.
+    """Decode; an error says what is wrong and where, and repeats nothing of the data.
 
     Raises:
-        UnexpectedData: It does not fit.
+        UnexpectedData: The data do not have the type.
     """
     try:
         return to(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
         why = _QUOTED.sub("", str(exc))
         raise UnexpectedData(f"{what} is not as expected: {why}") from None
-    except CommandError as exc:  # Of pydantic, which may quote the data wherever it likes.
+    except CommandError as exc:  # From pydantic, which may quote the data anywhere.
         why = _ANY_QUOTED.sub("…", exc.message)
         raise UnexpectedData(f"{what} is not as expected: {why}") from None

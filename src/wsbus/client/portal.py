@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for callers that have none."""
+"""An event loop in a thread of its own, for callers without an event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Portal:
-    """The event loop in a thread of its own."""
+    """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
         self._pid: Final = os.getpid()
@@ -27,16 +27,16 @@ class Portal:
         self._is_closed = False
 
     def check(self) -> None:
-        """Refuse what could only hang.
+        """Refuse calls after a fork: they would hang.
 
         Raises:
-            UsageError: The process was forked since.
+            UsageError: The process was forked after the client was made.
         """
         if os.getpid() != self._pid:
             raise UsageError("this client belongs to the process that was forked: connect anew")
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run ``work`` on the loop, and wait; an interrupt cancels it."""
+        """Run ``work`` on the loop, and wait for it; an interrupt cancels it."""
         self.check()
         if self._is_closed:
             raise UsageError("the client is closed")
@@ -48,14 +48,14 @@ class Portal:
             raise
 
     def enter(self, what: Any) -> AbstractContextManager[Any]:
-        """Return an async context manager as one for threads."""
+        """Return a synchronous context manager for an asynchronous one."""
         self.check()
         if self._is_closed:
             raise UsageError("the client is closed")
         return self._portal.wrap_async_context_manager(what)
 
     def close(self) -> None:
-        """End the loop, and its thread. Idempotent."""
+        """Stop the loop and its thread. Idempotent."""
         self._is_closed = True
         self._stack.close()
 

@@ -1,7 +1,7 @@
-"""One WebSocket over a byte stream of anyio's: the same on asyncio and trio.
+"""One WebSocket over an anyio byte stream, the same on asyncio and trio.
 
-``websockets`` has a client for each loop. Its Sans-I/O half is used instead, since what they add
-(queues, a keepalive, a task each) a client session does itself.
+It uses the Sans-I/O half of ``websockets``. The clients of that library add queues, a keepalive
+and a task, which the client session has already.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = ["Wire"]
 _READ_BYTES: Final = 256 * 1024
 _MAX_UNSENT: Final = 256 * 1024
 _LINGER_SECONDS: Final = 1.0
-"""For the server to hang up after both sides have said goodbye."""
+"""Time for the server to close the TCP connection after both close frames."""
 _BROKEN: Final = (OSError, BrokenResourceError, ClosedResourceError, EndOfStream)
 
-# Its DEBUG lines would hold the tokens.
+# Its DEBUG lines would contain tokens.
 _quiet: Final = logging.getLogger("wsbus.client.websocket")
 _quiet.setLevel(logging.INFO)
 
@@ -73,10 +73,10 @@ class Wire:
         tls: ssl.SSLContext | None,
         max_bytes: int,
     ) -> Wire:
-        """Connect and shake hands.
+        """Connect, and perform the handshake.
 
         Raises:
-            DialFailed: It did not come about.
+            DialFailed: It failed; the error says why.
         """
         protocol = ClientProtocol(
             uri,
@@ -112,7 +112,7 @@ class Wire:
             try:
                 protocol.receive_data(await self._stream.receive(_READ_BYTES))
             except _BROKEN:
-                protocol.receive_eof()  # It may end an answer that tells no length.
+                protocol.receive_eof()  # The end of the stream may end an answer without a length.
         exc = protocol.handshake_exc
         if isinstance(exc, InvalidStatus):
             answer = exc.response
@@ -131,7 +131,7 @@ class Wire:
             raise DialFailed(ConnectError(why), Advice.WRONG)
 
     async def receive(self) -> list[str]:
-        """Wait for bytes; return the texts that are complete with them, at least one.
+        """Wait for bytes; return the messages that they complete, at least one.
 
         Raises:
             TransportClosed: The connection has ended.
@@ -141,7 +141,7 @@ class Wire:
             if texts:
                 return texts
             self._raise_if_closed()
-            while self._unsent > _MAX_UNSENT:  # a server that does not read is not read either
+            while self._unsent > _MAX_UNSENT:  # do not read from a server that does not read
                 await self._room.wait()
             try:
                 data = await self._stream.receive(_READ_BYTES)
@@ -151,19 +151,19 @@ class Wire:
             self._queue()
 
     def send(self, text: bytes) -> None:
-        """Send one message; never waits. What is sent after the end goes nowhere."""
+        """Send one message without waiting. After the end of the connection it does nothing."""
         if self._protocol.state is State.OPEN:
             self._protocol.send_text(text)
             self._queue()
 
     def hang_up(self, code: int, reason: str) -> None:
-        """Say goodbye; :meth:`receive` then raises once the server has, too."""
+        """Send a close frame; :meth:`receive` raises once the server has answered it."""
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(code, reason)
             self._queue()
 
     async def run_writer(self) -> None:
-        """Write what is sent, in order, until it cannot be written."""
+        """Write the messages in order, until the connection breaks."""
         while True:
             while self._outgoing:
                 data, self._outgoing, self._unsent = b"".join(self._outgoing), [], 0
@@ -172,12 +172,12 @@ class Wire:
                 try:
                     await self._stream.send(data)
                 except _BROKEN:
-                    return  # The reader learns it, too, and maybe why.
+                    return  # The reader sees the end, too, and may know why.
             self._wake = Event()
             await self._wake.wait()
 
     async def finish(self) -> None:
-        """Let the server hang up first (RFC 6455, section 7.1.1), if it is quick.
+        """Give the server a moment to close the socket first (RFC 6455, section 7.1.1).
 
         The writer must still run: it has a close frame to write.
         """
@@ -187,7 +187,7 @@ class Wire:
                     await self._stream.receive(_READ_BYTES)
 
     async def abort(self) -> None:
-        """Free the socket, now."""
+        """Free the socket at once."""
         with CancelScope(shield=True), suppress(*_BROKEN):
             await aclose_forcefully(self._stream)
 
@@ -230,7 +230,7 @@ class Wire:
         protocol = self._protocol
         close = protocol.close_rcvd
         if close is None and (protocol.parser_exc is not None or self._has_failed):
-            close = protocol.close_sent  # Ours: it is this side that found a fault.
+            close = protocol.close_sent  # Ours: this side found a protocol error.
         if close is not None:
             raise TransportClosed(close.code, close.reason)
 
@@ -251,5 +251,5 @@ async def _connect(uri: WebSocketURI, tls: ssl.SSLContext | None) -> ByteStream:
         raise explain_network(ssl.SSLError(), uri) from exc
     except OSError as exc:
         raise explain_network(exc, uri) from exc
-    except ValueError as exc:  # A part of the name is too long for any host.
+    except ValueError as exc:  # A label of the name is longer than DNS allows.
         raise explain_network(socket.gaierror(), uri) from exc

@@ -8,8 +8,8 @@
             for event in events:
                 print(event.channel, event.data)
 
-It is :mod:`wsbus.client` on an event loop in a thread of its own; any thread may use it. Its
-options, results and errors are those of the asynchronous client.
+It runs :mod:`wsbus.client` on an event loop in a thread of its own. Any thread may use it.
+Options, results and errors are those of the asynchronous client.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from anyio import fail_after
 
 from ..core.client.retry import Retry
 from ..core.errors import UsageError
-from ..core.hub import Receipt
-from ..core.messages import Status
+from ..core.events import Event
+from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
 from .client import Client
 from .connecting import Connecting
 from .connecting import connect as connect_async
 from .driver import OnChange, TokenIn
-from .events import Event, Events
+from .events import Events
 from .portal import Portal
-from .tokens import FetchToken
+from .tokens import TokenSource
 
 __all__ = ["SyncClient", "SyncEvents", "connect"]
 
@@ -45,7 +45,7 @@ _RETRY: Final = Retry()
 def connect(
     url: str,
     *,
-    token: str | FetchToken | None = None,
+    token: str | TokenSource | None = None,
     token_in: TokenIn = "message",  # noqa: S107  # where it goes is no token
     token_name: str = "token",  # noqa: S107
     protocol: str = "wsbus.v1",
@@ -59,30 +59,30 @@ def connect(
     max_message_bytes: int = 4 << 20,
     on_change: OnChange | None = None,
 ) -> SyncClient:
-    """Connect to a server; returns once the server knows who this is.
+    """Connect to a server; return once it has accepted the client.
 
     Use it as ``with connect(…) as client:``, or close the client with :meth:`SyncClient.close`.
     After a fork, connect anew in the child.
 
     Args:
-        url: As all arguments here: see :func:`wsbus.client.connecting.connect`.
-        token: A function for it is called in the thread of the client, or a worker thread.
-        token_in: Where the token is shown.
-        token_name: The query parameter that it is shown in.
+        url: The address. For all arguments see :func:`wsbus.client.connecting.connect`.
+        token: A text or a function; a function runs in the client's thread, or a worker thread.
+        token_in: Where the token is sent.
+        token_name: The query parameter for ``token_in="query"``.
         protocol: The dialect.
         headers: More headers for the handshake.
         tls: The certificates to trust.
-        retry: When to come again after a connection is lost.
+        retry: When to reconnect after a connection is lost.
         ping_interval: Seconds between pings.
         ping_timeout: Seconds without a pong until the connection counts as lost.
         connect_timeout: Seconds for a connection to be opened.
-        close_timeout: Seconds for the server to say goodbye, too.
-        max_message_bytes: The largest frame that is taken.
-        on_change: Called with each change, in the thread of the client; it must not block.
+        close_timeout: Seconds for the server to answer the close frame.
+        max_message_bytes: The largest frame that the client reads.
+        on_change: Called with each change, in the client's thread; it must not block.
 
     Raises:
-        UsageError: An argument makes no sense.
-        RemoteError: It cannot be done; why, in words.
+        UsageError: An argument is invalid.
+        RemoteError: It failed; the error says why.
     """
     connecting = connect_async(
         url,
@@ -104,7 +104,10 @@ def connect(
 
 
 class SyncClient:
-    """One user's way to a server; made by :func:`connect`. Any thread may use it."""
+    """A client of one server, across reconnects; made by :func:`wsbus.client.sync.connect`.
+
+    Any thread may use it.
+    """
 
     def __init__(self, connecting: Connecting) -> None:
         self._portal: Final = Portal()
@@ -126,22 +129,22 @@ class SyncClient:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close the client."""
         self.close()
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection, and the server knows who this is."""
+        """Whether there is a connection, and the server has accepted the token, if any."""
         return self._client.is_connected
 
     @property
     def connection_id(self) -> str | None:
-        """What the server calls the connection; None: there is none, or its dialect is silent."""
+        """The server's name for the connection; None without one, or in ``zigquant-v2``."""
         return self._client.connection_id
 
     @property
     def subject(self) -> str | None:
-        """The subject by the server's account; None: no connection, or its dialect does not say."""
+        """The identity's subject according to the server; None if there is none, or unknown."""
         return self._client.subject
 
     @overload
@@ -198,14 +201,14 @@ class SyncClient:
         Args:
             pattern: A channel, or a pattern of channels.
             payload: The type of the data; by default JSON as it is.
-            wait: Iterating ends when nothing has come for so many seconds; None: it goes on.
-            buffer: Events that wait to be taken, at most.
-            buffer_bytes: The same in bytes of data.
+            wait: Seconds without an event after which the iteration ends; None: no limit.
+            buffer: Largest number of events that wait to be taken.
+            buffer_bytes: Largest size of their data, in bytes.
             overflow: What happens when the buffer is full.
             timeout: Seconds for the server to confirm it.
 
         Raises:
-            UsageError: The pattern is none, or an option makes no sense.
+            UsageError: The pattern or an option is invalid.
         """
         if wait is not None and not wait > 0:
             raise UsageError("the time to wait for an event must be positive seconds, or None")
@@ -260,10 +263,10 @@ class SyncClient:
         timeout: float = 30.0,
         idempotent: bool = False,
     ) -> Any:
-        """Have a command carried out, and return its result; see :meth:`.Client.command`.
+        """Call a command, and return its result; see :meth:`.Client.command`.
 
         Raises:
-            WsbusError: As there.
+            WsbusError: As :meth:`.Client.command`.
         """
         return self._portal.run(
             partial(
@@ -279,10 +282,10 @@ class SyncClient:
     def publish(
         self, channel: str, data: object, *, event: str = "message", timeout: float = 30.0
     ) -> Receipt:
-        """Publish; return how many it was for; see :meth:`.Client.publish`.
+        """Publish; return how many receivers it has; see :meth:`.Client.publish`.
 
         Raises:
-            WsbusError: As there.
+            WsbusError: As :meth:`.Client.publish`.
         """
         publish = partial(self._client.publish, channel, data, event=event, timeout=timeout)
         return self._portal.run(publish)
@@ -291,18 +294,18 @@ class SyncClient:
         """Return what the server knows about this connection; see :meth:`.Client.status`.
 
         Raises:
-            WsbusError: As there.
+            WsbusError: As :meth:`.Client.status`.
         """
         return self._portal.run(partial(self._client.status, timeout=timeout))
 
     def close(self) -> None:
-        """End it for good: iterators end, requests fail, the thread is gone. Idempotent."""
+        """Close the client: iterators end, requests fail, its thread ends. Idempotent."""
         self._portal.check()
         self._stack.close()
 
 
 class SyncEvents(Generic[T]):
-    """What matches a pattern; made by :meth:`SyncClient.subscribe`. One thread may iterate."""
+    """Events that match a pattern; made by :meth:`SyncClient.subscribe`. One thread may iterate."""
 
     def __init__(self, portal: Portal, events: Events[T], wait: float | None) -> None:
         self._portal: Final = portal
@@ -314,7 +317,7 @@ class SyncEvents(Generic[T]):
         return f"<Sync{repr(self._events)[1:]}"
 
     def __enter__(self) -> Self:
-        """Subscribe; from the confirmation on, every matching event is for it.
+        """Subscribe, and wait until the server confirms it.
 
         Raises:
             WsbusError: The server refuses it, or does not answer in time.
@@ -328,7 +331,7 @@ class SyncEvents(Generic[T]):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give it up."""
+        """Unsubscribe."""
         self._stack.close()
 
     def __iter__(self) -> Self:
@@ -336,7 +339,7 @@ class SyncEvents(Generic[T]):
         return self
 
     def __next__(self) -> Event[T]:
-        """Wait for the next event; iterating ends when none has come for ``wait`` seconds.
+        """Wait for the next event; the iteration ends when none has come for ``wait`` seconds.
 
         Raises:
             WsbusError: As iterating :class:`.Events` does.
@@ -350,10 +353,10 @@ class SyncEvents(Generic[T]):
         """Wait for the next event.
 
         Args:
-            timeout: Seconds; None: no limit. 0 takes what is there.
+            timeout: Seconds; None: no limit. 0 takes only an event that is already there.
 
         Raises:
-            TimeoutError: None has come.
+            TimeoutError: No event has come.
             EOFError: The subscription, or the client, is closed.
             WsbusError: As iterating :class:`.Events` does.
         """
@@ -363,5 +366,5 @@ class SyncEvents(Generic[T]):
         try:
             with fail_after(timeout):
                 return await anext(self._events)
-        except StopAsyncIteration:  # No coroutine may raise it.
+        except StopAsyncIteration:  # A coroutine cannot raise StopIteration.
             raise EOFError(f"{self._events.pattern}: the subscription is closed") from None

@@ -1,4 +1,4 @@
-"""Tokens from a function of the application's."""
+"""Fetching tokens from a function of the application."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from anyio import to_thread
 
 from ..core.errors import UsageError
 
-__all__ = ["FetchToken", "fetch"]
+__all__ = ["TokenSource", "fetch"]
 
-FetchToken: TypeAlias = Callable[[], str | Awaitable[str]]
+TokenSource: TypeAlias = Callable[[], str | Awaitable[str]]
 
 
-async def fetch(source: FetchToken) -> str:
+async def fetch(source: TokenSource) -> str:
     """Call it: an async function on the loop, any other in a worker thread, where it may block.
 
-    Cancellation: a thread is left behind.
+    Cancellation: the worker thread runs on, and its result is ignored.
 
     Raises:
-        UsageError: What it returns is no text.
+        UsageError: The function returns something else than a non-empty text.
     """
     if iscoroutinefunction(source):
         token: object = await source()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..web import asset
+from ..web.pages import AssetResponse
 
-__all__ = ["Answer", "answer", "redirect"]
+__all__ = ["answer", "redirect"]
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -30,15 +31,7 @@ _POLICY: Final = (
 _ENDPOINT: Final = b'<meta name="wsbus-endpoint" content="ws"'
 
 
-class Answer(NamedTuple):
-    """An HTTP response."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-def answer(name: str, endpoint: str | None = None) -> Answer:
+def answer(name: str, endpoint: str | None = None) -> AssetResponse:
     """Return the file of this name; the page itself for the empty one; else a 404.
 
     Args:
@@ -49,7 +42,7 @@ def answer(name: str, endpoint: str | None = None) -> Answer:
     name = name or _INDEX
     body = _files().get(name)
     if body is None:
-        return Answer(404, {"content-type": "text/plain; charset=utf-8"}, b"not found\n")
+        return AssetResponse(404, {"content-type": "text/plain; charset=utf-8"}, b"not found\n")
     if name == _INDEX and endpoint is not None:
         body = body.replace(_ENDPOINT, _ENDPOINT.replace(b'"ws"', f'"{endpoint}"'.encode("ascii")))
     # All of its host: there are the application's endpoints, which the page tries, too.
@@ -62,17 +55,17 @@ def answer(name: str, endpoint: str | None = None) -> Answer:
         "cross-origin-opener-policy": "same-origin",
         "cache-control": "no-cache",
     }
-    return Answer(200, headers, body)
+    return AssetResponse(200, headers, body)
 
 
-def redirect(prefix: str) -> Answer:
+def redirect(prefix: str) -> AssetResponse:
     """Return what leads from the page's path without a slash at the end to the one with it."""
     # Relative, so that it leads right wherever an application, or a proxy, has put the prefix.
-    return Answer(307, {"location": f"{prefix.rpartition('/')[2]}/"}, b"")
+    return AssetResponse(307, {"location": f"{prefix.rpartition('/')[2]}/"}, b"")
 
 
 @cache
 def _files() -> dict[str, bytes]:
     page = Path(__file__).with_name("page")
     found = {path.name: path.read_bytes() for path in page.iterdir() if path.suffix[1:] in _TYPES}
-    return found | {"wsbus.js": asset("wsbus.js").body}
+    return found | {name: asset(name).body for name in ("wsbus.js", "base.css")}

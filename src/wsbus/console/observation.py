@@ -20,12 +20,13 @@ from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, No
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
-from ..server.connection import Connection
+from ..server.connection import Connection, ConnectionDriver
+from ..server.host import BusHost
 from ..server.statistics import ConnectionInfo
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import Effort, Found, answer, cut, ended_row, sendable, sorted_by
-from .tap import Kept, Tail, Tap
+from .tap import ChannelTap, Kept, Tail
 
 __all__ = ["Observation"]
 
@@ -52,21 +53,21 @@ class Observation:
     """One period in which operators are connected; begun by the first, closed by the last.
 
     Args:
-        watched: The bus to look at, which runs.
+        watched: What runs the bus to look at.
         allow_changes: Whether consoles may disconnect.
     """
 
-    def __init__(self, watched: Bus, *, allow_changes: bool) -> None:
+    def __init__(self, watched: BusHost, *, allow_changes: bool) -> None:
         self.bus: Final = Bus()
         """The consoles' own."""
         self.guests: int = 0
         """Connections that are here or about to be."""
         self._watched: Final = watched
-        self._services = watched.services
+        self._services: Final = watched.services
         self._allow_changes: Final = allow_changes
         self._operators: Final[set[Connection]] = set()
         self._watching: Final[dict[Connection, _Watching]] = {}
-        self._tap: Final = Tap()
+        self._tap: Final = ChannelTap()
         self._departed: Final[deque[EndedRow]] = deque(maxlen=ENDED_ROWS)
         self._opened: Event | None = None
         self._ended: Event | None = None
@@ -171,13 +172,13 @@ class Observation:
         found.disconnect(code, "disconnected by an operator")
 
     def _find(self, connection_id: str, connected_at: float) -> Connection:
-        for connection in self._services.registry.connected():
+        for driver in self._services.registry.connected():
             if (
-                connection.connected_at == connected_at
-                and cut(connection.id) == connection_id[:CUT]
-                and connection.close_code is None  # Else it is on its way out.
+                driver.connected_at == connected_at
+                and cut(driver.id) == connection_id[:CUT]
+                and driver.close_code is None  # Else it is on its way out.
             ):
-                return connection
+                return driver.connection
         raise CommandError("GONE", "this connection has ended")
 
     # --- what consoles get -----------------------------------------------------------------------
@@ -201,8 +202,8 @@ class Observation:
             self._services.registry.observers.remove(self._note_end)
             ended.set()
 
-    def _note_end(self, connection: Connection) -> None:
-        self._departed.appendleft(ended_row(connection, self._services.clock().wall))
+    def _note_end(self, driver: ConnectionDriver) -> None:
+        self._departed.appendleft(ended_row(driver, self._services.clock().wall))
 
     async def _tick(self) -> None:
         due = perf_counter() + TICK_SECONDS

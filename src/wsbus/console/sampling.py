@@ -17,9 +17,9 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from ..core.errors import CloseCode, CommandError, ErrorCode
+from ..core.member import Member
 from ..core.patterns import parse_pattern
-from ..core.plan import Member
-from ..server.connection import Connection
+from ..server.connection import ConnectionDriver
 from ..server.services import Services
 from ..server.statistics import ConnectionInfo
 from .samples import (
@@ -33,7 +33,7 @@ from .samples import (
     Query,
     Row,
 )
-from .tap import Seen, Tap
+from .tap import ChannelTap, Seen
 
 __all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "ended_row", "sendable", "sorted_by"]
 
@@ -104,30 +104,29 @@ def sendable(info: ConnectionInfo) -> ConnectionInfo:
 # --- connections ------------------------------------------------------------------------------
 
 
-def _lost(connection: Connection) -> int:
-    queue = connection.member.queue
-    return queue.dropped - queue.conflated + queue.refused
+def _lost(driver: ConnectionDriver) -> int:
+    return driver.member.queue.lost_ever
 
 
-def _slowness(connection: Connection) -> tuple[int, int, int]:
-    queue = connection.member.queue
-    return len(queue), queue.bytes, queue.dropped - queue.conflated + queue.refused
+def _slowness(driver: ConnectionDriver) -> tuple[int, int, int]:
+    queue = driver.member.queue
+    return len(queue), queue.bytes, queue.lost_ever
 
 
-def _containing(text: str, services: Services) -> Callable[[Connection], bool]:
+def _containing(text: str, services: Services) -> Callable[[ConnectionDriver], bool]:
     """Return what tells whether a connection's row, or one of its patterns, contains a text."""
     subscribed = _subscribed(text, services)
 
-    def contains(connection: Connection) -> bool:
-        identity, handshake = connection.identity, connection.handshake
+    def contains(driver: ConnectionDriver) -> bool:
+        identity, handshake = driver.identity, driver.handshake
         client = handshake.client
         return (
-            text in connection.id.lower()
+            text in driver.id.lower()
             or (identity is not None and text in identity.subject.lower())
             or text in handshake.path.lower()
             or (client is not None and text in f"{client[0]}:{client[1]}")
-            or text in connection.member.protocol.name
-            or connection.member in subscribed
+            or text in driver.protocol.name
+            or driver.member in subscribed
         )
 
     return contains
@@ -140,9 +139,9 @@ def _subscribed(text: str, services: Services) -> set[Member]:
     return {member for pattern in held for member in table.members(parse_pattern(pattern))}
 
 
-def _connection_row(connection: Connection) -> ConnectionRow:
-    info = connection.info()
-    transport = connection.member.outlet.transport
+def _connection_row(driver: ConnectionDriver) -> ConnectionRow:
+    info = driver.info()
+    transport = driver.outlet.transport
     rtt = transport.round_trip() if isinstance(transport, RoundTripped) else None
     some = [cut(pattern) for pattern in islice(chain(info.subscriptions, info.assigned), _SOME)]
     return ConnectionRow(
@@ -158,25 +157,25 @@ def _connection_row(connection: Connection) -> ConnectionRow:
         dropped=info.dropped,
         sent=info.message_count,
         received=info.messages_received,
-        is_blocked=connection.is_stuck or info.queue_messages > 0,
+        is_blocked=driver.is_stuck or info.queue_messages > 0,
         rtt=msgspec.UNSET if rtt is None else rtt,
         patterns=len(info.subscriptions) + len(info.assigned),
         some_patterns=tuple(some),
     )
 
 
-def ended_row(connection: Connection, at: float) -> EndedRow:
+def ended_row(driver: ConnectionDriver, at: float) -> EndedRow:
     """Return the facts of a connection that has ended at this second of the epoch."""
-    identity = connection.identity
+    identity = driver.identity
     return EndedRow(
-        id=cut(connection.id),
+        id=cut(driver.id),
         subject=msgspec.UNSET if identity is None else cut(identity.subject),
-        path=cut(connection.handshake.path),
-        connected_at=connection.connected_at,
+        path=cut(driver.handshake.path),
+        connected_at=driver.connected_at,
         ended_at=at,
-        code=connection.close_code or CloseCode.ABNORMAL,
-        reason=cut(connection.close_reason),
-        dropped=_lost(connection),
+        code=driver.close_code or CloseCode.ABNORMAL,
+        reason=cut(driver.close_reason),
+        dropped=_lost(driver),
     )
 
 
@@ -216,19 +215,19 @@ class _List(msgspec.Struct, frozen=True):
     length: int = ROWS
 
 
-def _subject(connection: Connection) -> str:
-    return connection.identity.subject[:CUT] if connection.identity else ""
+def _subject(driver: ConnectionDriver) -> str:
+    return driver.identity.subject[:CUT] if driver.identity else ""
 
 
 _CONNECTIONS: Final = _List(
     orders={
         "slow": _slowness,
         "dropped": _lost,
-        "sent": lambda connection: connection.member.message_count,
-        "received": lambda connection: connection.messages_received,
-        "newest": lambda connection: connection.connected_at,
-        "oldest": lambda connection: -connection.connected_at,
-        "name": lambda connection: _backwards(_subject(connection)),
+        "sent": lambda driver: driver.member.message_count,
+        "received": lambda driver: driver.messages_received,
+        "newest": lambda driver: driver.connected_at,
+        "oldest": lambda driver: -driver.connected_at,
+        "name": lambda driver: _backwards(_subject(driver)),
     },
     containing=_containing,
     row=_connection_row,
@@ -270,7 +269,7 @@ def sorted_by(view: str, sort: str) -> str:
     return sort or next(iter(orders))
 
 
-async def answer(query: Query, services: Services, tap: Tap, effort: Effort) -> Found:
+async def answer(query: Query, services: Services, tap: ChannelTap, effort: Effort) -> Found:
     """Find the first rows of a list; what it costs goes to ``effort``."""
     kind = _LISTS[query.view]
     key = kind.orders[query.sort]
@@ -289,7 +288,7 @@ async def answer(query: Query, services: Services, tap: Tap, effort: Effort) -> 
         return Found([kind.row(thing) for thing in best], len(things), found)
 
 
-def _things(query: Query, services: Services, tap: Tap) -> Sequence[Any]:
+def _things(query: Query, services: Services, tap: ChannelTap) -> Sequence[Any]:
     match query.view:
         case "published":
             return list(tap.channels.values())

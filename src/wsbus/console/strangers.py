@@ -14,10 +14,11 @@ from ..core import actions
 from ..core.addresses import address_key
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
-from ..core.messages import Connected, Request, ServerMessage
+from ..core.messages import Request, ServerMessage
 from ..core.permissions import Identity
 from ..core.session import Session
 from ..endpoint import Admission, Endpoint, Refusal
+from ..server.opening import greeting
 from ..server.services import new_heartbeat, new_id, read_clocks
 from ..transport import Transport
 
@@ -98,10 +99,7 @@ class Stranger:
         self._transport.abort()
 
     async def _greet(self) -> None:
-        policy, limits = self._endpoint.heartbeat, self._endpoint.limits
-        rates = limits.messages_per_second, limits.commands_per_second
-        bounds = limits.max_message_bytes, limits.max_names, *rates
-        await self._say(Connected(self.id, None, policy.interval, policy.timeout, *bounds))
+        await self._say(greeting(self._endpoint, self.id, None))
 
     async def _hear(self, frame: str | bytes) -> None:
         """Act on a frame: only a token is more than refused."""

@@ -18,7 +18,7 @@ from ..core.patterns import Pattern
 from ..core.permissions import Grants
 from .samples import CUT
 
-__all__ = ["MAX_CHANNELS", "Kept", "Seen", "Tail", "Tap"]
+__all__ = ["MAX_CHANNELS", "ChannelTap", "Kept", "Seen", "Tail"]
 
 MAX_CHANNELS: Final = 10_000
 """Channels told apart, whose names have at most 255 bytes; publications on others are counted
@@ -117,7 +117,7 @@ class Tail:
                 publication.event[:CUT],
                 publication.data[:MAX_TEXT],
                 len(publication.data),
-                publication.at,
+                publication.timestamp,
             )
         )
 
@@ -136,7 +136,7 @@ def _contains(publication: Publication, needle: bytes) -> bool:
     )
 
 
-class Tap:
+class ChannelTap:
     """Counts what enters a hub by channel, while it is open."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class Tap:
         seen.count += 1
         seen.size += len(publication.data)
         seen.subscribers = subscribers
-        seen.event, seen.at = publication.event[:MAX_EVENT], publication.at
+        seen.event, seen.at = publication.event[:MAX_EVENT], publication.timestamp
         if seen.tails is None:
             seen.tails = self._wanted(publication.channel)
         for tail in seen.tails:

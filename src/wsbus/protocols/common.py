@@ -1,8 +1,8 @@
-"""The messages that ``wsbus.v1`` and ``zigquant-v2`` have in common.
+"""The messages that ``wsbus.v1`` and ``zigquant-v2`` share.
 
-Every message is an object with ``type``, an ``id`` if it belongs to a message of the client that
-had one, ``timestamp`` in milliseconds since the epoch, and what the type asks for. Keys are sent
-in the order in which the fields stand here. The reference is ``docs/reference/protocol``.
+Every message is an object with ``type``, an ``id`` if it answers a request that had one,
+``timestamp`` in milliseconds since the epoch, and the fields of its type. Keys are sent in the
+order in which the fields stand here. The reference is ``docs/reference/protocol``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,20 @@ from ..core.frame import Frame
 from ..core.instant import Instant
 from .tagged import ClientMessage, TaggedJson
 
-__all__ = ["COMMON_MESSAGES", "Dialogue", "FromClient", "FromServer", "milliseconds"]
+__all__ = [
+    "COMMON_MESSAGES",
+    "Dialogue",
+    "FromClient",
+    "FromServer",
+    "encode_message",
+    "milliseconds",
+]
 
-_encode: Final = msgspec.json.Encoder().encode
+encode_message: Final = msgspec.json.Encoder().encode
 
 
 def milliseconds(seconds: float) -> int:
-    """Turn seconds since the epoch into what stands in a message."""
+    """Return seconds since the epoch as the milliseconds of a message."""
     return int(seconds * 1000 + 0.5)  # round() takes three times as long.
 
 
@@ -31,7 +38,7 @@ def milliseconds(seconds: float) -> int:
 
 
 class FromClient(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What messages of clients have in common; keys that are not named here are ignored."""
+    """Base of the messages of clients; unknown keys are ignored."""
 
     is_call: ClassVar[bool] = False
 
@@ -88,14 +95,14 @@ COMMON_MESSAGES: Final[tuple[type[ClientMessage], ...]] = (
     _Ping,
     _Pong,
 )
-"""What a client may send in either dialect."""
+"""The messages that a client may send in either dialect."""
 
 
 # --- server → client --------------------------------------------------------------------------
 
 
 class FromServer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """What messages of the server have in common: what is not known is not sent."""
+    """Base of the messages of the server; fields without a value are left out."""
 
 
 class _Event(FromServer, frozen=True, tag="event"):
@@ -105,8 +112,8 @@ class _Event(FromServer, frozen=True, tag="event"):
     data: Raw
 
 
-class _Answer(FromServer, frozen=True, kw_only=True):
-    """A message that belongs to one of the client's, and carries its ``id``."""
+class _WithId(FromServer, frozen=True, kw_only=True):
+    """A message that carries the ``id`` of the request that it answers."""
 
     id: str | None = None
     timestamp: int
@@ -117,13 +124,13 @@ class _Fault(msgspec.Struct, frozen=True):
     message: str
 
 
-class _Response(_Answer, frozen=True, kw_only=True, tag="response"):
+class _Response(_WithId, frozen=True, kw_only=True, tag="response"):
     success: bool
     data: Raw | UnsetType = UNSET
     error: _Fault | UnsetType = UNSET
 
 
-class _Error(_Answer, frozen=True, kw_only=True, tag="error"):
+class _Error(_WithId, frozen=True, kw_only=True, tag="error"):
     error: _Fault
 
 
@@ -152,43 +159,45 @@ class _Subscriptions(msgspec.Struct, frozen=True, omit_defaults=True):
     rejected: tuple[_Rejected, ...] = ()
 
 
-class _Subscribed(_Answer, frozen=True, kw_only=True, tag="subscribed"):
+class _Subscribed(_WithId, frozen=True, kw_only=True, tag="subscribed"):
     data: _Subscriptions
 
 
-class _Unsubscribed(_Answer, frozen=True, kw_only=True, tag="unsubscribed"):
+class _Unsubscribed(_WithId, frozen=True, kw_only=True, tag="unsubscribed"):
     data: _Subscriptions
 
 
-class _PingOut(_Answer, frozen=True, tag="ping"):
+class _ServerPing(_WithId, frozen=True, tag="ping"):
     pass
 
 
-class _PongOut(_Answer, frozen=True, tag="pong"):
+class _ServerPong(_WithId, frozen=True, tag="pong"):
     pass
 
 
 class Dialogue(TaggedJson):
-    """The dialect with the common messages only; derive from it to add more."""
+    """The dialect with the common messages only; subclasses add more."""
 
     messages: ClassVar[tuple[type[ClientMessage], ...]] = COMMON_MESSAGES
 
     def encode(self, reply: core.ServerMessage, at: Instant) -> Frame | None:
-        """Say ``reply`` at the moment ``at``; None if there is no word for it."""
+        """Return the frame for ``reply`` at the moment ``at``; None if the dialect has none."""
         now = milliseconds(at.wall)
-        if type(reply) is core.Response:  # Of all replies the ones whose cost counts.
+        if type(reply) is core.Response:  # The replies whose cost matters most.
             data = Raw(reply.data)
-            return Frame(_encode(_Response(id=reply.ref, timestamp=now, success=True, data=data)))
+            return Frame(
+                encode_message(_Response(id=reply.ref, timestamp=now, success=True, data=data))
+            )
         if type(reply) is core.Pong:
-            return Frame(_encode(_PongOut(id=reply.ref, timestamp=now)))
+            return Frame(encode_message(_ServerPong(id=reply.ref, timestamp=now)))
         message = self.answer(reply, now)
-        return None if message is None else Frame(_encode(message))
+        return None if message is None else Frame(encode_message(message))
 
     def encode_publication(self, publication: core.Publication) -> Frame:
-        """Say that something happened. Cost: under a microsecond, and a copy of the data."""
+        """Return an event's frame. Cost: under a microsecond, and a copy of the data."""
         data = Raw(publication.data)
-        at = milliseconds(publication.at)
-        return Frame(_encode(_Event(publication.channel, publication.event, at, data)))
+        at = milliseconds(publication.timestamp)
+        return Frame(encode_message(_Event(publication.channel, publication.event, at, data)))
 
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``, or None; ``at`` in milliseconds."""
@@ -199,7 +208,7 @@ class Dialogue(TaggedJson):
                     return _Response(id=reply.ref, timestamp=at, success=False, error=fault)
                 return _Error(id=reply.ref, timestamp=at, error=fault)
             case core.Ping():
-                return _PingOut(id=reply.ref, timestamp=at)
+                return _ServerPing(id=reply.ref, timestamp=at)
             case core.Subscribed():
                 rejected = tuple(_Rejected(r.name, r.code, r.message) for r in reply.rejected)
                 data = _Subscriptions(reply.names, reply.active, rejected)

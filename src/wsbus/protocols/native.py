@@ -1,8 +1,8 @@
 """``wsbus.v1``: wsbus's own protocol.
 
-The common messages (:mod:`.dialogue`), and beyond them ``connected``, ``publish``, ``get_status``
-with ``status``, and ``gap``. Several messages may share a frame, separated by newlines, both
-ways; ``+`` is a wildcard.
+It has the common messages (:mod:`.common`), and ``connected``, ``publish``, ``get_status`` with
+``status``, and ``gap``. Several messages may share a frame, separated by newlines, in both
+directions. ``+`` is a wildcard.
 """
 
 from __future__ import annotations
@@ -13,15 +13,25 @@ from itertools import chain
 from typing import Any, ClassVar, Final
 
 import msgspec
+from msgspec import Raw
 
 from ..core import messages as core
+from ..core.events import MAX_GAP_CHANNELS, Gap, Position
+from ..core.frame import Frame
 from ..core.patterns import Pattern, parse_pattern
-from .common import COMMON_MESSAGES, Dialogue, FromClient, FromServer, milliseconds
+from .common import (
+    COMMON_MESSAGES,
+    Dialogue,
+    FromClient,
+    FromServer,
+    encode_message,
+    milliseconds,
+)
 from .tagged import ClientMessage
 
 __all__ = ["Native"]
 
-# White space is what JSON says. Blank lines are skipped by the search for the first character.
+# White space is JSON's. The search for the first character skips blank lines.
 _LINE: Final = re.compile(r"[^\n\r\t ][^\n]*")
 _text: Final = re.Match[str].group
 
@@ -34,7 +44,7 @@ class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
     data: Any
 
     def request(self) -> core.Request:
-        # Encoded anew: what is spliced into frames of others must hold no newline, no number out
+        # Encoded anew: data that go into the frames of others must hold no newline, no number out
         # of range and no lone surrogate, whatever the client wrote.
         return core.Publish(self.channel, self.event, msgspec.json.encode(self.data), self.id)
 
@@ -60,8 +70,29 @@ class _Connected(FromServer, frozen=True, tag="connected"):
     data: _Terms
 
 
-class _Loss(msgspec.Struct, frozen=True):
-    lost: int
+class _Position(msgspec.Struct, frozen=True, omit_defaults=True):
+    epoch: str
+    offset: int
+    previous: int | None = None
+
+
+class _StoredEvent(FromServer, frozen=True, tag="event"):
+    channel: str
+    event: str
+    timestamp: int
+    position: _Position
+    data: Raw
+
+
+class _ChannelLoss(msgspec.Struct, frozen=True, omit_defaults=True):
+    channel: str
+    lost: int | None = None
+    position: _Position | None = None
+
+
+class _Loss(msgspec.Struct, frozen=True, omit_defaults=True):
+    lost: int | None
+    channels: tuple[_ChannelLoss, ...] | None = None
 
 
 class _Gap(FromServer, frozen=True, tag="gap"):
@@ -84,29 +115,29 @@ class _Status(FromServer, frozen=True, kw_only=True, tag="status"):
     data: _Facts
 
 
-class _Withdrawn(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Withdrawal(msgspec.Struct, frozen=True, omit_defaults=True):
     channels: tuple[str, ...]
     active_subscriptions: int
     reason: str | None = None
 
 
-class _Unsubscribed(FromServer, frozen=True, kw_only=True, tag="unsubscribed"):
+class _Withdrawn(FromServer, frozen=True, kw_only=True, tag="unsubscribed"):
     id: str | None = None
     timestamp: int
-    data: _Withdrawn
+    data: _Withdrawal
 
 
 class Native(Dialogue):
-    """The dialect that has a word for everything the bus can say."""
+    """The dialect with a message for everything that a bus can send."""
 
     name = "wsbus.v1"
     joins = True
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (*COMMON_MESSAGES, _Publish, _GetStatus)
 
     def split(self, frame: str | bytes) -> Iterable[str | bytes]:
-        """Cut a frame at newlines, one by one; blank lines are passed over.
+        """Cut a frame at newlines, one by one; blank lines are skipped.
 
-        A frame with nothing else is one message, or it would escape every limit.
+        A frame of blank lines counts as one message, or it would escape every limit.
         """
         if not isinstance(frame, str) or "\n" not in frame:
             return (frame,)
@@ -115,9 +146,9 @@ class Native(Dialogue):
         return ("",) if first is None else map(_text, chain((first,), lines))
 
     def decode(self, frame: str | bytes) -> Iterable[core.Request]:
-        """Understand one frame: a command for each message in it.
+        """Decode one frame: a request for each message in it.
 
-        Messages are decoded as the caller asks for them.
+        Each message is decoded when the caller asks for it.
         """
         if isinstance(frame, str) and "\n" in frame:
             return map(self.understand, self.split(frame))
@@ -127,23 +158,34 @@ class Native(Dialogue):
         """Return the pattern of this name; ``+`` is a wildcard."""
         return parse_pattern(name)
 
+    def encode_publication(self, publication: core.Publication) -> Frame:
+        """Say that something happened, and where it stands if its channel has a history."""
+        position = publication.position
+        if position is None:
+            return super().encode_publication(publication)
+        where = _position(position, publication.previous)
+        at = milliseconds(publication.timestamp)
+        data = Raw(publication.data)
+        event = _StoredEvent(publication.channel, publication.event, at, where, data)
+        return Frame(encode_message(event))
+
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``; ``at`` in milliseconds."""
         match reply:
-            case core.Connected():
+            case core.Greeting():
                 return _Connected(at, _terms(reply))
-            case core.Gap():
-                return _Gap(at, _Loss(reply.lost))
+            case Gap():
+                return _Gap(at, _loss(reply))
             case core.Unsubscribed(reason=str()):
-                data = _Withdrawn(reply.names, reply.active, reply.reason)
-                return _Unsubscribed(id=reply.ref, timestamp=at, data=data)
+                data = _Withdrawal(reply.names, reply.active, reply.reason)
+                return _Withdrawn(id=reply.ref, timestamp=at, data=data)
             case core.Status():
                 return _Status(id=reply.ref, timestamp=at, data=_facts(reply))
             case _:
                 return super().answer(reply, at)
 
 
-def _terms(reply: core.Connected) -> _Terms:
+def _terms(reply: core.Greeting) -> _Terms:
     return _Terms(
         connection_id=reply.connection_id,
         subject=reply.subject,
@@ -165,6 +207,22 @@ def _facts(status: core.Status) -> _Facts:
         message_count=status.message_count,
         dropped=status.dropped,
     )
+
+
+def _position(position: Position, previous: Position | None = None) -> _Position:
+    if previous is None or previous.epoch != position.epoch:
+        return _Position(position.epoch, position.offset)
+    return _Position(position.epoch, position.offset, previous.offset)
+
+
+def _loss(gap: Gap) -> _Loss:
+    if gap.channels is None or len(gap.channels) > MAX_GAP_CHANNELS:
+        return _Loss(gap.lost)
+    channels = [
+        _ChannelLoss(name, loss.lost, None if loss.position is None else _position(loss.position))
+        for name, loss in gap.channels.items()
+    ]
+    return _Loss(gap.lost, tuple(channels))
 
 
 def _plain(number: float | None) -> float | None:

@@ -13,7 +13,7 @@ from ..core.protocol import WireProtocol
 
 __all__ = ["protocol", "protocols_of", "register", "single", "spoken"]
 
-# RFC 9110, section 5.6.2: what a token, and so a subprotocol, is made of.
+# RFC 9110, section 5.6.2: the characters of a token, and so of a subprotocol.
 _TOKEN: Final = frozenset(ascii_letters + digits + "!#$%&'*+-.^_`|~")
 
 _registered: Final[dict[str, WireProtocol]] = {}
@@ -22,10 +22,10 @@ _SINGLE: Final = ".single"
 
 
 def register(dialect: WireProtocol) -> None:
-    """Make a dialect known by its name; once more changes nothing.
+    """Register a dialect under its name; a second time changes nothing.
 
     Raises:
-        UsageError: The name is no subprotocol token, or another dialect has it.
+        UsageError: The name is not a subprotocol token, or another dialect has it.
     """
     name = _checked(dialect).name
     if not name or not _TOKEN.issuperset(name):
@@ -53,7 +53,7 @@ def protocols_of(which: Sequence[str | WireProtocol]) -> tuple[WireProtocol, ...
     """Return the dialects of an endpoint.
 
     Raises:
-        UsageError: There is none, or one of them is no dialect, or no dialect has such a name.
+        UsageError: There is none, one of them is not a dialect, or a name is not registered.
     """
     given: object = which
     if isinstance(given, str) or not isinstance(given, Iterable) or not given:
@@ -82,14 +82,14 @@ def single(dialect: WireProtocol) -> WireProtocol:
 
 
 def spoken(dialects: Sequence[WireProtocol], *, joins: bool) -> tuple[WireProtocol, ...]:
-    """Return what an endpoint speaks that is given these dialects.
+    """Return the dialects that an endpoint speaks, given those in its settings.
 
     A client chooses by the subprotocol that it offers whether messages share frames: for each
     dialect that joins messages there is a :func:`single` one, too, after all others.
 
     Args:
-        dialects: What was given.
-        joins: Whether messages may share a frame at all; if not, a dialect keeps its name.
+        dialects: The dialects in the settings.
+        joins: Whether messages may share a frame; if not, a dialect keeps its name.
     """
     names = {dialect.name for dialect in dialects}
     more = [single(dialect) for dialect in dialects if dialect.joins]
@@ -98,7 +98,7 @@ def spoken(dialects: Sequence[WireProtocol], *, joins: bool) -> tuple[WireProtoc
 
 
 def _without_joins(dialect: WireProtocol, name: str) -> WireProtocol:
-    """Return a variant, one for all endpoints, so that what they publish is encoded once."""
+    """Return a variant, the same for all endpoints, so that a publication is encoded once."""
     if not dialect.joins:
         return dialect
     variant = _variants.get((dialect, name))

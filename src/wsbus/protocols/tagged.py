@@ -1,12 +1,12 @@
-"""JSON objects told apart by their ``type``: how such a dialect reads what clients send.
+"""Decoding of requests that are JSON objects with a ``type``.
 
-A dialect lists one struct for each message that a client may send; each struct knows the command
-it stands for. Reading is one pass of msgspec's; only what that refuses is looked at again.
+A dialect lists one struct for each message that a client may send; each struct returns its
+request. Decoding is one pass of msgspec; only refused messages are looked at again.
 
 *Poison.* :class:`msgspec.Raw` checks neither UTF-8 nor the range of numbers. Hence frames are
-decoded from ``str`` only, the depth is judged by a scan of our own (the interpreter's limit
-differs by version), and a struct whose data will be spliced into frames of others asks for the
-values, not for ``Raw``.
+decoded from ``str`` only, a scan here checks the depth (the interpreter's limit differs by
+version), and a struct whose data go into the frames of others decodes the values and does not
+keep them as ``Raw``.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _QUOTED: Final = re.compile(r""" (['"]).*\1(?= - at `|$)""", re.DOTALL)
 
 
 class ClientMessage(Protocol):
-    """What :class:`TaggedJson` asks of a struct: ``msgspec.Struct`` with ``tag_field="type"``."""
+    """The interface of a message: a ``msgspec.Struct`` with ``tag_field="type"``."""
 
     __struct_config__: ClassVar[msgspec.structs.StructConfig]
 
     is_call: ClassVar[bool]
-    """A response answers it if it carries an ``id``, also when it is refused."""
+    """Whether a response answers it if it carries an ``id``, also when it is refused."""
 
     def request(self) -> Request:
-        """Return what the client wants.
+        """Return the request.
 
         Raises:
-            msgspec.MsgspecError: It cannot be wanted after all.
+            msgspec.MsgspecError: The message is refused after all.
         """
         ...
 
@@ -72,7 +72,7 @@ class PingMessage(TaggedMessage, frozen=True, tag="ping"):
     """``{"type":"ping"}``."""
 
     def request(self) -> Request:
-        """Return what the client wants."""
+        """Return the request."""
         return Ping()
 
 
@@ -80,7 +80,7 @@ class PongMessage(TaggedMessage, frozen=True, tag="pong"):
     """``{"type":"pong"}``."""
 
     def request(self) -> Request:
-        """Return what the client wants."""
+        """Return the request."""
         return Pong()
 
 
@@ -88,15 +88,15 @@ class StatusMessage(TaggedMessage, frozen=True, tag="get_status"):
     """``{"type":"get_status"}``."""
 
     def request(self) -> Request:
-        """Return what the client wants."""
+        """Return the request."""
         return GetStatus()
 
 
 class TaggedJson(WireProtocol):
-    """A dialect whose clients send JSON objects told apart by ``type``, one in a frame."""
+    """A dialect whose clients send JSON objects with a ``type``, one in a frame."""
 
     messages: ClassVar[tuple[type[ClientMessage], ...]]
-    """What a client may send."""
+    """The messages that a client may send."""
 
     def __init__(self) -> None:
         self._decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(
@@ -105,14 +105,14 @@ class TaggedJson(WireProtocol):
         self._is_call: Final = {m.__struct_config__.tag: m.is_call for m in self.messages}
 
     def decode(self, frame: str | bytes) -> Iterable[Request]:
-        """Understand one frame: one command.
+        """Decode one frame: one request.
 
         Cost: about a microsecond for a message of a hundred bytes, five for one that is refused.
         """
         return (self.understand(frame),)
 
     def understand(self, text: str | bytes) -> Request:
-        """Understand one message; like :meth:`decode` it never raises."""
+        """Decode one message; like :meth:`decode` it never raises."""
         if not isinstance(text, str):
             return Malformed(ErrorCode.INVALID_MESSAGE, "messages are text, not binary")
         try:
@@ -125,7 +125,7 @@ class TaggedJson(WireProtocol):
     def glance(self, message: str | bytes) -> Excess:
         """Read ``type`` and ``id`` only, and only where there seems to be an ``id``.
 
-        Cost: 0.1 µs without an ``id``; with one, what it takes to skip the rest.
+        Cost: 0.1 µs without an ``id``; with one, the time to skip the rest.
         """
         if not isinstance(message, str) or '"id"' not in message:
             return _NAMELESS
@@ -141,36 +141,36 @@ class TaggedJson(WireProtocol):
 
 
 _SHORT: Final = 2 * MAX_DEPTH
-"""Characters of text that cannot be too deep, nor hold too many extremes."""
+"""A text of so many characters cannot be too deep, nor hold too many extreme numbers."""
 _NAMELESS: Final = Excess()
 
 
 class _Ends(msgspec.Struct, frozen=True):
-    """What refusing a message takes, not judged yet."""
+    """The fields that a refusal needs, not checked yet."""
 
     type: msgspec.Raw = msgspec.Raw()
     id: msgspec.Raw = msgspec.Raw()
 
 
 class _Label(NamedTuple):
-    """What can be made out on a message that is refused."""
+    """Type and id of a refused message, as far as they can be read."""
 
     type: str | None = None
     id: str | None = None
 
 
 _POISON: Final = (b"\\\\", b"\\ud", b"\\uD", b"-Infinity", b"Infinity", b"NaN")
-"""Escapes of surrogates, behind escaped backslashes, and what JavaScript and Python call numbers.
-A digit may stand for each: wherever that is, it does not matter."""
+"""Escapes of surrogates, after escaped backslashes, and JavaScript's and Python's special numbers.
+Each is replaced by a digit, which is harmless wherever it stands."""
 _ends: Final = msgspec.json.Decoder(_Ends).decode
 _text: Final = msgspec.json.Decoder(str).decode
 
 
 def _label(text: str) -> _Label:
-    """Read ``type`` and ``id`` where even text that msgspec refuses has them.
+    """Read ``type`` and ``id`` of a message that msgspec refuses.
 
-    What stands elsewhere is skipped, and may hold lone surrogates, NaN and numbers of any size, so
-    that a client that waits for a response by ``id`` hears that they are refused.
+    The rest is skipped, and may hold lone surrogates, NaN and numbers of any size, so that a
+    client that waits for a response by ``id`` gets the refusal of such a message, too.
 
     Cost: a millisecond for 64 KiB.
     """
@@ -187,13 +187,13 @@ def _label(text: str) -> _Label:
             ends = _ends(tame)
         except (msgspec.MsgspecError, RecursionError):
             return _Label()
-        if bytes(ends.id) not in raw:  # It was changed, too.
+        if bytes(ends.id) not in raw:  # The replacement changed the id, too.
             return _Label()
     return _Label(_sendable(ends.type), _sendable(ends.id))
 
 
 def _sendable(value: msgspec.Raw) -> str | None:
-    """Return ``value`` if it is text that UTF-8 can carry, since an ``id`` is sent back."""
+    """Return ``value`` if it is text that UTF-8 can encode, since an ``id`` is sent back."""
     try:
         text = _text(value)
         text.encode()
@@ -203,7 +203,7 @@ def _sendable(value: msgspec.Raw) -> str | None:
 
 
 def _costly(text: str) -> str | None:
-    """Say why it would take too long to read a text, or too much of the stack; or None."""
+    """Return why a text would take too much time or stack to decode; else None."""
     if too_many_parts(text):
         return "too many arrays and objects that hold next to nothing"
     if too_deep(text, MAX_DEPTH):
@@ -216,11 +216,11 @@ def _costly(text: str) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """Say what is wrong in words that repeat nothing of the message."""
+    """Return what is wrong, in words that repeat nothing of the message."""
     match error:
         case msgspec.ValidationError():
-            # msgspec quotes what was sent where it is none of an enum, or of the types: here that
-            # is a type given twice. It names fields and places in backticks.
+            # msgspec quotes values that are not in an enum or a union: here a type that is given
+            # twice. It puts fields and places in backticks.
             return _QUOTED.sub("", str(error))
         case msgspec.MsgspecError():
             return f"not JSON, or text that UTF-8 cannot carry: {error}"

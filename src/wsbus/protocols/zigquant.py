@@ -10,7 +10,7 @@ __all__ = ["ZigQuant"]
 class ZigQuant(Dialogue):
     """The common messages, one in a frame; ``*`` is the only wildcard.
 
-    It has no word for gaps, so drops are counted and not told.
+    It has no message for gaps: losses are counted, and not reported to the client.
     """
 
     name = "zigquant-v2"

@@ -1,216 +1,280 @@
-"""What an application holds of one client; :mod:`wsbus.server.driver` runs it."""
+"""A connection as the application holds it, and the interface of the driver that runs it."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextvars import Context
 from types import SimpleNamespace
-from typing import Final
+from typing import Protocol
 
-from .._application import handshake_context
 from .._log import escaped
 from .._settings import text_setting
 from ..core.actions import Action
 from ..core.errors import CloseCode, check_sendable
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.patterns import parse_pattern
 from ..core.permissions import Identity
-from ..core.plan import Member, Standing
+from ..core.protocol import WireProtocol
 from ..core.session import Session, State
-from ..endpoint import Admission, Endpoint
-from ..transport import Handshake, Transport
-from .reader import Reader
-from .services import Services
+from ..endpoint import Endpoint
+from ..transport import Handshake
+from .outlet import SocketOutlet
 from .statistics import ConnectionInfo
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "ConnectionDriver", "driver_of"]
 
 
-class Connection(ABC):
-    """One client, for as long as it is connected.
+class ConnectionDriver(Protocol):
+    """Runs a connection; see :class:`wsbus.server.driver.Driver`.
 
-    Command handlers and hooks are given it; it is also what :class:`.Bus` methods take.
+    The registry holds drivers, the application holds :class:`Connection`; each knows the other.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_adopting",
-        "_endpoint",
-        "_member",
-        "_reader",
-        "_services",
-        "_session",
-        "_state",
-        "_transport",
-        "close_code",
-        "close_reason",
-        "connected_at",
-        "context",
-        "handshake",
-        "id",
-    )
+    @property
+    def connection(self) -> Connection:
+        """The connection as the application holds it."""
+        ...
 
-    _member: Member
-    _reader: Reader
-
-    def __init__(
-        self, services: Services, endpoint: Endpoint, transport: Transport, admission: Admission
-    ) -> None:
-        now = services.clock()
-        self.id: Final = admission.connection_id or services.new_id()
-        """Unique at its endpoint, among those that hold their names."""
-        self.handshake: Final[Handshake] = admission.handshake
-        self.connected_at: Final = now.wall
-        """Seconds since the epoch."""
-        self.context: Final[Context] = handshake_context()
-        """That of the handshake; each call into the application gets a copy."""
-        self.close_code: int | None = None
-        """Why it ended, or is about to; None: it is open."""
-        self.close_reason: str = ""
-        self._services: Final = services
-        self._endpoint: Final = endpoint
-        self._transport: Final = transport
-        self._adopting: Identity | None = None
-        self._state: SimpleNamespace | None = None
-        self._session: Final = Session(
-            protocol=admission.protocol,
-            limits=endpoint.limits,
-            heartbeat=services.new_heartbeat(endpoint.heartbeat, now.monotonic),
-            identity=admission.identity,
-            now=now,
-            takes_tokens=endpoint.authenticator is not None,
-            asks=services.authorize is not None,
-        )
+    @property
+    def id(self) -> str:
+        """Its name, or the id that the bus made."""
+        ...
 
     @property
     def identity(self) -> Identity | None:
         """The identity; None until the client has authenticated."""
-        return self._session.identity or self._adopting
+        ...
+
+    @property
+    def handshake(self) -> Handshake:
+        """The client's handshake."""
+        ...
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it came in."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """The context of the handshake."""
+        ...
+
+    @property
+    def connected_at(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    @property
+    def close_code(self) -> int | None:
+        """Why it ended, or is about to; None: it is open."""
+        ...
+
+    @property
+    def close_reason(self) -> str:
+        """The text that goes with :attr:`close_code`."""
+        ...
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that came from the client, refused ones included."""
+        ...
+
+    @property
+    def session(self) -> Session:
+        """The session, which decides the actions for each input."""
+        ...
+
+    @property
+    def member(self) -> Member:
+        """Its member in the hub."""
+        ...
+
+    @property
+    def outlet(self) -> SocketOutlet:
+        """Where what it is owed goes."""
+        ...
+
+    @property
+    def protocol(self) -> WireProtocol:
+        """What its client speaks."""
+        ...
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its transport has not taken all frames."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """When to call :meth:`tick`, in monotonic seconds."""
+        ...
+
+    def tick(self, now: Instant) -> None:
+        """Send pings, or close, if the time has come."""
+        ...
+
+    def review(self, now: Instant, stopped: float) -> None:
+        """Apply the endpoint's present heartbeat, and forgive ``stopped`` seconds of silence."""
+        ...
+
+    def perform(self, todo: Sequence[Action], now: Instant | None = None) -> None:
+        """Perform the session's actions, in order and with nothing in between."""
+        ...
+
+    def abort(self) -> None:
+        """Cut it off at once, without a close frame. Idempotent."""
+        ...
+
+    async def gone(self) -> None:
+        """Wait until it has ended and its hooks have returned."""
+        ...
+
+    def info(self) -> ConnectionInfo:
+        """Return what is known of it now."""
+        ...
+
+
+class Connection:
+    """One client, for as long as it is connected.
+
+    Commands and hooks get it as an argument, and methods of :class:`.Bus` take it.
+    """
+
+    __slots__ = ("__weakref__", "_driver", "_state")
+
+    def __init__(self, driver: ConnectionDriver) -> None:
+        self._driver = driver
+        self._state: SimpleNamespace | None = None
+
+    @property
+    def id(self) -> str:
+        """Unique at its endpoint, among those that hold their names."""
+        return self._driver.id
+
+    @property
+    def identity(self) -> Identity | None:
+        """The identity; None until the client has authenticated."""
+        return self._driver.identity
 
     @property
     def state(self) -> SimpleNamespace:
-        """The application's own: set any attribute."""
+        """Attributes of the application; set any."""
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state
 
     @property
-    def messages_received(self) -> int:
-        """Messages that came from the client, refused ones included."""
-        return self._reader.messages_received
+    def handshake(self) -> Handshake:
+        """The client's handshake: path, query, headers, cookies, address."""
+        return self._driver.handshake
 
     @property
     def endpoint(self) -> Endpoint:
         """Where it came in."""
-        return self._endpoint
+        return self._driver.endpoint
+
+    @property
+    def context(self) -> Context:
+        """The context of the handshake; each call into the application gets a copy."""
+        return self._driver.context
+
+    @property
+    def connected_at(self) -> float:
+        """Seconds since the epoch."""
+        return self._driver.connected_at
+
+    @property
+    def close_code(self) -> int | None:
+        """Why it ended, or is about to; None: it is open."""
+        return self._driver.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The text that goes with :attr:`close_code`; often empty."""
+        return self._driver.close_reason
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that came from the client, refused ones included."""
+        return self._driver.messages_received
 
     def subscribe(self, pattern: str) -> None:
-        """Subscribe it on the server's account: past its grants and limits, and not told to it.
+        """Subscribe it for the server: regardless of its grants and limits, without a reply.
 
-        What its grants deny it still does not get. Idempotent; what the client itself subscribes
-        and unsubscribes is kept apart.
+        Its denies still apply. Idempotent; subscriptions of the client itself are kept apart.
 
         Raises:
-            InvalidChannel: It is no pattern.
+            InvalidChannel: The pattern is invalid.
         """
-        parsed = parse_pattern(pattern)
-        if self._session.state is not State.CLOSED:
-            self._perform(self._session.assign(parsed))
+        parsed, session = parse_pattern(pattern), self._driver.session
+        if session.state is not State.CLOSED:
+            self._driver.perform(session.assign(parsed))
 
     def unsubscribe(self, pattern: str) -> None:
-        """Take :meth:`subscribe` back; idempotent.
+        """Undo :meth:`subscribe`; idempotent.
 
         Raises:
-            InvalidChannel: It is no pattern.
+            InvalidChannel: The pattern is invalid.
         """
-        parsed = parse_pattern(pattern)
-        if self._session.state is not State.CLOSED:
-            self._perform(self._session.unassign(parsed))
+        parsed, session = parse_pattern(pattern), self._driver.session
+        if session.state is not State.CLOSED:
+            self._driver.perform(session.unassign(parsed))
 
     def revoke(self, pattern: str, reason: str | None = None) -> bool:
         """Take a subscription away, whether the client subscribed it, the server, or both.
 
-        The client learns, with the reason, of what it had subscribed itself, in the protocol's
-        own form, and the shipped clients do not subscribe to it again. A request for the pattern
-        that ``authorize`` is still being asked about is refused. A wider pattern of the client's
-        stays, and so does its right to subscribe again: refuse that in ``authorize``. Idempotent.
+        If the client had subscribed it, the protocol's own message says so, with the reason, and
+        the shipped clients do not subscribe to it again. A request for the pattern that waits for
+        ``authorize`` is refused. A wider pattern of the client stays, and the client may subscribe
+        again: refuse that in ``authorize``. Idempotent.
 
         Args:
-            pattern: As it was subscribed: ``room.1`` does not take ``room.*``.
-            reason: A text for people, which ``wsbus.v1`` passes on; None: none is given.
+            pattern: As it was subscribed: ``chat.1`` does not take ``chat.*``.
+            reason: A text for people, which ``wsbus.v1`` passes on; None: no reason.
 
         Returns:
             Whether it was subscribed.
 
         Raises:
-            InvalidChannel: It is no pattern.
-            UsageError: The reason is no text, or one that UTF-8 cannot carry.
+            InvalidChannel: The pattern is invalid.
+            UsageError: The reason is not a text, or one that UTF-8 cannot encode.
         """
-        parsed = parse_pattern(pattern)
+        parsed, session = parse_pattern(pattern), self._driver.session
         if reason is not None:
             text_setting("reason", reason)
-        had = self._session.state is not State.CLOSED and parsed in self._session.patterns
-        self._perform(self._session.revoke(parsed, reason))
+        had = session.state is not State.CLOSED and parsed in session.patterns
+        self._driver.perform(session.revoke(parsed, reason))
         return had
 
     def disconnect(
         self, code: int = CloseCode.DISCONNECTED, reason: str = "disconnected by the server"
     ) -> None:
-        """End it, after what it is owed; never waits. Idempotent.
+        """Close it after sending what it is owed; never waits. Idempotent.
 
         Args:
-            code: 4000-4499 invite the client to come again, 4500-4999 ask it not to.
+            code: After 4000-4499 clients reconnect, after 4500-4999 they do not.
             reason: At most 123 bytes of UTF-8 (RFC 6455, section 5.5.1); cut if longer.
 
         Raises:
             UsageError: The code may not be sent.
         """
         check_sendable(code)
-        self._perform(self._session.close(code, reason))
+        self._driver.perform(self._driver.session.close(code, reason))
 
     def abort(self) -> None:
-        """Cut it off now, without a close frame; what it is owed is lost. Idempotent."""
-        if self.close_code is None:
-            self.close_code = CloseCode.ABNORMAL
-        self._transport.abort()
+        """Cut it off at once, without a close frame; unsent frames are lost. Idempotent."""
+        self._driver.abort()
 
     def info(self) -> ConnectionInfo:
         """Return what is known of it now."""
-        return ConnectionInfo.of(
-            self._session,
-            self._member,
-            self.handshake,
-            self._services.clock(),
-            connection_id=self.id,
-            connected_at=self.connected_at,
-            messages_received=self.messages_received,
-        )
+        return self._driver.info()
 
     def __repr__(self) -> str:
-        return f"<Connection {escaped(self.id)} {self._member.protocol.name}>"
+        return f"<Connection {escaped(self.id)} {self._driver.protocol.name}>"
 
-    @property
-    def member(self) -> Member:
-        """What stands for it in the hub."""
-        return self._member
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether its transport has not taken what it was given."""
-        member = self._member
-        return member.standing is Standing.BLOCKED and member.outlet.direct is not None
-
-    def describe(self) -> str:
-        """Return id, subject and path, for a log line."""
-        subject = self.identity.subject if self.identity else None
-        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
-        path = escaped(self.handshake.path)
-        return f"the connection {escaped(self.id)} {whose}, on {path},"
-
-    def _note_end(self, code: int, reason: str) -> None:
-        self.close_code, self.close_reason = code, reason
-
-    @abstractmethod
-    def _perform(self, todo: Sequence[Action], now: Instant | None = None) -> None:
-        """Do what the session wants, in order and with nothing in between."""
+def driver_of(connection: Connection) -> ConnectionDriver:
+    """Return the driver of a connection: for the bus, not for applications."""
+    return connection._driver  # noqa: SLF001  # the two know each other

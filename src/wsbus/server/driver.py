@@ -6,105 +6,156 @@ connection owns the task that reads, and nothing else.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
-from anyio import CancelScope, Event, move_on_after
+from anyio import CancelScope, Event
 
-from .._application import ask
-from .._spawn import task_now
+from .._application import ask, handshake_context
+from .._log import escaped
 from ..core import actions
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
-from ..core.messages import Command, Connected, Refused, Response, ServerMessage
+from ..core.messages import Command, Refused, Response, ServerMessage
 from ..core.permissions import Identity
-from ..core.plan import Member
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
-from .closing import close
+from .closing import close, close_failed
 from .commands import Running
-from .connection import Connection
-from .flusher import Outlet
+from .connection import Connection, ConnectionDriver
 from .hooks import HookCalls
+from .opening import await_end, greeting, new_member, new_session, take_name
+from .outlet import SocketOutlet
+from .questions import judge_permission, judge_token, put
 from .reader import Reader
 from .services import Services
+from .statistics import ConnectionInfo
 
 __all__ = ["Driver"]
 
 logger: Final = logging.getLogger("wsbus.connection")
 
-_REPLACED_SECONDS: Final = 1.0
-"""How long a connection whose name was taken over may take to close; then it is aborted."""
-
 _RATE_ABUSE: Final = CloseCode.RATE_ABUSE  # To look it up takes as long as to call a function.
-_Question = TypeVar("_Question", actions.AskToken, actions.AskPermission, HookCalls)
 
 
-class Driver(Connection):
-    """Runs one connection, from its attach to its end."""
+class Driver:
+    """Runs one connection, from its attach to its end.
+
+    The application never holds it: it holds a :class:`.Connection`.
+    """
 
     __slots__ = (
+        "_adopting",
         "_calls",
         "_closed",
         "_commands_running",
         "_gone",
         "_has_arrived",
-        "_held",
-        "_is_closing",
         "_place",
-        "_task",
+        "_reader",
+        "_services",
+        "_transport",
+        "close_code",
+        "close_reason",
+        "connected_at",
+        "connection",
+        "context",
+        "endpoint",
+        "handshake",
+        "id",
+        "member",
+        "outlet",
+        "protocol",
+        "session",
     )
 
     def __init__(
         self, services: Services, endpoint: Endpoint, transport: Transport, admission: Admission
     ) -> None:
-        super().__init__(services, endpoint, transport, admission)
+        now = services.clock()
+        self.id: Final = admission.connection_id or services.new_id()
+        self.handshake: Final = admission.handshake
+        self.connected_at: Final = now.wall
+        self.context: Final = handshake_context()
+        self.endpoint: Final = endpoint
+        self.close_code: int | None = None
+        self.close_reason: str = ""
+        self.connection: Final = Connection(self)
+        self._services: Final = services
+        self._transport: Final = transport
         self._place: Final = admission.place
+        self._adopting: Identity | None = None
         self._has_arrived = False  # `on_connect` was called.
         self._calls: HookCalls | None = None  # While there are any.
-        self._held: int | None = None  # The session waits for them; see `Session.hold`.
         self._gone: Event | None = None
         self._commands_running = 0
-        self._is_closing = False
-        self._closed: Event | None = None
-        self._task: asyncio.Task[object] | None = None  # The reader's, on asyncio.
-        outlet = Outlet(transport, self, endpoint.limits.write_deadline)
-        self._member = Member(
-            admission.protocol,
-            endpoint.empty_queue,
-            overflow=endpoint.overflow,
-            outlet=outlet,
-            writes_bytes=outlet.direct is not None,
-            shares_queue=True,
+        self._closed: Event | None = None  # Set once it is closed; None: it is not closing.
+        self.session: Final = new_session(services, endpoint, admission, now)
+        self.protocol: Final = admission.protocol
+        seconds, log = endpoint.limits.write_deadline, services.flusher.log
+        self.outlet: Final = SocketOutlet(transport, self, seconds, log)
+        self.member: Final = new_member(endpoint, admission, self.outlet)
+        self._reader: Final = Reader(
+            services, self.session, self.protocol, self.member, self.outlet
         )
-        self._reader = Reader(services, self._session, self._member)
+
+    @property
+    def identity(self) -> Identity | None:
+        """The identity; None until the client has authenticated."""
+        return self.session.identity or self._adopting
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that came from the client, refused ones included."""
+        return self._reader.messages_received
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its transport has not taken what it was given."""
+        return self.member.is_waiting and self.outlet.direct is not None
+
+    def info(self) -> ConnectionInfo:
+        """Return what is known of it now."""
+        return ConnectionInfo.of(
+            self.session,
+            self.member,
+            self.handshake,
+            self._services.clock(),
+            connection_id=self.id,
+            protocol=self.protocol.name,
+            connected_at=self.connected_at,
+            messages_received=self.messages_received,
+        )
+
+    def describe(self) -> str:
+        """Return id, subject and path, for a log line."""
+        subject = self.identity.subject if self.identity else None
+        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
+        return f"the connection {escaped(self.id)} {whose}, on {escaped(self.handshake.path)},"
 
     # --- life ----------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Read to the end; never raises because of the peer. Cancellation: aborts."""
+    async def run(self, *, is_greeted: bool = False) -> None:
+        """Read to the end, whatever the peer does; with ``is_greeted``: ``connected`` was sent."""
         try:
-            self._task = task_now()
-            await self._begin()
+            self._reader.begin()
+            await self._begin(is_greeted=is_greeted)
             while self.close_code != _RATE_ABUSE:
                 # An idle connection holds on to nothing of what it received.
-                for _ in self._reader.read(await self._transport.receive(), self._perform):
+                for _ in self._reader.read(await self._transport.receive(), self.perform):
                     await self._reader.pause()
             if self._closed is not None:
                 await self._closed.wait()
         except TransportClosed as exc:
             if self.close_code is None:
-                self._note_end(exc.code, exc.reason)
+                self.close_code, self.close_reason = exc.code, exc.reason
         except Exception:
             logger.exception("a connection failed")
-            self._note_end(CloseCode.INTERNAL_ERROR, "internal error")
-            with move_on_after(self._endpoint.limits.close_timeout):
-                await self._transport.close(CloseCode.INTERNAL_ERROR, "internal error")
-            self._transport.abort()
+            self.close_code, self.close_reason = CloseCode.INTERNAL_ERROR, "internal error"
+            await close_failed(self._transport, self.endpoint.limits.close_timeout)
         except BaseException:
             self.abort()
             raise
@@ -120,62 +171,43 @@ class Driver(Connection):
 
     def tick(self, now: Instant) -> None:
         """Do what time demands; called by the bus's sweeper when :attr:`deadline` has come."""
-        self._perform(self._session.handle_deadline(now))
+        self.perform(self.session.handle_deadline(now))
 
     @property
     def deadline(self) -> float:
         """When :meth:`tick` has something to do; monotonic seconds."""
-        return self._session.deadline
+        return self.session.deadline
 
     def review(self, now: Instant, stopped: float) -> None:
         """Its endpoint's heartbeat or the wall clock was set, or the process stood still."""
-        self._session.heartbeat.policy = self._endpoint.heartbeat
-        self._session.heartbeat.forgive(stopped, now.monotonic)
-        self._session.reschedule(now)
+        self.session.heartbeat.policy = self.endpoint.heartbeat
+        self.session.heartbeat.forgive(stopped, now.monotonic)
+        self.session.reschedule(now)
 
     def queue_overflowed(self) -> None:
         """Its queue is full, and the policy is to close."""
-        self._member.queue.clear()  # It is not going to get this; the close frame must fit.
-        self.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
+        self.member.clear()  # It is not going to get this; the close frame must fit.
+        self.connection.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
 
-    async def _begin(self) -> None:
+    async def _begin(self, *, is_greeted: bool) -> None:
         services, identity = self._services, self.identity
         services.registry.add(self)
-        services.hub.attach(self._member)
-        replaced = None if identity is None else self._take_name(identity)
+        services.hub.attach(self.member)
+        replaced = None if identity is None else take_name(self, services, identity)
         if isinstance(replaced, Refusal):  # Of two handshakes at once both were admitted.
-            self.disconnect(replaced.close_code, replaced.reason)
+            self.connection.disconnect(replaced.close_code, replaced.reason)
             return
-        self._greet(identity)
+        if not is_greeted:
+            self._send(greeting(self.endpoint, self.id, identity))
         if identity is not None:
             self._adopt(identity)
-        if identity is not None or self._endpoint.name_connection is None:
+        if identity is not None or self.endpoint.name_connection is None:
             await self._arrive(replaced)
 
-    def _greet(self, identity: Identity | None) -> None:
-        """Say the first thing."""
-        policy, limits = self._endpoint.heartbeat, self._endpoint.limits
-        subject = identity.subject if identity else None
-        rates = limits.messages_per_second, limits.commands_per_second
-        bounds = limits.max_message_bytes, limits.max_names, *rates
-        self._send(Connected(self.id, subject, policy.interval, policy.timeout, *bounds))
-
-    def _take_name(self, identity: Identity) -> Driver | Refusal | None:
-        """Take the name from the connection that has it; see :meth:`.Registry.adopt`."""
-        taken = self._services.registry.adopt(self, identity.subject)
-        if isinstance(taken, Driver):
-            taken.disconnect(CloseCode.REPLACED, "client_id replaced")
-        return taken
-
-    async def _arrive(self, replaced: Driver | None) -> None:
+    async def _arrive(self, replaced: ConnectionDriver | None) -> None:
         """Wait for the end of the connection that had the name, then call the hooks."""
-        if replaced is not None:
-            with move_on_after(_REPLACED_SECONDS) as scope:
-                await replaced.gone()
-            if scope.cancelled_caught:
-                replaced.abort()  # Its peer may be long gone.
-                await replaced.gone()  # Bounded by the time limits of hooks.
-        if not self._has_arrived and not self._is_closing:
+        await await_end(replaced)
+        if not self._has_arrived and self._closed is None:
             self._has_arrived = True
             self._note(self._services.hooks.connect, is_first=True)
             if self._calls is not None:
@@ -184,7 +216,7 @@ class Driver(Connection):
     async def _say_goodbye(self) -> None:
         """Call the hooks of the end, after those that are due."""
         hooks = self._services.hooks
-        for pattern in self._session.patterns:
+        for pattern in self.session.patterns:
             self._note(hooks.unsubscribe, pattern.text)
         self._note(hooks.disconnect)
         if self._calls is not None:
@@ -198,26 +230,27 @@ class Driver(Connection):
             await self._gone.wait()
 
     def _end(self) -> None:
-        self._session.close(CloseCode.ABNORMAL, "")
-        self._services.hub.detach(self._member, self._session.patterns)
+        self.session.close(CloseCode.ABNORMAL, "")
+        self._services.hub.detach(self.member, self.session.patterns)
         self._services.registry.remove(self)
         if self._place is not None:
             self._place.release()
-        self._member.outlet.relieve()
+        self.outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
         """Nothing can be written any more; see :class:`wsbus.server.outlet.Owner`."""
         if is_closed:  # The reader is about to learn it, too; a reset might cut the close frame.
-            self._services.hub.leave_all(self._member, self._session.patterns)
+            self._services.hub.leave_all(self.member, self.session.patterns)
         else:
             self.abort()
 
     # --- in --------------------------------------------------------------------------------------
 
-    def _perform(  # noqa: C901  # one row per action
+    def perform(  # noqa: C901  # one row per action
         self, todo: Sequence[actions.Action], now: Instant | None = None
     ) -> None:
-        services, member = self._services, self._member
+        """Do what the session wants, in order and with nothing in between."""
+        services, member = self._services, self.member
         for action in todo:
             # Most are these, and each pattern below that does not match takes 0.1 µs.
             if type(action) is actions.Send:
@@ -240,27 +273,32 @@ class Driver(Connection):
                 case actions.ReportStatus():
                     self._reader.answered += self._send(self.info().status(action.ref))
                 case actions.AskToken():
-                    services.runner.submit(partial(self._ask, self._judge_token, action))
+                    services.runner.submit(partial(put, self, judge_token, services, action))
                 case actions.AskPermission():
-                    services.runner.submit(partial(self._ask, self._judge_permission, action))
+                    services.runner.submit(partial(put, self, judge_permission, services, action))
                 case actions.Close():
                     self._close(action)
         if self._calls is not None:
             self._make_calls()
 
-    def _go_on(self, todo: Sequence[actions.Action], now: Instant) -> None:
+    def abort(self) -> None:
+        """Cut it off now, without a close frame. Idempotent."""
+        self.close_code = self.close_code or CloseCode.ABNORMAL
+        self._transport.abort()
+
+    def go_on(self, todo: Sequence[actions.Action], now: Instant) -> None:
         """Perform what follows from an answer, then what waited for it, message by message."""
-        self._perform(todo, now)
-        while (waited := self._session.resume(now)) is not None:
-            self._perform(waited, now)
+        self.perform(todo, now)
+        while (waited := self.session.resume(now)) is not None:
+            self.perform(waited, now)
 
     def _adopt(self, identity: Identity, *, is_renewal: bool = False) -> None:
-        self._services.hub.restrict(self._member, identity.grants)
+        self._services.hub.restrict(self.member, identity.grants)
         if is_renewal:
             return
         self._note(self._services.hooks.authenticated)
-        if self._endpoint.broadcast is not None:
-            self.subscribe(self._endpoint.broadcast)
+        if self.endpoint.broadcast is not None:
+            self.connection.subscribe(self.endpoint.broadcast)
 
     # --- hooks -------------------------------------------------------------------------------
 
@@ -270,53 +308,50 @@ class Driver(Connection):
         """Have hooks called once the actions are performed, in the order of what happened."""
         if hooks:
             if self._calls is None:
-                seconds, log = self._endpoint.limits.command_timeout, self._services.hooks.log
+                seconds, log = self.endpoint.limits.command_timeout, self._services.hooks.log
                 self._calls = HookCalls(self.context, seconds, log)
-            self._calls.add(hooks, self, *args, is_first=is_first)
+            self._calls.add(hooks, self.connection, *args, is_first=is_first)
 
     def _make_calls(self) -> None:
         """Call what need not be awaited; messages wait for the rest, which the runner awaits."""
-        calls, task = self._calls, self._task
+        calls, reader = self._calls, self._reader
         if calls is None or calls.is_making or not self._has_arrived:
             return
-        cancelling = 0 if task is None else task.cancelling()
+        cancelling = reader.cancelling
         calls.make()
-        if task is not None and task.cancelling() > cancelling:
-            self._reader.absorb(task)  # As in `_invoke`.
+        reader.absorb(cancelling)  # As in `_invoke`.
         if calls.is_over:
             self._calls = None
             return
-        if self._held is None:
-            self._held = self._session.hold()
+        if calls.held is None:
+            calls.held = self.session.hold()
         if calls.has_begun:
             runner = self._services.runner
-            wait = partial(self._await_calls, ask=runner.ask)
-            runner.submit(partial(self._ask, wait, calls))
+            runner.submit(partial(put, self, Driver._await_calls, calls, runner.ask))
 
     async def _await_calls(self, calls: HookCalls, ask: Callable[..., Awaitable[Any]]) -> None:
         """Wait for the calls, then act on what waited for them."""
         await calls.drain(ask)
         if self._calls is not calls:
             return
-        generation, self._calls, self._held = self._held, None, None
-        if generation is not None:
+        self._calls = None
+        if calls.held is not None:
             now = self._services.clock()
-            self._go_on(self._session.release(generation, now), now)
+            self.go_on(self.session.release(calls.held, now), now)
 
     def _emit(self, action: actions.Emit) -> None:
         receipt = self._services.emit(action.channel, action.publish)
         if action.publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt._asdict()), action.publish.ref))
+            self._send(Response(msgspec.json.encode(receipt), action.publish.ref))
 
     # --- what takes time ---------------------------------------------------------------------
 
     def _invoke(self, call: Command, now: Instant | None) -> None:
-        services, limits, task = self._services, self._endpoint.limits, self._task
-        cancelling = 0 if task is None else task.cancelling()
-        outcome = services.commands.invoke(call, self, limits.command_timeout, self.context)
-        if task is not None and task.cancelling() > cancelling:
-            # A `def` command ran in the reader's task, and cancelled it. That costs its call only.
-            self._reader.absorb(task)
+        services, limits, reader = self._services, self.endpoint.limits, self._reader
+        cancelling, seconds = reader.cancelling, limits.command_timeout
+        outcome = services.commands.invoke(call, self.connection, seconds, self.context)
+        # A `def` command runs in the reader's task. If it cancels that, it costs its call only.
+        reader.absorb(cancelling)
         if callable(outcome) and self._commands_running >= limits.max_running_commands:
             why = "too many commands are running"
             outcome = Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None)
@@ -331,69 +366,38 @@ class Driver(Connection):
             self._send(await command(self._services.runner))
         except Exception:
             logger.exception("the answer to a command cannot be sent")
-            self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
+            self.connection.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._commands_running -= 1
 
-    async def _ask(self, judge: Callable[[_Question], Awaitable[None]], ask: _Question) -> None:
-        """Put a question to the application; a failure ends the connection, or it would hang."""
-        try:
-            await judge(ask)
-        except Exception:
-            logger.exception("an answer of the application cannot be used")
-            self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
-
-    async def _judge_token(self, ask: actions.AskToken) -> None:
-        verdict = await self._endpoint.judge(
-            ask.token, self.handshake, self.context, self._services.runner.ask
-        )
-        if isinstance(verdict, Refusal):
-            answer: Identity | str = verdict.reason
-            if verdict.close_code is not CloseCode.TOKEN_REFUSED and self.identity is None:
-                self.disconnect(verdict.close_code, verdict.reason)  # Not the client's fault.
-        else:
-            answer = verdict if isinstance(verdict, Identity) else "the token was refused"
-            if isinstance(answer, Identity) and not (self.identity or await self._enter(answer)):
-                return
-        now = self._services.clock()
-        self._go_on(self._session.handle_token(ask.generation, answer, now), now)
-
-    async def _enter(self, identity: Identity) -> bool:
+    async def enter(self, identity: Identity) -> bool:
         """Take the name that goes with the identity; false if the connection is closed instead."""
-        replaced = self._take_name(identity)
+        replaced = take_name(self, self._services, identity)
         if isinstance(replaced, Refusal):
-            self.disconnect(replaced.close_code, replaced.reason)
+            self.connection.disconnect(replaced.close_code, replaced.reason)
             return False
         self._adopting = identity
         await self._arrive(replaced)
         return True
 
-    async def _judge_permission(self, ask: actions.AskPermission) -> None:
-        allowed = await self._services.judge(
-            ask, self._endpoint.limits.command_timeout, self.context
-        )
-        now = self._services.clock()
-        self._go_on(self._session.handle_permission(ask.generation, allowed, now), now)
-
     # --- out -----------------------------------------------------------------------------------
 
     def _send(self, reply: ServerMessage, now: Instant | None = None) -> int:
         """Say it; return how many bytes that takes."""
-        if self._is_closing:  # The close frame is the last.
+        if self._closed is not None:  # The close frame is the last.
             return 0
-        frame = self._member.protocol.encode(reply, now or self._services.clock())
+        frame = self.protocol.encode(reply, now or self._services.clock())
         if frame is None:
             self._services.unsaid += 1
             return 0
-        self._services.flusher.send(self._member, frame)
+        self._services.flusher.send(self.member, frame)
         return frame.size
 
     def _close(self, action: actions.Close) -> None:
-        self._is_closing = True
-        self._note_end(action.code, action.reason)
-        self._closed = Event()
-        self._services.hub.leave_all(self._member, self._session.patterns)
+        closed = self._closed = Event()
+        self.close_code, self.close_reason = action.code, action.reason
+        self._services.hub.leave_all(self.member, self.session.patterns)
         self._services.flusher.flush()
-        seconds = self._endpoint.limits.close_timeout
-        end = partial(close, self._transport, self._member, action, seconds, self._closed)
+        seconds = self.endpoint.limits.close_timeout
+        end = partial(close, self.outlet, self.member, action, seconds, closed)
         self._services.runner.submit(end)

@@ -1,4 +1,4 @@
-"""Recipients as callers name them: connections, or the subject of an identity."""
+"""Finding the recipients that callers name: connections, or the subject of an identity."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Final, TypeAlias
 
 from .._log import escaped
 from ..auth import Authenticator
+from ..core.channels import Channel
 from ..core.errors import UsageError
-from ..core.plan import Member
+from ..core.hub import Hub
+from ..core.member import Member
 from ..endpoint import Endpoint
-from .connection import Connection
-from .driver import Driver
+from .connection import Connection, ConnectionDriver, driver_of
 from .registry import Registry
 
-__all__ = ["Recipients", "Who"]
+__all__ = ["Recipients", "Who", "subscribers"]
 
 logger: Final = logging.getLogger("wsbus.bus")
 
 Who: TypeAlias = Connection | Iterable[Connection] | str
-"""A connection, several, or the subject of an identity, which stands for all its connections."""
+"""A connection, several, or the subject of an identity, meaning all its connections."""
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
 
 class Recipients:
-    """Finds connections by what the application calls them.
+    """Finds connections that the application names.
 
-    Subjects are the same within a *realm*: the authenticators of a bus, numbered from 1 on.
+    Subjects are the same within a *realm*: the authenticators of a bus, numbered from 1.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Recipients:
         self._has_told_of_ids = False
 
     def realm_of(self, authenticator: Authenticator | None) -> int:
-        """Return the realm of an authenticator; 0: there is none."""
+        """Return the realm of an authenticator; 0 for None."""
         if authenticator is None:
             return 0
         if authenticator not in self._authenticators:
@@ -46,19 +47,19 @@ class Recipients:
 
     def find(
         self,
-        registry: Registry[Driver],
+        registry: Registry[ConnectionDriver],
         who: Who,
         endpoint: Endpoint | None = None,
         name: str = "who",
-    ) -> Sequence[Connection]:
-        """Return those that are meant and connected.
+    ) -> Sequence[ConnectionDriver]:
+        """Return the drivers of the named connections that are connected.
 
         Args:
-            registry: The connections there are.
+            registry: The connections of the bus.
             who: The connections, or the subject.
-            endpoint: For a subject: where it authenticated; None: wherever the bus's first
-                authenticator did.
-            name: What the argument is called, for the error.
+            endpoint: For a subject, its endpoint; None: all endpoints with the bus's first
+                authenticator.
+            name: The argument's name, for the error.
 
         Raises:
             UsageError: It is neither a connection, nor several, nor the subject of an identity.
@@ -77,24 +78,26 @@ class Recipients:
             wanted: dict[object, None] = dict.fromkeys(
                 (who,) if isinstance(who, Connection) else who
             )
-        except TypeError:  # Nothing to iterate over, or it holds what has no hash.
+        except TypeError:  # It is not iterable, or an element has no hash.
             raise _not_connections(name, type(who).__name__) from None
+        drivers = []
         for each in wanted:
             if not isinstance(each, Connection):
                 kind = f"{type(who).__name__} with a {type(each).__name__} in it"
                 raise _not_connections(name, kind)
-        return registry.present(wanted)
+            drivers.append(driver_of(each))
+        return registry.present(drivers)
 
     def members(
-        self, registry: Registry[Driver], who: Who, endpoint: Endpoint | None = None
+        self, registry: Registry[ConnectionDriver], who: Who, endpoint: Endpoint | None = None
     ) -> frozenset[Member]:
-        """Return the members of those that a publication excludes."""
-        if who == ():  # As a rule.
+        """Return the members that a publication excludes."""
+        if who == ():  # The usual case.
             return _NOBODY
-        return frozenset([c.member for c in self.find(registry, who, endpoint, "exclude")])
+        return frozenset([d.member for d in self.find(registry, who, endpoint, "exclude")])
 
-    def _look_for_id(self, registry: Registry[Driver], who: str, name: str) -> None:
-        """Warn, once, if nobody is found because the id of a connection is taken for a subject."""
+    def _look_for_id(self, registry: Registry[ConnectionDriver], who: str, name: str) -> None:
+        """Warn, once, if the id of a connection was passed as a subject."""
         if any(registry.named(endpoint, who) is not None for endpoint in registry.endpoints()):
             self._has_told_of_ids = True
             logger.warning(
@@ -106,7 +109,7 @@ class Recipients:
             )
 
     def _default(self) -> int:
-        """Return whose subjects a bare text means: those of the first authenticator."""
+        """Return the realm of a bare text: that of the first authenticator."""
         if len(self._authenticators) > 1 and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -120,3 +123,11 @@ def _not_connections(name: str, kind: str) -> UsageError:
     return UsageError(
         f"{name} must be a connection, several, or the subject of an identity, not {kind}"
     )
+
+
+def subscribers(
+    hub: Hub, registry: Registry[ConnectionDriver], channels: Iterable[Channel]
+) -> list[Connection]:
+    """Return the connections that a publication on any of these channels would be for."""
+    members = dict.fromkeys(m for name in channels for m in hub.matching(name))
+    return [d.connection for d in registry.present(m.outlet.receiver for m in members)]

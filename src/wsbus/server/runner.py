@@ -7,7 +7,7 @@ after another, and while there are more, a relief stands by: it is scheduled beh
 so gets to run only when the worker waits in a call, or has done them all.
 
 For the same reason nothing is prepared for a call that might wait, such as a time limit or a way
-to end it, until it does: see :func:`.begin`.
+to end it, until it does: see ``_application.begin``.
 
 Calls of the application share the workers, and yet one must not reach another through its task.
 ``asyncio.current_task()`` can be noted, and cancelled whenever somebody likes. So a worker ends
@@ -34,7 +34,7 @@ from anyio import CancelScope, CapacityLimiter, Event, move_on_after
 from anyio.abc import TaskGroup
 
 from .._application import Overdue, Rest, awaiting, begin, called, reraise
-from ._signal import Signal
+from ._wakeup import Wakeup
 
 __all__ = ["Runner"]
 
@@ -65,7 +65,7 @@ class Runner:
         # Each a function and what is left to call it with; whoever works takes from the first.
         self._calls: Final[deque[tuple[Callable[[Any], Awaitable[None]], Iterator[Any]]]] = deque()
         self._left = 0  # Calls that have not begun.
-        self._standby: Final[list[Signal]] = []
+        self._standby: Final[list[Wakeup]] = []
         self._is_woken = False  # A worker is about to look at the calls.
         self._limiters: Final[dict[object, CapacityLimiter]] = {}
         self._workers: Final[dict[asyncio.Task[None], CancelScope]] = {}
@@ -111,7 +111,7 @@ class Runner:
 
         Raises:
             Overdue: It took longer, and was cancelled.
-            Exception: Whatever it raises; :class:`.CallFailed` in place of what is no
+            Exception: Whatever it raises; ``CallFailed`` in place of what is no
                 ``Exception``.
         """
         own = context.copy()
@@ -195,18 +195,18 @@ class Runner:
 
     async def _work_on(self) -> None:
         task = None if self._loop is None else asyncio.current_task()
-        signal = Signal()
+        wakeup = Wakeup()
         try:
             while True:
                 self._is_woken = False
                 is_spent = await self._work_off(task)
                 if is_spent or len(self._standby) >= _MAX_STANDBY:
                     break
-                self._standby.append(signal)
-                await signal.wait()
+                self._standby.append(wakeup)
+                await wakeup.wait()
         except asyncio.CancelledError:  # While it stood by.
-            if signal in self._standby:
-                self._standby.remove(signal)
+            if wakeup in self._standby:
+                self._standby.remove(wakeup)
             else:
                 self._is_woken = False
             if self._is_ending:

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
-from wsbus.bench.load import Audience, BenchError, FanoutResult, Server, Window, running
+from wsbus.bench.load import BenchError, FanoutResult, Load, Server, Window, running
 
 from .calls import Callers
 from .registry import Peer, Responder
@@ -44,21 +44,21 @@ def fanout(peer: Peer, effort: Effort, core: int, tell: Callable[[int, Sample], 
         BenchError: The server does not run, or compresses.
     """
     with running(peer.command, core=core) as server:
-        _refuse_compression(server, peer.dialogue.path, peer.dialogue.subprotocol)
-        with Audience(server.port, server.pid, peer.dialogue, host=server.host) as audience:
-            audience.join(effort.subscribers)
+        _refuse_compression(server, peer.script.path, peer.script.subprotocol)
+        with Load(server.port, server.pid, peer.script, host=server.host) as load:
+            load.join(effort.subscribers)
             for outstanding in effort.outstanding:
-                tell(outstanding, _window(audience, outstanding, effort))
+                tell(outstanding, _window(load, outstanding, effort))
 
 
-def _window(audience: Audience, outstanding: int, effort: Effort) -> Sample:
+def _window(load: Load, outstanding: int, effort: Effort) -> Sample:
     window = Window(outstanding)
-    first = audience.run(window, max(_FIRST, outstanding))
+    first = load.run(window, max(_FIRST, outstanding))
     fewest = max(_FEWEST, 2 * outstanding)
     count = _within(first.rate / first.subscribers * effort.seconds, fewest)
     count = effort.publications or count
-    warm = audience.run(window, max(1, count // 5))
-    result = audience.run(window, count)
+    warm = load.run(window, max(1, count // 5))
+    result = load.run(window, count)
     if result.closed:
         raise BenchError(f"the server closed {result.closed} connections")
     return _sample(result, before=[first, warm])

@@ -9,8 +9,8 @@ import sys
 from importlib import metadata
 from typing import Final, NamedTuple
 
-from wsbus.bench.load import Dialogue
-from wsbus.bench.scripts import bus_dialogue, call_dialogue
+from wsbus.bench.load import Script
+from wsbus.bench.scripts import bus_script, call_script
 
 from .serving import SUBSCRIBE, SUBSCRIBED
 
@@ -29,7 +29,7 @@ class Peer(NamedTuple):
     name: str
     label: str
     command: tuple[str, ...]
-    dialogue: Dialogue
+    script: Script
     needs: tuple[str, ...]
     """Distributions that must be installed, and whose versions are told."""
     is_ours: bool = False
@@ -54,7 +54,7 @@ class Responder(NamedTuple):
 def _data(around: int) -> bytes:
     """Return the data of a publication that makes a message of MESSAGE_BYTES with what is around.
 
-    They are those of :func:`wsbus.bench.scripts.bus_dialogue`.
+    They are those of :func:`wsbus.bench.scripts.bus_script`.
     """
     empty = b'{"n":"%s","pad":""}' % (b"0" * DIGITS)
     return empty.replace(b'""', b'"%s"' % (b"x" * (MESSAGE_BYTES - around - len(empty))))
@@ -71,14 +71,14 @@ def _module(*arguments: str) -> tuple[str, ...]:
 
 
 def _peer(name: str, label: str, *needs: str, note: str = "") -> Peer:
-    dialogue = Dialogue(
+    script = Script(
         hello=[(SUBSCRIBE.encode(), SUBSCRIBED.encode())],
         publish=_EVENT + _data(len(_EVENT) + 1) + b"}",
         marker=MARKER,
         digits=DIGITS,
     )
     command = _module("tests.benchmarks.peers.serve", name)
-    return Peer(name, label, command, dialogue, needs, note=note)
+    return Peer(name, label, command, script, needs, note=note)
 
 
 _NOTES: Final = {
@@ -94,7 +94,7 @@ def _wsbus(server: str, label: str, *needs: str, protocol: str = "wsbus.v1") -> 
         f"wsbus-{server}" if is_main else f"wsbus-{server}-{protocol}",
         f"wsbus · {label}" if is_main else f"wsbus · {label}, {protocol}",
         _serve(server),
-        bus_dialogue(protocol, channels=[CHANNEL], payload=MESSAGE_BYTES),
+        bus_script(protocol, channels=[CHANNEL], payload=MESSAGE_BYTES),
         ("wsbus", *needs),
         is_ours=True,
         note=_NOTES.get((server, protocol), ""),
@@ -107,7 +107,7 @@ def _serve(server: str) -> tuple[str, ...]:
 
 def _socketio() -> Peer:
     around = len('42["event",]')
-    dialogue = Dialogue(
+    script = Script(
         path="/socket.io/?EIO=4&transport=websocket",
         hello=[(b'40{"subscribe":true}', b'40{"sid"')],
         publisher_hello=[(b"40", b'40{"sid"')],
@@ -117,13 +117,13 @@ def _socketio() -> Peer:
     )
     command = _module("tests.benchmarks.peers.serve", "socketio")
     needs = ("python-socketio", "uvicorn")
-    return Peer("socketio", "python-socketio", command, dialogue, needs)
+    return Peer("socketio", "python-socketio", command, script, needs)
 
 
 def _nats() -> Peer:
     connect = b'CONNECT {"verbose":false,"pedantic":false}\r\n'
     data = _data(len(f"MSG {CHANNEL} 1 175\r\n\r\n"))
-    dialogue = Dialogue(
+    script = Script(
         hello=[(connect + b"SUB bench 1\r\nPING\r\n", b"PONG\r\n")],
         publisher_hello=[(connect + b"PING\r\n", b"PONG\r\n")],
         publish=b"PUB bench %d\r\n%s\r\n" % (len(data), data),
@@ -134,7 +134,7 @@ def _nats() -> Peer:
     )
     command = _module("tests.benchmarks.peers.nats")
     note = "its own protocol, in binary frames of one or more messages"
-    return Peer("nats", "nats-server (Go)", command, dialogue, ("nats-server",), note=note)
+    return Peer("nats", "nats-server (Go)", command, script, ("nats-server",), note=note)
 
 
 _ON: Final = {
@@ -169,7 +169,7 @@ PEERS: Final = (
 )
 
 
-_CALL: Final = call_dialogue("wsbus.v1", "echo", payload=MESSAGE_BYTES)
+_CALL: Final = call_script("wsbus.v1", "echo", payload=MESSAGE_BYTES)
 _KINDS: Final = {"echo_sync": "sync", "echo": "async"}
 
 
@@ -188,7 +188,7 @@ def _wsbus_echo(server: str, where: str, *needs: str, action: str) -> Responder:
         name=f"wsbus-{server}-{action}",
         label=f"wsbus · {where}, {_KINDS[action]}",
         command=_serve(server),
-        request=call_dialogue("wsbus.v1", action, payload=MESSAGE_BYTES).publish,
+        request=call_script("wsbus.v1", action, payload=MESSAGE_BYTES).publish,
         needs=("wsbus", *needs),
         subprotocol="wsbus.v1",
         is_ours=True,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from ..messages import Connected
+from ..messages import Greeting
 
 __all__ = ["NAMES_PER_MESSAGE", "Pace"]
 
@@ -93,7 +93,7 @@ class Pace:
         self._messages = _Rate()
         self._commands = _Rate()
 
-    def learn(self, terms: Connected, now: float) -> None:
+    def learn(self, terms: Greeting, now: float) -> None:
         """The server has told its limits, or some of them."""
         self.max_bytes = terms.max_message_bytes
         self.max_names = max(1, terms.max_names or _UNTOLD_NAMES)

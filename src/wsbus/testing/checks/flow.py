@@ -1,4 +1,4 @@
-"""Laws of order and of flow control: what happens to those who read, and to those who do not."""
+"""Laws of order and of flow control, for peers that read and peers that do not."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from anyio import create_task_group, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from ...core.overflow import Overflow
+from ...server.connection import driver_of
 from ...transport import Handshake
-from ..adapters import UNLIMITED, Adapter, Client, expect, open_site
+from ..adapters import UNLIMITED, Adapter, JsonPeer, expect, open_site
 from ..frames import Opcode, client_frame
 
 __all__ = [
@@ -35,12 +36,12 @@ _KIB: Final = "x" * 1000
 _MIB: Final = 1 << 20
 _LONG_PING: Final = {"type": "ping", "id": "x" * 60_000}
 _MOST_AHEAD: Final = 16 * _MIB
-"""Bytes that a peer may be ahead of what it was answered: buffers of both kernels among them."""
+"""Bytes that a peer may send ahead of the answers, including buffers of both kernels."""
 
 
 async def order_out(adapter: Adapter) -> None:
     """Publications and answers arrive in the order made, all of them, in every dialect."""
-    # Room for all: on a busy machine these readers, in the same process, may not keep up.
+    # Large enough for all: on a busy machine these readers, in the same process, may not keep up.
     limits = msgspec.structs.replace(UNLIMITED, queue_messages=3000)
     protocols = ["wsbus.v1", "zigquant-v2"]
     async with open_site(adapter, protocols=protocols, limits=limits) as site:
@@ -78,7 +79,7 @@ async def tight_publisher(adapter: Adapter) -> None:
 
 
 async def backpressure(adapter: Adapter) -> None:
-    """What waits for a peer that does not read is bounded: its queue, and the bytes below it."""
+    """For a peer that does not read, the queue and the bytes below it are bounded."""
     async with open_site(adapter, limits=_PATIENT) as site:
         client = await site.connect(receive_buffer=_SMALL)
         await client.subscribe("a")
@@ -96,7 +97,7 @@ async def backpressure(adapter: Adapter) -> None:
 
 
 async def nothing_lost_unknowingly(adapter: Adapter) -> None:
-    """A peer that pauses and reads on gets the rest in order, and the number of what it missed."""
+    """A peer that pauses and reads on gets the rest in order, and the number of lost messages."""
     async with open_site(adapter, limits=_PATIENT) as site:
         client = await site.connect(receive_buffer=_SMALL)
         await client.subscribe("a", "end")
@@ -120,7 +121,7 @@ async def nothing_lost_unknowingly(adapter: Adapter) -> None:
 
 
 async def stuck_peer(adapter: Adapter) -> None:
-    """A peer that takes nothing is aborted at the write deadline, and slows nobody until then."""
+    """A peer that reads nothing is aborted at the write deadline, and slows no other until then."""
     limits = msgspec.structs.replace(UNLIMITED, write_deadline=0.5)
     async with open_site(adapter, limits=limits) as site:
         stuck = await site.connect(receive_buffer=_SMALL)
@@ -142,7 +143,7 @@ async def stuck_peer(adapter: Adapter) -> None:
 
 
 async def choked_reading(adapter: Adapter) -> None:
-    """A client that reads its answers slowly is read as slowly, whatever it sends."""
+    """The server reads as slowly from a client as the client reads its answers."""
     limits = msgspec.structs.replace(_PATIENT, control_bytes=64 * 1024)
     async with open_site(adapter, limits=limits) as site:
         for chatter in (b"", client_frame(Opcode.PING, b"x" * 100) * 16):
@@ -162,7 +163,7 @@ async def choked_reading(adapter: Adapter) -> None:
 
 
 async def ping_flood(adapter: Adapter) -> None:
-    """A peer that sends pings and never reads costs the server no memory to speak of."""
+    """A peer that sends pings and never reads costs the server hardly any memory."""
     if not adapter.bounds_pongs:
         raise SkipTest("the server answers pings below the adapter")
 
@@ -188,38 +189,38 @@ async def ping_flood(adapter: Adapter) -> None:
         expect(grown < 4 << 20, f"{grown} bytes for a peer that never reads")
         if is_over or site.has_left(flooder):
             return
-        direct = site.connection(flooder).member.outlet.direct
+        direct = driver_of(site.connection(flooder)).outlet.direct
         if direct is not None:
             expect(direct.unsent() < 1 << 20, f"{direct.unsent()} bytes of pongs wait")
 
 
-async def _hears_all(client: Client, count: int) -> None:
+async def _hears_all(client: JsonPeer, count: int) -> None:
     for number in range(count):
         message = await client.hear("event", "gap")
         expect(message.get("data") == number, f"{message} came where {number} was due")
 
 
-async def _hears_till_end(client: Client) -> None:
+async def _hears_till_end(client: JsonPeer) -> None:
     number = 0
     while (message := await client.hear("event", "gap")).get("data") != -1:
         expect(message.get("data") == number, "a stuck peer costs the others nothing")
         number += 1
 
 
-async def _hears_pongs(client: Client, refs: list[str]) -> None:
+async def _hears_pongs(client: JsonPeer, refs: list[str]) -> None:
     for ref in refs:
         pong = await client.hear("pong")
         expect(pong["id"] == ref, f"{pong} came where {ref} was due")
 
 
 def _resident_bytes() -> int:
-    """Return what the process holds.
+    """Return the memory of the process.
 
     Raises:
-        SkipTest: There is no /proc to tell.
+        SkipTest: There is no /proc.
     """
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
-        raise SkipTest("there is no /proc, which tells the memory of a process") from None
+        raise SkipTest("there is no /proc to read the memory of a process from") from None
     return pages * 4096

@@ -1,4 +1,4 @@
-"""Laws of frames: what RFC 6455 lets a client send, and what it does not."""
+"""Laws of frames: those that RFC 6455 allows, and those that it forbids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...core.instant import Instant
 from ...core.messages import Publication, Request, ServerMessage
 from ...core.protocol import WireProtocol
 from ...protocols.native import Native
-from ..adapters import Adapter, Client, expect, open_site
+from ..adapters import Adapter, JsonPeer, expect, open_site
 from ..frames import Opcode
 
 __all__ = [
@@ -64,7 +64,7 @@ async def pings(adapter: Adapter) -> None:
 
 
 async def oversized_messages(adapter: Adapter) -> None:
-    """A message of the limit passes, a byte more ends the connection with 1009."""
+    """A message of exactly the limit passes; one byte more ends the connection with 1009."""
     async with open_site(adapter) as site:
         limit = site.endpoint.limits.max_message_bytes
         fits = _ping_of(limit)
@@ -112,7 +112,7 @@ async def invalid_utf8(adapter: Adapter) -> None:
             await _closes(client, CloseCode.INVALID_PAYLOAD)
 
 
-async def _closes(client: Client, code: CloseCode) -> None:
+async def _closes(client: JsonPeer, code: CloseCode) -> None:
     closed = await client.peer.wait_closed()
     expect(closed.code == code, f"closed with {closed.code}, not {code}")
 
