@@ -117,11 +117,7 @@ class Bus(Publisher, Hooks):
             origins: Origins of the pages that may connect.
             limits: Bounds of each connection.
             heartbeat: The side that sends pings, and the longest silence.
-<<<<<<< HEAD
-            overflow: The overflow policy of channels without a family.
-=======
             overflow: The overflow policy of channels whose family has none.
->>>>>>> post
             broadcast: The channel of :meth:`broadcast`.
             name_connection: Returns the ids of connections; None: the bus makes them.
             on_duplicate: Whether a second connection of one subject and name replaces the first.
