@@ -117,8 +117,8 @@ class ClientSession(Generic[H]):
         self, key: Hashable, request: OpenRequest, now: Instant, *, is_idempotent: bool = False
     ) -> list[ClientAction]:
         """Ask for something that is answered once; sent when connection and rates let."""
-        self._requests.add(key, request, is_idempotent=is_idempotent)
-        return self._flush(now)
+        refused = self._requests.add(key, request, self._pace, is_idempotent=is_idempotent)
+        return refused or self._flush(now)
 
     def forget(self, key: Hashable) -> bool:
         """Nobody waits for an answer any more; tell whether it never was sent. Idempotent."""
@@ -136,7 +136,6 @@ class ClientSession(Generic[H]):
             return []
         self._move(Move.GREET)
         self.deadline = now.monotonic + self._connect_timeout
-        self._pace.reset()
         token = self._token
         if token.text is not None and not token.use.in_handshake:
             return [self._authenticate(token.text)]
@@ -225,12 +224,12 @@ class ClientSession(Generic[H]):
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id, self._subject = heard.connection_id, heard.subject
-        self._pace.learn(heard, now.monotonic)
+        refused = self._outbox.learn(heard, now.monotonic)
         if self.state is not State.GREETING or self._token.sent_ref is not None:
-            return []
+            return refused
         if heard.subject is None:
-            return self._stop(self._token.wanted())
-        return self._enter(heard.subject, now)
+            return refused + self._stop(self._token.wanted())
+        return refused + self._enter(heard.subject, now)
 
     def _handle_pong(self, ref: str | None, now: Instant) -> list[ClientAction]:
         if self.state is State.GREETING and self._token.sent_ref is None and not self._greets:
@@ -385,6 +384,7 @@ class ClientSession(Generic[H]):
         self.deadline = math.inf
         self._token.reset()
         self._liveness.stop()
+        self._pace.reset()
         self._holdings.disconnected()
 
     def _move(self, move: Move) -> None:
