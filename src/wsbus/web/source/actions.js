@@ -29,17 +29,17 @@
  */
 /**
  * @template H, K
- * @typedef {{ type: "connect" } | { type: "pause" } | { type: "close", error?: Failure }
- *   | { type: "subscribe" | "unsubscribe", pattern: string, holder: H, isBatched?: boolean }
+ * @typedef {{ isBatched?: boolean, isOffline?: boolean } & ({ type: "connect" } | { type: "pause" } | { type: "close", error?: Failure }
+ *   | { type: "subscribe" | "unsubscribe", pattern: string, holder: H }
  *   | { type: "request", key: K, message: { type: string }, isIdempotent?: boolean }
  *   | { type: "forget", key: K }
  *   | { type: "opened" }
- *   | { type: "failed", error: Failure & { code: number }, isOffline?: boolean }
- *   | { type: "lost", code: number, reason: string, isOffline?: boolean }
+ *   | { type: "failed", error: Failure & { code: number } }
+ *   | { type: "lost", code: number, reason: string }
  *   | { type: "token", generation: number, token: string | null | undefined }
- *   | { type: "noToken", generation: number, why: string, isOffline?: boolean }
+ *   | { type: "noToken", generation: number, why: string }
  *   | { type: "heard", message: Message }
- *   | { type: "deadline" } | { type: "wake" } | { type: "check" }} Input
+ *   | { type: "deadline" } | { type: "wake" } | { type: "check" })} Input
  */
 /**
  * `fetchToken`: ask the application; answer with `token` or `noToken`. `dial`: open a connection; answer
