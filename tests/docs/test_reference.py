@@ -114,7 +114,7 @@ def test_every_close_code_is_explained() -> None:
 def test_every_limit_is_there_with_its_default() -> None:
     """The table of limits holds every field of Limits, in order, with its default."""
     limits = Limits()
-    rows = table("limit | default | unit | what follows")
+    rows = table("limit | default | unit | consequence")
 
     assert [(row[0], row[1]) for row in rows] == [
         (name, "None" if value is None else f"{value:g}" if value < 1000 else str(int(value)))

@@ -29,10 +29,9 @@ except ModuleNotFoundError as _exc:
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
-from fastapi.params import Depends as Dependency
+from fastapi import APIRouter, Depends, FastAPI, WebSocket, params
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
@@ -41,13 +40,11 @@ from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
+from ..web.pages import MountedPage
 from ._endpoint import endpoint_of
 from ._placed import settle
 from .asgi import Application, decline
 from .starlette import HttpSide, console_routes, running, serve, view_routes, web_routes
-
-if TYPE_CHECKING:  # Applications without a console do not import it.
-    from ..console import Console
 
 __all__ = ["mount", "mount_console", "serve"]
 
@@ -57,7 +54,7 @@ def mount(
     path: str,
     endpoint: Bus | Endpoint,
     *,
-    dependencies: Sequence[Dependency] = (),
+    dependencies: Sequence[params.Depends] = (),
     identity: Callable[..., Any] | None = None,
     status: str | None = None,
     client: str | None = None,
@@ -114,10 +111,10 @@ def mount(
 
 def mount_console(
     target: FastAPI | APIRouter,
-    console: Console,
+    console: MountedPage,
     prefix: str = "/console",
     *,
-    dependencies: Sequence[Dependency] = (),
+    dependencies: Sequence[params.Depends] = (),
 ) -> None:
     """Serve an operator's console: its page at ``/console/``, and its endpoint.
 
@@ -179,7 +176,7 @@ def _decline_http(router: APIRouter, path: str, name: str) -> None:
 
 
 def _add(
-    router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[Dependency] = ()
+    router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[params.Depends] = ()
 ) -> None:
     """Add the Starlette routes through FastAPI's own methods."""
     for route in routes:

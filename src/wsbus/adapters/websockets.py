@@ -27,7 +27,7 @@ import websockets.asyncio.server as ws
 from anyio import Event, WouldBlock
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import Frame as WireFrame
+from websockets.frames import Frame as LibraryFrame
 from websockets.frames import Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -88,7 +88,7 @@ class ServerConnection(Intake, ws.ServerConnection):
 
     def process_event(self, event: Any) -> None:
         """Count control frames and small fragments."""
-        if isinstance(event, WireFrame) and _is_small(event):
+        if isinstance(event, LibraryFrame) and _is_small(event):
             self.note_small_frames()
         super().process_event(event)
 
@@ -145,7 +145,7 @@ class ServerConnection(Intake, ws.ServerConnection):
             self._room = None
 
 
-def _is_small(frame: WireFrame) -> bool:
+def _is_small(frame: LibraryFrame) -> bool:
     kind = frame.opcode
     if frame.fin and (kind is Opcode.TEXT or kind is Opcode.BINARY):
         return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Self, TypeAlias
 
+import anyio
 import msgspec
-from anyio import Event as Signal
 
 from ..core.errors import WsbusError
 from ..core.events import Gap
@@ -73,7 +73,7 @@ class Changes:
 
     def __init__(self, first: Change | None) -> None:
         self._changes: Final[deque[Change]] = deque([first] if first else [], maxlen=_MOST)
-        self._wake = Signal()
+        self._wake = anyio.Event()
         self._is_over = isinstance(first, Closed)
 
     def put(self, change: Change) -> None:
@@ -91,6 +91,6 @@ class Changes:
         while not self._changes:
             if self._is_over:
                 raise StopAsyncIteration
-            self._wake = Signal()
+            self._wake = anyio.Event()
             await self._wake.wait()
         return self._changes.popleft()

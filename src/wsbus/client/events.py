@@ -7,7 +7,7 @@ from copy import copy
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
-from anyio import Event as Signal
+import anyio
 from anyio import fail_after
 
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
@@ -27,10 +27,11 @@ _TAKE_BYTES: Final = 64 * 1024
 class _Marker:
     """Where publications are missing for a cause outside of the buffer; a control item in it."""
 
-    __slots__ = ("gap", "size")
+    __slots__ = ("channel", "gap", "size")
 
     def __init__(self, gap: Gap) -> None:
         self.size: Final = 1
+        self.channel: Final = None
         self.gap = gap
         """Later losses are added to it: reported early, they are reported in time."""
 
@@ -98,8 +99,8 @@ class Events(Generic[T]):
         self._taken: list[Publication | _Marker] = []
         self._marker: _Marker | None = None
         self._gap: Gap | None = None
-        self._wake: Signal | None = None
-        self._confirmed: Final = Signal()
+        self._wake: anyio.Event | None = None
+        self._confirmed: Final = anyio.Event()
         self._is_entered = False
         self._is_closed = False
         self._error: WsbusError | None = None
@@ -107,8 +108,7 @@ class Events(Generic[T]):
     @property
     def lost(self) -> int:
         """Events lost for want of room in the buffer, over all."""
-        queue = self._queue
-        return queue.dropped - queue.conflated + queue.refused
+        return self._queue.lost_ever
 
     def __repr__(self) -> str:
         return f"<Events {self.pattern!r}>"
@@ -176,11 +176,11 @@ class Events(Generic[T]):
                 self._pass(item)
             if not self._is_entered:
                 raise UsageError("use it as `async with client.subscribe(…) as events:`")
-            lost, items = self._queue.take(_TAKE_BYTES)
-            if lost:
-                self._lose(Gap(lost, GapCause.BUFFER))
+            loss, items = self._queue.take(_TAKE_BYTES)
+            if loss is not None:
+                self._lose(loss.gap(GapCause.BUFFER))
             self._taken = items[::-1]
-            if not items and not lost:
+            if not items and loss is None:
                 if self._is_closed:
                     if self._error is not None:
                         raise copy(self._error)
@@ -194,7 +194,7 @@ class Events(Generic[T]):
                 f"{self.pattern}: another task waits for the next event already: one task iterates "
                 "a subscription and hands its events to others, or each task subscribes"
             )
-        wake = self._wake = Signal()
+        wake = self._wake = anyio.Event()
         try:
             await wake.wait()
         finally:

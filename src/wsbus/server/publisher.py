@@ -36,10 +36,9 @@ class _Options(TypedDict, total=False):
 
 
 class Publisher:
-    """What :class:`.Bus` inherits; not for use by itself.
+    """The methods of a :class:`.Bus` that publish; not for use by itself.
 
-    All methods belong to the thread of the event loop, but for those whose names end with
-    ``_threadsafe``.
+    Call them in the thread of the event loop, except those whose names end with ``_threadsafe``.
     """
 
     def __init__(self, encode: Encode, clock: Callable[[], Instant], host: BusHost) -> None:
@@ -62,27 +61,26 @@ class Publisher:
         """Publish to everyone whose patterns match, in the order of the calls.
 
         It yields to the event loop once per 64 publications or 256 KiB, and then waits for readers
-        that drain what they owe, so that a tight loop loses nothing for readers that keep up. It
-        waits at most 0.25 s each time, at most 1 s for a reader until that has caught up, and not
-        for one that takes nothing. So no subscriber slows it down below 256 publications or 1 MiB
-        a second.
+        that are catching up, so that a tight loop loses nothing for readers that keep up. It waits
+        at most 0.25 s each time, at most 1 s for a reader until that has caught up, and not for
+        one that reads nothing. So no subscriber slows it down below 256 publications or 1 MiB a
+        second.
 
         Args:
-            channel: Where; an exact name.
-            data: What JSON has a form for; msgspec structs, dataclasses and dates, too.
-            event: What happened, a word within the channel.
+            channel: The exact name.
+            data: Anything that has a form in JSON, including structs, dataclasses and dates.
+            event: The event: a word that says what happened.
             exclude: Receivers to leave out: a connection, several, or the subject of an identity.
-            overflow: What a full queue does with it, as :class:`.Overflow` or its text; None: as
-                its endpoint says.
-            key: For ``conflate``: what it replaces; None: the same event of the same channel.
+            overflow: The overflow policy, as :class:`.Overflow` or its text; None: the endpoint's.
+            key: For ``conflate``, the key; None: channel and event.
 
         Returns:
-            How many it was for, and how many will get it.
+            The number of receivers, and how many of them will get it.
 
         Raises:
-            InvalidChannel: It is no channel, a pattern, say.
-            UsageError: The data has no JSON form, or an argument is of the wrong type. Nobody got
-                anything.
+            InvalidChannel: The channel is invalid; a pattern, for example.
+            UsageError: The data has no JSON form, or an argument has the wrong type. Nothing was
+                published.
             NotStarted: The bus is not running.
         Cancellation: accepted already.
         """
@@ -104,7 +102,7 @@ class Publisher:
         overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
-        """Publish from code that cannot await: as :meth:`publish`, in one order with it.
+        """Publish from code that cannot await; like :meth:`publish`, and in one order with it.
 
         It never waits; in a tight loop queues may overflow.
 
@@ -153,10 +151,9 @@ class Publisher:
         wait: bool = True,
         timeout: float = _TIMEOUT,
     ) -> Receipt | None:
-        """Publish from another thread, in one order with what the thread published before.
+        """Publish from another thread, in the order of the thread's calls.
 
-        The data is encoded in the calling thread, and errors in the arguments are raised there,
-        too.
+        The data is encoded in the calling thread, and errors in the arguments are raised there.
 
         Args:
             channel: As for :meth:`publish`, and so are ``data`` to ``key``.
@@ -165,15 +162,15 @@ class Publisher:
             exclude: The same.
             overflow: The same.
             key: The same.
-            wait: Whether to wait until the event loop has accepted it. Without a wait nothing is
-                returned, a tight loop is not slowed down, and a bus that stops meanwhile drops it.
-            timeout: Seconds to wait at most. The wait does not end as long as the event loop is
-                blocked, for instance because it waits for this thread.
+            wait: Whether to wait until the event loop has accepted it. False: nothing is returned,
+                a tight loop is not slowed down, and a bus that stops meanwhile drops it.
+            timeout: Seconds to wait at most; the event loop may be blocked, for example because
+                it waits for this thread.
 
         Raises:
             InvalidChannel: As :meth:`publish`.
-            UsageError: As :meth:`publish`; called from the thread of the event loop; or the event
-                loop did not take it in time, and then nobody gets it.
+            UsageError: As :meth:`publish`; or it was called in the thread of the event loop; or
+                the event loop did not accept it in time, and it was dropped.
             NotStarted: The bus is not running.
         """
         publication = self._publication(channel, data, event, overflow, key)
@@ -228,16 +225,16 @@ class Publisher:
     ) -> Receipt:
         """Publish to connections, or to all of one identity, whatever they subscribe to.
 
-        What their grants deny they do not get. It waits as :meth:`publish` does.
+        Their denies apply. It waits as :meth:`publish` does.
 
         Args:
-            channel: What the event says it is on.
+            channel: The channel of the event.
             data: As for :meth:`publish`.
             to: A connection, several, or the subject of an identity; each gets it once.
-            endpoint: For a subject, also in ``exclude``: where it authenticated. None: every
-                endpoint that has the bus's first authenticator. A subject of another authenticator
-                is somebody else.
-            event: What happened.
+            endpoint: For a subject, also in ``exclude``, its endpoint. None: every endpoint with
+                the bus's first authenticator. The same subject of another authenticator is another
+                identity.
+            event: As for :meth:`publish`.
             exclude: As for :meth:`publish`.
             overflow: As for :meth:`publish`.
             key: As for :meth:`publish`.
@@ -352,7 +349,7 @@ class Publisher:
     def _from_thread(
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None
     ) -> Receipt | None:
-        """Have the event loop accept something; None as ``timeout``: do not wait for it."""
+        """Make a call in the event loop's thread; ``timeout`` None: do not wait for it."""
         life = self._host.life
         if life is None:
             raise NotStarted
@@ -381,10 +378,10 @@ class Publisher:
 
 
 def encoder(enc_hook: EncHook | None) -> Encode:
-    """Return what encodes the data of a bus.
+    """Return the encoder for the data of a bus.
 
     Raises:
-        UsageError: The hook is no function.
+        UsageError: The hook is not a function.
     """
     if enc_hook is not None and not callable(enc_hook):
         raise UsageError(

@@ -1,7 +1,7 @@
-"""Questions that a session has for the application: what a token proves, and what is allowed.
+"""Questions of a session to the application: about the identity of a token, and permissions.
 
-They take time. A call of the runner awaits the answer, hands it to the session, and has the driver
-perform what follows.
+They take time. A call of the runner awaits the answer and passes it to the session, and the driver
+performs the actions that follow.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Asker(ConnectionDriver, Protocol):
     """A driver whose session asks."""
 
     async def enter(self, identity: Identity) -> bool:
-        """Take the name that goes with an identity; false: the connection is closed instead."""
+        """Take the name of an identity; false: the connection is closed instead."""
         ...
 
     def go_on(self, todo: Sequence[Action], now: Instant) -> None:
-        """Perform what follows from an answer, then what waited for it, message by message."""
+        """Perform the actions after an answer, then handle the messages that waited for it."""
         ...
 
 
 _A = TypeVar("_A", bound=Asker)
-_Args = TypeVarTuple("_Args")
+_Q = TypeVarTuple("_Q")
 
 
-async def put(asker: _A, judge: Callable[[_A, *_Args], Awaitable[None]], *args: *_Args) -> None:
+async def put(asker: _A, judge: Callable[[_A, *_Q], Awaitable[None]], *args: *_Q) -> None:
     """Put a question to the application; a failure ends the connection, or it would hang."""
     try:
         await judge(asker, *args)

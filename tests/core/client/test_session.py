@@ -32,7 +32,7 @@ from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.pace import Pace
 from wsbus.core.client.retry import Advice, Retry, advice_for
 from wsbus.core.client.session import ClientSession
-from wsbus.core.client.states import NEXT, State
+from wsbus.core.client.states import NEXT, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
@@ -112,7 +112,7 @@ def opened(token: TokenUse = NO_TOKEN, **options: Any) -> ClientSession[str]:
         session.handle(Admitted("u1", None), START)
     else:
         session.handle(HELLO, START)
-    assert session.state is State.OPEN
+    assert session.state is ClientState.OPEN
     return session
 
 
@@ -158,7 +158,7 @@ def test_nothing_begins_before_it_is_asked() -> None:
 
     assert session.deadline < START.monotonic
     assert session.handle_deadline(START) == [Dial(None)]
-    assert session.state is State.DIALLING
+    assert session.state is ClientState.DIALLING
 
 
 def test_who_needs_no_token_waits_for_the_greeting() -> None:
@@ -242,10 +242,10 @@ def test_the_first_failure_is_told_at_once() -> None:
         assert isinstance(action, TellReconnecting if first else Stop)
 
 
-@pytest.mark.parametrize("state", [State.DIALLING, State.GREETING])
-def test_a_step_that_takes_too_long_is_cut(state: State) -> None:
+@pytest.mark.parametrize("state", [ClientState.DIALLING, ClientState.GREETING])
+def test_a_step_that_takes_too_long_is_cut(state: ClientState) -> None:
     """Each step has its time limit; then the driver cuts, and the end says what was waited for."""
-    session = make() if state is State.DIALLING else dialled()
+    session = make() if state is ClientState.DIALLING else dialled()
     session.handle_deadline(START)
     assert session.state is state
     assert session.deadline == START.monotonic + 10
@@ -254,7 +254,7 @@ def test_a_step_that_takes_too_long_is_cut(state: State) -> None:
     assert session.handle_deadline(at(10)) == [Cut()]
     assert session.deadline == math.inf
     error = only(session.lost(1006, "", at(10), 0.5), Stop).error
-    assert ("no answer" if state is State.DIALLING else "said nothing") in str(error)
+    assert ("no answer" if state is ClientState.DIALLING else "said nothing") in str(error)
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def test_a_close_fails_everything() -> None:
 
     assert isinstance(only(todo, Answer).outcome, UsageError)
     assert todo[-1] == Stop(None)
-    assert session.state is State.ENDED
+    assert session.state is ClientState.ENDED
     assert session.deadline == math.inf
     for nothing in [
         session.close(),
@@ -830,7 +830,7 @@ def told(**limits: Any) -> ClientSession[Any]:
     session = fresh(measure=lambda request: 100 + len(cast("Any", request).params))
     session.opened(START)
     session.handle(msgspec.structs.replace(HELLO, **limits), START)
-    assert session.state is State.OPEN
+    assert session.state is ClientState.OPEN
     return session
 
 
@@ -1083,8 +1083,8 @@ def test_a_keepalive_timeout_is_a_heartbeat_timeout() -> None:
 
 def test_every_move_is_in_the_table() -> None:
     """Each state but the last can be left, and every state can be reached; the last has no exit."""
-    assert {state for state, _ in NEXT} == set(State) - {State.ENDED}
-    assert set(NEXT.values()) == set(State)
+    assert {state for state, _ in NEXT} == set(ClientState) - {ClientState.ENDED}
+    assert set(NEXT.values()) == set(ClientState)
 
 
 def test_it_goes_on_for_ever_by_default() -> None:

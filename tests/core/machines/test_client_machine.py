@@ -20,7 +20,7 @@ from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.client import actions as wanted
 from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.retry import Advice, Retry
-from wsbus.core.client.session import ClientSession, State
+from wsbus.core.client.session import ClientSession, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
@@ -33,11 +33,12 @@ from wsbus.core.errors import (
     WsbusError,
 )
 from wsbus.core.events import GapCause
-from wsbus.core.frame import Frame, join_lines
+from wsbus.core.frame import join_lines
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
+from wsbus.core.member import Member, Outlet, Owed
 from wsbus.core.messages import (
     Command,
     Gap,
@@ -54,7 +55,6 @@ from wsbus.core.messages import (
 )
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants, Identity
-from wsbus.core.plan import Member
 from wsbus.core.queue import MessageQueue
 from wsbus.core.session import Session
 from wsbus.protocols import WireProtocol, protocol
@@ -149,13 +149,21 @@ class Allowance:
             assert total <= max(1.0, 0.8 * rate) + 0.97 * rate * (now - at) + 1e-4, kind
 
 
+class Nowhere(Outlet):
+    """Where members go to whom nothing is written here."""
+
+    receiver = None
+
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None: ...
+
+
 class Link:
     """One connection: bytes both ways, and the server's side of it."""
 
     def __init__(self, hub: Hub, speaks: WireProtocol, number: int, session: Session) -> None:
         self.session = session
         self.id = f"c{number}"
-        self.member = Member(speaks, MessageQueue[Frame](5, 1000))
+        self.member = Member(speaks, MessageQueue[Owed](5, 1000), Nowhere())
         self.up = bytearray()
         self.down = bytearray()
         self.reader = FrameReader()
@@ -166,7 +174,8 @@ class Link:
         self.is_served = True
         self.calls: list[Command] = []
         self.asked: actions.AskToken | None = None
-        hub.attach(self.member, is_blocked=True)
+        hub.attach(self.member)
+        hub.block(self.member, ())  # It goes by its queue: `write` empties it.
 
 
 class ClientMachine(RuleBasedStateMachine):
@@ -279,7 +288,7 @@ class ClientMachine(RuleBasedStateMachine):
         match command:
             case Subscribe(names, ref):
                 assert ref is not None
-                assert self.client.state is State.OPEN
+                assert self.client.state is ClientState.OPEN
                 self.asked_refs[ref] = names
             case Command(ref=ref):
                 assert ref is not None
@@ -310,7 +319,7 @@ class ClientMachine(RuleBasedStateMachine):
             assert request.is_large
             assert not request.sent
         if isinstance(outcome, ConnectionLost):
-            is_over = self.client.state is State.ENDED
+            is_over = self.client.state is ClientState.ENDED
             is_resent = self.is_resent(request, outcome.code)
             assert is_over or (request.sent and not is_resent and not request.is_waiting)
         if isinstance(outcome, Response | CommandError):
@@ -410,10 +419,10 @@ class ClientMachine(RuleBasedStateMachine):
 
     def write(self, link: Link, max_bytes: int = 65536) -> None:
         """Write what the connection owes, gaps where they belong."""
-        lost, items = link.member.queue.take(max_bytes)
-        frames = list(items)
-        if lost:
-            gap = self.server.encode(Gap(lost), self.now)
+        loss, items = link.member.take(max_bytes)
+        frames = [item.frame for item in items if item.frame is not None]
+        if loss is not None:
+            gap = self.server.encode(Gap(loss.lost), self.now)
             frames[:0] = [] if gap is None else [gap]
             if gap is None:  # zigquant-v2 has no word for it: nobody can know.
                 for holder in self.holders:
@@ -519,7 +528,7 @@ class ClientMachine(RuleBasedStateMachine):
                 request.refused_at = self.now.monotonic
         if isinstance(heard, Subscribed) and heard.ref in self.asked_refs:
             asked = self.asked_refs.pop(heard.ref)
-            if self.client.state is State.OPEN:
+            if self.client.state is ClientState.OPEN:
                 for name in heard.names:
                     assert name in asked
                     self.confirmed[name] = self.joined_at[heard.ref]
@@ -637,7 +646,7 @@ class ClientMachine(RuleBasedStateMachine):
         request = Asked(is_idempotent=is_idempotent, is_large=is_large)
         self.requests.append(request)
         params = str(len(self.requests) - 1).encode() + b" " * (150 * is_large)
-        is_told = self.allowance is not None and self.client.state is State.OPEN
+        is_told = self.allowance is not None and self.client.state is ClientState.OPEN
         call = Command("run", params)
         self.perform(self.client.request(request, call, self.now, is_idempotent=is_idempotent))
         # "a message is larger than `max_message_bytes`: `TOO_LARGE` at once"
@@ -748,7 +757,7 @@ class ClientMachine(RuleBasedStateMachine):
             return
         link = self.link
         assert link is not None
-        assert self.client.state is State.OPEN
+        assert self.client.state is ClientState.OPEN
         wanted_names = {h.pattern.text for h in self.holders if h.asks and not h.is_over}
         assert set(link.session.subscriptions) == set(self.client.subscriptions) == wanted_names
         assert all(h.is_confirmed for h in self.holders if not h.is_over)
@@ -796,9 +805,9 @@ class ClientMachine(RuleBasedStateMachine):
     def nothing_is_said_without_a_connection(self) -> None:
         if not hasattr(self, "client"):
             return
-        has_link = self.client.state in {State.GREETING, State.OPEN}
+        has_link = self.client.state in {ClientState.GREETING, ClientState.OPEN}
         assert has_link == (self.link is not None)
-        assert (self.client.state is State.ENDED) == bool(self.stopped)
+        assert (self.client.state is ClientState.ENDED) == bool(self.stopped)
         assert len(self.stopped) <= 1
 
     @invariant()
@@ -808,7 +817,7 @@ class ClientMachine(RuleBasedStateMachine):
             return
         moves = self.fetching is not None or self.is_dialling or self.link is not None
         assert moves or self.client.deadline < float("inf")
-        assert self.client.state is State.FETCHING or self.client.deadline < float("inf")
+        assert self.client.state is ClientState.FETCHING or self.client.deadline < float("inf")
 
     @invariant()
     def nothing_is_carried_out_again_by_itself(self) -> None:

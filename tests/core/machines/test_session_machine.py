@@ -378,7 +378,7 @@ class SessionMachine(RuleBasedStateMachine):
         handed: Request = command
         if self.glances and self.rates.tokens < 1:
             handed = Excess(ref, isinstance(command, Command | Publish))
-        # "It is judged before everything else."
+        # "It is checked before everything else."
         is_excess = not was_closed and not self.rates.takes(command, len(self.subscribed))
         actions = self.session.handle(handed, self.now)
 

@@ -144,9 +144,10 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     const delay = deadline - performance.now();
     clearTimeout(timer);
     due = deadline;
-    if (delay > 0) {
+    if (session.state !== "open" || delay > 0) {
       if (delay < Infinity) timer = setTimeout(run, clamp(delay));
     } else if (!isScheduled) {
+      // What one turn of the event loop has changed is said at its end.
       isScheduled = true;
       queueMicrotask(run);
     }
