@@ -185,14 +185,16 @@ export const makeSubscriptions = (emit) => {
 
     /**
      * The server dropped events. If it says of which channels, only holders that match one miss something.
-     * @param {number} lost
+     * @param {number | null} lost
      * @param {LostOn[]} [channels]
      */
     lose(lost, channels) {
       for (const { segments, isHeld, holders } of all()) {
         const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
         if (!isHeld || theirs?.length === 0) continue;
-        const count = theirs ? theirs.reduce((sum, each) => sum + each.lost, 0) : lost;
+        const counts = theirs?.map((each) => each.lost ?? NaN) ?? [lost ?? NaN];
+        const sum = counts.reduce((a, b) => a + b, 0);
+        const count = sum >= 0 ? sum : null; // Of one channel nobody knows.
         for (const holder of holders) emit({ type: "lose", holder, lost: count, cause: "server", channels: theirs });
       }
     },
