@@ -24,7 +24,7 @@
  * @property {number} timestamp
  * @property {boolean} [success]
  * @property {{ code: string, message: string }} [error]
- * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost: number | null,
+ * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost?: number | null,
  *   rejected?: { channel: string, code: string, message: string }[] }} data
  */
 /**

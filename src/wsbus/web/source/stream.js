@@ -18,9 +18,7 @@
 export const gapOf = ({ lost, cause, channels }) => ({
   lost,
   cause,
-  ...(channels && {
-    channels: new Map(channels.map(({ channel, lost = null, ...more }) => [channel, { lost, ...more }])),
-  }),
+  ...(channels && { channels: new Map(channels.map(({ channel, lost = null, ...more }) => [channel, { lost, ...more }])) }),
 });
 
 /**

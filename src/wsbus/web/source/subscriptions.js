@@ -192,10 +192,9 @@ export const makeSubscriptions = (emit) => {
       for (const { segments, isHeld, holders } of all()) {
         const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
         if (!isHeld || theirs?.length === 0) continue;
-        const counts = theirs?.map((each) => each.lost ?? NaN) ?? [lost ?? NaN];
-        const sum = counts.reduce((a, b) => a + b, 0);
-        const count = sum >= 0 ? sum : null; // Of one channel nobody knows.
-        for (const holder of holders) emit({ type: "lose", holder, lost: count, cause: "server", channels: theirs });
+        const count = theirs ? theirs.reduce((sum, each) => sum + (each.lost ?? NaN), 0) : lost;
+        const known = Number.isNaN(count) ? null : count;
+        for (const holder of holders) emit({ type: "lose", holder, lost: known, cause: "server", channels: theirs });
       }
     },
   };
