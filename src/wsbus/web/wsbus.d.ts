@@ -6,7 +6,7 @@ export type Gap = {
     lost: number | null;
     cause: "reconnect" | "server" | "buffer";
     channels?: Map<string, {
-        lost: number;
+        lost: number | null;
         position?: Position;
     }>;
 };

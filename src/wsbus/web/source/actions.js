@@ -3,7 +3,7 @@
 /** @typedef {{ code: string | number, message: string, reason?: string }} Failure */
 /** @typedef {{ data?: unknown, error?: Failure }} Outcome */
 /** @typedef {{ epoch: string, offset: number, previous?: number }} WirePosition */
-/** @typedef {{ channel: string, lost: number, position?: WirePosition }} LostOn */
+/** @typedef {{ channel: string, lost?: number | null, position?: WirePosition }} LostOn */
 /** @typedef {"reconnect" | "server" | "buffer"} GapCause */
 /**
  * What a server says of itself and of its limits.
@@ -24,7 +24,7 @@
  * @property {number} timestamp
  * @property {boolean} [success]
  * @property {{ code: string, message: string }} [error]
- * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost: number,
+ * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost?: number | null,
  *   rejected?: { channel: string, code: string, message: string }[] }} data
  */
 /**

@@ -78,7 +78,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   /** When the timer strikes. */
   let due = Infinity;
   let isScheduled = false;
-  /** Events to be told when all that belongs together is done. @type {[string, unknown][]} */
+  /** Events that listeners get when all that belongs together is done. @type {[string, unknown][]} */
   let events = [];
   let depth = 0;
 

@@ -355,7 +355,7 @@ export const makeSession = (
       case "unsubscribed":
         return id === undefined ? subscriptions.taken(data.channels, data.reason) : subscriptions.left(id);
       case "gap": {
-        const { lost, channels } = data;
+        const { lost = null, channels } = data;
         subscriptions.lose(lost, channels);
         return emit({ type: "tellGap", lost, cause: "server", channels });
       }

@@ -18,7 +18,7 @@
 export const gapOf = ({ lost, cause, channels }) => ({
   lost,
   cause,
-  ...(channels && { channels: new Map(channels.map(({ channel, ...more }) => [channel, more])) }),
+  ...(channels && { channels: new Map(channels.map(({ channel, lost = null, ...more }) => [channel, { lost, ...more }])) }),
 });
 
 /**

@@ -185,15 +185,16 @@ export const makeSubscriptions = (emit) => {
 
     /**
      * The server dropped events. If it says of which channels, only holders that match one miss something.
-     * @param {number} lost
+     * @param {number | null} lost
      * @param {LostOn[]} [channels]
      */
     lose(lost, channels) {
       for (const { segments, isHeld, holders } of all()) {
         const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
         if (!isHeld || theirs?.length === 0) continue;
-        const count = theirs ? theirs.reduce((sum, each) => sum + each.lost, 0) : lost;
-        for (const holder of holders) emit({ type: "lose", holder, lost: count, cause: "server", channels: theirs });
+        const count = theirs ? theirs.reduce((sum, each) => sum + (each.lost ?? NaN), 0) : lost;
+        const known = Number.isNaN(count) ? null : count;
+        for (const holder of holders) emit({ type: "lose", holder, lost: known, cause: "server", channels: theirs });
       }
     },
   };
