@@ -29,9 +29,9 @@ from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
 from wsbus.core.messages import (
     Command,
-    Greeting,
     Gap,
     GetStatus,
+    Greeting,
     Publication,
     Publish,
     Refused,

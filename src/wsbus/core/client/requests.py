@@ -1,4 +1,4 @@
-"""Requests of a client that wait for an answer: each gets one, and none gets two."""
+"""A client's requests that wait for an answer; each gets exactly one outcome."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Measure", "OpenRequest", "Requests"]
 
 OpenRequest: TypeAlias = Command | Publish | GetStatus
 Measure: TypeAlias = Callable[[OpenRequest], int]
-"""Returns the bytes of a request in the dialect that is spoken."""
+"""Returns the size of a request in the client's dialect, in bytes."""
 
 _ROOM: Final = 4096
-"""Bytes that a message certainly has beside its data."""
+"""Bytes allowed for the parts of a message other than its data."""
 
 
 class _Pending(NamedTuple):
@@ -28,7 +28,7 @@ class _Pending(NamedTuple):
     request: OpenRequest
     is_idempotent: bool
     was_sent: bool = False
-    """It was sent over a connection that was lost: it may have been carried out."""
+    """Whether it was sent over a connection that was lost, and may have been carried out."""
 
     @property
     def is_call(self) -> bool:
@@ -37,34 +37,34 @@ class _Pending(NamedTuple):
 
 
 class Requests:
-    """Those that are not sent yet, in order, and those that are, by the ``ref`` they carry.
+    """Requests that are not sent yet, in order, and sent ones, by their ``ref``.
 
     Args:
-        measure: Returns the size of a request; None: nothing is measured.
+        measure: Returns the size of a request; None: sizes are not checked.
     """
 
     def __init__(self, measure: Measure | None = None) -> None:
         self._measure: Final = measure
         self._again: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
-        """Sent before, and to be sent before all that wait."""
+        """Requests to send again, before all that wait."""
         self._waiting: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
         self._unjudged: Final[dict[Hashable, None]] = {}
-        """Of those that wait: not compared with the limit of the connection yet."""
+        """Waiting requests that were not compared with the connection's limit yet."""
         self._sent: Final[dict[str, _Pending]] = {}
         self._refs: Final[dict[Hashable, str]] = {}
 
     def __len__(self) -> int:
-        """Return how many have no answer yet."""
+        """Return the number of requests without an answer."""
         return len(self._again) + len(self._waiting) + len(self._sent)
 
     def add(self, key: Hashable, request: OpenRequest, *, is_idempotent: bool) -> None:
-        """Put a request behind those that wait to be sent."""
+        """Add a request after those that wait to be sent."""
         self._waiting[key] = _Pending(key, request, is_idempotent)
         self._unjudged[key] = None
 
     @property
     def next_is_call(self) -> bool | None:
-        """Whether the first that waits is a command; None: nothing waits."""
+        """Whether the first waiting request is a command; None: none waits."""
         for queue in (self._again, self._waiting):
             for pending in queue.values():
                 return pending.is_call
@@ -73,7 +73,7 @@ class Requests:
     def send(
         self, new_ref: Callable[[], str], pace: Pace, now: float, *, held: int = 0
     ) -> list[ClientAction]:
-        """Send those that wait, as many as the server's rates let; fail all those too large for it.
+        """Send waiting requests within the server's rates; fail those that are too large for it.
 
         Args:
             new_ref: Returns the next ``ref``.
@@ -102,10 +102,10 @@ class Requests:
     def answer(
         self, ref: str | None, outcome: Response | Status | WsbusError, pace: Pace, now: float
     ) -> list[ClientAction] | None:
-        """Take an answer; one that says that there were too many is no answer: it is sent again.
+        """Take an answer; after ``RATE_LIMITED`` the request is sent again instead.
 
         Returns:
-            None: it answers nothing, or not in kind, and is ignored.
+            The actions; None if it answers no request, or one of another kind, and is ignored.
         """
         pending = self._sent.get(ref) if ref is not None else None
         if pending is None or ref is None:
@@ -123,7 +123,7 @@ class Requests:
         return [Answer(pending.key, outcome)]
 
     def forget(self, key: Hashable) -> bool:
-        """Nobody waits for the answer any more; what is not sent yet, never is. Idempotent.
+        """Forget a request whose caller has given up; if it was not sent, it never is. Idempotent.
 
         Returns:
             Whether it was certainly not carried out, since the server never got it.
@@ -138,11 +138,11 @@ class Requests:
     def cut(
         self, new_error: Callable[[], WsbusError], *, resends: bool = True
     ) -> list[ClientAction]:
-        """The connection ended: fail what was sent, but what may be sent again waits once more.
+        """Handle the end of the connection: fail sent requests, except those to send again.
 
         Args:
             new_error: Makes the error for each.
-            resends: Whether anything may be sent again: not if it may be what ended it.
+            resends: Whether to send any again: not if one of them may have ended the connection.
         """
         failed: list[ClientAction] = []
         again: OrderedDict[Hashable, _Pending] = OrderedDict()
@@ -160,18 +160,18 @@ class Requests:
         return failed
 
     def fail(self, new_error: Callable[[], WsbusError]) -> list[ClientAction]:
-        """There will be no answers any more."""
+        """Fail all requests: there will be no answers any more."""
         everything = (*self._sent.values(), *self._again.values(), *self._waiting.values())
         for queue in (self._sent, self._refs, self._again, self._waiting, self._unjudged):
             queue.clear()
         return [Answer(pending.key, new_error()) for pending in everything]
 
     def _judge(self, limit: int | None) -> list[ClientAction]:
-        """Fail what is too large, whatever waits its turn before it."""
+        """Fail requests that are too large, also those behind others."""
         actions: list[ClientAction] = []
         for key in self._unjudged:
             pending = self._waiting.get(key) or self._again[key]
-            # No ref is shorter. Whoever is too large only with its own is found when it is sent.
+            # No ref is shorter. One too large only with its own ref fails when sent.
             request = msgspec.structs.replace(pending.request, ref="0")
             error = self._too_large(request, limit)
             if error is not None:
@@ -190,7 +190,7 @@ class Requests:
             data, what = request.params, request.action
         else:
             data, what = request.data, f"publish on {request.channel}"
-        if len(data) + _ROOM <= limit:  # Then it is not encoded twice.
+        if len(data) + _ROOM <= limit:  # Small enough: it need not be encoded twice.
             return None
         size = self._measure(request)
         return MessageTooLarge(what, size, limit) if size > limit else None
