@@ -8,11 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import wsbus
-import wsbus.adapters.aiohttp
-import wsbus.adapters.fastapi
-import wsbus.adapters.starlette
 import wsbus.client
-import wsbus.console.assets
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -64,14 +60,9 @@ nitpick_ignore_regex = [
     ("py:.*", r"(wsbus\..*\.)?_?[A-Z]"),  # type variables
     ("py:.*", r"wsbus\.(.*\.)?_\w+\..*"),  # private modules have no page
     ("py:.*", r"wsbus\.(.*\.)?_[A-Z]\w*"),  # nor have private classes
+    ("py:exc", "Overdue"),  # of such a module, as a docstring names what is raised
     ("py:class", "BoundedLog"),  # of such a module, as a field's annotation has it
 ]
-
-# These import the console for types only, and autodoc looks annotations up in the module that runs.
-for _adapter in (wsbus.adapters.aiohttp, wsbus.adapters.fastapi, wsbus.adapters.starlette):
-    vars(_adapter).update(
-        Console=wsbus.console.Console, AssetResponse=wsbus.console.assets.AssetResponse
-    )
 
 
 def keep_first_words(

@@ -34,7 +34,6 @@ from wsbus import (
     Channel,
     Endpoint,
     HeartbeatPolicy,
-    Instant,
     InvalidChannel,
     Limits,
     Pattern,
@@ -45,7 +44,7 @@ from wsbus import (
 )
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import serve
-from wsbus.protocols import Frame, PingMessage, TaggedJson, TaggedMessage
+from wsbus.protocols import Frame, Instant, PingMessage, TaggedJson, TaggedMessage
 from wsbus.protocols import messages as m
 
 # --- what a topic is ------------------------------------------------------------------------------

@@ -33,14 +33,13 @@ from wsbus import (
     Endpoint,
     ErrorCode,
     HeartbeatPolicy,
-    Instant,
     Limits,
     UsageError,
     channel,
 )
 from wsbus.adapters.starlette import lifespan, status_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
-from wsbus.protocols import Frame, WireProtocol, messages
+from wsbus.protocols import Frame, Instant, WireProtocol, messages
 
 logger: Final = logging.getLogger("laicai.stream")
 

@@ -40,7 +40,6 @@ from wsbus import (
     Connection,
     Endpoint,
     HeartbeatPolicy,
-    Instant,
     Limits,
     Pattern,
     channel,
@@ -48,7 +47,7 @@ from wsbus import (
 )
 from wsbus.adapters.starlette import lifespan, status_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
-from wsbus.protocols import Frame, TaggedJson
+from wsbus.protocols import Frame, Instant, TaggedJson
 from wsbus.protocols import messages as m
 
 logger: Final = logging.getLogger("stock_prices")

@@ -280,7 +280,9 @@ class Bus(Publisher, Hooks):
         Raises:
             InvalidChannel: A channel is invalid.
         """
-        return subscribers(self._host.services.hub, [parse_channel(name) for name in channels])
+        services = self._host.services
+        names = [parse_channel(name) for name in channels]
+        return subscribers(services.hub, services.registry, names)
 
     def connections(self) -> list[ConnectionInfo]:
         """Return information about each connection, oldest first."""

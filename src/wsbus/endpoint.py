@@ -16,9 +16,9 @@ from .core.addresses import Proxies, address_key
 from .core.channels import Channel
 from .core.choices import choice, member_of
 from .core.errors import CloseCode, Unauthenticated, UsageError
-from .core.frame import Frame
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
+from .core.member import Owed
 from .core.origins import is_welcome, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
@@ -108,6 +108,7 @@ class Endpoint:
     """
 
     host: Host = field(repr=False)
+    """What runs its connections: made by the bus, and for adapters."""
     protocols: Sequence[WireProtocol]
     """The dialects. A client that offers no subprotocol gets the first. For each dialect that
     joins messages (``wsbus.v1``) there is one that does not (``wsbus.v1.single``)."""
@@ -152,9 +153,9 @@ class Endpoint:
     """Addresses, networks and ``unix`` (calls over a Unix socket) whose ``X-Forwarded-For`` is
     trusted."""
     realm: int = 0
-    """Number of the authenticator: subjects in one realm are the same. Set by :class:`.Bus`."""
-    empty_queue: MessageQueue[Frame] = field(init=False, repr=False)
-    """The queue of connections that do not need one of their own yet."""
+    """Which subjects are the same: those of one authenticator. :class:`.Bus` counts realms up."""
+    empty_queue: MessageQueue[Owed] = field(init=False, repr=False)
+    """What connections have before they need a queue of their own."""
     places: Places = field(init=False, repr=False, default_factory=Places)
     """Counts for ``max_connections`` and ``max_connections_per_address``."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)

@@ -22,7 +22,6 @@ from wsbus import (
     Handshake,
     HeartbeatPolicy,
     Identity,
-    Instant,
     Limits,
     Overflow,
     TransportClosed,
@@ -32,7 +31,7 @@ from wsbus import (
 from wsbus.bus import host_of
 from wsbus.core.messages import Excess, Request, Response, ServerMessage
 from wsbus.endpoint import Admission, Refusal
-from wsbus.protocols import Frame, Native
+from wsbus.protocols import Frame, Instant, Native
 from wsbus.server.lifecycle import _sweep_once
 from wsbus.testing import ManualClock
 

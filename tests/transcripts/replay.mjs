@@ -9,8 +9,15 @@ import { ClientSession } from "../../src/wsbus/web/source/session.js";
 const START = 1_000_000;
 
 /** A code of the server, of this client, or of the end of the connection. */
-const codeOf = (error) =>
-  typeof error.code !== "number" || error.code === 4500 ? error.code : "CONNECTION_LOST";
+const codeOf = ({ code }) => {
+  if ([4401, 4500].includes(code)) return "UNAUTHENTICATED";
+  return typeof code === "number" ? "CONNECTION_LOST" : code;
+};
+
+const endOf = (error) => {
+  if (error.message.startsWith("gave up")) return "GAVE_UP";
+  return codeOf(error) === "CONNECTION_LOST" ? error.code : codeOf(error);
+};
 
 const requestOf = ({ do: what, action, params = {}, channel, event = "message", data }) => {
   if (what === "client.command") return { type: "command", action, params };
@@ -147,8 +154,12 @@ class Client {
         return this.#told.push({ what: "confirmed", holder });
       case "dismiss":
         return this.#told.push({ what: "dismissed", holder, code: codeOf(error) });
-      case "lose":
-        return this.#told.push({ what: "missed", holder, lost: action.lost, cause: action.cause });
+      case "lose": {
+        const { lost, cause, channels } = action;
+        const named = channels?.map((each) => [each.channel, each.lost ?? null]);
+        const more = named?.length ? { channels: Object.fromEntries(named) } : {};
+        return this.#told.push({ what: "missed", holder, lost, cause, ...more });
+      }
       case "tellConnected": {
         const { connectionId, subject, isAgain } = action;
         return this.#told.push({ what: "connected", connection_id: connectionId, subject, again: isAgain });
@@ -158,7 +169,7 @@ class Client {
       case "tellRefreshFailed":
         return this.#told.push({ what: "refresh_failed" });
       case "stop":
-        return this.#told.push(error ? { what: "ended", code: error.code } : { what: "ended" });
+        return this.#told.push(error ? { what: "ended", code: endOf(error) } : { what: "ended" });
     }
   }
 }

@@ -24,12 +24,12 @@ from wsbus.core.errors import (
     UsageError,
     WsbusError,
 )
+from wsbus.core.events import ChannelLoss, Gap
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
 from wsbus.core.messages import (
     Command,
-    Gap,
     GetStatus,
     Greeting,
     Publication,
@@ -201,7 +201,7 @@ class Server(Player):
                 self.publish(step)
             case {"do": "server.gap", "lost": lost}:
                 self.dropped += lost
-                self.say(Gap(lost))
+                self.say(Gap(lost, channels=losses(step)))
             case {"do": "server.accept", "subject": subject}:
                 self.judged(identity(step, subject, now))
             case {"do": "server.refuse", "why": why}:
@@ -447,14 +447,16 @@ class Client(Player):
             case client_actions.Answer(key, Status() as status):
                 self.tell("answer", key=key, data=facts(status))
             case client_actions.Answer(key, WsbusError() as error):
-                is_lost = isinstance(error, ConnectionLost)
+                is_lost = isinstance(error, ConnectError | ConnectionLost)
                 self.tell("failed", key=key, code="CONNECTION_LOST" if is_lost else code_of(error))
             case client_actions.Confirm(holder):
                 self.tell("confirmed", holder=holder)
             case client_actions.Dismiss(holder, error):
                 self.tell("dismissed", holder=holder, code=code_of(error))
             case client_actions.Lose(holder, gap):
-                self.tell("missed", holder=holder, lost=gap.lost, cause=gap.cause)
+                named = {name: loss.lost for name, loss in (gap.channels or {}).items()}
+                channels = {"channels": named} if named else {}
+                self.tell("missed", holder=holder, lost=gap.lost, cause=gap.cause, **channels)
             case client_actions.TellConnected(connection_id, subject, is_again):
                 known = {"connection_id": connection_id, "subject": subject}
                 self.tell("connected", **known, again=is_again)
@@ -471,14 +473,14 @@ def code_of(error: WsbusError) -> str | int:
     match error:
         case CommandError(code=code):
             return str(code)
-        case Unauthenticated():
-            return 4500
+        case Unauthenticated() | ConnectionLost(code=4401 | 4500):
+            return "UNAUTHENTICATED"
         case MessageTooLarge():
             return "TOO_LARGE"
         case ConnectionLost(code=code):
             return code
         case ConnectError():
-            return 1006
+            return "GAVE_UP" if str(error).startswith("gave up") else 1006
         case UsageError():
             return "CLOSED"
         case _:
@@ -491,6 +493,12 @@ def facts(status: Status) -> dict[str, Any]:
     found |= {"connected_at": round(status.connected_at * 1000)}
     found |= {"subscriptions": list(status.subscriptions)}
     return found | {"message_count": status.message_count, "dropped": status.dropped}
+
+
+def losses(step: Step) -> dict[str, ChannelLoss] | None:
+    """Return what is missing of each channel, if that is known."""
+    channels = step.get("channels")
+    return channels and {name: ChannelLoss(lost) for name, lost in channels.items()}
 
 
 def identity(step: Step, subject: str, now: Instant) -> Identity:

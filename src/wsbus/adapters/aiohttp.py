@@ -25,7 +25,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from aiohttp import web, web_log
@@ -37,13 +37,10 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
+from ..web.pages import AssetResponse, MountedPage
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
 from ._endpoint import endpoint_of
 from ._logs import is_redacted, redact
-
-if TYPE_CHECKING:  # Applications without a console do not import it.
-    from ..console import Console
-    from ..console.assets import AssetResponse
 
 __all__ = [
     "AccessLogger",
@@ -167,7 +164,9 @@ def _view(tell: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.S
     return view
 
 
-def add_console_routes(app: web.Application, console: Console, prefix: str = "/console") -> None:
+def add_console_routes(
+    app: web.Application, console: MountedPage, prefix: str = "/console"
+) -> None:
     """Add routes for an operator's console: its page at ``/console/``, and its endpoint.
 
     Args:

@@ -29,7 +29,7 @@ except ModuleNotFoundError as _exc:
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, WebSocket, params
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -40,13 +40,11 @@ from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
+from ..web.pages import MountedPage
 from ._endpoint import endpoint_of
 from ._placed import settle
 from .asgi import Application, decline
 from .starlette import HttpSide, console_routes, running, serve, view_routes, web_routes
-
-if TYPE_CHECKING:  # Applications without a console do not import it.
-    from ..console import Console
 
 __all__ = ["mount", "mount_console", "serve"]
 
@@ -113,7 +111,7 @@ def mount(
 
 def mount_console(
     target: FastAPI | APIRouter,
-    console: Console,
+    console: MountedPage,
     prefix: str = "/console",
     *,
     dependencies: Sequence[params.Depends] = (),

@@ -27,7 +27,7 @@ except ModuleNotFoundError as _exc:
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 from weakref import WeakSet
 
@@ -45,13 +45,10 @@ from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
 from ..web import ASSETS, asset
+from ..web.pages import AssetResponse, MountedPage
 from ._endpoint import endpoint_of
 from ._placed import MISPLACED, Placed, settle
 from .asgi import app, converse
-
-if TYPE_CHECKING:  # Applications without a console do not import it.
-    from ..console import Console
-    from ..console.assets import AssetResponse
 
 __all__ = [
     "Lifespan",
@@ -225,7 +222,7 @@ def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]
     return view
 
 
-def console_routes(console: Console, prefix: str = "/console") -> list[BaseRoute]:
+def console_routes(console: MountedPage, prefix: str = "/console") -> list[BaseRoute]:
     """Return routes for an operator's console: its page at ``/console/``, and its endpoint.
 
     Args:

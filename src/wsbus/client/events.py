@@ -27,10 +27,11 @@ _TAKE_BYTES: Final = 64 * 1024
 class _Marker:
     """Where publications are missing for a cause outside of the buffer; a control item in it."""
 
-    __slots__ = ("gap", "size")
+    __slots__ = ("channel", "gap", "size")
 
     def __init__(self, gap: Gap) -> None:
         self.size: Final = 1
+        self.channel: Final = None
         self.gap = gap
         """Later losses are added to it: reported early, they are reported in time."""
 
@@ -107,8 +108,7 @@ class Events(Generic[T]):
     @property
     def lost(self) -> int:
         """Events lost for want of room in the buffer, over all."""
-        queue = self._queue
-        return queue.dropped - queue.conflated + queue.refused
+        return self._queue.lost_ever
 
     def __repr__(self) -> str:
         return f"<Events {self.pattern!r}>"
@@ -176,11 +176,11 @@ class Events(Generic[T]):
                 self._pass(item)
             if not self._is_entered:
                 raise UsageError("use it as `async with client.subscribe(…) as events:`")
-            lost, items = self._queue.take(_TAKE_BYTES)
-            if lost:
-                self._lose(Gap(lost, GapCause.BUFFER))
+            loss, items = self._queue.take(_TAKE_BYTES)
+            if loss is not None:
+                self._lose(loss.gap(GapCause.BUFFER))
             self._taken = items[::-1]
-            if not items and not lost:
+            if not items and loss is None:
                 if self._is_closed:
                     if self._error is not None:
                         raise copy(self._error)

@@ -104,7 +104,7 @@ def connect(
 
 
 class SyncClient:
-    """A client of one server, across reconnects; made by :func:`connect`.
+    """A client of one server, across reconnects; made by :func:`wsbus.client.sync.connect`.
 
     Any thread may use it.
     """

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..web import asset
+from ..web.pages import AssetResponse
 
-__all__ = ["AssetResponse", "answer", "redirect"]
+__all__ = ["answer", "redirect"]
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -28,14 +29,6 @@ _POLICY: Final = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _ENDPOINT: Final = b'<meta name="wsbus-endpoint" content="ws"'
-
-
-class AssetResponse(NamedTuple):
-    """An HTTP response."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
 
 
 def answer(name: str, endpoint: str | None = None) -> AssetResponse:

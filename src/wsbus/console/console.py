@@ -22,7 +22,8 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..protocols import protocol
 from ..server.host import BusHost
 from ..transport import Handshake, Transport
-from .assets import AssetResponse, answer, redirect
+from ..web.pages import AssetResponse
+from .assets import answer, redirect
 from .observation import Observation
 from .strangers import Stranger, Strangers
 

@@ -8,8 +8,9 @@ from anyio import Event, move_on_after
 
 from ..core.actions import Close
 from ..core.errors import CloseCode
-from ..core.plan import Member, Standing
+from ..core.member import Member
 from ..transport import Transport
+from .outlet import SocketOutlet
 
 __all__ = ["close", "close_failed"]
 
@@ -19,13 +20,13 @@ close frame may not be seen."""
 
 
 async def close(
-    transport: Transport, member: Member, action: Close, seconds: float, closed: Event
+    outlet: SocketOutlet, member: Member, action: Close, seconds: float, closed: Event
 ) -> None:
     """Drain the queue, send the close frame, and make sure that the reader ends.
 
     Args:
-        transport: The transport; aborted when the time is over.
-        member: Its member, whose queue is drained first.
+        outlet: Whose transport to close; aborted when the time is over.
+        member: Whose queue is to leave first.
         action: Code and reason; the reason is cut to the 123 bytes that fit.
         seconds: Time limit for all of it.
         closed: Set at the end.
@@ -33,12 +34,12 @@ async def close(
     is_abuse = action.code == CloseCode.RATE_ABUSE
     try:
         with move_on_after(min(seconds, _FAREWELL_SECONDS) if is_abuse else seconds) as scope:
-            while member.standing is Standing.BLOCKED:
-                await member.outlet.relief()
+            while member.is_waiting:
+                await outlet.relief()
             reason = action.reason.encode(errors="replace")[:123].decode(errors="ignore")
-            await transport.close(action.code, reason)
+            await outlet.transport.close(action.code, reason)
         if is_abuse or scope.cancelled_caught:
-            transport.abort()
+            outlet.transport.abort()
     finally:
         closed.set()
 

@@ -210,8 +210,8 @@ class Commands:
         Args:
             message: The client's request.
             caller: The connection.
-            timeout: Seconds, for commands without a time limit of their own.
-            context: The connection's context; see :func:`.application.call`.
+            timeout: Seconds, for commands that have no time limit of their own.
+            context: The connection's; see ``_application.call``.
         """
         try:
             command = self._registered.get(message.action)

@@ -12,12 +12,14 @@ from .._settings import text_setting
 from ..core.actions import Action
 from ..core.errors import CloseCode, check_sendable
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.patterns import parse_pattern
 from ..core.permissions import Identity
-from ..core.plan import Member
+from ..core.protocol import WireProtocol
 from ..core.session import Session, State
 from ..endpoint import Endpoint
 from ..transport import Handshake
+from .outlet import SocketOutlet
 from .statistics import ConnectionInfo
 
 __all__ = ["Connection", "ConnectionDriver", "driver_of"]
@@ -87,6 +89,16 @@ class ConnectionDriver(Protocol):
     @property
     def member(self) -> Member:
         """Its member in the hub."""
+        ...
+
+    @property
+    def outlet(self) -> SocketOutlet:
+        """Where what it is owed goes."""
+        ...
+
+    @property
+    def protocol(self) -> WireProtocol:
+        """What its client speaks."""
         ...
 
     @property
@@ -260,7 +272,7 @@ class Connection:
         return self._driver.info()
 
     def __repr__(self) -> str:
-        return f"<Connection {escaped(self.id)} {self._driver.member.protocol.name}>"
+        return f"<Connection {escaped(self.id)} {self._driver.protocol.name}>"
 
 
 def driver_of(connection: Connection) -> ConnectionDriver:

@@ -21,7 +21,6 @@ from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
 from ..core.messages import Command, Refused, Response, ServerMessage
 from ..core.permissions import Identity
-from ..core.plan import Standing
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
 from .closing import close, close_failed
@@ -29,7 +28,7 @@ from .commands import Running
 from .connection import Connection, ConnectionDriver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_session, take_name
-from .outlet import Outlet
+from .outlet import SocketOutlet
 from .questions import judge_permission, judge_token, put
 from .reader import Reader
 from .services import Services
@@ -45,7 +44,7 @@ _RATE_ABUSE: Final = CloseCode.RATE_ABUSE  # To look it up takes as long as to c
 class Driver:
     """Runs one connection, from its attach to its end.
 
-    The application never holds it: it holds :attr:`connection`.
+    The application never holds it: it holds a :class:`.Connection`.
     """
 
     __slots__ = (
@@ -68,6 +67,8 @@ class Driver:
         "handshake",
         "id",
         "member",
+        "outlet",
+        "protocol",
         "session",
     )
 
@@ -93,9 +94,13 @@ class Driver:
         self._commands_running = 0
         self._closed: Event | None = None  # Set once it is closed; None: it is not closing.
         self.session: Final = new_session(services, endpoint, admission, now)
-        outlet = Outlet(transport, self, endpoint.limits.write_deadline)
-        self.member: Final = new_member(endpoint, admission, outlet)
-        self._reader: Final = Reader(services, self.session, self.member)
+        self.protocol: Final = admission.protocol
+        seconds, log = endpoint.limits.write_deadline, services.flusher.log
+        self.outlet: Final = SocketOutlet(transport, self, seconds, log)
+        self.member: Final = new_member(endpoint, admission, self.outlet)
+        self._reader: Final = Reader(
+            services, self.session, self.protocol, self.member, self.outlet
+        )
 
     @property
     def identity(self) -> Identity | None:
@@ -110,8 +115,7 @@ class Driver:
     @property
     def is_stuck(self) -> bool:
         """Whether its transport has not taken what it was given."""
-        member = self.member
-        return member.standing is Standing.BLOCKED and member.outlet.direct is not None
+        return self.member.is_waiting and self.outlet.direct is not None
 
     def info(self) -> ConnectionInfo:
         """Return what is known of it now."""
@@ -121,6 +125,7 @@ class Driver:
             self.handshake,
             self._services.clock(),
             connection_id=self.id,
+            protocol=self.protocol.name,
             connected_at=self.connected_at,
             messages_received=self.messages_received,
         )
@@ -181,7 +186,7 @@ class Driver:
 
     def queue_overflowed(self) -> None:
         """Its queue is full, and the policy is to close."""
-        self.member.queue.clear()  # It is not going to get this; the close frame must fit.
+        self.member.clear()  # It is not going to get this; the close frame must fit.
         self.connection.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
 
     async def _begin(self, *, is_greeted: bool) -> None:
@@ -230,7 +235,7 @@ class Driver:
         self._services.registry.remove(self)
         if self._place is not None:
             self._place.release()
-        self.member.outlet.relieve()
+        self.outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
         """Nothing can be written any more; see :class:`wsbus.server.outlet.Owner`."""
@@ -381,7 +386,7 @@ class Driver:
         """Say it; return how many bytes that takes."""
         if self._closed is not None:  # The close frame is the last.
             return 0
-        frame = self.member.protocol.encode(reply, now or self._services.clock())
+        frame = self.protocol.encode(reply, now or self._services.clock())
         if frame is None:
             self._services.unsaid += 1
             return 0
@@ -394,5 +399,5 @@ class Driver:
         self._services.hub.leave_all(self.member, self.session.patterns)
         self._services.flusher.flush()
         seconds = self.endpoint.limits.close_timeout
-        end = partial(close, self._transport, self.member, action, seconds, closed)
+        end = partial(close, self.outlet, self.member, action, seconds, closed)
         self._services.runner.submit(end)

@@ -206,7 +206,7 @@ class HookCalls:
         """Return when all calls have returned; make them, unless another task does.
 
         Args:
-            ask: :func:`.application.ask`, or :meth:`.Runner.ask` in a call of the runner.
+            ask: ``_application.ask``, or :meth:`.Runner.ask` in a call of the runner.
         """
         while not self.is_over:
             if self._is_awaiting:

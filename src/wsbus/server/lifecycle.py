@@ -24,7 +24,6 @@ from .._spawn import spawn
 from ..core.choices import shown
 from ..core.errors import UsageError, check_sendable
 from ..core.instant import Instant
-from ..core.plan import Standing
 from ..endpoint import Endpoint
 from .services import SWEEP_SECONDS, Services
 
@@ -132,13 +131,12 @@ class Life:
                 driver.abort()
             else:
                 driver.connection.disconnect(code, "the server is shutting down")
-        # On plain ASGI only time shows stuck connections: they are blocked, and take nothing.
-        progress = {d: d.member.outlet.progress_at for d in services.registry.connected(endpoint)}
+        # On plain ASGI only time tells which are stuck: they are blocked, and take nothing.
+        progress = {d: d.outlet.progress_at for d in services.registry.connected(endpoint)}
         with move_on_after(min(_STUCK_SECONDS, deadline)):
             await services.registry.all_gone(endpoint)
         for driver, before in progress.items():
-            member = driver.member
-            if member.standing is Standing.BLOCKED and member.outlet.progress_at == before:
+            if driver.member.is_waiting and driver.outlet.progress_at == before:
                 driver.abort()
         # Connections that are left at the deadline are aborted; their readers end within a second.
         for seconds in (max(deadline - _STUCK_SECONDS, 0.0), 1.0):

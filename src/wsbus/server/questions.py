@@ -36,11 +36,11 @@ class Asker(ConnectionDriver, Protocol):
 
 
 _A = TypeVar("_A", bound=Asker)
-_Args = TypeVarTuple("_Args")
+_Q = TypeVarTuple("_Q")
 
 
-async def put(asker: _A, judge: Callable[[_A, *_Args], Awaitable[None]], *args: *_Args) -> None:
-    """Ask the application; a failure ends the connection, which would otherwise hang."""
+async def put(asker: _A, judge: Callable[[_A, *_Q], Awaitable[None]], *args: *_Q) -> None:
+    """Put a question to the application; a failure ends the connection, or it would hang."""
     try:
         await judge(asker, *args)
     except Exception:

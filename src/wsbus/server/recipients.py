@@ -11,11 +11,9 @@ from ..auth import Authenticator
 from ..core.channels import Channel
 from ..core.errors import UsageError
 from ..core.hub import Hub
-from ..core.plan import Member
+from ..core.member import Member
 from ..endpoint import Endpoint
 from .connection import Connection, ConnectionDriver, driver_of
-from .driver import Driver
-from .outlet import Outlet
 from .registry import Registry
 
 __all__ = ["Recipients", "Who", "subscribers"]
@@ -127,8 +125,9 @@ def _not_connections(name: str, kind: str) -> UsageError:
     )
 
 
-def subscribers(hub: Hub, channels: Iterable[Channel]) -> list[Connection]:
-    """Return the connections that would get a publication on any of these channels."""
+def subscribers(
+    hub: Hub, registry: Registry[ConnectionDriver], channels: Iterable[Channel]
+) -> list[Connection]:
+    """Return the connections that a publication on any of these channels would be for."""
     members = dict.fromkeys(m for name in channels for m in hub.matching(name))
-    owners = [m.outlet.owner for m in members if isinstance(m.outlet, Outlet)]
-    return [owner.connection for owner in owners if isinstance(owner, Driver)]
+    return [d.connection for d in registry.present(m.outlet.receiver for m in members)]

@@ -154,7 +154,7 @@ class Services:
             is_running=is_running,
             connections=len(self.registry),
             connections_ever=self.registry.ever,
-            blocked=hub.blocked - len(self.subscriptions),  # Which always go by their queues.
+            blocked=hub.blocked,
             patterns=hub.patterns,
             messages_received=self.messages_received,
             malformed=self.malformed,

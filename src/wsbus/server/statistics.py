@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.messages import Status
-from ..core.plan import Member
 from ..core.session import Session, State
 from ..transport import Handshake
 
@@ -51,6 +51,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         now: Instant,
         *,
         connection_id: str,
+        protocol: str,
         connected_at: float,
         messages_received: int,
     ) -> ConnectionInfo:
@@ -60,7 +61,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             connection_id=connection_id,
             subject=session.identity.subject if session.identity else None,
-            protocol=member.protocol.name,
+            protocol=protocol,
             path=handshake.path,
             client=handshake.client,
             connected_at=connected_at,
@@ -101,7 +102,8 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     connections_ever: int
     blocked: int
-    """Connections whose transport is not writable now."""
+    """Connections to which nothing can be written just now: the transport is not writable, or a
+    task waits in its ``send``."""
     patterns: int
     """Distinct patterns, over all connections."""
     messages_received: int

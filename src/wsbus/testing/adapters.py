@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from anyio import CancelScope, Event, create_task_group, move_on_after
 from anyio.abc import TaskStatus
 
+from ..bus import Bus
 from ..core.limits import Limits
 from ..endpoint import Endpoint
 from ..server.connection import Connection
 from ..server.statistics import ConnectionInfo
 from .peer import Peer
-
-if TYPE_CHECKING:
-    from ..bus import Bus
 
 __all__ = ["Adapter", "ConformanceError", "JsonPeer", "Serve", "Site", "expect", "open_site"]
 
@@ -47,9 +45,9 @@ def expect(fact: object, law: str) -> None:
 class Adapter:
     """The adapter to check, and the promises that its server does not allow."""
 
-    make_bus: Callable[[], Bus]
-    """:class:`.Bus`, which this module cannot import: it stands on a higher floor."""
     serve: Serve
+    make_bus: Callable[[], Bus] = Bus
+    """Makes the bus of each check."""
     frees_sockets: bool = True
     """An aborted connection's socket is gone at once. False: only its task is gone, and the socket
     goes when the server closes it, as on plain ASGI."""

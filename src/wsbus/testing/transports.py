@@ -2,7 +2,7 @@
 
 ::
 
-    ADAPTER = Adapter(make_bus=Bus, serve=serve_mine)
+    ADAPTER = Adapter(serve=serve_mine)
 
     @pytest.mark.parametrize("check", TRANSPORT_CHECKS)
     async def test_my_adapter(check):

@@ -713,7 +713,20 @@ def test_delays_grow_with_full_jitter() -> None:
     assert bounds == [1, 2, 4, 8, 16, 30, 30]
 
     session.handle(HELLO, START)
-    assert only(session.lost(1006, "", START, 0.25), TellReconnecting).delay == 0.25
+    assert only(session.lost(1006, "", at(1), 0.25), TellReconnecting).delay == 0.25
+
+
+def test_a_connection_that_ends_at_once_is_no_success() -> None:
+    """A server that takes every connection and ends it is left alone for longer and longer."""
+    session = opened(base=2)
+    delays = []
+    for _ in range(3):
+        delays.append(only(session.lost(1006, "", at(1.9), 0.5), TellReconnecting).delay)
+        session.handle_deadline(at(60))
+        session.opened(START)
+        session.handle(HELLO, START)
+    assert delays == [1, 2, 4]
+    assert only(session.lost(1006, "", at(2), 0.5), TellReconnecting).delay == 1
 
 
 def test_a_success_is_one_when_all_is_held_again() -> None:
@@ -726,7 +739,7 @@ def test_a_success_is_one_when_all_is_held_again() -> None:
     session.opened(START)
     ref = ref_of(session.handle(HELLO, START))
     session.handle(Subscribed(("grid.*",), 1, ref=ref), START)
-    assert only(session.lost(1006, "", START, 0.5), TellReconnecting).attempt == 1
+    assert only(session.lost(1006, "", at(1), 0.5), TellReconnecting).attempt == 1
 
 
 @given(
@@ -1004,6 +1017,27 @@ def test_what_waits_is_measured_by_the_next_server() -> None:
     todo = session.handle(msgspec.structs.replace(HELLO, max_message_bytes=1000), START)
     assert isinstance(only(todo, Answer).outcome, MessageTooLarge)
     assert calls(todo) == []
+
+
+def test_after_1009_what_is_known_to_be_small_enough_is_sent_again() -> None:
+    """A message that is larger than every one that was ever answered may be the cause."""
+    session = told()
+    ref = ref_of(session.request("first", Command("run", b"12345"), START))
+    session.handle(Response(b"null", ref), START)
+    session.request("small", Command("run", b"1234"), START, is_idempotent=True)
+    session.request("large", Command("run", b"123456"), START, is_idempotent=True)
+    todo = session.lost(CloseCode.MESSAGE_TOO_BIG, "", START, 0.5)
+    assert only(todo, Answer).key == "large"
+    session.handle_deadline(at(60))
+    session.opened(at(60))
+    assert len(calls(session.handle(HELLO, at(60)))) == 1
+
+
+def test_a_token_that_is_too_large_ends_the_client() -> None:
+    """A first token that may be the cause of a 1009 ends the client: it is not shown again."""
+    session = dialled(FIXED)
+    todo = session.lost(CloseCode.MESSAGE_TOO_BIG, "", START, 0.5)
+    assert isinstance(only(todo, Stop).error, ConnectionLost)
 
 
 def test_after_1009_nothing_is_sent_again() -> None:

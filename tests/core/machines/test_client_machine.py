@@ -24,6 +24,7 @@ from wsbus.core.client.session import ClientSession, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
+    CommandError,
     ConnectError,
     ConnectionLost,
     ErrorCode,
@@ -32,11 +33,12 @@ from wsbus.core.errors import (
     WsbusError,
 )
 from wsbus.core.events import GapCause
-from wsbus.core.frame import Frame, join_lines
+from wsbus.core.frame import join_lines
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
+from wsbus.core.member import Member, Outlet, Owed
 from wsbus.core.messages import (
     Command,
     Gap,
@@ -53,7 +55,6 @@ from wsbus.core.messages import (
 )
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants, Identity
-from wsbus.core.plan import Member
 from wsbus.core.queue import MessageQueue
 from wsbus.core.session import Session
 from wsbus.protocols import WireProtocol, protocol
@@ -148,13 +149,21 @@ class Allowance:
             assert total <= max(1.0, 0.8 * rate) + 0.97 * rate * (now - at) + 1e-4, kind
 
 
+class Nowhere(Outlet):
+    """Where members go to whom nothing is written here."""
+
+    receiver = None
+
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None: ...
+
+
 class Link:
     """One connection: bytes both ways, and the server's side of it."""
 
     def __init__(self, hub: Hub, speaks: WireProtocol, number: int, session: Session) -> None:
         self.session = session
         self.id = f"c{number}"
-        self.member = Member(speaks, MessageQueue[Frame](5, 1000))
+        self.member = Member(speaks, MessageQueue[Owed](5, 1000), Nowhere())
         self.up = bytearray()
         self.down = bytearray()
         self.reader = FrameReader()
@@ -165,7 +174,8 @@ class Link:
         self.is_served = True
         self.calls: list[Command] = []
         self.asked: actions.AskToken | None = None
-        hub.attach(self.member, is_blocked=True)
+        hub.attach(self.member)
+        hub.block(self.member, ())  # It goes by its queue: `write` empties it.
 
 
 class ClientMachine(RuleBasedStateMachine):
@@ -180,6 +190,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.links = 0
         self.holders: list[Holder] = []
         self.requests: list[Asked] = []
+        self.largest_answered = 0
         self.by_ref: dict[str, Asked] = {}
         self.asked_refs: dict[str, tuple[str, ...]] = {}
         self.joined_at: dict[str, int] = {}
@@ -309,8 +320,18 @@ class ClientMachine(RuleBasedStateMachine):
             assert not request.sent
         if isinstance(outcome, ConnectionLost):
             is_over = self.client.state is ClientState.ENDED
-            is_resent = request.is_idempotent and outcome.code != CloseCode.MESSAGE_TOO_BIG
+            is_resent = self.is_resent(request, outcome.code)
             assert is_over or (request.sent and not is_resent and not request.is_waiting)
+        if isinstance(outcome, Response | CommandError):
+            self.largest_answered = max(self.largest_answered, 1 + request.is_large)
+
+    def is_resent(self, request: Asked, code: int) -> bool:
+        # "the server closes with 1009: what may have caused it is not sent again, not even if it is
+        # idempotent", "a message that is larger than every one that was ever answered may be"
+        is_suspect = code == CloseCode.MESSAGE_TOO_BIG and 1 + request.is_large > (
+            self.largest_answered
+        )
+        return request.is_idempotent and not is_suspect
 
     def confirmed_since(self, holder: Holder) -> int:
         if not holder.asks:
@@ -358,9 +379,7 @@ class ClientMachine(RuleBasedStateMachine):
         before = [r for r in self.requests if r.sent and not (r.outcomes or r.is_forgotten)]
         self.perform(self.client.lost(code, reason, self.now, 0.5))
         for request in before:
-            # "the server closes with 1009: what may have caused it is not sent again, not even if
-            # it is idempotent"
-            is_resent = request.is_idempotent and code != CloseCode.MESSAGE_TOO_BIG
+            is_resent = self.is_resent(request, code)
             assert request.outcomes or is_resent or request.is_waiting, "not told at once"
 
     # --- the server ------------------------------------------------------------------------------
@@ -400,10 +419,10 @@ class ClientMachine(RuleBasedStateMachine):
 
     def write(self, link: Link, max_bytes: int = 65536) -> None:
         """Write what the connection owes, gaps where they belong."""
-        lost, items = link.member.queue.take(max_bytes)
-        frames = list(items)
-        if lost:
-            gap = self.server.encode(Gap(lost), self.now)
+        loss, items = link.member.take(max_bytes)
+        frames = [item.frame for item in items if item.frame is not None]
+        if loss is not None:
+            gap = self.server.encode(Gap(loss.lost), self.now)
             frames[:0] = [] if gap is None else [gap]
             if gap is None:  # zigquant-v2 has no word for it: nobody can know.
                 for holder in self.holders:

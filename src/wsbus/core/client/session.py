@@ -83,8 +83,7 @@ class ClientSession(Generic[H]):
         self._requests: Final = Requests(measure)
         self._pace: Final = Pace()
         self._outbox: Final = Outbox(self._holdings, self._requests, self._pace)
-        self._at = -math.inf
-        """When the last input came."""
+        self._at = -math.inf  # When the last input came.
         self._refs = 0
         self._ping_ref: str | None = None
         self._connection_id: str | None = None
@@ -150,20 +149,22 @@ class ClientSession(Generic[H]):
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
         """Note that the connection, or the attempt, has ended, on either side."""
         verdict, self._verdict = self._verdict or reason, ""
-        code = meaning_of(code, reason)
-        is_too_big = code == CloseCode.MESSAGE_TOO_BIG
-        if is_too_big:  # A request that may be too large is not sent again.
-            self._outbox.shrink()
+        is_too_big = (code := meaning_of(code, reason)) == CloseCode.MESSAGE_TOO_BIG
         match self.state:
             case ClientState.DIALLING:
                 return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
             case ClientState.GREETING | ClientState.OPEN:
+                self._attempts.left(now.monotonic)
                 new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
-                in_flight = self._requests.cut(new_error, resends=not is_too_big)
+                in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
                 error: WsbusError = ConnectionLost(code, verdict)
                 if code == CloseCode.TOKEN_REFUSED:
                     error = Unauthenticated(verdict or "the token was refused")
-                return in_flight + self._retreat(error, advice_for(code), now, chance)
+                advice = advice_for(code)
+                is_greeting = self.state is ClientState.GREETING
+                if is_too_big and is_greeting and self._token.sent_ref is not None:
+                    advice = Advice.STOP  # Only the token was sent.
+                return in_flight + self._retreat(error, advice, now, chance)
             case _:
                 return []
 
@@ -186,7 +187,7 @@ class ClientSession(Generic[H]):
             return self._not_refreshed(why, now)
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
 
-    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
+    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901
         """Act on one message of the server; for events see :meth:`audience`."""
         self._at = now.monotonic
         match heard:
@@ -210,8 +211,7 @@ class ClientSession(Generic[H]):
             case messages.Subscribed(ref=str()):
                 self._pace.answered(is_call=False)
                 todo = self._holdings.answered(heard)
-                if self._holdings.is_settled:
-                    self._attempts.failures = 0
+                self._attempts.is_settled |= self._holdings.is_settled
                 return todo
             case messages.Unsubscribed(ref=None):
                 return self._holdings.taken(heard.names, heard.reason)
@@ -246,9 +246,8 @@ class ClientSession(Generic[H]):
         if heard.ref is None:
             return []
         if heard.ref == self._token.sent_ref:
-            return self._handle_auth_refused(
-                messages.AuthRefused(heard.message, ref=heard.ref), now
-            )
+            refused = messages.AuthRefused(heard.message, ref=heard.ref)
+            return self._handle_auth_refused(refused, now)
         error = CommandError(heard.code, heard.message)
         answers = self._requests.answer(heard.ref, error, self._pace, self._at)
         if answers is not None:
@@ -274,18 +273,19 @@ class ClientSession(Generic[H]):
         if self.state is ClientState.GREETING and self._subject is None:
             return self._stop(Unauthenticated(heard.message))
         # The server accepts clients without a token, or had the token in the handshake.
-        entered = self._enter(self._subject, now) if self.state is ClientState.GREETING else []
-        return entered + self._not_refreshed(heard.message, now)
+        told = self._not_refreshed(heard.message, now)
+        return (
+            self._enter(self._subject, now, *told) if self.state is ClientState.GREETING else told
+        )
 
-    def _enter(self, subject: str | None, now: Instant) -> list[ClientAction]:
-        is_again, self._attempts.is_known = self._attempts.is_known, True
+    def _enter(self, subject: str | None, now: Instant, *more: ClientAction) -> list[ClientAction]:
+        is_again = self._attempts.entered(now.monotonic, is_settled=not self._holdings.names)
         self._move(ClientMove.ENTER)
         self._liveness.start(now.monotonic)
         self._reschedule()
-        if not self._holdings.names:
-            self._attempts.failures = 0
         return [
             actions.TellConnected(self._connection_id, subject, is_again),
+            *more,
             *self._holdings.connected(),
             *self._flush(now),
         ]

@@ -222,12 +222,16 @@ class ClientHoldings(Generic[H]):
         self._leaving.clear()
 
     def lose(self, gap: Gap) -> list[ClientAction]:
-        """Note that the server dropped publications."""
-        holders = dict.fromkeys(self._unasked)
+        """Note that the server dropped publications: of channels that it names, or of any."""
+        patterns = dict(self._unasked)
         for name in self._names.values():
             if name.is_held:
-                holders.update(name.holders)
-        return [Lose(holder, gap) for holder in holders]
+                patterns.update(dict.fromkeys(name.holders, name.pattern))
+        return [
+            Lose(holder, share)
+            for holder, pattern in patterns.items()
+            if (share := _share(gap, pattern)) is not None
+        ]
 
     def _hold(self, name: _Name[H]) -> list[ClientAction]:
         name.is_held, name.ref = True, None
@@ -243,6 +247,18 @@ class ClientHoldings(Generic[H]):
 
     def _new_table(self) -> SubscriptionTable[H, Collection[H]]:
         return SubscriptionTable(tuple, cache_size=_CACHE_SIZE)
+
+
+def _share(gap: Gap, pattern: Pattern) -> Gap | None:
+    """Return what of a gap concerns a pattern; None: nothing."""
+    if gap.channels is None:
+        return gap
+    theirs = {name: loss for name, loss in gap.channels.items() if pattern.matches(name)}
+    if not theirs:
+        return None
+    counts = [loss.lost for loss in theirs.values()]
+    known = [count for count in counts if count is not None]
+    return Gap(sum(known) if len(known) == len(counts) else None, gap.cause, theirs)
 
 
 def _some(texts: dict[str, None], max_names: int, max_bytes: int) -> tuple[str, ...]:

@@ -189,7 +189,7 @@ async def ping_flood(adapter: Adapter) -> None:
         expect(grown < 4 << 20, f"{grown} bytes for a peer that never reads")
         if is_over or site.has_left(flooder):
             return
-        direct = driver_of(site.connection(flooder)).member.outlet.direct
+        direct = driver_of(site.connection(flooder)).outlet.direct
         if direct is not None:
             expect(direct.unsent() < 1 << 20, f"{direct.unsent()} bytes of pongs wait")
 

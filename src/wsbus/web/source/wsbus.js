@@ -81,7 +81,7 @@ export class Client extends Target {
   /** When the timer strikes. */
   #due = Infinity;
   #isScheduled = false;
-  /** Events to be told when all that belongs together is done. @type {[string, unknown][]} */
+  /** Events to dispatch once all actions of one input are done. @type {[string, unknown][]} */
   #events = [];
   #depth = 0;
 
