@@ -1,7 +1,8 @@
 """Makes the files that ship of those in ``src/wsbus/web/source``.
 
 ``python -m tests.web.bundle`` writes ``wsbus.js``, one minified module, and ``wsbus.d.ts``, the
-types of its exports. It needs esbuild and TypeScript, as the tests do (:mod:`tests.web.running`).
+types of what it exports. It needs esbuild and TypeScript, as the tests do
+(:mod:`tests.web.running`).
 """
 
 from __future__ import annotations
