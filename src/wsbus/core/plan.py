@@ -91,17 +91,10 @@ class Audience(Collection[Member]):
 
     def __init__(self, groups: tuple[Group, ...], overflow: Overflow | None = None) -> None:
         self.groups: Final = groups
-<<<<<<< HEAD
-        self.queued: Final = next((group for group in groups if group.protocol is None), None)
-        """The group of those that are QUEUED."""
-        self.overflow: Final = overflow
-        """The policy of the channel's family; None: each member's own."""
-=======
         self.overflow: Final = overflow
         """The policy of the channel's family; None: each member's own."""
         self.queued: Final = next((group for group in groups if group.protocol is None), None)
         """The group of those that are QUEUED."""
->>>>>>> post
         self.count: Final = sum([len(group.members) for group in groups])
 
     @property

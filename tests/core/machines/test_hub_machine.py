@@ -25,15 +25,9 @@ from wsbus.core.queue import MessageQueue
 
 CHANNELS: Final = [parse_channel(name) for name in ("a", "b", "a.x", "a.y")]
 PATTERNS: Final = [parse_pattern(text) for text in ("a", "b", "a.x", "*", "a.*", "a.+", "+.x")]
-<<<<<<< HEAD
-MANY: Final = [parse_channel(f"m.{n}") for n in range(17)]
-FAMILIES: Final = ["a", "a.+", "+.x", "*"]
-"""The most specific first."""
-=======
 FAMILIES: Final = ["a", "a.+", "+.x", "*"]
 """The most specific first."""
 MANY: Final = [parse_channel(f"m.{n}") for n in range(17)]
->>>>>>> post
 DENIES: Final = [[], ["a.*"], ["a.x", "b"], ["*"]]
 
 
