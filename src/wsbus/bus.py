@@ -107,29 +107,25 @@ class Bus(Publisher, Hooks):
         """Make an endpoint for an adapter to mount; :class:`.Endpoint` describes its fields.
 
         Args:
-                    protocols: Names of registered dialects, or dialects; the first is the default.
-                    joins: Whether messages to a client may share a frame; False: one message a frame.
-                    authenticator: Turns tokens into identities; None: all clients are accepted.
-                    anonymous: Grants of all clients, without an authenticator; None: :meth:`.Grants.open`.
-                    query_token: Name of the query parameter that may hold a token.
-                    cookie_token: Name of the cookie that may hold a token.
-                    header_token: Whether ``Authorization`` or a subprotocol may hold a token.
-                    origins: Origins of the pages that may connect.
-                    limits: Bounds of each connection.
-                    heartbeat: The side that sends pings, and the longest silence.
-        <<<<<<< HEAD
-                    overflow: The overflow policy of channels without a family.
-        =======
-                    overflow: The overflow policy of channels whose family has none.
-        >>>>>>> post
-                    broadcast: The channel of :meth:`broadcast`.
-                    name_connection: Returns the ids of connections; None: the bus makes them.
-                    on_duplicate: Whether a second connection of one subject and name replaces the first.
-                    client_address: Returns the address for ``max_connections_per_address``.
-                    trusted_proxies: Proxies whose ``X-Forwarded-For`` is trusted.
+            protocols: Names of registered dialects, or dialects; the first is the default.
+            joins: Whether messages to a client may share a frame; False: one message a frame.
+            authenticator: Turns tokens into identities; None: all clients are accepted.
+            anonymous: Grants of all clients, without an authenticator; None: :meth:`.Grants.open`.
+            query_token: Name of the query parameter that may hold a token.
+            cookie_token: Name of the cookie that may hold a token.
+            header_token: Whether ``Authorization`` or a subprotocol may hold a token.
+            origins: Origins of the pages that may connect.
+            limits: Bounds of each connection.
+            heartbeat: The side that sends pings, and the longest silence.
+            overflow: The overflow policy of channels whose family has none.
+            broadcast: The channel of :meth:`broadcast`.
+            name_connection: Returns the ids of connections; None: the bus makes them.
+            on_duplicate: Whether a second connection of one subject and name replaces the first.
+            client_address: Returns the address for ``max_connections_per_address``.
+            trusted_proxies: Proxies whose ``X-Forwarded-For`` is trusted.
 
         Raises:
-                    UsageError: A setting can never take effect, contradicts another, or is unknown.
+            UsageError: A setting can never take effect, contradicts another, or is unknown.
         """
         if anonymous is not None and authenticator is not None:
             raise UsageError("anonymous= is for endpoints without an authenticator: leave one out")
