@@ -108,7 +108,7 @@ class Receipt(
     local_accepted: int
     """Of these, the ones that will get it unless they go away; the rest have full queues."""
     position: Position | None = None
-    """Where it stands in its channel; None: the channel has no history."""
+    """The position in its channel; None: the channel has no history."""
 
 
 # --- requests: client → server --------------------------------------------------------------
