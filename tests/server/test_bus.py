@@ -36,7 +36,6 @@ from wsbus import (
     UsageError,
 )
 from wsbus.bus import host_of
-from wsbus.core.events import ChannelLoss
 from wsbus.endpoint import Admission, Refusal
 from wsbus.testing import DirectMemoryTransport, MemoryTransport
 

@@ -30,12 +30,12 @@ are let go."""
 
 
 class Matched(NamedTuple, Generic[M]):
-    """What a search found."""
+    """The result of a search."""
 
     key: tuple[object, ...]
     """Equal for channels that the same patterns match."""
     parts: tuple[object, ...]
-    """What the key names by identity, held so that no identity is used twice."""
+    """Objects that the key names by identity, held so that no identity is used twice."""
     members: Callable[[], Collection[M]]
     """Returns the distinct members."""
     holds: Callable[[M], bool]
@@ -56,7 +56,7 @@ class _Answer(Generic[A]):
 
 
 class _Entry(Generic[M, A]):
-    """What is known of one channel."""
+    """The cached result for one channel."""
 
     __slots__ = ("answer", "arranged", "base", "known", "touched")
 
@@ -65,7 +65,7 @@ class _Entry(Generic[M, A]):
         """The version up to which changes were taken up."""
         self.answer: _Answer[A]
         self.base: A
-        """What ``arranged`` was narrowed from."""
+        """The result that ``arranged`` was narrowed from."""
         self.arranged: A
         self.touched: list[M] = []
         """Members whose exact subscriptions changed since."""

@@ -69,7 +69,7 @@ __all__ = ["TABLE", "Duty", "Input", "Member", "Outlet", "Owed", "Standing"]
 
 
 class Standing(IntEnum):
-    """Where what a member owes is kept; the columns of :data:`TABLE`."""
+    """The places of a member's unsent frames; the columns of :data:`TABLE`."""
 
     READY = 0
     """Writable, and it owes nothing that is not in the log."""
@@ -84,7 +84,7 @@ class Standing(IntEnum):
 
 
 class Input(IntEnum):
-    """What happens to a member; the rows of :data:`TABLE`."""
+    """The inputs of a member; the rows of :data:`TABLE`."""
 
     ATTACHED = 0
     """The hub takes it in."""
@@ -107,7 +107,7 @@ class Input(IntEnum):
 
 
 class Duty(Enum):
-    """What whoever reported the input does next, before anything else."""
+    """The next action of the caller that reported the input, before anything else."""
 
     NOTHING = auto()
     LOG = auto()
@@ -155,7 +155,7 @@ TABLE: Final[Mapping[Input, tuple[tuple[Standing, Duty] | None, ...]]] = {
 
 
 class Outlet(ABC):
-    """Where what a member owes goes in the end: what hub and flusher need of its receiver.
+    """The receiver of a member's frames, as hub and flusher need it.
 
     The default of each method suits a receiver whose member is QUEUED: nothing is written to it,
     so nothing is refused, and there is no progress to watch. Times are monotonic seconds.
@@ -166,7 +166,7 @@ class Outlet(ABC):
     @property
     @abstractmethod
     def receiver(self) -> object:
-        """What the running bus knows it as."""
+        """The owner of the member in the running bus."""
 
     @abstractmethod
     def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
@@ -181,7 +181,7 @@ class Outlet(ABC):
 
     @property
     def write_now(self) -> Callable[[bytes], None]:
-        """What writes RFC 6455 frames, or raises; see :class:`wsbus.transport.WriteNow`."""
+        """The function that writes RFC 6455 frames; see :class:`wsbus.transport.WriteNow`."""
         raise AssertionError("a QUEUED member is not written to")
 
     def fail(self, exc: Exception | None) -> bool:
@@ -264,7 +264,7 @@ class Owed:
 
     @property
     def channel(self) -> Channel | None:
-        """What a loss names."""
+        """The channel that a loss names."""
         return None if self.publication is None else self.publication.channel
 
 
@@ -313,7 +313,7 @@ class Member:
         self.standing: Standing = Standing.QUEUED if protocol is None else Standing.READY
         """Written by :meth:`step` alone; an attribute because the flush reads it for each."""
         self.grants: Grants | None = None
-        """Whose denies are filtered out at delivery; None: nothing is."""
+        """Grants whose denies are filtered out at delivery; None: no filter."""
         self._shares_queue = shares_queue
         self.sent: int = 0
         """Publications written without touching the queue."""

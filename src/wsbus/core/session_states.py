@@ -9,7 +9,7 @@ __all__ = ["NEXT", "UNAUTHENTICATED", "Move", "State"]
 
 
 class State(Enum):
-    """Where a conversation stands."""
+    """The state of a conversation."""
 
     AWAITING = auto()
     """No identity yet; only ``auth`` is acted on."""
@@ -24,7 +24,7 @@ class State(Enum):
 
 
 class Move(Enum):
-    """What takes a conversation from one state to the next."""
+    """A move of a conversation from one state to the next."""
 
     ASK = auto()
     """The application is asked."""

@@ -77,7 +77,7 @@ class InProcess(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """What a running bus shares with its connections."""
+    """The services that a running bus shares with its connections."""
 
     hub: Hub
     flusher: Flusher

@@ -9,24 +9,24 @@ __all__ = ["NEXT", "ClientMove", "ClientState"]
 
 
 class ClientState(Enum):
-    """Where a client stands."""
+    """The state of a client session."""
 
     FETCHING = auto()
     """The application is asked for a token; there is no connection."""
     DIALLING = auto()
     """A connection is being opened."""
     GREETING = auto()
-    """There is a connection; the server has not said yet who this is."""
+    """There is a connection; the server has not accepted the client yet."""
     OPEN = auto()
-    """Everything can be said."""
+    """The server has accepted the client; requests can be sent."""
     WAITING = auto()
     """There is no connection; another attempt is due at the deadline."""
     ENDED = auto()
-    """It is over."""
+    """The session has ended."""
 
 
 class ClientMove(Enum):
-    """What takes a client from one state to the next."""
+    """A move from one state to the next."""
 
     FETCH = auto()
     """An attempt begins with a token."""
@@ -35,11 +35,11 @@ class ClientMove(Enum):
     GREET = auto()
     """The connection is open."""
     ENTER = auto()
-    """The server knows who this is."""
+    """The server has accepted the client."""
     RETREAT = auto()
-    """The connection, or the attempt, came to nothing; there will be another."""
+    """The connection, or the attempt, has failed; there will be another."""
     END = auto()
-    """There will be none."""
+    """The session ends; there will be no further attempt."""
 
 
 # A pair that is not in the table is a mistake of the session: it raises and changes nothing.
