@@ -61,7 +61,9 @@ class PendingRequests:
         "_number",
         "_slots",
         "_waiting",
+        "freed",
         "is_full",
+        "is_idle",
     )
 
     def __init__(
@@ -69,6 +71,10 @@ class PendingRequests:
     ) -> None:
         self.is_full: bool = False
         """As many are not settled as may be: read nothing until one of them is."""
+        self.is_idle: bool = True
+        """There are none."""
+        self.freed: Callable[[], None] | None = None
+        """Called when it is not full any more."""
         self._limits: Final = limits
         self._channel: Final = channel
         self._free_places: Final = free_places
@@ -129,8 +135,6 @@ class PendingRequests:
 
     def must_wait(self, request: Request) -> bool:
         """Tell whether a request that has just come must wait for an earlier one."""
-        if self._slots is None and self._waiting is None:
-            return False
         return self._is_behind(request, [*self._awaited(), *(self._waiting or ())])
 
     def take_request(self) -> Request | None:
@@ -155,7 +159,10 @@ class PendingRequests:
 
     def _count(self) -> None:
         count = len(self._slots or ()) + len(self._waiting or ())
+        self.is_idle = not count
         self.is_full = count >= self._limits.max_waiting
+        if self.freed is not None and not self.is_full:
+            self.freed()
 
     def _awaited(self) -> list[Request]:
         return [slot.request for slot in (self._slots or {}).values()]

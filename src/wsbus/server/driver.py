@@ -30,7 +30,7 @@ from .connection import Connection, ConnectionDriver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_session, take_name
 from .outlet import Outlet
-from .questions import judge_permission, judge_token, put
+from .questions import attach, put, question
 from .reader import Reader
 from .services import Services
 from .statistics import ConnectionInfo
@@ -263,14 +263,14 @@ class Driver:
                 case actions.Leave():
                     services.hub.leave(member, action.pattern)
                     self._note(services.hooks.unsubscribe, action.pattern.text)
+                case actions.Attach():
+                    attach(self, services, action, now)
                 case actions.Adopt():
                     self._adopt(action.identity, is_renewal=action.is_renewal)
                 case actions.ReportStatus():
                     self._reader.answered += self._send(self.info().status(action.ref))
-                case actions.AskToken():
-                    services.runner.submit(partial(put, self, judge_token, services, action))
-                case actions.AskPermission():
-                    services.runner.submit(partial(put, self, judge_permission, services, action))
+                case actions.AskToken() | actions.AskPermission():
+                    question(self, services, action)
                 case actions.Close():
                     self._close(action)
         if self._calls is not None:
@@ -279,6 +279,7 @@ class Driver:
     def abort(self) -> None:
         """Cut it off now, without a close frame. Idempotent."""
         self.close_code = self.close_code or CloseCode.ABNORMAL
+        self.session.pending.clear()  # The reader may wait for one of them.
         self._transport.abort()
 
     def go_on(self, todo: Sequence[actions.Action], now: Instant) -> None:
@@ -318,8 +319,7 @@ class Driver:
         if calls.is_over:
             self._calls = None
             return
-        if calls.held is None:
-            calls.held = self.session.hold()
+        calls.holds = self.session.hold() or calls.holds
         if calls.has_begun:
             runner = self._services.runner
             runner.submit(partial(put, self, Driver._await_calls, calls, runner.ask))
@@ -330,9 +330,9 @@ class Driver:
         if self._calls is not calls:
             return
         self._calls = None
-        if calls.held is not None:
-            now = self._services.clock()
-            self.go_on(self.session.release(calls.held, now), now)
+        if calls.holds:
+            self.session.release()
+            self.go_on((), self._services.clock())
 
     def _emit(self, action: actions.Emit) -> None:
         receipt = self._services.emit(action.channel, action.publish)

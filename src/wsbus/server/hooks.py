@@ -147,7 +147,7 @@ class HookCalls:
         "_is_awaiting",
         "_log",
         "_seconds",
-        "held",
+        "holds",
         "is_making",
     )
 
@@ -161,8 +161,8 @@ class HookCalls:
         self._idle: Event | None = None
         self.is_making: bool = False
         """Whether a hook runs just now, beneath whoever asks."""
-        self.held: int | None = None
-        """What :meth:`.Session.hold` returned, if the session waits for the calls."""
+        self.holds: bool = False
+        """Whether the session waits for the calls; see :meth:`.Session.hold`."""
 
     @property
     def is_over(self) -> bool:

@@ -154,6 +154,8 @@ class Life:
                 services = self.services = self._make_services(tasks)
                 tasks.start_soon(services.flusher.run)
                 tasks.start_soon(self._sweep, services)
+                if services.interest is not None:
+                    tasks.start_soon(services.interest.run)
                 started.set()
                 await self._stop.wait()
                 if self._farewell is not None:

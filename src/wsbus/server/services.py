@@ -27,6 +27,7 @@ from .commands import Commands
 from .connection import ConnectionDriver
 from .flusher import Flusher
 from .hooks import HookLists
+from .interest import Interest, InterestProvider
 from .registry import Registry
 from .runner import Runner
 from .statistics import BusStatistics
@@ -90,6 +91,8 @@ class Services:
     commands: Commands
     authorize: Authorize | None
     hooks: HookLists
+    interest: Interest | None = None
+    """What is wanted from other nodes; None: there are none."""
     registry: Registry[ConnectionDriver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """By which their connections were judged last."""
@@ -102,6 +105,10 @@ class Services:
     """Replies that a dialect had no word for."""
     log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
     """For what the application's functions do when clients come, go and ask."""
+
+    def follow(self, provider: InterestProvider) -> None:
+        """Have a provider bring what is wanted here; to be called before anybody connects."""
+        self.hub.interest = self.interest = Interest(provider, self.runner, self.clock)
 
     def emit(self, channel: Channel, publish: Publish) -> Receipt:
         """Publish what a client said."""
