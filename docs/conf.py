@@ -8,11 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import wsbus
-import wsbus.adapters.aiohttp
-import wsbus.adapters.fastapi
-import wsbus.adapters.starlette
 import wsbus.client
-import wsbus.console.assets
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -64,14 +60,9 @@ nitpick_ignore_regex = [
     ("py:.*", r"(wsbus\..*\.)?_?[A-Z]"),  # type variables
     ("py:.*", r"wsbus\.(.*\.)?_\w+\..*"),  # private modules have no page
     ("py:.*", r"wsbus\.(.*\.)?_[A-Z]\w*"),  # nor have private classes
+    ("py:exc", "Overdue"),  # of such a module, as a docstring names what is raised
     ("py:class", "BoundedLog"),  # of such a module, as a field's annotation has it
 ]
-
-# These import the console for types only, and autodoc looks annotations up in the module that runs.
-for _adapter in (wsbus.adapters.aiohttp, wsbus.adapters.fastapi, wsbus.adapters.starlette):
-    vars(_adapter).update(
-        Console=wsbus.console.Console, AssetResponse=wsbus.console.assets.AssetResponse
-    )
 
 
 def keep_first_words(
@@ -85,18 +76,18 @@ def keep_first_words(
         lines[:0] = ["..", ""]
 
 
-def name_the_front_door(
+def name_the_import(
     _app: Sphinx, _what: str, name: str, found: object, _options: object, lines: list[str]
 ) -> None:
     """Say of every name that the package re-exports how to import it."""
     short = name.rpartition(".")[2]
-    for door in (wsbus.client, wsbus):
-        where = door.__name__
-        if name != where and short in door.__all__ and getattr(door, short) is found:
+    for package in (wsbus.client, wsbus):
+        where = package.__name__
+        if name != where and short in package.__all__ and getattr(package, short) is found:
             lines[:0] = [f"``from {where} import {short}``", ""]
 
 
 def setup(app: Sphinx) -> None:
     """Let Sphinx call us."""
     app.connect("autodoc-process-docstring", keep_first_words, priority=400)
-    app.connect("autodoc-process-docstring", name_the_front_door)
+    app.connect("autodoc-process-docstring", name_the_import)

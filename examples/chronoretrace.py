@@ -34,7 +34,6 @@ from wsbus import (
     Channel,
     Endpoint,
     HeartbeatPolicy,
-    Instant,
     InvalidChannel,
     Limits,
     Pattern,
@@ -45,7 +44,7 @@ from wsbus import (
 )
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import serve
-from wsbus.protocols import Frame, PingMessage, TaggedJson, TaggedMessage
+from wsbus.protocols import Frame, Instant, PingMessage, TaggedJson, TaggedMessage
 from wsbus.protocols import messages as m
 
 # --- what a topic is ------------------------------------------------------------------------------
@@ -144,7 +143,7 @@ class ChronoRetrace(TaggedJson):
     def encode_publication(self, publication: m.Publication) -> Frame:
         """Say that there is data."""
         topic, data = topic_of(publication.channel), Raw(publication.data)
-        return say("data", publication.at, topic=topic, data=data)
+        return say("data", publication.timestamp, topic=topic, data=data)
 
 
 def say(kind: str, at: float, **facts: object) -> Frame:
@@ -217,7 +216,7 @@ async def stream(bus: Bus, source: Source, pause: float = 0.5) -> None:
 def make_endpoint(
     bus: Bus, source: Source, on_duplicate: Literal["replace", "reject"] = "replace"
 ) -> Endpoint:
-    """Return the door, on the terms of the protocol's page."""
+    """Return the endpoint, on the terms of the protocol's page."""
     return bus.endpoint(
         protocols=[ChronoRetrace(source.follow)],
         origins="*",  # no cookies are involved

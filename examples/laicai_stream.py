@@ -33,14 +33,13 @@ from wsbus import (
     Endpoint,
     ErrorCode,
     HeartbeatPolicy,
-    Instant,
     Limits,
     UsageError,
     channel,
 )
 from wsbus.adapters.starlette import lifespan, status_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
-from wsbus.protocols import Frame, WireProtocol, messages
+from wsbus.protocols import Frame, Instant, WireProtocol, messages
 
 logger: Final = logging.getLogger("laicai.stream")
 
@@ -175,7 +174,8 @@ def announce_connections(bus: Bus, endpoint: Endpoint, event_bus: EventBus) -> N
         await publish("closed", connection)
 
     async def publish(event: str, connection: Connection) -> None:
-        data = {"event": event, "connections": bus.count(endpoint), "client_id": connection.id}
+        count = endpoint.connection_count
+        data = {"event": event, "connections": count, "client_id": connection.id}
         await event_bus.publish("connection", data)
 
 
@@ -183,7 +183,7 @@ def announce_connections(bus: Bus, endpoint: Endpoint, event_bus: EventBus) -> N
 
 
 def make_endpoint(bus: Bus, server_ping: float | None = None) -> Endpoint:
-    """Return the door, on the terms of the stream's page.
+    """Return the endpoint, on the terms of the stream's page.
 
     Args:
         bus: The bus.

@@ -40,7 +40,6 @@ from wsbus import (
     Connection,
     Endpoint,
     HeartbeatPolicy,
-    Instant,
     Limits,
     Pattern,
     channel,
@@ -48,7 +47,7 @@ from wsbus import (
 )
 from wsbus.adapters.starlette import lifespan, status_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
-from wsbus.protocols import Frame, TaggedJson
+from wsbus.protocols import Frame, Instant, TaggedJson
 from wsbus.protocols import messages as m
 
 logger: Final = logging.getLogger("stock_prices")
@@ -148,7 +147,7 @@ class StockPrices(TaggedJson):
         """Say ``price_update``."""
         said: dict[str, Any] = {"type": "price_update", "data": Raw(publication.data)}
         said["count"] = len(self._list_of.decode(publication.data))
-        return Frame(msgspec.json.encode(said | {"timestamp": moment(publication.at)}))
+        return Frame(msgspec.json.encode(said | {"timestamp": moment(publication.timestamp)}))
 
 
 # --- the market ---------------------------------------------------------------------------------
@@ -220,7 +219,7 @@ async def push(bus: Bus, market: Market, strategies: Collection[str]) -> dict[st
         receipt = await bus.send("prices", [market.prices[code] for code in codes], to=clients)
         for counted in {"", *(parts[number][0] for number in wanted)}:
             subscribers[counted] += len(clients)
-            sent[counted] += receipt.accepted
+            sent[counted] += receipt.local_accepted
     for strategy in strategies:
         reached = f"{sent[strategy]}/{subscribers[strategy]}个客户端"
         stocks = len(STRATEGIES[strategy])
@@ -305,7 +304,7 @@ def make_app(
     now: Callable[[], datetime] = datetime.now,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> tuple[FastAPI, Endpoint]:
-    """Return the application, and its door; the clock is the timer's."""
+    """Return the application, and its endpoint; the clock is the timer's."""
     bus = Bus()
     endpoint = bus.endpoint(
         protocols=[StockPrices()],

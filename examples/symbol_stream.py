@@ -36,7 +36,6 @@ from wsbus import (
     CloseCode,
     Connection,
     HeartbeatPolicy,
-    Instant,
     InvalidChannel,
     Limits,
     Overflow,
@@ -46,16 +45,17 @@ from wsbus import (
     channel,
     parse_pattern,
 )
-from wsbus import MessageQueue as BoundedQueue
 from wsbus.adapters.websockets import serve
 from wsbus.protocols import (
     Frame,
+    Instant,
     PingMessage,
     PongMessage,
     StatusMessage,
     TaggedJson,
     TaggedMessage,
 )
+from wsbus.protocols import MessageQueue as BoundedQueue
 from wsbus.protocols import messages as m
 
 logger: Final = logging.getLogger("symbol_stream")
@@ -278,7 +278,7 @@ class WebSocketManager:
         }
 
     def _sent(self, whom: str, receipt: Receipt) -> Sent:
-        sent = Sent(receipt.accepted, receipt.matched - receipt.accepted)
+        sent = Sent(receipt.local_accepted, receipt.local_matched - receipt.local_accepted)
         logger.debug("broadcast to %s: %d sent, %d failed", whom, sent.successes, sent.failures)
         return sent
 
@@ -308,6 +308,10 @@ class Queued(Struct, frozen=True):
     def size(self) -> int:
         """Return what it counts for: the queue is bounded in messages."""
         return 1
+
+    @property
+    def channel(self) -> None:
+        """Return none: what is lost is only counted."""
 
 
 class MessageQueue:

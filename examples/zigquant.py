@@ -451,7 +451,7 @@ class Market:
 
 
 def make_endpoint(bus: Bus, secret: str) -> Endpoint:
-    """Return the door, on the terms of the protocol's page."""
+    """Return the endpoint, on the terms of the protocol's page."""
     return bus.endpoint(
         protocols=["zigquant-v2", "wsbus.v1"],
         authenticator=JWT(secret),

@@ -29,56 +29,60 @@ from .core.errors import (
     UsageError,
     WsbusError,
 )
+from .core.events import ChannelLoss, Event, Gap, GapCause, Position
 from .core.heartbeat import HeartbeatPolicy
-from .core.hub import Receipt
-from .core.instant import Instant
 from .core.limits import Limits
+from .core.messages import Receipt
 from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
-from .core.queue import MessageQueue
-from .endpoint import Endpoint
-from .protocols import WireProtocol
+from .endpoint import Admission, Endpoint, Refusal
 from .server.connection import Connection
+from .server.hooks import Hook, SubscriptionHook
+from .server.services import Authorize
 from .server.statistics import BusStatistics, ConnectionInfo
-from .server.subscription import ChannelEvent, Subscription
-from .transport import Handshake, Transport, WriteNow
+from .server.subscription import Subscription
+from .transport import Handshake
 
 __version__ = "0.1.0"
 
 __all__ = [
     "JWT",
+    "Admission",
     "Authenticator",
+    "Authorize",
     "Bus",
     "BusStatistics",
     "Channel",
-    "ChannelEvent",
+    "ChannelLoss",
     "CloseCode",
     "CommandError",
     "Connection",
     "ConnectionInfo",
     "Endpoint",
     "ErrorCode",
+    "Event",
+    "Gap",
+    "GapCause",
     "Grants",
     "Handshake",
     "HeartbeatPolicy",
+    "Hook",
     "Identity",
-    "Instant",
     "InvalidChannel",
     "Limits",
-    "MessageQueue",
     "NotStarted",
     "Overflow",
     "Pattern",
+    "Position",
     "Receipt",
+    "Refusal",
     "RemoteError",
     "Subscription",
-    "Transport",
+    "SubscriptionHook",
     "TransportClosed",
     "Unauthenticated",
     "UsageError",
-    "WireProtocol",
-    "WriteNow",
     "WsbusError",
     "channel",
     "escape_segment",

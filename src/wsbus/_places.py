@@ -8,8 +8,9 @@ from typing import Final
 
 from .core.errors import CloseCode
 from .core.limits import Limits
+from .transport import MAX_HANDSHAKE_BYTES
 
-__all__ = ["Place", "Places", "Refusal"]
+__all__ = ["NOT_AVAILABLE", "TOO_LARGE", "Place", "Places", "Refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,16 @@ class Refusal:
     """A sentence for the client."""
     close_code: CloseCode = CloseCode.DISCONNECTED
     """The close code, where the server cannot refuse before it accepts."""
+
+
+TOO_LARGE: Final = Refusal(
+    431,
+    f"path, query and headers have over {MAX_HANDSHAKE_BYTES} bytes, "
+    "each header and subprotocol counted with 32 more",
+)
+NOT_AVAILABLE: Final = Refusal(
+    503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART
+)
 
 
 class Place:

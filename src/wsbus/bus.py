@@ -1,11 +1,9 @@
-"""The bus: what users hold."""
+"""The bus: the object that applications use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Literal, NoReturn, Self, TypeVar
-
-from anyio.abc import TaskGroup
 
 from ._settings import callable_setting, function_setting
 from .auth import Authenticator
@@ -14,29 +12,25 @@ from .core.choices import is_number, member_of, shown
 from .core.encoding import EncHook
 from .core.errors import CloseCode, UsageError, check_sendable
 from .core.heartbeat import HeartbeatPolicy
-from .core.hub import Hub
 from .core.instant import Instant
 from .core.limits import Limits
 from .core.overflow import Overflow
 from .core.patterns import parse_pattern
 from .core.permissions import Grants
-from .endpoint import Admission, Endpoint, Refusal
+from .endpoint import Endpoint
 from .protocols import WireProtocol, protocols_of
 from .server.commands import Commands, RegisteredCommand, check_action
 from .server.connection import Connection
-from .server.driver import Driver
-from .server.flusher import Flusher
 from .server.hooks import Hooks
-from .server.lifecycle import Life
-from .server.publisher import Publisher
+from .server.host import BusHost
+from .server.publisher import Publisher, encoder
 from .server.recipients import subscribers
-from .server.runner import Runner
-from .server.services import Authorize, Services, read_clocks
+from .server.services import Authorize, read_clocks
 from .server.statistics import BusStatistics, ConnectionInfo
 from .server.subscription import Subscription
-from .transport import Handshake, Transport
+from .transport import Handshake
 
-__all__ = ["Bus", "status_views"]
+__all__ = ["Bus", "host_of", "status_views"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -44,17 +38,17 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Bus(Publisher, Hooks):
     """Publish and subscribe for everything connected to this process.
 
-    Build it anywhere, also at import; run it with ``async with bus:``, as often as you like, one
-    run at a time. Set-up and clean-up may happen in different tasks. All methods belong to the
-    thread of the event loop, but for :meth:`publish_threadsafe`.
+    Make it anywhere, also at import; run it with ``async with bus:``, any number of times, one run
+    at a time. Set-up and clean-up may happen in different tasks. Call all methods in the thread of
+    the event loop, except :meth:`publish_threadsafe` and :meth:`send_threadsafe`.
 
     Args:
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
-        authorize: ``(identity, action, pattern) → bool``, asked about everything that the grants
+        authorize: ``(identity, action, pattern) → bool``, called for everything that the grants
             allow; see :data:`.Authorize`.
-        flush_interval: Seconds for which publications may wait for others, to leave with them in
-            one write; up to 1. 0 writes at the end of each turn of the event loop. With a few
-            publications a turn, 0.005 halves what they cost, and delays them by so much.
+        flush_interval: Seconds, at most 1, for which publications may wait for others, to be
+            written together. 0 writes at the end of each turn of the event loop. With a few
+            publications a turn, 0.005 halves their cost, and delays them by 5 ms.
         clock: Reads both clocks; for tests.
 
     Raises:
@@ -73,14 +67,19 @@ class Bus(Publisher, Hooks):
             raise UsageError(f"flush_interval is 0 to 1 seconds, not {shown(flush_interval)}")
         function_setting("clock", clock)
         callable_setting("authorize", authorize, "identity, action, name")
-        Publisher.__init__(self, enc_hook, clock)
         Hooks.__init__(self)
-        self._flush_interval: Final = flush_interval
-        self._authorize: Final = authorize
-        self._commands: Final = Commands(self._encode)
+        encode = encoder(enc_hook)
+        self._commands: Final = Commands(encode)
+        host = BusHost(
+            self._commands,
+            self._hooks,
+            authorize=authorize,
+            flush_interval=flush_interval,
+            clock=clock,
+        )
+        Publisher.__init__(self, encode, clock, host)
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
-        self.has_run: bool = False
 
     # --- setting up --------------------------------------------------------------------------
 
@@ -109,20 +108,20 @@ class Bus(Publisher, Hooks):
         Args:
             protocols: Names of registered dialects, or dialects; the first is the default.
             joins: Whether messages to a client may share a frame; False: one message a frame.
-            authenticator: Judges tokens; None: everybody is let in.
-            anonymous: Grants of everybody, without an authenticator; None: :meth:`.Grants.open`.
+            authenticator: Turns tokens into identities; None: all clients are accepted.
+            anonymous: Grants of all clients, without an authenticator; None: :meth:`.Grants.open`.
             query_token: Name of the query parameter that may hold a token.
             cookie_token: Name of the cookie that may hold a token.
             header_token: Whether ``Authorization`` or a subprotocol may hold a token.
-            origins: Whose pages may connect.
-            limits: Bounds.
-            heartbeat: Which side pings, and what silence means.
-            overflow: What a full queue does with publications that do not say.
+            origins: Origins of the pages that may connect.
+            limits: Bounds of each connection.
+            heartbeat: The side that sends pings, and the longest silence.
+            overflow: The overflow policy of publications without one.
             broadcast: The channel of :meth:`broadcast`.
-            name_connection: Makes the ids of connections; None: the bus makes them up.
-            on_duplicate: What becomes of a second connection of one subject with one name.
-            client_address: Finds the address that ``max_connections_per_address`` counts by.
-            trusted_proxies: Whose ``X-Forwarded-For`` is believed.
+            name_connection: Returns the ids of connections; None: the bus makes them.
+            on_duplicate: Whether a second connection of one subject and name replaces the first.
+            client_address: Returns the address for ``max_connections_per_address``.
+            trusted_proxies: Proxies whose ``X-Forwarded-For`` is trusted.
 
         Raises:
             UsageError: A setting can never take effect, contradicts another, or is unknown.
@@ -130,7 +129,7 @@ class Bus(Publisher, Hooks):
         if anonymous is not None and authenticator is not None:
             raise UsageError("anonymous= is for endpoints without an authenticator: leave one out")
         endpoint = Endpoint(
-            gate=self,
+            host=self._host,
             protocols=protocols_of(protocols),
             joins=joins,
             authenticator=authenticator,
@@ -156,7 +155,7 @@ class Bus(Publisher, Hooks):
 
     @property
     def default_endpoint(self) -> Endpoint:
-        """What adapters mount when they are given the bus itself."""
+        """The endpoint that adapters mount for the bus itself."""
         if self._default_endpoint is None:
             self._default_endpoint = self.endpoint()
         return self._default_endpoint
@@ -166,13 +165,13 @@ class Bus(Publisher, Hooks):
     ) -> Callable[[_F], _F]:
         """Register the decorated function as the command ``action``.
 
-        Its parameters are what the client sends, typed; see :class:`.RegisteredCommand`. What it
-        returns goes to the client; it refuses by raising :class:`.CommandError`.
+        The client sends its parameters, which are checked; see :class:`.RegisteredCommand`. Its
+        result goes to the client; it refuses by raising :class:`.CommandError`.
 
         Args:
-            action: A name such as ``grid.start``; grants go by it.
+            action: A name such as ``grid.start``, which grants are about.
             threaded: Run a blocking ``def`` in a worker thread.
-            timeout: Seconds after which it is cancelled; None: 25, unless the limits say else.
+            timeout: Seconds after which it is cancelled; None: the limit ``command_timeout``.
 
         Raises:
             UsageError: The action is taken, or the function does not fit.
@@ -193,39 +192,21 @@ class Bus(Publisher, Hooks):
 
     @property
     def is_running(self) -> bool:
-        """Whether connections and publications are taken."""
-        return self._life is not None and self._life.is_up
+        """Whether it accepts connections and publications."""
+        return self._host.is_running
 
     @property
     def healthy(self) -> bool:
         """Whether it runs, for a probe; false once it has failed, which is logged as CRITICAL."""
-        return self.is_running
-
-    @property
-    def services(self) -> Services:
-        """What runs just now, for parts of wsbus that are built on a bus.
-
-        Raises:
-            NotStarted: Nothing does.
-        """
-        return self._running()
+        return self._host.is_running
 
     async def __aenter__(self) -> Self:
-        """Start. Cancellation: it has not started, and can be started again.
+        """Start. Cancellation: the bus has not started, and can be started again.
 
         Raises:
-            UsageError: It is running.
+            UsageError: It is running already.
         """
-        if self._life is not None and not self._life.is_over:
-            raise UsageError("this bus is running already")
-        life = self._life = Life(self._make_services)
-        self.has_run = True
-        try:
-            await life.start()
-        except BaseException:
-            if self._life is life:
-                self._life = None
-            raise
+        await self._host.start()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -233,65 +214,20 @@ class Bus(Publisher, Hooks):
         await self.aclose()
 
     async def aclose(self, *, deadline: float = 10.0, code: int = CloseCode.GOING_AWAY) -> None:
-        """Stop: take no more connections, give each what it is owed and a close frame, end.
+        """Stop: accept no more connections, send each what it is owed and a close frame, end.
 
         Connections that are not writable are aborted first. Idempotent. Cancellation: shielded;
-        it takes ``deadline`` at most, and little more.
+        it takes little more than ``deadline``.
 
         Args:
             deadline: Seconds after which the connections that are left are aborted.
             code: 1001, or 1012 to say that the service restarts at once.
         """
-        life = self._life
-        if life is not None:
-            await life.stop(deadline, code)
-            if self._life is life:
-                self._life = None
-
-    def _make_services(self, tasks: TaskGroup) -> Services:
-        hub, runner = Hub(), Runner(tasks)
-        return Services(
-            hub=hub,
-            flusher=Flusher(hub, runner, self._clock, self._flush_interval),
-            runner=runner,
-            clock=self._clock,
-            commands=self._commands,
-            authorize=self._authorize,
-            hooks=self._hooks,
-        )
+        await self._host.stop(deadline=deadline, code=code)
 
     def __call__(self, *_given: object) -> NoReturn:
-        """Say what to write where a framework takes the bus for a lifespan, or an application."""
+        """Raise an error for a framework that calls the bus as a lifespan, or an application."""
         raise UsageError("a bus is no application: write lifespan=lifespan(bus), or asgi.app(bus)")
-
-    # --- for endpoints ---------------------------------------------------------------------------
-
-    def accepts(self, endpoint: Endpoint) -> bool:
-        """Whether an endpoint takes connections now."""
-        return self._life is not None and self._life.accepts(endpoint)
-
-    def count(self, endpoint: Endpoint) -> int:
-        """Return how many connections an endpoint has."""
-        return self.services.registry.count(endpoint) if self._life and self._life.services else 0
-
-    def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
-        """Return why a connection of this name and subject would be refused, or None."""
-        services = self._life.services if self._life else None
-        return services.registry.refusal(endpoint, name, subject) if services else None
-
-    async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
-        """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
-        if self._life is not None:
-            await self._life.drain(endpoint, deadline, code)
-
-    def serve(
-        self, endpoint: Endpoint, transport: Transport, admission: Admission
-    ) -> Coroutine[Any, Any, None]:
-        """Run a connection to its end; for adapters, through :meth:`.Endpoint.run`."""
-        services = self._life.services if self._life else None
-        if services is None or not self.accepts(endpoint):
-            return transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
-        return Driver(services, endpoint, transport, admission).run()
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -306,17 +242,17 @@ class Bus(Publisher, Hooks):
         """Subscribe inside the process: ``async with bus.subscribe("grid.*") as events:``.
 
         Args:
-            pattern: As clients subscribe, ``+`` included.
-            max_messages: Publications that may wait for the consumer.
-            max_bytes: The same, in bytes of JSON.
-            overflow: What to do with more.
+            pattern: A pattern as in ``wsbus.v1``, with ``+``.
+            max_messages: Largest number of publications that wait for the consumer.
+            max_bytes: Their largest size, in bytes of JSON.
+            overflow: The policy for further ones.
 
         Raises:
-            InvalidChannel: It is no pattern.
-            UsageError: ``overflow`` is none of the words.
+            InvalidChannel: The pattern is invalid.
+            UsageError: ``overflow`` is not a policy.
         """
         return Subscription(
-            self._running,
+            lambda: self._host.services,
             parse_pattern(pattern),
             max_messages=max_messages,
             max_bytes=max_bytes,
@@ -329,23 +265,28 @@ class Bus(Publisher, Hooks):
         Args:
             connection_id: Unique at its endpoint. A name (``name_connection=``) belongs to a
                 connection from its authentication on.
-            endpoint: Where it came in; None: any endpoint of this bus.
+            endpoint: Its endpoint; None: any endpoint of this bus.
         """
-        registry, endpoints = self._running().registry, [endpoint] if endpoint else self._endpoints
+        registry, endpoints = (
+            self._host.services.registry,
+            [endpoint] if endpoint else self._endpoints,
+        )
         found = (registry.named(each, connection_id) for each in endpoints)
         return next((driver.connection for driver in found if driver), None)
 
     def subscribers(self, *channels: str) -> list[Connection]:
-        """Return the connections that a publication on any of these channels would be for.
+        """Return the connections that would get a publication on any of these channels.
 
         Raises:
-            InvalidChannel: One is no channel.
+            InvalidChannel: A channel is invalid.
         """
-        return subscribers(self._running().hub, [parse_channel(name) for name in channels])
+        services = self._host.services
+        names = [parse_channel(name) for name in channels]
+        return subscribers(services.hub, services.registry, names)
 
     def connections(self) -> list[ConnectionInfo]:
-        """Return what is known of each connection, oldest first."""
-        return [driver.info() for driver in self._running().registry.connected()]
+        """Return information about each connection, oldest first."""
+        return self._host.connections()
 
     def disconnect(
         self,
@@ -364,10 +305,10 @@ class Bus(Publisher, Hooks):
             reason: The same.
 
         Raises:
-            UsageError: The code may not be sent, or ``who`` is nothing of that kind.
+            UsageError: The code may not be sent, or ``who`` is something else.
         """
         check_sendable(code)
-        found = self._recipients.find(self._running().registry, who, endpoint)
+        found = self._recipients.find(self._host.services.registry, who, endpoint)
         for driver in found:
             driver.connection.disconnect(code, reason)
         return len(found)
@@ -385,16 +326,21 @@ class Bus(Publisher, Hooks):
         Args are those of :meth:`disconnect` and of :meth:`.Connection.revoke`.
 
         Returns:
-            How many of the connections had it.
+            The number of connections that had it.
         """
-        found = self._recipients.find(self._running().registry, who, endpoint)
+        found = self._recipients.find(self._host.services.registry, who, endpoint)
         return sum([driver.connection.revoke(pattern, reason) for driver in found])
 
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""
-        return self._running().statistics(is_running=self.is_running)
+        return self._host.statistics()
 
 
-def status_views(bus: Bus) -> dict[str, Callable[[], object]]:
-    """Return what operators see over HTTP, by the last segment of the path."""
-    return {"statistics": bus.statistics, "connections": bus.connections}
+def host_of(bus: Bus) -> BusHost:
+    """Return the host of a bus: for parts of wsbus that are built on one, not for applications."""
+    return bus._host  # noqa: SLF001  # the bus is made of it
+
+
+def status_views(host: BusHost) -> dict[str, Callable[[], object]]:
+    """Return the views for operators over HTTP, by the last segment of the path."""
+    return {"statistics": host.statistics, "connections": host.connections}

@@ -1,4 +1,4 @@
-"""One way into a bus: what it speaks, which clients it lets in, and on what terms."""
+"""One way into a bus: its protocols, its authenticator, its limits and its other rules."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Final, Literal, Protocol
 
 from ._application import Overdue, ask, call, name_of
 from ._notices import Notices
-from ._places import Place, Places, Refusal
+from ._places import NOT_AVAILABLE, TOO_LARGE, Place, Places, Refusal
 from ._settings import callable_setting, flag_setting, instance_setting
 from .auth import Authenticator, check_token_sources, shown_token
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
 from .core.choices import choice, member_of
 from .core.errors import CloseCode, Unauthenticated, UsageError
-from .core.frame import Frame
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
+from .core.member import Owed
 from .core.origins import is_welcome, parse_origins
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
@@ -27,7 +27,7 @@ from .core.queue import MessageQueue
 from .protocols.registry import spoken
 from .transport import MAX_HANDSHAKE_BYTES, Handshake, Transport, split_list
 
-__all__ = ["Admission", "Endpoint", "Place", "Refusal"]
+__all__ = ["Admission", "Endpoint", "Host", "Place", "Refusal"]
 
 ANONYMOUS: Final = "anonymous"
 """The subject of every connection at an endpoint without an authenticator."""
@@ -41,7 +41,7 @@ _FUNCTIONS: Final = {
     "name_connection": ("handshake", False),
     "client_address": ("handshake", False),
 }
-"""The settings that are functions: what they are called with, and whether they may wait."""
+"""The settings that are functions: their arguments, and whether they may wait."""
 _CLASSES: Final = {"anonymous": Grants, "limits": Limits, "heartbeat": HeartbeatPolicy}
 
 
@@ -52,39 +52,45 @@ class Admission:
     handshake: Handshake
     protocol: WireProtocol
     subprotocol: str | None
-    """What to echo; None if the client offered nothing."""
+    """The subprotocol to echo; None if the client offered none."""
     identity: Identity | None
     """None: the client has yet to authenticate."""
     connection_id: str | None = None
-    """What the connection wants to be called; None: the bus makes its id up."""
+    """The name that ``name_connection`` returned; None: the bus makes an id."""
     place: Place | None = field(default=None, repr=False, compare=False)
-    """To be released if the connection never runs; :meth:`Endpoint.run` releases it itself."""
+    """Release it if the connection never runs; :meth:`Endpoint.run` releases it itself."""
+    is_greeted: bool = field(default=False, repr=False)
+    """Whether the client has got ``connected`` already, under the same id."""
 
 
-class Gate(Protocol):
-    """What an endpoint needs of its bus."""
+class Host(Protocol):
+    """Runs the connections of an endpoint; usually it belongs to a bus."""
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint takes connections now."""
         ...
 
     def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
-        """Return why the bus would not take a connection of this name and subject, or None."""
+        """Return why the bus would refuse a connection of this name and subject, or None."""
         ...
 
     def serve(
         self, endpoint: Endpoint, transport: Transport, admission: Admission
     ) -> Coroutine[Any, Any, None]:
-        """Return what runs a connection to its end."""
+        """Return a coroutine that runs a connection to its end."""
         ...
 
     async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
         """End the connections of the endpoint."""
         ...
 
+    def count(self, endpoint: Endpoint) -> int:
+        """Return how many connections the endpoint has."""
+        ...
+
     @property
     def has_run(self) -> bool:
-        """Whether the bus has been started, be it running still or not."""
+        """Whether it has been started; it may have stopped since."""
         ...
 
 
@@ -93,71 +99,72 @@ class Endpoint:
     """One way into a bus; made by :meth:`.Bus.endpoint`, mounted by an adapter.
 
     ``heartbeat`` may be assigned while connections are open, and takes effect at the next sweep.
-    So may ``overflow`` and what is a function (``authenticator``, ``name_connection``,
-    ``client_address``), for handshakes from then on. The rest is settled.
+    ``overflow`` and the functions (``authenticator``, ``name_connection``, ``client_address``) may
+    be assigned for handshakes from then on. All other settings are fixed.
 
     Raises:
-        UsageError: A setting can never take effect, or contradicts another; or one that is settled
-            is assigned.
+        UsageError: A setting can never take effect, or contradicts another; or a fixed setting is
+            assigned.
     """
 
-    gate: Gate = field(repr=False)
+    host: Host = field(repr=False)
+    """What runs its connections: made by the bus, and for adapters."""
     protocols: Sequence[WireProtocol]
-    """Spoken here. A client that offers no subprotocol gets the first. Beside each dialect that
+    """The dialects. A client that offers no subprotocol gets the first. For each dialect that
     joins messages (``wsbus.v1``) there is one that does not (``wsbus.v1.single``)."""
     joins: bool = True
     """Whether messages to a client may share a frame, in dialects that allow it (``wsbus.v1``).
-    False: each has a frame of its own for every client, so that ``JSON.parse(event.data)`` and
-    ``receive_json()`` can read it; a burst costs more then. A client can choose that for itself:
-    it offers ``wsbus.v1.single``."""
+    False: each message has a frame of its own for every client, so that
+    ``JSON.parse(event.data)`` and ``receive_json()`` can read it, and a burst costs more. A client
+    can choose this for itself by offering ``wsbus.v1.single``."""
     authenticator: Authenticator | None = None
-    """None: everybody is let in, with the grants of ``anonymous``."""
+    """Turns tokens into identities; None: all clients are accepted, with the grants of
+    ``anonymous``."""
     anonymous: Grants = field(default_factory=Grants.open)
     query_token: str | None = None
     """Name of the query parameter that may hold a token; None: tokens in the URL, which end up in
-    logs, are not taken."""
+    logs, are ignored."""
     cookie_token: str | None = None
-    """Name of the cookie that may hold a token; None: no cookie is looked at. Browsers send
-    cookies along whoever wrote the page, so ``origins`` must not be ``*`` then."""
+    """Name of the cookie that may hold a token; None: cookies are ignored. Browsers send cookies
+    for pages of any site, so ``origins`` must then not be ``*``."""
     header_token: bool = True
     """Whether a token is taken from ``Authorization: Bearer …``, and from an offered subprotocol
     ``wsbus.token.…``, which pages in a browser can send: base64url of the token, without ``=``.
     The order is :func:`.shown_token`'s."""
     origins: Collection[str] | Literal["same-host", "*"] = "same-host"
-    """Whose pages may connect: origins such as ``https://example.com``. A browser sends cookies
-    along, so an endpoint that goes by them must not say ``*``. Clients that are no browsers send
-    none, and may connect."""
+    """Origins of the pages that may connect, such as ``https://example.com``. Browsers send
+    cookies for pages of any site, so an endpoint that uses cookies must not have ``*``. Clients
+    that are not browsers send no origin, and may connect."""
     limits: Limits = field(default_factory=Limits)
     heartbeat: HeartbeatPolicy = field(default_factory=HeartbeatPolicy)
     overflow: Overflow = Overflow.DROP_OLDEST
-    """What a full queue does with publications that do not say."""
+    """The overflow policy of publications without one."""
     broadcast: Channel | None = None
     """Every authenticated connection is subscribed to it."""
     name_connection: Callable[[Handshake], str] | None = None
-    """Makes the ids of connections: from the path, say. None: the bus makes them up."""
+    """Returns the ids of connections, from the path, for example. None: the bus makes them."""
     on_duplicate: Literal["replace", "reject"] = "replace"
-    """What becomes of a second connection of the same subject with a name that is taken: it
-    replaces the first (which is closed with ``REPLACED``), or is refused (409). A connection of
-    another subject is always refused."""
+    """Whether a second connection of the same subject and name replaces the first (which is closed
+    with ``REPLACED``), or is refused (409). A connection of another subject is always refused."""
     client_address: Callable[[Handshake], str | None] | None = None
-    """Finds the address that ``max_connections_per_address`` counts by; None: the peer's, or what
-    the trusted proxies say. Where it returns None, nothing is counted."""
+    """Returns the address for ``max_connections_per_address``; None: the peer's address, or the
+    one that trusted proxies report. A connection for which it returns None does not count."""
     trusted_proxies: Collection[str] = ()
-    """Addresses, networks and ``unix`` (calls over a Unix socket), whose ``X-Forwarded-For`` is
-    believed."""
+    """Addresses, networks and ``unix`` (calls over a Unix socket) whose ``X-Forwarded-For`` is
+    trusted."""
     realm: int = 0
     """Which subjects are the same: those of one authenticator. :class:`.Bus` counts realms up."""
-    empty_queue: MessageQueue[Frame] = field(init=False, repr=False)
+    empty_queue: MessageQueue[Owed] = field(init=False, repr=False)
     """What connections have before they need a queue of their own."""
     places: Places = field(init=False, repr=False, default_factory=Places)
-    """What ``max_connections`` and ``max_connections_per_address`` count."""
+    """Counts for ``max_connections`` and ``max_connections_per_address``."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
     _proxies: Proxies = field(init=False, repr=False)
     notices: Notices = field(init=False, repr=False, default_factory=Notices)
-    """What the log says of connections that are refused through a mistake of the operator."""
+    """Logs refused connections that show a mistake in the set-up."""
 
     def __post_init__(self) -> None:
-        """Check the settings, and make what its connections share."""
+        """Check the settings, and make the objects that its connections share."""
         for setting, (takes, may_wait) in _FUNCTIONS.items():
             callable_setting(setting, getattr(self, setting), takes, may_wait=may_wait)
         for setting, kind in _CLASSES.items():
@@ -191,8 +198,8 @@ class Endpoint:
         )
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Check what is assigned later; refuse what would have no effect."""
-        if hasattr(self, "empty_queue"):  # It is made.
+        """Check a setting that is assigned later; refuse it if it would have no effect."""
+        if hasattr(self, "empty_queue"):  # __post_init__ has run.
             if name in _FUNCTIONS:
                 takes, may_wait = _FUNCTIONS[name]
                 callable_setting(name, value, takes, may_wait=may_wait)
@@ -206,23 +213,28 @@ class Endpoint:
                 )
         object.__setattr__(self, name, value)
 
+    @property
+    def connection_count(self) -> int:
+        """The number of its connections that have not ended."""
+        return self.host.count(self)
+
     async def admit(
         self, handshake: Handshake, identity: Identity | None = None
     ) -> Admission | Refusal:
-        """Judge a handshake; to be called before the connection is accepted.
+        """Accept or refuse a handshake; call it before the connection is accepted.
 
         An admission takes a place: run the connection, or release :attr:`Admission.place`.
 
         Args:
-            handshake: What the client asked for.
+            handshake: The client's handshake.
             identity: From the framework, if it identified the client; None: ask the authenticator.
         """
-        if not self.gate.accepts(self):
-            if not self.gate.has_run:
+        if not self.host.accepts(self):
+            if not self.host.has_run:
                 self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
             return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
         if handshake.size > MAX_HANDSHAKE_BYTES:
-            return _TOO_LARGE
+            return TOO_LARGE
         headers = handshake.headers
         if not is_welcome(self.origins, headers.get("origin"), headers.get("host", "")):
             self.notices.of_origin(handshake, self.origins)
@@ -236,20 +248,20 @@ class Endpoint:
                 if not isinstance(verdict, Admission):
                     place.release()
         assert verdict is not None
-        is_told = verdict is _NOT_AVAILABLE  # Why is in the log already, and so it is with 401.
+        is_told = verdict is NOT_AVAILABLE  # The log has the reason already, as it has for 401.
         if isinstance(verdict, Refusal) and verdict.status != 401 and not is_told:
             self.notices.of_refusal(handshake, verdict.status, verdict.reason)
         return verdict
 
     def _enter(self, handshake: Handshake) -> Place | Refusal:
-        """Take a place at once, before anything is awaited: so that no two take the last one."""
+        """Take a place before anything is awaited, so that no two handshakes get the last one."""
         address = None
         if self.limits.max_connections_per_address is not None:
             try:
                 address = self._address_of(handshake)
             except Exception:
                 self.notices.log.exception("client_address failed")
-                return _NOT_AVAILABLE
+                return NOT_AVAILABLE
         refusal = self.places.enter(address, self.limits)
         return Place(self.places, address) if refusal is None else refusal
 
@@ -278,14 +290,16 @@ class Endpoint:
         found = await self._identify(handshake) if identity is None else identity
         if isinstance(found, Refusal):
             return found
-        if found is not None:  # Again when it begins: here the answer can still be an HTTP status.
-            refusal = self.gate.refusal(self, name, found.subject)
+        if (
+            found is not None
+        ):  # Checked again when it begins; here the answer can still be an HTTP status.
+            refusal = self.host.refusal(self, name, found.subject)
             if refusal is not None:
                 return refusal
         return Admission(handshake, protocol, chosen, found, name, place)
 
     def _name(self, handshake: Handshake) -> str | Refusal | None:
-        """Return what the connection wants to be called."""
+        """Return the name for the connection, or a refusal, or None."""
         if self.name_connection is None:
             return None
         try:
@@ -295,12 +309,15 @@ class Endpoint:
             return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
         except Exception:
             self.notices.log.exception("name_connection failed")
-            return _NOT_AVAILABLE
+            return NOT_AVAILABLE
         if not isinstance(name, str):
             self.notices.log.error("name_connection returned a %s, not a text", type(name).__name__)
-            return _NOT_AVAILABLE
-        size = len(name.encode("utf-8", "surrogatepass"))
-        if not 0 < size <= MAX_NAME_BYTES or not _is_utf8(name):
+            return NOT_AVAILABLE
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:  # UTF-8 cannot encode it.
+            size = 0
+        if not 0 < size <= MAX_NAME_BYTES:
             return Refusal(
                 400, f"the name of a connection has 1 to {MAX_NAME_BYTES} bytes of UTF-8"
             )
@@ -347,10 +364,10 @@ class Endpoint:
                 name,
                 seconds,
             )
-            return _NOT_AVAILABLE
+            return NOT_AVAILABLE
         except Exception:
             log.exception("the authenticator %s failed", name)
-            return _NOT_AVAILABLE
+            return NOT_AVAILABLE
         if verdict is None or isinstance(verdict, Identity):
             return verdict
         log.error(
@@ -359,42 +376,24 @@ class Endpoint:
             name,
             type(verdict).__qualname__,
         )
-        return _NOT_AVAILABLE
+        return NOT_AVAILABLE
 
     def run(self, transport: Transport, admission: Admission) -> Coroutine[Any, Any, None]:
-        """Return what runs an accepted connection to its end; never raises because of the peer.
+        """Return a coroutine that runs an accepted connection; it never raises because of the peer.
 
-        To be awaited at once, by a task that holds on to neither argument: idle connections are
-        many, and each coroutine between their reader and the server costs 270 bytes.
+        Await it at once, in a task that keeps neither argument: there are many idle connections,
+        and each coroutine between their reader and the server costs 270 bytes.
         """
-        return self.gate.serve(self, transport, admission)
+        return self.host.serve(self, transport, admission)
 
     async def drain(self, *, deadline: float = 10.0, code: int = CloseCode.GOING_AWAY) -> None:
-        """Take no more connections until all that are there have ended; then it may go on.
+        """End all connections; accept no others meanwhile.
 
-        Each is given what it is owed and a close frame; those that are not writable are aborted
-        at once, and those left at the deadline then.
+        Each gets what it is owed and a close frame; those that are not writable are aborted at
+        once, and those that are left at the deadline then.
 
         Args:
             deadline: Seconds.
             code: 1001, or 1012 to say that the service restarts at once.
         """
-        await self.gate.drain(self, deadline=deadline, code=code)
-
-
-_TOO_LARGE: Final = Refusal(
-    431,
-    f"path, query and headers have over {MAX_HANDSHAKE_BYTES} bytes, "
-    "each header and subprotocol counted with 32 more",
-)
-_NOT_AVAILABLE: Final = Refusal(
-    503, "the server cannot judge this handshake now", CloseCode.SERVICE_RESTART
-)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        await self.host.drain(self, deadline=deadline, code=code)

@@ -11,7 +11,7 @@ from aiohttp import web
 from starlette.applications import Starlette
 
 from tests.adapters.serving import Server, serving
-from wsbus import Bus, Endpoint
+from wsbus import Endpoint
 from wsbus.adapters import aiohttp, asgi, starlette, uvicorn, websockets
 from wsbus.testing import Adapter
 
@@ -68,11 +68,10 @@ async def serve_starlette(endpoint: Endpoint) -> AsyncIterator[tuple[str, int]]:
 MIB: Final = 1 << 20
 
 ADAPTERS: Final = {
-    "websockets": Adapter(make_bus=Bus, serve=serve_websockets),
-    "aiohttp": Adapter(make_bus=Bus, serve=serve_aiohttp),
+    "websockets": Adapter(serve=serve_websockets),
+    "aiohttp": Adapter(serve=serve_aiohttp),
     # Plain uvicorn holds the socket, answers pings itself, and says 1005 for a reset, too.
     "asgi": Adapter(
-        make_bus=Bus,
         serve=serve_asgi,
         frees_sockets=False,
         bounds_pongs=False,
@@ -80,7 +79,6 @@ ADAPTERS: Final = {
         hidden_bytes=8 * MIB,
     ),
     "starlette": Adapter(
-        make_bus=Bus,
         serve=serve_starlette,
         drains=False,  # uvicorn by itself; serve_asgi shows how to have it drained.
     ),

@@ -561,7 +561,7 @@ async def test_who_pings_and_never_reads_fills_no_memory() -> None:
     async with serving(bus.endpoint(limits=limits, heartbeat=heartbeat)) as port:
         stream = await connect_raw(port)
         connection = await only(bus)
-        transport: Any = driver_of(connection).member.outlet.transport
+        transport: Any = driver_of(connection).outlet.transport
         most = 0
         flood = masked(0x9, b"x" * 125) * 100
         with fail_after(20), suppress(BrokenResourceError):
@@ -580,7 +580,7 @@ async def test_who_waits_for_room_may_be_cancelled() -> None:
     async with serving(bus.endpoint(limits=PATIENT)) as port:
         stream = await connect_raw(port)
         connection = await only(bus)
-        transport: Any = driver_of(connection).member.outlet.transport
+        transport: Any = driver_of(connection).outlet.transport
         has_room = Event()
 
         async def wait_patiently() -> None:

@@ -48,6 +48,7 @@ from wsbus import (
 from wsbus.adapters import _asgi, asgi
 from wsbus.adapters.asgi import app
 from wsbus.adapters.uvicorn import RedactQuery, WebSocketProtocol, redact, uvicorn_options
+from wsbus.bus import host_of
 from wsbus.core.errors import TransportClosed
 from wsbus.core.frame import Frame
 
@@ -404,7 +405,7 @@ async def test_a_peer_that_never_reads_costs_only_itself() -> None:
                         got += (await receive(peer))["data"][0] == published
                     await checkpoint()
         await wait_all_tasks_blocked()
-        blocked, running = bus.statistics().blocked, bus._running().runner.running
+        blocked, running = bus.statistics().blocked, host_of(bus).services.runner.running
         failures = bus.statistics().failures
         await reset(stuck)
 
@@ -513,10 +514,10 @@ async def test_a_stuck_write_ends_with_the_connection() -> None:
         while not (bus.connections() and bus.connections()[0].subscriptions):
             await checkpoint()
         await publish_until_stuck(bus)
-        assert bus._running().runner.running == 1
+        assert host_of(bus).services.runner.running == 1
         await stream.send(masked(8, b"\x10\xe1bye"))
         ended = await ends.next()
-        while bus._running().runner.running:
+        while host_of(bus).services.runner.running:
             await checkpoint()
         await reset(stream)
 

@@ -297,7 +297,7 @@ async def test_http_routes_publish() -> None:
 
     async def publish(request: Request) -> PlainTextResponse:
         receipt = await bus.publish("news", await request.json())
-        return PlainTextResponse(str(receipt.accepted))
+        return PlainTextResponse(str(receipt.local_accepted))
 
     routes = [websocket_route("/ws", bus), Route("/news", publish, methods=["POST"])]
     application = Starlette(routes=routes, lifespan=lifespan(bus))
@@ -396,7 +396,7 @@ async def test_start_and_stop_in_different_tasks() -> None:
 
     async with create_task_group() as tasks:
         tasks.start_soon(start)
-    assert (await bus.publish("a")).matched == 0
+    assert (await bus.publish("a")).local_matched == 0
     async with create_task_group() as tasks:
         tasks.start_soon(stop)
     assert not bus.is_running

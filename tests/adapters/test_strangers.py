@@ -188,9 +188,11 @@ async def test_a_server_that_ends_waits_for_nobody(
             while not bus.connections()[0].subscriptions:
                 await checkpoint()
             if asleep:
-                direct = bus.connection(connection.connection_id)
+                held = bus.connection(connection.connection_id)
+                assert held is not None
+                direct = driver_of(held).outlet.direct
                 assert direct is not None
-                while not driver_of(direct).member.outlet.direct.unsent():
+                while not direct.unsent():
                     await bus.publish("a", "x" * 10_000)
     await stream.aclose()
 

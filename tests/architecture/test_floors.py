@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import sysconfig
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,31 @@ def test_imports_go_down_only() -> None:
     )
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_no_modules_import_each_other(graph: grimp.ImportGraph) -> None:
+    """No circle is left between modules, imports for types only included."""
+    needs = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+
+    assert len(list(TopologicalSorter(needs).static_order())) == len(needs)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["aiohttp", "asgi", "beside", "fastapi", "gunicorn", "starlette", "uvicorn", "websockets"],
+)
+def test_an_application_without_a_console_loads_none_of_it(module: str) -> None:
+    """No adapter imports a module of the console, nor one for testing."""
+    above = ("wsbus.console", "wsbus.testing")
+    program = (
+        f"import sys, wsbus.adapters.{module}; "
+        f"print(*[name for name in sys.modules if name.startswith({above})])"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert outcome.stdout.strip() == ""
 
 
 def test_the_front_door_is_for_users(graph: grimp.ImportGraph) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 import wsbus
-from wsbus import Connection
+from wsbus import Bus, Connection
 
 SOURCE: Final = Path(wsbus.__file__).parent
 TESTS: Final = Path(__file__).parents[1]
@@ -135,3 +135,45 @@ def test_an_application_holds_a_connection_and_no_machinery() -> None:
         "unsubscribe",
     }
     assert Connection.__mro__ == (Connection, object)
+
+
+def test_an_application_holds_a_bus_and_no_machinery() -> None:
+    """What runs a bus for endpoints and adapters is another object, which endpoints are made with.
+
+    The names are those that set up, those that publish, and those of connections.
+    """
+    names = {name for name in dir(Bus) if not name.startswith("_")}
+    publishes = {name for name in names if name.startswith(("publish", "send", "broadcast"))}
+    hooks = {name for name in names if name.startswith("on_")}
+
+    assert names - publishes - hooks == {
+        "aclose",
+        "command",
+        "connection",
+        "connections",
+        "default_endpoint",
+        "disconnect",
+        "endpoint",
+        "healthy",
+        "is_running",
+        "revoke",
+        "statistics",
+        "subscribe",
+        "subscribers",
+    }
+    assert hooks == {
+        "on_authenticated",
+        "on_connect",
+        "on_disconnect",
+        "on_subscribe",
+        "on_unsubscribe",
+    }
+    assert publishes == {
+        "broadcast",
+        "publish",
+        "publish_soon",
+        "publish_threadsafe",
+        "send",
+        "send_soon",
+        "send_threadsafe",
+    }

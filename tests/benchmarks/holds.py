@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from wsbus import Bus, Grants, Handshake, HeartbeatPolicy, Limits
+from wsbus.bus import host_of
 from wsbus.core.instant import Instant
 from wsbus.endpoint import Admission
 from wsbus.server.driver import Driver
@@ -157,11 +158,11 @@ async def longest(text: str, protocol: str, rounds: int, *, is_slow: bool = Fals
         async with bus:
             admission = await endpoint.admit(Handshake(path="/"))
             assert isinstance(admission, Admission)
-            driver = Driver(bus.services, endpoint, _Deaf(), admission)
-            bus.services.hub.attach(driver.member)
+            driver = Driver(host_of(bus).services, endpoint, _Deaf(), admission)
+            host_of(bus).services.hub.attach(driver.member)
             gc.collect()
             found.append(_steps(driver, text))
-            bus.services.hub.detach(driver.member, driver.session.patterns)
+            host_of(bus).services.hub.detach(driver.member, driver.session.patterns)
     return min(found)
 
 

@@ -444,7 +444,10 @@ def test_no_text_becomes_markup(browser: Browser, app: Served) -> None:
 
 
 def test_a_user_is_tried(page: Page) -> None:
-    """Try it subscribes, publishes, commands and sends raw frames with what the user may do."""
+    """Try it subscribes, publishes, commands and sends raw frames with what the user may do.
+
+    The messages of a frame stand one a line.
+    """
     panel = go(page, "Try it")
     panel.get_by_label("Token").fill("nobody")
     panel.get_by_role("button", name="Connect", exact=True).click()
@@ -481,6 +484,10 @@ def test_a_user_is_tried(page: Page) -> None:
     panel.get_by_label("Frame, as it is sent").fill('{"type": "nonsense"}')
     panel.get_by_role("button", name="Send").click()
     frames.filter(has_text="UNKNOWN_TYPE").first.wait_for()
+    panel.get_by_label("Frame, as it is sent").fill('{"type": "first"}\n{"type": "second"}')
+    panel.get_by_role("button", name="Send").click()
+    joined = frames.filter(has_text='"second"').locator("pre").first.inner_text()
+    assert joined.splitlines() == ['{"type": "first"}', '{"type": "second"}']
     assert frames.locator(".sent").count() > 5
     panel.get_by_role("button", name="Disconnect").click()
     frames.filter(has_text="closed with 1000").wait_for()

@@ -76,7 +76,7 @@ async def test_a_check_that_sees_something_else_says_what() -> None:
     async with closed, serve(endpoint, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         with pytest.raises(
-            check.CheckFailed, match=r"^the subscription to prices\.\* was rejected"
+            check.CheckFailed, match=r"FORBIDDEN: prices\.\*: no grant covers this$"
         ):
             await check.talk(f"ws://127.0.0.1:{port}")
 
@@ -155,9 +155,10 @@ def test_it_prints_where_it_is(demo: Demo) -> None:
     ("path", "kind", "holds"),
     [
         ("/", "text/html", "<title>wsbus demo</title>"),
-        ("/demo.css", "text/css", "prefers-color-scheme"),
-        ("/demo.js", "javascript", "./client.js"),
-        ("/client.js", "javascript", "class BusClient"),
+        ("/base.css", "text/css", "prefers-color-scheme"),
+        ("/demo.css", "text/css", ".events"),
+        ("/demo.js", "javascript", "./wsbus/wsbus.js"),
+        ("/wsbus/wsbus.js", "javascript", "class Client"),
     ],
 )
 def test_the_page_is_served(demo: Demo, path: str, kind: str, holds: str) -> None:

@@ -12,8 +12,9 @@ from tests.client.servers import PROTOCOLS
 from wsbus.client.dialects import dialect
 from wsbus.core import messages
 from wsbus.core.channels import parse_channel
-from wsbus.core.client.actions import Admitted, Delivery
+from wsbus.core.client.actions import Admitted
 from wsbus.core.errors import UsageError
+from wsbus.core.events import ChannelLoss, Position
 from wsbus.core.frame import join_lines
 from wsbus.core.instant import Instant
 from wsbus.core.messages import Publication, Request, ServerMessage
@@ -49,6 +50,8 @@ RICH_REPLIES: Final[list[ServerMessage]] = [
     messages.Greeting("c1", "u1", 30, 60),
     messages.Greeting("c1", None, None, None),
     messages.Gap(3),
+    messages.Gap(None),
+    messages.Gap(3, channels={"a": ChannelLoss(2, Position("e", 41)), "b": ChannelLoss(1)}),
     messages.Status("c1", "u1", 1_700_000_000.5, ("a.*",), 7, 1, "6"),
 ]
 
@@ -92,9 +95,35 @@ def test_a_publication_arrives(name: str) -> None:
     publication = Publication(parse_channel("a.b"), "tick", b'{"x":"\xc3\xa9"}', NOW.wall)
     (delivery,) = heard(name, protocol(name).encode_publication(publication).text)
 
-    assert isinstance(delivery, Delivery)
-    assert (delivery.channel, delivery.event, delivery.at) == ("a.b", "tick", NOW.wall)
+    assert isinstance(delivery, Publication)
+    assert (delivery.channel, delivery.event, delivery.timestamp) == ("a.b", "tick", NOW.wall)
     assert (delivery.data, delivery.size) == (b'{"x":"\xc3\xa9"}', 10)
+
+
+POSITIONS: Final = st.builds(Position, st.sampled_from(["e1", "e2"]), st.integers(0, 1 << 53))
+
+
+@given(POSITIONS, st.none() | POSITIONS)
+def test_a_publication_arrives_with_its_position(
+    position: Position, previous: Position | None
+) -> None:
+    """protocol.md: a position, and that of the publication before it in the same epoch."""
+    sent = Publication(
+        parse_channel("a"), "tick", b"1", NOW.wall, position=position, previous=previous
+    )
+    frame = protocol("wsbus.v1").encode_publication(sent)
+    (heard_of,) = heard("wsbus.v1", frame.text)
+
+    assert heard_of.position == position
+    is_same = previous is not None and previous.epoch == position.epoch
+    assert heard_of.previous == (previous if is_same else None)
+
+
+def test_positions_are_for_clients_that_know_them() -> None:
+    """protocol.md: only in ``wsbus.v1``."""
+    sent = Publication(parse_channel("a"), "tick", b"1", NOW.wall, position=Position("e", 1))
+
+    assert "position" not in protocol("zigquant-v2").encode_publication(sent).text
 
 
 def test_a_frame_may_hold_many_messages() -> None:

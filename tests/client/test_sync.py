@@ -28,7 +28,7 @@ def test_it_commands_publishes_and_subscribes(server: Server) -> None:
         assert client.command("add", {"a": 1, "b": 2}, returns=float) == 3.0
         with client.subscribe("prices.*", Price) as events:
             receipt = client.publish("prices.btc", {"value": 1.5}, event="tick")
-            assert receipt.accepted == 1
+            assert receipt.local_accepted == 1
             event = events.get(timeout=5)
             assert (event.channel, event.event, event.data) == ("prices.btc", "tick", Price(1.5))
             assert client.status().subscriptions == ("prices.*",)

@@ -58,7 +58,7 @@ async def operators(console: Console) -> AsyncIterator[SignIn]:
         async def sign_in(token: str | None = TOKEN, **handshake: Any) -> Operator:
             admission = await console.endpoint.admit(Handshake("/console/ws", **handshake))
             assert isinstance(admission, Admission), admission
-            operator = Operator(console.bus, DirectMemoryTransport())
+            operator = Operator(console.endpoint, DirectMemoryTransport())
             here.append(operator)
             tasks.start_soon(run, operator, admission)
             operator.id = (await operator.hear("connected"))["data"]["connection_id"]

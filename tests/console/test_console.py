@@ -19,6 +19,7 @@ from wsbus import (
     Unauthenticated,
     UsageError,
 )
+from wsbus.bus import host_of
 from wsbus.console import Console, observation, strangers
 from wsbus.console.strangers import MAX_MESSAGES
 from wsbus.endpoint import Admission, Refusal
@@ -231,7 +232,7 @@ async def test_a_path_that_is_not_utf_8_is_shown() -> None:
     async with bus, operators(console) as sign_in, create_task_group() as tasks:
         admission = await bus.default_endpoint.admit(handshake)
         assert isinstance(admission, Admission)
-        user = Client(bus, DirectMemoryTransport())
+        user = Client(bus.default_endpoint, DirectMemoryTransport())
         tasks.start_soon(bus.default_endpoint.run, user.transport, admission)
         await user.hear("connected")
         operator = await sign_in()
@@ -302,7 +303,7 @@ async def test_the_end_of_a_token_is_the_end_of_the_console() -> None:
     """An operator's token holds for as long as it says."""
 
     def briefly(token: str | None, handshake: Handshake) -> Identity | None:
-        ends_at = bus.services.clock().wall + 0.2
+        ends_at = host_of(bus).services.clock().wall + 0.2
         return None if token is None else Identity(token, Grants.of(admin=True), ends_at)
 
     bus = Bus()
@@ -369,7 +370,7 @@ async def test_consoles_do_not_count() -> None:
 
         assert bus.statistics().connections_ever == before.connections_ever == 0
         assert (sample["totals"]["connections"], sample["consoles"]) == (0, 1)
-        assert receipt.matched == 0
+        assert receipt.local_matched == 0
         assert (bus.connections(), bus.subscribers("grid.a"), came, asked) == ([], [], [], [])
         assert bus.disconnect("operator") == 0
 
@@ -406,7 +407,7 @@ async def test_nothing_is_left_when_the_last_one_leaves() -> None:
 
         assert (was_open, console.is_open) == (True, False)
         assert {task.id for task in get_running_tasks()} == before
-        assert not {"publish", "publish_to"} & vars(bus.services.hub).keys()
+        assert not {"publish", "publish_to"} & vars(host_of(bus).services.hub).keys()
 
 
 async def test_who_looks_at_nothing_costs_nothing() -> None:

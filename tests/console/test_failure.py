@@ -4,6 +4,7 @@ import pytest
 
 from tests.console.operators import TOKEN, operators
 from wsbus import Bus, CloseCode, Handshake, NotStarted
+from wsbus.bus import host_of
 from wsbus.console import Console, observation
 from wsbus.endpoint import Admission
 from wsbus.testing import DirectMemoryTransport
@@ -21,7 +22,7 @@ async def test_a_bus_that_stops_while_it_is_looked_at_ends_the_console(
         def gone() -> None:
             raise NotStarted
 
-        monkeypatch.setattr(bus, "statistics", gone)
+        monkeypatch.setattr(host_of(bus), "statistics", gone)
         ending = await operator.peer.wait_closed()
 
     assert ending.code == CloseCode.GOING_AWAY

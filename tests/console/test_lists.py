@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from tests.console.operators import TOKEN, Operator, operators
 from tests.server.clients import connecting, judge
 from wsbus import Bus, Grants, Handshake, Identity, Limits, __version__
+from wsbus.bus import host_of
 from wsbus.console import Console, observation, sampling, tap
 from wsbus.console.samples import ENDED_ROWS, ROWS, Query
 
@@ -197,7 +198,7 @@ async def test_who_has_ended_is_told_with_the_reason() -> None:
             for i in range(2 * ENDED_ROWS):
                 (await connect(f"u{i}")).peer.close()
             rows = await ended(operator, ENDED_ROWS)
-        observers = bus.services.registry.observers
+        observers = host_of(bus).services.registry.observers
 
     assert (row["subject"], row["id"], row["path"]) == ("slow", slow.id, "/ws")
     assert (row["code"], row["reason"], row["dropped"]) == (4999, "told to go", 2)
@@ -288,7 +289,7 @@ async def test_publications_are_told_apart_only_while_somebody_looks() -> None:
     """The hub is tapped from the first console that shows channels to the last."""
     bus = Bus()
     async with bus, operators(Console(bus, token=TOKEN)) as sign_in:
-        hub = bus.services.hub
+        hub = host_of(bus).services.hub
         first, second = await sign_in(), await sign_in()
         tapped = []
         for operator, wanted in (
@@ -313,7 +314,7 @@ async def test_a_walk_lets_everybody_have_a_turn(monkeypatch: pytest.MonkeyPatch
     counted = tap.ChannelTap()
     bus = Bus()
     async with bus:
-        counted.open(bus.services.hub, 0.0)
+        counted.open(host_of(bus).services.hub, 0.0)
         for i in range(200):
             bus.publish_soon(f"c.{i}")
         turns = 0
@@ -328,7 +329,7 @@ async def test_a_walk_lets_everybody_have_a_turn(monkeypatch: pytest.MonkeyPatch
         async with create_task_group() as tasks:
             tasks.start_soon(take_turns)
             query = Query("published", "name")
-            found = await sampling.answer(query, bus.services, counted, sampling.Effort())
+            found = await sampling.answer(query, host_of(bus).services, counted, sampling.Effort())
             done.set()
         counted.close()
 

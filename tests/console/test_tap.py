@@ -36,7 +36,7 @@ def test_a_hub_is_as_it_was_once_the_tap_is_closed() -> None:
     counted.close()
     hub.publish(publication("a"))
 
-    assert [receipt.matched for receipt in receipts] == [0, 0]
+    assert [receipt.local_matched for receipt in receipts] == [0, 0]
     assert {name: seen.count for name, seen in counted.channels.items()} == {"a": 1, "b": 1}
     assert vars(hub).keys() == before.keys()
     assert hub.statistics().publications == 3

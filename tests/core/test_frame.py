@@ -11,7 +11,8 @@ from websockets import frames as rfc6455
 from websockets.frames import Opcode
 from websockets.streams import StreamReader
 
-from wsbus.core.frame import MAX_JOIN_BYTES, Frame, join_lines
+from wsbus.core.frame import Frame, join_lines
+from wsbus.core.pacing import MAX_JOIN_BYTES
 
 T = TypeVar("T")
 

@@ -10,13 +10,14 @@ import pytest
 
 from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.frame import Frame
-from wsbus.core.hub import Hub, Receipt
+from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
-from wsbus.core.messages import Publication, Request, ServerMessage
+from wsbus.core.member import Member, Outlet, Owed, Standing
+from wsbus.core.messages import Publication, Receipt, Request, ServerMessage
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants
-from wsbus.core.plan import Member, Plan, Standing
+from wsbus.core.plan import Plan, frames
 from wsbus.core.protocol import WireProtocol
 from wsbus.core.queue import MessageQueue
 
@@ -47,6 +48,14 @@ class Dialect(WireProtocol):
 ONE: Final = Dialect("one")
 
 
+class Nowhere(Outlet):
+    """Where members go to whom nothing is written here."""
+
+    receiver = None
+
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None: ...
+
+
 def publication(text: str, channel: Channel = A, overflow: Overflow | None = None) -> Publication:
     return Publication(channel, "e", text.encode(), 0.0, overflow)
 
@@ -54,16 +63,18 @@ def publication(text: str, channel: Channel = A, overflow: Overflow | None = Non
 def enter(
     hub: Hub,
     *patterns: str,
-    dialect: Dialect = ONE,
+    dialect: Dialect | None = ONE,
     writes_bytes: bool = True,
     is_blocked: bool = False,
     room: int = 1000,
     overflow: Overflow = Overflow.DROP_OLDEST,
 ) -> Member:
     """Attach a member that has joined these patterns."""
-    queue = MessageQueue[Frame](room)
-    member = Member(dialect, queue, overflow=overflow, writes_bytes=writes_bytes)
-    hub.attach(member, is_blocked=is_blocked)
+    queue = MessageQueue[Owed](room)
+    member = Member(dialect, queue, Nowhere(), overflow=overflow, writes_bytes=writes_bytes)
+    hub.attach(member)
+    if is_blocked:
+        hub.block(member, ())
     for pattern in patterns:
         hub.join(member, parse_pattern(pattern))
     return member
@@ -72,11 +83,18 @@ def enter(
 def written(plan: Plan, member: Member) -> list[str]:
     """Return what a plan has for one member."""
     writes = [write for write in plan.writes if member in write.members]
-    return [owed.frame.text for write in writes for owed in write.owed]
+    return [frame.text for write in writes for frame in frames(write.owed)]
 
 
 def queued(member: Member) -> list[str]:
-    return [frame.text for frame in member.queue.take(10_000).items]
+    return [frame.text for frame in frames(member.take(10_000).items)]
+
+
+def read(member: Member) -> list[str]:
+    """Read what a receiver inside the process gets: publications without frames."""
+    items = member.take(10_000).items
+    assert all(item.frame is None for item in items)
+    return [item.publication.data.decode() for item in items if item.publication]
 
 
 # --- whom it is for ------------------------------------------------------------------------------
@@ -117,7 +135,7 @@ def test_membership_counts_at_the_moment_of_publishing() -> None:
 
 def test_the_excluded_get_nothing() -> None:
     """Neither by the log nor by their queues, and they do not count; strangers do not matter."""
-    hub, stranger = Hub(), Member(ONE, MessageQueue())
+    hub, stranger = Hub(), Member(ONE, MessageQueue(), Nowhere())
     members = [enter(hub, "a", is_blocked=n == 3) for n in range(4)]
     excluded = frozenset([members[1], members[3], stranger])
 
@@ -363,7 +381,7 @@ def test_groups_do_not_keep_members_that_are_gone() -> None:
     """A settled hub holds on to nobody: neither by interning nor by its cache."""
     hub, a = Hub(), parse_pattern("a")
     stays = enter(hub, "a")
-    goes = Member(ONE, MessageQueue(), outlet=Dialect("stands for a connection"))
+    goes = Member(ONE, MessageQueue(), Nowhere())
     connection = weakref.ref(goes.outlet)
     hub.attach(goes)
     hub.join(goes, a)
@@ -390,7 +408,8 @@ def test_what_could_not_be_written_waits_in_the_queue() -> None:
     hub.send(member, Frame(b"c"))
     (write,) = hub.take_plan().writes
     hub.block(member, write.owed)
-    hub.block(member, write.owed)  # Blocked already: nothing is owed twice.
+    with pytest.raises(AssertionError, match="BLOCKED"):  # Nothing is owed twice.
+        hub.block(member, write.owed)
     assert hub.publish(publication("2")) == Receipt(1, 1)
 
     assert member.standing is Standing.BLOCKED
@@ -422,13 +441,13 @@ def test_what_is_in_the_log_must_be_flushed_before_a_member_is_ready_again() -> 
     hub.block(member, ())
     hub.publish(publication("1"))
     assert queued(member) == ["1"]
-    assert not hub.unblock(member)
-    assert hub.blocked == {member}
+    assert not hub.release(member)
+    assert hub.waiting == {member}
     hub.take_plan()
-    assert hub.unblock(member)
+    assert hub.release(member)
 
     assert member.standing is Standing.READY
-    assert hub.blocked == set()
+    assert hub.waiting == set()
 
 
 def test_who_still_owes_is_not_ready() -> None:
@@ -439,21 +458,21 @@ def test_who_still_owes_is_not_ready() -> None:
     hub.publish(publication("1"))
     hub.take_plan()
 
-    assert not hub.unblock(member)
+    assert not hub.release(member)
     assert member.standing is Standing.BLOCKED
 
 
-def test_who_is_lent_is_blocked_with_what_was_logged_meanwhile() -> None:
-    """To hand members over in one go is what to block them one by one is."""
+def test_a_lent_member_queues_what_is_owed_meanwhile() -> None:
+    """What is in the log already, too."""
     hub = Hub()
     members = [enter(hub, "a") for _ in range(3)]
     hub.lend(members[:2])
     hub.publish(publication("1"))
     hub.lend(members[2:])
 
-    assert hub.blocked == set(members)
+    assert hub.waiting == set(members)
     assert [queued(member) for member in members] == [["1"]] * 3
-    assert all(member.standing is Standing.BLOCKED for member in members)
+    assert all(member.standing is Standing.LENT for member in members)
 
 
 def test_a_receipt_tells_full_queues() -> None:
@@ -502,19 +521,43 @@ def test_overflow_is_told_with_the_next_plan() -> None:
 
 
 def test_an_empty_queue_that_got_something_wakes_its_reader_once() -> None:
-    """Once until it was emptied; a control frame wakes, too."""
+    """Once until it was emptied; and nobody but the reader of a QUEUED member."""
     hub = Hub()
-    member = enter(hub, "a", is_blocked=True)
+    member = enter(hub, "a", dialect=None)
+    enter(hub, "a", is_blocked=True)
     hub.publish(publication("1"))
     hub.publish(publication("2"))
     assert hub.take_plan().woken == [member]
     hub.publish(publication("3"))
     assert hub.take_plan().woken == []
-    assert queued(member) == ["1", "2", "3"]
-    hub.send(member, Frame(b"c"))
+    assert read(member) == ["1", "2", "3"]
+    hub.publish(publication("4"))
 
     assert hub.is_due
     assert hub.take_plan().woken == [member]
+
+
+def test_members_without_a_protocol_are_never_written_to() -> None:
+    """They take part in no write, need no frames, and are not counted as blocked."""
+    hub, dialect = Hub(), Dialect("x")
+    member = enter(hub, "a", dialect=None)
+    assert hub.publish(publication("1")) == Receipt(1, 1)
+    remote = enter(hub, "a", dialect=dialect)
+    assert hub.publish(publication("2"), frozenset([member])) == Receipt(1, 1)
+    assert hub.publish_to([member, remote], publication("3")) == Receipt(2, 2)
+    plan = hub.take_plan()
+
+    assert [list(write.members) for write in plan.writes] == [[remote]]
+    assert written(plan, remote) == ["2", "3"]
+    assert member.standing is Standing.QUEUED
+    assert hub.statistics().blocked == 0
+    unread = hub.has_unread
+    assert unread
+    assert read(member) == ["1", "3"]
+    unread = hub.has_unread
+    assert not unread
+    hub.detach(member, [parse_pattern("a")])
+    assert hub.publish(publication("4")) == Receipt(1, 1)
 
 
 # --- the end, and the sums -----------------------------------------------------------------------
@@ -533,7 +576,6 @@ def test_who_goes_discards_what_it_owes(*, is_blocked: bool) -> None:
     hub.detach(member, [a])
     hub.detach(member, [a])
     hub.send(member, Frame(b"late"))
-    hub.block(member, ())
     plan = hub.take_plan()
     s = hub.statistics()
 
@@ -541,7 +583,7 @@ def test_who_goes_discards_what_it_owes(*, is_blocked: bool) -> None:
     assert all(m.standing is Standing.GONE for write in plan.writes for m in write.members)
     assert (s.matched, s.discarded, s.queued, s.members, s.patterns) == (2, 2, 0, 0, 0)
     assert member.queue.is_empty
-    hub.unblock(member)
+    hub.release(member)
     assert member.standing is Standing.GONE
     assert hub.publish(publication("3")) == Receipt(0, 0)
 
@@ -575,10 +617,10 @@ def test_the_sums_hold_while_members_come_and_go() -> None:
         hub.publish(publication(str(n)))
         carry_out(hub, members[::2] if n in {5, 20} else ())
         if n == 9:
-            for member in hub.blocked.copy():
+            for member in hub.waiting.copy():
                 while not member.queue.is_empty:  # A batch ends before what was lost.
                     member.queue.take(1000)
-                hub.unblock(member)
+                hub.release(member)
         if n == 8:
             members[0].queue.clear()  # Closed as too slow, and not gone yet.
         if n == 25:

@@ -199,7 +199,7 @@ def test_who_keeps_on_is_found_when_the_time_is_up() -> None:
 
 
 def test_a_pause_takes_little_off() -> None:
-    """protocol.md: of time without excess "a fifth is taken off" what was measured."""
+    """protocol.md: of time without excess "a fifth is subtracted" from the measure."""
     run = ExcessRun(2.0, pause=1.0)
     stretch = [n / 4 for n in range(8)]  # 1.75 s.
 

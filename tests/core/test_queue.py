@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.errors import UsageError
+from wsbus.core.events import MAX_GAP_CHANNELS
 from wsbus.core.overflow import Offer, Overflow
 from wsbus.core.queue import Batch, MessageQueue
 
@@ -15,6 +17,7 @@ class Item(NamedTuple):
 
     name: str
     size: int = 1
+    channel: Channel | None = None
 
 
 def items(names: str) -> list[Item]:
@@ -33,7 +36,8 @@ def drain(queue: MessageQueue[Item], max_bytes: int = 100) -> list[tuple[int, st
     batches = []
     while not queue.is_empty:
         batch = queue.take(max_bytes)
-        batches.append((batch.lost, "".join(item.name for item in batch.items)))
+        lost = batch.loss.lost if batch.loss else 0
+        batches.append((lost, "".join(item.name for item in batch.items)))
     return batches
 
 
@@ -43,13 +47,13 @@ def test_what_fits_comes_out_as_it_went_in() -> None:
     for item, policy in zip(items("abcd"), Overflow, strict=True):
         assert queue.offer(item, policy, item.name) is Offer.ACCEPTED
 
-    assert queue.take(100) == Batch(0, items("abcd"))
+    assert queue.take(100) == Batch(None, items("abcd"))
     assert queue.is_empty
 
 
 def test_taking_from_an_empty_queue_gives_nothing() -> None:
     """There is a batch always, if need be an empty one."""
-    assert MessageQueue[Item]().take(100) == Batch(0, [])
+    assert MessageQueue[Item]().take(100) == Batch(None, [])
 
 
 def test_a_batch_is_bounded_but_never_empty() -> None:
@@ -98,7 +102,7 @@ def test_drop_newest_keeps_the_oldest_and_tells_the_loss_last() -> None:
     first = queue.take(1)
     queue.offer(Item("e"), Overflow.DROP_NEWEST)
 
-    assert first == Batch(0, items("a"))
+    assert first == Batch(None, items("a"))
     assert drain(queue) == [(0, "b"), (2, "e")]
 
 
@@ -246,6 +250,65 @@ def test_a_queue_is_choked_by_control_bytes_alone() -> None:
     assert (at_the_bound, above_it, queue.is_choked) == (False, True, False)
 
 
+def test_a_loss_names_its_channels() -> None:
+    """How many on each, evicted or refused, in the order of the first loss on each."""
+    a, b, c = (parse_channel(name) for name in "abc")
+    queue = MessageQueue[Item](max_messages=2)
+    for channel in (a, b, a, c):
+        queue.offer(Item("x", channel=channel), Overflow.DROP_OLDEST)
+    for channel in (a, c):
+        queue.offer(Item("x", channel=channel), Overflow.DROP_NEWEST)
+    queue.put(Item("reply"))
+    first, then = queue.take(100), queue.take(100)
+
+    assert first.loss is not None
+    assert first.loss.lost == 4
+    assert list((first.loss.channels or {}).items()) == [(a, 2), (b, 1), (c, 1)]
+    assert [item.channel for item in first.items] == [a, c, None]
+    assert then == Batch(None, [])
+
+
+def test_each_marker_names_its_own_losses() -> None:
+    """What was reported, or cleared, is not named a second time."""
+    a, b = parse_channel("a"), parse_channel("b")
+    queue = MessageQueue[Item](max_messages=1)
+    losses = []
+    for channel in (a, b):
+        for _ in range(2):
+            queue.offer(Item("x", channel=channel), Overflow.DROP_NEWEST)
+        losses.append(queue.take(1).loss or queue.take(1).loss)
+    queue.offer(Item("x", channel=a), Overflow.DROP_NEWEST)
+    queue.offer(Item("x", channel=a), Overflow.DROP_NEWEST)
+    queue.clear()
+    queue.offer(Item("x", 2 << 20, b), Overflow.DROP_NEWEST)
+
+    assert losses == [(1, {a: 1}), (1, {b: 1})]
+    assert queue.take(1).loss == (1, {b: 1})
+
+
+@pytest.mark.parametrize("channels", [MAX_GAP_CHANNELS, MAX_GAP_CHANNELS + 1])
+def test_a_loss_on_many_channels_names_none(channels: int) -> None:
+    """The map is bounded: a client that lost on more fetches everything anew."""
+    queue = MessageQueue[Item](max_messages=1)
+    for n in [*range(channels), *range(channels)]:
+        queue.offer(Item("x", channel=parse_channel(f"c{n}")), Overflow.DROP_OLDEST)
+    loss = queue.take(100).loss
+
+    assert loss is not None
+    assert loss.lost == 2 * channels - 1
+    assert (loss.channels is None) == (channels > MAX_GAP_CHANNELS)
+    assert loss.channels is None or sum(loss.channels.values()) == loss.lost
+
+
+def test_a_loss_on_no_channel_names_none() -> None:
+    """Names that leave some of the losses out would be taken for all of them."""
+    queue = MessageQueue[Item](max_messages=1)
+    for channel in (parse_channel("a"), None, parse_channel("a"), parse_channel("a")):
+        queue.offer(Item("x", channel=channel), Overflow.DROP_OLDEST)
+
+    assert queue.take(100).loss == (3, None)
+
+
 def test_clear_discards_everything_and_counts_it() -> None:
     """After a close nothing is left to take, and no publication is unaccounted for."""
     queue = MessageQueue[Item](max_messages=2)
@@ -282,12 +345,15 @@ def test_an_empty_queue_is_small() -> None:
     fresh, used = MessageQueue[Item](), MessageQueue[Item]()
     used.offer(Item("a"), Overflow.CONFLATE, "key")
     used.put(Item("b"))
+    used.offer(Item("too large", 2 << 20), Overflow.DROP_OLDEST)
+    used.take(100)
     used.take(100)
 
     assert sys.getsizeof(fresh) <= 256
     assert used._data is fresh._data
     assert used._keys is fresh._keys
     assert used._control is fresh._control
+    assert used._marker is fresh._marker is None
 
 
 def test_two_queues_share_nothing() -> None:

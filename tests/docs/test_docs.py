@@ -61,3 +61,25 @@ def test_examples_have_their_types(tmp_path: Path) -> None:
         check=False,
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+INSIDE: Final = re.compile(r"wsbus\.(?:core|server)\b")
+ROLE: Final = re.compile(r"\{py:\w+\}`[^`]*`")
+DEVELOPERS: Final = {
+    ROOT / "docs" / "explanation" / "architecture.md",
+    ROOT / "docs" / "reference" / "api.md",
+}
+"""Say what is private, and where."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=str(path.relative_to(ROOT)))
+        for path in [*DOCUMENTS, *sorted((ROOT / "examples").glob("*.py"))]
+        if path not in DEVELOPERS
+    ],
+)
+def test_users_are_shown_what_they_may_import(path: Path) -> None:
+    """Documents and examples name no module of ``wsbus.core`` or ``wsbus.server``: links may."""
+    assert INSIDE.findall(ROLE.sub("", path.read_text(encoding="utf-8"))) == []

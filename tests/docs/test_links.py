@@ -9,6 +9,8 @@ from typing import Final
 import pytest
 
 import wsbus
+import wsbus.protocols
+import wsbus.transport
 from tests.docs.documents import ROOT
 
 PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
@@ -60,8 +62,15 @@ def test_every_guide_is_in_the_index() -> None:
 
 
 def test_the_api_page_lists_what_one_imports() -> None:
-    """Each name of the package stands in the tables of the page, once."""
+    """Each name of the package stands in the tables of the page, once; then those for authors."""
     page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
-    listed = re.findall(r"{py:obj}`(\w+) <", page)
+    users, dialects, adapters = re.split(
+        "^## For dialects$|^## For adapters$", page, flags=re.MULTILINE
+    )
+    name = re.compile(r"{py:obj}`(\w+) <")
 
-    assert sorted(listed) == sorted(name for name in wsbus.__all__ if not name.startswith("_"))
+    assert sorted(name.findall(users)) == sorted(n for n in wsbus.__all__ if not n.startswith("_"))
+    assert {"WireProtocol", "Instant", "MessageQueue"} <= set(name.findall(dialects))
+    assert set(name.findall(dialects)) <= set(wsbus.protocols.__all__)
+    assert {"Transport", "WriteNow"} == set(name.findall(adapters))
+    assert {"Transport", "WriteNow"} <= set(wsbus.transport.__all__)

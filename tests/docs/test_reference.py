@@ -12,6 +12,7 @@ import pytest
 from wsbus.core import messages
 from wsbus.core.channels import FORBIDDEN_CODES, escape_segment, parse_channel, unescape_segment
 from wsbus.core.errors import CloseCode, ErrorCode, may_reconnect
+from wsbus.core.events import ChannelLoss, Position
 from wsbus.core.heartbeat import HeartbeatPolicy
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
@@ -41,6 +42,10 @@ REPLIES: Final[list[ServerMessage]] = [
     messages.Unsubscribed(("grid.*",), 2, "s2"),
     messages.Unsubscribed(("room.1",), 2, reason="banned by a moderator"),
     messages.Gap(3),
+    messages.Gap(
+        3,
+        channels={"chat.room": ChannelLoss(2, Position("k3v9", 41)), "prices.BTC": ChannelLoss(1)},
+    ),
     messages.Response(STARTED, "c1"),
     messages.Refused(ErrorCode.VALIDATION_ERROR, NOT_AN_INT, "c1", is_call=True),
     messages.Response(b'{"matched":2,"accepted":2}', "p1"),
@@ -109,7 +114,7 @@ def test_every_close_code_is_explained() -> None:
 def test_every_limit_is_there_with_its_default() -> None:
     """The table of limits holds every field of Limits, in order, with its default."""
     limits = Limits()
-    rows = table("limit | default | unit | what follows")
+    rows = table("limit | default | unit | consequence")
 
     assert [(row[0], row[1]) for row in rows] == [
         (name, "None" if value is None else f"{value:g}" if value < 1000 else str(int(value)))
@@ -147,9 +152,20 @@ def test_every_message_has_a_section() -> None:
 
 def said_by(dialect: Dialogue) -> list[str]:
     """Return all that the dialect can say, of what the page shows."""
-    event = Publication(parse_channel("grid.grid_abc123.order"), "filled", DATA, NOW.wall)
+    events = [
+        Publication(parse_channel("grid.grid_abc123.order"), "filled", DATA, NOW.wall),
+        Publication(
+            parse_channel("chat.room"),
+            "message",
+            b'{"text":"hello"}',
+            NOW.wall,
+            position=Position("k3v9", 42),
+            previous=Position("k3v9", 41),
+        ),
+    ]
     frames = [dialect.encode(reply, NOW) for reply in REPLIES]
-    return [f.text for f in (*frames, dialect.encode_publication(event)) if f is not None]
+    frames += [dialect.encode_publication(event) for event in events]
+    return [frame.text for frame in frames if frame is not None]
 
 
 def test_what_the_server_says_is_shown_word_for_word() -> None:

@@ -170,7 +170,7 @@ async def test_a_mistake_in_a_call_is_refused_in_words(row: Row) -> None:
         assert isinstance(error, row.error)
         check(row, str(error))
         assert bus.healthy
-        assert (await bus.publish("a")).matched == 0
+        assert (await bus.publish("a")).local_matched == 0
 
 
 async def test_an_id_is_no_subject(caplog: pytest.LogCaptureFixture) -> None:
@@ -180,9 +180,9 @@ async def test_an_id_is_no_subject(caplog: pytest.LogCaptureFixture) -> None:
     async with bus, connecting(endpoint) as connect:
         client: Client = await connect("ann")
         for _ in range(2):
-            assert (await bus.send("a", to=client.id)).matched == 0
+            assert (await bus.send("a", to=client.id)).local_matched == 0
             assert bus.disconnect(client.id) == 0
-        assert (await bus.send("a", to="nobody")).matched == 0
+        assert (await bus.send("a", to="nobody")).local_matched == 0
 
         told = [record for record in caplog.records if record.levelname == "WARNING"]
         assert [record.name for record in told] == ["wsbus.bus"]

@@ -16,6 +16,7 @@ import pytest
 
 from wsbus.core import messages
 from wsbus.core.channels import parse_channel
+from wsbus.core.events import ChannelLoss, Position
 from wsbus.core.instant import Instant
 from wsbus.core.messages import Publication, Rejection
 
@@ -58,6 +59,8 @@ def value(name: str, given: Any) -> Any:
     match name, given:
         case (("data" | "params"), str()):
             return given.encode()
+        case "channels", dict():
+            return {name: ChannelLoss(**loss(told)) for name, told in given.items()}
         case "rejected", list():
             return tuple(Rejection(**rejection) for rejection in given)
         case _, list():
@@ -66,7 +69,23 @@ def value(name: str, given: Any) -> Any:
             return given
 
 
-def publication(spec: dict[str, str]) -> Publication:
+def loss(told: dict[str, Any]) -> dict[str, Any]:
+    """Build what is missing of one channel."""
+    return {name: position(given) if name == "position" else given for name, given in told.items()}
+
+
+def position(spec: list[Any] | None) -> Position | None:
+    """Build the position of an epoch and an offset."""
+    return None if spec is None else Position(*spec)
+
+
+def publication(spec: dict[str, Any]) -> Publication:
     """Build the publication that ``spec`` describes."""
-    channel = parse_channel(spec["channel"])
-    return Publication(channel, spec["event"], spec["data"].encode(), NOW.wall)
+    return Publication(
+        parse_channel(spec["channel"]),
+        spec["event"],
+        spec["data"].encode(),
+        NOW.wall,
+        position=position(spec.get("position")),
+        previous=position(spec.get("previous")),
+    )

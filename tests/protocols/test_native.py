@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.channels import parse_channel
+from wsbus.core.events import ChannelLoss
 from wsbus.core.frame import Frame, join_lines
 from wsbus.core.messages import (
     Auth,
@@ -153,10 +154,29 @@ def test_replies_are_word_for_word(says: dict[str, Any], text: str) -> None:
     assert frame.text == text
 
 
-@pytest.mark.parametrize(("publishes", "text"), vectors("zigquant-v2", "publishes"))
-def test_events_are_word_for_word(publishes: dict[str, str], text: str) -> None:
-    """Each sample event of zigquant-v2 looks the same here."""
+@pytest.mark.parametrize(
+    ("publishes", "text"), vectors("zigquant-v2", "publishes") + vectors("wsbus.v1", "publishes")
+)
+def test_events_are_word_for_word(publishes: dict[str, Any], text: str) -> None:
+    """Each sample event is sent byte for byte, those of zigquant-v2 as there.
+
+    protocol.md: an event of a channel with history carries its position; ``previous`` is absent
+    if there is none in the same epoch.
+    """
     assert DIALECT.encode_publication(publication(publishes)).text == text
+
+
+def test_a_gap_names_at_most_sixteen_channels() -> None:
+    """protocol.md: ``data.channels`` is absent if more than 16 are concerned."""
+    losses = {f"a.{n}": ChannelLoss(1) for n in range(17)}
+    frames = [
+        DIALECT.encode(Gap(17, channels=dict(list(losses.items())[:count])), NOW)
+        for count in (16, 17)
+    ]
+    some, many = [json.loads(frame.payload)["data"] for frame in frames if frame is not None]
+
+    assert [each["channel"] for each in some["channels"]] == [f"a.{n}" for n in range(16)]
+    assert many == {"lost": 17}
 
 
 @given(COMMANDS)

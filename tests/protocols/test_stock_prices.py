@@ -39,7 +39,7 @@ def test_replies_are_word_for_word(says: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(("publishes", "text"), vectors(NAME, "publishes"))
 def test_updates_are_word_for_word(publishes: dict[str, str], text: str) -> None:
     """Each update is sent byte for byte, Chinese unescaped, with the number of its prices."""
-    published = msgspec.structs.replace(publication(publishes), at=NOW.wall)
+    published = msgspec.structs.replace(publication(publishes), timestamp=NOW.wall)
 
     assert DIALECT.encode_publication(published).text == text
 

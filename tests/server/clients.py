@@ -11,8 +11,9 @@ from typing import Any, Final, TypeAlias
 from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
-from wsbus import Bus, Connection, Endpoint, Grants, Handshake, Identity, Limits, Unauthenticated
+from wsbus import Connection, Endpoint, Grants, Handshake, Identity, Limits, Unauthenticated
 from wsbus.endpoint import Admission
+from wsbus.server.host import BusHost
 from wsbus.testing import DirectMemoryTransport, MemoryTransport
 
 UNLIMITED: Final = Limits(messages_per_second=None, commands_per_second=None)
@@ -35,19 +36,21 @@ def judge(token: str | None, handshake: Handshake) -> Identity | None:
 class Client:
     """A client of ``wsbus.v1``."""
 
-    def __init__(self, bus: Bus, transport: MemoryTransport) -> None:
+    def __init__(self, endpoint: Endpoint, transport: MemoryTransport) -> None:
         self.transport: Final = transport
         self.peer: Final = transport.peer
         self.id = ""
-        self._bus: Final = bus
+        self._endpoint: Final = endpoint
         self._lines: list[str] = []
 
     @property
     def connection(self) -> Connection:
         """The server's side."""
-        found = self._bus.connection(self.id)
-        assert found is not None
-        return found
+        host = self._endpoint.host
+        assert isinstance(host, BusHost)
+        driver = host.services.registry.named(self._endpoint, self.id)
+        assert driver is not None
+        return driver.connection
 
     def say(self, kind: str, **fields: Any) -> None:
         """Send a message."""
@@ -97,13 +100,11 @@ async def connecting(
     """Give ``connect(name, …)``; the connections end with the block.
 
     Args:
-        endpoint: The door.
+        endpoint: Where they come in.
         direct: Whether the transports can write without waiting.
         **options: Fields of the handshake.
     """
     clients: list[Client] = []
-    bus = endpoint.gate
-    assert isinstance(bus, Bus)
     async with create_task_group() as tasks:
 
         async def connect(name: str | None = None, *, hears: bool = True, **more: Any) -> Client:
@@ -111,7 +112,7 @@ async def connecting(
             handshake = Handshake(**{"path": "/ws", "query_string": query, **options, **more})
             admission = await endpoint.admit(handshake)
             assert isinstance(admission, Admission), admission
-            client = Client(bus, DirectMemoryTransport() if direct else MemoryTransport())
+            client = Client(endpoint, DirectMemoryTransport() if direct else MemoryTransport())
             tasks.start_soon(endpoint.run, client.transport, admission)
             clients.append(client)
             if hears:

@@ -22,16 +22,16 @@ from wsbus import (
     Handshake,
     HeartbeatPolicy,
     Identity,
-    Instant,
     Limits,
     Overflow,
     TransportClosed,
     Unauthenticated,
     UsageError,
 )
+from wsbus.bus import host_of
 from wsbus.core.messages import Excess, Request, Response, ServerMessage
 from wsbus.endpoint import Admission, Refusal
-from wsbus.protocols import Frame, Native
+from wsbus.protocols import Frame, Instant, Native
 from wsbus.server.lifecycle import _sweep_once
 from wsbus.testing import ManualClock
 
@@ -444,7 +444,7 @@ async def test_a_slow_question_delays_no_ping_and_keeps_order() -> None:
 
         may_answer.set()
         assert [(await client.hear())["id"] for _ in range(2)] == ["1", "2"]
-        assert (await bus.publish("a")).matched == 0
+        assert (await bus.publish("a")).local_matched == 0
 
 
 async def test_an_answer_that_comes_too_late_changes_nothing() -> None:
@@ -525,8 +525,7 @@ async def test_a_broken_authenticator_is_not_the_clients_fault(
 
 def sweep(bus: Bus, clock: ManualClock, seconds: float) -> None:
     """Let time pass, second by second, and do what it demands."""
-    assert bus._life is not None
-    services = bus._life.services
+    services = host_of(bus).services
     assert services is not None
     for _ in range(round(seconds)):
         last = clock()
@@ -565,9 +564,7 @@ async def test_the_sweeper_goes_by_the_wall_clock_for_tokens_only() -> None:
         ann, ben = await connect("ann"), await connect("ben")
         last = clock()
         clock.set_wall(until + 1)
-        assert bus._life is not None
-        assert bus._life.services is not None
-        _sweep_once(bus._life.services, last, clock())
+        _sweep_once(host_of(bus).services, last, clock())
 
         assert (await ann.peer.wait_closed()).code == 4401
         assert await ben.events() == []

@@ -199,8 +199,8 @@ async def test_a_second_connection_replaces_the_first_of_its_name() -> None:
             await quiet()
             assert [info.connection_id for info in bus.connections()] == ["ann"]
             assert bus.connection("ann") is second.connection
-            assert bus.count(endpoint) == 1
-        assert bus.count(endpoint) == 0
+            assert endpoint.connection_count == 1
+        assert endpoint.connection_count == 0
 
 
 async def test_a_second_connection_may_be_refused() -> None:
@@ -338,7 +338,7 @@ async def test_a_replaced_connection_that_does_not_close_is_cut_off() -> None:
             await second.hear("pong")  # Its turn comes when the first is gone.
             assert first.peer.closed is not None
             assert first.peer.closed.code == CloseCode.ABNORMAL
-            assert bus.count(endpoint) == 1
+            assert endpoint.connection_count == 1
             assert bus.connection("ann") is second.connection is not held
 
 
@@ -492,9 +492,9 @@ async def test_a_subject_belongs_to_its_authenticator() -> None:
             connecting(guests) as three,
         ):
             ann, again, other = await one("ann"), await two("ann"), await three("ann")
-            assert (await bus.send("inbox", 1, to="ann")).matched == 2
-            assert (await bus.send("inbox", 2, to="ann", endpoint=staff)).matched == 1
-            assert (await bus.send("inbox", 3, to="ann", endpoint=guests)).matched == 1
+            assert (await bus.send("inbox", 1, to="ann")).local_matched == 2
+            assert (await bus.send("inbox", 2, to="ann", endpoint=staff)).local_matched == 1
+            assert (await bus.send("inbox", 3, to="ann", endpoint=guests)).local_matched == 1
             assert await ann.events() == [1, 2]
             assert await again.events() == [1]
             assert await other.events() == [3]
@@ -568,9 +568,9 @@ async def test_subscribers_are_whom_a_publication_would_be_for() -> None:
         assert bus.subscribers("c") == []
         receipt = await bus.send("a.1", 1, to=bus.subscribers("a.1", "a.2"))
         rest = await bus.publish("a.1", 2, exclude=bus.subscribers("b"))
-        assert receipt.matched == 2
+        assert receipt.local_matched == 2
         assert (await ann.events(), await ben.events()) == ([1], [1, 2])
-        assert rest.matched == 2  # ben, and the local subscription
+        assert rest.local_matched == 2  # ben, and the local subscription
 
 
 async def test_every_frame_sent_is_counted() -> None:

@@ -18,8 +18,10 @@ from anyio.lowlevel import checkpoint
 
 from tests.server.clients import UNLIMITED, connecting, judge, quiet
 from wsbus import Bus, Endpoint, Grants, Handshake, Identity, Limits
+from wsbus.bus import host_of
 from wsbus.core.messages import Command
 from wsbus.endpoint import Refusal
+from wsbus.server.host import BusHost
 
 
 class Panic(BaseException):
@@ -336,7 +338,7 @@ async def test_a_command_that_holds_the_loop_is_told_of(
     monkeypatch.setattr("wsbus.server.commands.monotonic", lambda: now)
     async with bus:
         for takes in (0.05, 0.099, 0.15, 0.2, 0.29, 0.31):  # noqa: B007  # the command reads it
-            bus.services.commands.invoke(Command("slow", b"{}", None), None, 1, Context())
+            host_of(bus).services.commands.invoke(Command("slow", b"{}", None), None, 1, Context())
 
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(";")[0] for line in told] == [
@@ -386,7 +388,7 @@ async def test_a_bus_that_cannot_start_raises(monkeypatch: pytest.MonkeyPatch) -
         raise LookupError("nothing to run")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bus, "_make_services", fail)
+        patch.setattr(BusHost, "_make_services", fail)
         with pytest.raises(LookupError):
             await bus.__aenter__()
     async with bus:

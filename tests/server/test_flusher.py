@@ -13,23 +13,24 @@ from anyio.lowlevel import checkpoint
 
 from wsbus.core.channels import parse_channel
 from wsbus.core.errors import TransportClosed
-from wsbus.core.frame import MAX_JOIN_BYTES, Frame
+from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
+from wsbus.core.member import Member, Outlet, Owed, Standing
 from wsbus.core.messages import Gap, Publication, Request, ServerMessage
 from wsbus.core.overflow import Overflow
-from wsbus.core.patterns import parse_pattern
-from wsbus.core.plan import Member, Standing
-from wsbus.core.protocol import WireProtocol
-from wsbus.core.queue import MessageQueue
-from wsbus.server.flusher import (
+from wsbus.core.pacing import (
     CATCH_UP_SECONDS,
     FLUSH_BYTES,
     FLUSH_COUNT,
+    MAX_JOIN_BYTES,
     PACE_SECONDS,
-    Flusher,
-    Outlet,
 )
+from wsbus.core.patterns import parse_pattern
+from wsbus.core.protocol import WireProtocol
+from wsbus.core.queue import MessageQueue
+from wsbus.server.flusher import Flusher
+from wsbus.server.outlet import SocketOutlet
 from wsbus.server.runner import Runner
 from wsbus.transport import WriteNow
 
@@ -52,6 +53,7 @@ class Dialect(WireProtocol):
 
     def encode(self, reply: ServerMessage, at: Instant) -> Frame | None:
         assert isinstance(reply, Gap)
+        assert reply.lost is not None
         return Frame(b"gap %d" % reply.lost) if self.has_gaps else None
 
     def encode_publication(self, publication: Publication) -> Frame:
@@ -182,6 +184,7 @@ class Rig:
         self.now = START
         self.hub = Hub()
         self.flusher = Flusher(self.hub, runner, lambda: self.now)
+        self.outlets: dict[Member, SocketOutlet] = {}
         self.failed: list[tuple[Member, bool]] = []
         self.overflowed: list[Member] = []
         self.on_failure: Callable[[Member], None] = lambda member: None
@@ -209,14 +212,15 @@ class Rig:
                 rig.overflowed.append(member)
                 rig.on_overflow(member)
 
-        outlet = Outlet(transport, Owner(), 5.0)
+        outlet = SocketOutlet(transport, Owner(), 5.0, self.flusher.log)
         member = Member(
             dialect,
             MessageQueue(room, 1 << 30),
+            outlet,
             overflow=overflow,
-            outlet=outlet,
             writes_bytes=isinstance(transport, WriteNow),
         )
+        self.outlets[member] = outlet
         self.hub.attach(member)
         self.hub.join(member, EVERYTHING)
         return member
@@ -434,7 +438,7 @@ async def test_a_publisher_waits_for_a_slow_reader_for_a_bounded_time() -> None:
             rig.flusher.flush()
         tasks.start_soon(dribble)
         with anyio.fail_after(30 * CATCH_UP_SECONDS):
-            while rig.flusher._behind(anyio.current_time()):
+            while rig.flusher._behind():
                 await rig.flusher.drained()
 
         assert not member.queue.is_empty
@@ -519,13 +523,13 @@ async def test_a_reply_that_cannot_be_written_waits() -> None:
         member = rig.connect(wire)
         wire.block()
         rig.send(member, "r1")
-        assert rig.hub.blocked == {member}
+        assert rig.hub.waiting == {member}
         rig.publish("1")
         wire.unblock()
         await wait_all_tasks_blocked()
 
         assert wire.got == ["r1", "1"]
-        assert rig.hub.blocked == set()
+        assert rig.hub.waiting == set()
 
 
 async def test_a_reply_in_the_middle_of_a_flush_overtakes_nothing() -> None:
@@ -584,12 +588,12 @@ async def test_a_peer_that_does_not_read_delays_nobody(kind: type[Direct | Await
             await wait_all_tasks_blocked()
         assert fast.got == texts(30)
         assert slow.got == []
-        assert rig.hub.blocked == {member}
+        assert rig.hub.waiting == {member}
         slow.unblock()
         await wait_all_tasks_blocked()
 
         assert slow.got == texts(30)
-        assert rig.hub.blocked == set()
+        assert rig.hub.waiting == set()
         assert member.message_count == 30
         rig.publish("30")
         await wait_all_tasks_blocked()
@@ -709,7 +713,7 @@ async def test_relief_comes_with_every_write(kind: type[Direct | Awaited]) -> No
         relieved: list[int] = []
 
         async def wait() -> None:
-            await member.outlet.relief()
+            await rig.outlets[member].relief()
             relieved.append(1)
 
         wire.block()
@@ -738,7 +742,7 @@ async def test_some_relief_comes_before_all_is_written(kind: type[Direct | Await
         relieved = Event()
 
         async def wait() -> None:
-            await member.outlet.relief()
+            await rig.outlets[member].relief()
             relieved.set()
 
         tasks.start_soon(wait)
@@ -747,7 +751,7 @@ async def test_some_relief_comes_before_all_is_written(kind: type[Direct | Await
         wire.budget = 1 if kind is Direct else 0
         wire.unblock()
         await wait_all_tasks_blocked()
-        assert rig.hub.blocked == {member}
+        assert rig.hub.waiting == {member}
         assert relieved.is_set()
         wire.unblock()
 
@@ -760,7 +764,7 @@ async def test_relief_comes_with_readiness() -> None:
         wire.block()
         rig.publish("1")
         await wait_all_tasks_blocked()
-        tasks.start_soon(member.outlet.relief)
+        tasks.start_soon(rig.outlets[member].relief)
         await wait_all_tasks_blocked()
         member.queue.clear()
         wire.unblock()
@@ -775,7 +779,7 @@ async def test_relief_comes_with_the_end(kind: type[Direct | Awaited]) -> None:
         wire.block()
         rig.publish("1")
         await wait_all_tasks_blocked()
-        tasks.start_soon(member.outlet.relief)
+        tasks.start_soon(rig.outlets[member].relief)
         await wait_all_tasks_blocked()
         wire.fail(TransportClosed())
 
@@ -808,16 +812,19 @@ async def test_overflow_is_told_once_the_writes_are_done() -> None:
 async def test_members_without_a_transport_are_woken() -> None:
     """Somebody in the process reads the queue itself."""
 
-    class Reader:
+    class Reader(Outlet):
+        receiver = None
         wakes = 0
 
         def wake(self) -> None:
             self.wakes += 1
 
+        def overflow(self, queue: MessageQueue[Owed], now: float) -> None: ...
+
     async with rigged() as rig:
         reader = Reader()
-        member = Member(PLAIN, MessageQueue(), outlet=reader)
-        rig.hub.attach(member, is_blocked=True)
+        member = Member(None, MessageQueue(), reader)
+        rig.hub.attach(member)
         rig.hub.join(member, EVERYTHING)
         wire = Direct()
         rig.connect(wire)
@@ -825,7 +832,9 @@ async def test_members_without_a_transport_are_woken() -> None:
         await wait_all_tasks_blocked()
 
         assert reader.wakes == 1
-        assert [frame.text for frame in member.queue.take(100).items] == wire.got == ["1", "2"]
+        taken = [item.publication for item in member.take(100).items]
+        assert [each.data for each in taken if each is not None] == [b"1", b"2"]
+        assert wire.got == ["1", "2"]
         rig.flusher.expire(START.later(1000).monotonic)
         rig.flusher.forgive(1.0)
 
@@ -847,7 +856,7 @@ async def test_what_is_owed_by_the_flush_before_release_is_written_first() -> No
         await wait_all_tasks_blocked()
 
         assert wire.got == ["1", "2", "reply"]
-        assert rig.hub.blocked == set()
+        assert rig.hub.waiting == set()
 
 
 # --- the write deadline --------------------------------------------------------------------------
@@ -1173,4 +1182,4 @@ async def test_everybody_gets_what_it_is_owed_once_and_in_order(seed: int) -> No
 
         for wire, owed in zip(scenario.wires, scenario.due, strict=True):
             assert [line for frame in wire.got for line in frame.split("\n")] == owed
-        assert rig.hub.blocked == set()
+        assert rig.hub.waiting == set()

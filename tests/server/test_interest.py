@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import pytest
 import trio
 from anyio import Event, sleep
-from anyio.abc import TaskGroup
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from trio.testing import MockClock
 
 from tests.server.clients import EVERYTHING, UNLIMITED, Client, connecting, judge, quiet
-from wsbus import Bus, Endpoint, Grants, HeartbeatPolicy, Identity, Instant, Limits
+from wsbus import Bus, Endpoint, Grants, HeartbeatPolicy, Identity, Limits
+from wsbus.core.instant import Instant
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.server.interest import LINGER_SECONDS, Interest, InterestProvider
 from wsbus.server.runner import Runner
-from wsbus.server.services import Services
 from wsbus.testing import ManualClock
 
 PATTERNS: Final = [parse_pattern(text) for text in ("a", "b", "c.*")]
@@ -142,6 +141,10 @@ class InterestMachine(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self.interest.sweep()
 
+    def teardown(self) -> None:
+        for call in self.calls.due:
+            run(call)
+
     @invariant()
     def the_provider_has_what_is_wanted(self) -> None:
         has = {pattern for pattern in PATTERNS if pattern.text in self.provider.has}
@@ -164,10 +167,11 @@ class FollowedBus(Bus):
         super().__init__(**options)
         self.provider: Final = provider
 
-    def _make_services(self, tasks: TaskGroup) -> Services:
-        services = super()._make_services(tasks)
-        services.follow(cast("InterestProvider", self.provider))
-        return services
+    async def __aenter__(self) -> Self:
+        """Start it; nobody has connected yet."""
+        await super().__aenter__()
+        self._host.services.follow(cast("InterestProvider", self.provider))
+        return self
 
 
 def way_in(bus: Bus, **limits: Any) -> Endpoint:
@@ -287,7 +291,7 @@ async def test_what_cannot_be_brought_is_rejected_and_leaves_nothing() -> None:
         assert answer["channels"] == ["b"]
         assert [(r["channel"], r["code"]) for r in answer["rejected"]] == [("a", "UNAVAILABLE")]
         assert provider.has == {"b"}
-        assert (await bus.publish("a", 1)).matched == 0
+        assert (await bus.publish("a", 1)).local_matched == 0
         await sleep(3)
         assert provider.log == ["+a", "+b"]  # Nobody wants it: it is not asked for again.
 
@@ -344,7 +348,7 @@ async def test_an_end_while_a_request_is_pending(end: str) -> None:
         if end == "revoke":
             rejected = (await client.hear("subscribed"))["data"]["rejected"]
             assert [(r["code"], r["message"]) for r in rejected] == [("FORBIDDEN", "banned")]
-        assert (await bus.publish("a", 1)).matched == 0
+        assert (await bus.publish("a", 1)).local_matched == 0
         await sleep(1.1)
         assert provider.log == ["+a", "-a"]
 

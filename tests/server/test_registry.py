@@ -6,8 +6,11 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from wsbus import Bus, Endpoint, Limits
+from tests.server.clients import connecting, quiet
+from wsbus import Bus, Connection, Endpoint, Limits
+from wsbus.bus import host_of
 from wsbus.endpoint import Refusal
+from wsbus.server.connection import driver_of
 from wsbus.server.registry import Registry
 
 MOST: Final = 2
@@ -143,6 +146,8 @@ class RegistryMachine(RuleBasedStateMachine):
             holder = self.holder(connection)
             assert found is (holder if holder in self.held else None)
             assert self.registry.is_leaving(connection)
+        everyone = [*self.leaving, *self.held[::-1]]
+        assert self.registry.present([*everyone, *everyone]) == self.held[::-1]
         for realm in (1, 2):
             for subject in "ab":
                 theirs = [
@@ -159,3 +164,28 @@ def same(some: Iterable[Conn], others: Iterable[Conn]) -> bool:
 
 
 TestRegistry = RegistryMachine.TestCase
+
+
+async def test_the_application_and_the_registry_hold_two_sides_of_a_connection() -> None:
+    """Each driver has one connection, and each connection one driver, however it is found."""
+    bus = Bus()
+    given: list[Connection] = []
+    bus.on_connect(given.append)
+    endpoint, other = bus.endpoint(), bus.endpoint()
+    async with bus, connecting(endpoint) as connect, connecting(other) as connect_there:
+        for _ in range(3):
+            await (await connect()).subscribe("a")
+        await connect_there()
+        await quiet()
+        drivers = host_of(bus).services.registry.connected()
+
+        assert [driver.connection for driver in drivers] == given
+        assert [driver_of(connection) for connection in given] == drivers
+        assert [bus.connection(connection.id) for connection in given] == given
+        assert bus.subscribers("a") == given[:3]
+        assert len(set(given)) == len(bus.connections()) == 4
+        assert (endpoint.connection_count, other.connection_count) == (3, 1)
+        given[0].abort()
+        await quiet()
+        assert (endpoint.connection_count, other.connection_count) == (2, 1)
+    assert (endpoint.connection_count, other.connection_count) == (0, 0)

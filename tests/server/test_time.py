@@ -21,11 +21,11 @@ from wsbus import (
     Handshake,
     HeartbeatPolicy,
     Identity,
-    Instant,
     Limits,
     Overflow,
 )
 from wsbus.endpoint import Admission
+from wsbus.protocols import Instant
 from wsbus.testing import MemoryTransport
 
 EPOCH = 1_700_000_000.0

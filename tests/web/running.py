@@ -16,6 +16,8 @@ ROOT: Final = Path(__file__).parents[2]
 WEB: Final = ROOT / "src" / "wsbus" / "web"
 TYPESCRIPT: Final = "7.0.2"
 """Other versions may write the declarations another way."""
+ESBUILD: Final = "0.28.2"
+"""Other versions may write the module another way."""
 
 
 def run_node_tests(node: str, *files: str, **environment: str) -> None:
@@ -40,12 +42,21 @@ def run_node_tests(node: str, *files: str, **environment: str) -> None:
 
 def find_tsc() -> str:
     """Return the TypeScript compiler: ``$WSBUS_TSC``, or on the path; else end the test."""
-    path = shutil.which(os.environ.get("WSBUS_TSC", "tsc"))
-    if path is not None and TYPESCRIPT in version_of(path):
+    return _find("WSBUS_TSC", "tsc", "typescript", TYPESCRIPT)
+
+
+def find_esbuild() -> str:
+    """Return the bundler: ``$WSBUS_ESBUILD``, or on the path; else end the test."""
+    return _find("WSBUS_ESBUILD", "esbuild", "esbuild", ESBUILD)
+
+
+def _find(variable: str, program: str, package: str, version: str) -> str:
+    path = shutil.which(os.environ.get(variable, program))
+    if path is not None and version in version_of(path):
         return path
     reason = (
-        f"needs TypeScript: npm install --prefix DIRECTORY typescript@{TYPESCRIPT}, then "
-        "WSBUS_TSC=DIRECTORY/node_modules/.bin/tsc"
+        f"needs {package}: npm install --prefix DIRECTORY {package}@{version}, then "
+        f"{variable}=DIRECTORY/node_modules/.bin/{program}"
     )
     if os.environ.get("WSBUS_REQUIRE_SERVICES"):
         pytest.fail(reason, pytrace=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeAlias
@@ -114,3 +115,13 @@ def test_only_what_is_named_is_handed_out() -> None:
     for name in ("__init__.py", "../bus.py", "package.json", ""):
         with pytest.raises(KeyError):
             asset(name)
+
+
+def test_pages_of_wsbus_do_not_repeat_what_they_share() -> None:
+    """No rule of ``base.css`` stands again in the sheet of the demo or of the console."""
+    rule = re.compile(r"^[^\s@}][^{}]*\{[^{}]*\}", re.MULTILINE)
+    shared = set(rule.findall(asset("base.css").body.decode()))
+
+    assert len(shared) > 50
+    for sheet in ("demo/page/demo.css", "console/page/console.css"):
+        assert shared.isdisjoint(rule.findall((WEB.parent / sheet).read_text("utf-8")))

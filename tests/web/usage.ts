@@ -1,6 +1,6 @@
 // What the types allow, and what they refuse; it is checked, and never run.
 import { channel, Client, CommandError, ConnectionError, escapeSegment, matches } from "../../src/wsbus/web/wsbus.js";
-import type { BusEvent, ClientOptions, State, StreamEvent } from "../../src/wsbus/web/wsbus.js";
+import type { BusEvent, ClientOptions, Gap, State } from "../../src/wsbus/web/wsbus.js";
 
 interface Status {
   id: string;
@@ -22,8 +22,10 @@ export async function use(signal: AbortSignal): Promise<void> {
     console.log(delay, error.code.toFixed(), error.reason.length);
   });
   client.addEventListener("gap", (event) => {
-    const source: "server" | "reconnect" | "buffer" = event.detail.source;
-    console.log(source, event.detail.lost.toFixed());
+    const cause: "server" | "reconnect" | "buffer" = event.detail.cause;
+    console.log(cause, event.detail.lost?.toFixed(), event.detail.pattern);
+    // @ts-expect-error: it may be unknown how many are missing
+    console.log(event.detail.lost.toFixed());
   });
   client.addEventListener("state", ({ detail }) => {
     const state: "idle" | "connecting" | "connected" | "waiting" | "closed" = detail.state;
@@ -40,12 +42,16 @@ export async function use(signal: AbortSignal): Promise<void> {
     console.log(event.data.current_price.toFixed(2));
   });
   for await (const event of client.events<Status>("grid.*.status", { buffer: 10 })) {
-    const typed: StreamEvent<Status> = event;
-    console.log(typed.lost, event.data.id.length);
+    const typed: BusEvent<Status> = event;
+    const gap: Gap | undefined = typed.gap;
+    console.log(gap?.lost, gap?.channels?.get("grid.1.status")?.position?.offset, event.data.id.length);
+    console.log(event.position?.epoch.length);
     // @ts-expect-error: the data has a type
     console.log(event.data.nothing);
     break;
   }
+  // @ts-expect-error: without a type nothing is known of an answer
+  (await client.command("grid.start")).grid_id;
   const { grid_id } = await client.command<{ grid_id: string }>("grid.start", { pair: "BTC" });
   const { accepted }: { accepted: number } = await client.publish("chat", grid_id, { event: "said" });
   const { subscriptions } = await client.status({ timeout: 1000 });

@@ -1,1 +1,1 @@
-"""Adapters: each lets one kind of server carry a bus. They do not know each other."""
+"""Adapters: each serves endpoints on one kind of server."""

@@ -25,7 +25,7 @@ __all__ = ["AiohttpTransport", "EndpointResponse", "Guard"]
 
 
 class _Counted(asyncio.Protocol, ABC):
-    """Hands over to aiohttp's protocol; counts what its parser does not tell of."""
+    """Passes data to aiohttp's protocol, and counts the frames that its parser does not report."""
 
     def __init__(self, request: web.Request) -> None:
         self._protocol: Final = request.protocol
@@ -57,10 +57,10 @@ class _Counted(asyncio.Protocol, ABC):
 
 
 class Guard(Intake, _Counted):
-    """Stands between a socket and aiohttp's protocol once the socket belongs to a WebSocket.
+    """Stands between the socket of a WebSocket and aiohttp's protocol.
 
     Args:
-        request: The handshake's, before it is answered.
+        request: The request of the handshake, before its answer.
     """
 
     def __init__(self, request: web.Request) -> None:
@@ -69,7 +69,7 @@ class Guard(Intake, _Counted):
         self.loop = asyncio.get_running_loop()
         self.transport = request.transport
         self.on_flood: Callable[[], None] = _nothing
-        # aiohttp keeps what came early until the handshake is answered.
+        # aiohttp keeps early data until the handshake is answered.
         early: bytes = getattr(self._protocol, "_message_tail", b"")
         self._frames.count(early)
         self.transport.set_protocol(self)
@@ -79,28 +79,28 @@ class Guard(Intake, _Counted):
         self.transport.set_protocol(self._protocol)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Drop all references."""
         super().connection_lost(exc)
         self.on_flood = _nothing
 
     @property
     def is_held(self) -> bool:
-        """Whether aiohttp has paused reading; what is there already it takes nevertheless."""
+        """Whether aiohttp has paused reading; it takes data that are there already nevertheless."""
         return not self._backlog and bool(getattr(self._protocol, "_reading_paused", False))
 
     def end_flood(self) -> None:
-        """Have the transport close."""
+        """Close the transport."""
         self.on_flood()
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless it is a flood."""
         if self._deadline is None and not self._backlog and self._frames.is_message(data):
-            self._forward(data)  # Past the rest, which costs as much as a parser does.
+            self._forward(data)  # The short way: the rest costs as much as a parser.
         elif not self._has_heard_enough:
             super().data_received(data)
 
     def resume_writing(self) -> None:
-        """Note that there is room."""
+        """Note that the transport is writable again."""
         super().resume_writing()
         self.read_on()
 
@@ -110,9 +110,9 @@ def _nothing() -> None:
 
 
 class EndpointResponse(web.WebSocketResponse):
-    """aiohttp's own; but whatever closes it, the socket is freed in time.
+    """aiohttp's response, but the socket is freed in time, whatever closes it.
 
-    After a broken frame aiohttp waits for room to tell the peer of it, without a limit.
+    After a broken frame aiohttp waits without a limit until it can send its close frame.
     """
 
     on_closing: Callable[[], None] | None = None
@@ -129,7 +129,7 @@ class EndpointResponse(web.WebSocketResponse):
 class AiohttpTransport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`.
 
-    It answers pings and closes itself, too. aiohttp's ``close()`` does not wait for the peer's
+    It also answers pings and closes by itself. aiohttp's ``close()`` does not wait for the peer's
     close frame while a task receives; and all tasks in its ``send`` or ``drain`` wait for one
     future, so that cancelling one cancels all. Here no task that can be cancelled waits for it.
     """
@@ -163,8 +163,8 @@ class AiohttpTransport:
         self._guard: Final = guard
         self._limits: Final = limits
         self._is_reading = False
-        self._is_over = False  # Both close frames were sent, or the last that there will be.
-        self._ended: Event | None = None  # Of the reading; made with our close frame.
+        self._is_over = False  # Both close frames were sent, or no other will be.
+        self._ended: Event | None = None  # Set when reading has ended; made with our close frame.
         self._is_flooded = False
         guard.on_flood = self._end_flood
         ws.on_closing = partial(guard.end_within, limits.close_timeout)
@@ -174,7 +174,7 @@ class AiohttpTransport:
     # --- in ------------------------------------------------------------------------------------
 
     async def receive(self) -> str | bytes:
-        if self._is_reading:  # One of us is close(), and the other reads to the end.
+        if self._is_reading:  # One caller is close(); the other reads to the end.
             assert self._ended is not None
             await self._ended.wait()
             raise TransportClosed
@@ -205,7 +205,7 @@ class AiohttpTransport:
             self.abort()
 
     async def _answer(self, ping: bytes) -> None:
-        """Send a pong once there is room: else a flood of pings fills the memory."""
+        """Send a pong once the transport is writable, or a flood of pings would fill the memory."""
         while self._is_full:
             before = self.unsent()
             with move_on_after(self._limits.write_deadline) as deadline, suppress(TransportClosed):
@@ -216,7 +216,7 @@ class AiohttpTransport:
             self._out.write(_control_frame(WSMsgType.PONG, ping))
 
     async def _end(self, message: WSMessage) -> TransportClosed:
-        """See to the closing handshake's end; return why it closed."""
+        """Complete the closing handshake; return the code and reason."""
         if self._is_flooded:
             return TransportClosed(CloseCode.RATE_ABUSE, TOO_MANY)
         if message.type is WSMsgType.CLOSE:
@@ -225,7 +225,7 @@ class AiohttpTransport:
                 await self._ws.close(code=message.data or CloseCode.NORMAL, drain=False)
             self.abort()
             return TransportClosed(message.data or CloseCode.NO_STATUS, message.extra or "")
-        if isinstance(message.data, WebSocketError):  # aiohttp has told the peer.
+        if isinstance(message.data, WebSocketError):  # aiohttp has sent the close frame.
             self._is_over = True
             return TransportClosed(message.data.code)
         return TransportClosed()
@@ -234,7 +234,7 @@ class AiohttpTransport:
 
     @property
     def _is_open(self) -> bool:
-        """Whether a frame may follow."""
+        """Whether a frame may still be written."""
         return self._ended is None and not (self._ws.closed or self._transport.is_closing())
 
     @property
@@ -243,8 +243,8 @@ class AiohttpTransport:
 
     def write_now(self, wire: bytes) -> None:
         is_closing = self._transport.is_closing()
-        # Before the rest: a peer that does not read must run into the write deadline, even while
-        # aiohttp waits for room to send it an error.
+        # Checked first: a peer that does not read must run into the write deadline, even while
+        # aiohttp waits to send it an error.
         if self._protocol.writing_paused and not is_closing:
             raise WouldBlock
         if is_closing or self._ended is not None or self._ws.closed:
@@ -255,8 +255,8 @@ class AiohttpTransport:
         while self._is_full:
             drained = Event()
             drain = asyncio.ensure_future(self._drain(drained))
-            await drained.wait()  # If this is cancelled, that is not.
-            if drain.cancelled():  # By somebody else, and so would the next be.
+            await drained.wait()  # Cancelling this task does not cancel that one.
+            if drain.cancelled():  # Cancelled by other code, as the next one would be.
                 raise TransportClosed
         if not self._is_open:
             raise TransportClosed
@@ -292,17 +292,19 @@ class AiohttpTransport:
         assert self._ended is not None
         with move_on_after(self._limits.close_timeout), suppress(TransportClosed):
             while not self._ended.is_set():
-                await self.receive()  # Or wait for who does.
+                await self.receive()  # Or wait for the task that does.
         self.abort()
 
     def _say_goodbye(self, code: int, reason: str) -> None:
         self._ended = Event()
         self._guard.end_within(self._limits.close_timeout)
         self._out.write(_control_frame(WSMsgType.CLOSE, code.to_bytes(2) + reason.encode()))
-        # Nothing follows, and the peer may know: a server that shuts down is deaf already,
-        # it hears of the peer's close frame only that the socket was closed.
+        # Nothing follows, so the writing end may be closed: a server that shuts down does not
+        # read any more, and notices the peer's close frame only when the socket closes.
         if self._transport.can_write_eof():
-            with suppress(OSError):  # The peer has reset the connection; the reader learns it.
+            with suppress(
+                OSError
+            ):  # The peer has reset the connection, as the reader notices, too.
                 self._transport.write_eof()
         else:
             self._transport.close()
@@ -311,9 +313,9 @@ class AiohttpTransport:
         if not self._is_over or self.unsent():
             reset(self._transport)
         elif not self._transport.is_closing():
-            self._transport.close()  # No reset, which might overtake the close frame.
+            self._transport.close()  # A reset might overtake the close frame.
 
 
 def _control_frame(opcode: int, payload: bytes) -> bytes:
-    """Return it as a server writes it; the payload has at most 125 bytes."""
+    """Return a control frame of a server; the payload has at most 125 bytes."""
     return bytes((0x80 | opcode, len(payload))) + payload

@@ -21,12 +21,12 @@ ASGIMessage: TypeAlias = MutableMapping[str, Any]
 ASGIReceive: TypeAlias = Callable[[], Awaitable[ASGIMessage]]
 ASGISend: TypeAlias = Callable[[ASGIMessage], Awaitable[None]]
 
-# What servers raise, besides OSError, when asked to send to nobody.
+# Besides OSError, servers raise these when the connection has ended.
 _GONE: Final = (RuntimeError, ClosedResourceError, BrokenResourceError)
 
 
 class ASGITransport:
-    """Waits through the server's two callables; abort() ends any wait, wherever it takes place."""
+    """Awaits the server's two callables; :meth:`abort` ends any wait in them."""
 
     __slots__ = (
         "_close_timeout",
@@ -91,10 +91,10 @@ class ASGITransport:
         self._end = (code, reason)
         with suppress(TransportClosed), move_on_after(self._close_timeout):
             await self._wait(self._say_goodbye, code, reason)
-        self.abort()  # Said or not: the reader ends, and the server sees to the peer's answer.
+        self.abort()  # Sent or not, the reader ends, and the server awaits the peer's answer.
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
-        if self._is_sending:  # Not every server bears two tasks that send.
+        if self._is_sending:  # Some servers do not allow two tasks to send.
             self._sent = Event()
             await self._sent.wait()
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
@@ -113,7 +113,7 @@ class ASGITransport:
             self._waits.add(scope)
             try:
                 return await call(*args)
-            except Exception as exc:  # noqa: BLE001  # whatever a server raises is sorted
+            except Exception as exc:  # noqa: BLE001  # any exception of a server is sorted
                 self._translate(exc)
             finally:
                 self._waits.discard(scope)
@@ -122,7 +122,7 @@ class ASGITransport:
     def _translate(self, exc: Exception) -> NoReturn:
         if isinstance(exc, TransportClosed):
             raise exc
-        if not isinstance(exc, OSError):  # As ASGI has it since 2.4; a disconnect is read next.
+        if not isinstance(exc, OSError):  # Specified by ASGI 2.4; a disconnect is read next.
             if self._end is None and not isinstance(exc, _GONE):
                 raise exc
             self.abort()
@@ -130,7 +130,7 @@ class ASGITransport:
 
 
 class _OnAsyncio(ASGITransport):
-    """Does without cancel scopes, which cost 3.4 µs (measured), half of what a delivery does."""
+    """Works without cancel scopes, which cost 3.4 µs (measured), half as much as a delivery."""
 
     __slots__ = ("_loop",)
 
@@ -139,14 +139,14 @@ class _OnAsyncio(ASGITransport):
         self._loop: Final = asyncio.get_running_loop()
 
     async def send(self, frames: Sequence[Frame]) -> None:
-        # The hot path of plain ASGI. Nearly always there is room, and the server's send ends
-        # without having waited: only when it does wait, there is something to prepare for.
+        # The hot path of plain ASGI. Nearly always the server's send ends without waiting; only
+        # a send that waits must be prepared for abort().
         if self._end is not None or self._is_aborted:
             raise TransportClosed(*self._end or ())
         for frame in frames:
             try:
                 begun = begin(self._send(_message(frame)))
-            except Exception as exc:  # noqa: BLE001  # whatever a server raises is sorted
+            except Exception as exc:  # noqa: BLE001  # any exception of a server is sorted
                 self._translate(exc)
             if begun is None or not isinstance(begun, Rest):
                 continue
@@ -164,7 +164,7 @@ class _OnAsyncio(ASGITransport):
         except asyncio.CancelledError:
             if self._is_aborted and task.cancelling() == before + 1:
                 raise TransportClosed(*self._end or ()) from None
-            raise  # Somebody else cancels, perhaps besides.
+            raise  # Other code cancels, perhaps at the same time.
         except Exception as exc:  # noqa: BLE001  # as above
             self._translate(exc)
         finally:
@@ -175,7 +175,7 @@ class _OnAsyncio(ASGITransport):
     def _enter(self) -> asyncio.Task[Any]:
         if self._is_aborted:
             raise TransportClosed(*self._end or ())
-        task = asyncio.current_task(self._loop)  # To find the loop takes a system call (3.11).
+        task = asyncio.current_task(self._loop)  # Finding the loop takes a system call (3.11).
         assert task is not None
         self._waits.add(task)
         return task
@@ -186,7 +186,7 @@ def _itself(awaitable: Awaitable[Any]) -> Awaitable[Any]:
 
 
 class _Direct(_OnAsyncio):
-    """Has the socket within reach; see :class:`.WebSocketProtocol`."""
+    """Reaches the socket through the extension of :class:`.WebSocketProtocol`."""
 
     __slots__ = ("_end_within", "_reset", "round_trip", "unsent", "wait_writable", "write_now")
 
@@ -196,7 +196,7 @@ class _Direct(_OnAsyncio):
         super().__init__(endpoint, receive, send)
         self._reset: Final[Callable[[], None]] = raw["abort"]
         self._end_within: Final[Callable[[float], None]] = raw["end_within"]
-        # No methods of its own: it saves a call for each delivery.
+        # Attributes, not methods: this saves a call for each delivery.
         self.write_now: Final[Callable[[bytes], None]] = raw["write_now"]
         self.wait_writable: Final[Callable[[], Awaitable[None]]] = raw["wait_writable"]
         self.unsent: Final[Callable[[], int]] = raw["unsent"]
@@ -215,8 +215,8 @@ class _Direct(_OnAsyncio):
             self._reset()
 
     def abort(self) -> None:
-        if self._end is not None:  # A reset might cut a close frame off.
-            is_abuse = self._end[0] == CloseCode.RATE_ABUSE  # It may send on without end.
+        if self._end is not None:  # A reset might discard the close frame.
+            is_abuse = self._end[0] == CloseCode.RATE_ABUSE  # The peer may send without end.
             self._end_within(FLOOD_SECONDS if is_abuse else self._close_timeout)
         elif not self._is_aborted:
             self._reset()
@@ -242,7 +242,7 @@ def _message(frame: Frame) -> ASGIMessage:
 
 
 def _is_larger(frame: str | bytes, most: int) -> bool:
-    """Tell whether it is more than ``most`` bytes; text counts as UTF-8."""
+    """Tell whether a frame has more than ``most`` bytes; text counts as UTF-8."""
     if len(frame) > most:
         return True
     if isinstance(frame, bytes) or len(frame) * 4 <= most or frame.isascii():

@@ -1,4 +1,4 @@
-"""What every adapter is given: an endpoint, or the bus whose default endpoint is meant."""
+"""The argument of adapters: an endpoint, or a bus that stands for its default endpoint."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..endpoint import Endpoint
 __all__ = ["endpoint_of"]
 
 
-def endpoint_of(door: Bus | Endpoint) -> Endpoint:
+def endpoint_of(endpoint: Bus | Endpoint) -> Endpoint:
     """Return the endpoint, or the default one of a bus.
 
     Raises:
         UsageError: It is neither.
     """
-    if isinstance(door, Endpoint):
-        return door
-    if isinstance(door, Bus):
-        return door.default_endpoint
-    raise UsageError(f"a bus, or bus.endpoint(…), is expected here, not {type(door).__name__}")
+    if isinstance(endpoint, Endpoint):
+        return endpoint
+    if isinstance(endpoint, Bus):
+        return endpoint.default_endpoint
+    raise UsageError(f"a bus, or bus.endpoint(…), is expected here, not {type(endpoint).__name__}")

@@ -1,4 +1,4 @@
-"""Finds where WebSocket frames begin in a stream of bytes; for libraries that do not tell."""
+"""Finding the beginnings of WebSocket frames in a stream, for libraries that hide them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _FINAL: Final = 0x80
 _MASKED: Final = 0x80
 _CONTROL: Final = 0x08
 _WHOLE: Final = (0x81, 0x82)
-"""How text and binary begin, in one frame."""
+"""First bytes of a text and a binary message in one frame."""
 
 
 class Frames:
-    """Counts the frames that keep a server busy and say nothing: control frames, small fragments.
+    """Counts frames that keep a server busy without content: control frames, small fragments.
 
     Args:
-        small: Bytes below which a fragment is small.
+        small: Size in bytes below which a fragment is small.
     """
 
     __slots__ = ("_head", "_skip", "_small")
@@ -28,7 +28,7 @@ class Frames:
         self._skip = 0  # Bytes of the current frame that are yet to come.
 
     def is_message(self, data: bytes) -> bool:
-        """Tell whether it is one short message and nothing else, as it nearly always is."""
+        """Tell whether the data are exactly one short message, as they nearly always are."""
         size = len(data)
         return (
             5 < size < 132
@@ -38,7 +38,7 @@ class Frames:
         )
 
     def count(self, data: bytes) -> int:
-        """Return how many such frames begin in what was received next."""
+        """Return how many such frames begin in the next data received."""
         if self._head:
             data, self._head = self._head + data, b""
         at, end, found = self._skip, len(data), 0

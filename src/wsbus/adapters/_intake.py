@@ -1,4 +1,4 @@
-"""How much of a peer is read, when, and kept; for protocol classes that hold the socket."""
+"""Bounds on the data read from a peer; for protocol classes that hold the socket."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ TOO_MANY: Final = "too many control frames"
 """The reason of the close, with 4429, that ends a flood."""
 
 SMALL_FRAGMENT: Final = 128
-"""Bytes below which a fragment counts as one that only keeps the server busy."""
+"""Size in bytes below which a fragment counts as small."""
 
 _SLICE_BYTES: Final = 16 * 1024
 """Parsed in one turn of the loop: 2,700 of the smallest frames, about 20 ms."""
 _MAX_UNREAD_PONGS: Final = 256 * 1024
-"""Bytes that may wait for a peer before it is not read any more, pings and all."""
+"""Unsent bytes, pongs included, after which the server reads no more from the peer."""
 _MAX_AFTER_CLOSE: Final = 256 * 1024
-"""Bytes read of a peer that goes on talking after a close frame of ours: what was on its way."""
+"""Bytes read from a peer after our close frame: messages that were on their way."""
 FLOOD_SECONDS: Final = 1.0
-"""For the close frame to reach a peer that floods; it may be the last of what waits for it."""
+"""Time for the close frame to reach a flooding peer; much may wait before it."""
 _RATE: Final = 100.0
 _BURST: Final = 1000.0
 
 
 class Intake(asyncio.Protocol, ABC):
-    """Bounds what a peer makes the server do; to be mixed in before the library's protocol class.
+    """Bounds the work that a peer can cause; a mixin before the library's protocol class.
 
-    Laws: Nothing is read while messages wait for the application, or many pongs for the peer,
-    whatever the library believes. One turn of the loop parses 16 KiB at most, so that a run of
-    small frames delays nobody for long. Control frames and small fragments may come at 100 a
-    second, with a burst of 1000; then :meth:`end_flood` is called, once. From
-    :meth:`end_within` on the peer has so many seconds, and little more is read of it.
+    Laws: Nothing is read while messages wait for the application, or many pongs for the peer. One
+    turn of the loop parses at most 16 KiB, so that a run of small frames does not delay others for
+    long. Control frames and small fragments may come at 100 a second, with a burst of 1000; beyond
+    that, :meth:`end_flood` is called, once. After :meth:`end_within` the peer has so many seconds,
+    and little more is read from it.
 
-    It costs an idle connection nothing: the attributes are made when they are needed.
+    It costs an idle connection nothing: its attributes are made when they are needed.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -45,31 +45,31 @@ class Intake(asyncio.Protocol, ABC):
 
     _backlog: bytes = b""  # Received, and not parsed yet.
     _is_slice_due: bool = False
-    _small_frames: float = 0.0  # A bucket that leaks.
+    _small_frames: float = 0.0  # A leaky bucket.
     _small_frames_at: float = 0.0
     _deadline: asyncio.TimerHandle | None = None
     _heard_after_close: int = 0
     _has_heard_enough: bool = False
 
-    # --- for the subclass to say -----------------------------------------------------------------
+    # --- defined by subclasses -------------------------------------------------------------------
 
     @property
     @abstractmethod
     def is_held(self) -> bool:
-        """Whether messages wait for the application, so that none should be read."""
+        """Whether messages wait for the application, so that no more should be read."""
 
     @abstractmethod
     def end_flood(self) -> None:
-        """Close with 4429, in the library's words, and parse no more."""
+        """Close with 4429 through the library, and parse no more."""
 
     # --- reading -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parse, one slice a turn."""
+        """Parse one slice a turn."""
         if self._deadline is not None:
             self._heard_after_close += len(data)
             self._has_heard_enough |= self._heard_after_close > _MAX_AFTER_CLOSE
-        if self._backlog:  # TLS and uvloop deliver what they had when reading was paused.
+        if self._backlog:  # TLS and uvloop deliver data that they had before reading was paused.
             self._backlog += data
         elif len(data) > _SLICE_BYTES:
             self._backlog = data
@@ -80,21 +80,21 @@ class Intake(asyncio.Protocol, ABC):
             self._pause()
 
     def eof_received(self) -> bool | None:
-        """Parse what is left: the peer says no more, and may have said goodbye."""
+        """Parse the rest: the peer sends no more, and may have sent a close frame."""
         if self._backlog:
             data, self._backlog = self._backlog, b""
             super().data_received(data)
         return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Drop all references."""
         self._backlog = b""
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
 
     def read_on(self) -> None:
-        """Read on, if nothing speaks against it; to be called when something has ceased to."""
+        """Resume reading if nothing forbids it; called when a reason against it has gone."""
         if not self._may_parse:
             return
         if not self._backlog:
@@ -122,7 +122,7 @@ class Intake(asyncio.Protocol, ABC):
         data, self._backlog = self._backlog[:_SLICE_BYTES], self._backlog[_SLICE_BYTES:]
         super().data_received(data)
         if self._backlog:
-            self._pause()  # The library may have resumed.
+            self._pause()  # The library may have resumed reading.
         self.read_on()
 
     # --- the end -------------------------------------------------------------------------------
@@ -140,9 +140,9 @@ class Intake(asyncio.Protocol, ABC):
             self._pause()
 
     def end_within(self, seconds: float) -> None:
-        """Free the socket after so many seconds, unless it is gone by then.
+        """Free the socket after so many seconds, if it is still there.
 
-        Of several calls the one that ends first counts.
+        The earliest deadline of several calls counts.
         """
         if self._deadline is None:
             self._deadline = self.loop.call_later(seconds, reset, self.transport)

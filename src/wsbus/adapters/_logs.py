@@ -1,4 +1,4 @@
-"""Keeps tokens, and the mistakes of clients, out of the logs of server libraries."""
+"""Filters that keep tokens and the mistakes of clients out of the logs of server libraries."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _OF_CLIENTS: Final = {
 
 
 class RedactQuery(logging.Filter):
-    """Takes query strings, which may hold tokens, and clients' messages out of log records.
+    """Removes query strings, which may hold tokens, and clients' messages from log records.
 
     uvicorn logs ``"WebSocket /ws?token=…" [accepted]`` at INFO to ``uvicorn.error``, and HTTP
-    requests to ``uvicorn.access``; attach it to both with :func:`redact`. What is not UTF-8 it
-    logs as an ERROR, with an exception that holds all of the message: the exception is taken off,
-    and the level becomes INFO, since what a client sends is nothing an operator could mend. At
-    DEBUG it logs headers and messages, which no filter can tell apart: do not.
+    requests to ``uvicorn.access``; attach the filter to both with :func:`redact`. uvicorn logs
+    text that is not UTF-8 as an ERROR, with an exception that contains the message: the filter
+    removes the exception, and lowers the level to INFO, since an operator cannot fix it. Do not
+    run uvicorn at DEBUG: it then logs headers and messages, which the filter cannot recognize.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact it; false if its logger does not log what has become INFO."""
+        """Redact a record; false if it has become INFO and its logger does not log that."""
         if isinstance(record.args, tuple) and record.args:
             record.args = tuple(
                 f"{arg.partition('?')[0]}?…" if isinstance(arg, str) and "?" in arg else arg
@@ -54,7 +54,7 @@ def redact(*names: str) -> None:
     It may be called before or after uvicorn has configured its logging.
 
     Args:
-        *names: Of the loggers; none: those of uvicorn.
+        *names: Names of the loggers; without any, those of uvicorn.
     """
     for name in names or ("uvicorn.error", "uvicorn.access"):
         target = logging.getLogger(name)
@@ -70,10 +70,10 @@ def is_redacted(log: logging.Logger) -> bool:
 class ClientsAtDebug:
     """A logger of uvicorn that logs the mistakes of clients at DEBUG, and without a traceback.
 
-    uvicorn (0.54) logs them as warnings and errors, so that any stranger can fill the log.
+    uvicorn (0.54) logs them as warnings and errors, so that any client can fill the log.
 
     Args:
-        log: Takes everything.
+        log: The logger that the records go to.
     """
 
     __slots__ = ("_log",)
@@ -89,7 +89,7 @@ class ClientsAtDebug:
         self._log.log(logging.DEBUG if message in _OF_CLIENTS else logging.WARNING, message, *args)
 
     def exception(self, message: str, *args: object) -> None:
-        """Log an error, with the traceback of the exception that is being handled."""
+        """Log an error, with the traceback of the current exception."""
         if message in _OF_CLIENTS:
             self._log.debug(message, *args)
         else:

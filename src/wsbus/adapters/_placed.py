@@ -1,10 +1,10 @@
-"""Where endpoints stand in the routing tables of Starlette and FastAPI, and what guards them.
+"""Checks of the places of endpoints in the routing tables of Starlette and FastAPI.
 
 FastAPI applies ``dependencies=`` and ``APIRouter(prefix=…)`` to routes that are made by its own
-methods. A Starlette route that is put into its tables is served without them. Such a route must
-not be open by mistake, so it is refused, and the log says what to write.
+methods. It serves a Starlette route in its tables without them. Such a route must not be open by
+mistake, so it is refused, and the log says what to write.
 
-Nothing here imports a framework: routing tables are known by their attributes.
+Nothing here imports a framework: routing tables are recognized by their attributes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ MISPLACED: Final = "this route is not served here; the log of the server says wh
 """The answer to the client, with the status 500."""
 
 _MAX_ROUTERS: Final = 64
-"""Routers whose verdicts are kept; an application that makes one a request leaks nothing."""
+"""Routers whose results are kept; an application may make a router for each request."""
 
 
 class Placed:
-    """An ASGI application of wsbus that stands in somebody's routing table."""
+    """An ASGI application of wsbus in the routing table of a framework."""
 
     __slots__ = ("_is_told", "_verdicts")
 
@@ -35,19 +35,19 @@ class Placed:
     """The kind of ASGI scope that it serves."""
 
     def __init__(self) -> None:
-        # By the id of a router, which is kept so that the id stays its own. Routers have no hash.
+        # By the router's id; the router is kept so that its id is not reused. Routers have no hash.
         self._verdicts: Final[dict[int, tuple[object, bool]]] = {}
         self._is_told = False
 
     def is_refused(self, scope: Mapping[str, Any]) -> bool:
-        """Tell whether a request came past guards that hold for its neighbours; log the first."""
+        """Tell whether dependencies of other routes do not guard this request; log the first."""
         root = scope.get("router")
-        if root is None:  # No Starlette, or nothing around it.
+        if root is None:  # Not in Starlette, or not in a router.
             return False
-        if id(root) not in self._verdicts:  # As a rule the lifespan has done it.
+        if id(root) not in self._verdicts:  # Usually the lifespan has done it.
             settle(root)
         verdict = self._verdicts.get(id(root))
-        if verdict is None:  # Not found, within some middleware perhaps.
+        if verdict is None:  # Not found; perhaps it is wrapped by middleware.
             if not _is_bypassing(scope):
                 return False
             self.tell(_unguarded(self, str(scope.get("path"))))
@@ -55,7 +55,7 @@ class Placed:
         return verdict[1]
 
     def settle(self, root: object, problems: Sequence[str | None]) -> None:
-        """Note what is wrong with each of the places in which it stands below a router."""
+        """Note the problem of each of its places below a router."""
         if len(self._verdicts) >= _MAX_ROUTERS:
             self._verdicts.clear()
         self._verdicts[id(root)] = (root, all(problems))
@@ -73,18 +73,18 @@ class Placed:
 def settle(application: Any) -> None:
     """Look for endpoints of wsbus in an application's routing tables.
 
-    Misplaced ones are noted and logged. What Starlette leaves out is added: a WebSocket at
-    ``/ws`` where an endpoint is mounted at ``/ws`` (``Mount`` serves what is below ``/ws/`` only),
+    Misplaced ones are noted and logged. Two things that Starlette lacks are added: a WebSocket at
+    ``/ws`` where an endpoint is mounted at ``/ws`` (``Mount`` serves only paths below ``/ws/``),
     and the answer 426 to HTTP requests beside WebSockets.
 
     Args:
-        application: Of Starlette or FastAPI, or a router; everything else is left alone.
+        application: A Starlette or FastAPI application, or a router; anything else is ignored.
     """
     router = getattr(application, "router", application)
     if not _has_table(router):
         return
     places: defaultdict[Placed, list[str | None]] = defaultdict(list)
-    found = list(_walk(router, guards=_guards(router)))  # The tables grow meanwhile.
+    found = list(_walk(router, guards=_guards(router)))  # The tables grow during the loop.
     for place in found:
         if place.is_of_use:
             places[place.what].append(place.problem())
@@ -104,7 +104,7 @@ class _Place:
     what: Placed
     route: Any
     router: Any
-    """Whose table it stands in."""
+    """The router whose table it stands in."""
     guards: bool
     """Whether there are dependencies around it, which do not apply."""
     outer: bool
@@ -113,11 +113,11 @@ class _Place:
 
     @property
     def path(self) -> str:
-        return getattr(self.route, "path", "")  # A Host has none.
+        return getattr(self.route, "path", "")  # A Host has no path.
 
     @property
     def is_of_use(self) -> bool:
-        """Whether it serves what it is for; to HTTP a WebSocket's endpoint only answers 426."""
+        """Whether it serves requests of its kind; over HTTP, an endpoint only answers 426."""
         return self.what.speaks == "http" or not hasattr(self.route, "methods")
 
     def problem(self) -> str | None:
@@ -149,7 +149,7 @@ class _Place:
         path = self.path
         if not path or hasattr(self.route, "dependant"):
             return
-        if hasattr(self.route, "routes"):  # A mount, which serves what is below its path.
+        if hasattr(self.route, "routes"):  # A mount, which serves the paths below its own.
             if not any(self._beside(path, has_methods=False)):
                 self.router.add_websocket_route(path, self.what, name=f"wsbus:{path}")
         elif hasattr(self.route, "answers_http") and not self.is_included:
@@ -168,7 +168,7 @@ def _walk(
 ) -> Iterator[_Place]:
     for route in router.routes:
         included = getattr(route, "original_router", None)
-        if included is not None:  # By include_router of FastAPI.
+        if included is not None:  # Made by FastAPI's include_router.
             around = guards or _guards(route.include_context) or _guards(included)
             yield from _walk(included, guards=around, outer=outer, is_included=True)
             continue
@@ -192,7 +192,7 @@ def _guards(router: Any) -> bool:
 
 
 def _is_bypassing(scope: Mapping[str, Any]) -> bool:
-    """Tell whether dependencies stand around this request's route; for wrapped endpoints, too."""
+    """Tell whether this request's route has dependencies around it; for wrapped endpoints, too."""
     application = scope.get("app")
     router = getattr(application, "router", None) or scope.get("router")
     included = (scope.get("fastapi") or {}).get("included_router")

@@ -1,4 +1,4 @@
-"""How far away a peer is, as the operating system has measured it."""
+"""A peer's round-trip time, as measured by the operating system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 __all__ = ["round_trip"]
 
 _INTERNET: Final = {socket.AF_INET, socket.AF_INET6}
-# Of Linux's `struct tcp_info`, <linux/tcp.h>: eight bytes, and then words of 32 bits, of which
+# Linux's `struct tcp_info`, <linux/tcp.h>: eight bytes, and then words of 32 bits, of which
 # `tcpi_rtt` is the sixteenth, in microseconds.
 _RTT: Final = struct.Struct("=68xI")
 
@@ -18,7 +18,7 @@ _RTT: Final = struct.Struct("=68xI")
 def round_trip(transport: WriteTransport) -> float | None:
     """Return the smoothed round-trip time of a TCP connection in seconds.
 
-    Behind a proxy that is the way to the proxy. None: it is not TCP, not Linux, or it is over.
+    Behind a proxy that is the time to the proxy. None: not TCP, not Linux, or no longer connected.
     """
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in _INTERNET or not hasattr(socket, "TCP_INFO"):

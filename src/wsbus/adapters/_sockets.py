@@ -1,4 +1,4 @@
-"""What adapters that hold the socket do to it.
+"""Functions of adapters that hold the socket.
 
 asyncio's TLS transport forgets its connection when it is closed twice, as libraries do, and then
 raises ``AttributeError`` (seen in Python 3.11).
@@ -20,8 +20,8 @@ _INTERNET: Final = {socket.AF_INET, socket.AF_INET6}
 
 
 def keep_shallow(transport: WriteTransport) -> None:
-    """Let nothing pile up below the queue, out of reach of every overflow policy."""
-    # Paused as soon as anything is left over. high=0 would deadlock TLS on Python 3.11.
+    """Keep buffers below the queue small: overflow policies do not reach them."""
+    # Pause as soon as anything is left over. high=0 would deadlock TLS on Python 3.11.
     is_encrypted = transport.get_extra_info("sslcontext") is not None
     transport.set_write_buffer_limits(high=1 if is_encrypted else 0, low=0)
     sock = transport.get_extra_info("socket")
@@ -30,27 +30,28 @@ def keep_shallow(transport: WriteTransport) -> None:
     # asyncio leaves it off if socket.create_server made the listener: replies come 40 ms late.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        # Else up to 4 MiB wait in the kernel.
+        # Without it up to 4 MiB wait in the kernel.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 * 1024)
 
 
 class Writer(Protocol):
-    """What :func:`make_writer` returns."""
+    """The result of :func:`make_writer`."""
 
     def write(self, wire: bytes, /) -> None:
-        """Write, or keep what the system does not take now."""
+        """Write, and keep the bytes that the system does not take now."""
         ...
 
 
 def make_writer(transport: WriteTransport) -> Writer:
-    """Return what writes as the transport does; to be used only while that is not paused.
+    """Return a writer that writes as the transport does; use it only while that is not paused.
 
-    Where the socket's bytes are the transport's own (no TLS, asyncio's own loop on a POSIX system)
-    it writes to the descriptor, and leaves to the transport what the system does not take. That
-    is half the cost of a delivery besides the system call itself (measured: 1.33 µs a write, the
-    call included, against 2.15 µs). It is sound because :func:`keep_shallow` has a transport pause
-    as soon as it holds a byte: not paused means that nothing waits to be written before. And the
-    descriptor is closed after ``connection_lost`` was called, which counts as paused.
+    Where the transport's bytes go to the socket unchanged (no TLS, asyncio's own loop on a POSIX
+    system), it writes to the descriptor, and gives the transport only the bytes that the system
+    does not take. This saves half the cost of a delivery besides the system call itself (measured:
+    1.33 µs a write, the call included, against 2.15 µs). It is sound because :func:`keep_shallow`
+    makes a transport pause as soon as it holds a byte: while it is not paused, nothing waits to be
+    written before. And the descriptor is closed only after ``connection_lost`` was called, which
+    counts as paused.
     """
     sock = transport.get_extra_info("socket")
     is_plain = sock is not None and transport.get_extra_info("sslcontext") is None
@@ -70,7 +71,7 @@ class _Descriptor:
     def write(self, wire: bytes, /) -> None:
         try:
             taken = os.write(self._number, wire)
-        except OSError:  # No room, or no peer: the transport sees to either.
+        except OSError:  # A full buffer, or a lost peer: the transport handles both.
             taken = 0
         if taken < len(wire):
             self._transport.write(wire[taken:])
@@ -85,10 +86,10 @@ def unsent(transport: WriteTransport) -> int:
 
 
 def reset(transport: WriteTransport) -> None:
-    """Free the socket now; what was not sent is lost. Idempotent."""
+    """Free the socket at once; unsent data are lost. Idempotent."""
     with suppress(AttributeError, OSError):  # It is closed already.
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            # Without it the kernel keeps what was not sent, for minutes.
+            # Without it the kernel keeps unsent data for minutes.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

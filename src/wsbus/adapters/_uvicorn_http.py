@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with an end to requests that never become one; for :mod:`.uvicorn`."""
+"""uvicorn's HTTP protocol, with a deadline for incomplete requests; for :mod:`.uvicorn`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ._logs import ClientsAtDebug
 __all__ = ["HTTPProtocol", "answer_broken_handshake"]
 
 _HEAD_SECONDS: Final = 10.0
-"""For the head of a request, from the connection's start or the first byte: what websockets has."""
+"""Time for a request's head, from the connection's start or the first byte, as in websockets."""
 _MAX_HEAD: Final = 64 * 1024
-"""Bytes of a head that is not complete; h11 has this bound by itself, and httptools has none."""
+"""Bytes of an incomplete head; h11 has this bound itself, and httptools has none."""
 _TOO_LATE: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -28,8 +28,8 @@ def answer_broken_handshake(protocol: object, transport: asyncio.Transport) -> N
     """Answer a handshake that websockets refuses to parse; uvicorn (0.54) leaves it as it is.
 
     Args:
-        protocol: Of a WebSocket; others than those over websockets are left alone.
-        transport: Its own.
+        protocol: The protocol of a WebSocket; only those over websockets are handled.
+        transport: Its transport.
     """
     conn: Any = getattr(protocol, "conn", None)
     if getattr(conn, "handshake_exc", None) is not None and not transport.is_closing():
@@ -38,7 +38,7 @@ def answer_broken_handshake(protocol: object, transport: asyncio.Transport) -> N
 
 
 class Bounded(asyncio.Protocol, ABC):
-    """Ends a connection whose next request is not complete in time; mixed in before uvicorn's.
+    """Ends a connection whose next request is not complete in time; a mixin before uvicorn's class.
 
     uvicorn (0.54) bounds only the pause between two requests. A timer runs while the head of a
     request is awaited, and at no other time.
@@ -74,7 +74,7 @@ class Bounded(asyncio.Protocol, ABC):
         answer_broken_handshake(self.transport.get_protocol(), self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Await nothing more."""
+        """Stop the timer."""
         self._clear_deadline()
         super().connection_lost(exc)
 
@@ -92,7 +92,7 @@ class Bounded(asyncio.Protocol, ABC):
     def end(self, answer: bytes) -> None:
         """Answer, and free the socket."""
         self.transport.write(answer)
-        self.transport.abort()  # The system has the answer, or the peer reads nothing.
+        self.transport.abort()  # The system has the answer, or the peer does not read.
 
 
 class OnH11(Bounded, H11Protocol):
@@ -106,9 +106,9 @@ class OnH11(Bounded, H11Protocol):
 HTTPProtocol: type[asyncio.Protocol] = OnH11
 """uvicorn's own HTTP protocol; but a request's head must be complete within 10 s, and 64 KiB.
 
-For ``http=`` of ``uvicorn.Config``. Later it answers 408 and frees the socket. What is no HTTP is
-answered 400 and logged at DEBUG. It is based on httptools where that is installed, as uvicorn's own
-choice is.
+For ``http=`` of ``uvicorn.Config``. After that it answers 408 and frees the socket. Data that are
+not HTTP are answered with 400 and logged at DEBUG. It is based on httptools where that is
+installed, as uvicorn's own choice is.
 """
 
 try:
@@ -136,7 +136,7 @@ else:
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._awaits_head = True
-            self._head_bytes = 0  # What came with the end of another request does not count.
+            self._head_bytes = 0  # Data that came with the end of another request do not count.
 
         def on_headers_complete(self) -> None:
             self._awaits_head = False

@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol, with the socket within reach; for :mod:`.uvicorn`."""
+"""uvicorn's WebSocket protocol, with access to the socket; for :mod:`.uvicorn`."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from ._uvicorn_http import answer_broken_handshake
 __all__ = ["WebSocketProtocol"]
 
 _SHUTDOWN_SECONDS: Final = 5.0
-"""For a peer to take the close frame of a server that ends: `close_timeout`'s default."""
+"""Time for a peer to read the close frame at shutdown: `close_timeout`'s default."""
 
 
 class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
-    """uvicorn's own WebSocket protocol, with the socket within the application's reach.
+    """uvicorn's own WebSocket protocol, with access to the socket for the application.
 
-    For ``ws=`` of ``uvicorn.Config``. In ``scope["extensions"]["wsbus"]`` it offers what
-    :class:`.WriteNow` does, and ``abort``; other applications notice nothing of it. Fan-out then
-    writes to the socket without a task or a coroutine (measured with one publication outstanding:
-    half of what the bare ASGI loop costs; with many, a fifteenth), a stuck connection is freed at
-    the write deadline, and a connection that breaks ends with 1006, unlike one that is closed.
+    For ``ws=`` of ``uvicorn.Config``. In ``scope["extensions"]["wsbus"]`` it offers the methods of
+    :class:`.WriteNow`, and ``abort``; other applications are not affected. Fan-out then writes to
+    the socket without a task or a coroutine (measured with one publication outstanding: half the
+    cost of the bare ASGI loop; with many, a fifteenth), a stuck connection is freed at the write
+    deadline, and a connection that breaks ends with 1006, unlike one that is closed.
 
-    It serves any application with less trust in peers than uvicorn's own: pings that nobody reads
-    the answers to cost no memory, a flood of control frames is closed with 4429, a run of small
-    frames delays nobody for long, an oversized request is answered, and a socket that was closed
-    is gone after 10 s (a wsbus endpoint: ``close_timeout``) whatever the peer does.
+    It trusts peers less than uvicorn's own, for any application: unread pongs cost no memory, a
+    flood of control frames is closed with 4429, a run of small frames does not delay others for
+    long, an oversized request is answered, and a closed socket is gone after 10 s (a wsbus
+    endpoint: ``close_timeout``) whatever the peer does.
     """
 
     writable_now: bool = False
-    """Whether the transport has taken all that it was given, and there is one."""
+    """Whether there is a transport, and it has taken all data written to it."""
     close_timer: asyncio.TimerHandle | None
     _room: Event | None = None
 
@@ -48,16 +48,16 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         self.logger: Any = ClientsAtDebug(self.logger)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note flow control from the start; nothing may hide in buffers below the queue."""
+        """Follow flow control from the start, and keep the buffers below the queue small."""
         super().connection_made(transport)
         self.writable_now = True
         keep_shallow(self.transport)
         self._writer = make_writer(self.transport)
 
     def handle_connect(self, event: Any) -> None:
-        """Offer the socket; the application starts in the next turn of the loop."""
+        """Add the extension to the scope; the application starts in the next turn of the loop."""
         super().handle_connect(event)
-        self.request.headers.clear()  # The scope has them; the library's parser keeps the request.
+        self.request.headers.clear()  # The library's parser keeps the request.
         if self.response.status_code == 101:
             self.scope["extensions"]["wsbus"] = {
                 "end_within": self.end_within,
@@ -74,18 +74,18 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         return self.read_paused
 
     def handle_events(self) -> None:
-        """Answer a handshake that is none, too."""
+        """Answer an invalid handshake, too."""
         super().handle_events()
         answer_broken_handshake(self, self.transport)
 
     def handle_ping(self) -> None:
-        """Answer, unless it is closed, and count."""
+        """Answer a ping, unless the connection is closed, and count it."""
         if not self.close_sent:
             super().handle_ping()
             self.note_small_frames()
 
     def handle_pong(self, event: Any) -> None:
-        """Note the answer, and count."""
+        """Note the pong, and count it."""
         super().handle_pong(event)
         self.note_small_frames()
 
@@ -128,40 +128,40 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
                 self.transport.write_eof()
 
     def keepalive_timeout(self) -> None:
-        """Close; the peer, which is asleep, need not agree."""
+        """Close without waiting for the peer, which does not answer."""
         super().keepalive_timeout()
         self.end_within(self.close_timeout)
 
     def eof_received(self) -> None:
-        """Wait no longer than after a close frame for what was not sent."""
+        """Give unsent data as long as after a close frame."""
         super().eof_received()
         self.end_within(self.close_timeout)
 
     def handle_parser_exception(self) -> None:
-        """Close; the peer, which has broken the protocol, need not read that."""
+        """Close without waiting for the peer, which has broken the protocol."""
         super().handle_parser_exception()
         self.end_within(self.close_timeout)
 
     def on_task_complete(self, task: Any) -> None:
-        """Keep no socket whose application has ended."""
+        """Free the socket once its application has ended."""
         super().on_task_complete(task)
         if not self.disconnected:
             self.end_within(self.close_timeout)
 
     def pause_writing(self) -> None:
-        """Note that there is no room."""
+        """Note that the transport is full."""
         super().pause_writing()
         self.writable_now = False
 
     def resume_writing(self) -> None:
-        """Note that there is room."""
+        """Note that the transport is writable again."""
         super().resume_writing()
         self.writable_now = self.is_open
         self.read_on()
         self._wake()
 
     async def receive(self) -> Any:
-        """Return the next ASGI message; read on only if nothing waits, for either side."""
+        """Return the next ASGI message; read on only if nothing waits on either side."""
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
             self.read_paused = False
@@ -169,7 +169,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         return message
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Report a connection that broke without a close frame; wake all that wait for room."""
+        """Report a connection that broke without a close frame; wake all waiting tasks."""
         if self.handshake_complete and self.conn.state is State.OPEN:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.ABNORMAL})
         self.writable_now = False
@@ -197,7 +197,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
             raise TransportClosed
 
     async def wait_writable(self) -> None:
-        """Wait until there is room; see :meth:`.WriteNow.wait_writable`."""
+        """Wait until the transport is writable; see :meth:`.WriteNow.wait_writable`."""
         while self.is_open and not self.writable_now:
             if self._room is None:
                 self._room = Event()
@@ -210,12 +210,12 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         return unsent(self.transport)
 
     def abort(self) -> None:
-        """Free the socket now; what was not sent is lost. Idempotent."""
+        """Free the socket at once; unsent data are lost. Idempotent."""
         reset(self.transport)
 
     @property
     def is_open(self) -> bool:
-        """Whether a frame may follow."""
+        """Whether a frame may still be written."""
         return self.conn.close_sent is None and not self.disconnected
 
     def _wake(self) -> None:

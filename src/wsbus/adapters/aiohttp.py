@@ -25,24 +25,22 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from aiohttp import web, web_log
 
-from ..bus import Bus, status_views
+from ..bus import Bus, host_of, status_views
 from ..core.encoding import encode_data
 from ..core.errors import UsageError
 from ..endpoint import Admission, Endpoint, Refusal
+from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
+from ..web.pages import AssetResponse, MountedPage
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
 from ._endpoint import endpoint_of
 from ._logs import is_redacted, redact
-
-if TYPE_CHECKING:  # Applications without a console load nothing of it.
-    from ..console import Console
-    from ..console.assets import AssetResponse
 
 __all__ = [
     "AccessLogger",
@@ -58,29 +56,29 @@ logger: Final = logging.getLogger("wsbus.aiohttp")
 _ACCESS_LOG: Final = "aiohttp.access"
 _KEEPALIVE_SECONDS: Final = 20.0
 _KEEPALIVE_TIMEOUT: Final = 10.0
-"""For a request to come, in seconds: what websockets has. aiohttp has an hour."""
+"""Seconds for a request to come, as in websockets. aiohttp's own default is an hour."""
 
 
-def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
+def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
     """Add a WebSocket route to an application, or a sub-application, and all that it needs.
 
-    The bus starts and stops with the application, unless it is running by then. At shutdown the
-    endpoint is drained: its connections are given what they are owed and closed with 1001, and
-    those that are not writable are aborted. Under ``web.run_app`` a second SIGTERM, which would cut
-    that short with the exit status 1, is ignored.
+    The bus starts and stops with the application, unless it is running already. At shutdown the
+    endpoint is drained: its connections get what they are owed and are closed with 1001, and those
+    that are not writable are aborted. Under ``web.run_app`` a second SIGTERM, which would cut that
+    short with the exit status 1, is ignored.
 
-    A socket that sends no request, or half of one, is closed after 10 s, and so is one that sends
-    no further request. ``web.Application(handler_args={"keepalive_timeout": 75.0})`` sets another
-    limit; what ``web.run_app`` is given for it does not count. This holds for an application that
-    is run, not for one that is part of another.
+    A socket that sends no complete request within 10 s, also after another request, is closed.
+    ``web.Application(handler_args={"keepalive_timeout": 75.0})`` sets another limit; the argument
+    of ``web.run_app`` has no effect. This holds for an application that is run, not for one that
+    is part of another.
 
     Where the endpoint takes tokens from the query, queries are kept out of the log
-    ``aiohttp.access``; other logs are warned of, once.
+    ``aiohttp.access``; for other logs there is a warning, once.
 
     Args:
         app: To be set up before it starts, and before what publishes in its own start-up.
         path: As for any route; what variable parts hold is in :attr:`.Handshake.path_params`.
-        door: Where clients come in; a bus means its default endpoint. May be called for several
+        endpoint: Where clients come in; a bus means its default endpoint. May be called for several
             endpoints of one bus.
 
     Raises:
@@ -88,40 +86,43 @@ def setup(app: web.Application, path: str, door: Bus | Endpoint) -> None:
     """
     if not isinstance(app, web.Application):
         raise UsageError('the application of aiohttp comes first: setup(app, "/ws", bus)')
-    endpoint = endpoint_of(door)
+    served = endpoint_of(endpoint)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
-        bus = endpoint.gate
-        if not isinstance(bus, Bus) or bus.is_running:
+        host = served.host
+        if not isinstance(host, BusHost) or host.is_running:
             yield
-        else:
-            async with bus:
-                yield
+            return
+        await host.start()
+        try:
+            yield
+        finally:
+            await host.stop()
 
     async def drain(_app: web.Application) -> None:
         _ignore_sigterm()
-        await endpoint.drain()
+        await served.drain()
 
     _limit_idle_sockets(app)
-    if endpoint.query_token is not None:
+    if served.query_token is not None:
         redact(_ACCESS_LOG)
-    app.router.add_get(path, handler(endpoint), allow_head=False)
+    app.router.add_get(path, handler(served), allow_head=False)
     app.cleanup_ctx.append(live)
     app.on_shutdown.append(drain)
 
 
 def _limit_idle_sockets(app: web.Application) -> None:
-    # An argument of its constructor, but no attribute in public.
+    # An argument of its constructor, but not a public attribute.
     given: Mapping[str, Any] | None = getattr(app, "_handler_args", None)
     arguments = {"keepalive_timeout": _KEEPALIVE_TIMEOUT, **(given or {})}
     setattr(app, "_handler_args", arguments)  # noqa: B010  # for mypy
 
 
 def _ignore_sigterm() -> None:
-    """Let a clean-up that has begun come to its end.
+    """Ignore a second SIGTERM during the clean-up.
 
     ``web.run_app`` (3.14) raises SystemExit out of its own clean-up when a second signal comes.
-    Handlers that are not its own are left alone.
+    Only its own signal handler is replaced.
     """
     loop = asyncio.get_running_loop()
     handles: Mapping[int, object] = getattr(loop, "_signal_handlers", {})
@@ -140,19 +141,19 @@ def add_status_routes(
     prefix: str = "/-",
     views: Mapping[str, Callable[[], object]] | None = None,
 ) -> None:
-    """Add routes that tell operators how the bus is: JSON, for ``GET``.
+    """Add routes that show operators the state of a bus as JSON, for ``GET``.
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
-    (:meth:`.Bus.connections`). They show subjects and addresses of clients: keep strangers away
-    from them, with middleware or a proxy.
+    (:meth:`.Bus.connections`). They show subjects and addresses of clients: restrict access to
+    them, with middleware or a proxy.
 
     Args:
-        app: Where to add them.
-        bus: Which.
-        prefix: Of the paths.
-        views: Other names, and what to call for what each tells.
+        app: The application.
+        bus: The bus.
+        prefix: Prefix of the paths.
+        views: Other names, each with a function that returns the data.
     """
-    for name, tell in (status_views(bus) if views is None else views).items():
+    for name, tell in (status_views(host_of(bus)) if views is None else views).items():
         app.router.add_get(f"{prefix}/{name}", _view(tell))
 
 
@@ -163,13 +164,15 @@ def _view(tell: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.S
     return view
 
 
-def add_console_routes(app: web.Application, console: Console, prefix: str = "/console") -> None:
+def add_console_routes(
+    app: web.Application, console: MountedPage, prefix: str = "/console"
+) -> None:
     """Add routes for an operator's console: its page at ``/console/``, and its endpoint.
 
     Args:
-        app: Where to add them.
-        console: Which.
-        prefix: Of the paths.
+        app: The application.
+        console: The console.
+        prefix: Prefix of the paths.
     """
 
     async def page(request: web.Request) -> web.StreamResponse:
@@ -193,8 +196,8 @@ def add_web_routes(app: web.Application, prefix: str = "/wsbus") -> None:
     """Add routes that serve the JavaScript client: ``/wsbus/wsbus.js``; see :mod:`wsbus.web`.
 
     Args:
-        app: Where to add them.
-        prefix: Of the paths.
+        app: The application.
+        prefix: Prefix of the paths.
     """
     for name in ASSETS:
         app.router.add_get(f"{prefix}/{name}", _serve_asset(name))
@@ -210,14 +213,16 @@ def _serve_asset(name: str) -> Callable[[web.Request], Awaitable[web.StreamRespo
     return serve
 
 
-def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def handler(endpoint: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return what handles the requests of a route of your own: ``add_get("/ws", …)``.
 
     The bus must be running, and ``endpoint.drain()`` should be called in ``app.on_shutdown``:
     aiohttp waits a minute for handlers that have not ended by themselves. :func:`setup` does both.
     """
-    endpoint = endpoint_of(door)
+    return _handler(endpoint_of(endpoint))
 
+
+def _handler(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         refused = _refused(request)
         if refused is not None:
@@ -231,7 +236,7 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
         if isinstance(admission, Refusal):
             return web.Response(status=admission.status, text=f"{admission.reason}\n")
         ws = _response(endpoint, admission)
-        if request.transport is None:  # It left while it was judged.
+        if request.transport is None:  # The client left during the authentication.
             return ws
         guard = Guard(request)
         try:
@@ -252,7 +257,7 @@ def handler(door: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.Strea
 
 
 def _refused(request: web.Request) -> web.Response | None:
-    """Return the answer to what is no handshake."""
+    """Return the answer to a request that is not a handshake, else None."""
     if request.headers.get("upgrade", "").lower() != "websocket":
         headers = {"Upgrade": "websocket", "Connection": "upgrade"}
         return web.Response(status=426, text=f"{NO_UPGRADE}\n", headers=headers)
@@ -271,7 +276,7 @@ class AccessLogger(web_log.AccessLogger):
 
 
 class _Queryless:
-    """A request as the access log sees it."""
+    """A request without its query, for the access log."""
 
     __slots__ = ("_request",)
 
@@ -303,11 +308,11 @@ def _response(endpoint: Endpoint, admission: Admission) -> EndpointResponse:
         timeout=endpoint.limits.close_timeout,
         autoclose=False,
         autoping=False,
-        # Where wsbus does not end silent connections itself, the library's own keepalive does.
+        # Where wsbus does not close silent connections, the library's own keepalive does.
         heartbeat=_KEEPALIVE_SECONDS if endpoint.heartbeat.timeout is None else None,
         protocols=() if chosen is None else (chosen,),
         compress=False,
-        max_msg_size=endpoint.limits.max_message_bytes + 1,  # Which is refused itself.
+        max_msg_size=endpoint.limits.max_message_bytes + 1,  # This one is refused itself.
     )
     if chosen is not None:
         # aiohttp reads only the first of several such headers (RFC 6455, section 11.3.4).

@@ -8,19 +8,19 @@ In a framework, mount it where a WebSocket route or another ASGI application goe
 with the framework's own lifespan; :mod:`.starlette` does both in a line each for Starlette and
 FastAPI.
 
-Plain ASGI differs from the other adapters in one thing: the socket is out of reach. A peer that
-never reads costs the bus nothing after the write deadline, but its socket lives until the server
-lets it go; uvicorn waits for the peer to leave. Where that matters, set ``TCP_USER_TIMEOUT`` on the
-listening socket. Nor can anybody bound the pongs that uvicorn writes for a peer which floods it
-with pings and reads none.
+Plain ASGI differs from the other adapters in one thing: it has no access to the socket. A peer that
+never reads costs the bus nothing after the write deadline, but its socket stays open until the
+server closes it; uvicorn waits for the peer to leave. Where that matters, set ``TCP_USER_TIMEOUT``
+on the listening socket. Nor is there a bound on the pongs that uvicorn writes for a peer that
+floods it with pings and reads nothing.
 
-uvicorn must be 0.52.1 or newer: older ones, and daphne, take all that is sent into memory, so
-that no bound and no overflow policy can hold. uvicorn closes what is not UTF-8 with 1007, and logs
-an error with a traceback, see :class:`.RedactQuery`; it reports a reset connection as 1005, and
-hypercorn every close by the client as 1006.
+uvicorn must be 0.52.1 or newer: older ones, and daphne, keep all sent data in memory, so that no
+bound and no overflow policy can hold. uvicorn closes a connection that sends invalid UTF-8 with
+1007, and logs an error with a traceback, see :class:`.RedactQuery`; it reports a reset connection
+as 1005, and hypercorn reports every close by the client as 1006.
 
-Under uvicorn with :func:`.uvicorn_options` all of this is mended, and fan-out is twice as fast: the
-socket comes within reach, through ``scope["extensions"]["wsbus"]``.
+Under uvicorn with :func:`.uvicorn_options` none of this applies, and fan-out is twice as fast:
+wsbus then has access to the socket, through ``scope["extensions"]["wsbus"]``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ..bus import Bus
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
+from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import ASGIMessage, ASGIReceive, ASGISend, transport
 from ._endpoint import endpoint_of
@@ -84,22 +85,22 @@ class Application(Placed):
 
     async def _start(self) -> None:
         """Start the bus, unless it runs; only once, so that it stays stopped when it stops."""
-        bus = self.endpoint.gate
+        host = self.endpoint.host
         if self._starting is None:
             self._starting = Lock()
         async with self._starting:
-            if self._autostart and isinstance(bus, Bus) and not bus.is_running:
-                await bus.__aenter__()
+            if self._autostart and isinstance(host, BusHost) and not host.is_running:
+                await host.start()
             self._autostart = False
 
     async def _live(self, receive: ASGIReceive, send: ASGISend) -> None:
-        """Start the bus, unless the application has done so, and stop it at the end."""
+        """Start the bus, unless it is running, and stop it at the end."""
         await receive()
-        bus = self.endpoint.gate
-        is_ours = isinstance(bus, Bus) and not bus.is_running
+        host = self.endpoint.host
+        is_ours = isinstance(host, BusHost) and not host.is_running
         try:
-            if isinstance(bus, Bus) and is_ours:
-                await bus.__aenter__()
+            if isinstance(host, BusHost) and is_ours:
+                await host.start()
         except Exception as exc:  # noqa: BLE001  # told; raised, uvicorn would go on without a bus
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
@@ -108,28 +109,28 @@ class Application(Placed):
         try:
             await receive()
         finally:
-            if isinstance(bus, Bus) and is_ours:
-                await bus.aclose()
+            if isinstance(host, BusHost) and is_ours:
+                await host.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def app(door: Bus | Endpoint, *, autostart: bool = False) -> Application:
-    """Return an ASGI application whose WebSockets, on any path, come in by this door.
+def app(endpoint: Bus | Endpoint, *, autostart: bool = False) -> Application:
+    """Return an ASGI application whose WebSockets, on any path, come in at this endpoint.
 
     Refused handshakes are answered with their HTTP status where the server can (uvicorn,
     hypercorn, granian), with 403 otherwise. HTTP requests are answered 426.
 
     Args:
-        door: Where clients come in; a bus means its default endpoint.
+        endpoint: Where clients come in; a bus means its default endpoint.
         autostart: Start the bus with the first connection, if nothing has started it: for
             servers without a lifespan, such as daphne, and for applications that do not pass it
             on, such as Django's. Such a bus can publish once a client has been there, and it ends
-            with its process, without a word to its clients.
+            with its process, without a close frame to its clients.
 
     Raises:
         UsageError: It is neither a bus nor an endpoint.
     """
-    return Application(endpoint_of(door), autostart=autostart)
+    return Application(endpoint_of(endpoint), autostart=autostart)
 
 
 async def converse(
@@ -145,10 +146,10 @@ async def converse(
     """Serve one WebSocket to its end; for adapters of ASGI frameworks.
 
     Args:
-        endpoint: Where the client comes in.
-        scope: As the ASGI server and the framework made it.
-        receive: As ASGI has it.
-        send: The same.
+        endpoint: The endpoint.
+        scope: The scope of the ASGI server and the framework.
+        receive: The server's callable.
+        send: The server's callable.
         identity: From the framework, if it identified the client; None: ask the authenticator.
         is_connected: Whether ``websocket.connect`` has been received.
         is_accepted: Whether ``websocket.accept`` has been sent.
@@ -156,7 +157,7 @@ async def converse(
     if not is_connected and (await receive())["type"] != "websocket.connect":
         return
     _look_at_server(scope)
-    if not endpoint.gate.has_run:
+    if not endpoint.host.has_run:
         endpoint.notices.of_rest(scope["path"], _how_to_start(scope))
     if endpoint.query_token is not None:
         _warn_of_query_token(endpoint)
@@ -176,13 +177,13 @@ async def converse(
             if verdict.subprotocol is not None:
                 accept["subprotocol"] = verdict.subprotocol
             await send(accept)
-    except OSError:  # It left while it was judged.
+    except OSError:  # The client left during the authentication.
         return
     link = transport(endpoint, scope, receive, send)
     try:
         await endpoint.run(link, verdict)
     finally:
-        link.abort()  # No send outlives the application, as ASGI wants it.
+        link.abort()  # ASGI does not allow sends after the application has returned.
 
 
 def _how_to_start(scope: ASGIMessage) -> str:
@@ -207,16 +208,16 @@ def _how_to_start(scope: ASGIMessage) -> str:
 
 async def _refuse(refusal: Refusal, scope: ASGIMessage, send: ASGISend) -> None:
     if "websocket.http.response" not in (scope.get("extensions") or {}):
-        # Before the handshake is complete that means 403.
+        # Before the handshake is complete, this means 403.
         await send({"type": "websocket.close", "code": refusal.close_code})
         return
     await _respond("websocket.http.response", refusal.status, refusal.reason, send)
-    # uvicorn logs an error if the application returns before it has let the connection go.
+    # uvicorn logs an error if the application returns before uvicorn has closed the connection.
     await checkpoint()
 
 
 async def decline(scope: ASGIMessage, _receive: ASGIReceive, send: ASGISend) -> None:
-    """Answer an HTTP request to the path of a WebSocket: with 426, what to do."""
+    """Answer an HTTP request to the path of a WebSocket with 426, and say what to do."""
     if str(scope.get("http_version", "")).startswith("1"):
         headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
         await _respond("http.response", 426, NO_UPGRADE, send, headers)
@@ -258,9 +259,9 @@ def _decoded(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
 
 
 def _look_at_server(scope: ASGIMessage) -> None:
-    """Warn, once a process, of how uvicorn is run."""
+    """Warn, once in a process, if uvicorn runs without the options that it needs."""
     _warn_of_old_uvicorn()
-    with suppress(RuntimeError):  # On trio it is not uvicorn.
+    with suppress(RuntimeError):  # uvicorn does not run on trio.
         _warn_of_options(is_fast="wsbus" in (scope.get("extensions") or {}))
 
 
@@ -301,7 +302,7 @@ def _warn_of_options(*, is_fast: bool) -> None:
 
 
 def _warn_of_query_token(endpoint: Endpoint) -> None:
-    """Warn, once, unless it is uvicorn with queries redacted."""
+    """Warn, once, that logs may hold tokens, unless uvicorn's logs are redacted."""
     config = None
     with suppress(RuntimeError):
         config = _uvicorn_config()

@@ -1,4 +1,4 @@
-"""Serve a bus beside an ASGI application that has no place for it, such as Django's or Quart's.
+"""Serve a bus beside an ASGI application that cannot mount it, such as Django's or Quart's.
 
 ::
 
@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from ..bus import Bus
 from ..core.errors import UsageError
-from ..endpoint import Endpoint
+from ..endpoint import Endpoint, Host
+from ..server.host import BusHost
 from . import asgi
 from ._asgi import ASGIMessage, ASGIReceive, ASGISend
 from ._endpoint import endpoint_of
@@ -36,7 +37,7 @@ class Beside:
         self._sockets = asgi.app(endpoint, autostart=True)
 
     async def __call__(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
-        """Serve the path, and hand everything else to the other application."""
+        """Serve the path, and pass everything else to the other application."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["path"].removeprefix(scope.get("root_path", "")) == self._path:
@@ -46,7 +47,7 @@ class Beside:
 
     async def _live(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
         """Run the bus around the lifespan of the other application, or alone if it has none."""
-        around = _Around(self._endpoint.gate, receive, send)
+        around = _Around(self._endpoint.host, receive, send)
         # What the server has stopped stays stopped: no client starts it again.
         self._sockets = asgi.app(self._endpoint)
         try:
@@ -56,17 +57,19 @@ class Beside:
                 raise
         finally:
             await around.stop()
-        if not around.was_asked:  # Django raises at once, others return: they have no lifespan.
+        if (
+            not around.was_asked
+        ):  # Applications without a lifespan: Django raises at once, others return.
             await self._sockets(scope, receive, send)
 
 
 class _Around:
-    """A lifespan's two callables, with the bus started before and stopped after what they say."""
+    """A lifespan's two callables, with the bus started before and stopped after the other one."""
 
-    __slots__ = ("_bus", "_is_ours", "_receive", "_send", "was_asked")
+    __slots__ = ("_host", "_is_ours", "_receive", "_send", "was_asked")
 
-    def __init__(self, bus: object, receive: ASGIReceive, send: ASGISend) -> None:
-        self._bus: Final = bus
+    def __init__(self, host: Host, receive: ASGIReceive, send: ASGISend) -> None:
+        self._host: Final = host
         self._receive: Final = receive
         self._send: Final = send
         self._is_ours = False
@@ -76,8 +79,8 @@ class _Around:
         message = await self._receive()
         if not self.was_asked:
             self.was_asked = True
-            if isinstance(self._bus, Bus) and not self._bus.is_running:
-                await self._bus.__aenter__()
+            if isinstance(self._host, BusHost) and not self._host.is_running:
+                await self._host.start()
                 self._is_ours = True
         return message
 
@@ -87,11 +90,11 @@ class _Around:
         await self._send(message)
 
     async def stop(self) -> None:
-        if self._is_ours and isinstance(self._bus, Bus) and self._bus.is_running:
-            await self._bus.aclose()
+        if self._is_ours and isinstance(self._host, BusHost) and self._host.is_running:
+            await self._host.stop()
 
 
-def beside(other: Callable[..., Awaitable[Any]], path: str, door: Bus | Endpoint) -> Beside:
+def beside(other: Callable[..., Awaitable[Any]], path: str, endpoint: Bus | Endpoint) -> Beside:
     """Return an ASGI application that serves the endpoint at one path, and ``other`` elsewhere.
 
     The bus starts before the other application does, and stops after it. Where the server has no
@@ -100,11 +103,11 @@ def beside(other: Callable[..., Awaitable[Any]], path: str, door: Bus | Endpoint
     Args:
         other: The application, called for all other paths and for its lifespan.
         path: Where WebSockets connect; exactly this one, below the server's ``root_path``.
-        door: The endpoint; a bus means its default endpoint.
+        endpoint: The endpoint; a bus means its default endpoint.
 
     Raises:
         UsageError: The path does not begin with a slash, or there is no endpoint.
     """
     if not path.startswith("/"):
         raise UsageError(f"a path begins with a slash: beside(application, '/{path}', bus)")
-    return Beside(other, path, endpoint_of(door))
+    return Beside(other, path, endpoint_of(endpoint))

@@ -29,24 +29,22 @@ except ModuleNotFoundError as _exc:
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
-from fastapi.params import Depends as Dependency
+from fastapi import APIRouter, Depends, FastAPI, WebSocket, params
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from ..bus import Bus
+from ..bus import Bus, status_views
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
+from ..server.host import BusHost
+from ..web.pages import MountedPage
 from ._endpoint import endpoint_of
 from ._placed import settle
 from .asgi import Application, decline
-from .starlette import HttpSide, console_routes, running, serve, status_routes, web_routes
-
-if TYPE_CHECKING:  # Applications without a console load nothing of it.
-    from ..console import Console
+from .starlette import HttpSide, console_routes, running, serve, view_routes, web_routes
 
 __all__ = ["mount", "mount_console", "serve"]
 
@@ -54,9 +52,9 @@ __all__ = ["mount", "mount_console", "serve"]
 def mount(
     target: FastAPI | APIRouter,
     path: str,
-    door: Bus | Endpoint,
+    endpoint: Bus | Endpoint,
     *,
-    dependencies: Sequence[Dependency] = (),
+    dependencies: Sequence[params.Depends] = (),
     identity: Callable[..., Any] | None = None,
     status: str | None = None,
     client: str | None = None,
@@ -73,60 +71,59 @@ def mount(
             outermost one, there.
         path: As FastAPI's routes have it: ``/ws/{client_id}``. What is found in it is in
             ``connection.handshake.path_params``; write ``{client_id:path}`` if it may hold ``/``.
-        door: Where clients come in; a bus means its default endpoint.
+        endpoint: Where clients come in; a bus means its default endpoint.
         dependencies: Such as ``[Depends(members_only)]``, for the WebSocket, besides those of the
             application and its routers. They run before the WebSocket is accepted; one that refuses
-            raises ``WebSocketException`` or ``HTTPException``. What one puts on
-            ``websocket.state`` is in ``handshake.scope["state"]``. Those with ``yield`` are left
-            when the connection has ended, so one that holds a database session holds it for long.
-        identity: A dependency that returns an :class:`.Identity`, or None to have the endpoint's
-            authenticator asked.
-        status: Prefix of the routes that tell operators how the bus is, such as ``/-``; see
-            :func:`.starlette.status_routes`. None: none.
+            raises ``WebSocketException`` or ``HTTPException``. Attributes that one sets on
+            ``websocket.state`` are in ``handshake.scope["state"]``. Those with ``yield`` end when
+            the connection has ended, so one that holds a database session holds it for long.
+        identity: A dependency that returns an :class:`.Identity`, or None to ask the endpoint's
+            authenticator.
+        status: Prefix of the routes that show operators the state of the bus, such as ``/-``; see
+            :func:`.starlette.status_routes`. None: there are no such routes.
         client: Prefix of the JavaScript client, such as ``/wsbus``; see
-            :func:`.starlette.web_routes`.
-            None: it is not served.
+            :func:`.starlette.web_routes`. None: it is not served.
         lifespan: Start the bus before the application's own lifespan, and stop it afterwards.
         name: For ``url_path_for``.
 
     Raises:
-        UsageError: The target is neither an application nor a router, or the door neither a bus
+        UsageError: The target is neither an application nor a router, or the endpoint neither a bus
             nor an endpoint.
     """
     router = _router_of(target)
     if not str(path).startswith("/"):
         raise UsageError('a path begins with a slash: mount(app, "/ws", bus)')
-    endpoint = endpoint_of(door)
-    bus = endpoint.gate
-    if not isinstance(bus, Bus):
+    endpoint = endpoint_of(endpoint)
+    host = endpoint.host
+    if not isinstance(host, BusHost):
         raise UsageError("a console is mounted with mount_console(app, console)")
     router.add_api_websocket_route(
         path, _conversation(endpoint, identity), name=name, dependencies=dependencies
     )
     _decline_http(router, path, name)
     if status is not None:
-        _add(router, status_routes(bus, status))
+        _add(router, view_routes(status, status_views(host)))
     if client is not None:
         _add(router, web_routes(client))
     if lifespan:
-        router.lifespan_context = _around(router.lifespan_context, bus)
+        router.lifespan_context = _around(router.lifespan_context, host)
 
 
 def mount_console(
     target: FastAPI | APIRouter,
-    console: Console,
+    console: MountedPage,
     prefix: str = "/console",
     *,
-    dependencies: Sequence[Dependency] = (),
+    dependencies: Sequence[params.Depends] = (),
 ) -> None:
     """Serve an operator's console: its page at ``/console/``, and its endpoint.
 
     Args:
-        target: An application or a router; its dependencies hold.
-        console: Which.
-        prefix: Of the paths.
-        dependencies: For all of its routes; they must suit HTTP and WebSockets, as those do that
-            take ``HTTPConnection``.
+        target: An application or a router; its dependencies apply.
+        console: The console.
+        prefix: Prefix of the paths.
+        dependencies: For all of its routes; they must work for HTTP and WebSockets, as those do
+            that take ``HTTPConnection``.
 
     Raises:
         UsageError: The target is neither an application nor a router.
@@ -155,7 +152,7 @@ def _conversation(endpoint: Endpoint, identity: Callable[..., Any] | None) -> Ca
 
     async def converse_with(
         websocket: WebSocket,
-        who: Any = Depends(identity),  # noqa: B008  # as FastAPI has it
+        who: Any = Depends(identity),  # noqa: B008  # FastAPI's way
     ) -> None:
         if who is not None and not isinstance(who, Identity):
             raise UsageError(
@@ -168,7 +165,7 @@ def _conversation(endpoint: Endpoint, identity: Callable[..., Any] | None) -> Ca
 
 
 class _Decline:
-    """Answers HTTP at the path of a WebSocket; open to all, since it says nothing of anybody."""
+    """Answers HTTP at the path of a WebSocket; open to all, since it reveals nothing."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await decline(scope, receive, send)
@@ -179,9 +176,9 @@ def _decline_http(router: APIRouter, path: str, name: str) -> None:
 
 
 def _add(
-    router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[Dependency] = ()
+    router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[params.Depends] = ()
 ) -> None:
-    """Make routes of FastAPI from those of Starlette."""
+    """Add the Starlette routes through FastAPI's own methods."""
     for route in routes:
         if isinstance(route, WebSocketRoute) and isinstance(route.endpoint, Application):
             converse = _conversation(route.endpoint.endpoint, None)
@@ -201,11 +198,11 @@ def _add(
             )
 
 
-def _around(inner: Any, bus: Bus) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
+def _around(inner: Any, host: BusHost) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
     @asynccontextmanager
     async def live(application: Any) -> AsyncIterator[Mapping[str, Any] | None]:
         settle(application)
-        async with running(bus), AsyncExitStack() as stack:
+        async with running(host), AsyncExitStack() as stack:
             try:
                 state = await stack.enter_async_context(inner(application))
             except UsageError as exc:

@@ -23,7 +23,7 @@ __all__ = ["UvicornWorker"]
 
 def _base() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Until it is gone it is at hand.
+        warnings.simplefilter("ignore", DeprecationWarning)  # Available until uvicorn removes it.
         try:
             return import_module("uvicorn.workers").UvicornWorker
         except ImportError:
@@ -49,7 +49,7 @@ def _worker() -> type[Any]:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.config.workers = self.cfg.workers  # Several are warned of.
+            self.config.workers = self.cfg.workers  # Several workers cause a warning.
             redact()
 
     return UvicornWorker

@@ -8,9 +8,9 @@ FastAPI has an adapter of its own, :mod:`.fastapi`: its dependencies and the pre
 do not apply to routes of Starlette, and so routes of this module are refused where they would be
 open for that reason.
 
-What the router finds in the path is in ``connection.handshake.path_params``, and what middleware
-knows of a client in ``connection.handshake.scope``. Run it with
-``uvicorn.run(app, **uvicorn_options(bus))``; everything else is said at :mod:`.asgi`.
+Parameters of the path are in ``connection.handshake.path_params``, and data from middleware in
+``connection.handshake.scope``. Run it with ``uvicorn.run(app, **uvicorn_options(bus))``; for
+everything else see :mod:`.asgi`.
 
 Needs the extra ``starlette``.
 """
@@ -27,7 +27,7 @@ except ModuleNotFoundError as _exc:
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 from weakref import WeakSet
 
@@ -38,19 +38,17 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .._application import name_of
-from ..bus import Bus, status_views
+from ..bus import Bus, host_of, status_views
 from ..core.encoding import encode_data
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
+from ..server.host import BusHost
 from ..web import ASSETS, asset
+from ..web.pages import AssetResponse, MountedPage
 from ._endpoint import endpoint_of
 from ._placed import MISPLACED, Placed, settle
 from .asgi import app, converse
-
-if TYPE_CHECKING:  # Applications without a console load nothing of it.
-    from ..console import Console
-    from ..console.assets import AssetResponse
 
 __all__ = [
     "Lifespan",
@@ -63,18 +61,18 @@ __all__ = [
 ]
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
-"""What Starlette and FastAPI take as ``lifespan=``: the application → a context manager."""
+"""The type of ``lifespan=`` in Starlette and FastAPI: the application → a context manager."""
 
 
-def websocket_route(path: str, door: Bus | Endpoint, name: str | None = None) -> WebSocketRoute:
-    """Return a route whose WebSockets come in by this door.
+def websocket_route(path: str, endpoint: Bus | Endpoint, name: str | None = None) -> WebSocketRoute:
+    """Return a route whose WebSockets come in at this endpoint.
 
-    Unlike with Starlette's own route, ``%2F`` in a path separates nothing (RFC 3986, section
-    2.2): ``/ws/a%2Fb`` is for ``/ws/{client_id}``, whose ``client_id`` then is ``a/b``.
+    Unlike in Starlette's own route, ``%2F`` in a path is not a separator (RFC 3986, section
+    2.2): ``/ws/a%2Fb`` matches ``/ws/{client_id}``, and ``client_id`` is ``a/b``.
 
     Args:
         path: As Starlette's routes have it: ``/ws/{client_id}``.
-        door: Where clients come in; a bus means its default endpoint.
+        endpoint: Where clients come in; a bus means its default endpoint.
         name: For ``url_path_for``; None: ``wsbus``.
 
     Raises:
@@ -82,11 +80,11 @@ def websocket_route(path: str, door: Bus | Endpoint, name: str | None = None) ->
     """
     if not isinstance(path, str):
         raise UsageError('the path comes first: websocket_route("/ws", bus)')
-    return _Route(path, app(door), name="wsbus" if name is None else name)
+    return _Route(path, app(endpoint), name="wsbus" if name is None else name)
 
 
 async def serve(
-    websocket: WebSocket, door: Bus | Endpoint, *, identity: Identity | None = None
+    websocket: WebSocket, endpoint: Bus | Endpoint, *, identity: Identity | None = None
 ) -> None:
     """Serve a WebSocket of Starlette or FastAPI to its end.
 
@@ -96,16 +94,16 @@ async def serve(
         async def ws(websocket: WebSocket, user: Annotated[User, Depends(current_user)]) -> None:
             await serve(websocket, endpoint, identity=Identity(user.name, Grants.open()))
 
-    It accepts the WebSocket with the subprotocol that both sides speak. One that has been accepted
-    is taken as it is; with a subprotocol, it is for you to have named the right one.
+    It accepts the WebSocket with the subprotocol that both sides speak. If you accept the WebSocket
+    yourself, with a subprotocol, name the right one.
 
     Args:
         websocket: Accepted or not.
-        door: Where the client comes in; a bus means its default endpoint.
+        endpoint: Where the client comes in; a bus means its default endpoint.
         identity: The client's; None: ask the endpoint's authenticator, as everywhere.
 
     Raises:
-        UsageError: It is neither a bus nor an endpoint, or no WebSocket.
+        UsageError: The arguments are not a WebSocket and a bus or an endpoint.
     """
     if not isinstance(websocket, WebSocket):
         raise UsageError("serve(websocket, endpoint) takes the WebSocket of a route first")
@@ -114,10 +112,10 @@ async def serve(
         try:
             await websocket.send(message)
         except WebSocketDisconnect as exc:
-            raise OSError from exc  # As ASGI has it.
+            raise OSError from exc  # ASGI's rule.
 
     await converse(
-        endpoint_of(door),
+        endpoint_of(endpoint),
         websocket.scope,
         websocket.receive,
         send,
@@ -127,7 +125,7 @@ async def serve(
     )
 
 
-# Stands for a slash within a segment while the path is matched; no decoded path can hold it.
+# Replaces a slash within a segment while the path is matched; no decoded path can contain it.
 _SLASH: Final = "\udc2f"
 
 
@@ -136,7 +134,7 @@ class _Route(WebSocketRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         is_http = scope["type"] == "http"
-        if is_http:  # For the answer that says what is wrong.
+        if is_http:  # For the answer that says that the route is misplaced.
             scope = {**scope, "type": "websocket"}
         raw: bytes | None = scope.get("raw_path")
         if raw is not None and b"%2f" in raw.lower():
@@ -150,10 +148,10 @@ class _Route(WebSocketRoute):
                 for name, value in found["path_params"].items()
             }
         if is_http and match is Match.FULL and not _is_handshake(scope):
-            match = Match.PARTIAL  # A page may have the same path.
+            match = Match.PARTIAL  # A page may be served at the same path.
         return match, found
 
-    # Whoever makes an endpoint of a route asks for one of these first.
+    # A framework that takes the route for an endpoint asks for one of these first.
     @property
     def __name__(self) -> str:
         _refuse_as_endpoint()
@@ -198,19 +196,23 @@ def _route(path: str, respond: Callable[[Request], Awaitable[Response]], name: s
 def status_routes(
     bus: Bus, prefix: str = "/-", views: Mapping[str, Callable[[], object]] | None = None
 ) -> list[Route]:
-    """Return routes that tell operators how the bus is: JSON, for ``GET``.
+    """Return routes that show operators the state of a bus as JSON, for ``GET``.
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
-    (:meth:`.Bus.connections`). They show subjects and addresses of clients: keep strangers away
-    from them, with middleware or a proxy.
+    (:meth:`.Bus.connections`). They show subjects and addresses of clients: restrict access to
+    them, with middleware or a proxy.
 
     Args:
-        bus: Which.
-        prefix: Of the paths.
-        views: Other names, and what to call for what each tells.
+        bus: The bus.
+        prefix: Prefix of the paths.
+        views: Other names, each with a function that returns the data.
     """
-    told = status_views(bus) if views is None else views
-    return [_route(f"{prefix}/{name}", _view(tell), name) for name, tell in told.items()]
+    return view_routes(prefix, status_views(host_of(bus)) if views is None else views)
+
+
+def view_routes(prefix: str, views: Mapping[str, Callable[[], object]]) -> list[Route]:
+    """Return a route for each view; see :func:`status_routes`."""
+    return [_route(f"{prefix}/{name}", _view(tell), name) for name, tell in views.items()]
 
 
 def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]]:
@@ -220,12 +222,12 @@ def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]
     return view
 
 
-def console_routes(console: Console, prefix: str = "/console") -> list[BaseRoute]:
+def console_routes(console: MountedPage, prefix: str = "/console") -> list[BaseRoute]:
     """Return routes for an operator's console: its page at ``/console/``, and its endpoint.
 
     Args:
-        console: Which.
-        prefix: Of the paths.
+        console: The console.
+        prefix: Prefix of the paths.
     """
 
     async def page(request: Request) -> Response:
@@ -250,7 +252,7 @@ def web_routes(prefix: str = "/wsbus") -> list[Route]:
     """Return routes that serve the JavaScript client: ``/wsbus/wsbus.js``; see :mod:`wsbus.web`.
 
     Args:
-        prefix: Of the paths.
+        prefix: Prefix of the paths.
     """
     return [_route(f"{prefix}/{name}", _serve_asset(name), name) for name in ASSETS]
 
@@ -260,7 +262,7 @@ def _serve_asset(name: str) -> Callable[[Request], Awaitable[Response]]:
         found = asset(name)
         if found.is_known(request.headers.get("if-none-match")):
             return Response(status_code=304, headers=found.headers)
-        return Response(found.body, headers=found.headers)  # uvicorn leaves the body out for HEAD.
+        return Response(found.body, headers=found.headers)  # uvicorn omits the body for HEAD.
 
     return serve
 
@@ -269,9 +271,8 @@ def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
     """Return a lifespan that runs the bus while the application runs.
 
     At SIGTERM uvicorn first closes every WebSocket itself, with 1012, and ends the lifespan when
-    all are gone: clients see 1012 at once, and what waited in the queues of slow ones is lost.
-    The bus then has nobody left to wait for. To give everybody what they are owed, and 1001, drain
-    before uvicorn begins::
+    all are gone: clients see 1012 at once, and the queues of slow ones are lost. To send all
+    clients what they are owed, and close with 1001, drain before uvicorn begins::
 
         class Server(uvicorn.Server):
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -286,7 +287,7 @@ def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
             before it stops, so that they can publish. The states they yield are merged.
 
     Raises:
-        UsageError: It is no bus.
+        UsageError: It is not a bus.
     """
     if not isinstance(bus, Bus):
         raise UsageError(
@@ -301,14 +302,14 @@ def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
         settle(application)
         state: dict[str, Any] = {}
         async with AsyncExitStack() as stack:
-            if bus not in _mounted or not bus.is_running:
+            if host_of(bus) not in _mounted or not bus.is_running:
                 await stack.enter_async_context(bus)
             for each in more:
                 part: Any = each(application)
                 if not hasattr(part, "__aenter__"):
                     raise UsageError(_NO_LIFESPAN.format(name_of(each)))
                 state |= await stack.enter_async_context(part) or {}
-            yield state or None  # Not every server knows of state.
+            yield state or None  # Not every server has a state.
 
     return live
 
@@ -324,19 +325,20 @@ def _check_lifespan(of: object) -> None:
         raise UsageError(_NO_LIFESPAN.format(name_of(of)))
 
 
-_mounted: Final[WeakSet[Bus]] = WeakSet()
+_mounted: Final[WeakSet[BusHost]] = WeakSet()
 """Those that :func:`running` has started, and stops."""
 
 
 @asynccontextmanager
-async def running(bus: Bus) -> AsyncIterator[None]:
+async def running(host: BusHost) -> AsyncIterator[None]:
     """Run a bus, unless it runs; lifespans within find it running, and leave it alone."""
-    if bus.is_running:
+    if host.is_running:
         yield
         return
-    async with bus:
-        _mounted.add(bus)
-        try:
-            yield
-        finally:
-            _mounted.discard(bus)
+    await host.start()
+    _mounted.add(host)
+    try:
+        yield
+    finally:
+        _mounted.discard(host)
+        await host.stop()

@@ -55,21 +55,21 @@ __all__ = [
 # --- options ---------------------------------------------------------------------------------
 
 
-def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
+def uvicorn_options(endpoint: Bus | Endpoint) -> dict[str, Any]:
     """Return the options for ``uvicorn.run`` or ``uvicorn.Config`` that suit an endpoint.
 
-    Messages are bounded before they are in memory; there is no compression, which costs memory and
-    time per connection; uvicorn's own keepalive (20 s) is on where wsbus does not end silent
-    connections itself; a socket that sends no complete request is freed after 10 s
-    (:data:`HTTPProtocol`); there is no access log, which would hold the tokens of query strings;
-    and the shutdown does not wait without end for a peer that does not read. The protocol class is
-    :class:`WebSocketProtocol`; ``| {"ws": "auto"}`` gives uvicorn's own. Where the endpoint takes
-    tokens from the query, queries are taken out of uvicorn's logs from now on (:func:`redact`).
+    Messages are bounded before they are in memory. There is no compression, which costs memory and
+    time per connection. uvicorn's own keepalive (20 s) is on where wsbus does not close silent
+    connections. A socket that sends no complete request is freed after 10 s
+    (:data:`HTTPProtocol`). There is no access log, which would hold the tokens of query strings.
+    The shutdown does not wait without end for a peer that does not read. The protocol class is
+    :class:`WebSocketProtocol`; ``| {"ws": "auto"}`` selects uvicorn's own. Where the endpoint takes
+    tokens from the query, queries are removed from uvicorn's logs from now on (:func:`redact`).
 
     Args:
-        door: The endpoint; of several, the one with the largest messages.
+        endpoint: The endpoint; of several, the one with the largest messages.
     """
-    endpoint = endpoint_of(door)
+    endpoint = endpoint_of(endpoint)
     if endpoint.query_token is not None:
         redact()
     keepalive = 20.0 if endpoint.heartbeat.timeout is None else None
@@ -85,7 +85,7 @@ def uvicorn_options(door: Bus | Endpoint) -> dict[str, Any]:
     }
 
 
-# --- to run it -------------------------------------------------------------------------------
+# --- running ---------------------------------------------------------------------------------
 
 
 async def serve(
@@ -97,16 +97,16 @@ async def serve(
     ready: Callable[[str], object] | None = None,
     **options: Any,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; then give everybody what they are owed, and 1001, and return.
+    """Serve until SIGINT or SIGTERM; then send all clients what they are owed, and close with 1001.
 
-    To be called in the main thread.
+    Call it in the main thread.
 
     Args:
         app: The application, whose lifespan runs the bus.
-        endpoint: Drained before the server stops; uvicorn's options suit it.
+        endpoint: Drained before the server stops; uvicorn's options are made for it.
         host: A name or an address, of IPv4 or IPv6.
         port: 0 takes a free one.
-        ready: Called with ``host:port`` once connections are taken.
+        ready: Called with ``host:port`` once the server accepts connections.
         **options: As for :func:`serving`.
 
     Raises:
@@ -128,7 +128,7 @@ def _stop_by_signal() -> Iterator[asyncio.Event]:
     try:
         for number in numbers:
             loop.add_signal_handler(number, stop.set)
-    except NotImplementedError:  # No event loop of Windows has them.
+    except NotImplementedError:  # Windows' event loops have no signal handlers.
         former = {
             number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
             for number in numbers
@@ -150,23 +150,25 @@ def _stop_by_signal() -> Iterator[asyncio.Event]:
 async def serving(
     app: Any, endpoint: Endpoint, listener: socket.socket, **options: Any
 ) -> AsyncIterator[None]:
-    """Serve as long as the context is open; at its end give everybody what they are owed, and 1001.
+    """Serve while the context is open; at its end send all clients what they are owed, and 1001.
 
-    Nothing is configured for logging, uvicorn says nothing below WARNING, and query strings are
+    It does not configure logging; uvicorn logs nothing below WARNING, and query strings are
     redacted.
 
     Args:
         app: The application, whose lifespan runs the bus.
-        endpoint: Drained before the server stops; uvicorn's options suit it.
-        listener: Where connections come in; see :func:`listen`.
-        **options: For ``uvicorn.Config``, instead of those.
+        endpoint: Drained before the server stops; uvicorn's options are made for it.
+        listener: The listening socket; see :func:`listen`.
+        **options: For ``uvicorn.Config``, in place of those.
 
     Raises:
         RuntimeError: The application did not start.
     """
     redact()
     quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "lifespan": "on"}
-    quiet["timeout_graceful_shutdown"] = 2  # Connections left then were drained, and do not read.
+    quiet["timeout_graceful_shutdown"] = (
+        2  # Connections that are left then were drained, and do not read.
+    )
     server = _Server(uvicorn.Config(app, **uvicorn_options(endpoint) | quiet | options), endpoint)
     task = asyncio.create_task(server.serve([listener]))
     up = asyncio.create_task(server.up.wait())
@@ -182,7 +184,7 @@ async def serving(
 
 
 def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
-    """Open a socket to serve on.
+    """Open a listening socket.
 
     Args:
         host: A name or an address, of IPv4 or IPv6.
@@ -193,14 +195,14 @@ def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listener = socket.create_server(found[0][4][:2], family=found[0][0], backlog=2048)
-    # Inherited by what is accepted: asyncio does it only for sockets that name their protocol, as
-    # this one does not, and without it a response of two writes takes 40 ms (measured).
+    # Accepted sockets inherit it. asyncio sets it only for sockets that name their protocol, which
+    # this one does not; without it a response of two writes takes 40 ms (measured).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def address(listener: socket.socket) -> str:
-    """Return where it listens, as ``host:port``."""
+    """Return the address of a listening socket, as ``host:port``."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -212,7 +214,7 @@ class _Server(uvicorn.Server):
         self._endpoint: Final = endpoint
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()  # They are for the owner of the process.
+        return nullcontext()  # Signals belong to the owner of the process.
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -220,5 +222,5 @@ class _Server(uvicorn.Server):
             self.up.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._endpoint.drain()  # While there is a bus: all get what they are owed.
+        await self._endpoint.drain()  # While the bus runs: all clients get what they are owed.
         await super().shutdown(sockets)

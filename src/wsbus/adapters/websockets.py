@@ -27,7 +27,7 @@ import websockets.asyncio.server as ws
 from anyio import Event, WouldBlock
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import Frame as WireFrame
+from websockets.frames import Frame as LibraryFrame
 from websockets.frames import Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -52,23 +52,23 @@ _ProcessRequest: TypeAlias = Callable[
 
 
 class ServerConnection(Intake, ws.ServerConnection):
-    """A connection that knows whether it is writable; pass it as ``create_connection=``."""
+    """A connection with flow control for the bus; pass it as ``create_connection=``."""
 
     admission: Admission | None = None
     sockets: set[ServerConnection] | None = None
-    """Where it is noted as long as it has a socket."""
+    """The set that holds it while it has a socket."""
     writable: bool = False
-    """Whether the transport has taken all that it was given, and there is one."""
+    """Whether there is a transport, and it has taken all data written to it."""
     _room: Event | None = None
 
     def take_admission(self) -> Admission:
-        """Hand over on what terms it was accepted; to be called once."""
+        """Return the admission with which it was accepted, once."""
         assert self.admission is not None
         admission, self.admission = self.admission, None
         return admission
 
     def connection_made(self, transport: Any) -> None:
-        """Note flow control from the start; nothing may hide in buffers below the queue."""
+        """Follow flow control from the start, and keep the buffers below the queue small."""
         super().connection_made(transport)
         if self.sockets is not None:
             self.sockets.add(self)
@@ -78,7 +78,7 @@ class ServerConnection(Intake, ws.ServerConnection):
 
     @property
     def is_open(self) -> bool:
-        """Whether a frame may follow."""
+        """Whether a frame may still be written."""
         return self.state is State.OPEN and not self.protocol.eof_sent
 
     @property
@@ -87,8 +87,8 @@ class ServerConnection(Intake, ws.ServerConnection):
         return self.recv_messages.paused
 
     def process_event(self, event: Any) -> None:
-        """Count the frames that keep the server busy and say nothing."""
-        if isinstance(event, WireFrame) and _is_small(event):
+        """Count control frames and small fragments."""
+        if isinstance(event, LibraryFrame) and _is_small(event):
             self.note_small_frames()
         super().process_event(event)
 
@@ -98,34 +98,34 @@ class ServerConnection(Intake, ws.ServerConnection):
         self.send_data()
 
     def send_data(self) -> None:
-        """Send; after the last frame, whoever wrote it, the peer has ``close_timeout``."""
+        """Send; after the last frame the peer has ``close_timeout``."""
         super().send_data()
-        protocol = self.protocol  # A refused handshake ends as the library has it.
+        protocol = self.protocol  # The library ends a refused handshake.
         if protocol.close_sent is not None or (
             protocol.eof_sent and protocol.state is not State.CONNECTING
         ):
             self.end_within(10.0 if self.close_timeout is None else self.close_timeout)
 
     def pause_writing(self) -> None:
-        """Note that there is no room."""
+        """Note that the transport is full."""
         super().pause_writing()
         self.writable = False
 
     def resume_writing(self) -> None:
-        """Note that there is room."""
+        """Note that the transport is writable again."""
         super().resume_writing()
         self.writable = not self.protocol.eof_sent
         self.read_on()
         self._wake()
 
     def eof_received(self) -> None:
-        """Write no more: the library has ended its side, too."""
+        """Stop writing: the library has ended its side, too."""
         super().eof_received()
         self.writable = False
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wake all that wait for room: there will be none."""
+        """Wake all tasks that wait until it is writable."""
         super().connection_lost(exc)
         if self.sockets is not None:
             self.sockets.discard(self)
@@ -145,7 +145,7 @@ class ServerConnection(Intake, ws.ServerConnection):
             self._room = None
 
 
-def _is_small(frame: WireFrame) -> bool:
+def _is_small(frame: LibraryFrame) -> bool:
     kind = frame.opcode
     if frame.fin and (kind is Opcode.TEXT or kind is Opcode.BINARY):
         return False
@@ -166,14 +166,14 @@ class _Transport:
         try:
             return await self._connection.recv()
         except ConnectionClosed as exc:
-            close = exc.rcvd or exc.sent  # Ours, if it is the library that found a fault.
+            close = exc.rcvd or exc.sent  # Ours, if the library found a protocol error.
             code, reason = (close.code, close.reason) if close else (CloseCode.ABNORMAL, "")
             raise TransportClosed(code, reason) from None
 
     def write_now(self, wire: bytes) -> None:
         connection = self._connection
-        # After the peer's close or our own a write would follow the close frame, or raise: either
-        # way `close_sent` is set, a plain attribute (`state` is a property of a property).
+        # After a close frame, the peer's or ours, a write would follow it, or raise. In both cases
+        # `close_sent` is set, a plain attribute (`state` is a property of a property).
         if connection.writable and self._protocol.close_sent is None:
             self._writer.write(wire)
         elif connection.is_open:
@@ -208,7 +208,7 @@ class _Transport:
 
 
 def serve(
-    door: Bus | Endpoint, host: str | None = None, port: int | None = None, **options: Any
+    endpoint: Bus | Endpoint, host: str | None = None, port: int | None = None, **options: Any
 ) -> AbstractAsyncContextManager[ws.Server]:
     """Serve a bus, or one of its endpoints, on a port of its own; any path is accepted.
 
@@ -216,13 +216,13 @@ def serve(
     aborts those that are not writable.
 
     Args:
-        door: Where clients come in; a bus means its default endpoint.
+        endpoint: Where clients come in; a bus means its default endpoint.
         host: Address to bind; None: all of them.
         port: Port to bind; 0 chooses one.
-        **options: Passed on to :func:`websockets.asyncio.server.serve`: ``ssl``, say. A
-            ``process_request`` is asked before the endpoint is, so that it may answer other paths.
+        **options: For :func:`websockets.asyncio.server.serve`, such as ``ssl``. A
+            ``process_request`` is called before the endpoint, so that it may answer other paths.
     """
-    return _serve(endpoint_of(door), host, port, options)
+    return _serve(endpoint_of(endpoint), host, port, options)
 
 
 @asynccontextmanager
@@ -236,7 +236,7 @@ async def _serve(
         connection.sockets = sockets
         return connection
 
-    # Where wsbus does not end silent connections itself, the library's own keepalive does.
+    # Where wsbus does not close silent connections, the library's own keepalive does.
     keepalive = 20 if endpoint.heartbeat.timeout is None else None
     defaults: dict[str, Any] = {
         "create_connection": create_connection,
@@ -254,17 +254,17 @@ async def _serve(
         finally:
             await endpoint.drain()
             for connection in sockets:
-                if connection.state is State.CONNECTING:  # Else it is waited for, for 10 s.
+                if connection.state is State.CONNECTING:  # Otherwise the library waits 10 s for it.
                     reset(connection.transport)
 
 
 def web_routes(prefix: str = "/wsbus") -> _ProcessRequest:
     """Return a ``process_request`` that serves the JavaScript client: ``/wsbus/wsbus.js``.
 
-    All else it leaves to the endpoint. The library takes no other method than GET.
+    All other paths go to the endpoint. The library accepts no method but GET.
 
     Args:
-        prefix: Of the paths.
+        prefix: Prefix of the paths.
     """
     names = {f"{prefix}/{name}": name for name in ASSETS}
 
@@ -282,14 +282,16 @@ def web_routes(prefix: str = "/wsbus") -> _ProcessRequest:
     return process_request
 
 
-def handler(door: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
+def handler(endpoint: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
     """Return a connection handler, for a server of your own.
 
     The server must be started with ``create_connection=ServerConnection``, and should be with
     ``compression=None`` and a ``max_size``; :func:`serve` sets all of this itself.
     """
-    endpoint = endpoint_of(door)
+    return _handler(endpoint_of(endpoint))
 
+
+def _handler(endpoint: Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
     async def handle(connection: ws.ServerConnection) -> None:
         if not isinstance(connection, ServerConnection):
             raise UsageError("start the server with create_connection=ServerConnection")

@@ -18,10 +18,9 @@ from typing import Any, Final
 import msgspec
 
 from ..core.channels import Channel, parse_channel
-from ..core.frame import Frame
 from ..core.hub import Hub
+from ..core.member import Member, Outlet, Owed
 from ..core.patterns import Pattern, parse_pattern
-from ..core.plan import Member
 from ..core.queue import MessageQueue
 from ..core.subscriptions import SubscriptionTable
 from ..protocols.native import Native
@@ -101,6 +100,15 @@ def _channel(number: int) -> str:
     return f"desk.{number}.orders.{f'e{number}' if is_within else 'filled'}"
 
 
+class _Nowhere(Outlet):
+    """Where members go that are only looked up."""
+
+    receiver = None
+
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
+        """Do nothing: nothing is queued."""
+
+
 class _Ours:
     """The hub's table, with the hub's audiences: members by protocol and form."""
 
@@ -114,7 +122,7 @@ class _Ours:
         self._protocol = Native()
 
     def member(self) -> Member:
-        return Member(self._protocol, MessageQueue[Frame]())
+        return Member(self._protocol, MessageQueue[Owed](), _Nowhere())
 
     def add(self, pattern: Pattern, member: Any) -> None:
         self._hub.join(member, pattern)

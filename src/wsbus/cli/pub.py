@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from .exits import Failed, explained, say
 from .options import SECONDS, Target, json_option, parse_json, target_of, targeted
@@ -32,10 +33,10 @@ class _Post:
     async def publish(self, client: Client, data: Any) -> None:
         """Publish, and print the receipt."""
         receipt = await client.publish(self.channel, data, event=self.event, timeout=self.timeout)
-        matched, accepted = receipt
         if self.as_json:
-            click.echo(f'{{"matched":{matched},"accepted":{accepted}}}')
+            click.echo(msgspec.json.encode(receipt))
         else:
+            matched, accepted = receipt.local_matched, receipt.local_accepted
             noun = "receiver" if matched == 1 else "receivers"
             click.echo(f"accepted for {accepted} of {matched} {noun}")
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 import msgspec
 from anyio import CancelScope, create_task_group, current_time
 
-from ..client import Client, CommandError, Event, Events, Gap, GapCause, Retry, WsbusError
+from ..client import (
+    ChannelLoss,
+    Client,
+    CommandError,
+    Event,
+    Events,
+    Gap,
+    GapCause,
+    Position,
+    Retry,
+    WsbusError,
+)
 from ..core.patterns import Pattern
 from .connecting import enter, tell
 from .escaping import compact, printable
@@ -38,6 +49,14 @@ class TailOptions:
     in_color: bool
 
 
+class _Missing(msgspec.Struct, omit_defaults=True):
+    """What is missing before an event."""
+
+    lost: int | None
+    cause: GapCause
+    channels: Mapping[str, ChannelLoss] | None = None
+
+
 class _Line(msgspec.Struct, omit_defaults=True):
     """An event as a line of JSON."""
 
@@ -45,7 +64,8 @@ class _Line(msgspec.Struct, omit_defaults=True):
     event: str
     timestamp: float
     data: msgspec.Raw
-    gap: dict[str, Any] | None = None
+    position: Position | None = None
+    gap: _Missing | None = None
 
 
 async def follow(wanted: TailOptions, stream: BinaryIO) -> None:
@@ -118,7 +138,7 @@ class _Printing:
             async for event in inbox:
                 if event.gap is not None:
                     _tell_gap(event.gap)
-                    gap = _sum(gap, event.gap)
+                    gap = event.gap if gap is None else gap.joined(event.gap)
                 # A server may send events that the client did not subscribe to.
                 if not any(pattern.matches(event.channel) for pattern in patterns):
                     continue
@@ -157,18 +177,13 @@ def _tell_gap(gap: Gap) -> None:
         say(f"{lost} missing here: the output is read too slowly")
 
 
-def _sum(first: Gap | None, second: Gap) -> Gap:
-    if first is None:
-        return second
-    lost = None if first.lost is None or second.lost is None else first.lost + second.lost
-    return Gap(first.pattern, lost, first.cause)
-
-
 def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: TailOptions) -> bytes:
     """Return the line for an event, and for a gap before it."""
     if wanted.as_json:
-        missing = None if gap is None else {"lost": gap.lost, "cause": gap.cause}
-        line = _Line(event.channel, event.event, event.timestamp, event.data, missing)
+        missing = None if gap is None else _Missing(gap.lost, gap.cause, gap.channels)
+        line = _Line(
+            event.channel, event.event, event.timestamp, event.data, event.position, missing
+        )
         return f"{compact(msgspec.json.encode(line))}\n".encode()
     parts = [
         _clock(event.timestamp),

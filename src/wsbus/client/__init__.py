@@ -19,7 +19,6 @@ try:
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.client", "client", _exc) from None
 
-from ..core.client.actions import GapCause
 from ..core.client.retry import Retry
 from ..core.errors import (
     CommandError,
@@ -32,17 +31,18 @@ from ..core.errors import (
     UsageError,
     WsbusError,
 )
-from ..core.hub import Receipt
-from ..core.messages import Status
+from ..core.events import ChannelLoss, Event, Gap, GapCause, Position
+from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
-from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, RefreshFailed
+from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .client import Client
 from .connecting import Connecting, connect
-from .events import Event, Events
+from .events import Events
 
 __all__ = [
     "Change",
     "Changes",
+    "ChannelLoss",
     "Client",
     "Closed",
     "CommandError",
@@ -55,7 +55,9 @@ __all__ = [
     "Gap",
     "GapCause",
     "MessageTooLarge",
+    "Missed",
     "Overflow",
+    "Position",
     "Receipt",
     "Reconnecting",
     "RefreshFailed",

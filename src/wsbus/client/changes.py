@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Self, TypeAlias
 
+import anyio
 import msgspec
-from anyio import Event as Signal
 
-from ..core.client.actions import GapCause
 from ..core.errors import WsbusError
+from ..core.events import Gap
 
-__all__ = ["Change", "Changes", "Closed", "Connected", "Gap", "Reconnecting", "RefreshFailed"]
+__all__ = ["Change", "Changes", "Closed", "Connected", "Missed", "Reconnecting", "RefreshFailed"]
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -36,15 +36,14 @@ class Reconnecting(msgspec.Struct, frozen=True):
     """What happened; ``str(error)`` is a sentence for people."""
 
 
-class Gap(msgspec.Struct, frozen=True):
-    """Publications are missing: fetch the state anew if it must be right."""
+class Missed(msgspec.Struct, frozen=True):
+    """A subscription misses publications: read the state anew if it must be right."""
 
     pattern: str
-    """Of the subscription that misses them."""
-    lost: int | None
-    """How many; None: nobody knows. What the server lost (``cause`` is ``server``) may have been
-    for other subscriptions of this client."""
-    cause: GapCause
+    """The pattern of the subscription."""
+    gap: Gap
+    """What is missing. If its ``cause`` is ``server`` and it names no channels, some or all of it
+    may have been for other subscriptions of this client."""
 
 
 class RefreshFailed(msgspec.Struct, frozen=True):
@@ -60,7 +59,7 @@ class Closed(msgspec.Struct, frozen=True):
     """Why; None: the application closed it."""
 
 
-Change: TypeAlias = Connected | Reconnecting | Gap | RefreshFailed | Closed
+Change: TypeAlias = Connected | Reconnecting | Missed | RefreshFailed | Closed
 
 _MOST: Final = 1000
 
@@ -74,7 +73,7 @@ class Changes:
 
     def __init__(self, first: Change | None) -> None:
         self._changes: Final[deque[Change]] = deque([first] if first else [], maxlen=_MOST)
-        self._wake = Signal()
+        self._wake = anyio.Event()
         self._is_over = isinstance(first, Closed)
 
     def put(self, change: Change) -> None:
@@ -92,6 +91,6 @@ class Changes:
         while not self._changes:
             if self._is_over:
                 raise StopAsyncIteration
-            self._wake = Signal()
+            self._wake = anyio.Event()
             await self._wake.wait()
         return self._changes.popleft()

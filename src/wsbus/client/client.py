@@ -15,8 +15,7 @@ from ..core.choices import member_of
 from ..core.client.requests import OpenRequest
 from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
-from ..core.hub import Receipt
-from ..core.messages import Command, GetStatus, Publish, Response, Status
+from ..core.messages import Command, GetStatus, Publish, Receipt, Response, Status
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from .changes import Changes, Closed, Connected
@@ -28,7 +27,7 @@ __all__ = ["Client"]
 
 T = TypeVar("T")
 _ABORT_SECONDS: Final = 1.0
-_DECODE_COUNTS: Final = decoder_of(dict[str, int])
+_DECODE_RECEIPT: Final = decoder_of(Receipt)
 
 
 class Client:
@@ -240,7 +239,7 @@ class Client:
     async def publish(
         self, channel: str, data: object, *, event: str = "message", timeout: float = 30.0
     ) -> Receipt:
-        """Publish; return the number of receivers, and how many of them the server accepted it for.
+        """Publish; return what became of it on the node that the client is connected to.
 
         Args:
             channel: Where; no wildcards.
@@ -256,8 +255,7 @@ class Client:
         self._require_rich("publish")
         publish = Publish(parse_channel(channel), event, encode_data(data))
         response = await self._ask(publish, timeout, f"publish on {channel}")
-        matched = decode(response.data, _DECODE_COUNTS, "the answer to publish")
-        return Receipt(matched.get("matched", 0), matched.get("accepted", 0))
+        return decode(response.data, _DECODE_RECEIPT, "the answer to publish")
 
     async def status(self, *, timeout: float = 30.0) -> Status:
         """Return what the server knows about this connection.

@@ -1,4 +1,4 @@
-"""Making a client: :func:`connect` and its options."""
+"""Makes a client: ``connect`` and its options."""
 
 from __future__ import annotations
 

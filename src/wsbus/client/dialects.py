@@ -18,65 +18,19 @@ from msgspec import UNSET, Raw, UnsetType
 
 from ..core import messages as core
 from ..core.channels import MAX_CHANNEL_BYTES, Channel
-from ..core.client.actions import Admitted, Delivery, Heard
+from ..core.client.actions import Admitted, Heard
 from ..core.errors import UsageError
-from ..core.messages import Request
+from ..core.events import ChannelLoss, Gap, GapCause, Position
+from ..core.messages import Publication, Request
+from .outgoing import encode_request
 
 __all__ = ["ClientDialect", "dialect"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
 N = TypeVar("N", int, float)
-_encode: Final = msgspec.json.Encoder().encode
-_Said: TypeAlias = "Heard | Delivery | None"
+_Said: TypeAlias = "Heard | Publication | None"
 _NULL: Final = Raw(b"null")
-
-# --- client → server -----------------------------------------------------------------------------
-
-
-class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """Base of the messages to the server."""
-
-
-class _AuthOut(_Out, frozen=True, tag="auth"):
-    token: str
-    id: str | None = None
-
-
-class _SubscribeOut(_Out, frozen=True, tag="subscribe"):
-    channels: tuple[str, ...]
-    id: str | None = None
-
-
-class _UnsubscribeOut(_Out, frozen=True, tag="unsubscribe"):
-    channels: tuple[str, ...]
-    id: str | None = None
-
-
-class _CommandOut(_Out, frozen=True, tag="command"):
-    action: str
-    params: Raw
-    id: str | None = None
-
-
-class _PublishOut(_Out, frozen=True, tag="publish"):
-    channel: str
-    event: str
-    data: Raw
-    id: str | None = None
-
-
-class _GetStatusOut(_Out, frozen=True, tag="get_status"):
-    id: str | None = None
-
-
-class _PingOut(_Out, frozen=True, tag="ping"):
-    id: str | None = None
-
-
-class _PongOut(_Out, frozen=True, tag="pong"):
-    id: str | None = None
-
 
 # --- server → client -----------------------------------------------------------------------------
 
@@ -103,7 +57,7 @@ class _EventIn(_In, frozen=True, kw_only=True, tag="event"):
             return None
         # A copy: the raw view would keep the whole frame alive while this waits in a buffer.
         data = bytes(self.data)
-        return Delivery(Channel(self.channel), self.event, self.timestamp / 1000, data, len(data))
+        return Publication(Channel(self.channel), self.event, data, self.timestamp / 1000)
 
 
 class _FaultIn(msgspec.Struct, frozen=True):
@@ -216,15 +170,42 @@ class _ConnectedIn(_In, frozen=True, kw_only=True, tag="connected"):
         )
 
 
+class _PositionIn(msgspec.Struct, frozen=True):
+    epoch: str
+    offset: int
+    previous: int | None = None
+
+
+class _StoredEventIn(_EventIn, frozen=True, kw_only=True, tag="event"):
+    position: _PositionIn | None = None
+
+    def heard(self) -> _Said:
+        heard, found = super().heard(), self.position
+        if heard is None or found is None:
+            return heard
+        previous = None if found.previous is None else Position(found.epoch, found.previous)
+        position = Position(found.epoch, found.offset)
+        return msgspec.structs.replace(heard, position=position, previous=previous)
+
+
+class _ChannelLossIn(msgspec.Struct, frozen=True):
+    channel: str
+    lost: int | None = None
+    position: Position | None = None
+
+
 class _LossIn(msgspec.Struct, frozen=True):
-    lost: int
+    lost: int | None = None
+    channels: tuple[_ChannelLossIn, ...] | None = None
 
 
 class _GapIn(_In, frozen=True, kw_only=True, tag="gap"):
     data: _LossIn
 
     def heard(self) -> _Said:
-        return core.Gap(self.data.lost)
+        found = self.data.channels
+        channels = found and {each.channel: ChannelLoss(each.lost, each.position) for each in found}
+        return Gap(self.data.lost, GapCause.SERVER, channels or None)
 
 
 class _FactsIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,13 +272,13 @@ class ClientDialect:
 
     def encode(self, request: Request) -> bytes:
         """Return the message for ``request``."""
-        return _encode(_message(request))
+        return encode_request(request)
 
     def measure(self, request: Request) -> int:
         """Return the size of the message for ``request``, in bytes."""
         return len(self.encode(request))
 
-    def decode(self, text: str) -> Iterable[Heard | Delivery]:
+    def decode(self, text: str) -> Iterable[Heard | Publication]:
         """Decode one frame; messages that are not understood are logged and ignored.
 
         It never raises, whatever the server sent.
@@ -330,9 +311,15 @@ class NativeDialect(ClientDialect):
     is_named = True
     is_rich = True
     has_plus = True
-    messages: ClassVar[tuple[type[_In], ...]] = (*_COMMON, _ConnectedIn, _GapIn, _StatusIn)
+    messages: ClassVar[tuple[type[_In], ...]] = (
+        _StoredEventIn,
+        *_COMMON[1:],
+        _ConnectedIn,
+        _GapIn,
+        _StatusIn,
+    )
 
-    def decode(self, text: str) -> Iterable[Heard | Delivery]:
+    def decode(self, text: str) -> Iterable[Heard | Publication]:
         """Decode one frame; messages that are not understood are logged and ignored."""
         if "\n" not in text:
             return super().decode(text)
@@ -347,28 +334,6 @@ class NativeDialect(ClientDialect):
 def _positive(limit: N | None) -> N | None:
     """Return a positive limit; any other counts as unknown."""
     return limit if limit is not None and limit > 0 else None
-
-
-def _message(request: Request) -> _Out:
-    match request:
-        case core.Command():
-            return _CommandOut(request.action, Raw(request.params), request.ref)
-        case core.Publish():
-            return _PublishOut(request.channel, request.event, Raw(request.data), request.ref)
-        case core.Pong():
-            return _PongOut(request.ref)
-        case core.Ping():
-            return _PingOut(request.ref)
-        case core.Subscribe():
-            return _SubscribeOut(request.names, request.ref)
-        case core.Unsubscribe():
-            return _UnsubscribeOut(request.names, request.ref)
-        case core.Auth():
-            return _AuthOut(request.token, request.ref)
-        case core.GetStatus():
-            return _GetStatusOut(request.ref)
-        case _:
-            raise AssertionError(request)
 
 
 _DIALECTS: Final = {d.name: d for d in (NativeDialect(), ClientDialect())}

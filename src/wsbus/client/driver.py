@@ -20,14 +20,14 @@ from websockets.uri import WebSocketURI
 
 from .._spawn import spawn
 from ..core.client import actions
-from ..core.client.actions import Delivery
 from ..core.client.requests import OpenRequest
 from ..core.client.session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
+from ..core.events import Gap
 from ..core.instant import Instant
-from ..core.messages import Response, Status
+from ..core.messages import Publication, Response, Status
 from .address import DialFailed, bearer, token_subprotocol, with_token
-from .changes import Change, Changes, Closed, Connected, Gap, Reconnecting, RefreshFailed
+from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .dialects import ClientDialect
 from .events import Events
 from .socket import Wire
@@ -114,7 +114,7 @@ class ClientDriver:
         spawn(self.run)
 
     def check_caller(self) -> None:
-        """Refuse a caller that is not on the loop of this client; see :class:`.Door`."""
+        """Refuse a caller that is not on the loop of this client; see :class:`.EventsOwner`."""
         try:
             is_own = current_token() == self._loop
         except NoEventLoopError:
@@ -139,7 +139,7 @@ class ClientDriver:
         return changes
 
     def join(self, subscription: Events[Any]) -> None:
-        """Subscribe; see :class:`.Door`."""
+        """Subscribe; see :class:`.EventsOwner`."""
         self.check_caller()
         if isinstance(self.state, Closed):
             subscription.end(self.state.error or UsageError("the client is closed"))
@@ -156,14 +156,14 @@ class ClientDriver:
         self.perform(self.session.request(reply, request, _now(), is_idempotent=is_idempotent))
 
     def leave(self, subscription: Events[Any]) -> None:
-        """Unsubscribe; see :class:`.Door`."""
+        """Unsubscribe; see :class:`.EventsOwner`."""
         if subscription in self._subscriptions:
             self._subscriptions.discard(subscription)
             self.perform(self.session.unsubscribe(subscription.parsed, subscription, _now()))
 
-    def tell_gap(self, gap: Gap) -> None:
-        """Tell the application; see :class:`.Door`."""
-        self._tell(gap)
+    def missed(self, pattern: str, gap: Gap) -> None:
+        """Tell the application; see :class:`.EventsOwner`."""
+        self._tell(Missed(pattern, gap))
 
     def abort(self) -> None:
         """Cut the connection without a close frame; the client then ends soon."""
@@ -294,7 +294,7 @@ class ClientDriver:
                 return closed
             for text in texts:
                 for heard in decode(text):
-                    if not isinstance(heard, Delivery):
+                    if not isinstance(heard, Publication):
                         self.perform(session.handle(heard, _now()))
                         continue
                     for subscription in session.audience(heard.channel):
@@ -328,8 +328,8 @@ class ClientDriver:
                 holder.confirmed()
             case actions.Dismiss(holder, error):
                 holder.end(error)
-            case actions.Lose(holder, lost, cause):
-                holder.lose(lost, cause)
+            case actions.Lose(holder, gap):
+                holder.lose(gap)
             case actions.FetchToken(generation):
                 self._start(self._fetch, generation)
             case actions.Dial(token):

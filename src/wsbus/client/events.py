@@ -7,56 +7,36 @@ from copy import copy
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
-import msgspec
-from anyio import Event as Signal
+import anyio
 from anyio import fail_after
 
-from ..core.client.actions import Delivery, GapCause
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
+from ..core.events import Event, Gap, GapCause
+from ..core.messages import Publication
 from ..core.overflow import Offer, Overflow
 from ..core.patterns import Pattern
 from ..core.queue import MessageQueue
-from .changes import Gap
 from .payloads import decode
 
-__all__ = ["Door", "Event", "Events"]
+__all__ = ["Events", "EventsOwner"]
 
 T = TypeVar("T")
 _TAKE_BYTES: Final = 64 * 1024
 
 
-class Event(msgspec.Struct, Generic[T], frozen=True):
-    """One publication."""
-
-    channel: str
-    """The exact channel, never a pattern."""
-    event: str
-    """What happened, such as ``update``."""
-    data: T
-    timestamp: float
-    """When the server accepted it, in seconds since the epoch."""
-    gap: Gap | None = None
-    """What is missing right before this one; None: nothing that anybody knows of."""
-
-
 class _Marker:
     """Where publications are missing for a cause outside of the buffer; a control item in it."""
 
-    __slots__ = ("cause", "lost", "size")
+    __slots__ = ("channel", "gap", "size")
 
-    def __init__(self, lost: int | None, cause: GapCause) -> None:
+    def __init__(self, gap: Gap) -> None:
         self.size: Final = 1
-        self.lost = lost
-        self.cause = cause
-
-    def add(self, lost: int | None, cause: GapCause) -> None:
-        """Add a later loss: reported early, it is reported in time."""
-        self.lost = None if self.lost is None or lost is None else self.lost + lost
-        if cause is GapCause.RECONNECTED:
-            self.cause = cause
+        self.channel: Final = None
+        self.gap = gap
+        """Later losses are added to it: reported early, they are reported in time."""
 
 
-class Door(Protocol):
+class EventsOwner(Protocol):
     """What a subscription needs of its client."""
 
     def check_caller(self) -> None:
@@ -75,8 +55,8 @@ class Door(Protocol):
         """Give it up. Idempotent."""
         ...
 
-    def tell_gap(self, gap: Gap) -> None:
-        """Tell the application."""
+    def missed(self, pattern: str, gap: Gap) -> None:
+        """Tell the application that a subscription misses something."""
         ...
 
 
@@ -98,7 +78,7 @@ class Events(Generic[T]):
 
     def __init__(
         self,
-        door: Door,
+        owner: EventsOwner,
         pattern: Pattern,
         decode: Callable[[bytes], T],
         *,
@@ -111,16 +91,16 @@ class Events(Generic[T]):
         self.pattern: Final = pattern.text
         self.parsed: Final = pattern
         self.asks: Final = asks
-        self._door: Final = door
+        self._owner: Final = owner
         self._decode: Final = decode
         self._overflow: Final = overflow
         self._timeout: Final = timeout
-        self._queue: Final = MessageQueue[Delivery | _Marker](buffer, buffer_bytes)
-        self._taken: list[Delivery | _Marker] = []
+        self._queue: Final = MessageQueue[Publication | _Marker](buffer, buffer_bytes)
+        self._taken: list[Publication | _Marker] = []
         self._marker: _Marker | None = None
         self._gap: Gap | None = None
-        self._wake: Signal | None = None
-        self._confirmed: Final = Signal()
+        self._wake: anyio.Event | None = None
+        self._confirmed: Final = anyio.Event()
         self._is_entered = False
         self._is_closed = False
         self._error: WsbusError | None = None
@@ -128,8 +108,7 @@ class Events(Generic[T]):
     @property
     def lost(self) -> int:
         """Events lost for want of room in the buffer, over all."""
-        queue = self._queue
-        return queue.dropped - queue.conflated + queue.refused
+        return self._queue.lost_ever
 
     def __repr__(self) -> str:
         return f"<Events {self.pattern!r}>"
@@ -145,7 +124,7 @@ class Events(Generic[T]):
             raise UsageError("a subscription is entered once")
         self._is_entered = True
         try:
-            self._door.join(self)
+            self._owner.join(self)
             with fail_after(self._timeout):
                 await self._confirmed.wait()
         except TimeoutError:
@@ -174,7 +153,7 @@ class Events(Generic[T]):
         self._is_closed = True
         self._taken.clear()
         self._queue.clear()
-        self._door.leave(self)
+        self._owner.leave(self)
         self._rouse()
 
     def __aiter__(self) -> Self:
@@ -192,16 +171,16 @@ class Events(Generic[T]):
         while True:
             while self._taken:
                 item = self._taken.pop()
-                if isinstance(item, Delivery):
+                if isinstance(item, Publication):
                     return self._event(item)
                 self._pass(item)
             if not self._is_entered:
                 raise UsageError("use it as `async with client.subscribe(…) as events:`")
-            lost, items = self._queue.take(_TAKE_BYTES)
-            if lost:
-                self._note(lost, GapCause.BUFFER)
+            loss, items = self._queue.take(_TAKE_BYTES)
+            if loss is not None:
+                self._lose(loss.gap(GapCause.BUFFER))
             self._taken = items[::-1]
-            if not items and not lost:
+            if not items and loss is None:
                 if self._is_closed:
                     if self._error is not None:
                         raise copy(self._error)
@@ -209,38 +188,36 @@ class Events(Generic[T]):
                 await self._wait()
 
     async def _wait(self) -> None:
-        self._door.check_caller()
+        self._owner.check_caller()
         if self._wake is not None:
             raise UsageError(
                 f"{self.pattern}: another task waits for the next event already: one task iterates "
                 "a subscription and hands its events to others, or each task subscribes"
             )
-        wake = self._wake = Signal()
+        wake = self._wake = anyio.Event()
         try:
             await wake.wait()
         finally:
             if self._wake is wake:
                 self._wake = None
 
-    def _event(self, item: Delivery) -> Event[T]:
+    def _event(self, item: Publication) -> Event[T]:
         data = decode(item.data, self._decode, f"an event on {item.channel}")
         gap, self._gap = self._gap, None
-        return Event(item.channel, item.event, data, item.at, gap)
+        return Event(item.channel, item.event, data, item.timestamp, gap, item.position)
 
     def _pass(self, marker: _Marker) -> None:
         if marker is self._marker:
             self._marker = None
-        self._note(marker.lost, marker.cause, is_told=True)
+        self._note(marker.gap)
 
-    def _note(self, lost: int | None, cause: GapCause, *, is_told: bool = False) -> None:
-        """Keep a loss for the next event; tell it at once, too."""
-        if not is_told:
-            self._door.tell_gap(Gap(self.pattern, lost, cause))
-        before = self._gap
-        if before is not None:
-            lost = None if lost is None or before.lost is None else lost + before.lost
-            cause = before.cause
-        self._gap = Gap(self.pattern, lost, cause)
+    def _lose(self, gap: Gap) -> None:
+        self._owner.missed(self.pattern, gap)
+        self._note(gap)
+
+    def _note(self, gap: Gap) -> None:
+        """Keep a gap for the next event."""
+        self._gap = gap if self._gap is None else self._gap.joined(gap)
 
     # --- for the client --------------------------------------------------------------------------
 
@@ -248,23 +225,23 @@ class Events(Generic[T]):
         """The server has confirmed it."""
         self._confirmed.set()
 
-    def offer(self, delivery: Delivery) -> None:
-        """Take an event; never waits."""
-        key = (delivery.channel, delivery.event) if self._overflow is Overflow.CONFLATE else None
-        if self._queue.offer(delivery, self._overflow, key) is Offer.OVERFLOW:
+    def offer(self, publication: Publication) -> None:
+        """Take a publication; never waits."""
+        key = publication.conflation_key if self._overflow is Overflow.CONFLATE else None
+        if self._queue.offer(publication, self._overflow, key) is Offer.OVERFLOW:
             self._queue.clear()
             why = f"{self.pattern}: its buffer overflowed, and the policy is to close"
             self.end(CommandError("OVERFLOW", why))
         elif self._wake is not None:
             self._rouse()
 
-    def lose(self, lost: int | None, cause: GapCause) -> None:
+    def lose(self, gap: Gap) -> None:
         """Take note that something is missing right here."""
-        self._door.tell_gap(Gap(self.pattern, lost, cause))
+        self._owner.missed(self.pattern, gap)
         if self._marker is not None:
-            self._marker.add(lost, cause)
+            self._marker.gap = self._marker.gap.joined(gap)
         else:
-            self._marker = _Marker(lost, cause)
+            self._marker = _Marker(gap)
             self._queue.put(self._marker)
         self._rouse()
 
@@ -273,7 +250,7 @@ class Events(Generic[T]):
         if not self._is_closed:
             self._is_closed = True
             self._error = error
-            self._door.leave(self)
+            self._owner.leave(self)
         self._confirmed.set()
         self._rouse()
 

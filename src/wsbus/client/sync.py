@@ -25,14 +25,14 @@ from anyio import fail_after
 
 from ..core.client.retry import Retry
 from ..core.errors import UsageError
-from ..core.hub import Receipt
-from ..core.messages import Status
+from ..core.events import Event
+from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
 from .client import Client
 from .connecting import Connecting
 from .connecting import connect as connect_async
 from .driver import OnChange, TokenIn
-from .events import Event, Events
+from .events import Events
 from .portal import Portal
 from .tokens import TokenSource
 
@@ -104,7 +104,7 @@ def connect(
 
 
 class SyncClient:
-    """A client of one server, across reconnects; made by :func:`connect`.
+    """A client of one server, across reconnects; made by :func:`wsbus.client.sync.connect`.
 
     Any thread may use it.
     """

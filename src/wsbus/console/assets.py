@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..web import asset
+from ..web.pages import AssetResponse
 
-__all__ = ["AssetResponse", "answer", "redirect"]
+__all__ = ["answer", "redirect"]
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -28,14 +29,6 @@ _POLICY: Final = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _ENDPOINT: Final = b'<meta name="wsbus-endpoint" content="ws"'
-
-
-class AssetResponse(NamedTuple):
-    """An HTTP response."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
 
 
 def answer(name: str, endpoint: str | None = None) -> AssetResponse:
@@ -75,4 +68,4 @@ def redirect(prefix: str) -> AssetResponse:
 def _files() -> dict[str, bytes]:
     page = Path(__file__).with_name("page")
     found = {path.name: path.read_bytes() for path in page.iterdir() if path.suffix[1:] in _TYPES}
-    return found | {"wsbus.js": asset("wsbus.js").body}
+    return found | {name: asset(name).body for name in ("wsbus.js", "base.css")}

@@ -14,15 +14,16 @@ from anyio import CancelScope, create_task_group
 
 from .._log import BoundedLog, escaped
 from ..auth import Authenticator
-from ..bus import Bus
+from ..bus import Bus, host_of
 from ..core.errors import CloseCode, Unauthenticated, UsageError
 from ..core.limits import Limits
 from ..core.permissions import Grants, Identity
 from ..endpoint import Admission, Endpoint, Refusal
 from ..protocols import protocol
-from ..server.driver import Driver
+from ..server.host import BusHost
 from ..transport import Handshake, Transport
-from .assets import AssetResponse, answer, redirect
+from ..web.pages import AssetResponse
+from .assets import answer, redirect
 from .observation import Observation
 from .strangers import Stranger, Strangers
 
@@ -42,7 +43,6 @@ _LIMITS: Final = Limits(
     auth_timeout=5,
 )
 _ACTIONS: Final = ("console.*",)
-_SHUTTING_DOWN: Final = "the server is shutting down"
 
 
 class Console:
@@ -82,22 +82,20 @@ class Console:
         self.bus: Final = bus
         self.allow_changes: Final = allow_changes
         """Whether an operator may disconnect."""
+        self._host: Final = _ConsoleHost(host_of(bus), allow_changes=allow_changes)
         self.endpoint: Final = Endpoint(
-            gate=self,
+            host=self._host,
             protocols=(protocol("wsbus.v1"),),
             authenticator=_admitting(authenticator or _by_token(token or "")),
             origins=origins,
             limits=_LIMITS,
         )
         """Where the page connects; adapters mount it at ``ws`` beside the page."""
-        self._observation: Observation | None = None
-        self._strangers: Final = Strangers()
-        self._is_draining = False
 
     @property
     def is_open(self) -> bool:
         """Whether an operator is connected; if not, nothing runs and no task is left."""
-        return self._observation is not None
+        return self._host.observation is not None
 
     # --- for adapters ----------------------------------------------------------------------------
 
@@ -113,16 +111,27 @@ class Console:
         """Return what leads from a path of the page without a slash at the end to the page."""
         return redirect(prefix)
 
-    # --- for its endpoint ------------------------------------------------------------------------
+
+class _ConsoleHost:
+    """What the endpoint of a console is made with: strangers first, then the consoles' own bus."""
+
+    def __init__(self, watched: BusHost, *, allow_changes: bool) -> None:
+        self.observation: Observation | None = None
+        self._watched: Final = watched
+        self._allow_changes: Final = allow_changes
+        self._strangers: Final = Strangers()
+        self._is_draining = False
 
     @property
     def has_run(self) -> bool:
-        """Whether the bus has been started, be it running still or not."""
-        return self.bus.has_run
+        return self._watched.has_run
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether consoles are let in now: as long as the bus runs."""
-        return self.bus.is_running and not self._is_draining
+        return self._watched.is_running and not self._is_draining
+
+    def count(self, endpoint: Endpoint) -> int:
+        return 0 if self.observation is None else self.observation.guests
 
     def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
         """Return nothing: consoles have no names of their own."""
@@ -134,44 +143,40 @@ class Console:
         Without an identity it is a stranger's until its token is accepted. The bus of the consoles
         begins with the first operator, and ends with the last.
         """
-        is_greeted = False
         try:
             if admission.identity is None and self.accepts(endpoint):
                 stranger = Stranger(endpoint, transport, admission)
                 identity = await self._strangers.meet(stranger)
                 if identity is None:
                     return
-                admission = replace(admission, identity=identity, connection_id=stranger.id)
-                is_greeted = True
+                admission = replace(
+                    admission, identity=identity, connection_id=stranger.id, is_greeted=True
+                )
             if self.accepts(endpoint):
-                await self._observe(endpoint, transport, admission, is_greeted=is_greeted)
+                await self._observe(endpoint, transport, admission)
             else:  # Stopped, since it was admitted.
-                await transport.close(CloseCode.GOING_AWAY, _SHUTTING_DOWN)
+                await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
         finally:
             if admission.place is not None:
                 admission.place.release()
 
     async def _observe(
-        self, endpoint: Endpoint, transport: Transport, admission: Admission, *, is_greeted: bool
+        self, endpoint: Endpoint, transport: Transport, admission: Admission
     ) -> None:
         """Run an operator's connection to its end."""
-        observation = self._observation
+        observation = self.observation
         if observation is None or observation.is_over:
-            observation = Observation(self.bus, allow_changes=self.allow_changes)
-            self._observation = observation
+            observation = Observation(self._watched, allow_changes=self._allow_changes)
+            self.observation = observation
         observation.guests += 1
         try:
             await observation.begin()
-            if observation.bus.accepts(endpoint):
-                driver = Driver(observation.bus.services, endpoint, transport, admission)
-                await driver.run(is_greeted=is_greeted)
-            else:
-                await transport.close(CloseCode.GOING_AWAY, _SHUTTING_DOWN)
+            await host_of(observation.bus).serve(endpoint, transport, admission)
         finally:
             observation.guests -= 1
             if not observation.guests:
-                if self._observation is observation:
-                    self._observation = None
+                if self.observation is observation:
+                    self.observation = None
                 with CancelScope(shield=True):
                     await observation.close()
 
@@ -181,8 +186,8 @@ class Console:
         try:
             async with create_task_group() as tasks:
                 tasks.start_soon(self._strangers.end, deadline, code)
-                if self._observation is not None:
-                    await self._observation.bus.aclose(deadline=deadline, code=code)
+                if self.observation is not None:
+                    await self.observation.bus.aclose(deadline=deadline, code=code)
         finally:
             self._is_draining = False
 

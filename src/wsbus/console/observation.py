@@ -21,6 +21,7 @@ from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
 from ..server.connection import Connection, ConnectionDriver
+from ..server.host import BusHost
 from ..server.statistics import ConnectionInfo
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
@@ -52,17 +53,17 @@ class Observation:
     """One period in which operators are connected; begun by the first, closed by the last.
 
     Args:
-        watched: The bus to look at, which runs.
+        watched: What runs the bus to look at.
         allow_changes: Whether consoles may disconnect.
     """
 
-    def __init__(self, watched: Bus, *, allow_changes: bool) -> None:
+    def __init__(self, watched: BusHost, *, allow_changes: bool) -> None:
         self.bus: Final = Bus()
         """The consoles' own."""
         self.guests: int = 0
         """Connections that are here or about to be."""
         self._watched: Final = watched
-        self._services = watched.services
+        self._services: Final = watched.services
         self._allow_changes: Final = allow_changes
         self._operators: Final[set[Connection]] = set()
         self._watching: Final[dict[Connection, _Watching]] = {}

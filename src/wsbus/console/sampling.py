@@ -17,8 +17,8 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from ..core.errors import CloseCode, CommandError, ErrorCode
+from ..core.member import Member
 from ..core.patterns import parse_pattern
-from ..core.plan import Member
 from ..server.connection import ConnectionDriver
 from ..server.services import Services
 from ..server.statistics import ConnectionInfo
@@ -105,13 +105,12 @@ def sendable(info: ConnectionInfo) -> ConnectionInfo:
 
 
 def _lost(driver: ConnectionDriver) -> int:
-    queue = driver.member.queue
-    return queue.dropped - queue.conflated + queue.refused
+    return driver.member.queue.lost_ever
 
 
 def _slowness(driver: ConnectionDriver) -> tuple[int, int, int]:
     queue = driver.member.queue
-    return len(queue), queue.bytes, queue.dropped - queue.conflated + queue.refused
+    return len(queue), queue.bytes, queue.lost_ever
 
 
 def _containing(text: str, services: Services) -> Callable[[ConnectionDriver], bool]:
@@ -126,7 +125,7 @@ def _containing(text: str, services: Services) -> Callable[[ConnectionDriver], b
             or (identity is not None and text in identity.subject.lower())
             or text in handshake.path.lower()
             or (client is not None and text in f"{client[0]}:{client[1]}")
-            or text in driver.member.protocol.name
+            or text in driver.protocol.name
             or driver.member in subscribed
         )
 
@@ -142,7 +141,7 @@ def _subscribed(text: str, services: Services) -> set[Member]:
 
 def _connection_row(driver: ConnectionDriver) -> ConnectionRow:
     info = driver.info()
-    transport = driver.member.outlet.transport
+    transport = driver.outlet.transport
     rtt = transport.round_trip() if isinstance(transport, RoundTripped) else None
     some = [cut(pattern) for pattern in islice(chain(info.subscriptions, info.assigned), _SOME)]
     return ConnectionRow(

@@ -117,7 +117,7 @@ class Tail:
                 publication.event[:CUT],
                 publication.data[:MAX_TEXT],
                 len(publication.data),
-                publication.at,
+                publication.timestamp,
             )
         )
 
@@ -189,7 +189,7 @@ class ChannelTap:
         seen.count += 1
         seen.size += len(publication.data)
         seen.subscribers = subscribers
-        seen.event, seen.at = publication.event[:MAX_EVENT], publication.at
+        seen.event, seen.at = publication.event[:MAX_EVENT], publication.timestamp
         if seen.tails is None:
             seen.tails = self._wanted(publication.channel)
         for tail in seen.tails:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import msgspec
 
 from .channels import Channel
+from .events import Position
 from .messages import Command, Excess, Malformed, Publish, Refused, Request, ServerMessage
 from .patterns import Pattern
 from .permissions import Identity
@@ -105,7 +106,7 @@ class Attach(msgspec.Struct, frozen=True):
     request: int
     """The number of the pending request, which comes back with the answer."""
     patterns: tuple[Pattern, ...]
-    since: Mapping[Pattern, object] = {}
+    since: Mapping[Pattern, Position] = {}
     """Where to begin with history, by pattern; always empty, since nothing keeps any yet."""
 
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-__all__ = ["MAX_JOIN_BYTES", "Frame", "join_lines"]
+from .pacing import MAX_JOIN_BYTES
 
-MAX_JOIN_BYTES: Final = 64 * 1024
-"""The most that is joined into one write, and into one frame of a batching dialect.
-
-Larger joins save no more system calls and let stale data hide behind the overflow policies.
-"""
+__all__ = ["Frame", "join_lines"]
 
 
 class Frame:

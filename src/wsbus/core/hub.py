@@ -3,8 +3,8 @@
 ``publish`` touches no member. It appends to the *log* of the turn, and :meth:`Hub.take_plan`,
 called once per turn of the event loop, turns the log into few writes: members that owe the same
 frames share one, so that the frames are joined once for all of them. Replies go through the same
-log, which makes its order the order on the wire. Only a member whose transport is not writable
-(*blocked*) has its own queue filled, at once and within its bounds.
+log, which makes its order the order on the wire. Only a member that is not READY has its own queue
+filled, at once and within its bounds: :mod:`wsbus.core.member` says why, and how it gets back.
 """
 
 from __future__ import annotations
@@ -15,24 +15,16 @@ from weakref import WeakValueDictionary
 
 from .channels import Channel
 from .frame import Frame
-from .messages import Publication
-from .overflow import Offer, Overflow
+from .member import Duty, Input, Member, Owed, Standing
+from .messages import Publication, Receipt
+from .overflow import Offer
 from .patterns import Pattern
 from .permissions import Grants
-from .plan import Audience, Entry, Group, Member, Owed, Plan, Standing, plan_writes
+from .plan import Audience, Entry, Group, Plan, plan_writes
 from .protocol import WireProtocol
 from .subscriptions import SubscriptionTable
 
-__all__ = ["Hub", "HubStatistics", "InterestWatch", "Receipt"]
-
-
-class Receipt(NamedTuple):
-    """What became of a publication on this node."""
-
-    matched: int
-    """Members that it is for."""
-    accepted: int
-    """Of these, the members that will get it unless they go away; the rest have full queues."""
+__all__ = ["Hub", "HubStatistics", "InterestWatch"]
 
 
 class HubStatistics(NamedTuple):
@@ -43,6 +35,7 @@ class HubStatistics(NamedTuple):
 
     members: int
     blocked: int
+    """Members to which nothing can be written now: LENT or BLOCKED ones."""
     patterns: int
     publications: int
     matched: int
@@ -75,7 +68,10 @@ Tap: TypeAlias = Callable[[Publication, int], None]
 # Attributes of enum classes are slow to look up in Python 3.11.
 _ACCEPTED: Final = Offer.ACCEPTED
 _OVERFLOW: Final = Offer.OVERFLOW
-_CONFLATE: Final = Overflow.CONFLATE
+_READY: Final = Standing.READY
+_OWED: Final = Input.OWED
+_LENT: Final = Input.LENT
+_DRAINED: Final = Input.DRAINED
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
@@ -93,7 +89,9 @@ class Hub:
         self.interest: InterestWatch | None = None
         """Hears of the first and the last member of each pattern. None: nobody wants to know."""
         self._members: Final[set[Member]] = set()
-        self.blocked: Final[set[Member]] = set()
+        self.waiting: Final[set[Member]] = set()
+        """Members to which nothing can be written now: those that are LENT or BLOCKED."""
+        self._queued: Final[set[Member]] = set()
         # Weak: each is as old as the audiences that it is part of, and holds on to its members.
         self._groups: Final[WeakValueDictionary[tuple[Member, ...], Group]] = WeakValueDictionary()
         self._restricted: Final[set[Member]] = set()
@@ -109,25 +107,23 @@ class Hub:
 
     # --- members -----------------------------------------------------------------------------
 
-    def attach(self, member: Member, *, is_blocked: bool = False) -> None:
-        """Take a member in; ``is_blocked`` for one that always goes by its queue."""
+    def attach(self, member: Member) -> None:
+        """Take a member in, once."""
+        member.step(Input.ATTACHED)
         self._members.add(member)
-        if is_blocked:
-            member.standing = Standing.BLOCKED
-            self.blocked.add(member)
+        if member.standing is Standing.QUEUED:
+            self._queued.add(member)
 
     def detach(self, member: Member, patterns: Iterable[Pattern]) -> None:
         """Let it go; what it still owes is discarded. ``patterns``: all that it joined."""
         self.leave_all(member, patterns)
         if member not in self._members:
             return
-        self._members.discard(member)
-        self._restricted.discard(member)
-        self.blocked.discard(member)
-        if member.standing is Standing.READY:  # What is blocked has it in its queue, too.
+        for members in (self._members, self._restricted, self.waiting, self._queued):
+            members.discard(member)
+        if member.step(Input.DETACHED) is Duty.COUNT:
             self.discard(self._logged(member))
-        member.standing = Standing.GONE
-        member.queue.clear()
+        member.clear()
         queue = member.queue
         sent, controls = member.message_count, member.control_count
         lost = (queue.dropped, queue.refused, queue.discarded)
@@ -161,7 +157,7 @@ class Hub:
             self.table.touch(member)
 
     def _arrange(self, members: Collection[Member]) -> Audience:
-        parts: dict[tuple[WireProtocol, bool], list[Member]] = {}
+        parts: dict[tuple[WireProtocol | None, bool], list[Member]] = {}
         for member in members:
             parts.setdefault((member.protocol, member.writes_bytes), []).append(member)
         return Audience(tuple([self._intern(tuple(part)) for part in parts.values()]))
@@ -226,34 +222,31 @@ class Hub:
         self._log.append(entry)
         self.owed_bytes += len(publication.data)
         accepted = matched
-        if self.blocked:
-            slow = audience.among(self.blocked)
-            for member in slow - excluded if excluded else slow:
+        if self.waiting:
+            for member in audience.among(self.waiting).difference(excluded):
                 accepted -= not self._enqueue(member, entry.owed_in(member.protocol))
+        if audience.queued is not None:
+            for member in audience.queued.members:
+                if member not in excluded:
+                    accepted -= not self._enqueue(member, entry.owed_in(None))
         return Receipt(matched, accepted)
 
     def send(self, member: Member, frame: Frame) -> None:
         """Owe a control frame to one member; it keeps its place among the publications."""
-        if member.standing is Standing.READY:
+        if member.standing is _READY:
             self._log.append((member, Owed(frame, None)))
             self.owed_bytes += frame.size
-        elif member.standing is Standing.BLOCKED:
+        else:
             self._enqueue(member, Owed(frame, None))
 
     def _enqueue(self, member: Member, owed: Owed) -> bool:
-        if member.shares_queue:
-            member.queue, member.shares_queue = member.queue.fresh(), False
-        queue, publication = member.queue, owed.publication
-        owed.frame.compact()
-        if queue.is_empty:
+        duty = member.step(_OWED)
+        if duty is Duty.NOTHING:
+            return False
+        if duty is Duty.WAKE and member.queue.is_empty:
             self._woken.append(member)
-        if publication is None:
-            queue.put(owed.frame)
-            return True
-        policy = publication.overflow or member.overflow
-        key = publication.conflation_key if policy is _CONFLATE else None
-        offer = queue.offer(owed.frame, policy, key)
-        if offer is _OVERFLOW:
+        offer = member.enqueue(owed)
+        if offer is _OVERFLOW and member.step(Input.OVERFLOWED) is Duty.CLOSE:
             self._overflowed.append(member)
         return offer is _ACCEPTED
 
@@ -276,20 +269,33 @@ class Hub:
         overflowed, self._overflowed = self._overflowed, []
         return Plan(plan_writes(log), woken, overflowed)
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether a receiver inside the process has something to read."""
+        return any(not member.queue.is_empty for member in self._queued)
+
     def block(self, member: Member, owed: Iterable[Owed]) -> None:
-        """Its transport is not writable: what it owes goes into its queue.
+        """A write was refused: the member is BLOCKED, and what it owes goes into its queue.
 
         Args:
-            member: The receiver.
+            member: READY until now.
             owed: What the plan that is being carried out has for it; what was logged since
                 follows.
         """
-        if member.standing is not Standing.READY:
-            return
-        member.standing = Standing.BLOCKED
-        self.blocked.add(member)
-        for item in (*owed, *self._logged(member)) if self._log else owed:
+        logged = list(self._logged(member))
+        member.step(Input.REFUSED)
+        self.waiting.add(member)
+        for item in (*owed, *logged):
             self._enqueue(member, item)
+
+    def lend(self, members: Collection[Member]) -> None:
+        """READY members are LENT: a task sends to each what the plan has for it."""
+        for member in members:
+            logged = list(self._logged(member)) if self._log else ()
+            member.step(_LENT)
+            for item in logged:
+                self._enqueue(member, item)
+        self.waiting.update(members)
 
     def _logged(self, member: Member) -> Iterator[Owed]:
         for entry in self._log:
@@ -303,27 +309,16 @@ class Hub:
         """Count what could not be written to a member, because its connection failed."""
         self._past[3] += sum(item.publication is not None for item in owed)
 
-    def lend(self, members: Collection[Member]) -> None:
-        """Block ready members to which tasks write from now on, at less cost than :meth:`block`."""
-        if self._log:
-            for member in members:
-                self.block(member, ())
-            return
-        for member in members:
-            member.standing = Standing.BLOCKED
-        self.blocked.update(members)
-
-    def unblock(self, member: Member) -> bool:
-        """It is writable again: return whether it is ready, because it owes nothing.
+    def release(self, member: Member) -> bool:
+        """Make a member READY again, if it owes nothing; return whether it is not waiting any more.
 
         What is in the log was put into its queue already, and must not be written a second time:
         so the log must be empty, too.
         """
-        if self._log or not (member.shares_queue or member.queue.is_empty):
+        if self._log or not member.queue.is_empty:
             return False
-        if member.standing is Standing.BLOCKED:
-            member.standing = Standing.READY
-            self.blocked.discard(member)
+        member.step(_DRAINED)
+        self.waiting.discard(member)
         return True
 
     def statistics(self) -> HubStatistics:
@@ -342,7 +337,7 @@ class Hub:
             queued_bytes += queue.bytes
         return HubStatistics(
             members=len(self._members),
-            blocked=len(self.blocked),
+            blocked=len(self.waiting),
             patterns=len(self.table),
             publications=self._publications,
             matched=self._matched,

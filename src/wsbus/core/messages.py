@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from .channels import Channel
+from .events import Gap, Position
 from .overflow import Overflow
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Pong",
     "Publication",
     "Publish",
+    "Receipt",
     "Refused",
     "Rejection",
     "Reply",
@@ -51,7 +53,7 @@ def is_event(text: str) -> bool:
     return text.isprintable() and len(text.encode()) <= _MAX_EVENT_BYTES
 
 
-class Publication(msgspec.Struct, frozen=True, eq=False):
+class Publication(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Data accepted on a channel; compared by identity."""
 
     channel: Channel
@@ -59,13 +61,18 @@ class Publication(msgspec.Struct, frozen=True, eq=False):
     """What happened, such as ``update``; a word within the channel."""
     data: bytes
     """The data as JSON text, UTF-8, compact, checked: safe to splice into any frame."""
-    at: float
+    timestamp: float
     """When it was accepted, in seconds since the epoch."""
     overflow: Overflow | None = None
     """What a full queue does with it; None: what the receiving endpoint says."""
     key: str | None = None
     """For ``conflate``: a newer publication with the same key replaces this one in a queue.
     None: channel and event."""
+    position: Position | None = None
+    """Where it stands in its channel; None: the channel has no history."""
+    previous: Position | None = None
+    """The position of the channel's publication before it; None: there is none, or the channel has
+    no history. Not every broker numbers each channel by itself, so offsets may skip."""
 
     @property
     def conflation_key(self) -> object:
@@ -76,6 +83,26 @@ class Publication(msgspec.Struct, frozen=True, eq=False):
     def size(self) -> int:
         """Bytes it counts for in a queue of publications."""
         return len(self.data)
+
+
+class Receipt(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={"local_matched": "matched", "local_accepted": "accepted"},
+):
+    """What became of a publication, as the node that accepted it knows.
+
+    In JSON the counts are ``matched`` and ``accepted``.
+    """
+
+    local_matched: int
+    """Receivers at that node: connections, and subscriptions inside the process."""
+    local_accepted: int
+    """Of these, the ones that will get it unless they go away; the rest have full queues."""
+    position: Position | None = None
+    """Where it stands in its channel; None: the channel has no history."""
 
 
 # --- requests: client → server --------------------------------------------------------------
@@ -256,12 +283,6 @@ class Refused(msgspec.Struct, frozen=True):
     ref: str | None = None
     is_call: bool = False
     """It answers a command with a usable ref: dialects that pair responses must pair this one."""
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """``lost`` publications are missing right before what follows, for want of room."""
-
-    lost: int
 
 
 class Status(msgspec.Struct, frozen=True):

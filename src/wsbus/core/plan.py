@@ -1,121 +1,34 @@
-"""What members owe, and how a turn's worth of it becomes few writes; pure."""
+"""Who gets a publication, and how a turn's worth of them becomes few writes; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from enum import Enum, auto
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from .frame import MAX_JOIN_BYTES, Frame, join_lines
+from .frame import Frame, join_lines
+from .member import Member, Owed
 from .messages import Publication
-from .overflow import Overflow
-from .permissions import Grants
+from .pacing import MAX_JOIN_BYTES
 from .protocol import WireProtocol
-from .queue import MessageQueue
 
 __all__ = [
     "Audience",
     "Entry",
     "Group",
     "Log",
-    "Member",
-    "Owed",
     "Plan",
-    "Standing",
     "Write",
     "count",
+    "frames",
     "join",
     "joined_writes",
     "plan_writes",
 ]
 
 
-class Standing(Enum):
-    """How a member stands with the hub."""
-
-    READY = auto()
-    """Writable, and it owes nothing that is not in the log."""
-    BLOCKED = auto()
-    """Not writable, or a task of its own writes to it: its queue holds what it owes."""
-    GONE = auto()
-    """Detached; what is still addressed to it is discarded."""
-
-
-class Member:
-    """One receiver of publications.
-
-    Args:
-        protocol: Encodes for it.
-        queue: Holds what it owes while it is blocked.
-        shares_queue: The queue is empty and shared: the member gets one of its own when it first
-            needs one. Most never do.
-        overflow: What a full queue does with publications that do not say.
-        outlet: What the flusher writes through; the hub only groups by it.
-        writes_bytes: Whether the outlet takes RFC 6455 bytes; such members share joined writes.
-    """
-
-    __slots__ = (
-        "controls",
-        "grants",
-        "outlet",
-        "overflow",
-        "protocol",
-        "queue",
-        "sent",
-        "shares_queue",
-        "standing",
-        "writes_bytes",
-    )
-
-    def __init__(
-        self,
-        protocol: WireProtocol,
-        queue: MessageQueue[Frame],
-        *,
-        overflow: Overflow = Overflow.DROP_OLDEST,
-        outlet: Any = None,
-        writes_bytes: bool = True,
-        shares_queue: bool = False,
-    ) -> None:
-        self.protocol: Final = protocol
-        self.queue: MessageQueue[Frame] = queue
-        self.shares_queue: bool = shares_queue
-        self.overflow: Final = overflow
-        self.outlet: Final = outlet
-        self.writes_bytes: Final = writes_bytes
-        self.standing: Standing = Standing.READY
-        self.grants: Grants | None = None
-        """Whose denies are filtered out at delivery; None: nothing is."""
-        self.sent: int = 0
-        """Publications written without touching the queue."""
-        self.controls: int = 0
-        """Control frames written without touching the queue."""
-
-    @property
-    def message_count(self) -> int:
-        """Publications sent to this member."""
-        return self.sent + self.queue.sent
-
-    @property
-    def control_count(self) -> int:
-        """Control frames sent to it: replies, pings."""
-        return self.controls + self.queue.control_sent
-
-
 Members: TypeAlias = tuple[Member, ...]
-
-
-class Owed:
-    """One frame on its way to members, with what a full queue does with it."""
-
-    __slots__ = ("frame", "publication")
-
-    def __init__(self, frame: Frame, publication: Publication | None) -> None:
-        self.frame: Final = frame
-        self.publication: Final = publication
-        """None: a control frame, which no policy drops."""
 
 
 class Write(NamedTuple):
@@ -131,7 +44,7 @@ class Plan(NamedTuple):
 
     writes: list[Write]
     woken: list[Member]
-    """Blocked members whose empty queue got something."""
+    """QUEUED members whose empty queue got something."""
     overflowed: list[Member]
     """Members that are to be closed as too slow."""
 
@@ -145,7 +58,8 @@ class Group:
         self.members: Final = members
         """In order; a dict finds one of them at once, and is copied at little cost."""
         first = next(iter(self.members))
-        self.protocol: Final[WireProtocol] = first.protocol
+        self.protocol: Final = first.protocol
+        """None: members that are QUEUED; nothing is written to them."""
         self.writes_bytes: Final[bool] = first.writes_bytes
         self._edited: WeakValueDictionary[tuple[Members, Members], Group] | None = None
 
@@ -172,10 +86,12 @@ class Group:
 class Audience(Collection[Member]):
     """The members that get what is published on a channel; it never changes."""
 
-    __slots__ = ("count", "groups")
+    __slots__ = ("count", "groups", "queued")
 
     def __init__(self, groups: tuple[Group, ...]) -> None:
         self.groups: Final = groups
+        self.queued: Final = next((group for group in groups if group.protocol is None), None)
+        """The group of those that are QUEUED."""
         self.count: Final = sum([len(group.members) for group in groups])
 
     @property
@@ -203,7 +119,7 @@ class Audience(Collection[Member]):
         """
         come = [member for member in come if member not in self]
         kinds = {(group.protocol, group.writes_bytes): group for group in self.groups}
-        parts: dict[tuple[WireProtocol, bool], list[Member]] = {}
+        parts: dict[tuple[WireProtocol | None, bool], list[Member]] = {}
         for member in come:
             parts.setdefault((member.protocol, member.writes_bytes), []).append(member)
         groups: list[Group | None] = []
@@ -226,17 +142,17 @@ class Entry:
         self.audience: Final = audience
         self.publication: Final = publication
         self.excluded: Final = excluded
-        self.owed: Final[dict[WireProtocol, Owed]] = {}
+        self.owed: Final[dict[WireProtocol | None, Owed]] = {}
 
     def is_for(self, member: Member) -> bool:
         """Tell whether ``member`` is to get it."""
         return member in self.audience and member not in self.excluded
 
-    def owed_in(self, protocol: WireProtocol) -> Owed:
+    def owed_in(self, protocol: WireProtocol | None) -> Owed:
         """Encode once per protocol, on first use."""
         owed = self.owed.get(protocol)
         if owed is None:
-            frame = protocol.encode_publication(self.publication)
+            frame = protocol.encode_publication(self.publication) if protocol else None
             owed = self.owed[protocol] = Owed(frame, self.publication)
         return owed
 
@@ -271,6 +187,7 @@ def _uniform_writes(log: Log) -> list[Write]:
             group.members, group.writes_bytes, [entry.owed_in(group.protocol) for entry in entries]
         )
         for group in groups or ()
+        if group.protocol is not None
     ]
 
 
@@ -283,6 +200,8 @@ def _mixed_writes(log: Log) -> list[Write]:
             owed.setdefault(member, []).append(item)
             continue
         for group in entry.audience.groups:
+            if group.protocol is None:
+                continue
             item = entry.owed_in(group.protocol)
             for member in group.members:
                 if member not in entry.excluded:
@@ -303,27 +222,31 @@ def count(owed: Iterable[Owed]) -> tuple[int, int]:
     return kinds.count(False), kinds.count(True)
 
 
-def join(frames: Iterable[Frame], protocol: WireProtocol) -> list[Frame]:
-    """Join them as far as the dialect allows."""
-    return list(join_lines(frames)) if protocol.joins else list(frames)
+def frames(owed: Iterable[Owed]) -> list[Frame]:
+    """Return their frames; only what goes to QUEUED members has none."""
+    return [item.frame for item in owed if item.frame is not None]
+
+
+def join(owed: Iterable[Owed], protocol: WireProtocol | None) -> list[Frame]:
+    """Join their frames as far as the dialect allows."""
+    found = frames(owed)
+    return list(join_lines(found)) if protocol is not None and protocol.joins else found
 
 
 def joined_writes(
-    owed: Sequence[Owed], protocol: WireProtocol
+    owed: Sequence[Owed], protocol: WireProtocol | None
 ) -> Iterator[tuple[bytes, Sequence[Owed]]]:
     """Join what is owed into writes of at most 64 KiB, each with what it holds."""
-    size = sum([item.frame.size for item in owed])
+    size = sum([item.size for item in owed])
     if size <= MAX_JOIN_BYTES:
-        frames = join([item.frame for item in owed], protocol)
-        yield b"".join([frame.wire for frame in frames]), owed
+        yield b"".join([frame.wire for frame in join(owed, protocol)]), owed
         return
     part: list[Owed] = []
     size = 0
     for item in owed:
-        if part and size + item.frame.size > MAX_JOIN_BYTES:
+        if part and size + item.size > MAX_JOIN_BYTES:
             yield from joined_writes(part, protocol)
             part, size = [], 0
         part.append(item)
-        size += item.frame.size
-    frames = join([item.frame for item in part], protocol)
-    yield b"".join([frame.wire for frame in frames]), part
+        size += item.size
+    yield b"".join([frame.wire for frame in join(part, protocol)]), part

@@ -4,11 +4,11 @@ Two kinds of items share a queue and keep one order. *Publications* come through
 :meth:`MessageQueue.offer`; they are bounded, and a policy says what gives way. *Control items*
 (replies, gaps, pings) come through :meth:`MessageQueue.put`; no policy drops them.
 
-A publication that was lost leaves a *marker*: :meth:`MessageQueue.take` tells how many are missing
-right before the items it returns. A queue holds one marker at most, and a further loss adds to it.
-The marker stands at the earliest place it counts for, never later: a client that learns it early
-and fetches the state anew sees at least everything lost until then, while one that learns it late
-would have used a wrong state meanwhile.
+A publication that was lost leaves a *marker*: :meth:`MessageQueue.take` returns how many are
+missing right before its items, and on which channels. A queue holds one marker at most, none if
+nothing is lost; a further loss adds to it. The marker stands at the earliest place it counts for,
+never later: a client that learns it early and fetches the state anew sees at least everything lost
+until then, while one that learns it late would have used a wrong state meanwhile.
 
 The file is long because one structure keeps order, bounds, keys and losses together: each of them
 would need the insides of the others.
@@ -22,13 +22,15 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from .channels import Channel
 from .errors import UsageError
+from .loss import Loss, LossMarker
 from .overflow import Offer, Overflow
 
-__all__ = ["Batch", "MessageQueue", "QueueStatistics", "Sized"]
+__all__ = ["Batch", "MessageQueue", "QueueStatistics", "Queueable"]
 
 
-class Sized(Protocol):
+class Queueable(Protocol):
     """Anything that can be queued."""
 
     @property
@@ -36,15 +38,20 @@ class Sized(Protocol):
         """Bytes it counts for; it must not change."""
         ...
 
+    @property
+    def channel(self) -> Channel | None:
+        """What a loss names; None: it was on no channel, or on one that is not known."""
+        ...
 
-T = TypeVar("T", bound=Sized)
+
+T = TypeVar("T", bound=Queueable)
 
 
 class Batch(NamedTuple, Generic[T]):
     """What :meth:`MessageQueue.take` returns."""
 
-    lost: int
-    """Publications missing right before the first of ``items``; if there are none, at the end."""
+    loss: Loss | None
+    """What is missing right before the first of ``items``; if there are none, at the end."""
     items: list[T]
     """In the order they came."""
 
@@ -72,7 +79,7 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
     discarded: int
     """Queued still when the connection ended."""
     lost: int
-    """Lost and not told yet."""
+    """Lost and not reported yet."""
     control_put: int
     control_sent: int
     control_queued: int
@@ -118,7 +125,7 @@ class MessageQueue(Generic[T]):
         "_data",
         "_key_of",
         "_keys",
-        "_lost_at",
+        "_marker",
         "_sequence",
         "accepted",
         "bytes",
@@ -129,7 +136,6 @@ class MessageQueue(Generic[T]):
         "control_sent",
         "discarded",
         "dropped",
-        "lost",
         "max_bytes",
         "max_control_bytes",
         "max_messages",
@@ -159,10 +165,9 @@ class MessageQueue(Generic[T]):
         self._key_of: dict[int, object] = _NO_KEYS
         self._control: deque[tuple[int, T]] = _NO_CONTROL
         self._sequence = 0
-        self._lost_at = 0
+        self._marker: LossMarker | None = None
         self.bytes: int = 0
         self.control_bytes: int = 0
-        self.lost: int = 0
         self.offered: int = 0
         self.accepted: int = 0
         self.refused: int = 0
@@ -196,7 +201,7 @@ class MessageQueue(Generic[T]):
         if self.bytes + size > self.max_bytes or len(self._data) >= self.max_messages:
             evicts = policy is _DROP_OLDEST or policy is _CONFLATE
             if not evicts or size > self.max_bytes:
-                return self._refuse(policy)
+                return self._refuse(item, policy)
             self._make_room(size, key)
         elif key is not None:
             self._replace(key)
@@ -218,14 +223,14 @@ class MessageQueue(Generic[T]):
     def take(self, max_bytes: int) -> Batch[T]:
         """Remove and return what comes first; it counts as sent.
 
-        The batch ends before a marker, which the next one then starts with. It is empty and tells
-        nothing lost only if :attr:`is_empty`.
+        The batch ends before a marker, which the next one then starts with. It has neither items
+        nor a loss only if :attr:`is_empty`.
 
         Args:
             max_bytes: The sizes of the items add up to no more, but one is returned always.
         """
-        if not self._control and not self.lost:
-            return Batch(0, self._take_publications(max_bytes))
+        if not self._control and self._marker is None:
+            return Batch(None, self._take_publications(max_bytes))
         return self._take_merged(max_bytes)
 
     def clear(self) -> int:
@@ -235,7 +240,8 @@ class MessageQueue(Generic[T]):
         self.control_discarded += len(self._control)
         self._reset()
         self._control = _NO_CONTROL
-        self.bytes = self.control_bytes = self.lost = 0
+        self.bytes = self.control_bytes = 0
+        self._marker = None
         return count
 
     def __len__(self) -> int:
@@ -247,6 +253,11 @@ class MessageQueue(Generic[T]):
         return not self.is_empty
 
     @property
+    def lost(self) -> int:
+        """Publications lost and not reported yet."""
+        return 0 if self._marker is None else self._marker.count
+
+    @property
     def lost_ever(self) -> int:
         """Publications lost for want of room; conflated ones are not lost."""
         return self.dropped - self.conflated + self.refused
@@ -254,7 +265,7 @@ class MessageQueue(Generic[T]):
     @property
     def is_empty(self) -> bool:
         """Nothing waits: no publication, no control item, no unreported loss."""
-        return not (self._data or self._control or self.lost)
+        return not (self._data or self._control or self._marker)
 
     @property
     def is_choked(self) -> bool:
@@ -304,7 +315,7 @@ class MessageQueue(Generic[T]):
             if self._key_of and sequence in self._key_of:
                 del self._keys[self._key_of.pop(sequence)]
             self.dropped += 1
-            self._lose(sequence)
+            self._lose(item, sequence)
 
     def _replace(self, key: object) -> None:
         sequence = self._keys.get(key)
@@ -313,16 +324,16 @@ class MessageQueue(Generic[T]):
             self.dropped += 1
             self.conflated += 1
 
-    def _refuse(self, policy: Overflow) -> Offer:
+    def _refuse(self, item: T, policy: Overflow) -> Offer:
         self.refused += 1
         # Whatever is put later comes after the place of this one.
-        self._lose(self._sequence)
+        self._lose(item, self._sequence)
         return Offer.OVERFLOW if policy is Overflow.CLOSE else Offer.REFUSED
 
-    def _lose(self, sequence: int) -> None:
-        if not self.lost or sequence < self._lost_at:
-            self._lost_at = sequence
-        self.lost += 1
+    def _lose(self, item: T, sequence: int) -> None:
+        if self._marker is None:
+            self._marker = LossMarker(sequence)
+        self._marker.add(item.channel, sequence)
 
     # --- out -----------------------------------------------------------------------------
 
@@ -346,16 +357,17 @@ class MessageQueue(Generic[T]):
 
     def _take_merged(self, max_bytes: int) -> Batch[T]:
         """Take by sequence number over publications, control items and the marker."""
-        lost, room = 0, max_bytes
+        loss: Loss | None = None
         items: list[T] = []
+        room = max_bytes
         while True:
             data_at = next(iter(self._data), _NEVER)
             control_at = self._control[0][0] if self._control else _NEVER
             at = min(data_at, control_at)
-            if self.lost and self._lost_at <= at:
+            if self._marker is not None and self._marker.at <= at:
                 if items:
                     break
-                lost, self.lost = self.lost, 0
+                loss, self._marker = self._marker.loss(), None
             if at == _NEVER:
                 break
             item = self._data[at] if at == data_at else self._control[0][1]
@@ -368,7 +380,7 @@ class MessageQueue(Generic[T]):
                 self.sent += 1
             else:
                 self._remove_control()
-        return Batch(lost, items)
+        return Batch(loss, items)
 
     def _remove(self, sequence: int) -> None:
         self.bytes -= self._data.pop(sequence).size

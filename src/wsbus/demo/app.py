@@ -18,11 +18,14 @@ from typing import Annotated, Any, Final
 from anyio import create_task_group, sleep
 from msgspec import Meta
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from wsbus import Bus, Connection, Overflow
-from wsbus.adapters.starlette import lifespan, websocket_route
+from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
+from wsbus.web import asset
 
 __all__ = ["app", "bus", "endpoint"]
 
@@ -30,7 +33,7 @@ bus: Final = Bus()
 """It may be built at import; it runs inside ``async with bus:``, below."""
 
 endpoint: Final = bus.endpoint()
-"""A door that lets everybody in, to subscribe to anything and to give any command."""
+"""An endpoint that lets everybody in, to subscribe to anything and to call any command."""
 
 
 # --- commands: clients send parameters; what does not fit the types is refused for us ---------
@@ -62,7 +65,7 @@ async def say(text: Annotated[str, Meta(min_length=1, max_length=280)], who: Con
     """Publish a line to everybody in the lobby; answer with how many that is."""
     line = {"from": short(who), "text": text}
     receipt = await bus.publish("chat.lobby", line, event="said")
-    return receipt.accepted
+    return receipt.local_accepted
 
 
 @bus.command("ticker.pause")
@@ -192,9 +195,18 @@ async def feeds(app: Starlette) -> AsyncIterator[None]:
 
 PAGE: Final = Path(__file__).with_name("page")
 
+
+async def base_style(request: Request) -> Response:
+    """Serve the style sheet that the pages of wsbus share; an application has its own."""
+    style = asset("base.css")
+    return Response(style.body, headers=style.headers)
+
+
 app: Final = Starlette(
     routes=[
         websocket_route("/ws", endpoint),
+        *web_routes("/wsbus"),  # the client that the page imports: /wsbus/wsbus.js
+        Route("/base.css", base_style),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ],
     lifespan=lifespan(bus, feeds),

@@ -5,7 +5,8 @@ application registers its own with :func:`.register`, or passes the object itsel
 
 The parts for a dialect of one's own are here, too: :class:`.WireProtocol` for any frames, or
 :class:`.TaggedJson` for JSON objects with a ``type``; the requests and replies, in ``messages``
-(:mod:`wsbus.core.messages`); and :class:`.Frame`.
+(:mod:`wsbus.core.messages`); :class:`.Frame`; :class:`.Instant`; and the bounded queue that
+connections have, :class:`.MessageQueue`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Final
 
 from ..core import messages
 from ..core.frame import Frame
+from ..core.instant import Instant
 from ..core.protocol import WireProtocol
+from ..core.queue import MessageQueue
 from .native import Native
 from .registry import protocol, protocols_of, register, single
 from .tagged import (
@@ -30,6 +33,8 @@ from .zigquant import ZigQuant
 __all__ = [
     "ClientMessage",
     "Frame",
+    "Instant",
+    "MessageQueue",
     "Native",
     "PingMessage",
     "PongMessage",

@@ -17,9 +17,16 @@ from ..core.frame import Frame
 from ..core.instant import Instant
 from .tagged import ClientMessage, TaggedJson
 
-__all__ = ["COMMON_MESSAGES", "Dialogue", "FromClient", "FromServer", "milliseconds"]
+__all__ = [
+    "COMMON_MESSAGES",
+    "Dialogue",
+    "FromClient",
+    "FromServer",
+    "encode_message",
+    "milliseconds",
+]
 
-_encode: Final = msgspec.json.Encoder().encode
+encode_message: Final = msgspec.json.Encoder().encode
 
 
 def milliseconds(seconds: float) -> int:
@@ -178,17 +185,19 @@ class Dialogue(TaggedJson):
         now = milliseconds(at.wall)
         if type(reply) is core.Response:  # The replies whose cost matters most.
             data = Raw(reply.data)
-            return Frame(_encode(_Response(id=reply.ref, timestamp=now, success=True, data=data)))
+            return Frame(
+                encode_message(_Response(id=reply.ref, timestamp=now, success=True, data=data))
+            )
         if type(reply) is core.Pong:
-            return Frame(_encode(_ServerPong(id=reply.ref, timestamp=now)))
+            return Frame(encode_message(_ServerPong(id=reply.ref, timestamp=now)))
         message = self.answer(reply, now)
-        return None if message is None else Frame(_encode(message))
+        return None if message is None else Frame(encode_message(message))
 
     def encode_publication(self, publication: core.Publication) -> Frame:
         """Return an event's frame. Cost: under a microsecond, and a copy of the data."""
         data = Raw(publication.data)
-        at = milliseconds(publication.at)
-        return Frame(_encode(_Event(publication.channel, publication.event, at, data)))
+        at = milliseconds(publication.timestamp)
+        return Frame(encode_message(_Event(publication.channel, publication.event, at, data)))
 
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``, or None; ``at`` in milliseconds."""

@@ -13,10 +13,20 @@ from itertools import chain
 from typing import Any, ClassVar, Final
 
 import msgspec
+from msgspec import Raw
 
 from ..core import messages as core
+from ..core.events import MAX_GAP_CHANNELS, Gap, Position
+from ..core.frame import Frame
 from ..core.patterns import Pattern, parse_pattern
-from .common import COMMON_MESSAGES, Dialogue, FromClient, FromServer, milliseconds
+from .common import (
+    COMMON_MESSAGES,
+    Dialogue,
+    FromClient,
+    FromServer,
+    encode_message,
+    milliseconds,
+)
 from .tagged import ClientMessage
 
 __all__ = ["Native"]
@@ -60,8 +70,29 @@ class _Connected(FromServer, frozen=True, tag="connected"):
     data: _Terms
 
 
-class _Loss(msgspec.Struct, frozen=True):
-    lost: int
+class _Position(msgspec.Struct, frozen=True, omit_defaults=True):
+    epoch: str
+    offset: int
+    previous: int | None = None
+
+
+class _StoredEvent(FromServer, frozen=True, tag="event"):
+    channel: str
+    event: str
+    timestamp: int
+    position: _Position
+    data: Raw
+
+
+class _ChannelLoss(msgspec.Struct, frozen=True, omit_defaults=True):
+    channel: str
+    lost: int | None = None
+    position: _Position | None = None
+
+
+class _Loss(msgspec.Struct, frozen=True, omit_defaults=True):
+    lost: int | None
+    channels: tuple[_ChannelLoss, ...] | None = None
 
 
 class _Gap(FromServer, frozen=True, tag="gap"):
@@ -127,13 +158,24 @@ class Native(Dialogue):
         """Return the pattern of this name; ``+`` is a wildcard."""
         return parse_pattern(name)
 
+    def encode_publication(self, publication: core.Publication) -> Frame:
+        """Say that something happened, and where it stands if its channel has a history."""
+        position = publication.position
+        if position is None:
+            return super().encode_publication(publication)
+        where = _position(position, publication.previous)
+        at = milliseconds(publication.timestamp)
+        data = Raw(publication.data)
+        event = _StoredEvent(publication.channel, publication.event, at, where, data)
+        return Frame(encode_message(event))
+
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``; ``at`` in milliseconds."""
         match reply:
             case core.Greeting():
                 return _Connected(at, _terms(reply))
-            case core.Gap():
-                return _Gap(at, _Loss(reply.lost))
+            case Gap():
+                return _Gap(at, _loss(reply))
             case core.Unsubscribed(reason=str()):
                 data = _Withdrawal(reply.names, reply.active, reply.reason)
                 return _Withdrawn(id=reply.ref, timestamp=at, data=data)
@@ -165,6 +207,22 @@ def _facts(status: core.Status) -> _Facts:
         message_count=status.message_count,
         dropped=status.dropped,
     )
+
+
+def _position(position: Position, previous: Position | None = None) -> _Position:
+    if previous is None or previous.epoch != position.epoch:
+        return _Position(position.epoch, position.offset)
+    return _Position(position.epoch, position.offset, previous.offset)
+
+
+def _loss(gap: Gap) -> _Loss:
+    if gap.channels is None or len(gap.channels) > MAX_GAP_CHANNELS:
+        return _Loss(gap.lost)
+    channels = [
+        _ChannelLoss(name, loss.lost, None if loss.position is None else _position(loss.position))
+        for name, loss in gap.channels.items()
+    ]
+    return _Loss(gap.lost, tuple(channels))
 
 
 def _plain(number: float | None) -> float | None:

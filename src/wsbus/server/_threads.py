@@ -17,30 +17,30 @@ T = TypeVar("T")
 
 
 class LoopCall(Generic[T]):
-    """Something that another thread has the event loop do: carried out, or given up, never both.
+    """A call from another thread that the event loop makes, unless the thread gives up first.
 
     Args:
-        call: Does it.
+        call: The function to call.
         is_awaited: Whether the other thread waits for the outcome.
     """
 
     def __init__(self, call: Callable[[], T], *, is_awaited: bool) -> None:
         self._call: Final = call
         self._is_awaited: Final = is_awaited
-        # Taken once: by the event loop when it begins, or by the thread when it gives up.
+        # Acquired once: by the event loop when it begins, or by the thread when it gives up.
         self._claim: Final = threading.Lock()
         self._done: Final = threading.Event()
         self._result: T
         self._error: Exception | None = None
 
     def submit(self, token: Any) -> None:
-        """Have an event loop carry it out; ``token`` is its :func:`anyio.lowlevel.current_token`.
+        """Submit it to an event loop; ``token`` is its :func:`anyio.lowlevel.current_token`.
 
         Raises:
             NotStarted: The event loop has ended.
         """
         native = token.native_token
-        # That of asyncio, or of trio.
+        # The loop's own error, of asyncio or trio.
         run_soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
         try:
             run_soon(self._run)
@@ -51,14 +51,14 @@ class LoopCall(Generic[T]):
         """Wait for the outcome, in the other thread.
 
         Raises:
-            UsageError: It was not begun in time, and will not be.
+            UsageError: It did not begin in time, and will not.
         """
         if not self._done.wait(timeout) and self._claim.acquire(blocking=False):
             raise UsageError(
                 f"the event loop did not take it for {timeout:g} s, and nobody gets it: the loop "
                 "is blocked, perhaps because it waits for this thread; use wait=False there"
             )
-        self._done.wait()  # It has begun, and waits for nothing.
+        self._done.wait()  # It has begun, and does not wait.
         if self._error is not None:
             raise self._error
         return self._result

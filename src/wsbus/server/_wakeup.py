@@ -11,10 +11,10 @@ __all__ = ["Wakeup"]
 
 
 class Wakeup:
-    """One task waits, others set; what was set before the wait counts, once.
+    """Wakes one waiting task; a set before the wait counts, once.
 
-    To be made, set and awaited in one event loop. On asyncio it is a bare future: an event of
-    anyio's, new for each wait, costs 2 to 3 µs more (measured), as much as a command's handler.
+    Make, set and await it in one event loop. On asyncio it is a bare future: an anyio event, new
+    for each wait, costs 2 to 3 µs more (measured), as much as a simple command.
     """
 
     __slots__ = ("_event", "_future", "_is_set", "_loop")
@@ -26,7 +26,7 @@ class Wakeup:
         self._is_set = False
 
     def set(self) -> None:
-        """Wake who waits, or who waits next; idempotent until then."""
+        """Wake the waiting task, or the next one to wait; idempotent until then."""
         self._is_set = True
         if self._future is not None:
             if not self._future.done():
@@ -35,7 +35,7 @@ class Wakeup:
             self._event.set()
 
     async def wait(self) -> None:
-        """Wait until it is set, and take that back. Cancellation: what was set stays set."""
+        """Wait until it is set, and reset it. Cancellation: it stays set."""
         if not self._is_set:
             if self._loop is not None:
                 self._future = self._loop.create_future()
@@ -55,5 +55,5 @@ class Wakeup:
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
-    except RuntimeError:  # Another loop is running.
+    except RuntimeError:  # The running loop is not asyncio's.
         return None

@@ -1,4 +1,4 @@
-"""Ends a connection in good order, and within a time limit."""
+"""Closing a connection in order, and within a time limit."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from anyio import Event, move_on_after
 
 from ..core.actions import Close
 from ..core.errors import CloseCode
-from ..core.plan import Member, Standing
+from ..core.member import Member
 from ..transport import Transport
+from .outlet import SocketOutlet
 
 __all__ = ["close", "close_failed"]
 
 _FAREWELL_SECONDS: Final = 1.0
-"""The time limit for a client that was closed for abuse. Nothing more is read of it, so that its
-own close frame may never be seen."""
+"""The time limit for a client that is closed for abuse. Nothing more is read from it, so that its
+close frame may not be seen."""
 
 
 async def close(
-    transport: Transport, member: Member, action: Close, seconds: float, closed: Event
+    outlet: SocketOutlet, member: Member, action: Close, seconds: float, closed: Event
 ) -> None:
-    """Let what is owed leave, send the close frame, and see to it that the reader ends.
+    """Drain the queue, send the close frame, and make sure that the reader ends.
 
     Args:
-        transport: What to close; aborted when the time is over.
+        outlet: Whose transport to close; aborted when the time is over.
         member: Whose queue is to leave first.
         action: Code and reason; the reason is cut to the 123 bytes that fit.
-        seconds: For all of it.
+        seconds: Time limit for all of it.
         closed: Set at the end.
     """
     is_abuse = action.code == CloseCode.RATE_ABUSE
     try:
         with move_on_after(min(seconds, _FAREWELL_SECONDS) if is_abuse else seconds) as scope:
-            while member.standing is Standing.BLOCKED:
-                await member.outlet.relief()
+            while member.is_waiting:
+                await outlet.relief()
             reason = action.reason.encode(errors="replace")[:123].decode(errors="ignore")
-            await transport.close(action.code, reason)
+            await outlet.transport.close(action.code, reason)
         if is_abuse or scope.cancelled_caught:
-            transport.abort()
+            outlet.transport.abort()
     finally:
         closed.set()
 

@@ -1,4 +1,4 @@
-"""What clients may have carried out: functions of the application, with typed parameters."""
+"""Commands: functions of the application that clients call, with typed parameters."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = ["Commands", "RegisteredCommand", "Running", "check_action"]
 logger: Final = logging.getLogger("wsbus.commands")
 
 Running: TypeAlias = Callable[[Runner], Awaitable[ServerMessage]]
-"""A command to be awaited on a runner; what comes is the reply."""
+"""A command to be awaited on a runner; its result is the reply."""
 
 _MAX_HELD_SECONDS: Final = 0.1
-"""A ``def`` that holds the event loop for longer is named in the log."""
+"""A ``def`` that holds the event loop for longer is logged."""
 
 _MAX_THREADS: Final = 40
 """Calls of one threaded command at a time, and threads of it that were abandoned."""
@@ -40,16 +40,15 @@ class RegisteredCommand:
     """One function under one action; for its parameters see :class:`.Parameters`.
 
     Args:
-        action: The name clients use.
+        action: The command's name.
         function: ``def``, which runs on the event loop and must not block, or ``async def``.
         caller: The class of connections.
         threaded: Run a ``def`` in a worker thread.
         timeout: Seconds after which it is cancelled; None: the endpoint's limit. A thread cannot
-            be: it is abandoned, and its result thrown away.
+            be cancelled: it is abandoned, and its result discarded.
 
     Raises:
-        UsageError: It is no function that can be a command, or ``params`` cannot be spread over
-            its parameters.
+        UsageError: The function cannot be a command, or ``params`` cannot be passed to it.
     """
 
     __slots__ = (
@@ -89,16 +88,16 @@ class RegisteredCommand:
         self.timeout: Final = timeout
         self.is_threaded: Final = threaded
         self.is_async: Final = threaded or is_coroutine
-        """Whether calling it gives something to await."""
+        """Whether calling it returns an awaitable."""
         self.function: Final = function
         self.arguments: Final = Parameters(what, function, caller).arguments
         self._held = _MAX_HELD_SECONDS
-        self._threads: Final[set[object]] = set()  # Those that run, abandoned ones too.
+        self._threads: Final[set[object]] = set()  # Threads that run, including abandoned ones.
         self._abandoned: set[object] = set()
         self._is_starved = False
 
     def tell_held(self, seconds: float) -> None:
-        """Warn, once and whenever it doubles, that it held the event loop for so long."""
+        """Warn, once and whenever the time doubles, that it held the event loop."""
         if seconds > self._held:
             self._held = seconds * 2
             logger.warning(
@@ -109,7 +108,7 @@ class RegisteredCommand:
             )
 
     async def in_thread(self, runner: Runner, arguments: dict[str, Any]) -> Any:
-        """Call it in a worker thread; other commands never wait for threads of this one.
+        """Call it in a worker thread; commands do not wait for threads of other commands.
 
         Cancellation: its thread is abandoned.
 
@@ -152,7 +151,7 @@ class RegisteredCommand:
 
 
 def check_action(action: object) -> None:
-    """Refuse what cannot be the name of a command, and a decorator without its parentheses."""
+    """Refuse an invalid name of a command, and a decorator without its parentheses."""
     if not isinstance(action, str):
         name = getattr(action, "__name__", "name")
         raise UsageError(f'a command has a name: write @bus.command("{name}")')
@@ -183,7 +182,7 @@ class Commands:
     """The commands of a bus, by action.
 
     Args:
-        encode: Turns results into JSON text; raises :class:`.UsageError` for what it cannot.
+        encode: Turns results into JSON text, or raises :class:`.UsageError`.
     """
 
     def __init__(self, encode: Callable[[object], bytes]) -> None:
@@ -192,7 +191,7 @@ class Commands:
         self._log: Final = BoundedLog(logger)
 
     def add(self, command: RegisteredCommand) -> None:
-        """Register it.
+        """Register a command.
 
         Raises:
             UsageError: Its action is taken.
@@ -204,15 +203,15 @@ class Commands:
     def invoke(
         self, message: Command, caller: object, timeout: float, context: Context
     ) -> ServerMessage | Running:
-        """Carry a command out, or return what is to be awaited for it.
+        """Carry a command out, or return a function to be awaited on a runner.
 
-        Never raises because of the command.
+        It never raises because of the command.
 
         Args:
-            message: The client's.
+            message: The client's request.
             caller: The connection.
             timeout: Seconds, for commands that have no time limit of their own.
-            context: The connection's; see :func:`.application.call`.
+            context: The connection's; see ``_application.call``.
         """
         try:
             command = self._registered.get(message.action)
@@ -224,7 +223,7 @@ class Commands:
                 return partial(self._await, command, message, arguments, seconds, context)
             began = monotonic()
             try:
-                # As application.call() does it, which would pack the arguments once more.
+                # Inlined application.call(), which would pack the arguments once more.
                 result = context.copy().run(command.function, **arguments)
             except Exception:
                 raise
@@ -264,7 +263,7 @@ class Commands:
     def _failure(self, message: Command, exc: Exception) -> Refused:
         if isinstance(exc, CommandError):
             return _refused(message, exc.code, exc.message)
-        # The action is registered, so it is the application's own word and may stand in the log.
+        # The action is registered, so it is the application's own text, and may be logged.
         self._log.exception("the command %s failed", message.action, of=message.action)
         return _refused(message, ErrorCode.INTERNAL_ERROR, "the command failed")
 

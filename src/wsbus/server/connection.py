@@ -1,4 +1,4 @@
-"""What an application holds of one client, and what the running bus asks of the client's driver."""
+"""A connection as the application holds it, and the interface of the driver that runs it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from .._settings import text_setting
 from ..core.actions import Action
 from ..core.errors import CloseCode, check_sendable
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.patterns import parse_pattern
 from ..core.permissions import Identity
-from ..core.plan import Member
+from ..core.protocol import WireProtocol
 from ..core.session import Session, State
 from ..endpoint import Endpoint
 from ..transport import Handshake
+from .outlet import SocketOutlet
 from .statistics import ConnectionInfo
 
 __all__ = ["Connection", "ConnectionDriver", "driver_of"]
 
 
 class ConnectionDriver(Protocol):
-    """What runs a connection; :class:`wsbus.server.driver.Driver` says more of each.
+    """Runs a connection; see :class:`wsbus.server.driver.Driver`.
 
     The registry holds drivers, the application holds :class:`Connection`; each knows the other.
     """
 
     @property
     def connection(self) -> Connection:
-        """What the application holds of it."""
+        """The connection as the application holds it."""
         ...
 
     @property
     def id(self) -> str:
-        """Its name, or the id that the bus made up for it."""
+        """Its name, or the id that the bus made."""
         ...
 
     @property
@@ -46,7 +48,7 @@ class ConnectionDriver(Protocol):
 
     @property
     def handshake(self) -> Handshake:
-        """What the client asked for."""
+        """The client's handshake."""
         ...
 
     @property
@@ -56,7 +58,7 @@ class ConnectionDriver(Protocol):
 
     @property
     def context(self) -> Context:
-        """That of the handshake."""
+        """The context of the handshake."""
         ...
 
     @property
@@ -81,38 +83,48 @@ class ConnectionDriver(Protocol):
 
     @property
     def session(self) -> Session:
-        """Decides what follows from what the client and the application want."""
+        """The session, which decides the actions for each input."""
         ...
 
     @property
     def member(self) -> Member:
-        """What stands for it in the hub."""
+        """Its member in the hub."""
+        ...
+
+    @property
+    def outlet(self) -> SocketOutlet:
+        """Where what it is owed goes."""
+        ...
+
+    @property
+    def protocol(self) -> WireProtocol:
+        """What its client speaks."""
         ...
 
     @property
     def is_stuck(self) -> bool:
-        """Whether its transport has not taken what it was given."""
+        """Whether its transport has not taken all frames."""
         ...
 
     @property
     def deadline(self) -> float:
-        """When :meth:`tick` has something to do; monotonic seconds."""
+        """When to call :meth:`tick`, in monotonic seconds."""
         ...
 
     def tick(self, now: Instant) -> None:
-        """Do what time demands."""
+        """Send pings, or close, if the time has come."""
         ...
 
     def review(self, now: Instant, stopped: float) -> None:
-        """Go by the endpoint's heartbeat as it is now, and forgive seconds that were not ours."""
+        """Apply the endpoint's present heartbeat, and forgive ``stopped`` seconds of silence."""
         ...
 
     def perform(self, todo: Sequence[Action], now: Instant | None = None) -> None:
-        """Do what the session wants, in order and with nothing in between."""
+        """Perform the session's actions, in order and with nothing in between."""
         ...
 
     def abort(self) -> None:
-        """Cut it off now, without a close frame. Idempotent."""
+        """Cut it off at once, without a close frame. Idempotent."""
         ...
 
     async def gone(self) -> None:
@@ -127,7 +139,7 @@ class ConnectionDriver(Protocol):
 class Connection:
     """One client, for as long as it is connected.
 
-    Command handlers and hooks are given it; it is also what :class:`.Bus` methods take.
+    Commands and hooks get it as an argument, and methods of :class:`.Bus` take it.
     """
 
     __slots__ = ("__weakref__", "_driver", "_state")
@@ -148,14 +160,14 @@ class Connection:
 
     @property
     def state(self) -> SimpleNamespace:
-        """The application's own: set any attribute."""
+        """Attributes of the application; set any."""
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state
 
     @property
     def handshake(self) -> Handshake:
-        """What the client asked for: path, query, headers, cookies, address."""
+        """The client's handshake: path, query, headers, cookies, address."""
         return self._driver.handshake
 
     @property
@@ -165,7 +177,7 @@ class Connection:
 
     @property
     def context(self) -> Context:
-        """That of the handshake; each call into the application gets a copy."""
+        """The context of the handshake; each call into the application gets a copy."""
         return self._driver.context
 
     @property
@@ -189,23 +201,22 @@ class Connection:
         return self._driver.messages_received
 
     def subscribe(self, pattern: str) -> None:
-        """Subscribe it on the server's account: past its grants and limits, and not told to it.
+        """Subscribe it for the server: regardless of its grants and limits, without a reply.
 
-        What its grants deny it still does not get. Idempotent; what the client itself subscribes
-        and unsubscribes is kept apart.
+        Its denies still apply. Idempotent; subscriptions of the client itself are kept apart.
 
         Raises:
-            InvalidChannel: It is no pattern.
+            InvalidChannel: The pattern is invalid.
         """
         parsed, session = parse_pattern(pattern), self._driver.session
         if session.state is not State.CLOSED:
             self._driver.perform(session.assign(parsed))
 
     def unsubscribe(self, pattern: str) -> None:
-        """Take :meth:`subscribe` back; idempotent.
+        """Undo :meth:`subscribe`; idempotent.
 
         Raises:
-            InvalidChannel: It is no pattern.
+            InvalidChannel: The pattern is invalid.
         """
         parsed, session = parse_pattern(pattern), self._driver.session
         if session.state is not State.CLOSED:
@@ -214,21 +225,21 @@ class Connection:
     def revoke(self, pattern: str, reason: str | None = None) -> bool:
         """Take a subscription away, whether the client subscribed it, the server, or both.
 
-        The client learns, with the reason, of what it had subscribed itself, in the protocol's
-        own form, and the shipped clients do not subscribe to it again. A request for the pattern
-        that ``authorize`` is still being asked about is refused. A wider pattern of the client's
-        stays, and so does its right to subscribe again: refuse that in ``authorize``. Idempotent.
+        If the client had subscribed it, the protocol's own message says so, with the reason, and
+        the shipped clients do not subscribe to it again. A request for the pattern that waits for
+        ``authorize`` is refused. A wider pattern of the client stays, and the client may subscribe
+        again: refuse that in ``authorize``. Idempotent.
 
         Args:
-            pattern: As it was subscribed: ``room.1`` does not take ``room.*``.
-            reason: A text for people, which ``wsbus.v1`` passes on; None: none is given.
+            pattern: As it was subscribed: ``chat.1`` does not take ``chat.*``.
+            reason: A text for people, which ``wsbus.v1`` passes on; None: no reason.
 
         Returns:
             Whether it was subscribed.
 
         Raises:
-            InvalidChannel: It is no pattern.
-            UsageError: The reason is no text, or one that UTF-8 cannot carry.
+            InvalidChannel: The pattern is invalid.
+            UsageError: The reason is not a text, or one that UTF-8 cannot encode.
         """
         parsed, session = parse_pattern(pattern), self._driver.session
         if reason is not None:
@@ -240,10 +251,10 @@ class Connection:
     def disconnect(
         self, code: int = CloseCode.DISCONNECTED, reason: str = "disconnected by the server"
     ) -> None:
-        """End it, after what it is owed; never waits. Idempotent.
+        """Close it after sending what it is owed; never waits. Idempotent.
 
         Args:
-            code: 4000-4499 invite the client to come again, 4500-4999 ask it not to.
+            code: After 4000-4499 clients reconnect, after 4500-4999 they do not.
             reason: At most 123 bytes of UTF-8 (RFC 6455, section 5.5.1); cut if longer.
 
         Raises:
@@ -253,7 +264,7 @@ class Connection:
         self._driver.perform(self._driver.session.close(code, reason))
 
     def abort(self) -> None:
-        """Cut it off now, without a close frame; what it is owed is lost. Idempotent."""
+        """Cut it off at once, without a close frame; unsent frames are lost. Idempotent."""
         self._driver.abort()
 
     def info(self) -> ConnectionInfo:
@@ -261,9 +272,9 @@ class Connection:
         return self._driver.info()
 
     def __repr__(self) -> str:
-        return f"<Connection {escaped(self.id)} {self._driver.member.protocol.name}>"
+        return f"<Connection {escaped(self.id)} {self._driver.protocol.name}>"
 
 
 def driver_of(connection: Connection) -> ConnectionDriver:
-    """Return what runs a connection: for the bus, not for applications."""
+    """Return the driver of a connection: for the bus, not for applications."""
     return connection._driver  # noqa: SLF001  # the two know each other

@@ -21,7 +21,6 @@ from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
 from ..core.messages import Command, Refused, Response, ServerMessage
 from ..core.permissions import Identity
-from ..core.plan import Standing
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
 from .closing import close, close_failed
@@ -29,8 +28,8 @@ from .commands import Running
 from .connection import Connection, ConnectionDriver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_session, take_name
-from .outlet import Outlet
-from .questions import attach, put, question
+from .outlet import SocketOutlet
+from .questions import put, question
 from .reader import Reader
 from .services import Services
 from .statistics import ConnectionInfo
@@ -45,7 +44,7 @@ _RATE_ABUSE: Final = CloseCode.RATE_ABUSE  # To look it up takes as long as to c
 class Driver:
     """Runs one connection, from its attach to its end.
 
-    The application never holds it: it holds :attr:`connection`.
+    The application never holds it: it holds a :class:`.Connection`.
     """
 
     __slots__ = (
@@ -68,6 +67,8 @@ class Driver:
         "handshake",
         "id",
         "member",
+        "outlet",
+        "protocol",
         "session",
     )
 
@@ -93,9 +94,13 @@ class Driver:
         self._commands_running = 0
         self._closed: Event | None = None  # Set once it is closed; None: it is not closing.
         self.session: Final = new_session(services, endpoint, admission, now)
-        outlet = Outlet(transport, self, endpoint.limits.write_deadline)
-        self.member: Final = new_member(endpoint, admission, outlet)
-        self._reader: Final = Reader(services, self.session, self.member)
+        self.protocol: Final = admission.protocol
+        seconds, log = endpoint.limits.write_deadline, services.flusher.log
+        self.outlet: Final = SocketOutlet(transport, self, seconds, log)
+        self.member: Final = new_member(endpoint, admission, self.outlet)
+        self._reader: Final = Reader(
+            services, self.session, self.protocol, self.member, self.outlet
+        )
 
     @property
     def identity(self) -> Identity | None:
@@ -110,8 +115,7 @@ class Driver:
     @property
     def is_stuck(self) -> bool:
         """Whether its transport has not taken what it was given."""
-        member = self.member
-        return member.standing is Standing.BLOCKED and member.outlet.direct is not None
+        return self.member.is_waiting and self.outlet.direct is not None
 
     def info(self) -> ConnectionInfo:
         """Return what is known of it now."""
@@ -121,6 +125,7 @@ class Driver:
             self.handshake,
             self._services.clock(),
             connection_id=self.id,
+            protocol=self.protocol.name,
             connected_at=self.connected_at,
             messages_received=self.messages_received,
         )
@@ -181,7 +186,7 @@ class Driver:
 
     def queue_overflowed(self) -> None:
         """Its queue is full, and the policy is to close."""
-        self.member.queue.clear()  # It is not going to get this; the close frame must fit.
+        self.member.clear()  # It is not going to get this; the close frame must fit.
         self.connection.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
 
     async def _begin(self, *, is_greeted: bool) -> None:
@@ -230,7 +235,7 @@ class Driver:
         self._services.registry.remove(self)
         if self._place is not None:
             self._place.release()
-        self.member.outlet.relieve()
+        self.outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
         """Nothing can be written any more; see :class:`wsbus.server.outlet.Owner`."""
@@ -263,14 +268,12 @@ class Driver:
                 case actions.Leave():
                     services.hub.leave(member, action.pattern)
                     self._note(services.hooks.unsubscribe, action.pattern.text)
-                case actions.Attach():
-                    attach(self, services, action, now)
                 case actions.Adopt():
                     self._adopt(action.identity, is_renewal=action.is_renewal)
                 case actions.ReportStatus():
                     self._reader.answered += self._send(self.info().status(action.ref))
-                case actions.AskToken() | actions.AskPermission():
-                    question(self, services, action)
+                case actions.AskToken() | actions.AskPermission() | actions.Attach():
+                    question(self, services, action, now)
                 case actions.Close():
                     self._close(action)
         if self._calls is not None:
@@ -337,9 +340,7 @@ class Driver:
     def _emit(self, action: actions.Emit) -> None:
         receipt = self._services.emit(action.channel, action.publish)
         if action.publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt._asdict()), action.publish.ref))
-
-    # --- what takes time ---------------------------------------------------------------------
+            self._send(Response(msgspec.json.encode(receipt), action.publish.ref))
 
     def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, reader = self._services, self.endpoint.limits, self._reader
@@ -381,7 +382,7 @@ class Driver:
         """Say it; return how many bytes that takes."""
         if self._closed is not None:  # The close frame is the last.
             return 0
-        frame = self.member.protocol.encode(reply, now or self._services.clock())
+        frame = self.protocol.encode(reply, now or self._services.clock())
         if frame is None:
             self._services.unsaid += 1
             return 0
@@ -394,5 +395,5 @@ class Driver:
         self._services.hub.leave_all(self.member, self.session.patterns)
         self._services.flusher.flush()
         seconds = self.endpoint.limits.close_timeout
-        end = partial(close, self._transport, self.member, action, seconds, closed)
+        end = partial(close, self.outlet, self.member, action, seconds, closed)
         self._services.runner.submit(end)

@@ -2,7 +2,8 @@
 
 Publishing only fills the hub's log of the turn; the flush at the turn's end joins what each
 member owes and writes it with one system call. A member that cannot be written to becomes blocked:
-its queue fills within its bounds while one call on the runner waits for room and drains it.
+its queue fills within its bounds while one call on the runner waits for room and drains it
+(:mod:`wsbus.core.member` has the whole of it).
 
 A publisher in a tight loop is slowed down to what readers take, so that none of them loses anything
 that keeps up (see :meth:`Flusher.flushed`). The wait is bounded, and a reader that does not keep up
@@ -12,7 +13,7 @@ is not waited for: nobody waits for a slow subscriber.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -20,39 +21,18 @@ from anyio import Event, WouldBlock, current_time, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
 from .._log import BoundedLog
-from ..core.errors import TransportClosed
-from ..core.frame import MAX_JOIN_BYTES, Frame
+from ..core.events import GapCause
+from ..core.frame import Frame
 from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.messages import Gap
-from ..core.plan import Member, Owed, Plan, Standing, Write, count, join, joined_writes
+from ..core.member import Duty, Input, Member, Outlet, Owed, Standing
+from ..core.pacing import FLUSH_BYTES, FLUSH_COUNT, LOCAL_TURNS, MAX_JOIN_BYTES, PACE_SECONDS
+from ..core.plan import Plan, Write, count, join, joined_writes
 from ._wakeup import Wakeup
-from .outlet import Outlet, Owner
 from .runner import Runner
 
-__all__ = [
-    "CATCH_UP_SECONDS",
-    "FLUSH_BYTES",
-    "FLUSH_COUNT",
-    "PACE_SECONDS",
-    "Flusher",
-    "Outlet",
-    "Owner",
-]
+__all__ = ["Flusher"]
 
-FLUSH_COUNT: Final = 64
-"""Publications after which a publisher waits one flush: without any wait a tight loop would
-overflow healthy queues, and with one each nothing would be joined (measured: 160 flushes for 160
-messages, against 11)."""
-FLUSH_BYTES: Final = 256 * 1024
-"""The same, in bytes."""
-PACE_SECONDS: Final = 0.25
-"""How long a publisher waits for readers after each flush, at most; and how long one of them may
-take nothing before it is not waited for any more."""
-CATCH_UP_SECONDS: Final = 1.0
-"""How long publishers wait for one reader in all, counted anew once it owes nothing."""
-_TURNS: Final = FLUSH_BYTES // MAX_JOIN_BYTES
-"""Turns of the loop for readers inside the process, which take 64 KiB in each."""
 _READY: Final = Standing.READY  # Attributes of enum classes are slow to look up (3.11).
 
 
@@ -73,7 +53,8 @@ class Flusher:
         self._hub: Final = hub
         self._runner: Final = runner
         self._clock: Final = clock
-        self._log: Final = BoundedLog(logging.getLogger("wsbus.flusher"))
+        self.log: Final = BoundedLog(logging.getLogger("wsbus.flusher"))
+        """Takes what outlets report to operators."""
         self._is_due = False
         self._is_flushing = False
         self._due: Final = Wakeup()
@@ -122,52 +103,44 @@ class Flusher:
             if self._flushed is None:
                 self._flushed = Event()
             await self._flushed.wait()
-        if self._hub.blocked:
+        if self._hub.waiting or self._hub.has_unread:
             await self.drained()
 
     async def drained(self) -> None:
         """Wait until readers that have fallen behind have caught up: they owe nothing.
 
-        It waits at most :data:`PACE_SECONDS`, and for one reader at most :data:`CATCH_UP_SECONDS`
-        in all until that has caught up. A reader that took nothing for :data:`PACE_SECONDS` is not
+        It waits at most :data:`.PACE_SECONDS`, and for one reader at most :data:`.CATCH_UP_SECONDS`
+        in all until that has caught up. A reader that took nothing for :data:`.PACE_SECONDS` is not
         waited for until it takes something. So readers never slow a publisher down below 1 MiB or
         256 publications a second, and one that is stuck costs a quarter of a second, once.
 
         Subscribers inside the process get a few turns of the loop instead.
         """
         self.is_pressed = False
-        for _ in range(_TURNS):
-            if not any(_is_local(member) for member in self._hub.blocked):
+        for _ in range(LOCAL_TURNS):
+            if not self._hub.has_unread:
                 break
             await checkpoint()
-        behind = self._behind(current_time())
+        behind = self._behind()
         moves = {outlet: outlet.moves for outlet in behind}
         with move_on_after(PACE_SECONDS) as scope:
             while behind:
                 if self._progress is None:
                     self._progress = Event()
                 await self._progress.wait()
-                behind = self._behind(current_time())
+                behind = self._behind()
         if scope.cancelled_caught:
             for outlet in behind:
-                outlet.has_stalled = outlet.moves == moves.get(outlet)
+                outlet.stall(moves.get(outlet))
 
-    def _behind(self, now: float) -> list[Outlet]:
+    def _behind(self) -> list[Outlet]:
         """Return the readers that are worth a wait."""
-        behind = []
-        for member in self._hub.blocked:
-            outlet = member.outlet
-            if not isinstance(outlet, Outlet) or member.queue.is_empty or outlet.has_failed:
-                continue
-            if outlet.behind_since is None:
-                outlet.behind_since = now
-            if not outlet.has_stalled and now - outlet.behind_since < CATCH_UP_SECONDS:
-                behind.append(outlet)
-        return behind
+        now = current_time()
+        waiting = [member for member in self._hub.waiting if not member.queue.is_empty]
+        return [m.outlet for m in waiting if m.outlet.is_worth_waiting(now)]
 
-    def _relieve(self, outlet: Outlet) -> None:
-        """Tell those who wait that something was written, or that nothing will be."""
-        outlet.relieve()
+    def _tell_progress(self) -> None:
+        """Wake publishers that wait for readers: something was written, or nothing will be."""
         if self._progress is not None:
             self._progress.set()
             self._progress = None
@@ -215,14 +188,9 @@ class Flusher:
             else:
                 self._hand_over(write)
         for member in plan.woken:
-            if not isinstance(member.outlet, Outlet):
-                member.outlet.wake()
+            member.outlet.wake()
         for member in plan.overflowed:
-            outlet = member.outlet
-            owner: Owner = outlet.owner if isinstance(outlet, Outlet) else outlet
-            if owner is not outlet and len(member.queue):  # It is cleared: this is logged once.
-                outlet.log_overflow(self._log, member.queue, self._clock().monotonic)
-            owner.queue_overflowed()
+            member.outlet.overflow(member.queue, self._clock().monotonic)
 
     def send(self, member: Member, frame: Frame) -> None:
         """Write a control frame: now if nothing is owed to anybody, else in its turn."""
@@ -232,50 +200,28 @@ class Flusher:
             self.soon()
             return
         try:
-            member.outlet.direct.write_now(frame.wire)
-            member.controls += 1
+            member.outlet.write_now(frame.wire)
         except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
             self._not_written(member, (Owed(frame, None),), exc)
+        else:
+            member.count_control()
 
     def _write(self, write: Write) -> None:
         members, _, owed = write
-        first = next(iter(members))
-        if first.standing is not _READY and all(m.standing is not _READY for m in members):
-            return  # Subscribers inside the process always go by their queues.
-        chunks = list(joined_writes(owed, first.protocol))
-        wire = chunks[0][0]
-        publications, controls = count(owed)
-        for member in members:  # The hot loop: nothing per member but the write and two sums.
-            if member.standing is not _READY:
-                continue
-            try:
-                member.outlet.direct.write_now(wire)
-            except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
-                self._not_written(member, owed, exc)
-            else:
-                if len(chunks) > 1 and not self._write_rest(member, chunks):
-                    continue
-                member.sent += publications
-                if controls:
-                    member.controls += controls
-
-    def _write_rest(self, member: Member, chunks: Sequence[tuple[bytes, Sequence[Owed]]]) -> bool:
-        for done, (wire, _) in enumerate(chunks[1:], 1):
-            try:
-                member.outlet.direct.write_now(wire)
-            except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
-                publications, controls = count([o for _, items in chunks[:done] for o in items])
-                member.sent += publications
-                member.controls += controls
-                self._not_written(member, [o for _, items in chunks[done:] for o in items], exc)
-                return False
-        return True
+        chunks = list(joined_writes(owed, next(iter(members)).protocol))
+        ready: Collection[Member] = [member for member in members if member.standing is _READY]
+        for done, (wire, items) in enumerate(chunks):
+            failed = _write_each(ready, wire)
+            if failed:
+                rest = [item for _, part in chunks[done:] for item in part]
+                for member, exc in failed.items():
+                    self._not_written(member, rest, exc)
+                ready = [member for member in ready if member not in failed]
+            Member.count_sent(ready, *count(items))
 
     def _not_written(self, member: Member, owed: Sequence[Owed], exc: Exception) -> None:
         if isinstance(exc, WouldBlock):
-            outlet: Outlet = member.outlet
-            outlet.progress_at = self._clock().monotonic
-            outlet.unsent = outlet.direct.unsent() if outlet.direct else 0
+            member.outlet.watch(self._clock().monotonic)
             self._hub.block(member, owed)
             self._runner.submit_each(self._drain, (member,))
         else:
@@ -285,116 +231,97 @@ class Flusher:
     def _hand_over(self, write: Write) -> None:
         """Let the runner send, to members whose transports can only be awaited."""
         members, _, owed = write
-        frames = join([item.frame for item in owed], next(iter(members)).protocol)
-        publications, controls = count(owed)
+        frames = join(owed, next(iter(members)).protocol)
         now = self._clock().monotonic
         ready = [member for member in members if member.standing is _READY]
         self._hub.lend(ready)
         for member in ready:
-            member.outlet.progress_at = now
-            member.sent += publications
-            if controls:
-                member.controls += controls
+            member.outlet.watch(now)
+        Member.count_sent(ready, *count(owed))
         self._runner.submit_each(partial(self._deliver, frames), ready)
 
     async def _deliver(self, frames: Sequence[Frame], member: Member) -> None:
         """Send what was handed over; most have room, owe nothing more, and are ready again."""
-        outlet: Outlet = member.outlet
         try:
-            await outlet.transport.send(frames)
+            await member.outlet.send(frames)
         except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member
             self._fail(member, exc)
             return
-        is_ready = self._hub.unblock(member)
-        self._relieve(outlet)
-        if is_ready:
-            outlet.behind_since = None
-        else:
-            outlet.progress_at = self._clock().monotonic
+        if self._hub.release(member):
+            self._rest(member)
+            return
+        member.outlet.progress(self._clock().monotonic)
+        self._tell_progress()
+        if member.step(Input.BEHIND) is Duty.DRAIN:
             await self._drain(member)
 
     # --- blocked members ---------------------------------------------------------------------
 
     async def _drain(self, member: Member) -> None:
         """Write what a blocked member owes, until it owes nothing and is ready again."""
-        outlet: Outlet = member.outlet
+        outlet = member.outlet
         try:
             while member.standing is Standing.BLOCKED:
-                if outlet.direct is not None:
-                    await outlet.direct.wait_writable()
+                await outlet.wait_writable()
                 frames = self._take(member)
                 if frames:
-                    await self._send(outlet, frames)
+                    await outlet.send(frames)
+                    outlet.progress(self._clock().monotonic)
+                    self._tell_progress()
                 elif self._release(member):
-                    return
+                    break
         except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member
             self._fail(member, exc)
         finally:
-            if member.standing is not Standing.BLOCKED:
-                outlet.behind_since = None
-            self._relieve(outlet)
-
-    async def _send(self, outlet: Outlet, frames: Sequence[Frame]) -> None:
-        if outlet.direct is None:
-            await outlet.transport.send(frames)
-        else:
-            outlet.direct.write_now(b"".join([frame.wire for frame in frames]))
-        outlet.progress_at = self._clock().monotonic
-        self._relieve(outlet)
+            self._rest(member)
 
     def _take(self, member: Member) -> Sequence[Frame]:
         """Take up to 64 KiB from its queue, preceded by a gap frame if anything was lost."""
-        batch = member.queue.take(MAX_JOIN_BYTES)
-        frames: list[Frame] = batch.items
-        if batch.lost:
-            gap = member.protocol.encode(Gap(batch.lost), now := self._clock())
-            member.outlet.log_loss(self._log, member.queue, now.monotonic)
+        loss, owed = member.take(MAX_JOIN_BYTES)
+        if loss is not None and member.protocol is not None:
+            gap = member.protocol.encode(loss.gap(GapCause.SERVER), now := self._clock())
+            member.outlet.report_loss(member.queue, now.monotonic)
             if gap is not None:
-                frames = [gap, *frames]
-        return join(frames, member.protocol)
+                owed = [Owed(gap, None), *owed]
+        return join(owed, member.protocol)
 
     def _release(self, member: Member) -> bool:
         """Make it ready again. Flush first: what the log holds is in its queue already."""
         if self._hub.owed:
             self.flush()
-        return self._hub.unblock(member)
+        return self._hub.release(member)
+
+    def _rest(self, member: Member) -> None:
+        member.outlet.rest()
+        self._tell_progress()
 
     def expire(self, now: float) -> None:
         """Give up on members whose transports took nothing for the write deadline."""
-        for member in list(self._hub.blocked):
-            outlet = member.outlet
-            if not isinstance(outlet, Outlet):
-                continue
-            unsent = outlet.direct.unsent() if outlet.direct else 0
-            if unsent < outlet.unsent:
-                outlet.progress_at = now
-            outlet.unsent = unsent
-            if now - outlet.progress_at >= outlet.write_deadline:
-                outlet.log_abort(self._log, member.queue, now)
+        for member in list(self._hub.waiting):
+            if member.outlet.is_overdue(now):
+                member.outlet.report_abort(member.queue, now)
                 self._fail(member, None)
             else:
-                outlet.log_loss(self._log, member.queue, now)
+                member.outlet.report_loss(member.queue, now)
 
     def forgive(self, seconds: float) -> None:
         """Take no account of the last ``seconds``, in which this process itself stood still."""
         if seconds:
-            for member in self._hub.blocked:
-                if isinstance(member.outlet, Outlet):
-                    member.outlet.progress_at += seconds
+            for member in self._hub.waiting:
+                member.outlet.forgive(seconds)
 
     def _fail(self, member: Member, exc: Exception | None) -> None:
-        if member.standing is Standing.GONE:
-            return
-        outlet: Outlet = member.outlet
-        is_closed = isinstance(exc, TransportClosed)
-        if not is_closed and not outlet.has_failed:  # It goes on failing until its reader ends.
-            self.failures += 1
-            if exc is not None and not isinstance(exc, OSError):
-                self._log.error("writing to %s failed", outlet.owner.describe(), exc=exc)
-        outlet.has_failed = True
-        self._relieve(outlet)
-        outlet.owner.write_failed(is_closed=is_closed)
+        if member.step(Input.FAILED) is Duty.REPORT:
+            self.failures += member.outlet.fail(exc)
+        self._tell_progress()
 
 
-def _is_local(member: Member) -> bool:
-    return not isinstance(member.outlet, Outlet) and not member.queue.is_empty
+def _write_each(members: Iterable[Member], wire: bytes) -> dict[Member, Exception]:
+    """Write to each; return those to which that failed, and why."""
+    failed = {}
+    for member in members:  # The hot loop: nothing per member but the write.
+        try:
+            member.outlet.write_now(wire)
+        except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
+            failed[member] = exc
+    return failed

@@ -1,6 +1,6 @@
-"""Hooks: functions of the application that are called as connections come, change and end.
+"""Hooks: functions of the application that are called when connections begin, change and end.
 
-What is promised of their calls, and in which order, stands in ``docs/how-to/hooks.md``.
+Order and other promises are in ``docs/how-to/hooks.md``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["Hook", "HookCalls", "HookLists", "Hooks", "SubscriptionHook"]
 logger: Final = logging.getLogger("wsbus.hooks")
 
 Hook: TypeAlias = Callable[[Connection], object]
-"""Called with a connection, and awaited if it can be; what it raises is logged and harms nobody."""
+"""Called with a connection, and awaited if it can be; its exceptions are logged."""
 
 SubscriptionHook: TypeAlias = Callable[[Connection, str], object]
-"""Called with a connection and a pattern; otherwise as :data:`Hook`."""
+"""Called with a connection and a pattern; otherwise like :data:`Hook`."""
 
 _Ask: TypeAlias = Callable[..., Awaitable[Any]]
 _H = TypeVar("_H", bound=Hook)
@@ -46,15 +46,15 @@ class HookLists:
     unsubscribe: list[SubscriptionHook] = field(default_factory=list)
     disconnect: list[Hook] = field(default_factory=list)
     log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
-    """Strangers can bring about what it says as often as they connect."""
+    """Bounded, since any client can cause its lines by connecting."""
 
 
 class Hooks:
-    """What :class:`.Bus` inherits; not for use by itself.
+    """The hooks of a :class:`.Bus`, which inherits them; not for use by itself.
 
     A hook is a ``def``, which runs on the event loop and must not block, or an ``async def``. The
-    calls for one connection come one after another, each in a context of its own. What a hook
-    raises is logged and costs that call only; after ``command_timeout`` it is cancelled.
+    calls for one connection come one after another, each in a context of its own. An exception is
+    logged, and ends that call only; after ``command_timeout`` a call is cancelled.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Hooks:
     def on_connect(self, hook: _H) -> _H:
         """Register a hook that is called with each connection once it is attached.
 
-        No message of the connection is acted on before the hook has returned. A client that shows
+        No message of the connection is acted on before the hook has returned. A client that sends
         its token in a message has no identity yet: see :meth:`on_authenticated`.
 
         Raises:
@@ -78,9 +78,8 @@ class Hooks:
 
         It does not matter how the identity became known: by the handshake, by a token in a
         message, or because the endpoint has no authenticator. The call comes after ``on_connect``
-        and after the client was told (``connected``, or ``auth_result``); no further message of
-        the connection is acted on before the hook has returned. A newer token of the same client
-        calls nothing.
+        and after ``connected`` or ``auth_result``; no further message of the connection is acted
+        on before the hook has returned. A newer token of the same client calls no hook.
 
         Raises:
             UsageError: It is no function of one argument.
@@ -90,12 +89,12 @@ class Hooks:
         return hook
 
     def on_subscribe(self, hook: _S) -> _S:
-        """Register a hook that is called with a connection and a pattern that it now gets.
+        """Register a hook that is called with a connection and a pattern once it is subscribed.
 
         It does not matter whether the client subscribed or the server; a pattern that both have
         subscribed is reported once. The call comes after the client's ``subscribed``; no further
-        message of the connection is acted on before the hook has returned. What a ``def`` sends
-        to the connection comes before the first event of the subscription.
+        message of the connection is acted on before the hook has returned. Messages that a ``def``
+        sends to the connection come before the first event of the subscription.
 
         Raises:
             UsageError: It is no function of two arguments.
@@ -105,10 +104,10 @@ class Hooks:
         return hook
 
     def on_unsubscribe(self, hook: _S) -> _S:
-        """Register a hook that is called with a connection and a pattern that it gets no more.
+        """Register a hook that is called with a connection and a pattern when it is unsubscribed.
 
-        There is one call for each call of ``on_subscribe``, also when the connection ends: then
-        they come before ``on_disconnect``.
+        There is one call for each call of ``on_subscribe``, also when the connection ends; those
+        come before ``on_disconnect``.
 
         Raises:
             UsageError: It is no function of two arguments.
@@ -129,14 +128,14 @@ class Hooks:
 
 
 class HookCalls:
-    """The calls that are due for one connection, made in order and one at a time.
+    """The calls of hooks that are due for one connection, made in order and one at a time.
 
-    There is one only while a call is due or under way, so that idle connections have none.
+    The object exists only while a call is due or under way, so that idle connections have none.
 
     Args:
-        context: The connection's; each call gets a copy.
+        context: The connection's context; each call gets a copy.
         seconds: Time limit of each call.
-        log: Where a call that fails is reported.
+        log: The log for calls that fail.
     """
 
     __slots__ = (
@@ -160,7 +159,7 @@ class HookCalls:
         self._is_awaiting = False
         self._idle: Event | None = None
         self.is_making: bool = False
-        """Whether a hook runs just now, beneath whoever asks."""
+        """Whether a hook is running now, further down this stack."""
         self.holds: bool = False
         """Whether the session waits for the calls; see :meth:`.Session.hold`."""
 
@@ -171,13 +170,13 @@ class HookCalls:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a call is to be awaited that nobody awaits yet."""
+        """Whether a call has begun and no task awaits it yet."""
         return self._begun is not None
 
     def add(
         self, hooks: Sequence[Callable[..., object]], *args: object, is_first: bool = False
     ) -> None:
-        """Add a call of each hook, behind those that are due, or before them."""
+        """Add a call of each hook, after the calls that are due, or before them."""
         calls = [(hook, args) for hook in hooks]
         if is_first:
             self._due.extendleft(reversed(calls))
@@ -187,7 +186,7 @@ class HookCalls:
     def make(self) -> None:
         """Make the calls that are due, up to one that must be awaited; see :meth:`drain`.
 
-        Within a hook this does nothing: what the hook brings about is called when it has returned.
+        Within a hook this does nothing: effects of the hook are reported when it has returned.
         """
         while self._due and not (self._begun or self._is_awaiting or self.is_making):
             hook, args = self._due.popleft()
@@ -207,7 +206,7 @@ class HookCalls:
         """Return when all calls have returned; make them, unless another task does.
 
         Args:
-            ask: :func:`.application.ask`, or :meth:`.Runner.ask` in a call of the runner.
+            ask: ``_application.ask``, or :meth:`.Runner.ask` in a call of the runner.
         """
         while not self.is_over:
             if self._is_awaiting:

@@ -24,7 +24,6 @@ from .._spawn import spawn
 from ..core.choices import shown
 from ..core.errors import UsageError, check_sendable
 from ..core.instant import Instant
-from ..core.plan import Standing
 from ..endpoint import Endpoint
 from .services import SWEEP_SECONDS, Services
 
@@ -33,10 +32,10 @@ __all__ = ["Life"]
 logger: Final = logging.getLogger("wsbus.bus")
 
 _STUCK_SECONDS: Final = 1.0
-"""At shutdown: a connection that has unsent frames and takes none for so long is aborted."""
+"""At shutdown, a connection that takes no frame for so long is aborted."""
 
 _GRACE_SECONDS: Final = 5.0
-"""At shutdown: how long calls of the application may take to end once they are cancelled."""
+"""At shutdown, the time for calls of the application to end once they are cancelled."""
 
 
 class Life:
@@ -45,7 +44,7 @@ class Life:
     Start and stop may be called in different tasks: frameworks do so.
 
     Args:
-        make_services: Builds what runs, given the task group to run it in.
+        make_services: Makes the services, given the task group to run them in.
     """
 
     def __init__(self, make_services: Callable[[TaskGroup], Services]) -> None:
@@ -65,7 +64,7 @@ class Life:
 
     @property
     def is_up(self) -> bool:
-        """Whether it runs, and does not end."""
+        """Whether it runs, and is not ending."""
         return self.services is not None and not self.is_closing
 
     @property
@@ -74,7 +73,7 @@ class Life:
         return self._stopped.is_set()
 
     async def start(self) -> None:
-        """Return once it runs. Cancellation: nothing is left of it."""
+        """Return once it runs. Cancellation: it has not started."""
         started = Event()
         spawn(partial(self._host, started))
         try:
@@ -91,7 +90,7 @@ class Life:
         """Drain all endpoints, then end. Shielded from cancellation, and bounded.
 
         Raises:
-            UsageError: The deadline is none, or the code may not be sent.
+            UsageError: The deadline is invalid, or the code may not be sent.
         """
         _check_farewell(deadline, code)
         if not self.is_closing:
@@ -112,7 +111,7 @@ class Life:
         """End the connections of one endpoint. Shielded from cancellation, and bounded.
 
         Raises:
-            UsageError: The deadline is none, or the code may not be sent.
+            UsageError: The deadline is invalid, or the code may not be sent.
         """
         _check_farewell(deadline, code)
         if self.services is not None:
@@ -133,14 +132,13 @@ class Life:
             else:
                 driver.connection.disconnect(code, "the server is shutting down")
         # On plain ASGI only time tells which are stuck: they are blocked, and take nothing.
-        progress = {d: d.member.outlet.progress_at for d in services.registry.connected(endpoint)}
+        progress = {d: d.outlet.progress_at for d in services.registry.connected(endpoint)}
         with move_on_after(min(_STUCK_SECONDS, deadline)):
             await services.registry.all_gone(endpoint)
         for driver, before in progress.items():
-            member = driver.member
-            if member.standing is Standing.BLOCKED and member.outlet.progress_at == before:
+            if driver.member.is_waiting and driver.outlet.progress_at == before:
                 driver.abort()
-        # What is left at the deadline is aborted; a second is more than its readers need to end.
+        # Connections that are left at the deadline are aborted; their readers end within a second.
         for seconds in (max(deadline - _STUCK_SECONDS, 0.0), 1.0):
             with move_on_after(seconds):
                 await services.registry.all_gone(endpoint)
@@ -154,8 +152,6 @@ class Life:
                 services = self.services = self._make_services(tasks)
                 tasks.start_soon(services.flusher.run)
                 tasks.start_soon(self._sweep, services)
-                if services.interest is not None:
-                    tasks.start_soon(services.interest.run)
                 started.set()
                 await self._stop.wait()
                 if self._farewell is not None:
@@ -163,7 +159,7 @@ class Life:
                     for subscription in list(services.subscriptions):
                         subscription.close()
                 tasks.cancel_scope.cancel()
-        except BaseException as exc:  # noqa: BLE001  # nobody awaits this task
+        except BaseException as exc:  # noqa: BLE001  # no task awaits this one
             failure = exc
         while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
             failure = failure.exceptions[0]
@@ -204,10 +200,10 @@ def _check_farewell(deadline: object, code: object) -> None:
 
 
 async def _outlast(event: Event, seconds: float) -> bool:
-    """Wait for an event whoever cancels; be cancelled afterwards.
+    """Wait for an event in spite of cancellation, which takes effect afterwards.
 
     Returns:
-        Whether it came in time.
+        Whether the event came in time.
     """
     cancelled: BaseException | None = None
     with move_on_after(seconds, shield=True) as scope:
@@ -225,8 +221,8 @@ async def _outlast(event: Event, seconds: float) -> bool:
 
 def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
     elapsed = now.monotonic - last.monotonic
-    # More than a second late: the process was stopped, or its loop was blocked. Meanwhile nothing
-    # was read, and nobody must be judged for that.
+    # More than a second late: the process was stopped, or its loop was blocked. Nothing was read
+    # meanwhile, which must not count as silence.
     late = elapsed - SWEEP_SECONDS
     stopped = late if late > 1 else 0.0
     clock_was_set = abs(now.wall - last.wall - elapsed) > 1
@@ -240,9 +236,9 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
         try:
             if is_review:
                 driver.review(now, stopped)
-            if monotonic >= driver.deadline:  # As a rule all there is to do for it.
+            if monotonic >= driver.deadline:  # Usually this is all.
                 driver.tick(now)
-        except Exception:  # One connection's trouble must not end the heartbeat of the others.
+        except Exception:  # A failure of one connection must not end the heartbeat of the others.
             logger.exception("a connection failed in the sweep")
             driver.abort()
     services.flusher.expire(monotonic)

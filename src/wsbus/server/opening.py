@@ -8,13 +8,13 @@ from anyio import move_on_after
 
 from ..core.errors import CloseCode
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.messages import Greeting
 from ..core.permissions import Identity
-from ..core.plan import Member
 from ..core.session import Session
 from ..endpoint import Admission, Endpoint, Refusal
 from .connection import ConnectionDriver
-from .outlet import Outlet
+from .outlet import SocketOutlet
 from .services import Services
 
 __all__ = ["await_end", "greeting", "new_member", "new_session", "take_name"]
@@ -39,13 +39,13 @@ def new_session(
     )
 
 
-def new_member(endpoint: Endpoint, admission: Admission, outlet: Outlet) -> Member:
+def new_member(endpoint: Endpoint, admission: Admission, outlet: SocketOutlet) -> Member:
     """Return what stands for a connection in the hub; it shares the endpoint's empty queue."""
     return Member(
         admission.protocol,
         endpoint.empty_queue,
+        outlet,
         overflow=endpoint.overflow,
-        outlet=outlet,
         writes_bytes=outlet.direct is not None,
         shares_queue=True,
     )

@@ -1,24 +1,29 @@
-"""What the flusher writes through: one member's transport, and its owner."""
+"""Where the members of connections write to: one transport each, and how it gets on."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from anyio import Event
 
 from .._log import BoundedLog
+from ..core.errors import TransportClosed
+from ..core.frame import Frame
+from ..core.member import Outlet, Owed
+from ..core.pacing import CATCH_UP_SECONDS
 from ..core.queue import MessageQueue
 from ..transport import Transport, WriteNow
 
-__all__ = ["Outlet", "Owner"]
+__all__ = ["Owner", "SocketOutlet"]
 
 _QUIET_SECONDS: Final = 60.0
 """Between two warnings of one connection."""
 
 
 class Owner(Protocol):
-    """The connection of a member, which the flusher reports its findings to."""
+    """The connection of a member, to which its outlet reports."""
 
     def describe(self) -> str:
         """Return which connection it is, and whose, as a log line may say it."""
@@ -33,53 +38,106 @@ class Owner(Protocol):
         ...
 
 
-class Outlet:
-    """What the flusher knows of one member's transport, asked once, at attach.
+class SocketOutlet(Outlet):
+    """One connection's transport, asked once, at attach, for what it can do.
 
     Args:
         transport: Where to write.
-        owner: Gets the flusher's findings.
-        write_deadline: Seconds for which it may take nothing before it is given up.
+        owner: Gets the findings.
+        write_deadline: Seconds for which the transport may take nothing before it is given up.
+        log: Takes what operators have to know.
     """
 
     __slots__ = (
+        "_behind_since",
+        "_has_failed",
+        "_has_stalled",
+        "_log",
+        "_moves",
+        "_owner",
+        "_progress_at",
         "_relief",
-        "behind_since",
+        "_reported_at",
+        "_reported_lost",
+        "_unsent",
+        "_write_deadline",
         "direct",
-        "has_failed",
-        "has_stalled",
-        "moves",
-        "owner",
-        "progress_at",
-        "told_at",
-        "told_lost",
         "transport",
-        "unsent",
-        "write_deadline",
+        "write_now",
     )
 
-    def __init__(self, transport: Transport, owner: Owner, write_deadline: float) -> None:
+    write_now: Callable[[bytes], None]
+    """The transport's own, so that a delivery costs one call; only if it is :attr:`direct`."""
+
+    def __init__(
+        self, transport: Transport, owner: Owner, write_deadline: float, log: BoundedLog
+    ) -> None:
         self.transport: Final = transport
         self.direct: Final = transport if isinstance(transport, WriteNow) else None
-        self.owner: Final = owner
-        self.write_deadline: Final = write_deadline
-        self.progress_at: float = 0.0
-        """When, while blocked, the transport took something last; monotonic seconds."""
-        self.unsent: int = 0
-        """Bytes that the operating system had not taken at the last look."""
-        self.has_failed: bool = False
-        """Nothing will be written any more: there is no relief to wait for."""
-        self.behind_since: float | None = None
-        """When a publisher first waited for it since it was ready last; seconds of the loop."""
-        self.has_stalled: bool = False
-        """It took nothing while a publisher waited, and nothing since."""
-        self.moves: int = 0
-        """How often it took something."""
-        self.told_lost: int = 0
-        """Publications whose loss is in the log."""
-        self.told_at: float | None = None
-        """When the log told it last; monotonic seconds."""
+        """The transport, if it can write without waiting."""
+        if self.direct is not None:
+            self.write_now = self.direct.write_now
+        self._owner: Final = owner
+        self._write_deadline: Final = write_deadline
+        self._log: Final = log
+        self._progress_at = 0.0  # When, while waiting, the transport took something last.
+        self._unsent = 0  # Bytes that the operating system had not taken at the last look.
+        self._has_failed = False
+        self._behind_since: float | None = None  # When a publisher first waited for it.
+        self._has_stalled = False  # It took nothing while a publisher waited, and nothing since.
+        self._moves = 0
+        self._reported_lost = 0  # Publications whose loss is in the log.
+        self._reported_at: float | None = None
         self._relief: Event | None = None
+
+    @property
+    def receiver(self) -> Owner:
+        """The connection."""
+        return self._owner
+
+    # --- writing -----------------------------------------------------------------------------
+
+    async def wait_writable(self) -> None:
+        """Wait until :meth:`send` would not wait, if the transport can tell.
+
+        Raises:
+            TransportClosed: Nobody can be reached any more.
+        """
+        if self.direct is not None:
+            await self.direct.wait_writable()
+
+    async def send(self, frames: Sequence[Frame]) -> None:
+        """Send them all, in order.
+
+        Raises:
+            TransportClosed: Nobody can be reached any more.
+        """
+        if self.direct is None:
+            await self.transport.send(frames)
+        else:
+            self.direct.write_now(b"".join([frame.wire for frame in frames]))
+
+    # --- progress ----------------------------------------------------------------------------
+
+    @property
+    def progress_at(self) -> float:
+        """When, while nothing can be written, the transport took something last."""
+        return self._progress_at
+
+    def watch(self, now: float) -> None:
+        """Expect it to take something within the write deadline from now on."""
+        self._progress_at = now
+        self._unsent = 0 if self.direct is None else self.direct.unsent()
+
+    def progress(self, now: float) -> None:
+        """Note that the transport took something; wake those who wait in :meth:`relief`."""
+        self._progress_at = now
+        self.relieve()
+
+    def rest(self) -> None:
+        """Note that publishers have nothing to wait for."""
+        self._behind_since = None
+        self.relieve()
 
     async def relief(self) -> None:
         """Wait until some of the queue was written, or the member is not blocked any more."""
@@ -89,36 +147,99 @@ class Outlet:
 
     def relieve(self) -> None:
         """Wake those who wait in :meth:`relief`: something was written, or nothing will be."""
-        self.has_stalled = False
-        self.moves += 1
+        self._has_stalled = False
+        self._moves += 1
         if self._relief is not None:
             self._relief.set()
             self._relief = None
 
-    def log_loss(self, log: BoundedLog, queue: MessageQueue[Any], now: float) -> None:
-        """Warn that publications were lost since the last warning, once a minute at most."""
-        lost = queue.lost_ever - self.told_lost
-        if lost and (self.told_at is None or now - self.told_at >= _QUIET_SECONDS):
-            words = "%s reads too slowly: %d publications were lost"
-            self._log(log, queue, now, words, lost)
+    def is_overdue(self, now: float) -> bool:
+        """Return whether the transport has taken nothing for the write deadline.
 
-    def log_abort(self, log: BoundedLog, queue: MessageQueue[Any], now: float) -> None:
+        What the operating system takes of what was written before is progress, too.
+        """
+        unsent = 0 if self.direct is None else self.direct.unsent()
+        if unsent < self._unsent:
+            self._progress_at = now
+        self._unsent = unsent
+        return now - self._progress_at >= self._write_deadline
+
+    def forgive(self, seconds: float) -> None:
+        """Do not count these seconds: the process itself stood still."""
+        self._progress_at += seconds
+
+    # --- publishers that wait ----------------------------------------------------------------
+
+    @property
+    def moves(self) -> int:
+        """How often it took something."""
+        return self._moves
+
+    def is_worth_waiting(self, now: float) -> bool:
+        """Return whether publishers wait for it still.
+
+        They do not once they have waited for :data:`.CATCH_UP_SECONDS`, while it takes nothing, or
+        if it has failed.
+        """
+        if self._has_failed:
+            return False
+        if self._behind_since is None:
+            self._behind_since = now
+        return not self._has_stalled and now - self._behind_since < CATCH_UP_SECONDS
+
+    def stall(self, moves: int | None) -> None:
+        """A publisher has waited in vain, if :attr:`moves` is still what it was before."""
+        self._has_stalled = self._moves == moves
+
+    # --- the end, and the log ----------------------------------------------------------------
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nothing will be written any more: there is no relief to wait for."""
+        return self._has_failed
+
+    def fail(self, exc: Exception | None) -> bool:
+        """Report that nothing can be written any more; None: it took nothing for too long.
+
+        A fault of the transport that is neither its end nor one of the operating system is logged.
+
+        Returns:
+            Whether to count it: the first failure that is not the connection's regular end. It
+            goes on failing until its reader ends.
+        """
+        is_closed = isinstance(exc, TransportClosed)
+        counts = not is_closed and not self._has_failed
+        if counts and exc is not None and not isinstance(exc, OSError):
+            self._log.error("writing to %s failed", self._owner.describe(), exc=exc)
+        self._has_failed = True
+        self.relieve()
+        self._owner.write_failed(is_closed=is_closed)
+        return counts
+
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
+        """Have the connection closed because of its full queue."""
+        if len(queue):  # The connection clears it: this is logged once.
+            words = "%s is closed: it reads too slowly, and %d publications wait"
+            self._report(queue, now, words, len(queue))
+        self._owner.queue_overflowed()
+
+    def report_loss(self, queue: MessageQueue[Owed], now: float) -> None:
+        """Warn that publications were lost since the last warning, once a minute at most."""
+        lost = queue.lost_ever - self._reported_lost
+        if lost and (self._reported_at is None or now - self._reported_at >= _QUIET_SECONDS):
+            words = "%s reads too slowly: %d publications were lost"
+            self._report(queue, now, words, lost)
+
+    def report_abort(self, queue: MessageQueue[Owed], now: float) -> None:
         """Log that the connection is aborted at its write deadline, with what it loses; once."""
-        if self.has_failed:  # Its reader has not ended yet.
+        if self._has_failed:  # Its reader has not ended yet.
             return
         words = "%s is aborted: it took nothing for %g s; %d publications were lost, and %d wait"
-        self._log(log, queue, now, words, self.write_deadline, queue.lost_ever, len(queue))
+        self._report(queue, now, words, self._write_deadline, queue.lost_ever, len(queue))
 
-    def log_overflow(self, log: BoundedLog, queue: MessageQueue[Any], now: float) -> None:
-        """Log that the connection is closed because of its full queue."""
-        words = "%s is closed: it reads too slowly, and %d publications wait"
-        self._log(log, queue, now, words, len(queue))
-
-    def _log(
-        self, log: BoundedLog, queue: MessageQueue[Any], now: float, words: str, *args: object
-    ) -> None:
-        self.told_lost, self.told_at = queue.lost_ever, now
+    def _report(self, queue: MessageQueue[Owed], now: float, words: str, *args: object) -> None:
+        self._reported_lost, self._reported_at = queue.lost_ever, now
         # A connection that lost nothing is no concern of an operator: one that sent pings, say.
         has_lost = queue.lost_ever or len(queue)
         level = logging.WARNING if has_lost else logging.INFO
-        log.log(level, words, self.owner.describe(), *args)
+        self._log.log(level, words, self._owner.describe(), *args)

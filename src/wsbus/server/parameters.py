@@ -1,4 +1,4 @@
-"""What a command takes: from the client's ``params``, and from the server."""
+"""The parameters of commands: those from the client's ``params``, and those from the server."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from ..transport import Handshake
 __all__ = ["Parameters"]
 
 Supply: TypeAlias = Callable[[Any], object]
-"""Finds, with the connection that a command came from, what a parameter gets."""
+"""Returns the value of a parameter for the connection that a command came from."""
 
 _FOREIGN: Final = frozenset({"fastapi", "starlette"})
-"""Whose objects say how *they* would find a value; commands do not look at them."""
+"""Frameworks whose markers for parameters have no effect in commands."""
 
 
 class Parameters:
@@ -47,17 +47,17 @@ class Parameters:
     server supplies those that are annotated with the class of connections, ``Identity`` or
     ``Handshake``, also as ``… | None`` or ``Annotated[…]``; no client can.
 
-    msgspec decodes and checks them, but for parameters in whose types there is anything of
-    pydantic (a model, ``Annotated[…, Field(…)]``): pydantic does so for the whole parameter.
+    msgspec decodes and checks them, except parameters whose types contain a type of pydantic (a
+    model, ``Annotated[…, Field(…)]``): pydantic decodes and checks those.
 
     Args:
-        what: Names the command in errors.
-        function: The application's.
+        what: The command's name in errors.
+        function: The application's function.
         caller: The class of connections.
 
     Raises:
-        UsageError: ``params`` cannot be spread over such a function; it names the parameter and
-            says what to write.
+        UsageError: ``params`` cannot be passed to such a function; the error names the parameter
+            and says what to write.
     """
 
     __slots__ = ("_checks", "_decoder", "_supplies", "_whole")
@@ -107,7 +107,7 @@ class Parameters:
         Args:
             params: JSON text.
             caller: The connection that the command came from.
-            context: The connection's; validators of the application run in a copy.
+            context: The connection's context; validators of the application run in a copy.
 
         Raises:
             CommandError: ``VALIDATION_ERROR``, with the place.
@@ -128,12 +128,12 @@ class Parameters:
     def _check(self, arguments: dict[str, Any]) -> None:
         for name, check in self._checks.items():
             value = arguments[name]
-            if isinstance(value, msgspec.Raw):  # Otherwise it is the default.
+            if isinstance(value, msgspec.Raw):  # Otherwise the default applies.
                 arguments[name] = check(bytes(value))
 
 
 def _placed(message: str) -> str:
-    """Put the place that msgspec names, ``$.x``, where the client sees it: ``$.params.x``."""
+    """Replace msgspec's place, ``$.x``, by the place in the client's message: ``$.params.x``."""
     text, found, place = message.rpartition("`$")
     return f"{shortened(text)}`$.params{place}" if found else f"{message} - at `$.params`"
 
@@ -144,7 +144,7 @@ def _placed(message: str) -> str:
 def _hints(what: str, of: Any) -> dict[str, Any]:
     of = getattr(of, "func", of)
     if not (inspect.isroutine(of) or isinstance(of, type)):
-        of = of.__call__  # An object that can be called.
+        of = of.__call__  # A callable object.
     try:
         return get_type_hints(of, include_extras=True)
     except NameError as exc:
@@ -159,7 +159,7 @@ def _hints(what: str, of: Any) -> dict[str, Any]:
 def _named(what: str, function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
         parameters = inspect.signature(function).parameters
-    except ValueError:  # Some that are written in C have none.
+    except ValueError:  # Some functions written in C have no signature.
         raise UsageError(f"{what} does not tell its parameters; wrap it in a def") from None
     for name, p in parameters.items():
         if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD):
@@ -176,7 +176,7 @@ def _named(what: str, function: Callable[..., Any]) -> dict[str, inspect.Paramet
 
 
 def _without_none(hint: Any) -> Any:
-    """Return the type that remains of ``Annotated[…]``, ``… | None`` and aliases."""
+    """Return the type within ``Annotated[…]``, ``… | None`` and aliases."""
     while True:
         if get_origin(hint) is Annotated:
             hint = get_args(hint)[0]
@@ -218,9 +218,9 @@ def _refuse_default(where: str, default: object) -> None:
 
 
 class _Survey:
-    """What the type of one parameter is made of, at any depth.
+    """The types within the type of one parameter, at any depth.
 
-    Refuses types whose meaning would be lost.
+    It refuses types that would not do what they say.
     """
 
     def __init__(self, where: str, supplies: Mapping[object, Supply]) -> None:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypedDict, Unpack, overload
+from typing import Final, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from ..core.channels import parse_channel
 from ..core.choices import member_of, shown
 from ..core.encoding import EncHook, encode_data
 from ..core.errors import NotStarted, UsageError
-from ..core.hub import Receipt
 from ..core.instant import Instant
-from ..core.messages import Publication
+from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
-from .lifecycle import Life
+from .host import BusHost
 from .recipients import Recipients, Who
 from .services import Services
 
-__all__ = ["Publisher"]
+__all__ = ["Encode", "Publisher", "encoder"]
 
 _TIMEOUT: Final = 5.0
+
+Encode: TypeAlias = Callable[[object], bytes]
+"""Turns data into JSON."""
 
 
 class _Options(TypedDict, total=False):
@@ -34,21 +36,16 @@ class _Options(TypedDict, total=False):
 
 
 class Publisher:
-    """What :class:`.Bus` inherits; not for use by itself.
+    """The methods of a :class:`.Bus` that publish; not for use by itself.
 
-    All methods belong to the thread of the event loop, but for those whose names end with
-    ``_threadsafe``.
+    Call them in the thread of the event loop, except those whose names end with ``_threadsafe``.
     """
 
-    def __init__(self, enc_hook: EncHook | None, clock: Callable[[], Instant]) -> None:
-        if enc_hook is not None and not callable(enc_hook):
-            raise UsageError(
-                f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
-            )
-        self._encode: Final = partial(encode_data, enc_hook=enc_hook)
+    def __init__(self, encode: Encode, clock: Callable[[], Instant], host: BusHost) -> None:
+        self._encode: Final = encode
         self._clock: Final = clock
+        self._host: Final = host
         self._broadcasts: Final[set[str]] = set()
-        self._life: Life | None = None
         self._recipients: Final = Recipients()
 
     async def publish(
@@ -64,31 +61,30 @@ class Publisher:
         """Publish to everyone whose patterns match, in the order of the calls.
 
         It yields to the event loop once per 64 publications or 256 KiB, and then waits for readers
-        that drain what they owe, so that a tight loop loses nothing for readers that keep up. It
-        waits at most 0.25 s each time, at most 1 s for a reader until that has caught up, and not
-        for one that takes nothing. So no subscriber slows it down below 256 publications or 1 MiB
-        a second.
+        that are catching up, so that a tight loop loses nothing for readers that keep up. It waits
+        at most 0.25 s each time, at most 1 s for a reader until that has caught up, and not for
+        one that reads nothing. So no subscriber slows it down below 256 publications or 1 MiB a
+        second.
 
         Args:
-            channel: Where; an exact name.
-            data: What JSON has a form for; msgspec structs, dataclasses and dates, too.
-            event: What happened, a word within the channel.
+            channel: The exact name.
+            data: Anything that has a form in JSON, including structs, dataclasses and dates.
+            event: The event: a word that says what happened.
             exclude: Receivers to leave out: a connection, several, or the subject of an identity.
-            overflow: What a full queue does with it, as :class:`.Overflow` or its text; None: as
-                its endpoint says.
-            key: For ``conflate``: what it replaces; None: the same event of the same channel.
+            overflow: The overflow policy, as :class:`.Overflow` or its text; None: the endpoint's.
+            key: For ``conflate``, the key; None: channel and event.
 
         Returns:
-            How many it was for, and how many will get it.
+            The number of receivers, and how many of them will get it.
 
         Raises:
-            InvalidChannel: It is no channel, a pattern, say.
-            UsageError: The data has no JSON form, or an argument is of the wrong type. Nobody got
-                anything.
+            InvalidChannel: The channel is invalid; a pattern, for example.
+            UsageError: The data has no JSON form, or an argument has the wrong type. Nothing was
+                published.
             NotStarted: The bus is not running.
         Cancellation: accepted already.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = services.hub.publish(
             publication, self._recipients.members(services.registry, exclude)
@@ -106,14 +102,14 @@ class Publisher:
         overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
-        """Publish from code that cannot await: as :meth:`publish`, in one order with it.
+        """Publish from code that cannot await; like :meth:`publish`, and in one order with it.
 
         It never waits; in a tight loop queues may overflow.
 
         Raises:
             UsageError: Called from another thread, too: see :meth:`publish_threadsafe`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = services.hub.publish(
             publication, self._recipients.members(services.registry, exclude)
@@ -155,10 +151,9 @@ class Publisher:
         wait: bool = True,
         timeout: float = _TIMEOUT,
     ) -> Receipt | None:
-        """Publish from another thread, in one order with what the thread published before.
+        """Publish from another thread, in the order of the thread's calls.
 
-        The data is encoded in the calling thread, and errors in the arguments are raised there,
-        too.
+        The data is encoded in the calling thread, and errors in the arguments are raised there.
 
         Args:
             channel: As for :meth:`publish`, and so are ``data`` to ``key``.
@@ -167,21 +162,21 @@ class Publisher:
             exclude: The same.
             overflow: The same.
             key: The same.
-            wait: Whether to wait until the event loop has accepted it. Without a wait nothing is
-                returned, a tight loop is not slowed down, and a bus that stops meanwhile drops it.
-            timeout: Seconds to wait at most. The wait does not end as long as the event loop is
-                blocked, for instance because it waits for this thread.
+            wait: Whether to wait until the event loop has accepted it. False: nothing is returned,
+                a tight loop is not slowed down, and a bus that stops meanwhile drops it.
+            timeout: Seconds to wait at most; the event loop may be blocked, for example because
+                it waits for this thread.
 
         Raises:
             InvalidChannel: As :meth:`publish`.
-            UsageError: As :meth:`publish`; called from the thread of the event loop; or the event
-                loop did not take it in time, and then nobody gets it.
+            UsageError: As :meth:`publish`; or it was called in the thread of the event loop; or
+                the event loop did not accept it in time, and it was dropped.
             NotStarted: The bus is not running.
         """
         publication = self._publication(channel, data, event, overflow, key)
 
         def accept() -> Receipt:
-            services = self._running()
+            services = self._host.services
             receipt = services.hub.publish(
                 publication, self._recipients.members(services.registry, exclude)
             )
@@ -212,7 +207,9 @@ class Publisher:
             await self.publish(name, data, event=event, exclude=exclude, overflow=overflow, key=key)
             for name in self._broadcasts
         ]
-        return Receipt(sum(r.matched for r in receipts), sum(r.accepted for r in receipts))
+        return Receipt(
+            sum(r.local_matched for r in receipts), sum(r.local_accepted for r in receipts)
+        )
 
     async def send(
         self,
@@ -228,16 +225,16 @@ class Publisher:
     ) -> Receipt:
         """Publish to connections, or to all of one identity, whatever they subscribe to.
 
-        What their grants deny they do not get. It waits as :meth:`publish` does.
+        Their denies apply. It waits as :meth:`publish` does.
 
         Args:
-            channel: What the event says it is on.
+            channel: The channel of the event.
             data: As for :meth:`publish`.
             to: A connection, several, or the subject of an identity; each gets it once.
-            endpoint: For a subject, also in ``exclude``: where it authenticated. None: every
-                endpoint that has the bus's first authenticator. A subject of another authenticator
-                is somebody else.
-            event: What happened.
+            endpoint: For a subject, also in ``exclude``, its endpoint. None: every endpoint with
+                the bus's first authenticator. The same subject of another authenticator is another
+                identity.
+            event: As for :meth:`publish`.
             exclude: As for :meth:`publish`.
             overflow: As for :meth:`publish`.
             key: As for :meth:`publish`.
@@ -245,7 +242,7 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = self._send(services, publication, to, exclude, endpoint)
         await self._pace(services)
@@ -268,7 +265,7 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_soon`.
         """
-        services = self._running()
+        services = self._host.services
         publication = self._publication(channel, data, event, overflow, key)
         receipt = self._send(services, publication, to, exclude, endpoint)
         services.flusher.soon()
@@ -322,7 +319,7 @@ class Publisher:
         publication = self._publication(channel, data, event, overflow, key)
 
         def accept() -> Receipt:
-            services = self._running()
+            services = self._host.services
             receipt = self._send(services, publication, to, exclude, endpoint)
             services.flusher.soon()
             return receipt
@@ -352,8 +349,8 @@ class Publisher:
     def _from_thread(
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None
     ) -> Receipt | None:
-        """Have the event loop accept something; None as ``timeout``: do not wait for it."""
-        life = self._life
+        """Make a call in the event loop's thread; ``timeout`` None: do not wait for it."""
+        life = self._host.life
         if life is None:
             raise NotStarted
         if threading.get_ident() == life.thread:
@@ -379,13 +376,15 @@ class Publisher:
             raise UsageError(f"key must be a text or None, not {type(key).__name__}")
         return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
 
-    def _running(self) -> Services:
-        life = self._life
-        if life is None or life.services is None:
-            raise NotStarted
-        if threading.get_ident() != life.thread:
-            raise UsageError(
-                f"the bus belongs to thread {life.thread}, this is {threading.get_ident()}: "
-                "use publish_threadsafe"
-            )
-        return life.services
+
+def encoder(enc_hook: EncHook | None) -> Encode:
+    """Return the encoder for the data of a bus.
+
+    Raises:
+        UsageError: The hook is not a function.
+    """
+    if enc_hook is not None and not callable(enc_hook):
+        raise UsageError(
+            f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
+        )
+    return partial(encode_data, enc_hook=enc_hook)

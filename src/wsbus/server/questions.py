@@ -1,7 +1,7 @@
 """Questions of a session: what a token proves, what is allowed, and whether interest is known.
 
-They take time. A call of the runner awaits the answer, hands it to the session, and has the driver
-perform what follows.
+They take time. A call of the runner awaits the answer and passes it to the session, and the driver
+performs the actions that follow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..endpoint import Refusal
 from .connection import ConnectionDriver
 from .services import Services
 
-__all__ = ["Asker", "attach", "put", "question"]
+__all__ = ["Asker", "put", "question"]
 
 logger: Final = logging.getLogger("wsbus.connection")
 
@@ -28,19 +28,19 @@ class Asker(ConnectionDriver, Protocol):
     """A driver whose session asks."""
 
     async def enter(self, identity: Identity) -> bool:
-        """Take the name that goes with an identity; false: the connection is closed instead."""
+        """Take the name of an identity; false: the connection is closed instead."""
         ...
 
     def go_on(self, todo: Sequence[Action], now: Instant) -> None:
-        """Perform what follows from an answer, then what waited for it, message by message."""
+        """Perform the actions after an answer, then handle the messages that waited for it."""
         ...
 
 
 _A = TypeVar("_A", bound=Asker)
-_Args = TypeVarTuple("_Args")
+_Q = TypeVarTuple("_Q")
 
 
-async def put(asker: _A, judge: Callable[[_A, *_Args], Awaitable[None]], *args: *_Args) -> None:
+async def put(asker: _A, judge: Callable[[_A, *_Q], Awaitable[None]], *args: *_Q) -> None:
     """Put a question to the application; a failure ends the connection, or it would hang."""
     try:
         await judge(asker, *args)
@@ -49,23 +49,30 @@ async def put(asker: _A, judge: Callable[[_A, *_Args], Awaitable[None]], *args: 
         asker.connection.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
 
-def question(asker: Asker, services: Services, ask: AskToken | AskPermission) -> None:
-    """Put a question of a session to the application; the runner awaits the answer."""
+def question(
+    asker: Asker, services: Services, ask: AskToken | AskPermission | Attach, now: Instant | None
+) -> None:
+    """Have a question of a session answered: by the runner, or at once if nothing is to wait for.
+
+    Args:
+        asker: The driver of the session.
+        services: Those of the bus.
+        ask: The question.
+        now: The moment, if it was looked up already.
+    """
+    submit = services.runner.submit
     match ask:
         case AskToken():
-            services.runner.submit(partial(put, asker, _judge_token, services, ask))
+            submit(partial(put, asker, _judge_token, services, ask))
         case AskPermission():
-            services.runner.submit(partial(put, asker, _judge_permission, services, ask))
-
-
-def attach(asker: Asker, services: Services, ask: Attach, now: Instant | None) -> None:
-    """Have interest brought, and the request answered: at once, unless that takes time."""
-    assert services.interest is not None  # Or the session would not attach.
-    if services.interest.ask(ask.patterns):
-        now, outcomes = now or services.clock(), [True] * len(ask.patterns)
-        asker.perform(asker.session.handle_attached(ask.request, outcomes, now), now)
-    else:
-        services.runner.submit(partial(put, asker, _await_interest, services, ask))
+            submit(partial(put, asker, _judge_permission, services, ask))
+        case Attach():
+            assert services.interest is not None  # Or the session would not attach.
+            if not services.interest.ask(ask.patterns):
+                submit(partial(put, asker, _await_interest, services, ask))
+                return
+            now, outcomes = now or services.clock(), [True] * len(ask.patterns)
+            asker.perform(asker.session.handle_attached(ask.request, outcomes, now), now)
 
 
 async def _judge_token(asker: Asker, services: Services, ask: AskToken) -> None:

@@ -16,9 +16,11 @@ from .._spawn import task_now
 from ..core.actions import Action, Send
 from ..core.errors import CloseCode, ErrorCode
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.messages import Malformed, Refused
-from ..core.plan import Member, Standing
+from ..core.protocol import WireProtocol
 from ..core.session import Session, State
+from .outlet import SocketOutlet
 from .services import Services
 
 __all__ = ["Reader"]
@@ -56,12 +58,16 @@ class Reader:
     Args:
         services: Counts and clock.
         session: Decides what follows.
-        member: Tells the protocol, and whether the client reads what it is owed.
+        protocol: Decodes.
+        member: Whose queue tells whether the client reads what it is owed.
+        outlet: Tells when it has read some of it.
     """
 
     __slots__ = (
         "_absorbs",
         "_member",
+        "_outlet",
+        "_protocol",
         "_services",
         "_session",
         "_task",
@@ -70,13 +76,22 @@ class Reader:
         "messages_received",
     )
 
-    def __init__(self, services: Services, session: Session, member: Member) -> None:
+    def __init__(
+        self,
+        services: Services,
+        session: Session,
+        protocol: WireProtocol,
+        member: Member,
+        outlet: SocketOutlet,
+    ) -> None:
         self.messages_received: int = 0
         self.answered: int = 0
         """Bytes of answers since a frame came."""
         self._services: Final = services
         self._session: Final = session
+        self._protocol: Final = protocol
         self._member: Final = member
+        self._outlet: Final = outlet
         self._turn = 0  # Work since others had a turn of the loop.
         self._absorbs = False
         self._task: asyncio.Task[object] | None = None
@@ -98,7 +113,7 @@ class Reader:
             perform: Does what the session wants, and adds to :attr:`answered`.
         """
         services, session, member = self._services, self._session, self._member
-        now, protocol = services.clock(), member.protocol
+        now, protocol = services.clock(), self._protocol
         session.heartbeat.seen(now.monotonic)
         if isinstance(frame, bytes) and not protocol.binary:
             why = f"{protocol.name} is text only"
@@ -148,7 +163,7 @@ class Reader:
         Nothing is decoded. The refusal is sent for each message with an ``id``, and for the first
         if it has none: the client cannot tell those without apart.
         """
-        services, session, protocol = self._services, self._session, self._member.protocol
+        services, session, protocol = self._services, self._session, self._protocol
         is_first = True
         for message in messages:
             self.messages_received += 1
@@ -192,8 +207,8 @@ class Reader:
                 await asyncio.sleep(0)
         await checkpoint()
         await self._settled()
-        member, outlet = self._member, self._member.outlet
-        while member.queue.is_choked and member.standing is Standing.BLOCKED:
+        member, outlet = self._member, self._outlet
+        while member.queue.is_choked and member.is_waiting:
             if outlet.has_failed:
                 return
             await outlet.relief()

@@ -1,4 +1,4 @@
-"""Recipients as callers name them: connections, or the subject of an identity."""
+"""Finding the recipients that callers name: connections, or the subject of an identity."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from ..auth import Authenticator
 from ..core.channels import Channel
 from ..core.errors import UsageError
 from ..core.hub import Hub
-from ..core.plan import Member
+from ..core.member import Member
 from ..endpoint import Endpoint
 from .connection import Connection, ConnectionDriver, driver_of
-from .driver import Driver
-from .outlet import Outlet
 from .registry import Registry
 
 __all__ = ["Recipients", "Who", "subscribers"]
@@ -23,15 +21,15 @@ __all__ = ["Recipients", "Who", "subscribers"]
 logger: Final = logging.getLogger("wsbus.bus")
 
 Who: TypeAlias = Connection | Iterable[Connection] | str
-"""A connection, several, or the subject of an identity, which stands for all its connections."""
+"""A connection, several, or the subject of an identity, meaning all its connections."""
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
 
 class Recipients:
-    """Finds connections by what the application calls them.
+    """Finds connections that the application names.
 
-    Subjects are the same within a *realm*: the authenticators of a bus, numbered from 1 on.
+    Subjects are the same within a *realm*: the authenticators of a bus, numbered from 1.
     """
 
     def __init__(self) -> None:
@@ -40,7 +38,7 @@ class Recipients:
         self._has_told_of_ids = False
 
     def realm_of(self, authenticator: Authenticator | None) -> int:
-        """Return the realm of an authenticator; 0: there is none."""
+        """Return the realm of an authenticator; 0 for None."""
         if authenticator is None:
             return 0
         if authenticator not in self._authenticators:
@@ -54,14 +52,14 @@ class Recipients:
         endpoint: Endpoint | None = None,
         name: str = "who",
     ) -> Sequence[ConnectionDriver]:
-        """Return the drivers of those that are meant and connected.
+        """Return the drivers of the named connections that are connected.
 
         Args:
-            registry: The connections there are.
+            registry: The connections of the bus.
             who: The connections, or the subject.
-            endpoint: For a subject: where it authenticated; None: wherever the bus's first
-                authenticator did.
-            name: What the argument is called, for the error.
+            endpoint: For a subject, its endpoint; None: all endpoints with the bus's first
+                authenticator.
+            name: The argument's name, for the error.
 
         Raises:
             UsageError: It is neither a connection, nor several, nor the subject of an identity.
@@ -80,7 +78,7 @@ class Recipients:
             wanted: dict[object, None] = dict.fromkeys(
                 (who,) if isinstance(who, Connection) else who
             )
-        except TypeError:  # Nothing to iterate over, or it holds what has no hash.
+        except TypeError:  # It is not iterable, or an element has no hash.
             raise _not_connections(name, type(who).__name__) from None
         drivers = []
         for each in wanted:
@@ -93,13 +91,13 @@ class Recipients:
     def members(
         self, registry: Registry[ConnectionDriver], who: Who, endpoint: Endpoint | None = None
     ) -> frozenset[Member]:
-        """Return the members of those that a publication excludes."""
-        if who == ():  # As a rule.
+        """Return the members that a publication excludes."""
+        if who == ():  # The usual case.
             return _NOBODY
         return frozenset([d.member for d in self.find(registry, who, endpoint, "exclude")])
 
     def _look_for_id(self, registry: Registry[ConnectionDriver], who: str, name: str) -> None:
-        """Warn, once, if nobody is found because the id of a connection is taken for a subject."""
+        """Warn, once, if the id of a connection was passed as a subject."""
         if any(registry.named(endpoint, who) is not None for endpoint in registry.endpoints()):
             self._has_told_of_ids = True
             logger.warning(
@@ -111,7 +109,7 @@ class Recipients:
             )
 
     def _default(self) -> int:
-        """Return whose subjects a bare text means: those of the first authenticator."""
+        """Return the realm of a bare text: that of the first authenticator."""
         if len(self._authenticators) > 1 and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -127,8 +125,9 @@ def _not_connections(name: str, kind: str) -> UsageError:
     )
 
 
-def subscribers(hub: Hub, channels: Iterable[Channel]) -> list[Connection]:
+def subscribers(
+    hub: Hub, registry: Registry[ConnectionDriver], channels: Iterable[Channel]
+) -> list[Connection]:
     """Return the connections that a publication on any of these channels would be for."""
     members = dict.fromkeys(m for name in channels for m in hub.matching(name))
-    owners = [m.outlet.owner for m in members if isinstance(m.outlet, Outlet)]
-    return [owner.connection for owner in owners if isinstance(owner, Driver)]
+    return [d.connection for d in registry.present(m.outlet.receiver for m in members)]

@@ -1,11 +1,11 @@
-"""The connections of a running bus: which there are, what they are called, and whose they are.
+"""The connections of a running bus, by endpoint, name and subject.
 
-A connection is *held* from its attach until it has ended, whatever becomes of its name. A *name*
-has one holder at its endpoint, and only a connection of the same subject takes it over. A
-*subject* belongs to the authenticator that vouches for it (:attr:`.Endpoint.realm`): the ``ada``
-of one authenticator is not the ``ada`` of another.
+A connection is *held* from its attach until it has ended, whether or not it keeps its name. A
+*name* has one holder at its endpoint, and only a connection of the same subject takes it over. A
+*subject* belongs to its authenticator (:attr:`.Endpoint.realm`): the ``ada`` of one authenticator
+is not the ``ada`` of another.
 
-Pure but for the event that :meth:`Registry.all_gone` waits for.
+The module is pure, except for the event that :meth:`Registry.all_gone` waits for.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["Held", "Registry"]
 
 
 class Held(Protocol):
-    """What the registry asks of a connection."""
+    """The attributes of a connection that the registry needs."""
 
     @property
     def id(self) -> str:
-        """Its name, or the id that the bus made up for it."""
+        """Its name, or the id that the bus made."""
         ...
 
     @property
@@ -53,18 +53,20 @@ class Registry(Generic[C]):
 
     def __init__(self) -> None:
         # Dicts instead of sets: in order, oldest first.
-        self._held: Final[dict[C, str | None]] = {}  # With the subject that each was adopted as.
-        self._leaving: Final[set[C]] = set()  # Removed, and not freed yet.
+        self._held: Final[
+            dict[C, str | None]
+        ] = {}  # Each with the subject that it was adopted with.
+        self._leaving: Final[set[C]] = set()  # Removed, but not freed yet.
         self._names: Final[dict[tuple[Endpoint, str], C]] = {}
         self._subjects: Final[dict[tuple[int, str], dict[C, None]]] = {}
         self._counts: Final[Counter[Endpoint]] = Counter()
         self._removed: Event | None = None
         self.ever: int = 0
-        """Connections that were added, those that have ended included."""
+        """Number of connections added, including those that have ended."""
         self.observers: Final[list[Callable[[C], None]]] = []
         """Called with each connection that has ended; none may raise."""
 
-    # --- what there is -----------------------------------------------------------------------
+    # --- queries -----------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return how many connections are held."""
@@ -101,20 +103,20 @@ class Registry(Generic[C]):
         return [c for c in found if endpoint is None or c.endpoint is endpoint]
 
     def present(self, connections: Iterable[object]) -> list[C]:
-        """Return those that have not ended, each once, in order."""
+        """Return the connections that have not ended, each once, in order."""
         return [c for c in dict.fromkeys(connections) if c in self._held]
 
     async def all_gone(self, endpoint: Endpoint | None = None) -> None:
-        """Wait until no connection is left of one endpoint; or of all, their hooks included."""
+        """Wait until all connections, of one endpoint or all, and their hooks have ended."""
         while self._counts[endpoint] if endpoint else (self._held or self._leaving):
             if self._removed is None:
                 self._removed = Event()
             await self._removed.wait()
 
-    # --- what changes it ---------------------------------------------------------------------
+    # --- changes -----------------------------------------------------------------------------
 
     def add(self, connection: C) -> None:
-        """Hold a connection; an id that the bus made up is its name at once."""
+        """Hold a connection; an id that the bus made is its name at once."""
         self._held[connection] = None
         self._counts[connection.endpoint] += 1
         self.ever += 1
@@ -125,9 +127,9 @@ class Registry(Generic[C]):
         """Return why :meth:`adopt` would refuse a connection, or None.
 
         Args:
-            endpoint: Where it comes in.
-            name: What it wants to be called; None: the bus makes its id up.
-            subject: Whose it is.
+            endpoint: Its endpoint.
+            name: Its name; None: the bus makes an id.
+            subject: Its subject.
         """
         holder = None if name is None else self._names.get((endpoint, name))
         if holder in self._held and (
@@ -141,11 +143,11 @@ class Registry(Generic[C]):
         return TOO_MANY if len(others) >= most else None
 
     def adopt(self, connection: C, subject: str) -> C | Refusal | None:
-        """Note whose a connection is, and give it its name; once, when it has authenticated.
+        """Note a connection's subject, and give it its name; once, when it has authenticated.
 
         Returns:
-            The connection that held the name before, and is not freed yet; or why this one gets
-            neither name nor place; or None.
+            The connection that held the name before, and is not freed yet; or why this one is
+            refused; or None.
         """
         endpoint = connection.endpoint
         name = None if endpoint.name_connection is None else connection.id
@@ -161,10 +163,10 @@ class Registry(Generic[C]):
         return replaced
 
     def remove(self, connection: C) -> None:
-        """Hold a connection no longer, because it has ended. Idempotent.
+        """Stop holding a connection, because it has ended. Idempotent.
 
-        Its name is anybody's from now on. Whoever takes it before :meth:`free` learns from
-        :meth:`adopt` that this one has not been seen off yet.
+        Its name is free from now on. If another connection takes the name before :meth:`free`,
+        :meth:`adopt` returns this one.
         """
         if connection not in self._held:
             return

@@ -7,7 +7,7 @@ after another, and while there are more, a relief stands by: it is scheduled beh
 so gets to run only when the worker waits in a call, or has done them all.
 
 For the same reason nothing is prepared for a call that might wait, such as a time limit or a way
-to end it, until it does: see :func:`.begin`.
+to end it, until it does: see ``_application.begin``.
 
 Calls of the application share the workers, and yet one must not reach another through its task.
 ``asyncio.current_task()`` can be noted, and cancelled whenever somebody likes. So a worker ends
@@ -111,7 +111,7 @@ class Runner:
 
         Raises:
             Overdue: It took longer, and was cancelled.
-            Exception: Whatever it raises; :class:`.CallFailed` in place of what is no
+            Exception: Whatever it raises; ``CallFailed`` in place of what is no
                 ``Exception``.
         """
         own = context.copy()

@@ -1,4 +1,4 @@
-"""What a running bus shares with its connections."""
+"""The services that a running bus shares with its connections."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .._log import BoundedLog
 from ..core.actions import AskPermission
 from ..core.channels import Channel
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
-from ..core.hub import Hub, Receipt
+from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.messages import Publication, Publish
+from ..core.messages import Publication, Publish, Receipt
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from .commands import Commands
@@ -43,14 +43,14 @@ __all__ = [
 ]
 
 SWEEP_SECONDS: Final = 1.0
-"""How often time is looked at, for all connections together."""
+"""Seconds between two sweeps over all connections."""
 
 logger: Final = logging.getLogger("wsbus.services")
 
 Authorize: TypeAlias = Callable[[Identity, str, str], Awaitable[bool] | bool]
 """``(identity, action, pattern) → bool``, ``def`` or ``async def``; the action is ``subscribe``,
-``publish`` or ``command``. Asked after the grants, which must allow it, too. A ``def`` runs on the
-event loop and must not block."""
+``publish`` or ``command``. It is called after the grants, which must allow it, too. A ``def`` runs
+on the event loop and must not block."""
 
 
 def read_clocks() -> Instant:
@@ -65,7 +65,7 @@ def new_id() -> str:
 
 def new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
     """Start a heartbeat at a monotonic second, with chance for its first ping."""
-    chance = random.random()  # noqa: S311  # it spreads pings, and guards nothing
+    chance = random.random()  # noqa: S311  # it spreads pings, and is no secret
     return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
 
 
@@ -95,23 +95,24 @@ class Services:
     """What is wanted from other nodes; None: there are none."""
     registry: Registry[ConnectionDriver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
-    """By which their connections were judged last."""
+    """The heartbeats that were applied to their connections last."""
     messages_received: int = 0
     malformed: int = 0
     """Messages that a dialect did not understand."""
     subscriptions: set[InProcess] = field(default_factory=set)
-    """Those inside the process."""
+    """Subscriptions inside the process."""
     unsaid: int = 0
-    """Replies that a dialect had no word for."""
+    """Replies for which a dialect had no message."""
     log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
-    """For what the application's functions do when clients come, go and ask."""
+    """The log for failures of the application's functions."""
 
     def follow(self, provider: InterestProvider) -> None:
         """Have a provider bring what is wanted here; to be called before anybody connects."""
-        self.hub.interest = self.interest = Interest(provider, self.runner, self.clock)
+        interest = self.hub.interest = self.interest = Interest(provider, self.runner, self.clock)
+        self.runner.submit(interest.run)
 
     def emit(self, channel: Channel, publish: Publish) -> Receipt:
-        """Publish what a client said."""
+        """Publish a client's publication."""
         at = self.clock().wall
         receipt = self.hub.publish(Publication(channel, publish.event, publish.data, at))
         self.flusher.soon_for_reader()
@@ -124,11 +125,11 @@ class Services:
         return max(min([SWEEP_SECONDS, *(beat / 3 for beat in beats)]), 0.05)
 
     async def judge(self, question: AskPermission, seconds: float, context: Context) -> list[bool]:
-        """Put a question to the application; what fails, or takes longer, is a no.
+        """Ask ``authorize``; a failure, or a call that takes longer, is a no.
 
-        To be awaited in a call of the runner.
+        Await it in a call of the runner.
         """
-        assert self.authorize is not None  # Sessions ask only if there is somebody to ask.
+        assert self.authorize is not None  # Sessions ask only if there is an `authorize`.
         name, action = name_of(self.authorize), question.action
         until = current_time() + seconds
         allowed = [False] * len(question.names)
@@ -161,7 +162,7 @@ class Services:
             is_running=is_running,
             connections=len(self.registry),
             connections_ever=self.registry.ever,
-            blocked=hub.blocked - len(self.subscriptions),  # Which always go by their queues.
+            blocked=hub.blocked,
             patterns=hub.patterns,
             messages_received=self.messages_received,
             malformed=self.malformed,

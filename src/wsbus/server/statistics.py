@@ -1,12 +1,12 @@
-"""What a bus tells about itself, frozen at one moment."""
+"""Statistics of a bus and of its connections at one moment."""
 
 from __future__ import annotations
 
 import msgspec
 
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.messages import Status
-from ..core.plan import Member
 from ..core.session import Session, State
 from ..transport import Handshake
 
@@ -23,9 +23,9 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     client: tuple[str, int] | None
     connected_at: float
     last_ping: float | None
-    """When the server pinged last."""
+    """When the server sent its last ping."""
     last_pong: float
-    """The last sign of life: any frame counts."""
+    """When the last frame of any kind came from the client."""
     subscriptions: tuple[str, ...]
     """As the client spelled them, in the order subscribed."""
     assigned: tuple[str, ...]
@@ -33,14 +33,14 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     message_count: int
     """Publications sent to it."""
     messages_sent: int
-    """The same, and replies and pings."""
+    """Publications, replies and pings sent to it."""
     messages_received: int
     is_alive: bool
-    """Not closing."""
+    """Whether it is open and not closing."""
     queue_messages: int
     queue_bytes: int
     dropped: int
-    """Publications lost for want of room."""
+    """Publications lost because its queue was full."""
 
     @classmethod
     def of(
@@ -51,16 +51,17 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         now: Instant,
         *,
         connection_id: str,
+        protocol: str,
         connected_at: float,
         messages_received: int,
     ) -> ConnectionInfo:
-        """Collect what the parts of a connection know."""
+        """Collect the information about a connection."""
         beat, queue = session.heartbeat, member.queue
         offset = now.wall - now.monotonic
         return cls(
             connection_id=connection_id,
             subject=session.identity.subject if session.identity else None,
-            protocol=member.protocol.name,
+            protocol=protocol,
             path=handshake.path,
             client=handshake.client,
             connected_at=connected_at,
@@ -78,7 +79,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def status(self, ref: str | None) -> Status:
-        """Return the part that the client may see."""
+        """Return the part that its client may see."""
         return Status(
             connection_id=self.connection_id,
             subject=self.subject,
@@ -101,30 +102,31 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     connections_ever: int
     blocked: int
-    """Connections whose transport is not writable just now."""
+    """Connections to which nothing can be written just now: the transport is not writable, or a
+    task waits in its ``send``."""
     patterns: int
-    """Distinct ones, over all connections."""
+    """Distinct patterns, over all connections."""
     messages_received: int
     malformed: int
-    """Of those received, what their dialect did not understand; it may have no word to say so."""
+    """Received messages that their dialect did not understand, whether or not it can say so."""
     messages_sent: int
     """Publications, replies and pings."""
     publications: int
     matched: int
-    """Deliveries owed: publications times the members each was for."""
+    """Deliveries: publications times the receivers of each."""
     sent: int
     dropped: int
     """Evicted from full queues, conflated ones included."""
     conflated: int
-    """Of those dropped, the ones that a newer one with the same key replaced."""
+    """Dropped publications that a newer one with the same key replaced."""
     refused: int
     """Not taken by full queues."""
     discarded: int
-    """In the queues of connections that ended."""
+    """Left in the queues of connections that ended."""
     queued: int
     queued_bytes: int
     unsaid: int
-    """Replies that a dialect has no word for."""
+    """Replies for which a dialect has no message."""
     failures: int
     """Connections lost to a failed write, or to one that took too long."""
     flushes: int

@@ -6,74 +6,28 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
+import anyio
 import msgspec
-from anyio import Event
 
-from ..core.channels import Channel
 from ..core.choices import member_of
 from ..core.errors import UsageError
-from ..core.frame import Frame
-from ..core.instant import Instant
-from ..core.messages import Publication, Request, ServerMessage
+from ..core.events import Event, Gap, GapCause
+from ..core.member import Member, Outlet, Owed
+from ..core.messages import Publication
 from ..core.overflow import Overflow
+from ..core.pacing import MAX_JOIN_BYTES
 from ..core.patterns import Pattern
-from ..core.plan import Member
-from ..core.protocol import WireProtocol
 from ..core.queue import MessageQueue
 from .services import Services
 
-__all__ = ["ChannelEvent", "Subscription"]
+__all__ = ["Subscription"]
 
 
-class ChannelEvent(msgspec.Struct, frozen=True):
-    """One publication, as a subscriber inside the process sees it."""
-
-    channel: Channel
-    event: str
-    data: Any
-    """Decoded from the JSON that remote subscribers get: never the publisher's own object."""
-    at: float
-    """When it was accepted, in seconds since the epoch."""
-    lost: int = 0
-    """Publications missing right before this one, for want of room."""
-
-
-class _Delivery(Frame):
-    """A publication in a queue; it is not encoded again."""
-
-    __slots__ = ("publication",)
-
-    def __init__(self, publication: Publication) -> None:
-        super().__init__(publication.data)
-        self.publication: Final = publication
-
-
-class _Local(WireProtocol):
-    """The dialect of those who need none."""
-
-    name = "local"
-
-    def decode(self, frame: str | bytes) -> tuple[Request, ...]:
-        """Return nothing: nobody speaks it."""
-        return ()
-
-    def encode(self, reply: ServerMessage, at: Instant) -> None:
-        """Say nothing."""
-
-    def encode_publication(self, publication: Publication) -> Frame:
-        """Wrap it."""
-        return _Delivery(publication)
-
-
-_LOCAL: Final = _Local()
-_TAKE_BYTES: Final = 64 * 1024
-
-
-class Subscription:
+class Subscription(Outlet):
     """Publications that match a pattern, as an async iterator; made by :meth:`.Bus.subscribe`.
 
     Subscribed from ``async with`` on; one task may iterate. The queue is bounded like that of a
-    connection: a consumer that falls behind loses, and :attr:`ChannelEvent.lost` tells it.
+    connection: a consumer that falls behind loses, and :attr:`.Event.gap` tells it.
 
     Cancellation: a cancelled ``async for`` step loses nothing.
     """
@@ -90,16 +44,16 @@ class Subscription:
         self.pattern: Final = pattern
         self._find: Final = services
         self._services: Services | None = None
-        self._taken: list[_Delivery] = []
-        self._lost = 0
-        self._wake = Event()
+        self._taken: list[Publication] = []
+        self._gap: Gap | None = None
+        self._wake = anyio.Event()
         self._is_closed = False
         self._is_awaited = False
         self._member: Final = Member(
-            _LOCAL,
-            MessageQueue[Frame](max_messages, max_bytes),
+            None,
+            MessageQueue[Owed](max_messages, max_bytes),
+            self,
             overflow=member_of(Overflow, overflow, "overflow"),
-            outlet=self,
         )
 
     @property
@@ -122,7 +76,7 @@ class Subscription:
             raise UsageError("a subscription is entered once")
         services = self._services = self._find()
         services.subscriptions.add(self)
-        services.hub.attach(self._member, is_blocked=True)
+        services.hub.attach(self._member)
         services.hub.join(self._member, self.pattern)
         return self
 
@@ -139,7 +93,7 @@ class Subscription:
         """Iterate."""
         return self
 
-    async def __anext__(self) -> ChannelEvent:
+    async def __anext__(self) -> Event[Any]:
         """Wait for the next publication.
 
         Raises:
@@ -155,32 +109,39 @@ class Subscription:
                 raise StopAsyncIteration
             if self._services is None:
                 raise UsageError("use it as `async with bus.subscribe(…) as events:`")
-            batch = self._member.queue.take(_TAKE_BYTES)
-            self._lost += batch.lost
-            self._taken = batch.items[::-1]  # type: ignore[assignment]  # all made by _Local
+            loss, items = self._member.take(MAX_JOIN_BYTES)
+            if loss is not None:
+                lost = loss.gap(GapCause.BUFFER)
+                self._gap = lost if self._gap is None else self._gap.joined(lost)
+            self._taken = [item.publication for item in reversed(items) if item.publication]
             if not self._taken:
-                self._wake = Event()
+                self._wake = anyio.Event()
                 self._is_awaited = True
                 try:
                     await self._wake.wait()
                 finally:
                     self._is_awaited = False
-        publication = self._taken.pop().publication
-        lost, self._lost = self._lost, 0
+        publication = self._taken.pop()
+        gap, self._gap = self._gap, None
         data = msgspec.json.decode(publication.data)
-        return ChannelEvent(publication.channel, publication.event, data, publication.at, lost)
+        return Event(
+            publication.channel,
+            publication.event,
+            data,
+            publication.timestamp,
+            gap,
+            publication.position,
+        )
 
-    def write_failed(self, *, is_closed: bool) -> None:
-        """Do nothing: nobody writes to it. See :class:`wsbus.server.outlet.Owner`."""
-
-    def describe(self) -> str:
-        """Return what it is; see :class:`wsbus.server.outlet.Owner`."""
-        return "a subscription inside the process"
+    @property
+    def receiver(self) -> Subscription:
+        """Itself."""
+        return self
 
     def wake(self) -> None:
         """Its empty queue got something."""
         self._wake.set()
 
-    def queue_overflowed(self) -> None:
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
         """Its queue is full, and the policy is to close."""
         self.close()

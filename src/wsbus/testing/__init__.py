@@ -1,8 +1,8 @@
-"""For those who test what they build on wsbus, or write an adapter for it.
+"""Tools for testing applications and adapters.
 
-Time that a test lets pass (:class:`.ManualClock`), transports without sockets
-(:class:`.MemoryTransport`), a WebSocket client that breaks every rule it is asked to
-(:class:`.Peer`), and the conformance suite of transports (:func:`.check_transport`).
+A clock that a test moves (:class:`.ManualClock`), transports without sockets
+(:class:`.MemoryTransport`), a WebSocket client that can break the rules (:class:`.Peer`), and the
+conformance suite of transports (:func:`.check_transport`).
 """
 
 from __future__ import annotations

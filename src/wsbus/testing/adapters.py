@@ -1,24 +1,22 @@
-"""What the checks of adapters stand on: one served endpoint, and clients that talk to it."""
+"""The set-up for checks of adapters: one served endpoint, and clients that talk to it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from anyio import CancelScope, Event, create_task_group, move_on_after
 from anyio.abc import TaskStatus
 
+from ..bus import Bus
 from ..core.limits import Limits
 from ..endpoint import Endpoint
 from ..server.connection import Connection
 from ..server.statistics import ConnectionInfo
 from .peer import Peer
-
-if TYPE_CHECKING:
-    from ..bus import Bus
 
 __all__ = ["Adapter", "ConformanceError", "JsonPeer", "Serve", "Site", "expect", "open_site"]
 
@@ -34,10 +32,10 @@ class ConformanceError(AssertionError):
 
 
 def expect(fact: object, law: str) -> None:
-    """Hold an adapter to a law.
+    """Check that a law holds.
 
     Raises:
-        ConformanceError: It breaks it.
+        ConformanceError: The adapter breaks it.
     """
     if not fact:
         raise ConformanceError(law)
@@ -45,14 +43,14 @@ def expect(fact: object, law: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """What is checked, and what it cannot promise because of the server it is for."""
+    """The adapter to check, and the promises that its server does not allow."""
 
-    make_bus: Callable[[], Bus]
-    """:class:`.Bus`; it stands above this module, which therefore is given it."""
     serve: Serve
+    make_bus: Callable[[], Bus] = Bus
+    """Makes the bus of each check."""
     frees_sockets: bool = True
-    """An aborted connection's socket is gone at once. False: only its task is, and the socket
-    goes when the server lets go of it, as on plain ASGI."""
+    """An aborted connection's socket is gone at once. False: only its task is gone, and the socket
+    goes when the server closes it, as on plain ASGI."""
     bounds_pongs: bool = True
     """Pings of a peer that never reads cost no memory. False: the server answers them below the
     adapter, without bound."""
@@ -60,11 +58,11 @@ class Adapter:
     """A connection that breaks ends with 1006, one that is closed without a code with 1005."""
     drains: bool = True
     """At shutdown clients get what they are owed. False: the server closes the connections itself,
-    and what was published in its last moments is lost."""
+    and the last publications are lost."""
     chooses_status: bool = True
     """A handshake is refused with the status that fits. False: always with 403."""
     hidden_bytes: int = 1 << 20
-    """What may wait for a peer below its queue: buffers of the server and of both kernels."""
+    """Bytes that may wait for a peer below its queue, in buffers of the server and both kernels."""
 
 
 class JsonPeer:
@@ -83,7 +81,7 @@ class JsonPeer:
         """Return the next message, of one of these types if any are named; skip the others.
 
         Raises:
-            TransportClosed: There is none.
+            TransportClosed: The connection has ended.
         """
         while True:
             if not self._lines:
@@ -95,20 +93,20 @@ class JsonPeer:
                 return message
 
     async def subscribe(self, *patterns: str) -> None:
-        """Subscribe, and wait until it is done."""
+        """Subscribe, and wait for the confirmation."""
         await self.say("subscribe", channels=patterns)
         answer = await self.hear("subscribed")
         expect(answer["data"]["channels"] == [*patterns], f"a subscription was refused: {answer}")
 
     async def ping(self, ref: str = "") -> None:
-        """Ask for a sign of life, and wait for it; events that come before it are skipped."""
+        """Send a ping, and wait for the pong; events that come before it are skipped."""
         await self.say("ping", id=ref)
         while (await self.hear("pong"))["id"] != ref:
             pass
 
 
 class Site:
-    """A running bus, one endpoint of it that is served, and those who have left it."""
+    """A running bus, one served endpoint of it, and the connections that have ended."""
 
     def __init__(self, bus: Bus, endpoint: Endpoint) -> None:
         self.bus: Final = bus
@@ -122,7 +120,7 @@ class Site:
         bus.on_disconnect(self._note)
 
     async def connect(self, target: str = "/ws", **options: Any) -> JsonPeer:
-        """Connect, and wait until the application knows; options are those of :class:`.Peer`."""
+        """Connect, and wait for the application's hook; options are those of :class:`.Peer`."""
         client = await self.knock(target, **options)
         expect(client.peer.status == 101, f"refused with {client.peer.status}")
         return client
@@ -134,7 +132,7 @@ class Site:
         return JsonPeer(peer)
 
     def info(self, client: JsonPeer) -> ConnectionInfo:
-        """Return what the server knows of a client that is connected."""
+        """Return the server's information about a connected client."""
         everyone = {info.client: info for info in self.bus.connections()}
         return everyone[client.peer.address]
 
@@ -145,7 +143,7 @@ class Site:
         return found
 
     async def departure(self, client: JsonPeer) -> Connection:
-        """Wait until the application was told that a client has left."""
+        """Wait until the application's hook was called for a client that has left."""
         while True:
             for connection in self._gone:
                 if connection.handshake.client == client.peer.address:
@@ -153,11 +151,11 @@ class Site:
             await self._left.wait()
 
     def has_left(self, client: JsonPeer) -> bool:
-        """Tell whether the application was told that a client has left."""
+        """Tell whether the application's hook was called for a client that has left."""
         return any(gone.handshake.client == client.peer.address for gone in self._gone)
 
     async def shut_down(self) -> None:
-        """Shut the server down, with everybody still connected."""
+        """Shut the server down while clients are connected."""
         self.stop.set()
         await self.stopped.wait()
 
@@ -169,7 +167,7 @@ class Site:
 
 @asynccontextmanager
 async def open_site(adapter: Adapter, **options: Any) -> AsyncIterator[Site]:
-    """Serve an endpoint with these options; on exit the clients hang up first."""
+    """Serve an endpoint with these options; on exit the clients close first."""
     bus = adapter.make_bus()
     endpoint = bus.endpoint(**{"limits": UNLIMITED, **options})
     async with bus, create_task_group() as tasks:

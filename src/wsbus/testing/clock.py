@@ -1,4 +1,4 @@
-"""Time that passes when a test says so."""
+"""A clock that a test moves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class ManualClock:
     """Both clocks of a bus: ``Bus(clock=ManualClock())``.
 
     Args:
-        monotonic: Where the clock of durations starts, in seconds.
-        wall: Where the clock of dates starts, in seconds since the epoch.
+        monotonic: Start of the monotonic clock, in seconds.
+        wall: Start of the wall clock, in seconds since the epoch.
     """
 
     def __init__(self, monotonic: float = 1000.0, wall: float = 1_700_000_000.0) -> None:
@@ -23,9 +23,9 @@ class ManualClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move both clocks forward."""
         self._now = Instant(self._now.monotonic + seconds, self._now.wall + seconds)
 
     def set_wall(self, wall: float) -> None:
-        """Set the clock of dates, as an operator or a time server does; no time passes."""
+        """Set the wall clock, as an operator or a time server does; no time passes."""
         self._now = Instant(self._now.monotonic, wall)

@@ -34,7 +34,7 @@ class Opcode(IntEnum):
 
 
 class ProtocolViolation(WsbusError, AssertionError):
-    """The server wrote what RFC 6455 forbids."""
+    """The server wrote bytes that RFC 6455 forbids."""
 
 
 class WireFrame(NamedTuple):
@@ -65,7 +65,7 @@ def close_body(code: int | None, reason: str = "") -> bytes:
 
 
 def read_close(payload: bytes) -> TransportClosed:
-    """Return what a close frame says (RFC 6455, section 7.1.5).
+    """Return the code and the reason of a close frame (RFC 6455, section 7.1.5).
 
     Raises:
         ProtocolViolation: One byte, or a reason that is not UTF-8.
@@ -81,13 +81,13 @@ def read_close(payload: bytes) -> TransportClosed:
 
 
 class FrameReader:
-    """Cuts the bytes of a server into frames, and refuses those that a server must not write."""
+    """Cuts a server's bytes into frames, and refuses frames that a server must not write."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[WireFrame]:
-        """Take bytes in; yield the frames that are complete.
+        """Take bytes; yield the frames that they complete.
 
         Raises:
             ProtocolViolation: A reserved bit or opcode, a mask, a control frame that is long or

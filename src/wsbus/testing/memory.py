@@ -1,4 +1,4 @@
-"""A transport without a socket, whose peer decides when there is room."""
+"""A transport without a socket, whose peer decides when it is writable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MemoryPeer:
 
     def __init__(self) -> None:
         self.received: Final[deque[str | bytes]] = deque()
-        """Messages that have arrived and were not taken by :meth:`receive`."""
+        """Messages that have arrived, and that :meth:`receive` has not returned yet."""
         self.is_reading: bool = True
         """Whether the transport is writable; see :meth:`stop_reading`."""
         self.answers_close: bool = True
@@ -38,7 +38,7 @@ class MemoryPeer:
 
     @property
     def unread(self) -> int:
-        """Messages that it has sent and the server has not read."""
+        """Number of messages that it has sent and the server has not read."""
         return len(self._sent)
 
     async def receive(self) -> str | bytes:
@@ -55,13 +55,13 @@ class MemoryPeer:
         return self.received.popleft()
 
     async def wait_closed(self) -> TransportClosed:
-        """Wait for the end, and return how it came."""
+        """Wait for the end of the connection, and return it."""
         while self.closed is None:
             await self._changed.wait()
         return self.closed
 
     def stop_reading(self) -> None:
-        """From now on the transport is not writable, and takes nothing."""
+        """Make the transport not writable."""
         self.is_reading = False
 
     def read_on(self) -> None:
@@ -70,7 +70,7 @@ class MemoryPeer:
         self._wake()
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """End the connection, after what was sent before. Idempotent."""
+        """End the connection after the messages sent before. Idempotent."""
         if self.closed is None:
             self.closed = TransportClosed(code, reason)
             self._wake()
@@ -81,7 +81,7 @@ class MemoryPeer:
 
 
 class MemoryTransport:
-    """A transport that can only be awaited, as plain ASGI's."""
+    """A transport that can only send by awaiting, as that of plain ASGI."""
 
     def __init__(self) -> None:
         self.peer: Final = MemoryPeer()
@@ -116,7 +116,7 @@ class MemoryTransport:
             await peer._changed.wait()  # noqa: SLF001
 
     def abort(self) -> None:
-        """Cut it off. Idempotent."""
+        """Cut the connection. Idempotent."""
         self._is_aborted = True
         self.peer.close(CloseCode.ABNORMAL)
         self.peer._wake()  # noqa: SLF001
@@ -139,7 +139,7 @@ class DirectMemoryTransport(MemoryTransport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: int = 0
-        """How often something was written."""
+        """Number of writes."""
         self._frames: Final = FrameReader()
 
     def write_now(self, wire: bytes) -> None:
@@ -158,5 +158,5 @@ class DirectMemoryTransport(MemoryTransport):
         await self._wait_for_room()
 
     def unsent(self) -> int:
-        """Return 0: what is written has arrived."""
+        """Return 0: written bytes arrive at once."""
         return 0

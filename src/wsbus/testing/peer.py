@@ -1,4 +1,4 @@
-"""A WebSocket client that does what a test says: also nothing, the wrong thing, or half of it."""
+"""A WebSocket client under a test's control, which can also do nothing, or the wrong thing."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ _READ_BYTES: Final = 256 * 1024
 class Peer:
     """The client's side of one connection, on a plain socket; made by :meth:`connect`.
 
-    It reads nothing from the socket but in its methods, so a peer that is left alone is a peer
-    that does not read.
+    It reads from the socket in its methods only, so that an idle peer does not read.
     """
 
     def __init__(self, sock: socket.socket, status: int, headers: dict[str, str]) -> None:
         self.status: Final = status
-        """HTTP status of the answer; all else makes sense with 101 only."""
+        """HTTP status of the answer; the other methods need a 101."""
         self.headers: Final = headers
-        """Of the answer, names in lower case."""
+        """Headers of the answer, names in lower case."""
         self.address: Final[tuple[str, int]] = sock.getsockname()[:2]
         """Its own address and port, which the server should see."""
         self.pongs: Final[list[bytes]] = []
@@ -68,13 +67,13 @@ class Peer:
             address: Host and port of the server.
             target: Path and query, as they go on the wire; U+DCFF, a surrogate, sends the byte
                 0xFF.
-            subprotocols: To offer.
-            headers: More of them.
-            receive_buffer: Bytes the kernel takes from the server while nobody reads; None: as
-                it likes, which may be megabytes.
+            subprotocols: Subprotocols to offer.
+            headers: More headers.
+            receive_buffer: Bytes that the kernel takes while the peer does not read; None: the
+                default, which may be megabytes.
 
         Raises:
-            ProtocolViolation: The answer is no HTTP, or accepts with a wrong key.
+            ProtocolViolation: The answer is not HTTP, or accepts with a wrong key.
         """
         sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         try:
@@ -112,7 +111,7 @@ class Peer:
 
     @property
     def subprotocol(self) -> str | None:
-        """What the server chose."""
+        """The subprotocol that the server chose."""
         return self.headers.get("sec-websocket-protocol")
 
     async def send(self, message: str | bytes) -> None:
@@ -146,9 +145,9 @@ class Peer:
             return 0
 
     async def read_some(self, most: int) -> int:
-        """Wait for bytes, read ``most`` of them at most, and throw them away.
+        """Wait for bytes, read at most ``most`` of them, and discard them.
 
-        What comes after them can be read in no other way.
+        After that, messages cannot be received any more.
         """
         while True:
             try:
@@ -160,9 +159,9 @@ class Peer:
         """Wait for the next message; answer pings, and a close frame, on the way.
 
         Raises:
-            TransportClosed: The server said goodbye, or hung up without a word (1006).
-            TimeoutError: It said goodbye, and did not hang up.
-            ProtocolViolation: It wrote what it must not.
+            TransportClosed: The server sent a close frame, or closed without one (1006).
+            TimeoutError: It sent a close frame, and did not close the socket.
+            ProtocolViolation: It wrote bytes that RFC 6455 forbids.
         """
         while not self._messages:
             if self._closed is not None:
@@ -172,7 +171,7 @@ class Peer:
         return self._messages.popleft()
 
     async def wait_closed(self) -> TransportClosed:
-        """Read to the end, throw messages away, and return how it ended."""
+        """Read to the end, discarding messages, and return how the connection ended."""
         try:
             while True:
                 await self.receive()
@@ -180,7 +179,7 @@ class Peer:
             return closed
 
     async def was_reset(self) -> bool:
-        """Read until nothing more can come, and tell whether it was cut off, not ended."""
+        """Read to the end, and tell whether the connection was reset."""
         try:
             while await _recv(self._socket):
                 pass
@@ -189,19 +188,19 @@ class Peer:
         return False
 
     async def close(self, code: int | None = 1000, reason: str = "") -> TransportClosed:
-        """Say goodbye, and return the server's answer."""
+        """Send a close frame, and return the server's answer."""
         self._has_said_goodbye = True
         await self.send_frame(Opcode.CLOSE, close_body(code, reason))
         return await self.wait_closed()
 
     def reset(self) -> None:
-        """Cut the connection off, as a crash or a pulled cable followed by a reboot does."""
+        """Reset the connection, as a crash does."""
         if self._socket.fileno() >= 0:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Close the socket without a word. Idempotent."""
+        """Close the socket without a close frame. Idempotent."""
         if self._socket.fileno() >= 0:
             notify_closing(self._socket)
             self._socket.close()
@@ -225,7 +224,7 @@ class Peer:
                 await self._leave(self._closed)
 
     async def _leave(self, closed: TransportClosed) -> None:
-        """Answer a close frame, and let the server hang up first (RFC 6455, section 7.1.1)."""
+        """Answer a close frame, and let the server close first (RFC 6455, section 7.1.1)."""
         try:
             if not self._has_said_goodbye:
                 code = None if closed.code in {1005, 1006} else closed.code

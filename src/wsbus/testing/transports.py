@@ -1,8 +1,8 @@
-"""The conformance suite of transports, for those who write adapters.
+"""The conformance suite of transports, for authors of adapters.
 
 ::
 
-    ADAPTER = Adapter(make_bus=Bus, serve=serve_mine)
+    ADAPTER = Adapter(serve=serve_mine)
 
     @pytest.mark.parametrize("check", TRANSPORT_CHECKS)
     async def test_my_adapter(check):
@@ -57,26 +57,26 @@ _ALL: Final[tuple[TransportCheck, ...]] = (
 )
 
 TRANSPORT_CHECKS: Final = MappingProxyType({check.__name__: check for check in _ALL})
-"""Every check by its name; the docstring of each is the law it holds an adapter to."""
+"""Every check by its name; its docstring is the law that it checks."""
 
 _SECONDS: Final = 30.0
 
 
 async def check_transport(adapter: Adapter, name: str | None = None) -> None:
-    """Hold an adapter to one law of :data:`TRANSPORT_CHECKS`, or to all of them in turn.
+    """Check one law of :data:`TRANSPORT_CHECKS`, or all of them in turn.
 
-    Real sockets, real time: a few seconds for all. Whatever the clients do, wsbus must log nothing
-    above ``INFO``, since no operator could act on it.
+    The checks use real sockets and real time: a few seconds for all. Whatever the clients do,
+    wsbus must log nothing above ``INFO``, since no operator could act on it.
 
     Args:
-        adapter: What is checked; its server must run on the current event loop.
+        adapter: The adapter; its server must run on the current event loop.
         name: The check; None: all.
 
     Raises:
-        ConformanceError: It breaks a law, or what it writes is not RFC 6455.
+        ConformanceError: The adapter breaks a law, or writes bytes that RFC 6455 forbids.
         TimeoutError: A check did not end.
-        unittest.SkipTest: The adapter does not promise this law, or nothing here can measure it;
-            pytest takes it for a skip. Not raised where all are checked.
+        unittest.SkipTest: The adapter does not promise this law, or this machine cannot measure
+            it; pytest reports a skip. Not raised where all are checked.
     """
     if name is not None:
         await _check(adapter, TRANSPORT_CHECKS[name])
@@ -97,8 +97,8 @@ class _Listener(logging.Handler):
         self.said: Final[list[str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Operators are warned of settings (of refused origins, of how uvicorn is run), and of
-        # connections that are too slow.
+        # Warnings for operators are allowed: about settings (refused origins, uvicorn's options),
+        # and about connections that are too slow.
         is_for_operators = record.name in {"wsbus.endpoint", "wsbus.asgi", "wsbus.flusher"}
         if not is_for_operators or record.levelno > logging.WARNING:
             self.said.append(record.getMessage())

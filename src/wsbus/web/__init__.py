@@ -1,4 +1,4 @@
-"""The JavaScript client: ``wsbus.js``, and what an adapter needs to serve it.
+"""The JavaScript client: ``wsbus.js``, and the functions with which adapters serve it.
 
 The file lies beside this one, with its types (``wsbus.d.ts``) and a ``package.json``.
 
@@ -20,10 +20,14 @@ from typing import Final, NamedTuple
 
 __all__ = ["ASSETS", "Asset", "asset"]
 
-_TYPES: Final = {"wsbus.js": "text/javascript; charset=utf-8"}
+_TYPES: Final = {
+    "wsbus.js": "text/javascript; charset=utf-8",
+    # What the pages of wsbus itself, the demo and the console, share.
+    "base.css": "text/css; charset=utf-8",
+}
 
-ASSETS: Final = tuple(_TYPES)
-"""The names of the files that a server hands out."""
+ASSETS: Final = ("wsbus.js",)
+"""The names of the files that adapters serve."""
 
 
 class Asset(NamedTuple):
@@ -38,8 +42,8 @@ class Asset(NamedTuple):
     def headers(self) -> dict[str, str]:
         """The headers of an answer with or without the body.
 
-        Caches may keep the file, and ask each time whether it is still the same. Pages of other
-        origins may import it: it holds nothing that they could not install themselves.
+        Caches may keep the file, and check each time whether it has changed. Pages of other origins
+        may import it: it is public.
         """
         return {
             "content-type": self.content_type,
@@ -50,10 +54,10 @@ class Asset(NamedTuple):
         }
 
     def is_known(self, if_none_match: str | None) -> bool:
-        """Tell whether a client has this body already: then 304 is the answer, without a body.
+        """Tell whether a client has this body already; the answer is then a 304 without a body.
 
         Args:
-            if_none_match: That header's value, if there is one (RFC 9110, section 13.1.2).
+            if_none_match: The header's value, if there is one (RFC 9110, section 13.1.2).
         """
         tags = (if_none_match or "").split(",")
         return not {self.etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in tags)
@@ -61,7 +65,7 @@ class Asset(NamedTuple):
 
 @cache
 def asset(name: str) -> Asset:
-    """Return a file of :data:`ASSETS`; it is read once.
+    """Return ``wsbus.js``, or ``base.css``, the style sheet of wsbus's own pages; it is read once.
 
     Raises:
         KeyError: There is no such file.

@@ -19,7 +19,6 @@ from wsbus.core.client.actions import (
     Dial,
     Dismiss,
     FetchToken,
-    GapCause,
     HangUp,
     Heard,
     Lose,
@@ -33,7 +32,7 @@ from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.pace import Pace
 from wsbus.core.client.retry import Advice, Retry, advice_for
 from wsbus.core.client.session import ClientSession
-from wsbus.core.client.states import NEXT, State
+from wsbus.core.client.states import NEXT, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
@@ -47,6 +46,7 @@ from wsbus.core.errors import (
     WsbusError,
     may_reconnect,
 )
+from wsbus.core.events import GapCause
 from wsbus.core.heartbeat import Beat
 from wsbus.core.instant import Instant
 from wsbus.core.limits import TokenBucket
@@ -112,7 +112,7 @@ def opened(token: TokenUse = NO_TOKEN, **options: Any) -> ClientSession[str]:
         session.handle(Admitted("u1", None), START)
     else:
         session.handle(HELLO, START)
-    assert session.state is State.OPEN
+    assert session.state is ClientState.OPEN
     return session
 
 
@@ -158,7 +158,7 @@ def test_nothing_begins_before_it_is_asked() -> None:
 
     assert session.deadline < START.monotonic
     assert session.handle_deadline(START) == [Dial(None)]
-    assert session.state is State.DIALLING
+    assert session.state is ClientState.DIALLING
 
 
 def test_who_needs_no_token_waits_for_the_greeting() -> None:
@@ -242,10 +242,10 @@ def test_the_first_failure_is_told_at_once() -> None:
         assert isinstance(action, TellReconnecting if first else Stop)
 
 
-@pytest.mark.parametrize("state", [State.DIALLING, State.GREETING])
-def test_a_step_that_takes_too_long_is_cut(state: State) -> None:
+@pytest.mark.parametrize("state", [ClientState.DIALLING, ClientState.GREETING])
+def test_a_step_that_takes_too_long_is_cut(state: ClientState) -> None:
     """Each step has its time limit; then the driver cuts, and the end says what was waited for."""
-    session = make() if state is State.DIALLING else dialled()
+    session = make() if state is ClientState.DIALLING else dialled()
     session.handle_deadline(START)
     assert session.state is state
     assert session.deadline == START.monotonic + 10
@@ -254,7 +254,7 @@ def test_a_step_that_takes_too_long_is_cut(state: State) -> None:
     assert session.handle_deadline(at(10)) == [Cut()]
     assert session.deadline == math.inf
     error = only(session.lost(1006, "", at(10), 0.5), Stop).error
-    assert ("no answer" if state is State.DIALLING else "said nothing") in str(error)
+    assert ("no answer" if state is ClientState.DIALLING else "said nothing") in str(error)
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def test_a_close_fails_everything() -> None:
 
     assert isinstance(only(todo, Answer).outcome, UsageError)
     assert todo[-1] == Stop(None)
-    assert session.state is State.ENDED
+    assert session.state is ClientState.ENDED
     assert session.deadline == math.inf
     for nothing in [
         session.close(),
@@ -477,7 +477,7 @@ def test_all_is_asked_for_anew() -> None:
     assert said(todo) == [Subscribe(("grid.*", "other"), ref_of(todo))]
     assert list(session.audience(CHANNEL)) == []
     assert session.handle(Subscribed(("grid.*", "other"), 2, ref=ref_of(todo)), START) == [
-        Lose("old", None, GapCause.RECONNECTED),
+        Lose("old", Gap(None, GapCause.RECONNECT)),
         Confirm("new"),
         Confirm("waits"),
     ]
@@ -518,7 +518,7 @@ def test_who_only_listens_asks_nothing() -> None:
     assert list(session.audience(CHANNEL)) == ["l"]
     assert list(session.subscriptions) == []
 
-    assert only(reconnect(session), Lose) == Lose("l", None, GapCause.RECONNECTED)
+    assert only(reconnect(session), Lose) == Lose("l", Gap(None, GapCause.RECONNECT))
     assert list(session.audience(CHANNEL)) == ["l"]
     assert session.unsubscribe(GRID, "l", START) == []
     assert list(session.audience(CHANNEL)) == []
@@ -532,8 +532,8 @@ def test_a_gap_of_the_server_is_for_all() -> None:
     session.listen(OTHER, "l")
 
     assert session.handle(Gap(3), START) == [
-        Lose("l", 3, GapCause.SERVER),
-        Lose("h", 3, GapCause.SERVER),
+        Lose("l", Gap(3, GapCause.SERVER)),
+        Lose("h", Gap(3, GapCause.SERVER)),
     ]
 
 
@@ -713,7 +713,20 @@ def test_delays_grow_with_full_jitter() -> None:
     assert bounds == [1, 2, 4, 8, 16, 30, 30]
 
     session.handle(HELLO, START)
-    assert only(session.lost(1006, "", START, 0.25), TellReconnecting).delay == 0.25
+    assert only(session.lost(1006, "", at(1), 0.25), TellReconnecting).delay == 0.25
+
+
+def test_a_connection_that_ends_at_once_is_no_success() -> None:
+    """A server that takes every connection and ends it is left alone for longer and longer."""
+    session = opened(base=2)
+    delays = []
+    for _ in range(3):
+        delays.append(only(session.lost(1006, "", at(1.9), 0.5), TellReconnecting).delay)
+        session.handle_deadline(at(60))
+        session.opened(START)
+        session.handle(HELLO, START)
+    assert delays == [1, 2, 4]
+    assert only(session.lost(1006, "", at(2), 0.5), TellReconnecting).delay == 1
 
 
 def test_a_success_is_one_when_all_is_held_again() -> None:
@@ -726,7 +739,7 @@ def test_a_success_is_one_when_all_is_held_again() -> None:
     session.opened(START)
     ref = ref_of(session.handle(HELLO, START))
     session.handle(Subscribed(("grid.*",), 1, ref=ref), START)
-    assert only(session.lost(1006, "", START, 0.5), TellReconnecting).attempt == 1
+    assert only(session.lost(1006, "", at(1), 0.5), TellReconnecting).attempt == 1
 
 
 @given(
@@ -817,7 +830,7 @@ def told(**limits: Any) -> ClientSession[Any]:
     session = fresh(measure=lambda request: 100 + len(cast("Any", request).params))
     session.opened(START)
     session.handle(msgspec.structs.replace(HELLO, **limits), START)
-    assert session.state is State.OPEN
+    assert session.state is ClientState.OPEN
     return session
 
 
@@ -1006,6 +1019,27 @@ def test_what_waits_is_measured_by_the_next_server() -> None:
     assert calls(todo) == []
 
 
+def test_after_1009_what_is_known_to_be_small_enough_is_sent_again() -> None:
+    """A message that is larger than every one that was ever answered may be the cause."""
+    session = told()
+    ref = ref_of(session.request("first", Command("run", b"12345"), START))
+    session.handle(Response(b"null", ref), START)
+    session.request("small", Command("run", b"1234"), START, is_idempotent=True)
+    session.request("large", Command("run", b"123456"), START, is_idempotent=True)
+    todo = session.lost(CloseCode.MESSAGE_TOO_BIG, "", START, 0.5)
+    assert only(todo, Answer).key == "large"
+    session.handle_deadline(at(60))
+    session.opened(at(60))
+    assert len(calls(session.handle(HELLO, at(60)))) == 1
+
+
+def test_a_token_that_is_too_large_ends_the_client() -> None:
+    """A first token that may be the cause of a 1009 ends the client: it is not shown again."""
+    session = dialled(FIXED)
+    todo = session.lost(CloseCode.MESSAGE_TOO_BIG, "", START, 0.5)
+    assert isinstance(only(todo, Stop).error, ConnectionLost)
+
+
 def test_after_1009_nothing_is_sent_again() -> None:
     """What may have been too large fails, though it is idempotent; subscriptions become smaller."""
     session = told()
@@ -1049,8 +1083,8 @@ def test_a_keepalive_timeout_is_a_heartbeat_timeout() -> None:
 
 def test_every_move_is_in_the_table() -> None:
     """Each state but the last can be left, and every state can be reached; the last has no exit."""
-    assert {state for state, _ in NEXT} == set(State) - {State.ENDED}
-    assert set(NEXT.values()) == set(State)
+    assert {state for state, _ in NEXT} == set(ClientState) - {ClientState.ENDED}
+    assert set(NEXT.values()) == set(ClientState)
 
 
 def test_it_goes_on_for_ever_by_default() -> None:

@@ -20,10 +20,11 @@ from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.client import actions as wanted
 from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.retry import Advice, Retry
-from wsbus.core.client.session import ClientSession, State
+from wsbus.core.client.session import ClientSession, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
+    CommandError,
     ConnectError,
     ConnectionLost,
     ErrorCode,
@@ -31,11 +32,13 @@ from wsbus.core.errors import (
     UsageError,
     WsbusError,
 )
-from wsbus.core.frame import Frame, join_lines
+from wsbus.core.events import GapCause
+from wsbus.core.frame import join_lines
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
+from wsbus.core.member import Member, Outlet, Owed
 from wsbus.core.messages import (
     Command,
     Gap,
@@ -52,7 +55,6 @@ from wsbus.core.messages import (
 )
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants, Identity
-from wsbus.core.plan import Member
 from wsbus.core.queue import MessageQueue
 from wsbus.core.session import Session
 from wsbus.protocols import WireProtocol, protocol
@@ -147,13 +149,21 @@ class Allowance:
             assert total <= max(1.0, 0.8 * rate) + 0.97 * rate * (now - at) + 1e-4, kind
 
 
+class Nowhere(Outlet):
+    """Where members go to whom nothing is written here."""
+
+    receiver = None
+
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None: ...
+
+
 class Link:
     """One connection: bytes both ways, and the server's side of it."""
 
     def __init__(self, hub: Hub, speaks: WireProtocol, number: int, session: Session) -> None:
         self.session = session
         self.id = f"c{number}"
-        self.member = Member(speaks, MessageQueue[Frame](5, 1000))
+        self.member = Member(speaks, MessageQueue[Owed](5, 1000), Nowhere())
         self.up = bytearray()
         self.down = bytearray()
         self.reader = FrameReader()
@@ -164,7 +174,8 @@ class Link:
         self.is_served = True
         self.calls: list[Command] = []
         self.asked: actions.AskToken | None = None
-        hub.attach(self.member, is_blocked=True)
+        hub.attach(self.member)
+        hub.block(self.member, ())  # It goes by its queue: `write` empties it.
 
 
 class ClientMachine(RuleBasedStateMachine):
@@ -179,6 +190,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.links = 0
         self.holders: list[Holder] = []
         self.requests: list[Asked] = []
+        self.largest_answered = 0
         self.by_ref: dict[str, Asked] = {}
         self.asked_refs: dict[str, tuple[str, ...]] = {}
         self.joined_at: dict[str, int] = {}
@@ -247,8 +259,8 @@ class ClientMachine(RuleBasedStateMachine):
                     assert not holder.is_confirmed
                     assert not holder.was_confirmed
                     self.confirm(holder, max(self.confirmed_since(holder), self.last_heard))
-                case wanted.Lose(holder, lost, cause):
-                    self.lose(holder, lost, cause)
+                case wanted.Lose(holder, gap):
+                    self.lose(holder, gap)
                 case wanted.Dismiss(holder, error):
                     assert holder.asks
                     assert not holder.is_over
@@ -276,7 +288,7 @@ class ClientMachine(RuleBasedStateMachine):
         match command:
             case Subscribe(names, ref):
                 assert ref is not None
-                assert self.client.state is State.OPEN
+                assert self.client.state is ClientState.OPEN
                 self.asked_refs[ref] = names
             case Command(ref=ref):
                 assert ref is not None
@@ -307,9 +319,19 @@ class ClientMachine(RuleBasedStateMachine):
             assert request.is_large
             assert not request.sent
         if isinstance(outcome, ConnectionLost):
-            is_over = self.client.state is State.ENDED
-            is_resent = request.is_idempotent and outcome.code != CloseCode.MESSAGE_TOO_BIG
+            is_over = self.client.state is ClientState.ENDED
+            is_resent = self.is_resent(request, outcome.code)
             assert is_over or (request.sent and not is_resent and not request.is_waiting)
+        if isinstance(outcome, Response | CommandError):
+            self.largest_answered = max(self.largest_answered, 1 + request.is_large)
+
+    def is_resent(self, request: Asked, code: int) -> bool:
+        # "the server closes with 1009: what may have caused it is not sent again, not even if it is
+        # idempotent", "a message that is larger than every one that was ever answered may be"
+        is_suspect = code == CloseCode.MESSAGE_TOO_BIG and 1 + request.is_large > (
+            self.largest_answered
+        )
+        return request.is_idempotent and not is_suspect
 
     def confirmed_since(self, holder: Holder) -> int:
         if not holder.asks:
@@ -321,15 +343,15 @@ class ClientMachine(RuleBasedStateMachine):
         holder.is_confirmed = holder.was_confirmed = True
         holder.since = since
 
-    def lose(self, holder: Holder, lost: int | None, cause: wanted.GapCause) -> None:
+    def lose(self, holder: Holder, gap: Gap) -> None:
         assert holder.was_confirmed
         assert not holder.is_over
-        if cause is wanted.GapCause.RECONNECTED:
-            assert lost is None
+        if gap.cause is GapCause.RECONNECT:
+            assert gap.lost is None
             self.confirm(holder, self.confirmed_since(holder))
         else:
             assert holder.is_confirmed
-            assert lost is not None
+            assert gap.lost is not None
             holder.since = len(self.published)
 
     def drop(self, *, is_noticed: bool) -> None:
@@ -357,9 +379,7 @@ class ClientMachine(RuleBasedStateMachine):
         before = [r for r in self.requests if r.sent and not (r.outcomes or r.is_forgotten)]
         self.perform(self.client.lost(code, reason, self.now, 0.5))
         for request in before:
-            # "the server closes with 1009: what may have caused it is not sent again, not even if
-            # it is idempotent"
-            is_resent = request.is_idempotent and code != CloseCode.MESSAGE_TOO_BIG
+            is_resent = self.is_resent(request, code)
             assert request.outcomes or is_resent or request.is_waiting, "not told at once"
 
     # --- the server ------------------------------------------------------------------------------
@@ -399,10 +419,10 @@ class ClientMachine(RuleBasedStateMachine):
 
     def write(self, link: Link, max_bytes: int = 65536) -> None:
         """Write what the connection owes, gaps where they belong."""
-        lost, items = link.member.queue.take(max_bytes)
-        frames = list(items)
-        if lost:
-            gap = self.server.encode(Gap(lost), self.now)
+        loss, items = link.member.take(max_bytes)
+        frames = [item.frame for item in items if item.frame is not None]
+        if loss is not None:
+            gap = self.server.encode(Gap(loss.lost), self.now)
             frames[:0] = [] if gap is None else [gap]
             if gap is None:  # zigquant-v2 has no word for it: nobody can know.
                 for holder in self.holders:
@@ -494,8 +514,8 @@ class ClientMachine(RuleBasedStateMachine):
         if self.link is link and link.closing and not link.down and not link.member.queue:
             self.lose_link(*link.closing)
 
-    def hear(self, heard: wanted.Heard | wanted.Delivery) -> None:
-        if isinstance(heard, wanted.Delivery):
+    def hear(self, heard: wanted.Heard | Publication) -> None:
+        if isinstance(heard, Publication):
             self.deliver(heard)
             return
         if isinstance(heard, Greeting) and self.tells:
@@ -508,13 +528,13 @@ class ClientMachine(RuleBasedStateMachine):
                 request.refused_at = self.now.monotonic
         if isinstance(heard, Subscribed) and heard.ref in self.asked_refs:
             asked = self.asked_refs.pop(heard.ref)
-            if self.client.state is State.OPEN:
+            if self.client.state is ClientState.OPEN:
                 for name in heard.names:
                     assert name in asked
                     self.confirmed[name] = self.joined_at[heard.ref]
         self.perform(self.client.handle(heard, self.now))
 
-    def deliver(self, delivery: wanted.Delivery) -> None:
+    def deliver(self, delivery: Publication) -> None:
         number = int(delivery.data)
         audience = self.client.audience(delivery.channel)
         expected = [
@@ -626,7 +646,7 @@ class ClientMachine(RuleBasedStateMachine):
         request = Asked(is_idempotent=is_idempotent, is_large=is_large)
         self.requests.append(request)
         params = str(len(self.requests) - 1).encode() + b" " * (150 * is_large)
-        is_told = self.allowance is not None and self.client.state is State.OPEN
+        is_told = self.allowance is not None and self.client.state is ClientState.OPEN
         call = Command("run", params)
         self.perform(self.client.request(request, call, self.now, is_idempotent=is_idempotent))
         # "a message is larger than `max_message_bytes`: `TOO_LARGE` at once"
@@ -737,7 +757,7 @@ class ClientMachine(RuleBasedStateMachine):
             return
         link = self.link
         assert link is not None
-        assert self.client.state is State.OPEN
+        assert self.client.state is ClientState.OPEN
         wanted_names = {h.pattern.text for h in self.holders if h.asks and not h.is_over}
         assert set(link.session.subscriptions) == set(self.client.subscriptions) == wanted_names
         assert all(h.is_confirmed for h in self.holders if not h.is_over)
@@ -785,9 +805,9 @@ class ClientMachine(RuleBasedStateMachine):
     def nothing_is_said_without_a_connection(self) -> None:
         if not hasattr(self, "client"):
             return
-        has_link = self.client.state in {State.GREETING, State.OPEN}
+        has_link = self.client.state in {ClientState.GREETING, ClientState.OPEN}
         assert has_link == (self.link is not None)
-        assert (self.client.state is State.ENDED) == bool(self.stopped)
+        assert (self.client.state is ClientState.ENDED) == bool(self.stopped)
         assert len(self.stopped) <= 1
 
     @invariant()
@@ -797,7 +817,7 @@ class ClientMachine(RuleBasedStateMachine):
             return
         moves = self.fetching is not None or self.is_dialling or self.link is not None
         assert moves or self.client.deadline < float("inf")
-        assert self.client.state is State.FETCHING or self.client.deadline < float("inf")
+        assert self.client.state is ClientState.FETCHING or self.client.deadline < float("inf")
 
     @invariant()
     def nothing_is_carried_out_again_by_itself(self) -> None:

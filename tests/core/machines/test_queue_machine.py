@@ -1,98 +1,27 @@
 from __future__ import annotations
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.core.machines.naive_queue import Item, NaiveQueue
 from wsbus.core import queue as module
-from wsbus.core.overflow import Offer, Overflow
+from wsbus.core.channels import Channel
+from wsbus.core.overflow import Overflow
 from wsbus.core.queue import MessageQueue
 
 CONTROL_BYTES: Final = 10
 
 
-class Item(NamedTuple):
-    """Something to queue; numbered in the order of coming."""
+class Waiting:
+    """An item of the model, as a queue takes it."""
 
-    number: int
-    size: int
-    is_control: bool = False
-    key: str | None = None
-
-
-class Marker(NamedTuple):
-    """So many publications are lost here."""
-
-    lost: int
-
-
-Entry: TypeAlias = Item | Marker
-
-
-class Model:
-    """A queue as one would write it who has all the time in the world: a list."""
-
-    def __init__(self, max_messages: int, max_bytes: int) -> None:
-        self.max_messages = max_messages
-        self.max_bytes = max_bytes
-        self.entries: list[Entry] = []
-
-    @property
-    def publications(self) -> list[Item]:
-        return [e for e in self.entries if isinstance(e, Item) and not e.is_control]
-
-    @property
-    def controls(self) -> list[Item]:
-        return [e for e in self.entries if isinstance(e, Item) and e.is_control]
-
-    @property
-    def lost(self) -> int:
-        return sum(entry.lost for entry in self.entries if isinstance(entry, Marker))
-
-    def fits(self, item: Item) -> bool:
-        held = self.publications
-        size = sum(each.size for each in held) + item.size
-        return len(held) < self.max_messages and size <= self.max_bytes
-
-    def lose(self, index: int) -> None:
-        """Put the one marker at ``index``, or where it stands if that is before."""
-        standing = [n for n, entry in enumerate(self.entries) if isinstance(entry, Marker)]
-        lost = self.lost
-        for n in standing:
-            del self.entries[n]
-            index = min(index, n)
-        self.entries.insert(index, Marker(lost + 1))
-
-    def drop_oldest(self) -> Item:
-        oldest = self.publications[0]
-        index = self.entries.index(oldest)
-        self.entries.remove(oldest)
-        self.lose(index)
-        return oldest
-
-    def conflate(self, key: str | None) -> Item | None:
-        for item in self.publications:
-            if key is not None and item.key == key:
-                self.entries.remove(item)
-                return item
-        return None
-
-    def take(self, max_bytes: int) -> tuple[int, list[Item]]:
-        lost, items = 0, list[Item]()
-        while self.entries:
-            first = self.entries[0]
-            if isinstance(first, Marker):
-                if items:
-                    break
-                lost = first.lost
-            elif items and sum(each.size for each in items) + first.size > max_bytes:
-                break
-            else:
-                items.append(first)
-            del self.entries[0]
-        return lost, items
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.size = item.size
+        self.channel = None if item.channel is None else Channel(item.channel)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -100,17 +29,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = MessageQueue[Item](1, 1, CONTROL_BYTES)
-        self.model = Model(1, 1)
-        self.count = 0
-        self.lost_numbers: set[int] = set()
-        self.conflated = self.sent = self.told = self.discarded = 0
-        self.forgotten = 0
+        self.queue = MessageQueue[Waiting](1, 1, CONTROL_BYTES)
+        self.model = NaiveQueue(1, 1)
+        self.count = self.told = self.forgotten = 0
 
     @initialize(max_messages=st.integers(1, 5), max_bytes=st.integers(1, 30))
     def start(self, max_messages: int, max_bytes: int) -> None:
-        self.queue = MessageQueue[Item](max_messages, max_bytes, CONTROL_BYTES)
-        self.model = Model(max_messages, max_bytes)
+        self.queue = MessageQueue[Waiting](max_messages, max_bytes, CONTROL_BYTES)
+        self.model = NaiveQueue(max_messages, max_bytes)
 
     def number(self) -> int:
         self.count += 1
@@ -121,57 +47,48 @@ class QueueMachine(RuleBasedStateMachine):
         size=st.integers(0, 6) | st.integers(0, 32),
         policy=st.sampled_from([*Overflow, Overflow.CONFLATE]),
         key=st.sampled_from(["a", "b", None]),
+        channel=st.sampled_from([*"abc"] * 4 + [None]),
     )
-    def offer(self, size: int, policy: Overflow, key: str | None) -> None:
+    def offer(self, size: int, policy: Overflow, key: str | None, channel: str | None) -> None:
         kept_key = key if policy is Overflow.CONFLATE else None
-        item = Item(self.number(), size, key=kept_key)
-        expected = self.expect(item, policy)
+        item = Item(self.number(), size, key=kept_key, channel=channel)
+        expected = self.model.offer(item, policy)
 
-        assert self.queue.offer(item, policy, key) is expected
+        assert self.queue.offer(Waiting(item), policy, key) is expected
 
-    def expect(self, item: Item, policy: Overflow) -> Offer:
-        """Do to the model what ``policy`` says."""
-        evicts = policy in {Overflow.DROP_OLDEST, Overflow.CONFLATE}
-        if item.size > self.model.max_bytes or not (evicts or self.model.fits(item)):
-            self.model.lose(len(self.model.entries))
-            self.lost_numbers.add(item.number)
-            return Offer.OVERFLOW if policy is Overflow.CLOSE else Offer.REFUSED
-        if policy is Overflow.CONFLATE and self.model.conflate(item.key):
-            self.conflated += 1
-        while not self.model.fits(item):
-            self.lost_numbers.add(self.model.drop_oldest().number)
-        self.model.entries.append(item)
-        return Offer.ACCEPTED
+    @rule(channels=st.integers(15, 18))
+    def lose_on_many(self, channels: int) -> None:
+        """Each too large for the queue."""
+        for n in range(channels):
+            item = Item(self.number(), 100, channel=f"c{n}")
+            self.model.offer(item, Overflow.DROP_OLDEST)
+            self.queue.offer(Waiting(item), Overflow.DROP_OLDEST)
 
     @rule(size=st.integers(0, 8))
     def put(self, size: int) -> None:
         item = Item(self.number(), size, is_control=True)
-        self.model.entries.append(item)
-
-        self.queue.put(item)
+        self.model.put(item)
+        self.queue.put(Waiting(item))
 
     @rule(max_bytes=st.integers(0, 10) | st.just(100))
     def take(self, max_bytes: int) -> None:
         waiting = not self.queue.is_empty
-        batch = self.queue.take(max_bytes)
+        loss, items = self.queue.take(max_bytes)
 
-        assert (batch.lost, batch.items) == self.model.take(max_bytes)
-        assert waiting == bool(batch.lost or batch.items)
-        self.told += batch.lost
-        for item in batch.items:
-            if not item.is_control:
-                self.sent += 1
-                missing = {number for number in self.lost_numbers if number < item.number}
+        assert (loss, [each.item for each in items]) == self.model.take(max_bytes)
+        assert waiting == bool(loss or items)
+        self.told += 0 if loss is None else loss.lost
+        for each in items:
+            if not each.item.is_control:
+                missing = {n for n in self.model.lost_numbers if n < each.item.number}
                 # Told in time: what is missing before an item was told before the item.
                 assert self.told + self.forgotten >= len(missing)
 
     @rule()
     def clear(self) -> None:
-        self.discarded += len(self.model.publications)
         self.forgotten += self.model.lost
 
-        assert self.queue.clear() == len(self.model.publications)
-        self.model.entries.clear()
+        assert self.queue.clear() == self.model.clear()
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
@@ -196,15 +113,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts(self) -> None:
-        s = self.queue.statistics()
+        s, model = self.queue.statistics(), self.model
 
         assert s.offered == s.accepted + s.refused
         assert s.accepted == s.sent + s.queued + s.dropped + s.discarded
         assert s.control_put == s.control_sent + s.control_queued + s.control_discarded
         assert s.offered + s.control_put == self.count
-        assert (s.sent, s.conflated, s.discarded) == (self.sent, self.conflated, self.discarded)
-        assert s.refused + s.dropped - s.conflated == len(self.lost_numbers)
-        assert len(self.lost_numbers) == self.told + self.forgotten + s.lost
+        assert (s.sent, s.conflated, s.discarded) == (model.sent, model.conflated, model.discarded)
+        assert s.refused + s.dropped - s.conflated == len(model.lost_numbers)
+        assert len(model.lost_numbers) == self.told + self.forgotten + s.lost
         assert (s.queued, s.bytes) == (len(self.queue), self.queue.bytes)
         assert s.control_bytes == self.queue.control_bytes
         assert s.control_queued == len(self.model.controls)

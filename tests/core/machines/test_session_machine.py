@@ -494,7 +494,7 @@ class SessionMachine(RuleBasedStateMachine):
         handed: Request = command
         if self.glances and not self.is_calm and self.rates.tokens < 1:
             handed = Excess(ref, isinstance(command, Command | Publish))
-        # "It is judged before everything else."
+        # "It is checked before everything else."
         is_free = was_closed or self.is_calm
         is_excess = not (is_free or self.rates.takes(command, len(self.subscribed)))
         is_beat = isinstance(command, Ping | Pong)

@@ -231,6 +231,7 @@ const makeFrame = ({ kind, text, at }) => {
   if (/"type":"error"|"success":false/.test(text)) row.classList.add("is-bad");
   const arrow = make("span", kind, kind === "sent" ? "↑" : "↓");
   arrow.title = kind === "sent" ? "sent" : "received";
-  row.append(make("span", "when", clock(at)), arrow, make("span", "grow", wire));
+  // A <pre>: the messages of a frame stand one a line.
+  row.append(make("span", "when", clock(at)), arrow, make("pre", "grow", wire));
   return row;
 };

@@ -6,16 +6,14 @@ stands here. Its driver performs the actions in order, with nothing in between.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any, TypeAlias
 
 import msgspec
 
-from ..channels import Channel
 from ..errors import WsbusError
+from ..events import Gap
 from ..messages import (
     AuthRefused,
-    Gap,
     Greeting,
     Ping,
     Pong,
@@ -33,11 +31,9 @@ __all__ = [
     "ClientAction",
     "Confirm",
     "Cut",
-    "Delivery",
     "Dial",
     "Dismiss",
     "FetchToken",
-    "GapCause",
     "HangUp",
     "Heard",
     "Lose",
@@ -49,19 +45,6 @@ __all__ = [
 ]
 
 # --- heard ---------------------------------------------------------------------------------------
-
-
-class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A publication, as it came."""
-
-    channel: Channel
-    event: str
-    at: float
-    """When it was accepted, in seconds since the epoch."""
-    data: bytes
-    """JSON text, UTF-8."""
-    size: int
-    """Bytes it counts for in a buffer."""
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -140,24 +123,11 @@ class Dismiss(msgspec.Struct, frozen=True):
     error: WsbusError
 
 
-class GapCause(StrEnum):
-    """Why publications are missing."""
-
-    RECONNECTED = "reconnected"
-    """There was no connection for a while."""
-    SERVER = "server"
-    """The server had no room for them: the client, or the network, was too slow."""
-    BUFFER = "buffer"
-    """The subscription's own buffer was full: the task that iterates was too slow."""
-
-
 class Lose(msgspec.Struct, frozen=True):
     """Publications are missing for the holder, right here."""
 
     holder: Any
-    lost: int | None
-    """How many; None: nobody knows."""
-    cause: GapCause
+    gap: Gap
 
 
 class TellConnected(msgspec.Struct, frozen=True):

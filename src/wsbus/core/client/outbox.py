@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..errors import ErrorCode
+from ..errors import ErrorCode, WsbusError
 from .actions import ClientAction, Say
 from .pace import Pace
 from .requests import Requests
@@ -33,9 +33,14 @@ class Outbox:
         self._pace: Final = pace
         self._max_ask_bytes = _MAX_ASK_BYTES
 
-    def shrink(self) -> None:
-        """Something was too large for the server: name less at once."""
-        self._max_ask_bytes = max(_MIN_ASK_BYTES, self._max_ask_bytes // 2)
+    def cut(self, new_error: Callable[[], WsbusError], *, is_too_big: bool) -> list[ClientAction]:
+        """The connection ended: what was sent fails, or waits to be sent again.
+
+        If a message was too large for the server, fewer names are asked for at once.
+        """
+        if is_too_big:
+            self._max_ask_bytes = max(_MIN_ASK_BYTES, self._max_ask_bytes // 2)
+        return self._requests.cut(new_error, is_too_big=is_too_big)
 
     def asks_again(self, ref: str, code: str, at: float) -> bool:
         """Take the refusal of a request for names; tell whether to make it again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -27,6 +28,8 @@ class _Pending(NamedTuple):
     key: Any
     request: OpenRequest
     is_idempotent: bool
+    number: int
+    """In the order in which the requests were made."""
     was_sent: bool = False
     """It was sent over a connection that was lost: it may have been carried out."""
 
@@ -36,8 +39,11 @@ class _Pending(NamedTuple):
         return isinstance(self.request, Command)
 
 
+_number_of: Final = attrgetter("number")
+
+
 class Requests:
-    """Those that are not sent yet, in order, and those that are, by the ``ref`` they carry.
+    """Those that wait to be sent, in order, and those that are sent, by the ``ref`` they carry.
 
     Args:
         measure: Returns the size of a request; None: nothing is measured.
@@ -45,29 +51,31 @@ class Requests:
 
     def __init__(self, measure: Measure | None = None) -> None:
         self._measure: Final = measure
-        self._again: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
-        """Sent before, and to be sent before all that wait."""
         self._waiting: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
+        """In the order in which they were made, also those that were sent before."""
+        self._made = 0
         self._unjudged: Final[dict[Hashable, None]] = {}
         """Of those that wait: not compared with the limit of the connection yet."""
         self._sent: Final[dict[str, _Pending]] = {}
         self._refs: Final[dict[Hashable, str]] = {}
+        self._answered = 0
+        """The most bytes of data of a request that was ever answered."""
 
     def __len__(self) -> int:
         """Return how many have no answer yet."""
-        return len(self._again) + len(self._waiting) + len(self._sent)
+        return len(self._waiting) + len(self._sent)
 
     def add(self, key: Hashable, request: OpenRequest, *, is_idempotent: bool) -> None:
         """Put a request behind those that wait to be sent."""
-        self._waiting[key] = _Pending(key, request, is_idempotent)
+        self._made += 1
+        self._waiting[key] = _Pending(key, request, is_idempotent, self._made)
         self._unjudged[key] = None
 
     @property
     def next_is_call(self) -> bool | None:
         """Whether the first that waits is a command; None: nothing waits."""
-        for queue in (self._again, self._waiting):
-            for pending in queue.values():
-                return pending.is_call
+        for pending in self._waiting.values():
+            return pending.is_call
         return None
 
     def send(
@@ -85,7 +93,7 @@ class Requests:
         while (is_call := self.next_is_call) is not None:
             if pace.ready_at(now, is_call=is_call) > now:
                 break
-            _, pending = (self._again or self._waiting).popitem(last=False)
+            _, pending = self._waiting.popitem(last=False)
             ref = new_ref()
             request = msgspec.structs.replace(pending.request, ref=ref)
             error = self._too_large(request, pace.max_bytes)
@@ -117,9 +125,10 @@ class Requests:
         del self._sent[ref], self._refs[pending.key]
         if isinstance(outcome, CommandError) and outcome.code == ErrorCode.RATE_LIMITED:
             pace.refused(now, is_call=pending.is_call)
-            self._again[pending.key] = pending
+            self._wait_again([pending])
             return []
         pace.answered(is_call=pending.is_call)
+        self._answered = max(self._answered, _data_of(pending.request))
         return [Answer(pending.key, outcome)]
 
     def forget(self, key: Hashable) -> bool:
@@ -132,52 +141,57 @@ class Requests:
         if ref is not None:
             del self._sent[ref]
         self._unjudged.pop(key, None)
-        pending = self._waiting.pop(key, None) or self._again.pop(key, None)
+        pending = self._waiting.pop(key, None)
         return pending is not None and not pending.was_sent
 
     def cut(
-        self, new_error: Callable[[], WsbusError], *, resends: bool = True
+        self, new_error: Callable[[], WsbusError], *, is_too_big: bool = False
     ) -> list[ClientAction]:
         """The connection ended: fail what was sent, but what may be sent again waits once more.
 
         Args:
             new_error: Makes the error for each.
-            resends: Whether anything may be sent again: not if it may be what ended it.
+            is_too_big: Whether a message was too large: then one that is larger than all that
+                were ever answered is not sent again.
         """
         failed: list[ClientAction] = []
-        again: OrderedDict[Hashable, _Pending] = OrderedDict()
+        again: list[_Pending] = []
         for pending in self._sent.values():
-            if pending.is_idempotent and resends:
-                again[pending.key] = pending._replace(was_sent=True)
+            is_suspect = is_too_big and _data_of(pending.request) > self._answered
+            if pending.is_idempotent and not is_suspect:
+                again.append(pending._replace(was_sent=True))
             else:
                 failed.append(Answer(pending.key, new_error()))
-        again.update(self._again)
-        self._again.clear()
-        self._again.update(again)
-        self._unjudged.update(dict.fromkeys((*self._again, *self._waiting)))
+        self._wait_again(again)
+        self._unjudged.update(dict.fromkeys(self._waiting))
         self._sent.clear()
         self._refs.clear()
         return failed
 
     def fail(self, new_error: Callable[[], WsbusError]) -> list[ClientAction]:
         """There will be no answers any more."""
-        everything = (*self._sent.values(), *self._again.values(), *self._waiting.values())
-        for queue in (self._sent, self._refs, self._again, self._waiting, self._unjudged):
+        everything = [*self._sent.values(), *self._waiting.values()]
+        for queue in (self._sent, self._refs, self._waiting, self._unjudged):
             queue.clear()
-        return [Answer(pending.key, new_error()) for pending in everything]
+        return [Answer(p.key, new_error()) for p in sorted(everything, key=_number_of)]
+
+    def _wait_again(self, sent: list[_Pending]) -> None:
+        """Put requests back where they were made."""
+        waiting = sorted((*sent, *self._waiting.values()), key=_number_of)
+        self._waiting.clear()
+        self._waiting.update((pending.key, pending) for pending in waiting)
 
     def _judge(self, limit: int | None) -> list[ClientAction]:
         """Fail what is too large, whatever waits its turn before it."""
         actions: list[ClientAction] = []
         for key in self._unjudged:
-            pending = self._waiting.get(key) or self._again[key]
+            pending = self._waiting[key]
             # No ref is shorter. Whoever is too large only with its own is found when it is sent.
             request = msgspec.structs.replace(pending.request, ref="0")
             error = self._too_large(request, limit)
             if error is not None:
                 actions.append(Answer(key, error))
-                self._waiting.pop(key, None)
-                self._again.pop(key, None)
+                del self._waiting[key]
         self._unjudged.clear()
         return actions
 
@@ -194,3 +208,12 @@ class Requests:
             return None
         size = self._measure(request)
         return MessageTooLarge(what, size, limit) if size > limit else None
+
+
+def _data_of(request: OpenRequest) -> int:
+    """Return the bytes of data in a request."""
+    match request:
+        case Command(params=data) | Publish(data=data):
+            return len(data)
+        case _:
+            return 0

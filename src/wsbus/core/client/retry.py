@@ -60,7 +60,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     Before attempt ``n`` it waits for a time between 0 and ``base * 2 ** (n - 1)`` seconds, chosen
     by chance and at most ``cap``, so that the clients of a server that restarts do not all come
-    at once. After a success it counts from the beginning.
+    at once. After a connection that lasted as long as ``base`` it counts from the beginning.
 
     Raises:
         UsageError: A duration or a number is not positive.
@@ -109,14 +109,29 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 class Attempts:
     """Counts the attempts of one client, and says when there are no more."""
 
-    __slots__ = ("failures", "is_known", "retry")
+    __slots__ = ("_entered_at", "failures", "is_known", "is_settled", "retry")
 
     def __init__(self, retry: Retry) -> None:
         self.retry: Final = retry
         self.failures: int = 0
         """Connections and attempts that have ended since the last success."""
         self.is_known: bool = False
-        """Whether there was a success at all."""
+        """Whether there was a connection at all."""
+        self.is_settled: bool = False
+        """Whether the server has confirmed everything over the connection that there is."""
+        self._entered_at = 0.0
+
+    def entered(self, now: float, *, is_settled: bool) -> bool:
+        """There is a connection; tell whether there was one before."""
+        was_known, self.is_known = self.is_known, True
+        self.is_settled, self._entered_at = is_settled, now
+        return was_known
+
+    def left(self, now: float) -> None:
+        """The connection has ended; one that ended at once was no success."""
+        if self.is_settled and now - self._entered_at >= self.retry.base:
+            self.failures = 0
+        self.is_settled = False
 
     def failed(self, error: WsbusError, advice: Advice, chance: float) -> float | WsbusError:
         """Take note of one that ended; return the seconds before the next, or why there is none."""

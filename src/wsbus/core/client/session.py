@@ -1,8 +1,7 @@
 """Client side of a conversation that outlives its connections, pure; the twin of a session.
 
-What is heard, what the application wants, the ends of connections and time go in; actions come
-out, which the driver performs in order. Chance comes in as an argument, too: a number from 0 up
-to 1, for the delay before the next attempt.
+What is heard, what the application wants, the ends of connections, time and chance (0 to 1) go in;
+actions come out, to be performed in order.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
+from ..events import Gap
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -34,11 +34,11 @@ from .outbox import Outbox
 from .pace import Pace
 from .requests import Measure, OpenRequest, Requests
 from .retry import Advice, Attempts, Retry, advice_for, meaning_of
-from .states import NEXT, Move, State
+from .states import NEXT, ClientMove, ClientState
 from .subscriptions import ClientHoldings
 from .token import Token, TokenUse
 
-__all__ = ["ClientSession", "State"]
+__all__ = ["ClientSession", "ClientState"]
 
 H = TypeVar("H", bound=Hashable)
 
@@ -55,7 +55,7 @@ class ClientSession(Generic[H]):
         retry: When to come again.
         liveness: The client's own pings.
         greets: Whether the server speaks first, as in ``wsbus.v1``. If not, a ping is sent, whose
-            pong means that the server takes this client as it is.
+            pong means that the server accepts this client.
         connect_timeout: Seconds for a connection to be opened, and again for the greeting.
         measure: Returns the size of a request, for servers that tell how much they read.
     """
@@ -70,10 +70,9 @@ class ClientSession(Generic[H]):
         connect_timeout: float = 10.0,
         measure: Measure | None = None,
     ) -> None:
-        self.state: State = State.WAITING
+        self.state: ClientState = ClientState.WAITING
         self.deadline: float = -math.inf
-        """When :meth:`handle_deadline` has something to do, in monotonic seconds: at once, since
-        nothing begins by itself."""
+        """When to call :meth:`handle_deadline`, in monotonic seconds; first at once."""
         self._token: Final = Token(token)
         self._attempts: Final = Attempts(retry)
         self._liveness: Final = liveness
@@ -90,6 +89,7 @@ class ClientSession(Generic[H]):
         self._refs = 0
         self._ping_ref: str | None = None
         self._connection_id: str | None = None
+        self._subject: str | None = None
         self._verdict: str = ""
 
     # --- what the application wants --------------------------------------------------------------
@@ -131,9 +131,9 @@ class ClientSession(Generic[H]):
 
     def opened(self, now: Instant) -> list[ClientAction]:
         """Take up a connection that was opened."""
-        if self.state is not State.DIALLING:
+        if self.state is not ClientState.DIALLING:
             return []
-        self._move(Move.GREET)
+        self._move(ClientMove.GREET)
         self.deadline = now.monotonic + self._connect_timeout
         self._pace.reset()
         token = self._token
@@ -145,25 +145,32 @@ class ClientSession(Generic[H]):
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
         """Take note that no connection could be opened."""
-        return self._retreat(error, advice, now, chance) if self.state is State.DIALLING else []
+        is_dialling = self.state is ClientState.DIALLING
+        return self._retreat(error, advice, now, chance) if is_dialling else []
 
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
         """Take note that the connection, or the attempt, has ended, whoever ended it."""
         verdict, self._verdict = self._verdict or reason, ""
         code = meaning_of(code, reason)
         is_too_big = code == CloseCode.MESSAGE_TOO_BIG
-        if is_too_big:  # Nothing that may be too large is said again.
-            self._outbox.shrink()
         match self.state:
-            case State.DIALLING:
+            case ClientState.DIALLING:
                 return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
-            case State.GREETING | State.OPEN:
+            case ClientState.GREETING | ClientState.OPEN:
+                self._attempts.left(now.monotonic)
                 new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
-                in_flight = self._requests.cut(new_error, resends=not is_too_big)
+                in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
                 error: WsbusError = ConnectionLost(code, verdict)
                 if code == CloseCode.TOKEN_REFUSED:
                     error = Unauthenticated(verdict or "the token was refused")
-                return in_flight + self._retreat(error, advice_for(code), now, chance)
+                advice = advice_for(code)
+                if (
+                    is_too_big
+                    and self.state is ClientState.GREETING
+                    and self._token.sent_ref is not None
+                ):
+                    advice = Advice.STOP  # Only the token was sent.
+                return in_flight + self._retreat(error, advice, now, chance)
             case _:
                 return []
 
@@ -172,9 +179,9 @@ class ClientSession(Generic[H]):
         if self._token.is_late(generation):
             return []
         self._token.text = token
-        if self.state is State.FETCHING:
+        if self.state is ClientState.FETCHING:
             return [self._dial(now)]
-        return [self._authenticate(token)] if self.state is State.OPEN else []
+        return [self._authenticate(token)] if self.state is ClientState.OPEN else []
 
     def handle_no_token(
         self, generation: int, why: str, now: Instant, chance: float
@@ -182,15 +189,15 @@ class ClientSession(Generic[H]):
         """The application has none; a late answer is ignored."""
         if self._token.is_late(generation):
             return []
-        if self.state is State.OPEN:
+        if self.state is ClientState.OPEN:
             return self._not_refreshed(why, now)
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
 
-    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
+    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901
         """Act on one message of the server; publications have :meth:`audience`."""
         self._at = now.monotonic
         match heard:
-            case _ if self.state not in {State.GREETING, State.OPEN}:
+            case _ if self.state not in {ClientState.GREETING, ClientState.OPEN}:
                 return []
             case messages.Ping(ref):
                 self._pace.take(now.monotonic)
@@ -210,28 +217,27 @@ class ClientSession(Generic[H]):
             case messages.Subscribed(ref=str()):
                 self._pace.answered(is_call=False)
                 todo = self._holdings.answered(heard)
-                if self._holdings.is_settled:
-                    self._attempts.failures = 0
+                self._attempts.is_settled |= self._holdings.is_settled
                 return todo
             case messages.Unsubscribed(ref=None):
                 return self._holdings.taken(heard.names, heard.reason)
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []
-            case messages.Gap(lost):
-                return self._holdings.lose(lost)
+            case Gap():
+                return self._holdings.lose(heard)
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
-        self._connection_id = heard.connection_id
+        self._connection_id, self._subject = heard.connection_id, heard.subject
         self._pace.learn(heard, now.monotonic)
-        if self.state is not State.GREETING or self._token.sent_ref is not None:
+        if self.state is not ClientState.GREETING or self._token.sent_ref is not None:
             return []
         if heard.subject is None:
             return self._stop(self._token.wanted())
         return self._enter(heard.subject, now)
 
     def _handle_pong(self, ref: str | None, now: Instant) -> list[ClientAction]:
-        if self.state is State.GREETING and self._token.sent_ref is None and not self._greets:
+        if self.state is ClientState.GREETING and self._token.sent_ref is None and not self._greets:
             return self._enter(None, now)
         if ref is None or ref == self._ping_ref:
             self._liveness.pong()
@@ -239,16 +245,15 @@ class ClientSession(Generic[H]):
         return []
 
     def _handle_refused(self, heard: messages.Refused, now: Instant) -> list[ClientAction]:
-        if self.state is State.GREETING:
+        if self.state is ClientState.GREETING:
             if heard.code == ErrorCode.UNAUTHENTICATED:
                 return self._stop(self._token.wanted())
             return self._cut(f"the server does not let this client in: {heard.code}")
         if heard.ref is None:
             return []
         if heard.ref == self._token.sent_ref:
-            return self._handle_auth_refused(
-                messages.AuthRefused(heard.message, ref=heard.ref), now
-            )
+            refused = messages.AuthRefused(heard.message, ref=heard.ref)
+            return self._handle_auth_refused(refused, now)
         error = CommandError(heard.code, heard.message)
         answers = self._requests.answer(heard.ref, error, self._pace, self._at)
         if answers is not None:
@@ -266,24 +271,27 @@ class ClientSession(Generic[H]):
             return []
         self._token.admitted(heard.lifetime, now.monotonic)
         self._reschedule()
-        return self._enter(heard.subject, now) if self.state is State.GREETING else []
+        return self._enter(heard.subject, now) if self.state is ClientState.GREETING else []
 
     def _handle_auth_refused(self, heard: messages.AuthRefused, now: Instant) -> list[ClientAction]:
         if self._token.sent_ref is None or heard.ref not in {None, self._token.sent_ref}:
             return []
-        if self.state is State.GREETING:
+        if self.state is ClientState.GREETING and self._subject is None:
             return self._stop(Unauthenticated(heard.message))
-        return self._not_refreshed(heard.message, now)
+        # The server admits clients without a token, or knows this one from its handshake.
+        told = self._not_refreshed(heard.message, now)
+        return (
+            self._enter(self._subject, now, *told) if self.state is ClientState.GREETING else told
+        )
 
-    def _enter(self, subject: str | None, now: Instant) -> list[ClientAction]:
-        is_again, self._attempts.is_known = self._attempts.is_known, True
-        self._move(Move.ENTER)
+    def _enter(self, subject: str | None, now: Instant, *more: ClientAction) -> list[ClientAction]:
+        is_again = self._attempts.entered(now.monotonic, is_settled=not self._holdings.names)
+        self._move(ClientMove.ENTER)
         self._liveness.start(now.monotonic)
         self._reschedule()
-        if not self._holdings.names:
-            self._attempts.failures = 0
         return [
             actions.TellConnected(self._connection_id, subject, is_again),
+            *more,
             *self._holdings.connected(),
             *self._flush(now),
         ]
@@ -291,7 +299,7 @@ class ClientSession(Generic[H]):
     def _flush(self, now: Instant) -> list[ClientAction]:
         """Say what waits, as much as the server's rates let; the deadline says when the rest is."""
         self._at = now.monotonic
-        if self.state is not State.OPEN or self._verdict:
+        if self.state is not ClientState.OPEN or self._verdict:
             return []
         todo = self._outbox.flush(self._ref, self._at)
         self._reschedule()
@@ -305,16 +313,15 @@ class ClientSession(Generic[H]):
             return []
         self._at = now.monotonic
         match self.state:
-            case State.WAITING:
+            case ClientState.WAITING:
                 return self._begin(now)
-            case State.DIALLING:
+            case ClientState.DIALLING:
                 return self._cut(f"no answer from the server within {self._connect_timeout:g} s")
-            case State.GREETING:
+            case ClientState.GREETING:
                 return self._cut("the server took the connection and then said nothing")
-            case State.OPEN:
+            case ClientState.OPEN:
                 return self._tend(now)
-            case _:
-                return []
+        return []
 
     def _tend(self, now: Instant) -> list[ClientAction]:
         todo: list[ClientAction] = []
@@ -337,7 +344,7 @@ class ClientSession(Generic[H]):
         return [actions.Cut()]
 
     def _reschedule(self) -> None:
-        if self.state is State.OPEN:
+        if self.state is ClientState.OPEN:
             due = min(self._liveness.deadline(), self._token.refresh_at)
             self.deadline = min(due, self._outbox.ready_at(self._at))
 
@@ -347,15 +354,15 @@ class ClientSession(Generic[H]):
         return [actions.TellRefreshFailed(why)]
 
     def _begin(self, now: Instant) -> list[ClientAction]:
-        self._connection_id = self._ping_ref = None
+        self._connection_id = self._subject = self._ping_ref = None
         if not self._token.use.is_fetched:
             return [self._dial(now)]
-        self._move(Move.FETCH)
+        self._move(ClientMove.FETCH)
         self.deadline = math.inf
         return [self._token.fetch()]
 
     def _dial(self, now: Instant) -> actions.Dial:
-        self._move(Move.DIAL)
+        self._move(ClientMove.DIAL)
         self.deadline = now.monotonic + self._connect_timeout
         return actions.Dial(self._token.text if self._token.use.in_handshake else None)
 
@@ -368,25 +375,25 @@ class ClientSession(Generic[H]):
         verdict = self._attempts.failed(error, advice, chance)
         if isinstance(verdict, WsbusError):
             return self._stop(verdict)
-        self._leave(Move.RETREAT)
+        self._leave(ClientMove.RETREAT)
         self.deadline = now.monotonic + verdict
         return [actions.TellReconnecting(self._attempts.failures, verdict, error)]
 
     def _stop(self, error: WsbusError | None) -> list[ClientAction]:
-        if self.state is State.ENDED:
+        if self.state is ClientState.ENDED:
             return []
-        self._leave(Move.END)
+        self._leave(ClientMove.END)
         answers = self._requests.fail(partial(copy.copy, error or UsageError(_CLOSED)))
         return [*answers, actions.HangUp(CloseCode.NORMAL, ""), actions.Stop(error)]
 
-    def _leave(self, move: Move) -> None:
+    def _leave(self, move: ClientMove) -> None:
         self._move(move)
         self.deadline = math.inf
         self._token.reset()
         self._liveness.stop()
         self._holdings.disconnected()
 
-    def _move(self, move: Move) -> None:
+    def _move(self, move: ClientMove) -> None:
         self.state = NEXT[self.state, move]
 
     def _ref(self) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Final
 
-__all__ = ["NEXT", "Move", "State"]
+__all__ = ["NEXT", "ClientMove", "ClientState"]
 
 
-class State(Enum):
+class ClientState(Enum):
     """Where a client stands."""
 
     FETCHING = auto()
@@ -25,7 +25,7 @@ class State(Enum):
     """It is over."""
 
 
-class Move(Enum):
+class ClientMove(Enum):
     """What takes a client from one state to the next."""
 
     FETCH = auto()
@@ -43,15 +43,19 @@ class Move(Enum):
 
 
 # A pair that is not in the table is a mistake of the session: it raises and changes nothing.
-NEXT: Final[dict[tuple[State, Move], State]] = {
-    (State.WAITING, Move.FETCH): State.FETCHING,
-    (State.WAITING, Move.DIAL): State.DIALLING,
-    (State.FETCHING, Move.DIAL): State.DIALLING,
-    (State.DIALLING, Move.GREET): State.GREETING,
-    (State.GREETING, Move.ENTER): State.OPEN,
-    (State.FETCHING, Move.RETREAT): State.WAITING,
-    (State.DIALLING, Move.RETREAT): State.WAITING,
-    (State.GREETING, Move.RETREAT): State.WAITING,
-    (State.OPEN, Move.RETREAT): State.WAITING,
-    **{(state, Move.END): State.ENDED for state in State if state is not State.ENDED},
+NEXT: Final[dict[tuple[ClientState, ClientMove], ClientState]] = {
+    (ClientState.WAITING, ClientMove.FETCH): ClientState.FETCHING,
+    (ClientState.WAITING, ClientMove.DIAL): ClientState.DIALLING,
+    (ClientState.FETCHING, ClientMove.DIAL): ClientState.DIALLING,
+    (ClientState.DIALLING, ClientMove.GREET): ClientState.GREETING,
+    (ClientState.GREETING, ClientMove.ENTER): ClientState.OPEN,
+    (ClientState.FETCHING, ClientMove.RETREAT): ClientState.WAITING,
+    (ClientState.DIALLING, ClientMove.RETREAT): ClientState.WAITING,
+    (ClientState.GREETING, ClientMove.RETREAT): ClientState.WAITING,
+    (ClientState.OPEN, ClientMove.RETREAT): ClientState.WAITING,
+    **{
+        (state, ClientMove.END): ClientState.ENDED
+        for state in ClientState
+        if state is not ClientState.ENDED
+    },
 }

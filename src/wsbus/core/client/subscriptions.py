@@ -11,15 +11,17 @@ from typing import Final, Generic, TypeVar
 
 from ..channels import Channel
 from ..errors import CommandError, ErrorCode, WsbusError
+from ..events import Gap, GapCause
 from ..messages import Subscribe, Subscribed, Unsubscribe
 from ..patterns import Pattern
 from ..subscriptions import SubscriptionTable
-from .actions import ClientAction, Confirm, Dismiss, GapCause, Lose
+from .actions import ClientAction, Confirm, Dismiss, Lose
 
 __all__ = ["ClientHoldings"]
 
 H = TypeVar("H", bound=Hashable)
 _CACHE_SIZE: Final = 1024
+_RECONNECTED: Final = Gap(None, GapCause.RECONNECT)
 
 
 class _Name(Generic[H]):
@@ -203,7 +205,7 @@ class ClientHoldings(Generic[H]):
         """There is a connection; what came unasked over the last one may have been missed."""
         holders = [holder for holder in self._unasked if holder in self._missed]
         self._missed.clear()
-        return [Lose(holder, None, GapCause.RECONNECTED) for holder in holders]
+        return [Lose(holder, _RECONNECTED) for holder in holders]
 
     def disconnected(self) -> None:
         """There is no connection any more: nothing is confirmed, nobody gets anything."""
@@ -219,13 +221,17 @@ class ClientHoldings(Generic[H]):
         self._unwanted.clear()
         self._leaving.clear()
 
-    def lose(self, lost: int) -> list[ClientAction]:
-        """Note that the server dropped publications; the names they were for are unknown."""
-        holders = dict.fromkeys(self._unasked)
+    def lose(self, gap: Gap) -> list[ClientAction]:
+        """Note that the server dropped publications: of channels that it names, or of any."""
+        patterns = dict(self._unasked)
         for name in self._names.values():
             if name.is_held:
-                holders.update(name.holders)
-        return [Lose(holder, lost, GapCause.SERVER) for holder in holders]
+                patterns.update(dict.fromkeys(name.holders, name.pattern))
+        return [
+            Lose(holder, share)
+            for holder, pattern in patterns.items()
+            if (share := _share(gap, pattern)) is not None
+        ]
 
     def _hold(self, name: _Name[H]) -> list[ClientAction]:
         name.is_held, name.ref = True, None
@@ -233,7 +239,7 @@ class ClientHoldings(Generic[H]):
         for holder in name.holders:
             self._table.add(name.pattern, holder)
             if holder in name.missed:
-                actions.append(Lose(holder, None, GapCause.RECONNECTED))
+                actions.append(Lose(holder, _RECONNECTED))
             else:
                 actions.append(Confirm(holder))
         name.missed.clear()
@@ -241,6 +247,18 @@ class ClientHoldings(Generic[H]):
 
     def _new_table(self) -> SubscriptionTable[H, Collection[H]]:
         return SubscriptionTable(tuple, cache_size=_CACHE_SIZE)
+
+
+def _share(gap: Gap, pattern: Pattern) -> Gap | None:
+    """Return what of a gap concerns a pattern; None: nothing."""
+    if gap.channels is None:
+        return gap
+    theirs = {name: loss for name, loss in gap.channels.items() if pattern.matches(name)}
+    if not theirs:
+        return None
+    counts = [loss.lost for loss in theirs.values()]
+    known = [count for count in counts if count is not None]
+    return Gap(sum(known) if len(known) == len(counts) else None, gap.cause, theirs)
 
 
 def _some(texts: dict[str, None], max_names: int, max_bytes: int) -> tuple[str, ...]:

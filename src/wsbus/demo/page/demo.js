@@ -1,7 +1,7 @@
-// The page: shows what BusClient hears, and lets a person talk to the bus.
+// The page: shows what the client hears, and lets a person talk to the bus.
 // What comes from the bus is only ever set as text, never as markup.
 
-import { BusClient } from "./client.js";
+import { Client } from "./wsbus/wsbus.js";
 
 const MOST_ROWS = 200;
 const SPARK_POINTS = 60;
@@ -27,9 +27,6 @@ const money = new Intl.NumberFormat("en-US", {
 });
 const milliseconds = (value) => `${value.toFixed(value < 10 ? 1 : 0)} ms`;
 
-const address = new URL("ws", location.href);
-address.protocol = address.protocol.replace("http", "ws");
-const bus = new BusClient(address);
 
 // --- a bounded list that follows its end, and can be held -----------------------------------
 
@@ -204,71 +201,110 @@ for (const symbol of ["BTC-USDT", "ETH-USDT", "600519"]) {
 
 ticker.addEventListener("click", () => bus.command(ticker.dataset.action).catch(() => {}));
 
-// --- what the bus says ------------------------------------------------------------------------
+// --- the client -------------------------------------------------------------------------------
 
-bus.addEventListener("event", ({ detail }) => {
-  events.push(detail);
-  if (detail.channel.startsWith("prices.")) showPrice(detail.channel, detail.data);
-  else if (detail.channel === "system.health") showHealth(detail.data);
-  else if (detail.channel === "system.log") log.push(detail);
+/** A WebSocket that shows its frames. */
+class Overheard extends WebSocket {
+  constructor(...args) {
+    super(...args);
+    this.addEventListener("message", ({ data }) => wire.push({ sent: false, text: data }));
+  }
+
+  send(text) {
+    wire.push({ sent: true, text });
+    super.send(text);
+  }
+}
+
+const bus = new Client(new URL("ws", location.href), {
+  WebSocket: Overheard,
+  heartbeat: { interval: 5_000, timeout: 5_000 },
+  retry: { base: 500, cap: 15_000 },
+});
+
+// A handler for everything; what comes is what is subscribed, below.
+bus.on("*", (event) => {
+  events.push(event);
+  if (event.channel.startsWith("prices.")) showPrice(event.channel, event.data);
+  else if (event.channel === "system.health") showHealth(event.data);
+  else if (event.channel === "system.log") log.push(event);
 });
 
 bus.addEventListener("gap", ({ detail }) => {
-  const data = { lost: detail.lost };
+  // Nobody knows how many were lost while there was no connection.
+  const data = { lost: Number.isFinite(detail.lost) ? detail.lost : "unknown" };
   events.push({ timestamp: Date.now(), channel: "(gap)", event: "lost", data });
 });
 
-bus.addEventListener("frame", ({ detail }) => wire.push(detail));
+const measure = async () => {
+  const began = performance.now();
+  try {
+    await bus.status();
+    $("#latency").textContent = milliseconds(performance.now() - began);
+  } catch {
+    // The connection is lost; that is shown already.
+  }
+};
 
-bus.addEventListener("latency", ({ detail }) => {
-  $("#latency").textContent = milliseconds(detail);
-});
+const connect = () => bus.connect().catch(() => {}); // The event "reconnecting" says why.
 
 // --- connection state -------------------------------------------------------------------------
 
-const WORDS = {
-  connecting: () => "Connecting…",
-  open: () => "Connected",
-  waiting: () => "Connection lost",
-  closed: ({ code, reason }) => `Closed by the server: ${reason || `code ${code}`}`,
-};
-
-// Beside the state, not in it: that one is read aloud, and nobody wants to hear seconds.
-const showFacts = (state) => {
-  const seconds = Math.max(0, Math.ceil((state.until - Date.now()) / 1000));
-  const facts = {
-    open: () => `guest-${state.id.slice(0, 4)}`,
-    waiting: () => `trying again in ${seconds} s`,
-  };
-  $("#identity").textContent = facts[state.name]?.() ?? "\u00a0";
-};
-
-let countdown = 0;
-
-bus.addEventListener("state", ({ detail: state }) => {
-  const isOpen = state.name === "open";
-  $("#state").textContent = WORDS[state.name](state);
-  $("#state").dataset.state = state.name;
-  showFacts(state);
-  clearInterval(countdown);
-  if (state.name === "waiting") countdown = setInterval(showFacts, 500, state);
-  $("#reconnect").hidden = !["waiting", "closed"].includes(state.name);
-  for (const button of document.querySelectorAll(".primary")) button.disabled = !isOpen;
-  if (isOpen) return;
+const showState = (name, text, facts) => {
+  $("#state").textContent = text;
+  $("#state").dataset.state = name;
+  // Beside the state, not in it: that one is read aloud, and nobody wants to hear seconds.
+  $("#identity").textContent = facts;
+  $("#reconnect").hidden = !["waiting", "closed"].includes(name);
+  for (const button of document.querySelectorAll(".primary")) button.disabled = name !== "open";
+  if (name === "open") return;
   $("#latency").textContent = "";
   ticker.disabled = true;
   for (const { element } of cards.values()) element.dataset.stale = "";
+};
+
+let clocks = [];
+
+const stopClocks = () => {
+  for (const running of clocks.splice(0)) clearInterval(running);
+};
+
+bus.addEventListener("state", ({ detail: { state } }) => {
+  stopClocks();
+  if (state === "connecting") showState("connecting", "Connecting…", "\u00a0");
 });
 
-$("#reconnect").addEventListener("click", () => bus.connect());
-addEventListener("online", () => bus.connect());
+bus.addEventListener("connected", ({ detail: { connectionId } }) => {
+  stopClocks();
+  showState("open", "Connected", `guest-${connectionId.slice(0, 4)}`);
+  measure();
+  clocks.push(setInterval(measure, 5_000));
+});
+
+bus.addEventListener("reconnecting", ({ detail: { delay } }) => {
+  const until = Date.now() + delay;
+  const seconds = () => `trying again in ${Math.max(0, Math.ceil((until - Date.now()) / 1000))} s`;
+  stopClocks();
+  showState("waiting", "Connection lost", seconds());
+  clocks.push(setInterval(() => ($("#identity").textContent = seconds()), 500));
+});
+
+bus.addEventListener("disconnected", ({ detail: { code, reason } }) => {
+  stopClocks();
+  showState("closed", `Closed by the server: ${reason || `code ${code}`}`, "\u00a0");
+});
+
+$("#reconnect").addEventListener("click", connect);
 
 // --- subscriptions ----------------------------------------------------------------------------
 
+/** What this page has subscribed; the client subscribes it anew after each reconnect. */
+const patterns = new Set();
+
 const showChips = () => {
-  $("#subscription-count").textContent = `${bus.patterns.size} held by this connection`;
+  $("#subscription-count").textContent = `${patterns.size} held by this connection`;
   $("#chips").replaceChildren(
-    ...[...bus.patterns].map((pattern) => {
+    ...[...patterns].map((pattern) => {
       const remove = make("button", "", "×");
       remove.type = "button";
       remove.ariaLabel = `Unsubscribe from ${pattern}`;
@@ -279,26 +315,28 @@ const showChips = () => {
   );
 };
 
-const showRejected = (rejected) =>
-  $("#rejected").replaceChildren(
-    ...rejected.map(({ channel, message }) => row(make("code", "", channel), ` – ${message}`)),
-  );
+const showRejected = (...reasons) => $("#rejected").replaceChildren(...reasons.map((why) => row(why)));
 
 const subscribe = async (pattern) => {
-  try {
-    showRejected((await bus.subscribe([pattern])).rejected);
-  } catch (error) {
-    showRejected([{ channel: pattern, message: error.message }]);
-  }
+  if (patterns.has(pattern)) return;
+  patterns.add(pattern);
   showChips();
+  try {
+    await bus.subscribe(pattern);
+    showRejected();
+  } catch (error) {
+    patterns.delete(pattern);
+    showChips();
+    showRejected(error.message);
+  }
 };
 
 const unsubscribe = async (pattern) => {
-  const answered = bus.unsubscribe([pattern]).catch(() => {});
+  patterns.delete(pattern);
   showChips();
   // The button that had the focus is gone.
   ($("#chips button") ?? $("#subscribe input")).focus();
-  await answered;
+  await bus.unsubscribe(pattern).catch(() => {});
 };
 
 $("#subscribe").addEventListener("submit", (submitted) => {
@@ -332,13 +370,13 @@ const send = async () => {
   } catch (error) {
     return respond("Not sent: the parameters are not JSON", false, error.message);
   }
+  const began = performance.now();
+  const took = () => `${milliseconds(performance.now() - began)} there and back`;
   try {
-    const { success, data, error, milliseconds: took } = await bus.command(action.value, parsed);
-    const round = `${milliseconds(took)} there and back`;
-    if (success) respond("Done", true, JSON.stringify(data, null, 2), round);
-    else respond(error.code, false, error.message, round);
+    const data = await bus.command(action.value, parsed);
+    respond("Done", true, JSON.stringify(data, null, 2), took());
   } catch (error) {
-    respond("No response", false, error.message);
+    respond(error.code, false, error.message, took());
   }
 };
 
@@ -355,6 +393,5 @@ params.addEventListener("keydown", (pressed) => {
 });
 
 fillParams();
-for (const pattern of ["prices.*", "system.*", "chat.*"]) bus.patterns.add(pattern);
-showChips();
-bus.connect();
+for (const pattern of ["prices.*", "system.*", "chat.*"]) subscribe(pattern);
+connect();

@@ -1,4 +1,4 @@
-"""Laws of the end, whoever brings it about."""
+"""Laws of the end of a connection."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = [
 ]
 
 _PROMPTLY: Final = 2.0
-"""Seconds within which something is done that waits for nothing."""
+"""Seconds within which an action that waits for nothing is done."""
 _SHUTDOWN: Final = 3.0
-"""The same for a server with a stuck peer: a second to see that it is, another to let go."""
+"""The same for a shutdown with a stuck peer: a second to notice it, another to cut it off."""
 _REASON: Final = "é" * 61 + "x"
 """123 bytes: the most that fits (RFC 6455, section 5.5.1)."""
 
@@ -63,7 +63,7 @@ async def closed_by_the_client(adapter: Adapter) -> None:
 
 
 async def close_while_publishing(adapter: Adapter) -> None:
-    """Nothing is written after a close frame, and nobody else notices a close under load."""
+    """Nothing is written after a close frame, and a close under load does not affect others."""
     async with open_site(adapter) as site:
         for closes_itself in (True, False):
             leaver, reader = await site.connect(), await site.connect()
@@ -83,7 +83,7 @@ async def close_while_publishing(adapter: Adapter) -> None:
 
 
 async def abrupt_reset(adapter: Adapter) -> None:
-    """A connection that is reset is gone promptly, as 1006, and nobody else notices."""
+    """A connection that is reset is gone promptly, as 1006, and others are not affected."""
     async with open_site(adapter) as site:
         idle, busy, reader = [await site.connect() for _ in range(3)]
         for client in (idle, busy, reader):
@@ -119,7 +119,7 @@ async def abort(adapter: Adapter) -> None:
 
 
 async def shutdown(adapter: Adapter) -> None:
-    """A server that stops gives what it owes, then 1001 or 1012; a stuck peer delays nobody."""
+    """A server that stops sends what it owes, then 1001 or 1012; a stuck peer delays no other."""
     limits = msgspec.structs.replace(UNLIMITED, write_deadline=60.0)
     async with open_site(adapter, limits=limits) as site:
         stuck = await site.connect(receive_buffer=4096)
@@ -145,7 +145,7 @@ async def shutdown(adapter: Adapter) -> None:
         with move_on_after(_PROMPTLY):
             await site.departure(stuck)
         expect(site.has_left(stuck), "the stuck peer is gone, too")
-        expect(await _is_closed(site), "nobody is let in any more")
+        expect(await _is_closed(site), "no connection is accepted any more")
 
 
 async def _is_closed(site: Site) -> bool:

@@ -1,4 +1,4 @@
-"""Laws of order and of flow control: what happens to those who read, and to those who do not."""
+"""Laws of order and of flow control, for peers that read and peers that do not."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _KIB: Final = "x" * 1000
 _MIB: Final = 1 << 20
 _LONG_PING: Final = {"type": "ping", "id": "x" * 60_000}
 _MOST_AHEAD: Final = 16 * _MIB
-"""Bytes that a peer may be ahead of what it was answered: buffers of both kernels among them."""
+"""Bytes that a peer may send ahead of the answers, including buffers of both kernels."""
 
 
 async def order_out(adapter: Adapter) -> None:
     """Publications and answers arrive in the order made, all of them, in every dialect."""
-    # Room for all: on a busy machine these readers, in the same process, may not keep up.
+    # Large enough for all: on a busy machine these readers, in the same process, may not keep up.
     limits = msgspec.structs.replace(UNLIMITED, queue_messages=3000)
     protocols = ["wsbus.v1", "zigquant-v2"]
     async with open_site(adapter, protocols=protocols, limits=limits) as site:
@@ -79,7 +79,7 @@ async def tight_publisher(adapter: Adapter) -> None:
 
 
 async def backpressure(adapter: Adapter) -> None:
-    """What waits for a peer that does not read is bounded: its queue, and the bytes below it."""
+    """For a peer that does not read, the queue and the bytes below it are bounded."""
     async with open_site(adapter, limits=_PATIENT) as site:
         client = await site.connect(receive_buffer=_SMALL)
         await client.subscribe("a")
@@ -97,7 +97,7 @@ async def backpressure(adapter: Adapter) -> None:
 
 
 async def nothing_lost_unknowingly(adapter: Adapter) -> None:
-    """A peer that pauses and reads on gets the rest in order, and the number of what it missed."""
+    """A peer that pauses and reads on gets the rest in order, and the number of lost messages."""
     async with open_site(adapter, limits=_PATIENT) as site:
         client = await site.connect(receive_buffer=_SMALL)
         await client.subscribe("a", "end")
@@ -121,7 +121,7 @@ async def nothing_lost_unknowingly(adapter: Adapter) -> None:
 
 
 async def stuck_peer(adapter: Adapter) -> None:
-    """A peer that takes nothing is aborted at the write deadline, and slows nobody until then."""
+    """A peer that reads nothing is aborted at the write deadline, and slows no other until then."""
     limits = msgspec.structs.replace(UNLIMITED, write_deadline=0.5)
     async with open_site(adapter, limits=limits) as site:
         stuck = await site.connect(receive_buffer=_SMALL)
@@ -143,7 +143,7 @@ async def stuck_peer(adapter: Adapter) -> None:
 
 
 async def choked_reading(adapter: Adapter) -> None:
-    """A client that reads its answers slowly is read as slowly, whatever it sends."""
+    """The server reads as slowly from a client as the client reads its answers."""
     limits = msgspec.structs.replace(_PATIENT, control_bytes=64 * 1024)
     async with open_site(adapter, limits=limits) as site:
         for chatter in (b"", client_frame(Opcode.PING, b"x" * 100) * 16):
@@ -163,7 +163,7 @@ async def choked_reading(adapter: Adapter) -> None:
 
 
 async def ping_flood(adapter: Adapter) -> None:
-    """A peer that sends pings and never reads costs the server no memory to speak of."""
+    """A peer that sends pings and never reads costs the server hardly any memory."""
     if not adapter.bounds_pongs:
         raise SkipTest("the server answers pings below the adapter")
 
@@ -189,7 +189,7 @@ async def ping_flood(adapter: Adapter) -> None:
         expect(grown < 4 << 20, f"{grown} bytes for a peer that never reads")
         if is_over or site.has_left(flooder):
             return
-        direct = driver_of(site.connection(flooder)).member.outlet.direct
+        direct = driver_of(site.connection(flooder)).outlet.direct
         if direct is not None:
             expect(direct.unsent() < 1 << 20, f"{direct.unsent()} bytes of pongs wait")
 
@@ -214,13 +214,13 @@ async def _hears_pongs(client: JsonPeer, refs: list[str]) -> None:
 
 
 def _resident_bytes() -> int:
-    """Return what the process holds.
+    """Return the memory of the process.
 
     Raises:
-        SkipTest: There is no /proc to tell.
+        SkipTest: There is no /proc.
     """
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
-        raise SkipTest("there is no /proc, which tells the memory of a process") from None
+        raise SkipTest("there is no /proc to read the memory of a process from") from None
     return pages * 4096

@@ -1,4 +1,4 @@
-"""Laws of frames: what RFC 6455 lets a client send, and what it does not."""
+"""Laws of frames: those that RFC 6455 allows, and those that it forbids."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def pings(adapter: Adapter) -> None:
 
 
 async def oversized_messages(adapter: Adapter) -> None:
-    """A message of the limit passes, a byte more ends the connection with 1009."""
+    """A message of exactly the limit passes; one byte more ends the connection with 1009."""
     async with open_site(adapter) as site:
         limit = site.endpoint.limits.max_message_bytes
         fits = _ping_of(limit)

@@ -45,13 +45,13 @@ async def handshake_as_sent(adapter: Adapter) -> None:
 
 
 async def handshake_of_any_bytes(adapter: Adapter) -> None:
-    """Whatever bytes a handshake holds, an application that hears of the connection can read it."""
+    """An application can read the handshake of each connection, whatever bytes it holds."""
     async with open_site(adapter) as site:
         for target in ("/%FF%FE?a=%FF", "/%ED%A0%80", "/%00%0D%0A", "/\udcff?\udcfe", "/é"):
             try:
                 client = await site.connect(target, headers=[("X-Odd", "\udcff\udcfe")])
             except AssertionError:
-                continue  # The server itself refuses it, or hangs up.
+                continue  # The server itself refuses it, or closes the socket.
             await client.ping("1")
             connection = site.connection(client)
             msgspec.json.encode(site.bus.connections())

@@ -1,0 +1,86 @@
+"""What clients say: requests to JSON, in the form of the built-in dialects."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from ..core import messages as core
+from ..core.messages import Request
+
+__all__ = ["encode_request"]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
+    """Base of the messages to the server."""
+
+
+class _AuthOut(_Out, frozen=True, tag="auth"):
+    token: str
+    id: str | None = None
+
+
+class _SubscribeOut(_Out, frozen=True, tag="subscribe"):
+    channels: tuple[str, ...]
+    id: str | None = None
+
+
+class _UnsubscribeOut(_Out, frozen=True, tag="unsubscribe"):
+    channels: tuple[str, ...]
+    id: str | None = None
+
+
+class _CommandOut(_Out, frozen=True, tag="command"):
+    action: str
+    params: Raw
+    id: str | None = None
+
+
+class _PublishOut(_Out, frozen=True, tag="publish"):
+    channel: str
+    event: str
+    data: Raw
+    id: str | None = None
+
+
+class _GetStatusOut(_Out, frozen=True, tag="get_status"):
+    id: str | None = None
+
+
+class _PingOut(_Out, frozen=True, tag="ping"):
+    id: str | None = None
+
+
+class _PongOut(_Out, frozen=True, tag="pong"):
+    id: str | None = None
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the message for ``request``."""
+    return _encode(_message(request))
+
+
+def _message(request: Request) -> _Out:
+    match request:
+        case core.Command():
+            return _CommandOut(request.action, Raw(request.params), request.ref)
+        case core.Publish():
+            return _PublishOut(request.channel, request.event, Raw(request.data), request.ref)
+        case core.Pong():
+            return _PongOut(request.ref)
+        case core.Ping():
+            return _PingOut(request.ref)
+        case core.Subscribe():
+            return _SubscribeOut(request.names, request.ref)
+        case core.Unsubscribe():
+            return _UnsubscribeOut(request.names, request.ref)
+        case core.Auth():
+            return _AuthOut(request.token, request.ref)
+        case core.GetStatus():
+            return _GetStatusOut(request.ref)
+        case _:
+            raise AssertionError(request)

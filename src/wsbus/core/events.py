@@ -1,0 +1,99 @@
+"""Publications as a subscriber sees them, and what is missing between them.
+
+The same classes serve subscribers inside the process (:meth:`.Bus.subscribe`) and the Python
+client (:meth:`.Client.subscribe`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+__all__ = ["MAX_GAP_CHANNELS", "ChannelLoss", "Event", "Gap", "GapCause", "Position"]
+
+T = TypeVar("T")
+
+MAX_GAP_CHANNELS: Final = 16
+"""The most channels that a gap names; a gap that concerns more names none."""
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """Where a publication stands among those of its channel."""
+
+    epoch: str
+    """Identifies one numbering. Offsets of two epochs cannot be compared."""
+    offset: int
+    """Its number. Later publications of the channel have greater ones, not always the next."""
+
+
+class GapCause(StrEnum):
+    """Why publications are missing."""
+
+    RECONNECT = "reconnect"
+    """The client was not connected for a while."""
+    SERVER = "server"
+    """The server had no room for them: the client, or the network, was too slow."""
+    BUFFER = "buffer"
+    """The subscription's own buffer was full: the task that iterates was too slow."""
+
+
+class ChannelLoss(msgspec.Struct, frozen=True, gc=False):
+    """What is missing of one channel."""
+
+    lost: int | None
+    """How many publications; None: unknown."""
+    position: Position | None = None
+    """That of the newest missing publication; None: unknown, or the channel has no positions."""
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Publications are missing: read the state anew if it must be right."""
+
+    lost: int | None
+    """How many; None: unknown."""
+    cause: GapCause = GapCause.SERVER
+    channels: Mapping[str, ChannelLoss] | None = None
+    """What is missing, by channel; None: the channels are unknown, or more than 16."""
+
+    def joined(self, later: Gap) -> Gap:
+        """Return one gap that says what both say; the cause is ``reconnect`` if one of them is."""
+        unknown = self.lost is None or later.lost is None
+        lost = None if unknown else (self.lost or 0) + (later.lost or 0)
+        cause = later.cause if later.cause is GapCause.RECONNECT else self.cause
+        return Gap(lost, cause, _joined(self.channels, later.channels))
+
+
+def _joined(
+    first: Mapping[str, ChannelLoss] | None, later: Mapping[str, ChannelLoss] | None
+) -> Mapping[str, ChannelLoss] | None:
+    if first is None or later is None or len(first.keys() | later.keys()) > MAX_GAP_CHANNELS:
+        return None
+    channels = dict(first)
+    for channel, loss in later.items():
+        if channel in channels:
+            before = channels[channel]
+            unknown = before.lost is None or loss.lost is None
+            lost = None if unknown else (before.lost or 0) + (loss.lost or 0)
+            loss = ChannelLoss(lost, loss.position or before.position)  # noqa: PLW2901
+        channels[channel] = loss
+    return channels
+
+
+class Event(msgspec.Struct, Generic[T], frozen=True):
+    """One publication."""
+
+    channel: str
+    """The exact channel, never a pattern."""
+    event: str
+    """What happened, such as ``update``."""
+    data: T
+    """Decoded from JSON: never the publisher's own object."""
+    timestamp: float
+    """When the bus accepted it, in seconds since the epoch."""
+    gap: Gap | None = None
+    """What is missing right before it; None: as far as is known, nothing."""
+    position: Position | None = None
+    """Where it stands among the publications of its channel; None: the channel has no history."""

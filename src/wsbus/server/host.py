@@ -1,0 +1,161 @@
+"""Hosts the connections of a bus: starts and stops what runs for it, and serves its endpoints."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from anyio.abc import TaskGroup
+
+from ..core.errors import CloseCode, NotStarted, UsageError
+from ..core.hub import Hub
+from ..core.instant import Instant
+from ..endpoint import Admission, Endpoint, Refusal
+from ..transport import Transport
+from .commands import Commands
+from .driver import Driver
+from .flusher import Flusher
+from .hooks import HookLists
+from .lifecycle import Life
+from .runner import Runner
+from .services import Authorize, Services, read_clocks
+from .statistics import BusStatistics, ConnectionInfo
+
+__all__ = ["BusHost"]
+
+
+class BusHost:
+    """What the endpoints of a bus are made with; adapters reach it as :attr:`.Endpoint.host`.
+
+    It may be started again after a stop; each time all that runs is new.
+
+    Args:
+        commands: The commands of the bus.
+        hooks: The hooks of the bus.
+        authorize: Asked about everything that the grants allow; see :data:`.Authorize`.
+        flush_interval: Seconds for which publications may wait for others.
+        clock: Reads both clocks.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        hooks: HookLists,
+        *,
+        authorize: Authorize | None = None,
+        flush_interval: float = 0.0,
+        clock: Callable[[], Instant] = read_clocks,
+    ) -> None:
+        self._commands: Final = commands
+        self._hooks: Final = hooks
+        self._authorize: Final = authorize
+        self._flush_interval: Final = flush_interval
+        self._clock: Final = clock
+        self.life: Life | None = None
+        """The run that goes on, or has failed; None: there is none."""
+        self.has_run: bool = False
+        """Whether it has been started, be it running still or not."""
+
+    # --- life --------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether connections and publications are taken."""
+        return self.life is not None and self.life.is_up
+
+    @property
+    def services(self) -> Services:
+        """What runs just now.
+
+        Raises:
+            NotStarted: Nothing does.
+            UsageError: This is another thread than the event loop's.
+        """
+        life = self.life
+        if life is None or life.services is None:
+            raise NotStarted
+        if threading.get_ident() != life.thread:
+            raise UsageError(
+                f"the bus belongs to thread {life.thread}, this is {threading.get_ident()}: "
+                "use publish_threadsafe"
+            )
+        return life.services
+
+    async def start(self) -> None:
+        """Start. Cancellation: it has not started, and can be started again.
+
+        Raises:
+            UsageError: It is running.
+        """
+        if self.life is not None and not self.life.is_over:
+            raise UsageError("this bus is running already")
+        life = self.life = Life(self._make_services)
+        self.has_run = True
+        try:
+            await life.start()
+        except BaseException:
+            if self.life is life:
+                self.life = None
+            raise
+
+    async def stop(self, *, deadline: float = 10.0, code: int = CloseCode.GOING_AWAY) -> None:
+        """Stop; see :meth:`.Bus.aclose`. Idempotent."""
+        life = self.life
+        if life is not None:
+            await life.stop(deadline, code)
+            if self.life is life:
+                self.life = None
+
+    def _make_services(self, tasks: TaskGroup) -> Services:
+        hub, runner = Hub(), Runner(tasks)
+        return Services(
+            hub=hub,
+            flusher=Flusher(hub, runner, self._clock, self._flush_interval),
+            runner=runner,
+            clock=self._clock,
+            commands=self._commands,
+            authorize=self._authorize,
+            hooks=self._hooks,
+        )
+
+    # --- for its endpoints -----------------------------------------------------------------------
+
+    def accepts(self, endpoint: Endpoint) -> bool:
+        """Whether an endpoint takes connections now."""
+        return self.life is not None and self.life.accepts(endpoint)
+
+    def count(self, endpoint: Endpoint) -> int:
+        """Return how many connections an endpoint has."""
+        services = self.life.services if self.life else None
+        return services.registry.count(endpoint) if services else 0
+
+    def refusal(self, endpoint: Endpoint, name: str | None, subject: str) -> Refusal | None:
+        """Return why a connection of this name and subject would be refused, or None."""
+        services = self.life.services if self.life else None
+        return services.registry.refusal(endpoint, name, subject) if services else None
+
+    def serve(
+        self, endpoint: Endpoint, transport: Transport, admission: Admission
+    ) -> Coroutine[Any, Any, None]:
+        """Return what runs a connection to its end; see :meth:`.Endpoint.run`."""
+        services = self.life.services if self.life else None
+        if services is None or not self.accepts(endpoint):
+            return transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
+        driver = Driver(services, endpoint, transport, admission)
+        return driver.run(is_greeted=admission.is_greeted)
+
+    async def drain(self, endpoint: Endpoint, *, deadline: float, code: int) -> None:
+        """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
+        if self.life is not None:
+            await self.life.drain(endpoint, deadline, code)
+
+    # --- for operators -----------------------------------------------------------------------
+
+    def connections(self) -> list[ConnectionInfo]:
+        """Return what is known of each connection, oldest first."""
+        return [driver.info() for driver in self.services.registry.connected()]
+
+    def statistics(self) -> BusStatistics:
+        """Return the counters; costs a walk over the connections."""
+        return self.services.statistics(is_running=self.is_running)

@@ -1,0 +1,26 @@
+// Names as texts and bytes.
+import { CommandError } from "./errors.js";
+
+/** @type {(pattern: string[], names: string[]) => boolean} */
+export const fits = (pattern, names) =>
+  (names.length === pattern.length || (names.length > pattern.length && pattern.at(-1) === "*")) &&
+  pattern.every((segment, i) => segment === "*" || segment === "+" || segment === names[i]);
+
+const encoder = new TextEncoder();
+
+/** @type {(text: string) => Uint8Array} */
+export const encode = (text) => encoder.encode(text);
+
+/** @type {(text: string) => number} */
+export const bytesOf = (text) => encode(text).length;
+
+/** Refuse a name that is too long for any server: it could cut the connection. @param {string} name */
+export const checkLength = (name) => {
+  if (bytesOf(name) > 255 || name.split(".").length > 16) {
+    throw new CommandError("INVALID_CHANNEL", "a name may have at most 255 bytes and 16 segments");
+  }
+};
+
+/** A token as a subprotocol can hold it (RFC 4648, section 5). @type {(text: string) => string} */
+export const base64url = (text) =>
+  btoa(String.fromCharCode(...encode(text))).replace(/[+/=]/g, (c) => (c === "=" ? "" : c === "+" ? "-" : "_"));

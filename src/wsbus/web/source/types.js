@@ -1,0 +1,74 @@
+// The types that users see.
+
+/** @import { ConnectionError } from "./errors.js" */
+
+/** Where a publication stands among those of its channel. @typedef {{ epoch: string, offset: number }} Position */
+/**
+ * What is missing. `lost`: how many events; null: nobody knows. `cause`: there was no connection for a
+ * while (`reconnect`); the `server` had no room for them; the `buffer` of the loop was full. `channels`:
+ * how many of each channel, and the position of the newest one of them; absent: not known, or too many.
+ * @typedef {{ lost: number | null, cause: "reconnect" | "server" | "buffer",
+ *   channels?: Map<string, { lost: number, position?: Position }> }} Gap
+ */
+/**
+ * `timestamp`: ms since 1970. `gap`: what is missing right before this event, in a loop; absent: nothing
+ * that is known. `position`: absent if the channel has no history.
+ * @template [T=unknown]
+ * @typedef {{ channel: string, event: string, timestamp: number, data: T, gap?: Gap, position?: Position }} BusEvent
+ */
+/** @typedef {{ signal?: AbortSignal }} Abortable */
+/**
+ * `timeout`: ms (30,000).
+ * @typedef {Abortable & { timeout?: number }} Limited
+ */
+/**
+ * `idempotent`: it may be sent again if the connection is lost before the answer.
+ * @typedef {Limited & { idempotent?: boolean }} RequestOptions
+ */
+/** @typedef {string | null | undefined} Token */
+/** @typedef {"idle" | "connecting" | "connected" | "waiting" | "closed"} State */
+/**
+ * What the client uses of a WebSocket.
+ * @typedef {{
+ *   readonly protocol: string, send(data: string): void, close(code?: number): void,
+ *   addEventListener(type: string, listener: (event: { type: string }) => void): void,
+ * }} Socket
+ */
+/**
+ * @typedef {object} ClientOptions
+ * @property {Token | ((options: { signal: AbortSignal }) => Token | Promise<Token>)} [token] A
+ *   function is called for each connection, and before a token expires.
+ * @property {"message" | "subprotocol"} [tokenIn] "message". In a subprotocol, it is known before the
+ *   connection is, where the server takes it there.
+ * @property {"wsbus.v1" | "zigquant-v2"} [protocol]
+ * @property {new (url: string, protocols: string[]) => Socket} [WebSocket]
+ * @property {AbortSignal} [signal] Closes the client.
+ * @property {{ base?: number, cap?: number, attempts?: number, first?: boolean }} [retry] 1,000 ms,
+ *   30,000 ms, Infinity, false. `first`: `connect()` waits until an attempt succeeds.
+ * @property {{ interval?: number, timeout?: number }} [heartbeat] 15,000 ms, 20,000 ms.
+ */
+/** @typedef {{ code: number, reason: string, error: ConnectionError | null }} Ending */
+/**
+ * `state`: `client.state` has changed. `reconnecting`: in `delay` ms. `disconnected`: no further
+ * attempt is made. `gap`: fetch the state anew. `error`: an error that no call waits for; it goes to
+ * the console, too, unless `preventDefault` is called.
+ * @typedef {{
+ *   state: CustomEvent<{ state: State }>,
+ *   connected: CustomEvent<{ reconnected: boolean, connectionId?: string, subject?: string }>,
+ *   reconnecting: CustomEvent<{ attempt: number, delay: number, error: ConnectionError }>,
+ *   disconnected: CustomEvent<Ending>,
+ *   gap: CustomEvent<Gap & { pattern?: string }>,
+ *   error: CustomEvent<unknown>,
+ * }} ClientEvents
+ */
+/**
+ * @typedef {{
+ *   addEventListener<K extends keyof ClientEvents>(type: K,
+ *     listener: (event: ClientEvents[K]) => void, options?: boolean | AddEventListenerOptions): void,
+ *   removeEventListener<K extends keyof ClientEvents>(type: K,
+ *     listener: (event: ClientEvents[K]) => void, options?: boolean | EventListenerOptions): void,
+ *   dispatchEvent(event: Event): boolean,
+ * }} ClientEventTarget
+ */
+
+export {};

@@ -1,0 +1,194 @@
+// Replays transcripts against the JavaScript client's session; README.md has the format.
+//
+// Reads a list of transcripts from standard input, and writes for each what differs, or null.
+
+import { text } from "node:stream/consumers";
+import { isDeepStrictEqual } from "node:util";
+import { ClientSession } from "../../src/wsbus/web/source/session.js";
+
+const START = 1_000_000;
+
+/** A code of the server, of this client, or of the end of the connection. */
+const codeOf = ({ code }) => {
+  if ([4401, 4500].includes(code)) return "UNAUTHENTICATED";
+  return typeof code === "number" ? "CONNECTION_LOST" : code;
+};
+
+const endOf = (error) => {
+  if (error.message.startsWith("gave up")) return "GAVE_UP";
+  return codeOf(error) === "CONNECTION_LOST" ? error.code : codeOf(error);
+};
+
+const requestOf = ({ do: what, action, params = {}, channel, event = "message", data }) => {
+  if (what === "client.command") return { type: "command", action, params };
+  if (what === "client.publish") return { type: "publish", channel, event, data };
+  return { type: "get_status" };
+};
+
+/** A frame as text: a message, several messages, or a text as it is. */
+const textOf = (frame) => {
+  if (typeof frame === "string") return frame;
+  return (Array.isArray(frame) ? frame : [frame]).map((message) => JSON.stringify(message)).join("\n");
+};
+
+class Client {
+  #session;
+  #said = [];
+  #told = [];
+  #isConnected = false;
+  #generation = 0;
+  #now = START;
+
+  constructor({ token, fetches, in_handshake: inHandshake, ping_interval, ping_timeout, retry, chance }) {
+    const heartbeat = { interval: ping_interval ?? 15_000, timeout: ping_timeout ?? 20_000 };
+    const options = { token, isFetched: fetches, inHandshake, heartbeat, retry };
+    const given = Object.entries(options).filter(([, value]) => value !== undefined);
+    this.#session = new ClientSession(Object.fromEntries(given), () => chance ?? 0.5);
+  }
+
+  take(step, at) {
+    const { say, tell, state, ...rest } = step;
+    delete rest.at;
+    if (say === "client") return this.#compare("says", this.#said, rest);
+    if (tell === "client") return this.#compare("tells", this.#told, rest);
+    if (state === "client" && this.#session.state !== step.is) {
+      throw new Error(`its state is ${this.#session.state}`);
+    }
+    if (step.do) this.finish(); // What is said at one moment may cross on its way.
+    if (step.do || say) {
+      this.#now = START + at;
+      this.#happen(step);
+    }
+    return undefined;
+  }
+
+  finish() {
+    const left = this.#said[0] ?? this.#told[0];
+    if (left) throw new Error(`before this it says, or tells ${JSON.stringify(left)}`);
+  }
+
+  #compare(verb, queue, expected) {
+    const found = queue.shift();
+    if (!isDeepStrictEqual(found, expected)) throw new Error(`it ${verb} ${JSON.stringify(found)}`);
+  }
+
+  #happen(step) {
+    const { pattern, holder, key } = step;
+    switch (step.do ?? step.say) {
+      case "client.connect":
+        return this.#handle({ type: "connect" });
+      case "client.close":
+        return this.#handle({ type: "close" });
+      case "client.subscribe":
+        return this.#handle({ type: "subscribe", pattern, holder });
+      case "client.unsubscribe":
+        return this.#handle({ type: "unsubscribe", pattern, holder });
+      case "client.command":
+      case "client.publish":
+      case "client.status":
+        return this.#handle({ type: "request", key, message: requestOf(step), isIdempotent: step.idempotent });
+      case "client.token":
+        return this.#handle({ type: "token", generation: this.#generation, token: step.token });
+      case "client.time":
+        return this.#time();
+      case "network.open":
+        this.#isConnected = true;
+        return this.#handle({ type: "opened" });
+      case "network.lost":
+        return this.#lost(1006, "");
+      case "server":
+        return "close" in step ? this.#lost(step.close, step.reason) : this.#hear(textOf(step.frame));
+    }
+  }
+
+  #time() {
+    // A rounding error is no other moment.
+    if (this.#session.deadline > this.#now + 1e-3) {
+      throw new Error(`its time is ${this.#session.deadline - START} ms`);
+    }
+    this.#handle({ type: "deadline" });
+  }
+
+  #lost(code, reason) {
+    this.#isConnected = false;
+    this.#handle({ type: "lost", code, reason });
+  }
+
+  #hear(frame) {
+    for (const line of frame.split("\n")) {
+      const message = JSON.parse(line);
+      if (message.type !== "event") {
+        this.#handle({ type: "heard", message });
+        continue;
+      }
+      const { channel, event, timestamp, data } = message;
+      const holders = [...this.#session.audience(channel)].sort();
+      if (holders.length) this.#told.push({ what: "event", holders, channel, event, timestamp, data });
+    }
+  }
+
+  #handle(input) {
+    for (const action of this.#session.handle(input, this.#now)) this.#perform(action);
+  }
+
+  #perform(action) {
+    const { key, holder, error } = action;
+    switch (action.type) {
+      case "say":
+        return this.#said.push({ frame: JSON.parse(action.text) });
+      case "dial":
+        return this.#said.push({ dial: action.token === null ? {} : { token: action.token } });
+      case "hangUp":
+        return this.#isConnected && this.#said.push({ close: 1000 });
+      case "cut":
+        return this.#said.push({ close: null });
+      case "fetchToken":
+        this.#generation = action.generation;
+        return this.#told.push({ what: "token" });
+      case "answer": {
+        const { outcome } = action;
+        if (outcome.error) return this.#told.push({ what: "failed", key, code: codeOf(outcome.error) });
+        return this.#told.push({ what: "answer", key, data: outcome.data });
+      }
+      case "confirm":
+        return this.#told.push({ what: "confirmed", holder });
+      case "dismiss":
+        return this.#told.push({ what: "dismissed", holder, code: codeOf(error) });
+      case "lose": {
+        const { lost, cause, channels } = action;
+        const named = channels?.map((each) => [each.channel, each.lost ?? null]);
+        const more = named?.length ? { channels: Object.fromEntries(named) } : {};
+        return this.#told.push({ what: "missed", holder, lost, cause, ...more });
+      }
+      case "tellConnected": {
+        const { connectionId, subject, isAgain } = action;
+        return this.#told.push({ what: "connected", connection_id: connectionId, subject, again: isAgain });
+      }
+      case "tellReconnecting":
+        return this.#told.push({ what: "reconnecting", attempt: action.attempt, delay: Math.round(action.delay) });
+      case "tellRefreshFailed":
+        return this.#told.push({ what: "refresh_failed" });
+      case "stop":
+        return this.#told.push(error ? { what: "ended", code: endOf(error) } : { what: "ended" });
+    }
+  }
+}
+
+const replay = ({ client = {}, steps }) => {
+  let at = 0;
+  let number = 0;
+  try {
+    const player = new Client(client);
+    for (const step of steps) {
+      number += 1;
+      at = step.at ?? at;
+      player.take(step, at);
+    }
+    player.finish();
+    return null;
+  } catch (error) {
+    return `step ${number}, ${JSON.stringify(steps[number - 1])}: ${error.message}`;
+  }
+};
+
+process.stdout.write(JSON.stringify(JSON.parse(await text(process.stdin)).map(replay)));
