@@ -50,7 +50,7 @@ from wsbus.core.messages import (
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.permissions import Grants, Identity
 from wsbus.core.session import Session, State
-from wsbus.core.session_states import TABLE, Duty, Input
+from wsbus.core.session_states import TABLE, SessionDuty, SessionInput
 from wsbus.protocols.zigquant import ZigQuant
 
 START: Final = Instant(1000.0, 1_700_000_000.0)
@@ -202,10 +202,10 @@ def test_every_state_ends(state: State) -> None:
     assert session.state is State.CLOSED
 
 
-@pytest.mark.parametrize("heard", Input, ids=lambda heard: str(heard.name))
+@pytest.mark.parametrize("heard", SessionInput, ids=lambda heard: str(heard.name))
 @pytest.mark.parametrize("state", State, ids=lambda state: str(state.name))
 def test_a_pair_that_is_not_in_the_table_raises_and_changes_nothing(
-    state: State, heard: Input
+    state: State, heard: SessionInput
 ) -> None:
     """To hold who is not held is a duty, to release who is not is a mistake."""
     session = in_state(state)
@@ -222,29 +222,29 @@ def test_a_pair_that_is_not_in_the_table_raises_and_changes_nothing(
 def test_the_table_is_complete() -> None:
     """Whatever a client or the application does, and the end, has a row in every state."""
     anybody = {
-        Input.PING,
-        Input.AUTH,
-        Input.REQUEST,
-        Input.HOLD,
-        Input.CHANGE,
-        Input.END,
+        SessionInput.PING,
+        SessionInput.AUTH,
+        SessionInput.REQUEST,
+        SessionInput.HOLD,
+        SessionInput.CHANGE,
+        SessionInput.END,
     }
     assert set(TABLE) >= {(state, heard) for state in State for heard in anybody}
     # What the rest stands for cannot happen in the other states.
     assert {pair for pair in TABLE if pair[1] not in anybody} == {
-        (State.AWAITING, Input.JUDGE),
-        (State.AWAITING, Input.ADMIT),
-        (State.JUDGING, Input.ADMIT),
-        (State.JUDGING, Input.ANSWER),
-        (State.OPEN, Input.JUDGE),
-        (State.OPEN, Input.ANSWER),
-        (State.HELD, Input.ANSWER),
-        (State.HELD, Input.RELEASE),
-        (State.CLOSED, Input.RELEASE),
+        (State.AWAITING, SessionInput.JUDGE),
+        (State.AWAITING, SessionInput.ADMIT),
+        (State.JUDGING, SessionInput.ADMIT),
+        (State.JUDGING, SessionInput.ANSWER),
+        (State.OPEN, SessionInput.JUDGE),
+        (State.OPEN, SessionInput.ANSWER),
+        (State.HELD, SessionInput.ANSWER),
+        (State.HELD, SessionInput.RELEASE),
+        (State.CLOSED, SessionInput.RELEASE),
     }
     # What `Session.handle` takes for granted, since it is what happens most.
-    for heard in (Input.PING, Input.AUTH, Input.REQUEST):
-        assert TABLE[State.OPEN, heard] == (Duty.ACT, State.OPEN)
+    for heard in (SessionInput.PING, SessionInput.AUTH, SessionInput.REQUEST):
+        assert TABLE[State.OPEN, heard] == (SessionDuty.ACT, State.OPEN)
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: type(command).__name__)

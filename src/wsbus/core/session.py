@@ -50,7 +50,7 @@ from .pending import PendingRequests
 from .permissions import Identity
 from .protocol import WireProtocol
 from .session_calls import judge_command, judge_publish, judge_twice
-from .session_states import TABLE, Duty, Input, State
+from .session_states import TABLE, SessionDuty, SessionInput, State
 from .session_subscriptions import LISTS, NOT_ALLOWED, NOT_GRANTED, Holdings, JudgedRequest
 from .session_time import due, next_deadline
 
@@ -110,7 +110,7 @@ class Session:
         self.state: State = State.AWAITING
         self.identity = identity
         if identity is not None:
-            self._take(Input.ADMIT)
+            self._take(SessionInput.ADMIT)
         self.heartbeat: Final = heartbeat
         self.deadline: float = 0.0
         """When :meth:`handle_deadline` has something to do, in monotonic seconds."""
@@ -146,11 +146,11 @@ class Session:
         if self.state is _OPEN:  # It acts on whatever comes; the table says so, too.
             waits = not self.pending.is_idle and self.pending.must_wait(command)
         else:
-            heard = Input.AUTH if isinstance(command, Auth) else Input.REQUEST
-            duty = self._take(Input.PING if isinstance(command, _BEATS) else heard)
-            if duty is Duty.REFUSE:
+            heard = SessionInput.AUTH if isinstance(command, Auth) else SessionInput.REQUEST
+            duty = self._take(SessionInput.PING if isinstance(command, _BEATS) else heard)
+            if duty is SessionDuty.REFUSE:
                 return [refuse(command, ErrorCode.UNAUTHENTICATED, "authenticate first")]
-            waits = duty is Duty.WAIT
+            waits = duty is SessionDuty.WAIT
         if waits:
             self.pending.wait(command)
             return []
@@ -255,7 +255,7 @@ class Session:
         return self._holdings.revoke(pattern, reason)
 
     def _changes(self) -> bool:
-        return self._take(Input.CHANGE) is Duty.ACT
+        return self._take(SessionInput.CHANGE) is SessionDuty.ACT
 
     @property
     def assigned(self) -> Collection[Pattern]:
@@ -281,7 +281,7 @@ class Session:
         def answered(verdict: Identity | str, now: Instant) -> list[Action]:
             return self._authenticated(verdict, auth.ref, now)
 
-        self._take(Input.JUDGE)
+        self._take(SessionInput.JUDGE)
         return [AskToken(self.pending.begin(auth, answered), auth.token)]
 
     def handle_token(self, request: int, verdict: Identity | str, now: Instant) -> list[Action]:
@@ -304,7 +304,7 @@ class Session:
     def _handle_answer(self, number: int, answer: object, now: Instant) -> list[Action]:
         if not self.pending.awaits(number):
             return []
-        if self._take(Input.ANSWER) is Duty.WAIT:
+        if self._take(SessionInput.ANSWER) is SessionDuty.WAIT:
             self.pending.keep(number, answer)
             return []
         return self.pending.settle(number).answered(answer, now)
@@ -328,11 +328,11 @@ class Session:
         Returns:
             Whether it was not held, and is now.
         """
-        return self._take(Input.HOLD) is Duty.ACT
+        return self._take(SessionInput.HOLD) is SessionDuty.ACT
 
     def release(self) -> None:
         """End a :meth:`hold`; what waited is for :meth:`resume`."""
-        self._take(Input.RELEASE)
+        self._take(SessionInput.RELEASE)
 
     def _authenticated(
         self, verdict: Identity | str, ref: str | None, now: Instant
@@ -347,7 +347,7 @@ class Session:
                 return [refused]
             return [refused, *self.close(CloseCode.TOKEN_REFUSED, "token refused")]
         if old is None:
-            self._take(Input.ADMIT)
+            self._take(SessionInput.ADMIT)
         self.identity = verdict
         self.reschedule(now)
         actions: list[Action] = [
@@ -380,12 +380,12 @@ class Session:
 
     def close(self, code: int, reason: str) -> list[Action]:
         """End the conversation; nothing is acted on afterwards."""
-        if self._take(Input.END) is Duty.IGNORE:
+        if self._take(SessionInput.END) is SessionDuty.IGNORE:
             return []
         self.pending.clear()
         return [Close(code, reason)]
 
-    def _take(self, heard: Input) -> Duty:
+    def _take(self, heard: SessionInput) -> SessionDuty:
         duty, self.state = TABLE[self.state, heard]
         return duty
 

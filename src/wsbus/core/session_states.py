@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-__all__ = ["TABLE", "Duty", "Input", "State"]
+__all__ = ["TABLE", "SessionDuty", "SessionInput", "State"]
 
 
 class State(Enum):
@@ -22,7 +22,7 @@ class State(Enum):
     CLOSED = "nothing is acted on any more"
 
 
-class Input(Enum):
+class SessionInput(Enum):
     """What happens to a conversation."""
 
     PING = "the client sends a ping or a pong"
@@ -37,7 +37,7 @@ class Input(Enum):
     END = "the connection ends"
 
 
-class Duty(Enum):
+class SessionDuty(Enum):
     """What a conversation does with an input."""
 
     ACT = "act on it"
@@ -46,62 +46,62 @@ class Duty(Enum):
     IGNORE = "nothing"
 
 
-_STAYS: Final[dict[State, dict[Input, Duty]]] = {
+_STAYS: Final[dict[State, dict[SessionInput, SessionDuty]]] = {
     State.AWAITING: {
-        Input.PING: Duty.REFUSE,
-        Input.AUTH: Duty.ACT,
-        Input.REQUEST: Duty.REFUSE,
-        Input.HOLD: Duty.IGNORE,  # There is nothing that could be acted on.
-        Input.CHANGE: Duty.ACT,
+        SessionInput.PING: SessionDuty.REFUSE,
+        SessionInput.AUTH: SessionDuty.ACT,
+        SessionInput.REQUEST: SessionDuty.REFUSE,
+        SessionInput.HOLD: SessionDuty.IGNORE,  # There is nothing that could be acted on.
+        SessionInput.CHANGE: SessionDuty.ACT,
     },
     State.JUDGING: {
-        Input.PING: Duty.ACT,
-        Input.AUTH: Duty.WAIT,
-        Input.REQUEST: Duty.WAIT,
-        Input.ANSWER: Duty.ACT,
-        Input.HOLD: Duty.IGNORE,  # All that the client says waits already.
-        Input.CHANGE: Duty.ACT,
+        SessionInput.PING: SessionDuty.ACT,
+        SessionInput.AUTH: SessionDuty.WAIT,
+        SessionInput.REQUEST: SessionDuty.WAIT,
+        SessionInput.ANSWER: SessionDuty.ACT,
+        SessionInput.HOLD: SessionDuty.IGNORE,  # All that the client says waits already.
+        SessionInput.CHANGE: SessionDuty.ACT,
     },
     State.OPEN: {
-        Input.PING: Duty.ACT,
-        Input.AUTH: Duty.ACT,
-        Input.REQUEST: Duty.ACT,
-        Input.JUDGE: Duty.ACT,
-        Input.ANSWER: Duty.ACT,
-        Input.CHANGE: Duty.ACT,
+        SessionInput.PING: SessionDuty.ACT,
+        SessionInput.AUTH: SessionDuty.ACT,
+        SessionInput.REQUEST: SessionDuty.ACT,
+        SessionInput.JUDGE: SessionDuty.ACT,
+        SessionInput.ANSWER: SessionDuty.ACT,
+        SessionInput.CHANGE: SessionDuty.ACT,
     },
     State.HELD: {
-        Input.PING: Duty.ACT,
-        Input.AUTH: Duty.WAIT,
-        Input.REQUEST: Duty.WAIT,
-        Input.ANSWER: Duty.WAIT,
-        Input.HOLD: Duty.IGNORE,  # One hold is enough.
-        Input.CHANGE: Duty.ACT,
+        SessionInput.PING: SessionDuty.ACT,
+        SessionInput.AUTH: SessionDuty.WAIT,
+        SessionInput.REQUEST: SessionDuty.WAIT,
+        SessionInput.ANSWER: SessionDuty.WAIT,
+        SessionInput.HOLD: SessionDuty.IGNORE,  # One hold is enough.
+        SessionInput.CHANGE: SessionDuty.ACT,
     },
     State.CLOSED: {
-        Input.PING: Duty.IGNORE,
-        Input.AUTH: Duty.IGNORE,
-        Input.REQUEST: Duty.IGNORE,
-        Input.HOLD: Duty.IGNORE,
-        Input.RELEASE: Duty.IGNORE,
-        Input.CHANGE: Duty.IGNORE,
-        Input.END: Duty.IGNORE,
+        SessionInput.PING: SessionDuty.IGNORE,
+        SessionInput.AUTH: SessionDuty.IGNORE,
+        SessionInput.REQUEST: SessionDuty.IGNORE,
+        SessionInput.HOLD: SessionDuty.IGNORE,
+        SessionInput.RELEASE: SessionDuty.IGNORE,
+        SessionInput.CHANGE: SessionDuty.IGNORE,
+        SessionInput.END: SessionDuty.IGNORE,
     },
 }
-_MOVES: Final[dict[tuple[State, Input], State]] = {
-    (State.AWAITING, Input.JUDGE): State.JUDGING,
-    (State.AWAITING, Input.ADMIT): State.OPEN,  # By the handshake.
-    (State.JUDGING, Input.ADMIT): State.OPEN,
-    (State.OPEN, Input.HOLD): State.HELD,
-    (State.HELD, Input.RELEASE): State.OPEN,
-    **{(state, Input.END): State.CLOSED for state in State if state is not State.CLOSED},
+_MOVES: Final[dict[tuple[State, SessionInput], State]] = {
+    (State.AWAITING, SessionInput.JUDGE): State.JUDGING,
+    (State.AWAITING, SessionInput.ADMIT): State.OPEN,  # By the handshake.
+    (State.JUDGING, SessionInput.ADMIT): State.OPEN,
+    (State.OPEN, SessionInput.HOLD): State.HELD,
+    (State.HELD, SessionInput.RELEASE): State.OPEN,
+    **{(state, SessionInput.END): State.CLOSED for state in State if state is not State.CLOSED},
 }
 
-TABLE: Final[dict[tuple[State, Input], tuple[Duty, State]]] = {
+TABLE: Final[dict[tuple[State, SessionInput], tuple[SessionDuty, State]]] = {
     **{
         (state, heard): (duty, state)
         for state, row in _STAYS.items()
         for heard, duty in row.items()
     },
-    **{pair: (Duty.ACT, then) for pair, then in _MOVES.items()},
+    **{pair: (SessionDuty.ACT, then) for pair, then in _MOVES.items()},
 }
