@@ -28,14 +28,14 @@ logger: Final = logging.getLogger("wsbus.interest")
 LINGER_SECONDS: Final = 1.0
 """How long a pattern stays wanted after its last member has left."""
 
-Missed: TypeAlias = Collection[Pattern] | None
+Unreached: TypeAlias = Collection[Pattern] | None
 """Patterns that cannot be brought now; None: there are none."""
 
 
 class InterestProvider(Protocol):
     """Brings publications from elsewhere; the calls come in the order of what happened."""
 
-    def gained(self, patterns: Sequence[Pattern]) -> Awaitable[Missed] | None:
+    def gained(self, patterns: Sequence[Pattern]) -> Awaitable[Unreached] | None:
         """Begin to bring what matches these patterns; never waits.
 
         Returns:
@@ -185,9 +185,9 @@ class Interest:
             self._runner.submit(partial(self._await, [*new], coming, awaitable))
 
     async def _await(
-        self, patterns: Sequence[Pattern], coming: _Coming, awaitable: Awaitable[Missed]
+        self, patterns: Sequence[Pattern], coming: _Coming, awaitable: Awaitable[Unreached]
     ) -> None:
-        missed: Missed = patterns
+        missed: Unreached = patterns
         try:
             missed = await awaitable
         except Exception:
@@ -195,7 +195,7 @@ class Interest:
         finally:
             self._settle(patterns, coming, missed)
 
-    def _settle(self, patterns: Sequence[Pattern], coming: _Coming, missed: Missed) -> None:
+    def _settle(self, patterns: Sequence[Pattern], coming: _Coming, missed: Unreached) -> None:
         for pattern in patterns:
             if self._known.get(pattern) is not coming:
                 continue  # It was lost meanwhile.
