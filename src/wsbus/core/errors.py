@@ -61,6 +61,8 @@ class ErrorCode(StrEnum):
     """The connection holds as many subscriptions as its endpoint allows."""
     RATE_LIMITED = "RATE_LIMITED"
     """Too many messages or commands; this one was not acted on."""
+    UNAVAILABLE = "UNAVAILABLE"
+    """What a subscription needs cannot be reached now; it may be asked for again."""
     UNKNOWN_ACTION = "UNKNOWN_ACTION"
     """No command of this name is registered."""
     VALIDATION_ERROR = "VALIDATION_ERROR"

@@ -75,8 +75,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     auth_timeout: float = 10.0
     """From the handshake to a valid token; then close ``TOKEN_REFUSED``."""
     max_waiting: int = 16
-    """Messages that wait in order while a question, such as a token, is judged; more are
-    ``RATE_LIMITED``."""
+    """Requests that are pending (the application is asked about them, say) or wait for one that
+    is. Above it the connection is not read until one is answered; none is refused for it."""
     max_running_commands: int = 16
     """Commands carried out at once for one connection; more are ``RATE_LIMITED``."""
     command_timeout: float = 25.0

@@ -33,7 +33,7 @@ from .outbox import Outbox
 from .pace import Pace
 from .requests import Measure, OpenRequest, Requests
 from .retry import Advice, Attempts, Retry, advice_for, meaning_of
-from .states import NEXT, ClientMove, ClientState
+from .states import TABLE, ClientDuty, ClientInput, ClientState
 from .subscriptions import ClientHoldings
 from .token import Token, TokenUse
 
@@ -128,9 +128,8 @@ class ClientSession(Generic[H]):
 
     def opened(self, now: Instant) -> list[ClientAction]:
         """Start to use a connection that was opened."""
-        if self.state is not ClientState.DIALLING:
+        if not self._takes(ClientInput.OPENED):
             return []
-        self._move(ClientMove.GREET)
         self.deadline = now.monotonic + self._connect_timeout
         token = self._token
         if token.text is not None and not token.use.in_handshake:
@@ -141,28 +140,28 @@ class ClientSession(Generic[H]):
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
         """Note that no connection could be opened."""
-        dials = self.state is ClientState.DIALLING
-        return self._retreat(error, advice, now, chance) if dials else []
+        is_next = self._takes(ClientInput.FAILED)
+        return self._retreat(error, advice, now, chance) if is_next else []
 
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
         """Note that the connection, or the attempt, has ended, on either side."""
         verdict, self._verdict = self._verdict or reason, ""
-        is_too_big = (code := meaning_of(code, reason)) == CloseCode.MESSAGE_TOO_BIG
-        match self.state:
-            case ClientState.DIALLING:
-                return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
-            case ClientState.GREETING | ClientState.OPEN:
-                self._attempts.left(now.monotonic)
-                new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
-                in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
-                error: WsbusError = ConnectionLost(code, verdict)
-                if code == CloseCode.TOKEN_REFUSED:
-                    error = Unauthenticated(verdict or "the token was refused")
-                shows = self.state is ClientState.GREETING and self._token.sent_ref is not None
-                advice = Advice.STOP if is_too_big and shows else advice_for(code)
-                return in_flight + self._retreat(error, advice, now, chance)
-            case _:
-                return []
+        code = meaning_of(code, reason)
+        is_too_big = code == CloseCode.MESSAGE_TOO_BIG
+        if not self._takes(ClientInput.LOST):
+            return []
+        if self.state is ClientState.DIALLING:
+            return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
+        self._attempts.left(now.monotonic)
+        new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
+        in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
+        error: WsbusError = ConnectionLost(code, verdict)
+        if code == CloseCode.TOKEN_REFUSED:
+            error = Unauthenticated(verdict or "the token was refused")
+        advice, has_sent_token = advice_for(code), self._token.sent_ref is not None
+        if is_too_big and self.state is ClientState.GREETING and has_sent_token:
+            advice = Advice.STOP  # Only the token was sent.
+        return in_flight + self._retreat(error, advice, now, chance)
 
     def handle_token(self, generation: int, token: str, now: Instant) -> list[ClientAction]:
         """Take the answer to :class:`.FetchToken`; a late one is ignored."""
@@ -187,7 +186,7 @@ class ClientSession(Generic[H]):
         """Act on one message of the server; for events see :meth:`audience`."""
         self._at = now.monotonic
         match heard:
-            case _ if self.state not in {ClientState.GREETING, ClientState.OPEN}:
+            case _ if not self._takes(ClientInput.HEARD):
                 return []
             case messages.Ping(ref):
                 self._pace.take(now.monotonic)
@@ -275,7 +274,7 @@ class ClientSession(Generic[H]):
 
     def _enter(self, subject: str | None, now: Instant, *more: ClientAction) -> list[ClientAction]:
         is_again = self._attempts.entered(now.monotonic, is_settled=not self._holdings.names)
-        self._move(ClientMove.ENTER)
+        self._takes(ClientInput.ENTER)
         self._liveness.start(now.monotonic)
         self._reschedule()
         return [
@@ -298,19 +297,17 @@ class ClientSession(Generic[H]):
 
     def handle_deadline(self, now: Instant) -> list[ClientAction]:
         """Act at the deadline: connect, ping, refresh the token, or give the connection up."""
-        if now.monotonic < self.deadline:
+        if now.monotonic < self.deadline or not self._takes(ClientInput.DUE):
             return []
         self._at = now.monotonic
         match self.state:
             case ClientState.WAITING:
                 return self._begin(now)
-            case ClientState.DIALLING:
-                return self._cut(f"no answer from the server within {self._connect_timeout:g} s")
-            case ClientState.GREETING:
-                return self._cut("the server took the connection and then said nothing")
             case ClientState.OPEN:
                 return self._tend(now)
-        return []
+            case ClientState.DIALLING:
+                return self._cut(f"no answer from the server within {self._connect_timeout:g} s")
+        return self._cut("the server took the connection and then said nothing")
 
     def _tend(self, now: Instant) -> list[ClientAction]:
         todo: list[ClientAction] = []
@@ -346,12 +343,12 @@ class ClientSession(Generic[H]):
         self._connection_id = self._subject = self._ping_ref = None
         if not self._token.use.is_fetched:
             return [self._dial(now)]
-        self._move(ClientMove.FETCH)
+        self._takes(ClientInput.FETCH)
         self.deadline = math.inf
         return [self._token.fetch()]
 
     def _dial(self, now: Instant) -> actions.Dial:
-        self._move(ClientMove.DIAL)
+        self._takes(ClientInput.DIAL)
         self.deadline = now.monotonic + self._connect_timeout
         return actions.Dial(self._token.text if self._token.use.in_handshake else None)
 
@@ -364,27 +361,29 @@ class ClientSession(Generic[H]):
         verdict = self._attempts.failed(error, advice, chance)
         if isinstance(verdict, WsbusError):
             return self._stop(verdict)
-        self._leave(ClientMove.RETREAT)
+        self._takes(ClientInput.RETREAT)
+        self._leave()
         self.deadline = now.monotonic + verdict
         return [actions.TellReconnecting(self._attempts.failures, verdict, error)]
 
     def _stop(self, error: WsbusError | None) -> list[ClientAction]:
-        if self.state is ClientState.ENDED:
+        if not self._takes(ClientInput.END):
             return []
-        self._leave(ClientMove.END)
+        self._leave()
         answers = self._requests.fail(partial(copy.copy, error or UsageError(_CLOSED)))
         return [*answers, actions.HangUp(CloseCode.NORMAL, ""), actions.Stop(error)]
 
-    def _leave(self, move: ClientMove) -> None:
-        self._move(move)
+    def _leave(self) -> None:
         self.deadline = math.inf
         self._token.reset()
         self._liveness.stop()
         self._pace.reset()
         self._holdings.disconnected()
 
-    def _move(self, move: ClientMove) -> None:
-        self.state = NEXT[self.state, move]
+    def _takes(self, heard: ClientInput) -> bool:
+        """Move on by the table; tell whether the input is acted on."""
+        duty, self.state = TABLE[self.state, heard]
+        return duty is ClientDuty.ACT
 
     def _ref(self) -> str:
         self._refs += 1
