@@ -248,7 +248,7 @@ class Session:
         return [] if self.state is State.CLOSED else self._holdings.unassign(pattern)
 
     def revoke(self, pattern: Pattern, reason: str | None) -> list[Action]:
-        """Take a subscription away, whoever asked for it, and also one that is being judged."""
+        """Take a subscription away, also one that still waits for permission."""
         if self.state is State.CLOSED:
             return []
         if self._judged is not None:

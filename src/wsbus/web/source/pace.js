@@ -53,7 +53,7 @@ class Rate {
     this.#last = now;
   }
 
-  /** The server had no room. The refusals of one burst count once. @param {number} now */
+  /** Slow down after a refusal. The refusals of one burst count once. @param {number} now */
   refused(now) {
     if (now < this.#quietUntil) return;
     this.#rate = this.#rate < Infinity ? Math.max(SLOWEST, this.#rate / 2) : FIRST_GUESS;
@@ -63,7 +63,7 @@ class Rate {
     this.#quietUntil = now + 1000 / this.#rate;
   }
 
-  /** The server had room. */
+  /** Speed up a little after an answer. */
   answered() {
     if (this.#rate >= this.#most) return;
     this.#rate = Math.min(this.#most, this.#rate + SPEED_UP);
