@@ -18,8 +18,8 @@ from .core.choices import choice, member_of
 from .core.errors import CloseCode, Unauthenticated, UsageError
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
-from .core.member import Owed
 from .core.origins import is_welcome, parse_origins
+from .core.outlet import Owed
 from .core.overflow import Overflow
 from .core.permissions import Grants, Identity
 from .core.protocol import WireProtocol

@@ -13,8 +13,9 @@ from wsbus.core.families import Families
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
-from wsbus.core.member import Member, Outlet, Owed, Standing
+from wsbus.core.member import Member, Standing
 from wsbus.core.messages import Publication, Receipt, Request, ServerMessage
+from wsbus.core.outlet import Outlet, Owed
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.permissions import Grants
@@ -617,7 +618,7 @@ def carry_out(hub: Hub, stuck: Iterable[Member] = ()) -> None:
             if member in stuck:
                 hub.block(member, write.owed)
             elif member.standing is Standing.READY:
-                member.sent += len(write.owed)
+                member.count_lent(len(write.owed), 0)
 
 
 def test_the_sums_hold_while_members_come_and_go() -> None:

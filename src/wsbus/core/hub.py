@@ -16,8 +16,9 @@ from weakref import WeakValueDictionary
 from .channels import Channel
 from .families import Families
 from .frame import Frame
-from .member import Duty, Input, Member, Owed, Standing
+from .member import Duty, Input, Member, Standing
 from .messages import Publication, Receipt
+from .outlet import Owed
 from .overflow import Offer
 from .patterns import Pattern
 from .permissions import Grants

@@ -129,8 +129,7 @@ class Driver:
 
     def describe(self) -> str:
         """Return id, subject and path, for a log line."""
-        subject = self.identity.subject if self.identity else None
-        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
+        whose = f"of {escaped(self.identity.subject)}" if self.identity else "without a subject"
         return f"the connection {escaped(self.id)} {whose}, on {escaped(self.handshake.path)},"
 
     # --- life ----------------------------------------------------------------------------------
@@ -222,8 +221,7 @@ class Driver:
     async def gone(self) -> None:
         """Wait until the connection has ended and its ``on_disconnect`` hooks have returned."""
         if self._services.registry.is_leaving(self):
-            if self._gone is None:
-                self._gone = Event()
+            self._gone = self._gone or Event()
             await self._gone.wait()
 
     def _end(self) -> None:
@@ -304,9 +302,8 @@ class Driver:
     ) -> None:
         """Have hooks called once the actions are performed, in the order of what happened."""
         if hooks:
-            if self._calls is None:
-                seconds, log = self.endpoint.limits.command_timeout, self._services.hooks.log
-                self._calls = HookCalls(self.context, seconds, log)
+            seconds, log = self.endpoint.limits.command_timeout, self._services.hooks.log
+            self._calls = self._calls or HookCalls(self.context, seconds, log)
             self._calls.add(hooks, self.connection, *args, is_first=is_first)
 
     def _make_calls(self) -> None:

@@ -11,7 +11,7 @@ from anyio import Event
 from .._log import BoundedLog
 from ..core.errors import TransportClosed
 from ..core.frame import Frame
-from ..core.member import Outlet, Owed
+from ..core.outlet import Outlet, Owed
 from ..core.pacing import CATCH_UP_SECONDS
 from ..core.queue import MessageQueue
 from ..transport import Transport, WriteNow
@@ -127,7 +127,8 @@ class SocketOutlet(Outlet):
     def watch(self, now: float) -> None:
         """Expect it to take something within the write deadline from now on."""
         self._progress_at = now
-        self._unsent = 0 if self.direct is None else self.direct.unsent()
+        if self.direct is not None:
+            self._unsent = self.direct.unsent()
 
     def progress(self, now: float) -> None:
         """Note that the transport took something; wake those who wait in :meth:`relief`."""
@@ -137,7 +138,10 @@ class SocketOutlet(Outlet):
     def rest(self) -> None:
         """Note that publishers have nothing to wait for."""
         self._behind_since = None
-        self.relieve()
+        self._has_stalled = False
+        self._moves += 1
+        if self._relief is not None:
+            self.relieve()
 
     async def relief(self) -> None:
         """Wait until some of the queue was written, or the member is not blocked any more."""

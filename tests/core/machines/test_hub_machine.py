@@ -14,8 +14,9 @@ from wsbus.core.families import Families
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
-from wsbus.core.member import Duty, Input, Member, Outlet, Owed, Standing
+from wsbus.core.member import Duty, Input, Member, Standing
 from wsbus.core.messages import Publication, Receipt, Request, ServerMessage
+from wsbus.core.outlet import Outlet, Owed
 from wsbus.core.overflow import Offer, Overflow
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants
@@ -357,7 +358,7 @@ class HubMachine(RuleBasedStateMachine):
                 if not write.writes_bytes:
                     self.hub.lend([member])
                     model.standing = "LENT"
-                Member.count_sent([member], model.publications(), 0)
+                member.count_lent(model.publications(), 0)
                 model.got += payloads
                 model.written += model.publications()
                 model.pending.clear()
