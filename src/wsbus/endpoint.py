@@ -179,7 +179,7 @@ class Endpoint:
         check_token_sources(self.query_token, self.cookie_token, header=self.header_token)
         if self.cookie_token is not None and (self.origins == "*" or "null" in self.origins):
             raise UsageError(
-                "cookie_token lets in whoever has the cookie, whatever page sends it along: "
+                "cookie_token accepts any browser with the cookie, whatever page it shows: "
                 "leave '*' and 'null' out of origins, and list your own"
             )
         if self.authenticator is None:

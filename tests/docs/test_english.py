@@ -23,10 +23,19 @@ BANNED: Final = {
     r"lets? [a-z ]*be done": "grants, allows",
     r"nobody's": "the thing that is missing: empty results",
     r"took offence": "reported an error",
+    r"whoever": "name the thing: a client that …",
+    r"goodbye": "a close frame",
+    r"doors?|gates?": "endpoint, or adapter",
+    r"(no|of|had|is|little|more|have) room|room (for|enough)": "a full queue, a writable socket",
+    r"(command|connection) handlers?": "command; a handler is a framework's",
+    r"(?<!context )managers?|utils?|helpers?": "the name of what it does",
 }
 """Turns that take a second reading, and what to write instead."""
 
-TURNS: Final = re.compile("|".join(rf"\b{turn}\b" for turn in BANNED), re.IGNORECASE)
+RELATIVE: Final = re.compile(r'r?"""\s*(who|whose|what|whatever|where)\b', re.IGNORECASE)
+"""Docstrings whose subject is a relative clause."""
+
+TURNS: Final = re.compile("|".join(rf"\b(?:{turn})\b" for turn in BANNED), re.IGNORECASE)
 
 
 def prose_of_python(path: Path) -> Iterator[tuple[int, str]]:
@@ -79,3 +88,16 @@ def test_sentences_need_no_second_reading(what: str) -> None:
 
     instead = [f"{turn} → {better}" for turn, better in BANNED.items()]
     assert not found, "\n".join([*found, "write instead:", *instead])
+
+
+def test_docstrings_name_their_subject() -> None:
+    """No docstring begins with a relative clause: "Who …", "What …", "Where …"."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {text[:80]}"
+        for path in sources()
+        if path.suffix == ".py"
+        for number, text in prose_of_python(path)
+        if RELATIVE.match(text)
+    ]
+
+    assert found == []

@@ -283,7 +283,7 @@ def web_routes(prefix: str = "/wsbus") -> _ProcessRequest:
 
 
 def handler(endpoint: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
-    """Return a connection handler, for a server of your own.
+    """Return the handler for a ``websockets`` server of your own.
 
     The server must be started with ``create_connection=ServerConnection``, and should be with
     ``compression=None`` and a ``max_size``; :func:`serve` sets all of this itself.

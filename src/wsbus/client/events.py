@@ -107,7 +107,7 @@ class Events(Generic[T]):
 
     @property
     def lost(self) -> int:
-        """Events lost for want of room in the buffer, over all."""
+        """Number of events lost because the buffer was full."""
         return self._queue.lost_ever
 
     def __repr__(self) -> str:

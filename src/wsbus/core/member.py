@@ -87,7 +87,7 @@ class Input(IntEnum):
     OWED = 1
     """Something is published for it, or said to it."""
     REFUSED = 2
-    """The transport has no room: nothing of this write was taken."""
+    """The transport is full: nothing of this write was taken."""
     LENT = 3
     """A task is about to send to it what the flush had for it."""
     BEHIND = 4

@@ -1,4 +1,4 @@
-"""What members owe, and where it goes in the end."""
+"""Frames that members owe, and the outlets that they go to."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Owed:
 
     @property
     def channel(self) -> Channel | None:
-        """What a loss names."""
+        """The channel that a loss names."""
         return None if self.publication is None else self.publication.channel
 
 
 class Outlet(ABC):
-    """Where what a member owes goes in the end: what hub and flusher need of its receiver.
+    """The receiver of a member's frames, as hub and flusher need it.
 
     The default of each method suits a receiver whose member is QUEUED: nothing is written to it,
     so nothing is refused, and there is no progress to watch. Times are monotonic seconds.
@@ -52,7 +52,7 @@ class Outlet(ABC):
     @property
     @abstractmethod
     def receiver(self) -> object:
-        """What the running bus knows it as."""
+        """The owner of the member in the running bus."""
 
     @abstractmethod
     def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
@@ -67,7 +67,7 @@ class Outlet(ABC):
 
     @property
     def write_now(self) -> Callable[[bytes], None]:
-        """What writes RFC 6455 frames, or raises; see :class:`wsbus.transport.WriteNow`."""
+        """The function that writes RFC 6455 frames; see :class:`wsbus.transport.WriteNow`."""
         raise AssertionError("a QUEUED member is not written to")
 
     def fail(self, exc: Exception | None) -> bool:

@@ -13,8 +13,8 @@ against 11). 256 KiB are four joins, well within a queue of 1 MiB.
 turns as there are joins in a flush.
 
 *Seconds* bound what waiting for readers may cost. 0.25 s after each flush keeps a publisher above
-1 MiB or 256 publications a second, whoever reads; 1 s in all for one reader means that a reader
-that is slower for good is left to its queue and its overflow policy.
+1 MiB or 256 publications a second, however slowly clients read; 1 s in all for one reader means
+that a reader that is slower for good is left to its queue and its overflow policy.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """Of the publications that are queued."""
     dropped: int
-    """Evicted after they were accepted: by room for newer ones, or conflated."""
+    """Evicted after they were accepted: to admit newer ones, or conflated."""
     conflated: int
     """Those of ``dropped`` that a newer one with the same key replaced; they are not lost."""
     discarded: int
@@ -191,7 +191,7 @@ class MessageQueue(Generic[T]):
 
         Args:
             item: The publication.
-            policy: What to do if there is no room.
+            policy: The policy of a full queue.
             key: What ``conflate`` goes by; hashable. None: nothing replaces it.
         """
         self.offered += 1
@@ -259,7 +259,7 @@ class MessageQueue(Generic[T]):
 
     @property
     def lost_ever(self) -> int:
-        """Publications lost for want of room; conflated ones are not lost."""
+        """Publications lost because the queue was full; conflated ones are not lost."""
         return self.dropped - self.conflated + self.refused
 
     @property

@@ -247,7 +247,7 @@ class Session:
         return self._holdings.unassign(pattern) if self._changes() else []
 
     def revoke(self, pattern: Pattern, reason: str | None) -> list[Action]:
-        """Take a subscription away, whoever asked for it, and also one that is pending."""
+        """Take a subscription away, also one that is pending."""
         if not self._changes():
             return []
         for judged in self.pending.judged():

@@ -32,7 +32,7 @@ __all__ = ["app", "bus", "endpoint"]
 bus: Final = Bus()
 """It may be built at import; it runs inside ``async with bus:``, below."""
 
-# Conflated: whoever reads too slowly misses old prices, never the latest.
+# Conflated: a client that reads too slowly misses old prices, never the latest.
 bus.family("prices.*", overflow=Overflow.CONFLATE)
 
 endpoint: Final = bus.endpoint()
@@ -102,7 +102,7 @@ def went(who: Connection) -> None:
     log("info", "bus", f"{short(who)} left with close code {who.close_code}")
 
 
-# --- feeds: tasks that publish; whoever has subscribed to a matching pattern gets it -----------
+# --- feeds: tasks that publish; subscribers to a matching pattern get it -----------------------
 
 
 @dataclass

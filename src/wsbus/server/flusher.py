@@ -228,7 +228,7 @@ class Flusher:
         self._runner.submit_each(partial(self._deliver, frames), ready)
 
     async def _deliver(self, frames: Sequence[Frame], member: Member) -> None:
-        """Send what was handed over; most have room, owe nothing more, and are ready again."""
+        """Send the frames handed over; most members then owe nothing more, and are ready again."""
         try:
             await member.outlet.send(frames)
         except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member

@@ -5,7 +5,7 @@ an event to one identity. :meth:`Post.accept` says what it is (node, number, tim
 :meth:`Post.deliver` is the only caller of :meth:`.Hub.publish` and :meth:`.Hub.publish_to`, so that
 whatever concerns each publication has one place.
 
-Pacing stands here, too. Whoever publishes must let the event loop turn once much is owed, and then
+Pacing stands here, too. A publisher must let the event loop turn once much is owed, and then
 wait for readers that drain what they owe; otherwise a tight loop fills the queues of readers that
 keep up. An ``async`` verb waits at once (:meth:`Post.pace`). A connection whose client publishes
 cannot wait while it acts on a message, and waits before the next one (:meth:`Post.emit`,

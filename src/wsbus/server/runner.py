@@ -1,8 +1,8 @@
 """Runs async calls in turn on one task; when one blocks, another task takes over.
 
-Most async calls that a bus makes for its connections do not wait: a command handler that looks
-something up, an ASGI ``send`` with room in the buffer. A task for each would cost more than the
-call (measured per command: 12.7 µs here, 29.7 µs with a task each). So one worker runs them one
+Most async calls that a bus makes for its connections do not wait: a command that looks something
+up, an ASGI ``send`` while the buffer is not full. A task for each would cost more than the call
+(measured per command: 12.7 µs here, 29.7 µs with a task each). So one worker runs them one
 after another, and while there are more, a relief stands by: it is scheduled behind the worker, and
 so gets to run only when the worker waits in a call, or has done them all.
 
@@ -62,7 +62,7 @@ class Runner:
         self._task_group: Final = task_group
         self._context: Final = copy_context()
         self._loop: Final = _asyncio_loop()  # To ask takes a system call (3.11).
-        # Each a function and what is left to call it with; whoever works takes from the first.
+        # Each a function and what is left to call it with; a worker takes from the first.
         self._calls: Final[deque[tuple[Callable[[Any], Awaitable[None]], Iterator[Any]]]] = deque()
         self._left = 0  # Calls that have not begun.
         self._standby: Final[list[Wakeup]] = []

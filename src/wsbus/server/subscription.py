@@ -59,7 +59,7 @@ class Subscription(Outlet):
 
     @property
     def lost(self) -> int:
-        """Publications lost for want of room, over all."""
+        """Number of publications lost because the queue was full."""
         return self._member.queue.lost_ever
 
     def close(self) -> None:

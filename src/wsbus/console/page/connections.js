@@ -18,7 +18,7 @@ const HEADS = [
 const WHOLE = new Set([0, 6, 7]);
 const NUMBERS = new Set([1, 2, 3, 4, 5, 8]);
 const TRIP = 3;
-const SPARE = new Set([4, 5]); // Not shown where there is little room.
+const SPARE = new Set([4, 5]); // Not shown on a narrow page.
 
 const keyOf = (row) => `${row.id} ${row.connected_at}`;
 

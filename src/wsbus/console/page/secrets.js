@@ -4,7 +4,7 @@ const MASK = "•••";
 const SHORT = 6; // Shorter ones stand in other words, too.
 const WORDS = /([^\p{L}\p{N}_-]+)/u;
 const NAMES = "(?:token|secret|password|passwd|authorization|jwt|api[_-]?key|cookie)";
-// Whoever publishes chooses these texts: every repetition is bounded, or ends where another begins,
+// Publishers choose these texts: every repetition is bounded, or ends where another begins,
 // so that none takes more than about a millisecond.
 
 /** A key of JSON, at any depth and also within a text, whose value is a token; it may be cut. */

@@ -48,7 +48,7 @@ const makeBucket = (told, last) => {
       // Refilled first: what comes in afterwards, up to the burst, would hide it.
       tokens = Math.max(-burst, refill(now) - count);
     },
-    /** The server had no room. The refusals of one burst count once. @param {number} now */
+    /** Slow down after a refusal. The refusals of one burst count once. @param {number} now */
     refused(now) {
       if (now < quietUntil) return;
       rate = rate < Infinity ? Math.max(SLOWEST, rate / 2) : FIRST_GUESS;
@@ -57,7 +57,7 @@ const makeBucket = (told, last) => {
       last = now;
       quietUntil = now + 1000 / rate;
     },
-    /** The server had room. */
+    /** Speed up a little after an answer. */
     answered() {
       if (rate >= most) return;
       rate = Math.min(most, rate + SPEED_UP);

@@ -5,7 +5,7 @@
 /** Where a publication stands among those of its channel. @typedef {{ epoch: string, offset: number }} Position */
 /**
  * What is missing. `lost`: how many events; null: nobody knows. `cause`: there was no connection for a
- * while (`reconnect`); the `server` had no room for them; the `buffer` of the loop was full. `channels`:
+ * while (`reconnect`); the queue of the `server` was full; the `buffer` of the loop was full. `channels`:
  * how many of each channel (null: unknown), and the position of the newest one of them; absent: not known, or too many.
  * @typedef {{ lost: number | null, cause: "reconnect" | "server" | "buffer",
  *   channels?: Map<string, { lost: number | null, position?: Position }> }} Gap
