@@ -337,9 +337,10 @@ class Driver:
             self.go_on(self.session.release(calls.held, now), now)
 
     def _emit(self, action: actions.Emit) -> None:
-        receipt = self._services.emit(action.channel, action.publish)
-        if action.publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt), action.publish.ref))
+        publish = action.publish
+        receipt = self._services.post.emit(action.channel, publish.event, publish.data)
+        if publish.ref is not None:
+            self._send(Response(msgspec.json.encode(receipt), publish.ref))
 
     # --- what takes time ---------------------------------------------------------------------
 

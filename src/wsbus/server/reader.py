@@ -131,7 +131,7 @@ class Reader:
                     return
                 self._turn = turn = self._turn + 1 + work + ((self.answered - before) >> _SHIFT)
                 work = 0
-                if turn >= _TURN or member.queue.is_choked or services.flusher.is_pressed:
+                if turn >= _TURN or member.queue.is_choked or services.post.is_pressed:
                     yield
 
     def _refuse(
@@ -191,5 +191,5 @@ class Reader:
             if outlet.has_failed:
                 return
             await outlet.relief()
-        if self._services.flusher.is_pressed:
-            await self._services.flusher.drained()
+        if self._services.post.is_pressed:
+            await self._services.post.relieved()
