@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ class Watch:
         self.flushes = services.flusher.flushes
         self.count = self.bytes = 0
         self.most = self.most_bytes = 0
+        self.in_turn = self.most_in_turn = 0
         services.hub.taps.append(self.tap)
 
     def tap(self, publication: Publication, matched: int) -> None:
@@ -47,7 +49,15 @@ class Watch:
             self.flushes, self.count, self.bytes = self.flusher.flushes, 0, 0
         # What was accepted before this one has been completed without a flush.
         self.most, self.most_bytes = max(self.most, self.count), max(self.most_bytes, self.bytes)
+        self.most_in_turn = max(self.most_in_turn, self.in_turn)
+        self.in_turn += 1
         self.count, self.bytes = self.count + 1, self.bytes + publication.size
+
+    async def turn(self) -> None:
+        """Note each turn of the loop."""
+        while True:
+            self.in_turn = 0
+            await checkpoint()
 
 
 async def repeat(run: Run, verb: Callable[[str], Awaitable[object]]) -> None:
@@ -62,7 +72,11 @@ async def follow(runs: list[Run], *, direct: bool) -> Watch:
         limits=LIMITS,
         broadcast="all",
     )
-    async with bus, connecting(endpoint, direct=direct) as connect:
+    async with (
+        bus,
+        connecting(endpoint, direct=direct) as connect,
+        anyio.create_task_group() as ticks,
+    ):
         reader, writer = await connect("reader"), await connect("writer")
         await reader.subscribe("a")
         watch = Watch(host_of(bus).services)
@@ -71,6 +85,7 @@ async def follow(runs: list[Run], *, direct: bool) -> Watch:
             "send": lambda data: bus.send("a", data, to=reader.connection),
             "broadcast": bus.broadcast,
         }
+        ticks.start_soon(watch.turn)
         for run in runs:
             if run.verb == "client":
                 # In one frame, which holds as many messages as it likes.
@@ -82,7 +97,8 @@ async def follow(runs: list[Run], *, direct: bool) -> Watch:
                 await writer.hear("pong")
             else:
                 await repeat(run, verbs[run.verb])
-        return watch
+        ticks.cancel_scope.cancel()
+    return watch
 
 
 runs = st.builds(
@@ -98,6 +114,7 @@ def test_nothing_piles_up_whatever_verbs_follow_each_other(steps: list[Run], dir
 
     assert watch.most < FLUSH_COUNT
     assert watch.most_bytes < FLUSH_BYTES
+    assert watch.most_in_turn < 2 * FLUSH_COUNT  # Everybody else had a turn, too.
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -108,6 +125,8 @@ async def test_each_verb_is_flushed_when_it_must_be(verb: str, times: int, size:
 
     assert watch.most < FLUSH_COUNT
     assert watch.most_bytes < FLUSH_BYTES
+    # Twice: in a turn of trio's loop tasks run in any order.
+    assert watch.most_in_turn < 2 * FLUSH_COUNT
     if verb == "client":  # The reader gives others a turn earlier than that.
         assert watch.most > 0 or size > 1
     elif size == 1:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeAlias
 from wsbus.core.overflow import Offer, Overflow
 
 MANY: Final = 16
-"""``channels`` "is absent if more than 16 are concerned"."""
+"""``data.channels`` "is absent if more than 16 channels are concerned"."""
 
 
 class Item(NamedTuple):
