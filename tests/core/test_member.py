@@ -8,8 +8,9 @@ import pytest
 from wsbus.core import member as module
 from wsbus.core.channels import parse_channel
 from wsbus.core.frame import Frame
-from wsbus.core.member import TABLE, Duty, Input, Member, Outlet, Owed, Standing
+from wsbus.core.member import TABLE, Duty, Input, Member, Standing
 from wsbus.core.messages import Publication
+from wsbus.core.outlet import Outlet, Owed
 from wsbus.core.overflow import Offer
 from wsbus.core.queue import MessageQueue
 from wsbus.protocols.native import Native

@@ -17,6 +17,7 @@ WEB: Final = ROOT / "src" / "wsbus" / "web"
 TYPESCRIPT: Final = "7.0.2"
 """Other versions may write the declarations another way."""
 ESBUILD: Final = "0.28.2"
+TERSER: Final = "5.51.4"
 """Other versions may write the module another way."""
 
 
@@ -48,6 +49,11 @@ def find_tsc() -> str:
 def find_esbuild() -> str:
     """Return the bundler: ``$WSBUS_ESBUILD``, or on the path; else end the test."""
     return _find("WSBUS_ESBUILD", "esbuild", "esbuild", ESBUILD)
+
+
+def find_terser() -> str:
+    """Return what makes it short: ``$WSBUS_TERSER``, or on the path; else end the test."""
+    return _find("WSBUS_TERSER", "terser", "terser", TERSER)
 
 
 def _find(variable: str, program: str, package: str, version: str) -> str:

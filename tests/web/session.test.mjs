@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { ClientSession } from "../../src/wsbus/web/source/session.js";
-import { STATES, TABLE } from "../../src/wsbus/web/source/states.js";
+import { STATES, TABLE, takes } from "../../src/wsbus/web/source/states.js";
 
 const HELLO = { type: "connected", timestamp: 0, data: { connection_id: "c", subject: "u1" } };
 const heard = (message) => ({ type: "heard", message: { timestamp: 0, data: {}, ...message } });
@@ -64,22 +64,21 @@ const DOES = {
   token: ["", "dial → dialling", "", "", " → open", ""],
   noToken: ["", "tellReconnecting → waiting", "", "", " → open", ""],
   heard: ["", "", "", "tellConnected → open", " → open", ""],
-  deadline: [" → waiting", "", "cut → dialling", "cut → greeting", " → open", ""],
+  deadline: [" → waiting", "tellReconnecting → waiting", "cut → dialling", "cut → greeting", " → open", ""],
   wake: [" → waiting", "", "", "", "ping → open", " → ended"],
   check: ["", "", "", "", "ping → open", ""],
 };
 
 test("every input does in every state what the table says, and nothing where it is ignored", () => {
   assert.deepEqual(Object.keys(TABLE).sort(), Object.keys(INPUTS).sort());
-  for (const [type, row] of Object.entries(TABLE)) {
-    assert.equal(row.length, STATES.length);
+  for (const type of Object.keys(TABLE)) {
     for (const [column, state] of STATES.entries()) {
       const session = IN[state]();
       assert.equal(session.state, state);
       const before = session.deadline;
       const actions = session.handle({ type, ...INPUTS[type] }, 10_000);
       const told = `${type} in ${state}`;
-      if (row[column] === "-") {
+      if (!takes(type, state)) {
         assert.equal(DOES[type][column], "", told);
         assert.deepEqual([actions, session.state], [[], state], told);
         if (state !== "open") assert.equal(session.deadline, before, told);

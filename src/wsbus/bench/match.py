@@ -19,7 +19,8 @@ import msgspec
 
 from ..core.channels import Channel, parse_channel
 from ..core.hub import Hub
-from ..core.member import Member, Outlet, Owed
+from ..core.member import Member
+from ..core.outlet import Outlet, Owed
 from ..core.patterns import Pattern, parse_pattern
 from ..core.queue import MessageQueue
 from ..core.subscriptions import SubscriptionTable
@@ -101,7 +102,7 @@ def _channel(number: int) -> str:
 
 
 class _Nowhere(Outlet):
-    """Where members go that are only looked up."""
+    """An outlet for members that are only looked up."""
 
     receiver = None
 

@@ -1,4 +1,4 @@
-"""What a session wants done: its driver performs these in order, with nothing in between."""
+"""The actions of a session: its driver performs them in order, with nothing in between."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ are let go."""
 
 
 class Matched(NamedTuple, Generic[M]):
-    """What a search found."""
+    """The result of a search."""
 
     key: tuple[object, ...]
     """Equal for channels that the same patterns match."""
     parts: tuple[object, ...]
-    """What the key names by identity, held so that no identity is used twice."""
+    """Objects that the key names by identity, held so that no identity is used twice."""
     members: Callable[[], Collection[M]]
     """Returns the distinct members."""
     holds: Callable[[M], bool]
@@ -58,7 +58,7 @@ class _Answer(Generic[A]):
 
 
 class _Entry(Generic[M, A]):
-    """What is known of one channel."""
+    """The cached result for one channel."""
 
     __slots__ = ("answer", "arranged", "base", "known", "touched")
 
@@ -67,7 +67,7 @@ class _Entry(Generic[M, A]):
         """The version up to which changes were taken up."""
         self.answer: _Answer[A]
         self.base: A
-        """What ``arranged`` was narrowed from."""
+        """The result that ``arranged`` was narrowed from."""
         self.arranged: A
         self.touched: list[M] = []
         """Members whose exact subscriptions changed since."""
@@ -81,8 +81,8 @@ class MatchCache(Generic[M, A]):
         arrange: Makes an arrangement of members.
         edit: Returns the arrangement with some members more and some less. It ignores members that
             are there already, or are not there. None: everything is arranged anew.
-        narrow: Takes out those who do not get this channel, and returns the same object if that is
-            nobody.
+        narrow: Takes out those who do not get this channel. If that is nobody it returns the same
+            object, or one that shares its members.
         size: The most channels that are kept.
         places: The most members, over all different arrangements, that are kept. Both bounds count
             two generations of half their size: when the younger is full the older is forgotten, so
@@ -130,7 +130,8 @@ class MatchCache(Generic[M, A]):
     def places(self) -> int:
         """Members over all different arrangements that are kept; for tests of the bound."""
         entries = [*self._recent.values(), *self._older.values()]
-        kept = {id(made): len(made) for e in entries for made in (e.base, e.arranged)}
+        kept = {id(e.base): len(e.base) for e in entries}
+        kept |= {id(e.arranged): len(e.arranged) for e in entries if _takes_places(e)}
         return sum(kept.values())
 
     def holds(self, channel: Channel) -> bool:
@@ -304,7 +305,7 @@ class MatchCache(Generic[M, A]):
         if entry.answer.generation != self._generation:
             entry.answer.generation = self._generation
             self._used += len(entry.base)
-        if entry.arranged is not entry.base:
+        if _takes_places(entry):
             self._used += len(entry.arranged)
 
     def _keep(self, channel: Channel, entry: _Entry[M, A]) -> None:
@@ -315,3 +316,8 @@ class MatchCache(Generic[M, A]):
             self._generation += 1
         self._count(entry)
         self._recent[channel] = entry
+
+
+def _takes_places(entry: _Entry[M, A]) -> bool:
+    """Tell whether what was narrowed holds members of its own: if all are left, it shares them."""
+    return len(entry.arranged) != len(entry.base)

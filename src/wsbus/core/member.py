@@ -46,30 +46,26 @@ The flush may put something into the queue again; then the drain goes on.
 and detaches the member; until then a READY member's writes fail again, each at its own cost, and a
 LENT or BLOCKED one's queue fills within its bounds. What fails after the detach counts for nothing.
 
-Counting: what was written from the log is counted by :meth:`Member.count_sent`, what went through
-the queue by the queue.
+The member counts what was written from the log, its queue what went through the queue.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum, IntEnum, auto
 from typing import Final
 
-from .channels import Channel
-from .frame import Frame
-from .messages import Publication
+from .outlet import Outlet, Owed
 from .overflow import Offer, Overflow
 from .permissions import Grants
 from .protocol import WireProtocol
 from .queue import Batch, MessageQueue
 
-__all__ = ["TABLE", "Duty", "Input", "Member", "Outlet", "Owed", "Standing"]
+__all__ = ["TABLE", "Duty", "Input", "Member", "Standing"]
 
 
 class Standing(IntEnum):
-    """Where what a member owes is kept; the columns of :data:`TABLE`."""
+    """The places of a member's unsent frames; the columns of :data:`TABLE`."""
 
     READY = 0
     """Writable, and it owes nothing that is not in the log."""
@@ -84,7 +80,7 @@ class Standing(IntEnum):
 
 
 class Input(IntEnum):
-    """What happens to a member; the rows of :data:`TABLE`."""
+    """The inputs of a member; the rows of :data:`TABLE`."""
 
     ATTACHED = 0
     """The hub takes it in."""
@@ -107,7 +103,7 @@ class Input(IntEnum):
 
 
 class Duty(Enum):
-    """What whoever reported the input does next, before anything else."""
+    """The next action of the caller that reported the input, before anything else."""
 
     NOTHING = auto()
     LOG = auto()
@@ -127,9 +123,9 @@ class Duty(Enum):
     REPORT = auto()
     """Tell the outlet."""
     COUNT = auto()
-    """Count what the log holds for it as discarded."""
+    """Count as discarded what the log holds for it."""
     CLEAR = auto()
-    """Clear the queue, which counts what it held as discarded."""
+    """Clear the queue, which counts what it held."""
 
 
 _NEVER: Final = None  # Cannot happen; if it does, a part of wsbus is wrong.
@@ -154,111 +150,6 @@ TABLE: Final[Mapping[Input, tuple[tuple[Standing, Duty] | None, ...]]] = {
 """For each input and standing: the next standing, and the duty; None: cannot happen."""
 
 
-class Outlet(ABC):
-    """Where what a member owes goes in the end: what hub and flusher need of its receiver.
-
-    The default of each method suits a receiver whose member is QUEUED: nothing is written to it,
-    so nothing is refused, and there is no progress to watch. Times are monotonic seconds.
-    """
-
-    __slots__ = ()
-
-    @property
-    @abstractmethod
-    def receiver(self) -> object:
-        """What the running bus knows it as."""
-
-    @abstractmethod
-    def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
-        """End it: its queue is full, and the policy is to close."""
-
-    # --- QUEUED ------------------------------------------------------------------------------
-
-    def wake(self) -> None:
-        """The empty queue got something."""
-
-    # --- READY -------------------------------------------------------------------------------
-
-    @property
-    def write_now(self) -> Callable[[bytes], None]:
-        """What writes RFC 6455 frames, or raises; see :class:`wsbus.transport.WriteNow`."""
-        raise AssertionError("a QUEUED member is not written to")
-
-    def fail(self, exc: Exception | None) -> bool:
-        """Nothing can be written any more; None: it took nothing for too long.
-
-        Returns:
-            Whether that is a failure to be counted: the first, and no regular end.
-        """
-        return False
-
-    # --- LENT, BLOCKED -----------------------------------------------------------------------
-
-    def wait_writable(self) -> Awaitable[None]:
-        """Wait until :meth:`send` would not wait, where that can be known."""
-        raise AssertionError("a QUEUED member is not drained")
-
-    def send(self, frames: Sequence[Frame]) -> Awaitable[None]:
-        """Send them all, in order."""
-        raise AssertionError("a QUEUED member is not drained")
-
-    def watch(self, now: float) -> None:
-        """From now on it must take something within its write deadline."""
-
-    def progress(self, now: float) -> None:
-        """It took something."""
-
-    def rest(self) -> None:
-        """The member is READY again, or GONE."""
-
-    def is_overdue(self, now: float) -> bool:
-        """Look for progress below; return whether there was none for the write deadline."""
-        return False
-
-    def forgive(self, seconds: float) -> None:
-        """Do not count these seconds: the process itself stood still."""
-
-    def report_loss(self, queue: MessageQueue[Owed], now: float) -> None:
-        """Tell operators what the queue has lost."""
-
-    def report_abort(self, queue: MessageQueue[Owed], now: float) -> None:
-        """Tell operators that it is given up at its write deadline."""
-
-    # --- publishers that wait ----------------------------------------------------------------
-
-    @property
-    def moves(self) -> int:
-        """How often it took something."""
-        return 0
-
-    def is_worth_waiting(self, now: float) -> bool:
-        """Return whether a publisher may wait for it, and note since when one does."""
-        return False
-
-    def stall(self, moves: int | None) -> None:
-        """A publisher has waited in vain, if :attr:`moves` is still what it was before."""
-
-
-class Owed:
-    """One publication or control frame on its way to members."""
-
-    __slots__ = ("frame", "publication", "size")
-
-    def __init__(self, frame: Frame | None, publication: Publication | None) -> None:
-        self.frame: Final = frame
-        """None: for members without a protocol."""
-        self.publication: Final = publication
-        """None: a control frame, which no policy drops."""
-        counted = publication if frame is None else frame
-        assert counted is not None  # One of them is there.
-        self.size: Final = counted.size
-
-    @property
-    def channel(self) -> Channel | None:
-        """What a loss names."""
-        return None if self.publication is None else self.publication.channel
-
-
 class Member:
     """One receiver of publications.
 
@@ -267,7 +158,7 @@ class Member:
         queue: Holds what it owes unless it is READY.
         shares_queue: The queue is empty and shared: the member gets one of its own when it first
             needs one. Most never do.
-        overflow: What a full queue does with publications that do not say.
+        overflow: The overflow policy of channels whose family has none.
         outlet: Where what it owes goes.
         writes_bytes: Whether the outlet takes RFC 6455 bytes; such members share joined writes.
     """
@@ -304,7 +195,7 @@ class Member:
         self.standing: Standing = Standing.QUEUED if protocol is None else Standing.READY
         """Written by :meth:`step` alone; an attribute because the flush reads it for each."""
         self.grants: Grants | None = None
-        """Whose denies are filtered out at delivery; None: nothing is."""
+        """Grants whose denies are filtered out at delivery; None: no filter."""
         self._shares_queue = shares_queue
         self.sent: int = 0
         """Publications written without touching the queue."""
@@ -333,7 +224,7 @@ class Member:
     # --- its queue ---------------------------------------------------------------------------
 
     def enqueue(self, owed: Owed) -> Offer:
-        """Put what it owes into its queue, by the policy of the publication or its own."""
+        """Put what it owes into its queue, by the policy of the channel's family or its own."""
         if self._shares_queue:
             self.queue, self._shares_queue = self.queue.fresh(), False
         if owed.frame is not None:
@@ -342,7 +233,7 @@ class Member:
         if publication is None:
             self.queue.put(owed)
             return Offer.ACCEPTED
-        policy = publication.overflow or self.overflow
+        policy = owed.overflow or self.overflow
         key = publication.conflation_key if policy is Overflow.CONFLATE else None
         return self.queue.offer(owed, policy, key)
 
@@ -358,16 +249,41 @@ class Member:
     # --- counters ----------------------------------------------------------------------------
 
     @staticmethod
-    def count_sent(members: Iterable[Member], publications: int, controls: int) -> None:
-        """Count what was written to each of them without touching a queue."""
-        for member in members:
-            member.sent += publications
-            if controls:
-                member.controls += controls
+    def write_each(
+        members: Iterable[Member], wire: bytes, publications: int, controls: int
+    ) -> dict[Member, Exception]:
+        """Write to each of them that is READY, and count what that was.
 
-    def count_control(self) -> None:
-        """Count a control frame that was written without touching the queue."""
+        The hot loop of fan-out: it does nothing per member but the write and two sums.
+
+        Returns:
+            The members to which it failed, and why; for them nothing is counted.
+        """
+        failed = {}
+        for member in members:
+            if member.standing is not _R:
+                continue
+            write = member.outlet.write_now  # By itself: a slot that is called is slower (3.11).
+            try:
+                write(wire)
+            except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
+                failed[member] = exc
+            else:
+                member.sent += publications
+                if controls:
+                    member.controls += controls
+        return failed
+
+    def write_control(self, wire: bytes) -> None:
+        """Write a control frame, and count it; for a member that is READY and owes nothing."""
+        write = self.outlet.write_now
+        write(wire)
         self.controls += 1
+
+    def count_lent(self, publications: int, controls: int) -> None:
+        """Count what a task sends to it."""
+        self.sent += publications
+        self.controls += controls
 
     @property
     def message_count(self) -> int:

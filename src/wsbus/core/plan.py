@@ -1,4 +1,4 @@
-"""Who gets a publication, and how a turn's worth of them becomes few writes; pure."""
+"""Audiences of publications, and plans that join the frames of a turn into few writes; pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from .frame import Frame, join_lines
-from .member import Member, Owed
+from .member import Member
 from .messages import Publication
+from .outlet import Owed
+from .overflow import Overflow
 from .pacing import MAX_JOIN_BYTES
 from .protocol import WireProtocol
 
@@ -40,7 +42,7 @@ class Write(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one flush has to do."""
+    """The work of one flush."""
 
     writes: list[Write]
     woken: list[Member]
@@ -86,10 +88,12 @@ class Group:
 class Audience(Collection[Member]):
     """The members that get what is published on a channel; it never changes."""
 
-    __slots__ = ("count", "groups", "queued")
+    __slots__ = ("count", "groups", "overflow", "queued")
 
-    def __init__(self, groups: tuple[Group, ...]) -> None:
+    def __init__(self, groups: tuple[Group, ...], overflow: Overflow | None = None) -> None:
         self.groups: Final = groups
+        self.overflow: Final = overflow
+        """The policy of the channel's family; None: each member's own."""
         self.queued: Final = next((group for group in groups if group.protocol is None), None)
         """The group of those that are QUEUED."""
         self.count: Final = sum([len(group.members) for group in groups])
@@ -111,6 +115,10 @@ class Audience(Collection[Member]):
 
     def __contains__(self, member: object) -> bool:
         return any(member in group.members for group in self.groups)
+
+    def under(self, overflow: Overflow | None) -> Audience:
+        """Return the same members under the policy of a family; they are shared, not copied."""
+        return self if overflow is self.overflow else Audience(self.groups, overflow)
 
     def edited(self, come: Collection[Member], gone: Collection[Member]) -> Audience:
         """Return it with some more members, at the end, and some less.
@@ -153,7 +161,7 @@ class Entry:
         owed = self.owed.get(protocol)
         if owed is None:
             frame = protocol.encode_publication(self.publication) if protocol else None
-            owed = self.owed[protocol] = Owed(frame, self.publication)
+            owed = self.owed[protocol] = Owed(frame, self.publication, self.audience.overflow)
         return owed
 
 
@@ -237,6 +245,9 @@ def joined_writes(
     owed: Sequence[Owed], protocol: WireProtocol | None
 ) -> Iterator[tuple[bytes, Sequence[Owed]]]:
     """Join what is owed into writes of at most 64 KiB, each with what it holds."""
+    if len(owed) == 1 and (frame := owed[0].frame) is not None:  # As a rule, if turns are short.
+        yield frame.wire, owed
+        return
     size = sum([item.size for item in owed])
     if size <= MAX_JOIN_BYTES:
         yield b"".join([frame.wire for frame in join(owed, protocol)]), owed

@@ -259,12 +259,12 @@ class Session:
 
     @property
     def assigned(self) -> Collection[Pattern]:
-        """What the server subscribed, in order."""
+        """The server's subscriptions, in order."""
         return self._holdings.assigned
 
     @property
     def subscriptions(self) -> Mapping[str, Pattern]:
-        """What the client subscribed, as it spelled it, in order."""
+        """The client's subscriptions, as spelled, in order."""
         return self._holdings.names
 
     @property

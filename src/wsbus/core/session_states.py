@@ -13,7 +13,7 @@ __all__ = ["TABLE", "SessionDuty", "SessionInput", "State"]
 
 
 class State(Enum):
-    """Where a conversation stands."""
+    """The state of a conversation."""
 
     AWAITING = "there is no identity yet; only `auth` is acted on"
     JUDGING = "there is no identity yet; a token is being judged"

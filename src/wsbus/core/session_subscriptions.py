@@ -1,4 +1,4 @@
-"""What one conversation is subscribed to, on the client's account and on the server's."""
+"""The subscriptions of one conversation: the client's and the server's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class JudgedRequest(NamedTuple):
 
     @property
     def permitted(self) -> list[Pattern]:
-        """What may be subscribed; two names may mean one pattern, which is here once."""
+        """Patterns that may be subscribed; two names may mean one pattern, which is here once."""
         return list(dict.fromkeys(v for v in self.verdicts.values() if isinstance(v, Pattern)))
 
     def keep(
@@ -72,7 +72,7 @@ class Holdings:
 
     def __init__(self, limits: Limits) -> None:
         self.names: Final[dict[str, Pattern]] = {}
-        """What the client subscribed, as it spelled it, in order."""
+        """The client's subscriptions, as spelled, in order."""
         self._limits: Final = limits
         self._assigned: dict[Pattern, None] | None = None  # As a rule there are none.
         # How often patterns are held under names that are not their own texts, as a rule never.
@@ -169,7 +169,7 @@ class Holdings:
 
     @property
     def assigned(self) -> Collection[Pattern]:
-        """What the server subscribed, in order."""
+        """The server's subscriptions, in order."""
         return self._assigned or ()
 
     @property

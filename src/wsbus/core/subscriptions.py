@@ -30,7 +30,7 @@ A = TypeVar("A", bound=Collection[Any])
 
 
 class TableStatistics(msgspec.Struct, frozen=True):
-    """What a :class:`SubscriptionTable` holds and has done."""
+    """The contents and counters of a :class:`SubscriptionTable`."""
 
     patterns: int
     """Distinct patterns somebody subscribed to."""
@@ -127,8 +127,9 @@ class SubscriptionTable(Generic[M, A]):
         cache_places: The most members that are kept, over all different answers.
         edit: Makes an answer from one that was right before some members came and others went; see
             :class:`.MatchCache`. None: it is arranged anew.
-        narrow: Takes out of an answer who does not get a channel, and returns the same object if
-            that is nobody. :meth:`touch` says that it would answer otherwise now.
+        narrow: Takes out of an answer who does not get a channel. If that is nobody it returns the
+            same object, or one that shares its members. :meth:`touch` says that it would answer
+            otherwise now.
     """
 
     def __init__(
@@ -328,7 +329,7 @@ def _way(pattern: Pattern) -> tuple[str, ...]:
 
 
 class _Found(Generic[M]):
-    """What a search found: members by the texts of patterns, and blocks of deep patterns."""
+    """The result of a search: members by the texts of patterns, and blocks of deep patterns."""
 
     __slots__ = ("_blocks", "_exact", "_held")
 

@@ -27,7 +27,7 @@ from .closing import close, close_failed
 from .commands import Running
 from .connection import Connection, ConnectionDriver
 from .hooks import HookCalls
-from .opening import await_end, greeting, new_member, new_session, take_name
+from .opening import await_end, greeting, new_member, new_outlet, new_session, take_name
 from .outlet import SocketOutlet
 from .questions import put, question
 from .reader import Reader
@@ -95,12 +95,9 @@ class Driver:
         self._closed: Event | None = None  # Set once it is closed; None: it is not closing.
         self.session: Final = new_session(services, endpoint, admission, now)
         self.protocol: Final = admission.protocol
-        seconds, log = endpoint.limits.write_deadline, services.flusher.log
-        self.outlet: Final = SocketOutlet(transport, self, seconds, log)
+        self.outlet: Final[SocketOutlet] = new_outlet(services, endpoint, transport, self)
         self.member: Final = new_member(endpoint, admission, self.outlet)
-        self._reader: Final = Reader(
-            services, self.session, self.protocol, self.member, self.outlet
-        )
+        self._reader: Final = Reader(services, self)
 
     @property
     def identity(self) -> Identity | None:
@@ -132,8 +129,7 @@ class Driver:
 
     def describe(self) -> str:
         """Return id, subject and path, for a log line."""
-        subject = self.identity.subject if self.identity else None
-        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
+        whose = f"of {escaped(self.identity.subject)}" if self.identity else "without a subject"
         return f"the connection {escaped(self.id)} {whose}, on {escaped(self.handshake.path)},"
 
     # --- life ----------------------------------------------------------------------------------
@@ -225,8 +221,7 @@ class Driver:
     async def gone(self) -> None:
         """Wait until the connection has ended and its ``on_disconnect`` hooks have returned."""
         if self._services.registry.is_leaving(self):
-            if self._gone is None:
-                self._gone = Event()
+            self._gone = self._gone or Event()
             await self._gone.wait()
 
     def _end(self) -> None:
@@ -238,7 +233,7 @@ class Driver:
         self.outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
-        """Nothing can be written any more; see :class:`wsbus.server.outlet.Owner`."""
+        """Nothing can be written any more; see :class:`wsbus.server.outlet.OutletOwner`."""
         if is_closed:  # The reader is about to learn it, too; a reset might cut the close frame.
             self._services.hub.leave_all(self.member, self.session.patterns)
         else:
@@ -306,9 +301,8 @@ class Driver:
     ) -> None:
         """Have hooks called once the actions are performed, in the order of what happened."""
         if hooks:
-            if self._calls is None:
-                seconds, log = self.endpoint.limits.command_timeout, self._services.hooks.log
-                self._calls = HookCalls(self.context, seconds, log)
+            seconds, log = self.endpoint.limits.command_timeout, self._services.hooks.log
+            self._calls = self._calls or HookCalls(self.context, seconds, log)
             self._calls.add(hooks, self.connection, *args, is_first=is_first)
 
     def _make_calls(self) -> None:
@@ -338,9 +332,10 @@ class Driver:
             self.go_on((), self._services.clock())
 
     def _emit(self, action: actions.Emit) -> None:
-        receipt = self._services.emit(action.channel, action.publish)
-        if action.publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt), action.publish.ref))
+        publish = action.publish
+        receipt = self._services.post.emit(action.channel, publish.event, publish.data)
+        if publish.ref is not None:
+            self._send(Response(msgspec.json.encode(receipt), publish.ref))
 
     def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, reader = self._services, self.endpoint.limits, self._reader

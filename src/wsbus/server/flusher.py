@@ -13,7 +13,7 @@ is not waited for: nobody waits for a slow subscriber.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -25,7 +25,8 @@ from ..core.events import GapCause
 from ..core.frame import Frame
 from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.member import Duty, Input, Member, Outlet, Owed, Standing
+from ..core.member import Duty, Input, Member, Standing
+from ..core.outlet import Outlet, Owed
 from ..core.pacing import FLUSH_BYTES, FLUSH_COUNT, LOCAL_TURNS, MAX_JOIN_BYTES, PACE_SECONDS
 from ..core.plan import Plan, Write, count, join, joined_writes
 from ._wakeup import Wakeup
@@ -60,8 +61,6 @@ class Flusher:
         self._due: Final = Wakeup()
         self._flushed: Event | None = None  # For those who wait for a flush.
         self._progress: Event | None = None  # For those who wait for readers.
-        self.is_pressed: bool = False
-        """Whether the caller that used :meth:`soon_for_reader` last should call :meth:`drained`."""
         self.flushes: int = 0
         self.failures: int = 0
         """Members lost to a failed write."""
@@ -78,14 +77,6 @@ class Flusher:
         elif not self._is_due:
             self._is_due = True
             self._due.set()
-
-    def soon_for_reader(self) -> None:
-        """As :meth:`soon`, for a connection that publishes what its client said.
-
-        It cannot wait at once, but before it acts on the next message: :attr:`is_pressed` tells.
-        """
-        self.is_pressed = self.is_overdue
-        self.soon()
 
     @property
     def is_overdue(self) -> bool:
@@ -116,7 +107,6 @@ class Flusher:
 
         Subscribers inside the process get a few turns of the loop instead.
         """
-        self.is_pressed = False
         for _ in range(LOCAL_TURNS):
             if not self._hub.has_unread:
                 break
@@ -200,24 +190,20 @@ class Flusher:
             self.soon()
             return
         try:
-            member.outlet.write_now(frame.wire)
+            member.write_control(frame.wire)
         except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
             self._not_written(member, (Owed(frame, None),), exc)
-        else:
-            member.count_control()
 
     def _write(self, write: Write) -> None:
         members, _, owed = write
         chunks = list(joined_writes(owed, next(iter(members)).protocol))
-        ready: Collection[Member] = [member for member in members if member.standing is _READY]
         for done, (wire, items) in enumerate(chunks):
-            failed = _write_each(ready, wire)
+            failed = Member.write_each(members, wire, *count(items))
             if failed:
                 rest = [item for _, part in chunks[done:] for item in part]
+                members = [member for member in members if member not in failed]
                 for member, exc in failed.items():
                     self._not_written(member, rest, exc)
-                ready = [member for member in ready if member not in failed]
-            Member.count_sent(ready, *count(items))
 
     def _not_written(self, member: Member, owed: Sequence[Owed], exc: Exception) -> None:
         if isinstance(exc, WouldBlock):
@@ -235,9 +221,10 @@ class Flusher:
         now = self._clock().monotonic
         ready = [member for member in members if member.standing is _READY]
         self._hub.lend(ready)
+        publications, controls = count(owed)
         for member in ready:
             member.outlet.watch(now)
-        Member.count_sent(ready, *count(owed))
+            member.count_lent(publications, controls)
         self._runner.submit_each(partial(self._deliver, frames), ready)
 
     async def _deliver(self, frames: Sequence[Frame], member: Member) -> None:
@@ -293,7 +280,8 @@ class Flusher:
 
     def _rest(self, member: Member) -> None:
         member.outlet.rest()
-        self._tell_progress()
+        if self._progress is not None:
+            self._tell_progress()
 
     def expire(self, now: float) -> None:
         """Give up on members whose transports took nothing for the write deadline."""
@@ -314,14 +302,3 @@ class Flusher:
         if member.step(Input.FAILED) is Duty.REPORT:
             self.failures += member.outlet.fail(exc)
         self._tell_progress()
-
-
-def _write_each(members: Iterable[Member], wire: bytes) -> dict[Member, Exception]:
-    """Write to each; return those to which that failed, and why."""
-    failed = {}
-    for member in members:  # The hot loop: nothing per member but the write.
-        try:
-            member.outlet.write_now(wire)
-        except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
-            failed[member] = exc
-    return failed

@@ -1,4 +1,4 @@
-"""Where the members of connections write to: one transport each, and how it gets on."""
+"""The outlet of a connection's member: its transport, and the progress of its writes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from anyio import Event
 from .._log import BoundedLog
 from ..core.errors import TransportClosed
 from ..core.frame import Frame
-from ..core.member import Outlet, Owed
+from ..core.outlet import Outlet, Owed
 from ..core.pacing import CATCH_UP_SECONDS
 from ..core.queue import MessageQueue
 from ..transport import Transport, WriteNow
 
-__all__ = ["Owner", "SocketOutlet"]
+__all__ = ["OutletOwner", "SocketOutlet"]
 
 _QUIET_SECONDS: Final = 60.0
 """Between two warnings of one connection."""
 
 
-class Owner(Protocol):
+class OutletOwner(Protocol):
     """The connection of a member, to which its outlet reports."""
 
     def describe(self) -> str:
@@ -70,7 +70,7 @@ class SocketOutlet(Outlet):
     """The transport's own, so that a delivery costs one call; only if it is :attr:`direct`."""
 
     def __init__(
-        self, transport: Transport, owner: Owner, write_deadline: float, log: BoundedLog
+        self, transport: Transport, owner: OutletOwner, write_deadline: float, log: BoundedLog
     ) -> None:
         self.transport: Final = transport
         self.direct: Final = transport if isinstance(transport, WriteNow) else None
@@ -91,7 +91,7 @@ class SocketOutlet(Outlet):
         self._relief: Event | None = None
 
     @property
-    def receiver(self) -> Owner:
+    def receiver(self) -> OutletOwner:
         """The connection."""
         return self._owner
 
@@ -127,7 +127,8 @@ class SocketOutlet(Outlet):
     def watch(self, now: float) -> None:
         """Expect it to take something within the write deadline from now on."""
         self._progress_at = now
-        self._unsent = 0 if self.direct is None else self.direct.unsent()
+        if self.direct is not None:
+            self._unsent = self.direct.unsent()
 
     def progress(self, now: float) -> None:
         """Note that the transport took something; wake those who wait in :meth:`relief`."""
@@ -137,7 +138,10 @@ class SocketOutlet(Outlet):
     def rest(self) -> None:
         """Note that publishers have nothing to wait for."""
         self._behind_since = None
-        self.relieve()
+        self._has_stalled = False
+        self._moves += 1
+        if self._relief is not None:
+            self.relieve()
 
     async def relief(self) -> None:
         """Wait until some of the queue was written, or the member is not blocked any more."""

@@ -16,11 +16,9 @@ from anyio import current_time
 from .._application import Overdue, name_of
 from .._log import BoundedLog
 from ..core.actions import AskPermission
-from ..core.channels import Channel
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
 from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.messages import Publication, Publish, Receipt
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from .commands import Commands
@@ -28,6 +26,7 @@ from .connection import ConnectionDriver
 from .flusher import Flusher
 from .hooks import HookLists
 from .interest import Interest, InterestProvider
+from .post import Post
 from .registry import Registry
 from .runner import Runner
 from .statistics import BusStatistics
@@ -79,10 +78,11 @@ class InProcess(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """What a running bus shares with its connections."""
+    """The services that a running bus shares with its connections."""
 
     hub: Hub
     flusher: Flusher
+    post: Post
     runner: Runner
     clock: Callable[[], Instant]
     new_id: Callable[[], str] = new_id
@@ -107,16 +107,9 @@ class Services:
     """The log for failures of the application's functions."""
 
     def follow(self, provider: InterestProvider) -> None:
-        """Have a provider bring what is wanted here; to be called before anybody connects."""
+        """Have a provider bring what is wanted here; to be called before any client connects."""
         interest = self.hub.interest = self.interest = Interest(provider, self.runner, self.clock)
         self.runner.submit(interest.run)
-
-    def emit(self, channel: Channel, publish: Publish) -> Receipt:
-        """Publish a client's publication."""
-        at = self.clock().wall
-        receipt = self.hub.publish(Publication(channel, publish.event, publish.data, at))
-        self.flusher.soon_for_reader()
-        return receipt
 
     def sweep_seconds(self) -> float:
         """Return how long the sweeper may sleep: a second, or a third of the quickest heartbeat."""

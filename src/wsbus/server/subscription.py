@@ -12,8 +12,9 @@ import msgspec
 from ..core.choices import member_of
 from ..core.errors import UsageError
 from ..core.events import Event, Gap, GapCause
-from ..core.member import Member, Outlet, Owed
+from ..core.member import Member
 from ..core.messages import Publication
+from ..core.outlet import Outlet, Owed
 from ..core.overflow import Overflow
 from ..core.pacing import MAX_JOIN_BYTES
 from ..core.patterns import Pattern

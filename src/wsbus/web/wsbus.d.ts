@@ -6,7 +6,7 @@ export type Gap = {
     lost: number | null;
     cause: "reconnect" | "server" | "buffer";
     channels?: Map<string, {
-        lost: number;
+        lost: number | null;
         position?: Position;
     }>;
 };
@@ -140,53 +140,48 @@ export declare const channel: (head: string, ...names: string[]) => string;
 declare const Target: new () => ClientEventTarget;
 export declare class Client extends Target {
     #private;
-    /** @type {Promise<Ending>} It never rejects. `connect()` after the end makes a new one. */
-    closed: Promise<Ending>;
     /**
      * @param {string | URL | (() => string | URL | Promise<string | URL>)} url
      * @param {ClientOptions} [options]
      */
-    constructor(url: string | URL | (() => string | URL | Promise<string | URL>), { token, tokenIn, protocol, WebSocket, signal, retry, heartbeat }?: ClientOptions);
+    constructor(url: string | URL | (() => string | URL | Promise<string | URL>), options?: ClientOptions);
     get state(): State;
+    /** How it ended; it never rejects. `connect()` after the end makes a new one. */
+    get closed(): Promise<Ending>;
     /**
      * Connect, or try again now. Rejects if this attempt fails; the client goes on trying all the same,
      * unless the reason is final. With `retry.first` it waits until connected.
      * @param {Abortable} [options]
-     * @returns {Promise<void>}
      */
-    connect({ signal }?: Abortable): Promise<void>;
+    connect(options?: Abortable): Promise<void>;
     /**
      * All or none; resolves when confirmed. `unsubscribe` takes back one call; aborting `signal` takes
      * back this one, after the confirmation, too.
      * @param {string | Iterable<string>} patterns
      * @param {Limited} [options]
-     * @returns {Promise<void>}
      */
-    subscribe(patterns: string | Iterable<string>, { signal, timeout }?: Limited): Promise<void>;
+    subscribe(patterns: string | Iterable<string>, options?: Limited): Promise<void>;
     /**
      * Resolves when the server has confirmed it, or there is no connection.
      * @param {string | Iterable<string>} patterns
      * @param {Limited} [options]
-     * @returns {Promise<void>}
      */
-    unsubscribe(patterns: string | Iterable<string>, { signal, timeout }?: Limited): Promise<void>;
+    unsubscribe(patterns: string | Iterable<string>, options?: Limited): Promise<void>;
     /**
      * Handle events that match; it does not subscribe. Returns what removes the handler.
      * @template [T=unknown]
      * @param {string} pattern
      * @param {(event: BusEvent<T>) => unknown} handler
      * @param {Abortable} [options]
-     * @returns {() => void}
      */
-    on<T = unknown>(pattern: string, handler: (event: BusEvent<T>) => unknown, { signal }?: Abortable): () => void;
+    on<T = unknown>(pattern: string, handler: (event: BusEvent<T>) => unknown, options?: Abortable): () => void;
     /**
      * Subscribe at once, until the loop is left. Of more than `buffer` unread events the oldest go.
      * @template [T=unknown]
      * @param {string} pattern
      * @param {Abortable & { buffer?: number }} [options]
-     * @returns {AsyncIterableIterator<BusEvent<T>>}
      */
-    events<T = unknown>(pattern: string, { signal, buffer }?: Abortable & {
+    events<T = unknown>(pattern: string, options?: Abortable & {
         buffer?: number;
     }): AsyncIterableIterator<BusEvent<T>>;
     /**
@@ -194,14 +189,12 @@ export declare class Client extends Target {
      * @param {string} action
      * @param {unknown} [params]
      * @param {RequestOptions} [options]
-     * @returns {Promise<T>}
      */
     command<T = unknown>(action: string, params?: unknown, options?: RequestOptions): Promise<T>;
     /**
      * @param {string} channel
      * @param {unknown} data
      * @param {RequestOptions & { event?: string }} [options]
-     * @returns {Promise<{ matched: number, accepted: number }>}
      */
     publish(channel: string, data?: unknown, { event, ...options }?: RequestOptions & {
         event?: string;

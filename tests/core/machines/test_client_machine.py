@@ -38,7 +38,7 @@ from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
-from wsbus.core.member import Member, Outlet, Owed
+from wsbus.core.member import Member
 from wsbus.core.messages import (
     Command,
     Gap,
@@ -53,6 +53,7 @@ from wsbus.core.messages import (
     Subscribed,
     Unsubscribe,
 )
+from wsbus.core.outlet import Outlet, Owed
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants, Identity
 from wsbus.core.queue import MessageQueue

@@ -1,4 +1,4 @@
-"""Requests of a client that wait for an answer: each gets one, and none gets two."""
+"""A client's requests that wait for an answer; each gets exactly one outcome."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Measure", "OpenRequest", "Requests"]
 
 OpenRequest: TypeAlias = Command | Publish | GetStatus
 Measure: TypeAlias = Callable[[OpenRequest], int]
-"""Returns the bytes of a request in the dialect that is spoken."""
+"""Returns the size of a request in the client's dialect, in bytes."""
 
 _ROOM: Final = 4096
-"""Bytes that a message certainly has beside its data."""
+"""Bytes allowed for the parts of a message other than its data."""
 
 
 class _Pending(NamedTuple):
@@ -31,7 +31,7 @@ class _Pending(NamedTuple):
     number: int
     """In the order in which the requests were made."""
     was_sent: bool = False
-    """It was sent over a connection that was lost: it may have been carried out."""
+    """Whether it was sent over a connection that was lost, and may have been carried out."""
 
     @property
     def is_call(self) -> bool:
@@ -54,26 +54,31 @@ class Requests:
         self._waiting: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
         """In the order in which they were made, also those that were sent before."""
         self._made = 0
-        self._unjudged: Final[dict[Hashable, None]] = {}
-        """Of those that wait: not compared with the limit of the connection yet."""
         self._sent: Final[dict[str, _Pending]] = {}
         self._refs: Final[dict[Hashable, str]] = {}
         self._answered = 0
         """The most bytes of data of a request that was ever answered."""
 
     def __len__(self) -> int:
-        """Return how many have no answer yet."""
+        """Return the number of requests without an answer."""
         return len(self._waiting) + len(self._sent)
 
-    def add(self, key: Hashable, request: OpenRequest, *, is_idempotent: bool) -> None:
-        """Put a request behind those that wait to be sent."""
+    def add(
+        self, key: Hashable, request: OpenRequest, pace: Pace, *, is_idempotent: bool
+    ) -> list[ClientAction]:
+        """Put a request behind those that wait to be sent, unless it is too large."""
         self._made += 1
-        self._waiting[key] = _Pending(key, request, is_idempotent, self._made)
-        self._unjudged[key] = None
+        pending = self._waiting[key] = _Pending(key, request, is_idempotent, self._made)
+        return self._judge(pending, pace.max_bytes)
+
+    def judge(self, pace: Pace) -> list[ClientAction]:
+        """The server has told its limit: fail what is too large, whatever waits before it."""
+        waiting = list(self._waiting.values())
+        return [action for each in waiting for action in self._judge(each, pace.max_bytes)]
 
     @property
     def next_is_call(self) -> bool | None:
-        """Whether the first that waits is a command; None: nothing waits."""
+        """Whether the first waiting request is a command; None: none waits."""
         for pending in self._waiting.values():
             return pending.is_call
         return None
@@ -81,7 +86,7 @@ class Requests:
     def send(
         self, new_ref: Callable[[], str], pace: Pace, now: float, *, held: int = 0
     ) -> list[ClientAction]:
-        """Send those that wait, as many as the server's rates let; fail all those too large for it.
+        """Send waiting requests within the server's rates; fail those that are too large for it.
 
         Args:
             new_ref: Returns the next ``ref``.
@@ -89,7 +94,7 @@ class Requests:
             now: Monotonic seconds.
             held: Subscriptions; the answer to a request for the status names them all.
         """
-        actions = self._judge(pace.max_bytes)
+        actions: list[ClientAction] = []
         while (is_call := self.next_is_call) is not None:
             if pace.ready_at(now, is_call=is_call) > now:
                 break
@@ -110,10 +115,10 @@ class Requests:
     def answer(
         self, ref: str | None, outcome: Response | Status | WsbusError, pace: Pace, now: float
     ) -> list[ClientAction] | None:
-        """Take an answer; one that says that there were too many is no answer: it is sent again.
+        """Take an answer; after ``RATE_LIMITED`` the request is sent again instead.
 
         Returns:
-            None: it answers nothing, or not in kind, and is ignored.
+            The actions; None if it answers no request, or one of another kind, and is ignored.
         """
         pending = self._sent.get(ref) if ref is not None else None
         if pending is None or ref is None:
@@ -132,7 +137,7 @@ class Requests:
         return [Answer(pending.key, outcome)]
 
     def forget(self, key: Hashable) -> bool:
-        """Nobody waits for the answer any more; what is not sent yet, never is. Idempotent.
+        """Forget a request whose caller has given up; if it was not sent, it never is. Idempotent.
 
         Returns:
             Whether it was certainly not carried out, since the server never got it.
@@ -140,7 +145,6 @@ class Requests:
         ref = self._refs.pop(key, None)
         if ref is not None:
             del self._sent[ref]
-        self._unjudged.pop(key, None)
         pending = self._waiting.pop(key, None)
         return pending is not None and not pending.was_sent
 
@@ -163,15 +167,14 @@ class Requests:
             else:
                 failed.append(Answer(pending.key, new_error()))
         self._wait_again(again)
-        self._unjudged.update(dict.fromkeys(self._waiting))
         self._sent.clear()
         self._refs.clear()
         return failed
 
     def fail(self, new_error: Callable[[], WsbusError]) -> list[ClientAction]:
-        """There will be no answers any more."""
+        """Fail all requests: there will be no answers any more."""
         everything = [*self._sent.values(), *self._waiting.values()]
-        for queue in (self._sent, self._refs, self._waiting, self._unjudged):
+        for queue in (self._sent, self._refs, self._waiting):
             queue.clear()
         return [Answer(p.key, new_error()) for p in sorted(everything, key=_number_of)]
 
@@ -181,19 +184,14 @@ class Requests:
         self._waiting.clear()
         self._waiting.update((pending.key, pending) for pending in waiting)
 
-    def _judge(self, limit: int | None) -> list[ClientAction]:
-        """Fail what is too large, whatever waits its turn before it."""
-        actions: list[ClientAction] = []
-        for key in self._unjudged:
-            pending = self._waiting[key]
-            # No ref is shorter. Whoever is too large only with its own is found when it is sent.
-            request = msgspec.structs.replace(pending.request, ref="0")
-            error = self._too_large(request, limit)
-            if error is not None:
-                actions.append(Answer(key, error))
-                del self._waiting[key]
-        self._unjudged.clear()
-        return actions
+    def _judge(self, pending: _Pending, limit: int | None) -> list[ClientAction]:
+        # No ref is shorter. What is too large only with its own fails when it is sent.
+        request = msgspec.structs.replace(pending.request, ref="0")
+        error = self._too_large(request, limit)
+        if error is None:
+            return []
+        del self._waiting[pending.key]
+        return [Answer(pending.key, error)]
 
     def _too_large(self, request: OpenRequest, limit: int | None) -> MessageTooLarge | None:
         if limit is None or self._measure is None:
@@ -204,7 +202,7 @@ class Requests:
             data, what = request.params, request.action
         else:
             data, what = request.data, f"publish on {request.channel}"
-        if len(data) + _ROOM <= limit:  # Then it is not encoded twice.
+        if len(data) + _ROOM <= limit:  # Small enough: it need not be encoded twice.
             return None
         size = self._measure(request)
         return MessageTooLarge(what, size, limit) if size > limit else None

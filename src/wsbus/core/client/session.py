@@ -1,7 +1,7 @@
-"""Client side of a conversation that outlives its connections, pure; the twin of a session.
+"""The client's side of a conversation, across connections; pure, the counterpart of a session.
 
-What is heard, what the application wants, the ends of connections, time and chance (0 to 1) go in;
-actions come out, to be performed in order.
+Inputs are messages of the server, calls of the application, the ends of connections, time and
+chance (0 to 1). The outputs are actions, to be performed in order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
-from ..events import Gap
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -51,13 +50,12 @@ class ClientSession(Generic[H]):
     """One client, from the first attempt to the last close.
 
     Args:
-        token: Where the token comes from.
-        retry: When to come again.
+        token: The source of the token.
+        retry: When to reconnect.
         liveness: The client's own pings.
-        greets: Whether the server speaks first, as in ``wsbus.v1``. If not, a ping is sent, whose
-            pong means that the server accepts this client.
-        connect_timeout: Seconds for a connection to be opened, and again for the greeting.
-        measure: Returns the size of a request, for servers that tell how much they read.
+        greets: Whether the server speaks first, as in ``wsbus.v1``. If not, it answers a ping.
+        connect_timeout: Seconds to open a connection, and again for the greeting.
+        measure: Returns the size of a request, for servers that announce a limit.
     """
 
     def __init__(
@@ -80,12 +78,11 @@ class ClientSession(Generic[H]):
         self._connect_timeout: Final = connect_timeout
         self._holdings: Final = ClientHoldings[H]()
         self.audience: Final = self._holdings.audience
-        """Returns who gets what is published on a channel now: one call less for each event."""
+        """Returns the holders for a channel; an attribute, to save a call for each event."""
         self._requests: Final = Requests(measure)
         self._pace: Final = Pace()
         self._outbox: Final = Outbox(self._holdings, self._requests, self._pace)
-        self._at = -math.inf
-        """When something was heard, or the time looked at, last."""
+        self._at = -math.inf  # When the last input came.
         self._refs = 0
         self._ping_ref: str | None = None
         self._connection_id: str | None = None
@@ -96,45 +93,44 @@ class ClientSession(Generic[H]):
 
     @property
     def subscriptions(self) -> Collection[str]:
-        """What the server has confirmed, as it was spelled."""
+        """The names that the server has confirmed, as they were spelled."""
         return self._holdings.held
 
     def subscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
-        """Ask for what matches; the holder is confirmed, or dismissed, some time."""
+        """Subscribe; the holder is confirmed, or dismissed, later."""
         return [*self._holdings.add(pattern, holder), *self._flush(now)]
 
     def listen(self, pattern: Pattern, holder: H) -> list[ClientAction]:
-        """Take what matches of what the server sends, without asking for it."""
+        """Receive events that match without subscribing at the server."""
         return self._holdings.add_unasked(pattern, holder)
 
     def unsubscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
-        """Give up; from now on the holder gets nothing. Idempotent."""
+        """Unsubscribe; the holder gets no more events. Idempotent."""
         self._holdings.remove(pattern, holder)
         return self._flush(now)
 
     def request(
         self, key: Hashable, request: OpenRequest, now: Instant, *, is_idempotent: bool = False
     ) -> list[ClientAction]:
-        """Ask for something that is answered once; sent when connection and rates let."""
-        self._requests.add(key, request, is_idempotent=is_idempotent)
-        return self._flush(now)
+        """Make a request, to be sent when connection and rates allow it."""
+        refused = self._requests.add(key, request, self._pace, is_idempotent=is_idempotent)
+        return refused or self._flush(now)
 
     def forget(self, key: Hashable) -> bool:
-        """Nobody waits for an answer any more; tell whether it never was sent. Idempotent."""
+        """Forget a request; tell whether it was certainly never sent. Idempotent."""
         return self._requests.forget(key)
 
     def close(self, error: WsbusError | None = None) -> list[ClientAction]:
-        """End it for good, for a reason that no connection has given."""
+        """End the session, for a reason of the client's own."""
         return self._stop(error)
 
     # --- connections -----------------------------------------------------------------------------
 
     def opened(self, now: Instant) -> list[ClientAction]:
-        """Take up a connection that was opened."""
+        """Start to use a connection that was opened."""
         if not self._takes(ClientInput.OPENED):
             return []
         self.deadline = now.monotonic + self._connect_timeout
-        self._pace.reset()
         token = self._token
         if token.text is not None and not token.use.in_handshake:
             return [self._authenticate(token.text)]
@@ -143,28 +139,26 @@ class ClientSession(Generic[H]):
     def failed(
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
-        """Take note that no connection could be opened."""
-        is_next = self._takes(ClientInput.FAILED)
-        return self._retreat(error, advice, now, chance) if is_next else []
+        """Note that no connection could be opened."""
+        dials = self._takes(ClientInput.FAILED)
+        return self._retreat(error, advice, now, chance) if dials else []
 
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
-        """Take note that the connection, or the attempt, has ended, whoever ended it."""
+        """Note that the connection, or the attempt, has ended, on either side."""
         verdict, self._verdict = self._verdict or reason, ""
-        code = meaning_of(code, reason)
-        is_too_big = code == CloseCode.MESSAGE_TOO_BIG
         if not self._takes(ClientInput.LOST):
             return []
         if self.state is ClientState.DIALLING:
             return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
+        is_too_big = (code := meaning_of(code, reason)) == CloseCode.MESSAGE_TOO_BIG
         self._attempts.left(now.monotonic)
         new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
         in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
         error: WsbusError = ConnectionLost(code, verdict)
         if code == CloseCode.TOKEN_REFUSED:
             error = Unauthenticated(verdict or "the token was refused")
-        advice, has_sent_token = advice_for(code), self._token.sent_ref is not None
-        if is_too_big and self.state is ClientState.GREETING and has_sent_token:
-            advice = Advice.STOP  # Only the token was sent.
+        shows = self.state is ClientState.GREETING and self._token.sent_ref is not None
+        advice = Advice.STOP if is_too_big and shows else advice_for(code)
         return in_flight + self._retreat(error, advice, now, chance)
 
     def handle_token(self, generation: int, token: str, now: Instant) -> list[ClientAction]:
@@ -179,7 +173,7 @@ class ClientSession(Generic[H]):
     def handle_no_token(
         self, generation: int, why: str, now: Instant, chance: float
     ) -> list[ClientAction]:
-        """The application has none; a late answer is ignored."""
+        """Note that the application has no token; a late answer is ignored."""
         if self._token.is_late(generation):
             return []
         if self.state is ClientState.OPEN:
@@ -187,7 +181,7 @@ class ClientSession(Generic[H]):
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
 
     def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901
-        """Act on one message of the server; publications have :meth:`audience`."""
+        """Act on one message of the server; for events see :meth:`audience`."""
         self._at = now.monotonic
         match heard:
             case _ if not self._takes(ClientInput.HEARD):
@@ -217,17 +211,17 @@ class ClientSession(Generic[H]):
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []
-            case Gap():
+            case messages.Gap():
                 return self._holdings.lose(heard)
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id, self._subject = heard.connection_id, heard.subject
-        self._pace.learn(heard, now.monotonic)
+        refused = self._outbox.learn(heard, now.monotonic)
         if self.state is not ClientState.GREETING or self._token.sent_ref is not None:
-            return []
+            return refused
         if heard.subject is None:
-            return self._stop(self._token.wanted())
-        return self._enter(heard.subject, now)
+            return refused + self._stop(self._token.wanted())
+        return refused + self._enter(heard.subject, now)
 
     def _handle_pong(self, ref: str | None, now: Instant) -> list[ClientAction]:
         if self.state is ClientState.GREETING and self._token.sent_ref is None and not self._greets:
@@ -256,7 +250,7 @@ class ClientSession(Generic[H]):
         self._holdings.left(heard.ref)
         if not self._holdings.is_renewal(heard.ref):
             return self._holdings.refuse(heard.ref, error)
-        # It held these before: a server that is short of something now may take them later.
+        # It held these before: a server that is overloaded now may accept them later.
         return self._cut(f"the server did not take the subscriptions again: {heard.code}")
 
     def _handle_admitted(self, heard: actions.Admitted, now: Instant) -> list[ClientAction]:
@@ -271,11 +265,10 @@ class ClientSession(Generic[H]):
             return []
         if self.state is ClientState.GREETING and self._subject is None:
             return self._stop(Unauthenticated(heard.message))
-        # The server admits clients without a token, or knows this one from its handshake.
+        # The server accepts clients without a token, or had the token in the handshake.
         told = self._not_refreshed(heard.message, now)
-        return (
-            self._enter(self._subject, now, *told) if self.state is ClientState.GREETING else told
-        )
+        is_new = self.state is ClientState.GREETING
+        return self._enter(self._subject, now, *told) if is_new else told
 
     def _enter(self, subject: str | None, now: Instant, *more: ClientAction) -> list[ClientAction]:
         is_again = self._attempts.entered(now.monotonic, is_settled=not self._holdings.names)
@@ -290,7 +283,7 @@ class ClientSession(Generic[H]):
         ]
 
     def _flush(self, now: Instant) -> list[ClientAction]:
-        """Say what waits, as much as the server's rates let; the deadline says when the rest is."""
+        """Send waiting requests within the server's rates; the deadline is that of the rest."""
         self._at = now.monotonic
         if self.state is not ClientState.OPEN or self._verdict:
             return []
@@ -301,7 +294,7 @@ class ClientSession(Generic[H]):
     # --- time ------------------------------------------------------------------------------------
 
     def handle_deadline(self, now: Instant) -> list[ClientAction]:
-        """Do what time demands: connect, ping, refresh the token, or give the connection up."""
+        """Act at the deadline: connect, ping, refresh the token, or give the connection up."""
         if now.monotonic < self.deadline or not self._takes(ClientInput.DUE):
             return []
         self._at = now.monotonic
@@ -328,7 +321,7 @@ class ClientSession(Generic[H]):
         return todo + self._flush(now)
 
     def _cut(self, why: str) -> list[ClientAction]:
-        """Give the connection up; the driver will say that it is lost, and nobody else why."""
+        """Give the connection up, and keep the reason until the driver reports the loss."""
         self._verdict = why
         self._liveness.stop()
         self.deadline = math.inf
@@ -360,7 +353,7 @@ class ClientSession(Generic[H]):
     def _retreat(
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
-        """The connection, or the attempt, came to nothing: stop, or wait for the next one."""
+        """Handle a failed connection or attempt: stop, or wait for the next one."""
         if advice is Advice.NEW_TOKEN and not self._token.use.is_fetched:
             return self._stop(Unauthenticated(_EXPIRED))
         verdict = self._attempts.failed(error, advice, chance)
@@ -382,6 +375,7 @@ class ClientSession(Generic[H]):
         self.deadline = math.inf
         self._token.reset()
         self._liveness.stop()
+        self._pace.reset()
         self._holdings.disconnected()
 
     def _takes(self, heard: ClientInput) -> bool:

@@ -3,7 +3,7 @@
 /** @typedef {{ code: string | number, message: string, reason?: string }} Failure */
 /** @typedef {{ data?: unknown, error?: Failure }} Outcome */
 /** @typedef {{ epoch: string, offset: number, previous?: number }} WirePosition */
-/** @typedef {{ channel: string, lost: number, position?: WirePosition }} LostOn */
+/** @typedef {{ channel: string, lost?: number | null, position?: WirePosition }} LostOn */
 /** @typedef {"reconnect" | "server" | "buffer"} GapCause */
 /**
  * What a server says of itself and of its limits.
@@ -24,22 +24,22 @@
  * @property {number} timestamp
  * @property {boolean} [success]
  * @property {{ code: string, message: string }} [error]
- * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost: number,
+ * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost?: number | null,
  *   rejected?: { channel: string, code: string, message: string }[] }} data
  */
 /**
  * @template H, K
- * @typedef {{ type: "connect" } | { type: "pause" } | { type: "close", error?: Failure }
- *   | { type: "subscribe" | "unsubscribe", pattern: string, holder: H, isBatched?: boolean }
+ * @typedef {{ isBatched?: boolean, isOffline?: boolean } & ({ type: "connect" } | { type: "pause" } | { type: "close", error?: Failure }
+ *   | { type: "subscribe" | "unsubscribe", pattern: string, holder: H }
  *   | { type: "request", key: K, message: { type: string }, isIdempotent?: boolean }
  *   | { type: "forget", key: K }
  *   | { type: "opened" }
- *   | { type: "failed", error: Failure & { code: number }, isOffline?: boolean }
- *   | { type: "lost", code: number, reason: string, isOffline?: boolean }
+ *   | { type: "failed", error: Failure & { code: number } }
+ *   | { type: "lost", code: number, reason: string }
  *   | { type: "token", generation: number, token: string | null | undefined }
- *   | { type: "noToken", generation: number, why: string, isOffline?: boolean }
+ *   | { type: "noToken", generation: number, why: string }
  *   | { type: "heard", message: Message }
- *   | { type: "deadline" } | { type: "wake" } | { type: "check" }} Input
+ *   | { type: "deadline" } | { type: "wake" } | { type: "check" })} Input
  */
 /**
  * `fetchToken`: ask the application; answer with `token` or `noToken`. `dial`: open a connection; answer

@@ -16,106 +16,87 @@ const SPEED_UP = 0.5;
 const FASTEST_GUESS = 1000;
 const ROUNDING = 1e-6;
 
-/** One token bucket. */
-class Rate {
-  #most;
-  #rate;
-  #burst;
-  #last;
-  #quietUntil = -Infinity;
-  tokens;
-
-  /** @param {number} told Infinity: no limit is known. @param {number} now */
-  constructor(told, now) {
-    this.#most = this.#rate = told * RATE_SHARE;
-    this.#burst = this.tokens = Math.max(1, told * BURST_SHARE);
-    this.#last = now;
-  }
-
-  /** When there is a token: `now`, or later. @param {number} now */
-  readyAt(now) {
-    this.#refill(now);
-    const missing = 1 - this.tokens;
-    return missing <= ROUNDING ? now : now + (missing / this.#rate) * 1000;
-  }
-
-  /** What cannot wait is sent without a token, and delays what follows. @param {number} now @param {number} count */
-  take(now, count) {
-    this.#refill(now); // First: what comes in afterwards, up to the burst, would hide it.
-    this.tokens = Math.max(-this.#burst, this.tokens - count);
-  }
-
-  /** @param {number} now */
-  #refill(now) {
-    if (this.tokens < this.#burst) {
-      this.tokens = Math.min(this.#burst, this.tokens + (Math.max(0, now - this.#last) / 1000) * this.#rate);
-    }
-    this.#last = now;
-  }
-
-  /** The server had no room. The refusals of one burst count once. @param {number} now */
-  refused(now) {
-    if (now < this.#quietUntil) return;
-    this.#rate = this.#rate < Infinity ? Math.max(SLOWEST, this.#rate / 2) : FIRST_GUESS;
-    this.#burst = Math.min(this.#burst, Math.max(1, this.#rate));
-    this.tokens = 0;
-    this.#last = now;
-    this.#quietUntil = now + 1000 / this.#rate;
-  }
-
-  /** The server had room. */
-  answered() {
-    if (this.#rate >= this.#most) return;
-    this.#rate = Math.min(this.#most, this.#rate + SPEED_UP);
-    if (this.#rate > FASTEST_GUESS) this.#rate = this.#burst = this.tokens = Infinity;
-  }
-}
+/** @typedef {ReturnType<typeof makePace>} Pace */
 
 /** A limit that the server tells, if it is one. @type {(value: unknown) => number} */
 const limitOf = (value) => (typeof value === "number" && value > 0 ? value : Infinity);
 
-/** The limits of one connection, and what is left of them. */
-export class Pace {
-  /** The largest message that the server reads. */
-  maxBytes;
-  /** The most names in one request. */
-  maxNames;
-  #messages;
-  #commands;
+/** One token bucket. @param {unknown} told The rate that the server tells, if it does. @param {number} last Now. */
+const makeBucket = (told, last) => {
+  const most = limitOf(told) * RATE_SHARE;
+  let rate = most;
+  let burst = Math.max(1, limitOf(told) * BURST_SHARE);
+  let tokens = burst;
+  let quietUntil = -Infinity;
 
-  /** @param {import("./actions.js").Terms} terms What the server tells of its limits. @param {number} now */
-  constructor(terms, now) {
-    this.maxBytes = limitOf(terms.max_message_bytes);
-    const names = limitOf(terms.max_names);
-    this.maxNames = names < Infinity ? Math.max(1, names) : UNTOLD_NAMES;
-    this.#messages = new Rate(limitOf(terms.messages_per_second), now);
-    this.#commands = new Rate(limitOf(terms.commands_per_second), now);
-  }
+  /** @param {number} now */
+  const refill = (now) => {
+    if (tokens < burst) tokens = Math.min(burst, tokens + (Math.max(0, now - last) / 1000) * rate);
+    last = now;
+    return tokens;
+  };
 
-  /** When one more message may be sent: `now`, or later. @param {number} now @param {boolean} isCommand */
-  readyAt(now, isCommand) {
-    return Math.max(this.#messages.readyAt(now), isCommand ? this.#commands.readyAt(now) : now);
-  }
+  return {
+    refill,
+    /** When there is a token: `now`, or later. @param {number} now */
+    readyAt(now) {
+      const missing = 1 - refill(now);
+      return missing <= ROUNDING ? now : now + (missing / rate) * 1000;
+    },
+    /** What cannot wait is sent without a token, and delays what follows. @param {number} now @param {number} count */
+    take(now, count) {
+      // Refilled first: what comes in afterwards, up to the burst, would hide it.
+      tokens = Math.max(-burst, refill(now) - count);
+    },
+    /** The server had no room. The refusals of one burst count once. @param {number} now */
+    refused(now) {
+      if (now < quietUntil) return;
+      rate = rate < Infinity ? Math.max(SLOWEST, rate / 2) : FIRST_GUESS;
+      burst = Math.min(burst, Math.max(1, rate));
+      tokens = 0;
+      last = now;
+      quietUntil = now + 1000 / rate;
+    },
+    /** The server had room. */
+    answered() {
+      if (rate >= most) return;
+      rate = Math.min(most, rate + SPEED_UP);
+      if (rate > FASTEST_GUESS) rate = burst = tokens = Infinity;
+    },
+  };
+};
 
-  /** How many names one request may hold now. */
-  names() {
-    const { tokens } = this.#messages;
-    return Math.min(this.maxNames, NAMES_PER_MESSAGE * Math.max(1, Math.floor(tokens + ROUNDING)));
-  }
+/**
+ * The limits of one connection, and what is left of them.
+ * @param {import("./actions.js").Terms} terms What the server tells of its limits.
+ * @param {number} now
+ */
+export const makePace = (terms, now) => {
+  const messages = makeBucket(terms.messages_per_second, now);
+  const commands = makeBucket(terms.commands_per_second, now);
+  const told = limitOf(terms.max_names);
 
-  /** A message is sent. @param {number} now @param {boolean} [isCommand] @param {number} [names] */
-  take(now, isCommand = false, names = 1) {
-    this.#messages.take(now, Math.max(1, Math.ceil(names / NAMES_PER_MESSAGE)));
-    if (isCommand) this.#commands.take(now, 1);
-  }
+  return {
+    /** The largest message that the server reads. */
+    maxBytes: limitOf(terms.max_message_bytes),
+    /** The most names in one request. */
+    maxNames: told < Infinity ? Math.max(1, told) : UNTOLD_NAMES,
 
-  /** The server answered `RATE_LIMITED`. @param {number} now @param {boolean} isCommand */
-  refused(now, isCommand) {
-    (isCommand ? this.#commands : this.#messages).refused(now);
-  }
+    /** When one more message may be sent: `now`, or later. @param {number} now @param {boolean} isCommand */
+    readyAt: (now, isCommand) => Math.max(messages.readyAt(now), isCommand ? commands.readyAt(now) : now),
 
-  /** The server acted on a message. @param {boolean} isCommand */
-  answered(isCommand) {
-    (isCommand ? this.#commands : this.#messages).answered();
-  }
-}
+    /** How many names one request may hold now. @param {number} now */
+    names(now) {
+      return Math.min(this.maxNames, NAMES_PER_MESSAGE * Math.max(1, Math.floor(messages.refill(now) + ROUNDING)));
+    },
+
+    /** A message is sent. @param {number} now @param {boolean} [isCommand] @param {number} [names] */
+    take(now, isCommand = false, names = 1) {
+      messages.take(now, Math.max(1, Math.ceil(names / NAMES_PER_MESSAGE)));
+      if (isCommand) commands.take(now, 1);
+    },
+
+    /** Whose limit it was. @param {boolean} isCommand */
+    of: (isCommand) => (isCommand ? commands : messages),
+  };
+};

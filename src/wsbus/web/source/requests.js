@@ -19,145 +19,146 @@ import { bytesOf } from "./text.js";
 /** The bytes of the id, with its key, are added to those of the text. @type {(pending: Pending<unknown>, ref: string) => number} */
 const sizeOf = ({ bytes }, ref) => bytes + 8 + ref.length;
 
-/** @template K */
-export class Requests {
+/**
+ * @template K
+ * @typedef {ReturnType<typeof makeRequests<K>>} Requests
+ */
+
+/**
+ * @template K
+ * @param {(action: Action<K>) => void} emit
+ */
+export const makeRequests = (emit) => {
   /** Those that are not sent, in the order in which they were made. @type {Set<Pending<K>>} */
-  #waiting = new Set();
+  let waiting = new Set();
   /** Those that were sent over this connection. @type {Map<string, Pending<K>>} */
-  #sent = new Map();
+  const sent = new Map();
   /** The size of the largest message that was ever answered. */
-  #known = 0;
-  #count = 0;
-  #emit;
+  let known = 0;
+  let count = 0;
 
-  /** @param {(action: Action<K>) => void} emit */
-  constructor(emit) {
-    this.#emit = emit;
-  }
-
-  /** Whether the first that waits is a command; undefined: nothing waits. */
-  get nextIsCommand() {
-    for (const { isCommand } of this.#waiting) return isCommand;
-    return undefined;
-  }
-
-  /** Whether a request may have been carried out. @param {K} key */
-  wasSent(key) {
-    return this.#all.some((pending) => pending.key === key && pending.wasSent);
-  }
-
-  /** @param {K} key @param {{ type: string }} message @param {boolean} isIdempotent @param {Pace} pace */
-  add(key, message, isIdempotent, pace) {
-    const { type } = message;
-    const text = JSON.stringify(message);
-    const flags = { isCommand: type === "command", isIdempotent, wasSent: false };
-    const pending = { key, number: this.#count++, type, text, bytes: bytesOf(text), ...flags };
-    this.#waiting.add(pending);
-    this.#refuse(pending, "0", pace);
-  }
-
-  /** The server has told its limit: fail what is too large for it. @param {Pace} pace */
-  judge(pace) {
-    for (const pending of this.#waiting) this.#refuse(pending, "0", pace);
-  }
-
-  /**
-   * Send those that wait, as many as the rates of the server allow.
-   * @param {() => string} newRef
-   * @param {Pace} pace
-   * @param {number} now
-   * @param {number} held How many subscriptions there are: the answer to `get_status` names them all.
-   */
-  send(newRef, pace, now, held) {
-    for (const pending of this.#waiting) {
-      const { type, isCommand, text } = pending;
-      if (pace.readyAt(now, isCommand) > now) return;
-      const ref = newRef();
-      if (this.#refuse(pending, ref, pace)) continue;
-      pace.take(now, isCommand, type === "get_status" ? held : 1);
-      pending.wasSent = true;
-      this.#waiting.delete(pending);
-      this.#sent.set(ref, pending);
-      this.#emit({ type: "say", text: `${text.slice(0, -1)},"id":"${ref}"}` });
-    }
-  }
-
-  /**
-   * Take an answer. One that says that there were too many is none: the request is sent again.
-   * @param {string} ref
-   * @param {Outcome} outcome
-   * @param {Pace} pace
-   * @param {number} now
-   * @returns {boolean} Whether there is such a request.
-   */
-  answer(ref, outcome, pace, now) {
-    const pending = this.#sent.get(ref);
-    if (!pending) return false;
-    this.#sent.delete(ref);
-    this.#known = Math.max(this.#known, sizeOf(pending, ref));
-    if (outcome.error?.code === "RATE_LIMITED") {
-      pace.refused(now, pending.isCommand);
-      pending.wasSent = false;
-      this.#wait(pending);
-    } else {
-      pace.answered(pending.isCommand);
-      this.#settle(pending, outcome);
-    }
-    return true;
-  }
-
-  /** Nobody waits for the answer any more. Idempotent. @param {K} key */
-  forget(key) {
-    for (const pending of this.#waiting) if (pending.key === key) this.#waiting.delete(pending);
-    for (const [ref, pending] of this.#sent) if (pending.key === key) this.#sent.delete(ref);
-  }
-
-  /**
-   * The connection ended: fail what was sent, but what may be sent again waits once more.
-   * @param {string} why
-   * @param {boolean} isTooBig A message was too large: one that is larger than all that were ever
-   *   answered may have been it.
-   */
-  cut(why, isTooBig) {
-    const sent = [...this.#sent];
-    this.#sent.clear();
-    for (const [ref, pending] of sent) {
-      const size = sizeOf(pending, ref);
-      const isSuspect = isTooBig && size > this.#known;
-      const what = isSuspect ? `it had ${size} bytes and is not sent again` : "no answer came";
-      if (pending.isIdempotent && !isSuspect) this.#wait(pending);
-      else this.#settle(pending, { error: { code: "CONNECTION_LOST", message: `${what}: ${why}` } });
-    }
-  }
-
-  /** There will be no answers any more. @param {Failure} error */
-  fail(error) {
-    const all = this.#all;
-    this.#sent.clear();
-    for (const pending of all) this.#settle(pending, { error });
-  }
-
-  get #all() {
-    return [...this.#sent.values(), ...this.#waiting];
-  }
+  const all = () => [...sent.values(), ...waiting];
 
   /** It is to be sent again. @param {Pending<K>} pending */
-  #wait(pending) {
-    this.#waiting = new Set([...this.#waiting, pending].sort((one, other) => one.number - other.number));
-  }
-
-  /** Tell whether it is too large, and has failed. @param {Pending<K>} pending @param {string} ref @param {Pace} pace */
-  #refuse(pending, ref, { maxBytes }) {
-    const size = sizeOf(pending, ref);
-    if (size <= maxBytes) return false;
-    const message = `not sent: it has ${size} bytes, the server reads at most ${maxBytes}`;
-    this.#settle(pending, { error: { code: "TOO_LARGE", message } });
-    return true;
-  }
+  const wait = (pending) => {
+    waiting = new Set([...waiting, pending].sort((one, other) => one.number - other.number));
+  };
 
   /** @param {Pending<K>} pending @param {Outcome} outcome */
-  #settle(pending, outcome) {
-    this.#waiting.delete(pending);
-    this.#emit({ type: "answer", key: pending.key, outcome });
-  }
-}
+  const settle = (pending, outcome) => {
+    waiting.delete(pending);
+    emit({ type: "answer", key: pending.key, outcome });
+  };
+
+  /** @param {Pending<K>} pending @param {string} code @param {string} message */
+  const fail = (pending, code, message) => settle(pending, { error: { code, message } });
+
+  /** Tell whether it is too large, and has failed. @param {Pending<K>} pending @param {Pace} pace @param {string} [ref] */
+  const refuse = (pending, { maxBytes }, ref = "0") => {
+    const size = sizeOf(pending, ref);
+    if (size <= maxBytes) return false;
+    fail(pending, "TOO_LARGE", `not sent: it has ${size} bytes, the server reads at most ${maxBytes}`);
+    return true;
+  };
+
+  return {
+    /** Whether the first that waits is a command; undefined: nothing waits. */
+    nextIsCommand() {
+      for (const { isCommand } of waiting) return isCommand;
+      return undefined;
+    },
+
+    /** Whether a request may have been carried out. @param {K} key */
+    wasSent: (key) => all().some((pending) => pending.key === key && pending.wasSent),
+
+    /** @param {K} key @param {{ type: string }} message @param {boolean} isIdempotent @param {Pace} pace */
+    add(key, message, isIdempotent, pace) {
+      const { type } = message;
+      const text = JSON.stringify(message);
+      const flags = { isCommand: type === "command", isIdempotent, wasSent: false };
+      const pending = { key, number: count++, type, text, bytes: bytesOf(text), ...flags };
+      waiting.add(pending);
+      refuse(pending, pace);
+    },
+
+    /** The server has told its limit: fail what is too large for it. @param {Pace} pace */
+    judge(pace) {
+      for (const pending of waiting) refuse(pending, pace);
+    },
+
+    /**
+     * Send those that wait, as many as the rates of the server allow.
+     * @param {() => string} newRef
+     * @param {Pace} pace
+     * @param {number} now
+     * @param {number} held How many subscriptions there are: the answer to `get_status` names them all.
+     */
+    send(newRef, pace, now, held) {
+      for (const pending of waiting) {
+        const { type, isCommand, text } = pending;
+        if (pace.readyAt(now, isCommand) > now) return;
+        const ref = newRef();
+        if (refuse(pending, pace, ref)) continue;
+        pace.take(now, isCommand, type === "get_status" ? held : 1);
+        pending.wasSent = true;
+        waiting.delete(pending);
+        sent.set(ref, pending);
+        emit({ type: "say", text: `${text.slice(0, -1)},"id":"${ref}"}` });
+      }
+    },
+
+    /**
+     * Take an answer. One that says that there were too many is none: the request is sent again.
+     * @param {string} ref
+     * @param {Outcome} outcome
+     * @param {Pace} pace
+     * @param {number} now
+     * @returns {boolean} Whether there is such a request.
+     */
+    answer(ref, outcome, pace, now) {
+      const pending = sent.get(ref);
+      if (!pending) return false;
+      sent.delete(ref);
+      known = Math.max(known, sizeOf(pending, ref));
+      const limit = pace.of(pending.isCommand);
+      if (outcome.error?.code === "RATE_LIMITED") {
+        limit.refused(now);
+        pending.wasSent = false;
+        wait(pending);
+      } else {
+        limit.answered();
+        settle(pending, outcome);
+      }
+      return true;
+    },
+
+    /** Nobody waits for the answer any more. Idempotent. @param {K} key */
+    forget(key) {
+      for (const pending of waiting) if (pending.key === key) waiting.delete(pending);
+      for (const [ref, pending] of sent) if (pending.key === key) sent.delete(ref);
+    },
+
+    /**
+     * The connection ended: fail what was sent, but what may be sent again waits once more.
+     * @param {string} why
+     * @param {boolean} isTooBig A message was too large: one that is larger than all that were ever
+     *   answered may have been it.
+     */
+    cut(why, isTooBig) {
+      for (const [ref, pending] of sent) {
+        const size = sizeOf(pending, ref);
+        const isSuspect = isTooBig && size > known;
+        const what = isSuspect ? `it had ${size} bytes and is not sent again` : "no answer came";
+        if (pending.isIdempotent && !isSuspect) wait(pending);
+        else fail(pending, "CONNECTION_LOST", `${what}: ${why}`);
+      }
+      sent.clear();
+    },
+
+    /** There will be no answers any more. @param {Failure} error */
+    fail(error) {
+      for (const pending of all()) settle(pending, { error });
+      sent.clear();
+    },
+  };
+};

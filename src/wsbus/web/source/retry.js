@@ -11,11 +11,11 @@ const MEANINGS = {
   1011: "the server failed",
   1012: "the server restarts or is full",
   4401: "the token expired",
-  4408: "the server heard nothing for too long",
+  4408: "the server heard nothing",
   4409: "this client read too slowly",
   4429: "this client sent too much",
   4500: "the token was refused",
-  4510: "origin or protocol refused, or ended by an operator",
+  4510: "refused, or ended by an operator",
 };
 
 /** Close codes that advise something else than to connect again after a short delay. */

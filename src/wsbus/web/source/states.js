@@ -13,26 +13,38 @@
 export const STATES = ["waiting", "fetching", "dialling", "greeting", "open", "ended"];
 
 /**
- * Which input does something in which state (`+`), and which one is ignored there (`-`): it comes too
- * late, or there is nothing to do. The columns are those of `STATES`.
- * @type {Record<Input["type"], string>}
+ * Which input does something in which state (1), and which one is ignored there (0): it comes too late, or
+ * there is nothing to do. The columns are those of `STATES`.
+ * @type {Record<Input["type"], number>}
  */
 export const TABLE = {
-  //           WFDGOE
-  connect:     "+----+",
-  pause:       "++++--",
-  close:       "++++++",
-  subscribe:   "++++++",
-  unsubscribe: "++++++",
-  request:     "++++++",
-  forget:      "++++++",
-  opened:      "--+---",
-  failed:      "--+---",
-  lost:        "--+++-",
-  token:       "-+--+-",
-  noToken:     "-+--+-",
-  heard:       "---++-",
-  deadline:    "+-+++-",
-  wake:        "+---++",
-  check:       "----+-",
+  //             WFDGOE
+  connect:     0b100001,
+  pause:       0b111100,
+  close:       0b111111,
+  subscribe:   0b111111,
+  unsubscribe: 0b111111,
+  request:     0b111111,
+  forget:      0b111111,
+  opened:      0b001000,
+  failed:      0b001000,
+  lost:        0b001110,
+  token:       0b010010,
+  noToken:     0b010010,
+  heard:       0b000110,
+  deadline:    0b111110,
+  wake:        0b100011,
+  check:       0b000010,
+};
+
+/**
+ * Whether an input does something in a state.
+ * @param {Input["type"]} type
+ * @param {SessionState} state
+ * @throws {TypeError} There is no such input.
+ */
+export const takes = (type, state) => {
+  const row = TABLE[type];
+  if (!(row >= 0)) throw new TypeError(`no input of a session: ${type}`);
+  return (row >> (5 - STATES.indexOf(state))) & 1;
 };

@@ -18,11 +18,11 @@
 export const gapOf = ({ lost, cause, channels }) => ({
   lost,
   cause,
-  ...(channels && { channels: new Map(channels.map(({ channel, ...more }) => [channel, more])) }),
+  ...(channels && { channels: new Map(channels.map(({ channel, lost = null, ...more }) => [channel, { lost, ...more }])) }),
 });
 
 /**
- * Two gaps before the same event are one. Channels are then known only if they are known of both.
+ * Two gaps before the same event are one; of which channels it is, is then not known.
  * @param {Gap | undefined} first
  * @param {Gap | undefined} second
  * @returns {Gap | undefined}
@@ -30,13 +30,7 @@ export const gapOf = ({ lost, cause, channels }) => ({
 const join = (first, second) => {
   if (!first || !second) return first ?? second;
   const lost = first.lost === null || second.lost === null ? null : first.lost + second.lost;
-  const { cause } = second.cause === "reconnect" ? second : first;
-  if (!first.channels || !second.channels) return { lost, cause };
-  const channels = new Map(first.channels);
-  for (const [channel, more] of second.channels) {
-    channels.set(channel, { ...more, lost: more.lost + (channels.get(channel)?.lost ?? 0) });
-  }
-  return { lost, cause, channels };
+  return { lost, cause: second.cause === "reconnect" ? "reconnect" : first.cause };
 };
 
 /**

@@ -6,9 +6,9 @@
 /**
  * What is missing. `lost`: how many events; null: nobody knows. `cause`: there was no connection for a
  * while (`reconnect`); the `server` had no room for them; the `buffer` of the loop was full. `channels`:
- * how many of each channel, and the position of the newest one of them; absent: not known, or too many.
+ * how many of each channel (null: unknown), and the position of the newest one of them; absent: not known, or too many.
  * @typedef {{ lost: number | null, cause: "reconnect" | "server" | "buffer",
- *   channels?: Map<string, { lost: number, position?: Position }> }} Gap
+ *   channels?: Map<string, { lost: number | null, position?: Position }> }} Gap
  */
 /**
  * `timestamp`: ms since 1970. `gap`: what is missing right before this event, in a loop; absent: nothing

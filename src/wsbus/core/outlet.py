@@ -1,0 +1,117 @@
+"""What members owe, and where it goes in the end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from .channels import Channel
+from .frame import Frame
+from .messages import Publication
+from .queue import MessageQueue
+
+__all__ = ["Outlet", "Owed"]
+
+
+class Owed:
+    """One publication or control frame on its way to members."""
+
+    __slots__ = ("frame", "publication", "size")
+
+    def __init__(self, frame: Frame | None, publication: Publication | None) -> None:
+        self.frame: Final = frame
+        """None: for members without a protocol."""
+        self.publication: Final = publication
+        """None: a control frame, which no policy drops."""
+        self.size: Final[int] = frame.size if frame is not None else publication.size  # type: ignore[union-attr]  # one of them is there
+
+    @property
+    def channel(self) -> Channel | None:
+        """What a loss names."""
+        return None if self.publication is None else self.publication.channel
+
+
+class Outlet(ABC):
+    """Where what a member owes goes in the end: what hub and flusher need of its receiver.
+
+    The default of each method suits a receiver whose member is QUEUED: nothing is written to it,
+    so nothing is refused, and there is no progress to watch. Times are monotonic seconds.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def receiver(self) -> object:
+        """What the running bus knows it as."""
+
+    @abstractmethod
+    def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
+        """End it: its queue is full, and the policy is to close."""
+
+    # --- QUEUED ------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """The empty queue got something."""
+
+    # --- READY -------------------------------------------------------------------------------
+
+    @property
+    def write_now(self) -> Callable[[bytes], None]:
+        """What writes RFC 6455 frames, or raises; see :class:`wsbus.transport.WriteNow`."""
+        raise AssertionError("a QUEUED member is not written to")
+
+    def fail(self, exc: Exception | None) -> bool:
+        """Nothing can be written any more; None: it took nothing for too long.
+
+        Returns:
+            Whether that is a failure to be counted: the first, and no regular end.
+        """
+        return False
+
+    # --- LENT, BLOCKED -----------------------------------------------------------------------
+
+    def wait_writable(self) -> Awaitable[None]:
+        """Wait until :meth:`send` would not wait, where that can be known."""
+        raise AssertionError("a QUEUED member is not drained")
+
+    def send(self, frames: Sequence[Frame]) -> Awaitable[None]:
+        """Send them all, in order."""
+        raise AssertionError("a QUEUED member is not drained")
+
+    def watch(self, now: float) -> None:
+        """From now on it must take something within its write deadline."""
+
+    def progress(self, now: float) -> None:
+        """It took something."""
+
+    def rest(self) -> None:
+        """The member is READY again, or GONE."""
+
+    def is_overdue(self, now: float) -> bool:
+        """Look for progress below; return whether there was none for the write deadline."""
+        return False
+
+    def forgive(self, seconds: float) -> None:
+        """Do not count these seconds: the process itself stood still."""
+
+    def report_loss(self, queue: MessageQueue[Owed], now: float) -> None:
+        """Tell operators what the queue has lost."""
+
+    def report_abort(self, queue: MessageQueue[Owed], now: float) -> None:
+        """Tell operators that it is given up at its write deadline."""
+
+    # --- publishers that wait ----------------------------------------------------------------
+
+    @property
+    def moves(self) -> int:
+        """How often it took something."""
+        return 0
+
+    def is_worth_waiting(self, now: float) -> bool:
+        """Return whether a publisher may wait for it, and note since when one does."""
+        return False
+
+    def stall(self, moves: int | None) -> None:
+        """A publisher has waited in vain, if :attr:`moves` is still what it was before."""

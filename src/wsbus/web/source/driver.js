@@ -1,0 +1,509 @@
+// Sockets, timers, promises, loops and events around a session, which decides.
+import { addressOf, explainFailure } from "./address.js";
+import { CommandError, ConnectionError } from "./errors.js";
+import { makeSession } from "./session.js";
+import { gapOf, makeStream } from "./stream.js";
+import { base64url, checkLength, fits } from "./text.js";
+import { clamp, wait } from "./waiting.js";
+
+/** @import { Action, Failure, Input, Message } from "./actions.js" */
+/** @import { NodeSocket, SocketEvent } from "./address.js" */
+/** @import { Session } from "./session.js" */
+/** @import { SessionState } from "./states.js" */
+/** @import { Holder, Stream } from "./stream.js" */
+/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, RequestOptions, Socket, State } from "./types.js" */
+/** @import { Waiter } from "./waiting.js" */
+
+/** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
+const STATES = { waiting: "waiting", open: "connected", ended: "closed" };
+
+/** @type {(failure: Failure) => CommandError | ConnectionError} */
+const errorOf = ({ code, message, reason }) =>
+  typeof code === "number" ? new ConnectionError(code, message, reason) : new CommandError(code, message);
+
+/** @type {(patterns: string | Iterable<string>) => string[]} */
+const listOf = (patterns) => [...new Set(typeof patterns === "string" ? [patterns] : patterns)];
+
+/** The browser says that there is no network. */
+const isOffline = () => globalThis.navigator?.onLine === false;
+
+/**
+ * @typedef {{ end: AbortController, isOpen: boolean, where: string, url?: string | URL, socket?: Socket }} Link One
+ *   attempt, and the connection that it gives; `end` ends both. `where`: the address without its query,
+ *   which may hold a token. `url`: what the function for it has returned.
+ */
+
+/**
+ * @param {string | URL | (() => string | URL | Promise<string | URL>)} url
+ * @param {ClientOptions} options
+ * @param {(type: string, detail: unknown) => boolean} dispatch Tells the listeners of the application; returns
+ *   whether they leave an error to the console.
+ */
+export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSocket, retry, heartbeat, ...options }, dispatch) => {
+  /** @type {Session<Holder, Waiter<unknown>>} */
+  const session = makeSession(
+    {
+      token: typeof token === "function" ? null : token,
+      isFetched: typeof token === "function" || typeof url === "function",
+      inHandshake: tokenIn === "subprotocol",
+      greets: protocol === "wsbus.v1",
+      retry: { ...retry, first: true }, // The client goes on, whatever `connect()` does.
+      heartbeat,
+      connectTimeout: heartbeat?.timeout ?? 20_000,
+    },
+    Math.random,
+  );
+  /** @type {Link} */
+  let link;
+  /** The state that was told last. @type {State} */
+  let told = "idle";
+  /** @type {(ending: Ending) => void} */
+  let end;
+  /** @type {Promise<Ending>} */
+  let closed;
+  /** Removes the listeners of the window and of the page. @type {AbortController | undefined} */
+  let watching;
+  /** @type {Set<Waiter<void>>} Of `connect`. */
+  const connecting = new Set();
+  /** @type {Set<Waiter<void>>} Of `subscribe`, until the server has answered. */
+  const joining = new Set();
+  /** @type {Set<Waiter<void>>} Of `unsubscribe`. */
+  const leaving = new Set();
+  /** @type {Set<Stream>} */
+  const streams = new Set();
+  /** @type {Set<{ segments: string[], handler: (event: BusEvent) => unknown }>} */
+  const listeners = new Set();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  /** When the timer strikes. */
+  let due = Infinity;
+  let isScheduled = false;
+  /** Events that listeners get when all that belongs together is done. @type {[string, unknown][]} */
+  let events = [];
+  let depth = 0;
+
+  /** @returns {State} */
+  const stateOf = () => (session.state === "waiting" && session.deadline === Infinity ? "idle" : (STATES[session.state] ?? "connecting"));
+
+  const renew = () => {
+    link = { end: new AbortController(), isOpen: false, where: "" };
+  };
+
+  const begin = () => {
+    closed = new Promise((resolve) => (end = resolve));
+  };
+
+  // --- telling the application -------------------------------------------------------------------
+
+  /** Listeners may call anything: so they run when all that belongs together is done. */
+  const flush = () => {
+    for (let event; !depth && (event = events.shift()); ) {
+      const [type, detail] = event;
+      if (dispatch(type, detail) && type === "error") (globalThis.reportError ?? console.error)(detail);
+    }
+  };
+
+  /** @param {string} type @param {unknown} detail */
+  const tell = (type, detail) => {
+    events.push([type, detail]);
+    flush();
+  };
+
+  /** @param {unknown} error */
+  const report = (error) => tell("error", error);
+
+  const settle = () => {
+    if (!session.isLeaving()) for (const waiter of leaving) waiter.resolve();
+  };
+
+  // --- around the session ------------------------------------------------------------------------
+
+  /** Tell the session what has happened, and do what it wants. @param {Input<Holder, Waiter<unknown>>} input */
+  const give = (input) => {
+    const actions = session.handle(input, performance.now());
+    const state = stateOf();
+    depth++;
+    if (state !== told) {
+      if (told === "closed") begin();
+      // What a listener has made untrue is not told.
+      if (state === "closed") events = events.filter(([type]) => type === "error");
+      told = state;
+      tell("state", { state });
+    }
+    actions.forEach(perform);
+    schedule();
+    settle();
+    depth--;
+    flush();
+  };
+
+  /** Call again when the session has something to do. */
+  const schedule = () => {
+    const { deadline } = session;
+    if (deadline === due) return;
+    const delay = deadline - performance.now();
+    clearTimeout(timer);
+    due = deadline;
+    if (session.state !== "open" || delay > 0) {
+      if (delay < Infinity) timer = setTimeout(run, clamp(delay));
+    } else if (!isScheduled) {
+      // What one turn of the event loop has changed is said at its end.
+      isScheduled = true;
+      queueMicrotask(run);
+    }
+  };
+
+  const run = () => {
+    isScheduled = false;
+    due = Infinity;
+    give({ type: "deadline" });
+  };
+
+  /** @param {Action<Holder, Waiter<unknown>>} action */
+  const perform = (action) => {
+    switch (action.type) {
+      case "fetchToken":
+        return fetchToken(action.generation);
+      case "dial":
+        return dial(action.token);
+      case "say":
+        return link.socket?.send(action.text);
+      case "hangUp":
+        return hangUp();
+      case "cut":
+        return lose(1006, "");
+      case "answer": {
+        const { data, error } = action.outcome;
+        return error ? action.key.reject(errorOf(error)) : action.key.resolve(data);
+      }
+      case "confirm":
+        return action.holder.confirm();
+      case "dismiss":
+        return action.holder.dismiss(errorOf(action.error));
+      case "lose":
+        return action.holder.lose(gapOf(action));
+      case "tellGap":
+        return tell("gap", gapOf(action));
+      case "tellConnected": {
+        const { isAgain: reconnected, connectionId, subject } = action;
+        for (const waiter of connecting) waiter.resolve();
+        return tell("connected", { reconnected, connectionId, subject });
+      }
+      case "tellReconnecting": {
+        const { attempt, delay } = action;
+        const error = errorOf(action.error);
+        hangUp();
+        if (!retry?.first) for (const waiter of connecting) waiter.reject(error);
+        return tell("reconnecting", { attempt, delay, error });
+      }
+      case "tellRefreshFailed":
+        return report(new CommandError("UNAUTHENTICATED", action.why));
+      case "tellError":
+        return report(errorOf(action.error));
+      case "stop": {
+        const error = action.error ? /** @type {ConnectionError} */ (errorOf(action.error)) : null;
+        const ending = { code: error?.code ?? 1000, reason: error?.reason ?? "", error };
+        if (!session.hasGivenUp) unwatch();
+        for (const waiter of [...connecting, ...joining]) waiter.reject(error ?? errorOf(session.ending));
+        for (const stream of streams) stream.end(error, !!error);
+        end(ending);
+        return tell("disconnected", ending);
+      }
+    }
+  };
+
+  // --- connections -------------------------------------------------------------------------------
+
+  /** Look when the browser says that something has changed. */
+  const watch = () => {
+    if (watching) return;
+    watching = new AbortController();
+    const { signal } = watching;
+    const page = globalThis.document;
+    const wake = () => give({ type: "wake" });
+    globalThis.addEventListener?.("online", wake, { signal });
+    globalThis.addEventListener?.("offline", () => give({ type: "check" }), { signal });
+    page?.addEventListener("visibilitychange", () => page.hidden || wake(), { signal });
+  };
+
+  const unwatch = () => {
+    watching?.abort();
+    watching = undefined;
+  };
+
+  const hangUp = () => {
+    const { end, socket } = link;
+    end.abort();
+    renew();
+    try {
+      socket?.close(1000);
+    } catch {} // It was not open yet.
+  };
+
+  /** @param {number} code @param {string} reason */
+  const lose = (code, reason) => {
+    hangUp();
+    give({ type: "lost", code, reason, isOffline: isOffline() });
+  };
+
+  /** Ask the page for a token, and for the URL; the latter only for a new connection. @param {number} generation */
+  const fetchToken = async (generation) => {
+    const { end, isOpen } = link;
+    const mine = link;
+    let step = "token";
+    try {
+      const answer = typeof token === "function" ? await token({ signal: end.signal }) : token;
+      step = "URL";
+      if (typeof url === "function" && !isOpen) mine.url = await url();
+      give({ type: "token", generation, token: answer });
+    } catch (error) {
+      give({ type: "noToken", generation, why: `the function for the ${step} failed: ${error}`, isOffline: isOffline() });
+    }
+  };
+
+  /** @param {string | null} shown */
+  const dial = (shown) => {
+    /** @type {string[]} */
+    const offered = [protocol];
+    if (shown !== null) offered.push(`wsbus.token.${base64url(shown)}`);
+    try {
+      const address = addressOf(link.url ?? /** @type {string} */ (url));
+      link.where = address.origin + address.pathname;
+      listen((link.socket = new (WebSocket ?? globalThis.WebSocket)(address.href, offered)));
+    } catch (error) {
+      give({ type: "close", error: { code: 1006, message: `${error}` } });
+    }
+  };
+
+  /** @param {Socket} socket */
+  const listen = (socket) => {
+    const mine = link;
+    const { where, end } = mine;
+    /** @type {(cause?: string, said?: unknown) => void} */
+    const fail = (cause = "", said = "") => {
+      if (end.signal.aborted) return;
+      hangUp();
+      give({ type: "failed", error: explainFailure(where, protocol, cause, `${said}`), isOffline: isOffline() });
+    };
+    /** @type {(type: string, run: (event: SocketEvent) => void) => void} */
+    const on = (type, run) =>
+      socket.addEventListener(type, (event) => end.signal.aborted || run(/** @type {SocketEvent} */ (event)));
+    on("open", () => {
+      mine.isOpen = true;
+      if (socket.protocol === protocol) give({ type: "opened" });
+      else give({ type: "close", error: { code: 4510, message: `${where} does not speak ${protocol}` } });
+    });
+    on("message", ({ data }) => received(data, end.signal));
+    on("close", ({ code = 1006, reason = "" }) => (mine.isOpen ? lose(code, reason) : fail()));
+    on("error", ({ message, error }) => mine.isOpen || fail(message || error?.message || error?.code));
+    /** The package ws shows the answer of a server that refused. @type {NodeSocket} */ (socket).on?.(
+      "unexpected-response",
+      (_, answer) => {
+        const refused = (said = /** @type {unknown} */ ("")) => fail(`Unexpected server response: ${answer.statusCode}`, said);
+        answer.once("data", refused).once("end", refused);
+      },
+    );
+  };
+
+  /** @param {unknown} data @param {AbortSignal} signal */
+  const received = (data, signal) => {
+    for (const text of protocol === "wsbus.v1" ? `${data}`.split("\n") : [`${data}`]) {
+      if (signal.aborted) return;
+      try {
+        /** @type {Message} */
+        const message = JSON.parse(text);
+        if (message.type === "event") deliver(/** @type {BusEvent} */ (/** @type {unknown} */ (message)));
+        else give({ type: "heard", message });
+      } catch (cause) {
+        report(new Error(`the server sent what this client cannot read: ${cause}`, { cause }));
+      }
+    }
+  };
+
+  /** @param {BusEvent} message */
+  const deliver = ({ channel, event, timestamp, data, position }) => {
+    /** @type {BusEvent} */
+    const seen = { channel, event, timestamp, data };
+    if (position) seen.position = position;
+    for (const holder of session.audience(channel)) holder.push(seen);
+    const names = channel.split(".");
+    for (const listener of [...listeners]) {
+      if (!listeners.has(listener) || !fits(listener.segments, names)) continue;
+      try {
+        const outcome = /** @type {PromiseLike<unknown> | undefined} */ (listener.handler(seen));
+        outcome?.then?.(undefined, report);
+      } catch (error) {
+        report(error);
+      }
+    }
+  };
+
+  // --- what the application calls ----------------------------------------------------------------
+
+  /** @param {"subscribe" | "unsubscribe"} type @param {string} pattern @param {Holder} holder */
+  const change = (type, pattern, holder) => give({ type, pattern, holder, isBatched: true });
+
+  /** @param {string} what @param {number} ms */
+  const late = (what, ms) => {
+    const why = { idle: ": there was no connection, since connect() was not called", connected: "" };
+    const { [stateOf()]: text = ": there was no connection" } = /** @type {Record<string, string>} */ (why);
+    return new CommandError("TIMEOUT", `${what} within ${ms} ms${text}`);
+  };
+
+  const close = () => {
+    give({ type: "close" });
+    unwatch();
+  };
+
+  renew();
+  begin();
+  // Where there is no page, on a server that renders one, a path is judged when it is used.
+  if (typeof url !== "function") addressOf(url, globalThis.location?.href ?? "ws://page.invalid");
+  if (options.signal?.aborted) close();
+  options.signal?.addEventListener("abort", close, { once: true });
+
+  return {
+    close,
+    stateOf,
+    closed: () => closed,
+
+    /** @type {(options: Abortable) => Promise<void>} */
+    connect: ({ signal }) =>
+      wait({ signal }, (waiter) => {
+        if (stateOf() === "connected") return waiter.resolve();
+        if (options.signal?.aborted) return waiter.reject(errorOf(session.ending));
+        if (!WebSocket && !globalThis.WebSocket) {
+          throw new TypeError("no global WebSocket: pass the option WebSocket");
+        }
+        if (typeof url !== "function") addressOf(url);
+        connecting.add(waiter);
+        watch();
+        give({ type: "connect" });
+        return () => {
+          connecting.delete(waiter);
+          if (signal?.aborted && !connecting.size && !session.isKnown) give({ type: "pause" });
+        };
+      }),
+
+    /** @type {(patterns: string | Iterable<string>, options: Limited) => Promise<void>} */
+    subscribe: (patterns, { signal, timeout }) =>
+      wait(
+        { signal, timeout },
+        (waiter) => {
+          const list = listOf(patterns);
+          list.forEach(checkLength);
+          /** @type {Set<Holder>} Patterns that the server has not confirmed. */
+          const pending = new Set();
+          /** @type {Map<Holder, string>} Patterns that the call still wants. */
+          const parts = new Map();
+          const off = () => [...parts.keys()].forEach((part) => part.leave?.());
+          joining.add(waiter);
+          for (const pattern of list) {
+            /** @type {Holder & { leave(): void }} */
+            const part = {
+              signal,
+              confirm() {
+                pending.delete(part);
+                if (!pending.size) waiter.resolve();
+              },
+              dismiss(error) {
+                if (pending.has(part)) waiter.reject(error);
+                else report(error); // The call has returned long ago.
+                part.leave();
+              },
+              leave() {
+                parts.delete(part);
+                if (!parts.size) signal?.removeEventListener("abort", off);
+                change("unsubscribe", pattern, part);
+                if (pending.delete(part)) waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
+              },
+              lose() {},
+              push() {},
+            };
+            pending.add(part);
+            parts.set(part, pattern);
+          }
+          for (const [part, pattern] of [...parts]) change("subscribe", pattern, part);
+          if (!pending.size) waiter.resolve();
+          return (hasFailed) => {
+            joining.delete(waiter);
+            if (hasFailed) off();
+            else signal?.addEventListener("abort", off);
+          };
+        },
+        (ms) => late("the subscription was not confirmed", ms),
+      ),
+
+    /** @type {(patterns: string | Iterable<string>, options: Limited) => Promise<void>} */
+    unsubscribe(patterns, { signal, timeout }) {
+      for (const pattern of listOf(patterns)) {
+        const calls = [...session.holders(pattern)].filter(({ leave }) => leave);
+        // A call with a signal has its own way to end.
+        (calls.find((call) => !call.signal) ?? calls[0])?.leave?.();
+      }
+      return wait(
+        { signal, timeout },
+        (waiter) => {
+          leaving.add(waiter);
+          settle();
+          return () => void leaving.delete(waiter);
+        },
+        (ms) => late("the end of the subscription was not confirmed", ms),
+      );
+    },
+
+    /** @type {(pattern: string, handler: (event: BusEvent) => unknown, options: Abortable) => () => void} */
+    on(pattern, handler, { signal }) {
+      const listener = { segments: pattern.split("."), handler };
+      const off = () => {
+        listeners.delete(listener);
+        signal?.removeEventListener("abort", off);
+      };
+      if (!signal?.aborted) listeners.add(listener);
+      signal?.addEventListener("abort", off);
+      return off;
+    },
+
+    /** @type {(pattern: string, options: Abortable & { buffer?: number }) => AsyncIterableIterator<BusEvent>} */
+    events(pattern, { signal, buffer = 1000 }) {
+      const abort = () => stream.end(signal?.reason);
+      const stream = makeStream(
+        buffer,
+        (gap) => tell("gap", { ...gap, pattern }),
+        () => {
+          signal?.removeEventListener("abort", abort);
+          streams.delete(stream);
+          change("unsubscribe", pattern, stream);
+        },
+      );
+      try {
+        checkLength(pattern);
+        streams.add(stream);
+        signal?.addEventListener("abort", abort);
+        if (signal?.aborted) abort();
+        else change("subscribe", pattern, stream);
+      } catch (error) {
+        stream.end(error, true);
+      }
+      return stream.events;
+    },
+
+    /** @type {(message: { type: string, [key: string]: unknown }, options?: RequestOptions) => Promise<unknown>} */
+    ask(message, { signal, timeout, idempotent } = {}) {
+      /** @type {Waiter<unknown>} */
+      let key;
+      return wait(
+        { signal, timeout },
+        (waiter) => {
+          key = waiter;
+          give({ type: "request", key, message, isIdempotent: idempotent });
+          return (hasFailed) => hasFailed && give({ type: "forget", key });
+        },
+        (ms) => {
+          if (session.wasSent(key)) return new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`);
+          return late(stateOf() === "connected" ? "not sent, since the server limits the rate," : "not sent", ms);
+        },
+      );
+    },
+  };
+};
