@@ -9,6 +9,7 @@ from typing import Final
 from .channels import Channel
 from .frame import Frame
 from .messages import Publication
+from .overflow import Overflow
 from .queue import MessageQueue
 
 __all__ = ["Outlet", "Owed"]
@@ -17,13 +18,20 @@ __all__ = ["Outlet", "Owed"]
 class Owed:
     """One publication or control frame on its way to members."""
 
-    __slots__ = ("frame", "publication", "size")
+    __slots__ = ("frame", "overflow", "publication", "size")
 
-    def __init__(self, frame: Frame | None, publication: Publication | None) -> None:
+    def __init__(
+        self,
+        frame: Frame | None,
+        publication: Publication | None,
+        overflow: Overflow | None = None,
+    ) -> None:
         self.frame: Final = frame
         """None: for members without a protocol."""
         self.publication: Final = publication
         """None: a control frame, which no policy drops."""
+        self.overflow: Final = overflow
+        """The policy of the channel's family; None: each member's own."""
         self.size: Final[int] = frame.size if frame is not None else publication.size  # type: ignore[union-attr]  # one of them is there
 
     @property
