@@ -180,7 +180,7 @@ class ClientSession(Generic[H]):
             return self._not_refreshed(why, now)
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
 
-    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901
+    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
         """Act on one message of the server; for events see :meth:`audience`."""
         self._at = now.monotonic
         match heard:
@@ -203,6 +203,8 @@ class ClientSession(Generic[H]):
                 return self._handle_auth_refused(heard, now)
             case messages.Subscribed(ref=str()):
                 self._pace.answered(is_call=False)
+                if self._holdings.is_cut_short(heard):
+                    return self._cut("the server cannot serve the subscriptions again yet")
                 todo = self._holdings.answered(heard)
                 self._attempts.is_settled |= self._holdings.is_settled
                 return todo
