@@ -107,7 +107,7 @@ class Services:
     """The log for failures of the application's functions."""
 
     def follow(self, provider: InterestProvider) -> None:
-        """Have a provider bring what is wanted here; to be called before anybody connects."""
+        """Have a provider bring what is wanted here; to be called before any client connects."""
         interest = self.hub.interest = self.interest = Interest(provider, self.runner, self.clock)
         self.runner.submit(interest.run)
 

@@ -511,6 +511,22 @@ def test_a_server_that_is_short_of_something_is_tried_again() -> None:
     assert "TOO_MANY_SUBSCRIPTIONS" in str(only(todo, TellReconnecting).error)
 
 
+def test_what_cannot_be_served_again_yet_is_asked_for_again() -> None:
+    """``UNAVAILABLE`` ends no subscription that was held; one that is new ends with an error."""
+    session = opened()
+    unavailable = (Rejection("grid.*", "UNAVAILABLE", "later"),)
+    subscribed(session)
+    ref = ref_of(reconnect(session))
+
+    assert session.handle(Subscribed((), 0, unavailable, ref), START) == [Cut()]
+    todo = session.lost(1006, "", START, 0.5)
+    assert "cannot serve the subscriptions" in str(only(todo, TellReconnecting).error)
+
+    new = opened()
+    ref = ref_of(new.subscribe(GRID, "h", START))
+    assert only(new.handle(Subscribed((), 0, unavailable, ref), START), Dismiss).holder == "h"
+
+
 def test_who_only_listens_asks_nothing() -> None:
     """A listener gets what comes by itself, over every connection, and is told of the gap."""
     session = opened()

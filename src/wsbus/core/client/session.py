@@ -140,27 +140,25 @@ class ClientSession(Generic[H]):
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
         """Note that no connection could be opened."""
-        is_next = self._takes(ClientInput.FAILED)
-        return self._retreat(error, advice, now, chance) if is_next else []
+        dials = self._takes(ClientInput.FAILED)
+        return self._retreat(error, advice, now, chance) if dials else []
 
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
         """Note that the connection, or the attempt, has ended, on either side."""
         verdict, self._verdict = self._verdict or reason, ""
-        code = meaning_of(code, reason)
-        is_too_big = code == CloseCode.MESSAGE_TOO_BIG
         if not self._takes(ClientInput.LOST):
             return []
         if self.state is ClientState.DIALLING:
             return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
+        is_too_big = (code := meaning_of(code, reason)) == CloseCode.MESSAGE_TOO_BIG
         self._attempts.left(now.monotonic)
         new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
         in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
         error: WsbusError = ConnectionLost(code, verdict)
         if code == CloseCode.TOKEN_REFUSED:
             error = Unauthenticated(verdict or "the token was refused")
-        advice, has_sent_token = advice_for(code), self._token.sent_ref is not None
-        if is_too_big and self.state is ClientState.GREETING and has_sent_token:
-            advice = Advice.STOP  # Only the token was sent.
+        shows = self.state is ClientState.GREETING and self._token.sent_ref is not None
+        advice = Advice.STOP if is_too_big and shows else advice_for(code)
         return in_flight + self._retreat(error, advice, now, chance)
 
     def handle_token(self, generation: int, token: str, now: Instant) -> list[ClientAction]:
@@ -182,7 +180,7 @@ class ClientSession(Generic[H]):
             return self._not_refreshed(why, now)
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
 
-    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901
+    def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
         """Act on one message of the server; for events see :meth:`audience`."""
         self._at = now.monotonic
         match heard:
@@ -205,6 +203,8 @@ class ClientSession(Generic[H]):
                 return self._handle_auth_refused(heard, now)
             case messages.Subscribed(ref=str()):
                 self._pace.answered(is_call=False)
+                if self._holdings.is_cut_short(heard):
+                    return self._cut("the server cannot serve the subscriptions again yet")
                 todo = self._holdings.answered(heard)
                 self._attempts.is_settled |= self._holdings.is_settled
                 return todo

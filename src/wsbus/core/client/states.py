@@ -18,9 +18,9 @@ class ClientState(Enum):
     WAITING = "there is no connection; another attempt is due at the deadline"
     FETCHING = "the application is asked for a token; there is no connection"
     DIALLING = "a connection is being opened"
-    GREETING = "there is a connection; the server has not said yet who this is"
-    OPEN = "everything can be said"
-    ENDED = "it is over"
+    GREETING = "there is a connection; the server has not accepted the client yet"
+    OPEN = "the server has accepted the client; requests can be sent"
+    ENDED = "the session has ended"
 
 
 class ClientInput(Enum):
@@ -33,8 +33,8 @@ class ClientInput(Enum):
     DUE = "the deadline has come"
     FETCH = "an attempt begins with a token"
     DIAL = "an attempt begins, or the token for it is there"
-    ENTER = "the server knows who this is"
-    RETREAT = "the connection, or the attempt, came to nothing; there will be another"
+    ENTER = "the server has accepted the client"
+    RETREAT = "the connection, or the attempt, has failed; there will be another"
     END = "there will be no other attempt"
 
 

@@ -84,6 +84,11 @@ class ClientHoldings(Generic[H]):
         """Tell whether a request is for names that were held before."""
         return any(name.ref == ref and name.missed for name in self._names.values())
 
+    def is_cut_short(self, answer: Subscribed) -> bool:
+        """Tell whether the server cannot serve now what it served over an earlier connection."""
+        codes = [rejected.code for rejected in answer.rejected]
+        return ErrorCode.UNAVAILABLE in codes and self.is_renewal(answer.ref or "")
+
     def add(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Add a holder, and subscribe to its name if that is new."""
         name = self._names.get(pattern.text)
