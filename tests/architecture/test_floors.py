@@ -89,3 +89,35 @@ def test_the_pure_rooms_never_wait_and_know_msgspec_only(path: Path) -> None:
 
     assert imported <= {"wsbus", "msgspec", "typing_extensions", *sys.stdlib_module_names}
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, waiting)] == []
+
+
+def names_of(path: Path, wanted: set[str]) -> list[str]:
+    """Return where a file takes one of these attributes from something called a hub or a flusher.
+
+    An attribute that is only looked at counts, too: it could be called by another name.
+    """
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr in wanted:
+            owner = ast.unparse(node.value).rpartition(".")[2].lstrip("_")
+            if owner in {"hub", "Hub", "flusher", "Flusher"}:
+                found.append(f"{owner}.{node.attr}")
+    return found
+
+
+def test_publications_have_one_way() -> None:
+    """Only ``server/post.py`` hands publications to the hub, at one place, and paces publishers."""
+    source = ROOT / "src" / "wsbus"
+    wanted = {"publish", "publish_to", "is_overdue", "flushed", "drained"}
+    users = {
+        str(path.relative_to(source)): found
+        for path in sorted(source.rglob("*.py"))
+        if (found := names_of(path, wanted))
+    }
+
+    assert list(users) == ["server/post.py"]
+    calls = users["server/post.py"]
+    assert sorted(call for call in calls if call.startswith("hub")) == [
+        "hub.publish",
+        "hub.publish_to",
+    ]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..errors import ErrorCode, WsbusError
+from ..messages import Greeting
 from .actions import ClientAction, Say
 from .pace import Pace
 from .requests import Requests
@@ -32,6 +33,11 @@ class Outbox:
         self._requests: Final = requests
         self._pace: Final = pace
         self._max_ask_bytes = _MAX_ASK_BYTES
+
+    def learn(self, terms: Greeting, at: float) -> list[ClientAction]:
+        """The server has told its limits: what is too large for it fails."""
+        self._pace.learn(terms, at)
+        return self._requests.judge(self._pace)
 
     def cut(self, new_error: Callable[[], WsbusError], *, is_too_big: bool) -> list[ClientAction]:
         """The connection ended: what was sent fails, or waits to be sent again.

@@ -54,8 +54,6 @@ class Requests:
         self._waiting: Final[OrderedDict[Hashable, _Pending]] = OrderedDict()
         """In the order in which they were made, also those that were sent before."""
         self._made = 0
-        self._unjudged: Final[dict[Hashable, None]] = {}
-        """Of those that wait: not compared with the limit of the connection yet."""
         self._sent: Final[dict[str, _Pending]] = {}
         self._refs: Final[dict[Hashable, str]] = {}
         self._answered = 0
@@ -65,11 +63,18 @@ class Requests:
         """Return how many have no answer yet."""
         return len(self._waiting) + len(self._sent)
 
-    def add(self, key: Hashable, request: OpenRequest, *, is_idempotent: bool) -> None:
-        """Put a request behind those that wait to be sent."""
+    def add(
+        self, key: Hashable, request: OpenRequest, pace: Pace, *, is_idempotent: bool
+    ) -> list[ClientAction]:
+        """Put a request behind those that wait to be sent, unless it is too large."""
         self._made += 1
-        self._waiting[key] = _Pending(key, request, is_idempotent, self._made)
-        self._unjudged[key] = None
+        pending = self._waiting[key] = _Pending(key, request, is_idempotent, self._made)
+        return self._judge(pending, pace.max_bytes)
+
+    def judge(self, pace: Pace) -> list[ClientAction]:
+        """The server has told its limit: fail what is too large, whatever waits before it."""
+        waiting = list(self._waiting.values())
+        return [action for each in waiting for action in self._judge(each, pace.max_bytes)]
 
     @property
     def next_is_call(self) -> bool | None:
@@ -89,7 +94,7 @@ class Requests:
             now: Monotonic seconds.
             held: Subscriptions; the answer to a request for the status names them all.
         """
-        actions = self._judge(pace.max_bytes)
+        actions: list[ClientAction] = []
         while (is_call := self.next_is_call) is not None:
             if pace.ready_at(now, is_call=is_call) > now:
                 break
@@ -140,7 +145,6 @@ class Requests:
         ref = self._refs.pop(key, None)
         if ref is not None:
             del self._sent[ref]
-        self._unjudged.pop(key, None)
         pending = self._waiting.pop(key, None)
         return pending is not None and not pending.was_sent
 
@@ -163,7 +167,6 @@ class Requests:
             else:
                 failed.append(Answer(pending.key, new_error()))
         self._wait_again(again)
-        self._unjudged.update(dict.fromkeys(self._waiting))
         self._sent.clear()
         self._refs.clear()
         return failed
@@ -171,7 +174,7 @@ class Requests:
     def fail(self, new_error: Callable[[], WsbusError]) -> list[ClientAction]:
         """There will be no answers any more."""
         everything = [*self._sent.values(), *self._waiting.values()]
-        for queue in (self._sent, self._refs, self._waiting, self._unjudged):
+        for queue in (self._sent, self._refs, self._waiting):
             queue.clear()
         return [Answer(p.key, new_error()) for p in sorted(everything, key=_number_of)]
 
@@ -181,19 +184,14 @@ class Requests:
         self._waiting.clear()
         self._waiting.update((pending.key, pending) for pending in waiting)
 
-    def _judge(self, limit: int | None) -> list[ClientAction]:
-        """Fail what is too large, whatever waits its turn before it."""
-        actions: list[ClientAction] = []
-        for key in self._unjudged:
-            pending = self._waiting[key]
-            # No ref is shorter. Whoever is too large only with its own is found when it is sent.
-            request = msgspec.structs.replace(pending.request, ref="0")
-            error = self._too_large(request, limit)
-            if error is not None:
-                actions.append(Answer(key, error))
-                del self._waiting[key]
-        self._unjudged.clear()
-        return actions
+    def _judge(self, pending: _Pending, limit: int | None) -> list[ClientAction]:
+        # No ref is shorter. What is too large only with its own fails when it is sent.
+        request = msgspec.structs.replace(pending.request, ref="0")
+        error = self._too_large(request, limit)
+        if error is None:
+            return []
+        del self._waiting[pending.key]
+        return [Answer(pending.key, error)]
 
     def _too_large(self, request: OpenRequest, limit: int | None) -> MessageTooLarge | None:
         if limit is None or self._measure is None:

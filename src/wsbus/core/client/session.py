@@ -23,7 +23,6 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
-from ..events import Gap
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -116,8 +115,8 @@ class ClientSession(Generic[H]):
         self, key: Hashable, request: OpenRequest, now: Instant, *, is_idempotent: bool = False
     ) -> list[ClientAction]:
         """Ask for something that is answered once; sent when connection and rates let."""
-        self._requests.add(key, request, is_idempotent=is_idempotent)
-        return self._flush(now)
+        refused = self._requests.add(key, request, self._pace, is_idempotent=is_idempotent)
+        return refused or self._flush(now)
 
     def forget(self, key: Hashable) -> bool:
         """Nobody waits for an answer any more; tell whether it never was sent. Idempotent."""
@@ -135,7 +134,6 @@ class ClientSession(Generic[H]):
             return []
         self._move(ClientMove.GREET)
         self.deadline = now.monotonic + self._connect_timeout
-        self._pace.reset()
         token = self._token
         if token.text is not None and not token.use.in_handshake:
             return [self._authenticate(token.text)]
@@ -145,8 +143,8 @@ class ClientSession(Generic[H]):
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
         """Take note that no connection could be opened."""
-        is_dialling = self.state is ClientState.DIALLING
-        return self._retreat(error, advice, now, chance) if is_dialling else []
+        dials = self.state is ClientState.DIALLING
+        return self._retreat(error, advice, now, chance) if dials else []
 
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
         """Take note that the connection, or the attempt, has ended, whoever ended it."""
@@ -163,13 +161,8 @@ class ClientSession(Generic[H]):
                 error: WsbusError = ConnectionLost(code, verdict)
                 if code == CloseCode.TOKEN_REFUSED:
                     error = Unauthenticated(verdict or "the token was refused")
-                advice = advice_for(code)
-                if (
-                    is_too_big
-                    and self.state is ClientState.GREETING
-                    and self._token.sent_ref is not None
-                ):
-                    advice = Advice.STOP  # Only the token was sent.
+                shows = self.state is ClientState.GREETING and self._token.sent_ref is not None
+                advice = Advice.STOP if is_too_big and shows else advice_for(code)
                 return in_flight + self._retreat(error, advice, now, chance)
             case _:
                 return []
@@ -224,17 +217,17 @@ class ClientSession(Generic[H]):
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []
-            case Gap():
+            case messages.Gap():
                 return self._holdings.lose(heard)
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id, self._subject = heard.connection_id, heard.subject
-        self._pace.learn(heard, now.monotonic)
+        refused = self._outbox.learn(heard, now.monotonic)
         if self.state is not ClientState.GREETING or self._token.sent_ref is not None:
-            return []
+            return refused
         if heard.subject is None:
-            return self._stop(self._token.wanted())
-        return self._enter(heard.subject, now)
+            return refused + self._stop(self._token.wanted())
+        return refused + self._enter(heard.subject, now)
 
     def _handle_pong(self, ref: str | None, now: Instant) -> list[ClientAction]:
         if self.state is ClientState.GREETING and self._token.sent_ref is None and not self._greets:
@@ -280,9 +273,8 @@ class ClientSession(Generic[H]):
             return self._stop(Unauthenticated(heard.message))
         # The server admits clients without a token, or knows this one from its handshake.
         told = self._not_refreshed(heard.message, now)
-        return (
-            self._enter(self._subject, now, *told) if self.state is ClientState.GREETING else told
-        )
+        is_new = self.state is ClientState.GREETING
+        return self._enter(self._subject, now, *told) if is_new else told
 
     def _enter(self, subject: str | None, now: Instant, *more: ClientAction) -> list[ClientAction]:
         is_again = self._attempts.entered(now.monotonic, is_settled=not self._holdings.names)
@@ -391,6 +383,7 @@ class ClientSession(Generic[H]):
         self.deadline = math.inf
         self._token.reset()
         self._liveness.stop()
+        self._pace.reset()
         self._holdings.disconnected()
 
     def _move(self, move: ClientMove) -> None:
