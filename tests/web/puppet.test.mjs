@@ -155,6 +155,27 @@ test("a gap is told, and stands where events are missing", async () => {
   assert.deepEqual(await gap, { lost: 3, cause: "server" });
 });
 
+test("positions, and the channels of a gap, are passed on as far as the server tells them", async () => {
+  const event = (data, more) => JSON.stringify({ type: "event", channel: "a.b", event: "e", timestamp: 1, data, ...more });
+  const gap = (data) => JSON.stringify({ type: "gap", timestamp: 1, data });
+  const position = { epoch: "x", offset: 5 };
+  const channels = [{ channel: "a.b", lost: 2, position }, { channel: "a.c" }, { channel: "z", lost: 3 }];
+  const client = await connected(plan());
+  const gaps = [];
+  client.addEventListener("gap", ({ detail }) => gaps.push(detail));
+  const [all, one, none] = [client.events("a.*"), client.events("a.b"), client.events("y")];
+  await client.subscribe(["a.*", "a.b", "y"]);
+  const said = [gap({ lost: null, channels }), event(1, { position }), event(2), event(3).replaceAll("a.b", "y")];
+  client.command("play", said).catch(() => {});
+  const [first, second] = [(await all.next()).value, (await all.next()).value];
+  assert.deepEqual([first.position.epoch, first.position.offset, second.position], ["x", 5, undefined]);
+  assert.deepEqual([first.gap.lost, first.gap.cause, second.gap], [null, "server", undefined]);
+  assert.deepEqual([...first.gap.channels], [["a.b", { lost: 2, position }], ["a.c", { lost: null }]]);
+  assert.deepEqual((await one.next()).value.gap, { lost: 2, cause: "server", channels: new Map([["a.b", { lost: 2, position }]]) });
+  assert.equal((await none.next()).value.gap, undefined); // It misses nothing.
+  assert.deepEqual(gaps.map(({ lost, channels }) => [lost, channels.size]), [[null, 3]]);
+});
+
 test("pings are answered, and sent; a server that falls silent is left", async () => {
   const client = await connected(plan('{"type":"ping","timestamp":1}'), { heartbeat: { interval: 50, timeout: 400 } });
   await new Promise((resolve) => setTimeout(resolve, 400)); // Several heartbeats.
