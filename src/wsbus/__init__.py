@@ -30,6 +30,7 @@ from .core.errors import (
     WsbusError,
 )
 from .core.events import ChannelLoss, Event, Gap, GapCause, Position
+from .core.families import Family
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
 from .core.messages import Receipt
@@ -62,6 +63,7 @@ __all__ = [
     "Endpoint",
     "ErrorCode",
     "Event",
+    "Family",
     "Gap",
     "GapCause",
     "Grants",

@@ -73,11 +73,12 @@ class Bus(Publisher, Hooks):
         host = BusHost(
             self._commands,
             self._hooks,
+            encode=encode,
             authorize=authorize,
             flush_interval=flush_interval,
             clock=clock,
         )
-        Publisher.__init__(self, encode, clock, host)
+        Publisher.__init__(self, host)
         self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
 
@@ -116,7 +117,7 @@ class Bus(Publisher, Hooks):
             origins: Origins of the pages that may connect.
             limits: Bounds of each connection.
             heartbeat: The side that sends pings, and the longest silence.
-            overflow: The overflow policy of publications without one.
+            overflow: The overflow policy of channels without a family.
             broadcast: The channel of :meth:`broadcast`.
             name_connection: Returns the ids of connections; None: the bus makes them.
             on_duplicate: Whether a second connection of one subject and name replaces the first.

@@ -154,6 +154,7 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
         "default_endpoint",
         "disconnect",
         "endpoint",
+        "family",
         "healthy",
         "is_running",
         "revoke",

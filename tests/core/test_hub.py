@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from wsbus.core.channels import Channel, parse_channel
+from wsbus.core.families import Families
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
@@ -56,8 +57,8 @@ class Nowhere(Outlet):
     def overflow(self, queue: MessageQueue[Owed], now: float) -> None: ...
 
 
-def publication(text: str, channel: Channel = A, overflow: Overflow | None = None) -> Publication:
-    return Publication(channel, "e", text.encode(), 0.0, overflow)
+def publication(text: str, channel: Channel = A) -> Publication:
+    return Publication(channel, "e", text.encode(), 0.0)
 
 
 def enter(
@@ -461,14 +462,49 @@ def test_a_receipt_tells_full_queues() -> None:
     assert hub.publish(publication("2")) == Receipt(3, 2)
 
 
-def test_the_policy_of_the_publication_wins() -> None:
-    """The member's own is for publications that do not say."""
-    hub = Hub()
-    member = enter(hub, "a", is_blocked=True, room=1, overflow=Overflow.DROP_NEWEST)
-    for text, policy in (("1", None), ("2", None), ("3", Overflow.DROP_OLDEST), ("4", None)):
-        hub.publish(publication(text, overflow=policy))
+def test_the_policy_of_the_family_wins() -> None:
+    """The member's own is for channels without a family, and for families that leave it open."""
+    families = Families()
+    families.declare("a.*")
+    families.declare("*", overflow=Overflow.DROP_OLDEST)
+    hub = Hub(families)
+    member = enter(hub, "*", is_blocked=True, room=1, overflow=Overflow.DROP_NEWEST)
+    for text, channel in (("1", "a.x"), ("2", "a.x"), ("3", "b"), ("4", "a.x")):
+        hub.publish(publication(text, parse_channel(channel)))
 
     assert queued(member) == ["3"]
+    for text in ("5", "6"):
+        hub.publish_to([member], publication(text, parse_channel("b")))
+    assert queued(member) == ["6"]
+
+
+def test_members_that_block_later_go_by_the_family_too() -> None:
+    """What the plan, or the log, had for a member that blocks keeps the policy of its channel."""
+    families = Families()
+    families.declare("a", overflow=Overflow.CONFLATE)
+    hub = Hub(families)
+    member = enter(hub, "*", room=1, overflow=Overflow.CLOSE)
+    hub.publish(publication("1"))
+    [write] = hub.take_plan().writes
+    hub.publish(publication("2"))
+    hub.block(member, write.owed)
+
+    assert queued(member) == ["2"]
+    assert member.queue.conflated == 1
+
+
+def test_channels_of_a_family_share_their_members() -> None:
+    """A policy costs no copy of an audience, and a turn over many channels is one write."""
+    families = Families()
+    families.declare("a.+", overflow=Overflow.CONFLATE)
+    hub = Hub(families)
+    members = [enter(hub, "a.*") for _ in range(3)]
+    for name in ("a.x", "a.y", "a.x.y"):
+        hub.publish(publication(name, parse_channel(name)))
+
+    [write] = hub.take_plan().writes
+    assert list(write.members) == members
+    assert [item.overflow for item in write.owed] == [Overflow.CONFLATE, Overflow.CONFLATE, None]
 
 
 def test_conflation_goes_by_channel_and_event_or_by_key() -> None:
@@ -476,8 +512,8 @@ def test_conflation_goes_by_channel_and_event_or_by_key() -> None:
     hub = Hub()
     member = enter(hub, "*", is_blocked=True, overflow=Overflow.CONFLATE)
     for channel, key, data in ((A, None, b"1"), (B, None, b"2"), (A, None, b"3"), (B, "k", b"4")):
-        hub.publish(Publication(channel, "e", data, 0.0, None, key))
-    hub.publish(Publication(A, "e", b"5", 0.0, None, "k"))
+        hub.publish(Publication(channel, "e", data, 0.0, key))
+    hub.publish(Publication(A, "e", b"5", 0.0, "k"))
 
     assert queued(member) == ["2", "3", "5"]
 

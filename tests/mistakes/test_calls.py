@@ -121,7 +121,13 @@ ROWS = [
     Row("three in a row", lambda bus: bus.publish("a", "event", 1), ("publish()",), TypeError),
     Row("exclude=None", lambda bus: bus.publish("a", exclude=None), ("exclude", "NoneType")),
     Row("exclude=[text]", lambda bus: bus.publish("a", exclude=["bob"]), ("exclude", "str in it")),
-    Row("overflow=typo", lambda bus: bus.publish("a", overflow="conflat"), ("`conflate`",)),
+    Row(
+        "overflow=",
+        lambda bus: bus.publish("a", overflow="conflate"),
+        ("publish()", "overflow"),
+        TypeError,
+    ),
+    Row("family while it runs", lambda bus: bus.family("a"), ("before the bus runs",)),
     Row("key=number", lambda bus: bus.publish("a", key=5), ("key", "int")),
     Row("a function as data", lambda bus: bus.publish("a", len), ("enc_hook", "data: builtin")),
     Row(

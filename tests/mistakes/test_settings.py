@@ -37,6 +37,13 @@ def endpoint(**settings: Any) -> Any:
     return Bus().endpoint(**settings)
 
 
+def twice() -> None:
+    """Declare two families of the same channels."""
+    bus = Bus()
+    bus.family("a.*.c")
+    bus.family("a.+.c")
+
+
 def command(function: Any, *, name: Any = "go", **settings: Any) -> Any:
     """Register a command."""
     return Bus().command(name, **settings)(function)
@@ -169,6 +176,10 @@ BUS = [
     Row("subscribe(half a wildcard)", lambda: Bus().subscribe("a.b*"), ("'a.b*'", "segment")),
     Row("subscribe(MQTT)", lambda: Bus().subscribe("a.#"), ("'a.#'", "`*`")),
     Row("subscribe(NATS)", lambda: Bus().subscribe("a.>"), ("'a.>'", "`*`")),
+    Row("family(overflow typo)", lambda: Bus().family("a", overflow="conflat"), ("`conflate`",)),
+    Row("family(half a wildcard)", lambda: Bus().family("a.b*"), ("'a.b*'", "segment")),
+    Row("family(two patterns)", lambda: Bus().family("a", "b"), ("positional",), TypeError),  # type: ignore[call-arg]
+    Row("family(declared twice)", twice, ("'a.*.c'", "'a.+.c'", "declare one")),
     Row("subscribe(overflow typo)", lambda: Bus().subscribe("a", overflow="drop"), ("`close`",)),
     Row(
         "subscribe(max_messages=text)",

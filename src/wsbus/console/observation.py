@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from time import perf_counter, process_time
 from typing import Annotated, Any, Final
 
@@ -78,6 +79,9 @@ class Observation:
         self._interval = SAMPLE_SECONDS
         self._due_at = self._affordable_at = 0.0
         self._is_asked = False
+        # Of the samples that wait the newest counts; each batch of a tail has a key of its own.
+        self.bus.family(CHANNEL, overflow=Overflow.CONFLATE)
+        self._batches: Final = count()
         self.bus.command("console.watch")(self._watch)
         self.bus.command("console.show")(self._show)
         self.bus.command("console.disconnect")(self._disconnect)
@@ -255,7 +259,7 @@ class Observation:
                     listening=self._tap.listened(now),
                     others=self._tap.others,
                 )
-                await self._tell(who, "sample", sample, Overflow.CONFLATE)  # It never waits.
+                await self._tell(who, "sample", sample)  # It never waits.
         self._lag, self._cost = 0.0, effort.seconds
         self._affordable_at = now + effort.seconds / MAX_SHARE
         self._interval = max(SAMPLE_SECONDS, effort.seconds / MAX_SHARE)
@@ -267,12 +271,12 @@ class Observation:
             if tail is not None and tail.kept:
                 events = [_tail_event(event) for event in tail.take()]
                 batch = TailBatch(tail.pattern.text, tail.matched, events)
-                await self._tell(who, "tail", batch, None)
+                await self._tell(who, "tail", batch, key=str(next(self._batches)))
 
     async def _tell(
-        self, who: Connection, event: str, data: object, overflow: Overflow | None
+        self, who: Connection, event: str, data: object, key: str | None = None
     ) -> None:
-        await self.bus.send(CHANNEL, data, to=who, event=event, overflow=overflow)
+        await self.bus.send(CHANNEL, data, to=who, event=event, key=key)
 
 
 def _tail(watch: Watch, grants: Grants) -> Tail:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from .channels import Channel
+from .families import Families
 from .frame import Frame
 from .member import Duty, Input, Member, Owed, Standing
 from .messages import Publication, Receipt
@@ -67,7 +68,8 @@ _NOBODY: Final[frozenset[Member]] = frozenset()
 class Hub:
     """Members, what they subscribe to, and what they owe."""
 
-    def __init__(self, *, cache_size: int = 16_384) -> None:
+    def __init__(self, families: Families | None = None, *, cache_size: int = 16_384) -> None:
+        self._families: Final = Families() if families is None else families
         self.table: Final = SubscriptionTable[Member, Audience](
             self._arrange, cache_size, edit=Audience.edited, narrow=self._narrow
         )
@@ -147,12 +149,14 @@ class Hub:
         return Audience(tuple([self._intern(tuple(part)) for part in parts.values()]))
 
     def _narrow(self, channel: Channel, audience: Audience) -> Audience:
-        if not self._restricted:
-            return audience
-        restricted = audience.among(self._restricted)
-        denied = [m for m in restricted if m.grants and not m.grants.may_receive(channel)]
-        # In one order, so that channels that are denied to the same members share their groups.
-        return audience.edited((), sorted(denied, key=id)) if denied else audience
+        if self._restricted:
+            restricted = audience.among(self._restricted)
+            denied = [m for m in restricted if m.grants and not m.grants.may_receive(channel)]
+            if denied:
+                # In one order, so that channels denied to the same members share their groups.
+                audience = audience.edited((), sorted(denied, key=id))
+        family = self._families.find(channel)
+        return audience if family is None else audience.under(family.overflow)
 
     def _intern(self, members: tuple[Member, ...]) -> Group:
         # Channels with the same subscribers share one group, so that a turn in which all of them

@@ -79,8 +79,8 @@ class MatchCache(Generic[M, A]):
         arrange: Makes an arrangement of members.
         edit: Returns the arrangement with some members more and some less. It ignores members that
             are there already, or are not there. None: everything is arranged anew.
-        narrow: Takes out those who do not get this channel, and returns the same object if that is
-            nobody.
+        narrow: Takes out those who do not get this channel. If that is nobody it returns the same
+            object, or one that shares its members.
         size: The most channels that are kept.
         places: The most members, over all different arrangements, that are kept. Both bounds count
             two generations of half their size: when the younger is full the older is forgotten, so
@@ -126,7 +126,8 @@ class MatchCache(Generic[M, A]):
     def places(self) -> int:
         """Members over all different arrangements that are kept; for tests of the bound."""
         entries = [*self._recent.values(), *self._older.values()]
-        kept = {id(made): len(made) for e in entries for made in (e.base, e.arranged)}
+        kept = {id(e.base): len(e.base) for e in entries}
+        kept |= {id(e.arranged): len(e.arranged) for e in entries if _takes_places(e)}
         return sum(kept.values())
 
     def holds(self, channel: Channel) -> bool:
@@ -288,7 +289,7 @@ class MatchCache(Generic[M, A]):
         if entry.answer.generation != self._generation:
             entry.answer.generation = self._generation
             self._used += len(entry.base)
-        if entry.arranged is not entry.base:
+        if _takes_places(entry):
             self._used += len(entry.arranged)
 
     def _keep(self, channel: Channel, entry: _Entry[M, A]) -> None:
@@ -298,3 +299,8 @@ class MatchCache(Generic[M, A]):
             self._generation += 1
         self._count(entry)
         self._recent[channel] = entry
+
+
+def _takes_places(entry: _Entry[M, A]) -> bool:
+    """Tell whether what was narrowed holds members of its own: if all are left, it shares them."""
+    return len(entry.arranged) != len(entry.base)

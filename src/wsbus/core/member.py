@@ -242,13 +242,20 @@ class Outlet(ABC):
 class Owed:
     """One publication or control frame on its way to members."""
 
-    __slots__ = ("frame", "publication", "size")
+    __slots__ = ("frame", "overflow", "publication", "size")
 
-    def __init__(self, frame: Frame | None, publication: Publication | None) -> None:
+    def __init__(
+        self,
+        frame: Frame | None,
+        publication: Publication | None,
+        overflow: Overflow | None = None,
+    ) -> None:
         self.frame: Final = frame
         """None: for members without a protocol."""
         self.publication: Final = publication
         """None: a control frame, which no policy drops."""
+        self.overflow: Final = overflow
+        """The policy of the channel's family; None: each member's own."""
         counted = publication if frame is None else frame
         assert counted is not None  # One of them is there.
         self.size: Final = counted.size
@@ -333,7 +340,7 @@ class Member:
     # --- its queue ---------------------------------------------------------------------------
 
     def enqueue(self, owed: Owed) -> Offer:
-        """Put what it owes into its queue, by the policy of the publication or its own."""
+        """Put what it owes into its queue, by the policy of the channel's family or its own."""
         if self._shares_queue:
             self.queue, self._shares_queue = self.queue.fresh(), False
         if owed.frame is not None:
@@ -342,7 +349,7 @@ class Member:
         if publication is None:
             self.queue.put(owed)
             return Offer.ACCEPTED
-        policy = publication.overflow or self.overflow
+        policy = owed.overflow or self.overflow
         key = publication.conflation_key if policy is Overflow.CONFLATE else None
         return self.queue.offer(owed, policy, key)
 

@@ -13,7 +13,6 @@ import msgspec
 
 from .channels import Channel
 from .events import Gap, Position
-from .overflow import Overflow
 
 __all__ = [
     "Auth",
@@ -63,16 +62,23 @@ class Publication(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The data as JSON text, UTF-8, compact, checked: safe to splice into any frame."""
     timestamp: float
     """When it was accepted, in seconds since the epoch."""
-    overflow: Overflow | None = None
-    """What a full queue does with it; None: what the receiving endpoint says."""
     key: str | None = None
     """For ``conflate``: a newer publication with the same key replaces this one in a queue.
     None: channel and event."""
+    node: str = ""
+    """The run of a bus that accepted it; empty where that is not known, as in a client."""
+    number: int = 0
+    """Counts what the node accepted."""
     position: Position | None = None
     """Where it stands in its channel; None: the channel has no history."""
     previous: Position | None = None
     """The position of the channel's publication before it; None: there is none, or the channel has
     no history. Not every broker numbers each channel by itself, so offsets may skip."""
+
+    @property
+    def id(self) -> str:
+        """Identifies it among the publications of all nodes."""
+        return f"{self.node}-{self.number}"
 
     @property
     def conflation_key(self) -> object:

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from .frame import Frame, join_lines
 from .member import Member, Owed
 from .messages import Publication
+from .overflow import Overflow
 from .pacing import MAX_JOIN_BYTES
 from .protocol import WireProtocol
 
@@ -86,12 +87,14 @@ class Group:
 class Audience(Collection[Member]):
     """The members that get what is published on a channel; it never changes."""
 
-    __slots__ = ("count", "groups", "queued")
+    __slots__ = ("count", "groups", "overflow", "queued")
 
-    def __init__(self, groups: tuple[Group, ...]) -> None:
+    def __init__(self, groups: tuple[Group, ...], overflow: Overflow | None = None) -> None:
         self.groups: Final = groups
         self.queued: Final = next((group for group in groups if group.protocol is None), None)
         """The group of those that are QUEUED."""
+        self.overflow: Final = overflow
+        """The policy of the channel's family; None: each member's own."""
         self.count: Final = sum([len(group.members) for group in groups])
 
     @property
@@ -111,6 +114,10 @@ class Audience(Collection[Member]):
 
     def __contains__(self, member: object) -> bool:
         return any(member in group.members for group in self.groups)
+
+    def under(self, overflow: Overflow | None) -> Audience:
+        """Return the same members under the policy of a family; they are shared, not copied."""
+        return self if overflow is self.overflow else Audience(self.groups, overflow)
 
     def edited(self, come: Collection[Member], gone: Collection[Member]) -> Audience:
         """Return it with some more members, at the end, and some less.
@@ -153,7 +160,7 @@ class Entry:
         owed = self.owed.get(protocol)
         if owed is None:
             frame = protocol.encode_publication(self.publication) if protocol else None
-            owed = self.owed[protocol] = Owed(frame, self.publication)
+            owed = self.owed[protocol] = Owed(frame, self.publication, self.audience.overflow)
         return owed
 
 

@@ -127,8 +127,9 @@ class SubscriptionTable(Generic[M, A]):
         cache_places: The most members that are kept, over all different answers.
         edit: Makes an answer from one that was right before some members came and others went; see
             :class:`.MatchCache`. None: it is arranged anew.
-        narrow: Takes out of an answer who does not get a channel, and returns the same object if
-            that is nobody. :meth:`touch` says that it would answer otherwise now.
+        narrow: Takes out of an answer who does not get a channel. If that is nobody it returns the
+            same object, or one that shares its members. :meth:`touch` says that it would answer
+            otherwise now.
     """
 
     def __init__(

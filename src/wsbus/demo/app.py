@@ -32,6 +32,9 @@ __all__ = ["app", "bus", "endpoint"]
 bus: Final = Bus()
 """It may be built at import; it runs inside ``async with bus:``, below."""
 
+# Conflated: whoever reads too slowly misses old prices, never the latest.
+bus.family("prices.*", overflow=Overflow.CONFLATE)
+
 endpoint: Final = bus.endpoint()
 """An endpoint that lets everybody in, to subscribe to anything and to call any command."""
 
@@ -123,8 +126,7 @@ class Ticker:
                 "change": round((price / opening - 1) * 100, 3),
                 "size": round(expovariate(2), 3),
             }
-            # Conflated: whoever reads too slowly misses old prices, never the latest.
-            await bus.publish(f"prices.{symbol}", tick, event="tick", overflow=Overflow.CONFLATE)
+            await bus.publish(f"prices.{symbol}", tick, event="tick")
 
 
 ticker: Final = Ticker({"BTC-USDT": 95_000.0, "ETH-USDT": 3_300.0, "600519": 1_680.0})

@@ -22,11 +22,10 @@ __all__ = [
     "Dialogue",
     "FromClient",
     "FromServer",
-    "encode_message",
     "milliseconds",
 ]
 
-encode_message: Final = msgspec.json.Encoder().encode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def milliseconds(seconds: float) -> int:
@@ -185,19 +184,23 @@ class Dialogue(TaggedJson):
         now = milliseconds(at.wall)
         if type(reply) is core.Response:  # The replies whose cost matters most.
             data = Raw(reply.data)
-            return Frame(
-                encode_message(_Response(id=reply.ref, timestamp=now, success=True, data=data))
-            )
+            return Frame(_encode(_Response(id=reply.ref, timestamp=now, success=True, data=data)))
         if type(reply) is core.Pong:
-            return Frame(encode_message(_ServerPong(id=reply.ref, timestamp=now)))
+            return Frame(_encode(_ServerPong(id=reply.ref, timestamp=now)))
         message = self.answer(reply, now)
-        return None if message is None else Frame(encode_message(message))
+        return None if message is None else Frame(_encode(message))
 
     def encode_publication(self, publication: core.Publication) -> Frame:
         """Return an event's frame. Cost: under a microsecond, and a copy of the data."""
         data = Raw(publication.data)
         at = milliseconds(publication.timestamp)
-        return Frame(encode_message(_Event(publication.channel, publication.event, at, data)))
+        if publication.position is not None:
+            return Frame(_encode(self.stored_event(publication, at, data)))
+        return Frame(_encode(_Event(publication.channel, publication.event, at, data)))
+
+    def stored_event(self, publication: core.Publication, at: int, data: Raw) -> FromServer:
+        """Return the message for a publication that has a position; here it says nothing of it."""
+        return _Event(publication.channel, publication.event, at, data)
 
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``, or None; ``at`` in milliseconds."""

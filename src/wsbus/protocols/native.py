@@ -17,14 +17,12 @@ from msgspec import Raw
 
 from ..core import messages as core
 from ..core.events import MAX_GAP_CHANNELS, Gap, Position
-from ..core.frame import Frame
 from ..core.patterns import Pattern, parse_pattern
 from .common import (
     COMMON_MESSAGES,
     Dialogue,
     FromClient,
     FromServer,
-    encode_message,
     milliseconds,
 )
 from .tagged import ClientMessage
@@ -158,16 +156,12 @@ class Native(Dialogue):
         """Return the pattern of this name; ``+`` is a wildcard."""
         return parse_pattern(name)
 
-    def encode_publication(self, publication: core.Publication) -> Frame:
-        """Say that something happened, and where it stands if its channel has a history."""
+    def stored_event(self, publication: core.Publication, at: int, data: Raw) -> FromServer:
+        """Return the message for a publication that has a position, with the position."""
         position = publication.position
-        if position is None:
-            return super().encode_publication(publication)
+        assert position is not None
         where = _position(position, publication.previous)
-        at = milliseconds(publication.timestamp)
-        data = Raw(publication.data)
-        event = _StoredEvent(publication.channel, publication.event, at, where, data)
-        return Frame(encode_message(event))
+        return _StoredEvent(publication.channel, publication.event, at, where, data)
 
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``; ``at`` in milliseconds."""

@@ -27,7 +27,7 @@ from .closing import close, close_failed
 from .commands import Running
 from .connection import Connection, ConnectionDriver
 from .hooks import HookCalls
-from .opening import await_end, greeting, new_member, new_session, take_name
+from .opening import await_end, greeting, new_member, new_outlet, new_session, take_name
 from .outlet import SocketOutlet
 from .questions import judge_permission, judge_token, put
 from .reader import Reader
@@ -95,12 +95,9 @@ class Driver:
         self._closed: Event | None = None  # Set once it is closed; None: it is not closing.
         self.session: Final = new_session(services, endpoint, admission, now)
         self.protocol: Final = admission.protocol
-        seconds, log = endpoint.limits.write_deadline, services.flusher.log
-        self.outlet: Final = SocketOutlet(transport, self, seconds, log)
+        self.outlet: Final[SocketOutlet] = new_outlet(services, endpoint, transport, self)
         self.member: Final = new_member(endpoint, admission, self.outlet)
-        self._reader: Final = Reader(
-            services, self.session, self.protocol, self.member, self.outlet
-        )
+        self._reader: Final = Reader(services, self)
 
     @property
     def identity(self) -> Identity | None:
@@ -238,7 +235,7 @@ class Driver:
         self.outlet.relieve()
 
     def write_failed(self, *, is_closed: bool) -> None:
-        """Nothing can be written any more; see :class:`wsbus.server.outlet.Owner`."""
+        """Nothing can be written any more; see :class:`wsbus.server.outlet.OutletOwner`."""
         if is_closed:  # The reader is about to learn it, too; a reset might cut the close frame.
             self._services.hub.leave_all(self.member, self.session.patterns)
         else:
@@ -340,9 +337,10 @@ class Driver:
             self.go_on(self.session.release(calls.held, now), now)
 
     def _emit(self, action: actions.Emit) -> None:
-        receipt = self._services.emit(action.channel, action.publish)
-        if action.publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt), action.publish.ref))
+        publish = action.publish
+        receipt = self._services.post.emit(action.channel, publish.event, publish.data)
+        if publish.ref is not None:
+            self._send(Response(msgspec.json.encode(receipt), publish.ref))
 
     # --- what takes time ---------------------------------------------------------------------
 

@@ -60,8 +60,6 @@ class Flusher:
         self._due: Final = Wakeup()
         self._flushed: Event | None = None  # For those who wait for a flush.
         self._progress: Event | None = None  # For those who wait for readers.
-        self.is_pressed: bool = False
-        """Whether the caller that used :meth:`soon_for_reader` last should call :meth:`drained`."""
         self.flushes: int = 0
         self.failures: int = 0
         """Members lost to a failed write."""
@@ -78,14 +76,6 @@ class Flusher:
         elif not self._is_due:
             self._is_due = True
             self._due.set()
-
-    def soon_for_reader(self) -> None:
-        """As :meth:`soon`, for a connection that publishes what its client said.
-
-        It cannot wait at once, but before it acts on the next message: :attr:`is_pressed` tells.
-        """
-        self.is_pressed = self.is_overdue
-        self.soon()
 
     @property
     def is_overdue(self) -> bool:
@@ -116,7 +106,6 @@ class Flusher:
 
         Subscribers inside the process get a few turns of the loop instead.
         """
-        self.is_pressed = False
         for _ in range(LOCAL_TURNS):
             if not self._hub.has_unread:
                 break

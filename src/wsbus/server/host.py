@@ -8,9 +8,12 @@ from typing import Any, Final
 
 from anyio.abc import TaskGroup
 
+from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
+from ..core.families import Families, Family
 from ..core.hub import Hub
 from ..core.instant import Instant
+from ..core.overflow import Overflow
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
 from .commands import Commands
@@ -18,8 +21,9 @@ from .driver import Driver
 from .flusher import Flusher
 from .hooks import HookLists
 from .lifecycle import Life
+from .post import Encode, Post
 from .runner import Runner
-from .services import Authorize, Services, read_clocks
+from .services import Authorize, Services, new_id, read_clocks
 from .statistics import BusStatistics, ConnectionInfo
 
 __all__ = ["BusHost"]
@@ -33,6 +37,7 @@ class BusHost:
     Args:
         commands: The commands of the bus.
         hooks: The hooks of the bus.
+        encode: Turns what is published into JSON.
         authorize: Asked about everything that the grants allow; see :data:`.Authorize`.
         flush_interval: Seconds for which publications may wait for others.
         clock: Reads both clocks.
@@ -43,12 +48,15 @@ class BusHost:
         commands: Commands,
         hooks: HookLists,
         *,
+        encode: Encode = encode_data,
         authorize: Authorize | None = None,
         flush_interval: float = 0.0,
         clock: Callable[[], Instant] = read_clocks,
     ) -> None:
         self._commands: Final = commands
         self._hooks: Final = hooks
+        self._encode: Final = encode
+        self._families: Final = Families()
         self._authorize: Final = authorize
         self._flush_interval: Final = flush_interval
         self._clock: Final = clock
@@ -82,6 +90,23 @@ class BusHost:
             )
         return life.services
 
+    @property
+    def post(self) -> Post:
+        """What accepts publications, for any thread.
+
+        Raises:
+            NotStarted: Nothing runs.
+        """
+        if self.life is None or self.life.services is None:
+            raise NotStarted
+        return self.life.services.post
+
+    def declare(self, pattern: str, *, overflow: Overflow | str | None) -> Family:
+        """Declare a family of channels; see :meth:`.Bus.family`."""
+        if self.life is not None and not self.life.is_over:
+            raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
+        return self._families.declare(pattern, overflow=overflow)
+
     async def start(self) -> None:
         """Start. Cancellation: it has not started, and can be started again.
 
@@ -108,12 +133,14 @@ class BusHost:
                 self.life = None
 
     def _make_services(self, tasks: TaskGroup) -> Services:
-        hub, runner = Hub(), Runner(tasks)
+        hub, runner, clock = Hub(self._families), Runner(tasks), self._clock
+        flusher = Flusher(hub, runner, clock, self._flush_interval)
         return Services(
             hub=hub,
-            flusher=Flusher(hub, runner, self._clock, self._flush_interval),
+            flusher=flusher,
+            post=Post(hub, flusher, clock, self._encode, new_id()),
             runner=runner,
-            clock=self._clock,
+            clock=clock,
             commands=self._commands,
             authorize=self._authorize,
             hooks=self._hooks,

@@ -13,11 +13,12 @@ from ..core.messages import Greeting
 from ..core.permissions import Identity
 from ..core.session import Session
 from ..endpoint import Admission, Endpoint, Refusal
+from ..transport import Transport
 from .connection import ConnectionDriver
-from .outlet import SocketOutlet
+from .outlet import OutletOwner, SocketOutlet
 from .services import Services
 
-__all__ = ["await_end", "greeting", "new_member", "new_session", "take_name"]
+__all__ = ["await_end", "greeting", "new_member", "new_outlet", "new_session", "take_name"]
 
 _REPLACED_SECONDS: Final = 1.0
 """How long a connection whose name was taken over may take to close; then it is aborted."""
@@ -36,6 +37,13 @@ def new_session(
         takes_tokens=endpoint.authenticator is not None,
         asks=services.authorize is not None,
     )
+
+
+def new_outlet(
+    services: Services, endpoint: Endpoint, transport: Transport, owner: OutletOwner
+) -> SocketOutlet:
+    """Return where what a connection is owed goes."""
+    return SocketOutlet(transport, owner, endpoint.limits.write_deadline, services.flusher.log)
 
 
 def new_member(endpoint: Endpoint, admission: Admission, outlet: SocketOutlet) -> Member:

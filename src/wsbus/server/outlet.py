@@ -16,13 +16,13 @@ from ..core.pacing import CATCH_UP_SECONDS
 from ..core.queue import MessageQueue
 from ..transport import Transport, WriteNow
 
-__all__ = ["Owner", "SocketOutlet"]
+__all__ = ["OutletOwner", "SocketOutlet"]
 
 _QUIET_SECONDS: Final = 60.0
 """Between two warnings of one connection."""
 
 
-class Owner(Protocol):
+class OutletOwner(Protocol):
     """The connection of a member, to which its outlet reports."""
 
     def describe(self) -> str:
@@ -70,7 +70,7 @@ class SocketOutlet(Outlet):
     """The transport's own, so that a delivery costs one call; only if it is :attr:`direct`."""
 
     def __init__(
-        self, transport: Transport, owner: Owner, write_deadline: float, log: BoundedLog
+        self, transport: Transport, owner: OutletOwner, write_deadline: float, log: BoundedLog
     ) -> None:
         self.transport: Final = transport
         self.direct: Final = transport if isinstance(transport, WriteNow) else None
@@ -91,7 +91,7 @@ class SocketOutlet(Outlet):
         self._relief: Event | None = None
 
     @property
-    def receiver(self) -> Owner:
+    def receiver(self) -> OutletOwner:
         """The connection."""
         return self._owner
 

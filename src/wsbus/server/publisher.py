@@ -1,37 +1,33 @@
-"""The verbs of a bus that publish."""
+"""The verbs of a bus that publish, and the families that say what becomes of it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Final, Literal, TypedDict, Unpack, overload
 
-from ..core.channels import parse_channel
-from ..core.choices import member_of, shown
+from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
 from ..core.errors import NotStarted, UsageError
-from ..core.instant import Instant
+from ..core.families import Family
 from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
 from .host import BusHost
+from .post import Encode
 from .recipients import Recipients, Who
 from .services import Services
 
-__all__ = ["Encode", "Publisher", "encoder"]
+__all__ = ["Publisher", "encoder"]
 
 _TIMEOUT: Final = 5.0
-
-Encode: TypeAlias = Callable[[object], bytes]
-"""Turns data into JSON."""
 
 
 class _Options(TypedDict, total=False):
     event: str
     exclude: Who
-    overflow: Overflow | str | None
     key: str | None
 
 
@@ -41,12 +37,30 @@ class Publisher:
     Call them in the thread of the event loop, except those whose names end with ``_threadsafe``.
     """
 
-    def __init__(self, encode: Encode, clock: Callable[[], Instant], host: BusHost) -> None:
-        self._encode: Final = encode
-        self._clock: Final = clock
+    def __init__(self, host: BusHost) -> None:
         self._host: Final = host
         self._broadcasts: Final[set[str]] = set()
         self._recipients: Final = Recipients()
+
+    def family(self, pattern: str, *, overflow: Overflow | str | None = None) -> Family:
+        """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
+
+        A channel belongs to the most specific family that matches it: an exact name comes before
+        every wildcard, ``prices.BTC.*`` before ``prices.*``, ``prices.+`` before ``prices.*``. See
+        :mod:`wsbus.core.families` for the rule. Declare families before the bus runs, the same ones
+        in each process of a service.
+
+        Args:
+            pattern: The channels, in the form of a subscription.
+            overflow: What a full queue does with their publications, as :class:`.Overflow` or its
+                text; None: as the receiving endpoint or subscription says.
+
+        Raises:
+            InvalidChannel: The pattern is none.
+            UsageError: The bus is running; another family has a pattern that matches the same
+                channels; or ``overflow`` is no policy.
+        """
+        return self._host.declare(pattern, overflow=overflow)
 
     async def publish(
         self,
@@ -55,7 +69,6 @@ class Publisher:
         *,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Publish to everyone whose patterns match, in the order of the calls.
@@ -71,7 +84,6 @@ class Publisher:
             data: Anything that has a form in JSON, including structs, dataclasses and dates.
             event: The event: a word that says what happened.
             exclude: Receivers to leave out: a connection, several, or the subject of an identity.
-            overflow: The overflow policy, as :class:`.Overflow` or its text; None: the endpoint's.
             key: For ``conflate``, the key; None: channel and event.
 
         Returns:
@@ -85,11 +97,11 @@ class Publisher:
         Cancellation: accepted already.
         """
         services = self._host.services
-        publication = self._publication(channel, data, event, overflow, key)
-        receipt = services.hub.publish(
-            publication, self._recipients.members(services.registry, exclude)
-        )
-        await self._pace(services)
+        post = services.post
+        publication = post.accept(channel, event, data, key)
+        excluded = self._recipients.members(services.registry, exclude)
+        receipt = post.deliver(publication, excluded)
+        await post.pace()
         return receipt
 
     def publish_soon(
@@ -99,7 +111,6 @@ class Publisher:
         *,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Publish from code that cannot await; like :meth:`publish`, and in one order with it.
@@ -110,11 +121,11 @@ class Publisher:
             UsageError: Called from another thread, too: see :meth:`publish_threadsafe`.
         """
         services = self._host.services
-        publication = self._publication(channel, data, event, overflow, key)
-        receipt = services.hub.publish(
-            publication, self._recipients.members(services.registry, exclude)
-        )
-        services.flusher.soon()
+        post = services.post
+        publication = post.accept(channel, event, data, key)
+        excluded = self._recipients.members(services.registry, exclude)
+        receipt = post.deliver(publication, excluded)
+        post.soon()
         return receipt
 
     @overload
@@ -146,7 +157,6 @@ class Publisher:
         *,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
         wait: bool = True,
         timeout: float = _TIMEOUT,
@@ -160,7 +170,6 @@ class Publisher:
             data: The same.
             event: The same.
             exclude: The same.
-            overflow: The same.
             key: The same.
             wait: Whether to wait until the event loop has accepted it. False: nothing is returned,
                 a tight loop is not slowed down, and a bus that stops meanwhile drops it.
@@ -173,17 +182,16 @@ class Publisher:
                 the event loop did not accept it in time, and it was dropped.
             NotStarted: The bus is not running.
         """
-        publication = self._publication(channel, data, event, overflow, key)
+        publication = self._host.post.accept(channel, event, data, key)
 
-        def accept() -> Receipt:
+        def deliver() -> Receipt:
             services = self._host.services
-            receipt = services.hub.publish(
-                publication, self._recipients.members(services.registry, exclude)
-            )
-            services.flusher.soon()
+            excluded = self._recipients.members(services.registry, exclude)
+            receipt = services.post.deliver(publication, excluded)
+            services.post.soon()
             return receipt
 
-        return self._from_thread("publish_soon", accept, timeout if wait else None)
+        return self._from_thread("publish_soon", deliver, timeout if wait else None)
 
     async def broadcast(
         self,
@@ -191,7 +199,6 @@ class Publisher:
         *,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Publish to every authenticated connection of the endpoints with a broadcast channel.
@@ -204,7 +211,7 @@ class Publisher:
         if not self._broadcasts:
             raise UsageError("no endpoint has a broadcast channel: bus.endpoint(broadcast=…)")
         receipts = [
-            await self.publish(name, data, event=event, exclude=exclude, overflow=overflow, key=key)
+            await self.publish(name, data, event=event, exclude=exclude, key=key)
             for name in self._broadcasts
         ]
         return Receipt(
@@ -220,7 +227,6 @@ class Publisher:
         endpoint: Endpoint | None = None,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Publish to connections, or to all of one identity, whatever they subscribe to.
@@ -236,16 +242,15 @@ class Publisher:
                 identity.
             event: As for :meth:`publish`.
             exclude: As for :meth:`publish`.
-            overflow: As for :meth:`publish`.
             key: As for :meth:`publish`.
 
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish`.
         """
         services = self._host.services
-        publication = self._publication(channel, data, event, overflow, key)
-        receipt = self._send(services, publication, to, exclude, endpoint)
-        await self._pace(services)
+        publication = services.post.accept(channel, event, data, key)
+        receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+        await services.post.pace()
         return receipt
 
     def send_soon(
@@ -257,7 +262,6 @@ class Publisher:
         endpoint: Endpoint | None = None,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
     ) -> Receipt:
         """Send from code that cannot await: :meth:`send` as :meth:`publish_soon` publishes.
@@ -266,9 +270,9 @@ class Publisher:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_soon`.
         """
         services = self._host.services
-        publication = self._publication(channel, data, event, overflow, key)
-        receipt = self._send(services, publication, to, exclude, endpoint)
-        services.flusher.soon()
+        publication = services.post.accept(channel, event, data, key)
+        receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+        services.post.soon()
         return receipt
 
     @overload
@@ -306,7 +310,6 @@ class Publisher:
         endpoint: Endpoint | None = None,
         event: str = "message",
         exclude: Who = (),
-        overflow: Overflow | str | None = None,
         key: str | None = None,
         wait: bool = True,
         timeout: float = _TIMEOUT,
@@ -316,24 +319,17 @@ class Publisher:
         Raises:
             InvalidChannel, UsageError, NotStarted: As :meth:`publish_threadsafe`.
         """
-        publication = self._publication(channel, data, event, overflow, key)
+        publication = self._host.post.accept(channel, event, data, key)
 
-        def accept() -> Receipt:
+        def deliver() -> Receipt:
             services = self._host.services
-            receipt = self._send(services, publication, to, exclude, endpoint)
-            services.flusher.soon()
+            receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+            services.post.soon()
             return receipt
 
-        return self._from_thread("send_soon", accept, timeout if wait else None)
+        return self._from_thread("send_soon", deliver, timeout if wait else None)
 
-    async def _pace(self, services: Services) -> None:
-        flusher = services.flusher
-        if flusher.is_overdue:
-            await flusher.flushed()
-        else:
-            flusher.soon()
-
-    def _send(
+    def _deliver_to(
         self,
         services: Services,
         publication: Publication,
@@ -342,9 +338,9 @@ class Publisher:
         endpoint: Endpoint | None,
     ) -> Receipt:
         registry = services.registry
-        members = [d.member for d in self._recipients.find(registry, to, endpoint, "to")]
+        members = [c.member for c in self._recipients.find(registry, to, endpoint, "to")]
         excluded = self._recipients.members(registry, exclude, endpoint)
-        return services.hub.publish_to(members, publication, excluded)
+        return services.post.deliver(publication, excluded, members)
 
     def _from_thread(
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None
@@ -358,23 +354,6 @@ class Publisher:
         call = LoopCall(accept, is_awaited=timeout is not None)
         call.submit(life.token)
         return None if timeout is None else call.wait(timeout)
-
-    def _publication(
-        self,
-        channel: str,
-        data: object,
-        event: str,
-        overflow: Overflow | str | None,
-        key: str | None,
-    ) -> Publication:
-        name = parse_channel(channel)
-        if not isinstance(event, str) or not event.isprintable():  # type: ignore[redundant-expr]
-            raise UsageError(f"an event is a printable text, not {shown(event)}")
-        if overflow is not None:
-            overflow = member_of(Overflow, overflow, "overflow")
-        if key is not None and not isinstance(key, str):
-            raise UsageError(f"key must be a text or None, not {type(key).__name__}")
-        return Publication(name, event, self._encode(data), self._clock().wall, overflow, key)
 
 
 def encoder(enc_hook: EncHook | None) -> Encode:

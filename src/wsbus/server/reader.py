@@ -15,11 +15,9 @@ from .._spawn import task_now
 from ..core.actions import Action, Send
 from ..core.errors import CloseCode, ErrorCode
 from ..core.instant import Instant
-from ..core.member import Member
 from ..core.messages import Malformed, Refused
-from ..core.protocol import WireProtocol
-from ..core.session import Session, State
-from .outlet import SocketOutlet
+from ..core.session import State
+from .connection import ConnectionDriver
 from .services import Services
 
 __all__ = ["Reader"]
@@ -56,10 +54,8 @@ class Reader:
 
     Args:
         services: Counts and clock.
-        session: Decides what follows.
-        protocol: Decodes.
-        member: Whose queue tells whether the client reads what it is owed.
-        outlet: Tells when it has read some of it.
+        driver: Has the session, which decides what follows; the protocol, which decodes; and member
+            and outlet, which tell whether the client reads what it is owed.
     """
 
     __slots__ = (
@@ -75,22 +71,15 @@ class Reader:
         "messages_received",
     )
 
-    def __init__(
-        self,
-        services: Services,
-        session: Session,
-        protocol: WireProtocol,
-        member: Member,
-        outlet: SocketOutlet,
-    ) -> None:
+    def __init__(self, services: Services, driver: ConnectionDriver) -> None:
         self.messages_received: int = 0
         self.answered: int = 0
         """Bytes of answers since a frame came."""
         self._services: Final = services
-        self._session: Final = session
-        self._protocol: Final = protocol
-        self._member: Final = member
-        self._outlet: Final = outlet
+        self._session: Final = driver.session
+        self._protocol: Final = driver.protocol
+        self._member: Final = driver.member
+        self._outlet: Final = driver.outlet
         self._turn = 0  # Work since others had a turn of the loop.
         self._absorbs = False
         self._task: asyncio.Task[object] | None = None
@@ -142,7 +131,7 @@ class Reader:
                     return
                 self._turn = turn = self._turn + 1 + work + ((self.answered - before) >> _SHIFT)
                 work = 0
-                if turn >= _TURN or member.queue.is_choked or services.flusher.is_pressed:
+                if turn >= _TURN or member.queue.is_choked or services.post.is_pressed:
                     yield
 
     def _refuse(
@@ -202,5 +191,5 @@ class Reader:
             if outlet.has_failed:
                 return
             await outlet.relief()
-        if self._services.flusher.is_pressed:
-            await self._services.flusher.drained()
+        if self._services.post.is_pressed:
+            await self._services.post.relieved()

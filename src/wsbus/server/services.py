@@ -16,17 +16,16 @@ from anyio import current_time
 from .._application import Overdue, name_of
 from .._log import BoundedLog
 from ..core.actions import AskPermission
-from ..core.channels import Channel
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
 from ..core.hub import Hub
 from ..core.instant import Instant
-from ..core.messages import Publication, Publish, Receipt
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from .commands import Commands
 from .connection import ConnectionDriver
 from .flusher import Flusher
 from .hooks import HookLists
+from .post import Post
 from .registry import Registry
 from .runner import Runner
 from .statistics import BusStatistics
@@ -82,6 +81,7 @@ class Services:
 
     hub: Hub
     flusher: Flusher
+    post: Post
     runner: Runner
     clock: Callable[[], Instant]
     new_id: Callable[[], str] = new_id
@@ -102,13 +102,6 @@ class Services:
     """Replies for which a dialect had no message."""
     log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
     """The log for failures of the application's functions."""
-
-    def emit(self, channel: Channel, publish: Publish) -> Receipt:
-        """Publish a client's publication."""
-        at = self.clock().wall
-        receipt = self.hub.publish(Publication(channel, publish.event, publish.data, at))
-        self.flusher.soon_for_reader()
-        return receipt
 
     def sweep_seconds(self) -> float:
         """Return how long the sweeper may sleep: a second, or a third of the quickest heartbeat."""

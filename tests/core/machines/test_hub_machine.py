@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.core.machines.naive_queue import Item, NaiveQueue
 from wsbus.core.channels import Channel, parse_channel
+from wsbus.core.families import Families
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
@@ -25,6 +26,8 @@ from wsbus.core.queue import MessageQueue
 CHANNELS: Final = [parse_channel(name) for name in ("a", "b", "a.x", "a.y")]
 PATTERNS: Final = [parse_pattern(text) for text in ("a", "b", "a.x", "*", "a.*", "a.+", "+.x")]
 MANY: Final = [parse_channel(f"m.{n}") for n in range(17)]
+FAMILIES: Final = ["a", "a.+", "+.x", "*"]
+"""The most specific first."""
 DENIES: Final = [[], ["a.*"], ["a.x", "b"], ["*"]]
 
 
@@ -119,7 +122,8 @@ class HubMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub(cache_size=4)
+        self.families = Families()
+        self.hub = Hub(self.families, cache_size=4)
         self.dialects = [Dialect("one"), Dialect("two")]
         self.models: list[Model] = []
         self.bounds = (1000, 1 << 20)
@@ -129,9 +133,15 @@ class HubMachine(RuleBasedStateMachine):
         self.due_overflowed: list[Member] = []
         self.is_settled = True
 
-    @initialize(is_small=st.booleans())
-    def start(self, *, is_small: bool) -> None:
+    @initialize(
+        is_small=st.booleans(),
+        policies=st.dictionaries(st.sampled_from(FAMILIES), st.none() | st.sampled_from(Overflow)),
+    )
+    def start(self, *, is_small: bool, policies: dict[str, Overflow | None]) -> None:
         """With ample room everything arrives; with little the policies show."""
+        self.policies = policies
+        for pattern, overflow in policies.items():
+            self.families.declare(pattern, overflow=overflow)
         if is_small:
             self.bounds = (3, 60)
         self.shared = MessageQueue[Owed](*self.bounds)
@@ -219,14 +229,11 @@ class HubMachine(RuleBasedStateMachine):
     @rule(
         channel=st.sampled_from(CHANNELS),
         pad=st.integers(0, 30),
-        policy=st.none() | st.sampled_from(Overflow),
         key=st.sampled_from(["k", None]),
         excluded=st.just(set[int]()) | st.sets(st.integers(0, 7)),
     )
-    def publish(
-        self, channel: Channel, pad: int, policy: Overflow | None, key: str, excluded: set[int]
-    ) -> None:
-        publication = Publication(channel, "e", self.label(pad), 0.0, policy, key)
+    def publish(self, channel: Channel, pad: int, key: str | None, excluded: set[int]) -> None:
+        publication = Publication(channel, "e", self.label(pad), 0.0, key)
         outsiders = self.some(excluded)
         receivers = [m for m in self.models if m.wants(channel) and m not in outsiders]
         accepted = self.owe(receivers, publication)
@@ -239,7 +246,7 @@ class HubMachine(RuleBasedStateMachine):
         """Most turns hold little."""
         if self.hub.owed:
             self.flush(set())
-        self.publish(channel, 0, None, None, excluded)
+        self.publish(channel, 0, None, excluded)
         self.flush(set())
 
     @rule(channel=st.sampled_from(CHANNELS), chosen=st.sets(st.integers(0, 7)))
@@ -262,7 +269,7 @@ class HubMachine(RuleBasedStateMachine):
         self.matched += len(receivers)
         refused = 0
         for model in receivers:
-            policy = publication.overflow or model.member.overflow
+            policy = self.policy(publication.channel) or model.member.overflow
             # "It counts": its frame, or its data where no frame is needed.
             payload = model.say(publication.data)
             key = publication.conflation_key if policy is Overflow.CONFLATE else None
@@ -275,6 +282,13 @@ class HubMachine(RuleBasedStateMachine):
             if not model.is_local:
                 model.logged.append(payload)
         return len(receivers) - refused
+
+    def policy(self, channel: Channel) -> Overflow | None:
+        """Say what the most specific family says: those of FAMILIES stand in that order."""
+        for pattern in FAMILIES:
+            if pattern in self.policies and parse_pattern(pattern).matches(channel):
+                return self.policies[pattern]
+        return None
 
     def queue(self, model: Model, item: Item, policy: Overflow | None) -> Offer:
         was_empty = not model.queue.entries

@@ -23,7 +23,6 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
-from ..events import Gap
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -218,7 +217,7 @@ class ClientSession(Generic[H]):
             case messages.Subscribed() | messages.Unsubscribed():
                 self._holdings.left(heard.ref)
                 return []
-            case Gap():
+            case messages.Gap():
                 return self._holdings.lose(heard)
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:

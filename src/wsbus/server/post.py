@@ -1,0 +1,129 @@
+"""The way of every publication: accept, then deliver.
+
+Whatever is published comes through here: the verbs of the bus, a client's ``publish``, a broadcast,
+an event to one identity. :meth:`Post.accept` says what it is (node, number, time), and
+:meth:`Post.deliver` is the only caller of :meth:`.Hub.publish` and :meth:`.Hub.publish_to`, so that
+whatever concerns each publication has one place.
+
+Pacing stands here, too. Whoever publishes must let the event loop turn once much is owed, and then
+wait for readers that drain what they owe; otherwise a tight loop fills the queues of readers that
+keep up. An ``async`` verb waits at once (:meth:`Post.pace`). A connection whose client publishes
+cannot wait while it acts on a message, and waits before the next one (:meth:`Post.emit`,
+:attr:`Post.is_pressed`, :meth:`Post.relieved`). What cannot wait at all is flushed at once when
+much is owed (:attr:`Post.soon`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from itertools import count
+from typing import Final, TypeAlias
+
+from ..core.channels import Channel, parse_channel
+from ..core.choices import shown
+from ..core.errors import UsageError
+from ..core.hub import Hub
+from ..core.instant import Instant
+from ..core.member import Member
+from ..core.messages import Publication, Receipt
+from .flusher import Flusher
+
+__all__ = ["Encode", "Post"]
+
+Encode: TypeAlias = Callable[[object], bytes]
+"""Turns data into JSON text."""
+
+_NO_MEMBERS: Final[frozenset[Member]] = frozenset()
+
+
+class Post:
+    """Accepts publications on this node and delivers them to its members.
+
+    Args:
+        hub: Finds the members and owes them.
+        flusher: Writes what is owed.
+        clock: Reads both clocks.
+        encode: Turns data into JSON.
+        node: Identifies this run of the bus.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        flusher: Flusher,
+        clock: Callable[[], Instant],
+        encode: Encode,
+        node: str,
+    ) -> None:
+        self.node: Final = node
+        self._hub: Final = hub
+        self._flusher: Final = flusher
+        self._clock: Final = clock
+        self._encode: Final = encode
+        self._numbers: Final = count(1)
+        self.soon: Final = flusher.soon
+        """Flush at the end of this turn; at once if much is owed already."""
+        self.is_pressed: bool = False
+        """Whether the connection whose client published last is to await :meth:`relieved`."""
+
+    def accept(self, channel: str, event: str, data: object, key: str | None) -> Publication:
+        """Check what the application publishes, encode its data, and say what it is.
+
+        Any thread may call it.
+
+        Raises:
+            InvalidChannel: ``channel`` is no channel.
+            UsageError: The data has no JSON form, or another argument is of the wrong type.
+        """
+        name = parse_channel(channel)
+        if not isinstance(event, str) or not event.isprintable():  # type: ignore[redundant-expr]
+            raise UsageError(f"an event is a printable text, not {shown(event)}")
+        if key is not None and not isinstance(key, str):
+            raise UsageError(f"key must be a text or None, not {type(key).__name__}")
+        text, now = self._encode(data), self._clock().wall
+        return Publication(name, event, text, now, key, self.node, next(self._numbers))
+
+    def deliver(
+        self,
+        publication: Publication,
+        excluded: frozenset[Member] = _NO_MEMBERS,
+        members: Collection[Member] | None = None,
+    ) -> Receipt:
+        """Owe a publication to the members of this node, once; never waits.
+
+        Follow it with :meth:`pace` or :attr:`soon`.
+
+        Args:
+            publication: What was accepted, here or on another node.
+            excluded: Members that do not get it.
+            members: Those that get it, whatever they subscribe to; None: those with a pattern that
+                matches.
+        """
+        if members is None:
+            return self._hub.publish(publication, excluded)
+        return self._hub.publish_to(members, publication, excluded)
+
+    def emit(self, channel: Channel, event: str, data: bytes) -> Receipt:
+        """Accept and deliver what a client publishes; its protocol has checked the data.
+
+        It flushes at once when much is owed, and the connection of the client waits for the readers
+        before the next message.
+        """
+        now = self._clock().wall
+        publication = Publication(channel, event, data, now, None, self.node, next(self._numbers))
+        receipt = self.deliver(publication)
+        self.is_pressed = self._flusher.is_overdue
+        self.soon()
+        return receipt
+
+    async def pace(self) -> None:
+        """Flush at the end of this turn; if much is owed, wait for that and for the readers."""
+        if self._flusher.is_overdue:
+            await self._flusher.flushed()
+        else:
+            self.soon()
+
+    async def relieved(self) -> None:
+        """Wait until readers that have fallen behind have caught up; bounded."""
+        self.is_pressed = False
+        await self._flusher.drained()
