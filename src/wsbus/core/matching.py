@@ -1,7 +1,7 @@
 """A bounded cache of the members interested in a channel, kept up to date change by change.
 
 What a search found is kept per channel. A change of interest is only noted, and channels that begin
-as its pattern does are looked at again: the next publication on one of them takes up what was noted
+like the pattern are looked at again. The next publication on one of them takes up what was noted
 since the one before, and leaves alone what does not match. So a client that comes and goes costs
 others a comparison, not a search over all members.
 
