@@ -108,7 +108,7 @@ class Endpoint:
     """
 
     host: Host = field(repr=False)
-    """What runs its connections: made by the bus, and for adapters."""
+    """The host that runs its connections; made by the bus, and for adapters."""
     protocols: Sequence[WireProtocol]
     """The dialects. A client that offers no subprotocol gets the first. For each dialect that
     joins messages (``wsbus.v1``) there is one that does not (``wsbus.v1.single``)."""
@@ -155,7 +155,7 @@ class Endpoint:
     realm: int = 0
     """Which subjects are the same: those of one authenticator. :class:`.Bus` counts realms up."""
     empty_queue: MessageQueue[Owed] = field(init=False, repr=False)
-    """What connections have before they need a queue of their own."""
+    """The queue of connections that do not need one of their own yet."""
     places: Places = field(init=False, repr=False, default_factory=Places)
     """Counts for ``max_connections`` and ``max_connections_per_address``."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)

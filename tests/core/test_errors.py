@@ -44,6 +44,7 @@ def test_error_codes_are_the_words_that_clients_see() -> None:
             "FORBIDDEN",
             "TOO_MANY_SUBSCRIPTIONS",
             "RATE_LIMITED",
+            "UNAVAILABLE",
             "UNKNOWN_ACTION",
             "VALIDATION_ERROR",
             "TIMEOUT",

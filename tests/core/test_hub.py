@@ -17,7 +17,7 @@ from wsbus.core.member import Member, Standing
 from wsbus.core.messages import Publication, Receipt, Request, ServerMessage
 from wsbus.core.outlet import Outlet, Owed
 from wsbus.core.overflow import Overflow
-from wsbus.core.patterns import parse_pattern
+from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.core.permissions import Grants
 from wsbus.core.plan import Plan, frames
 from wsbus.core.protocol import WireProtocol
@@ -127,8 +127,8 @@ def test_membership_counts_at_the_moment_of_publishing() -> None:
     hub = Hub()
     leaver, joiner = enter(hub, "a"), enter(hub)
     hub.publish(publication("1"))
-    assert hub.leave(leaver, parse_pattern("a"))
-    assert hub.join(joiner, parse_pattern("a"))
+    hub.leave(leaver, parse_pattern("a"))
+    hub.join(joiner, parse_pattern("a"))
     hub.publish(publication("2"))
     plan = hub.take_plan()
 
@@ -188,13 +188,38 @@ def test_narrower_denies_are_taken_out_at_delivery() -> None:
     assert written(plan, other) == ["before", "hidden", "b", "after"]
 
 
-def test_interest_tells_first_and_last() -> None:
-    """Whoever looks after other nodes learns what this one is interested in."""
-    hub, a = Hub(), parse_pattern("a")
-    one, two = enter(hub), enter(hub)
+class Watch:
+    """Notes first and last interest, in order."""
 
-    assert [hub.join(one, a), hub.join(two, a), hub.join(two, a)] == [True, False, False]
-    assert [hub.leave(one, a), hub.leave(one, a), hub.leave(two, a)] == [False, False, True]
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def gained(self, pattern: Pattern) -> None:
+        self.log.append(f"+{pattern.text}")
+
+    def lost(self, pattern: Pattern) -> None:
+        self.log.append(f"-{pattern.text}")
+
+
+def test_first_and_last_interest_is_reported_on_every_way_out() -> None:
+    """Whoever looks after other nodes learns what this one is interested in."""
+    hub, a, b = Hub(), parse_pattern("a"), parse_pattern("b.*")
+    watch = hub.interest = Watch()
+    one, two = enter(hub), enter(hub)
+    hub.join(one, a)
+    hub.join(two, a)
+    hub.join(two, a)
+    hub.join(two, b)
+    assert watch.log == ["+a", "+b.*"]
+
+    hub.leave(one, a)
+    hub.leave(one, a)
+    assert watch.log == ["+a", "+b.*"]
+    hub.leave_all(two, [a])
+    assert watch.log == ["+a", "+b.*", "-a"]
+    hub.detach(two, [a, b])
+    hub.detach(two, [a, b])
+    assert watch.log == ["+a", "+b.*", "-a", "-b.*"]
 
 
 # --- how it is written ---------------------------------------------------------------------------

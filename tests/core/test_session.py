@@ -13,6 +13,7 @@ from wsbus.core.actions import (
     Adopt,
     AskPermission,
     AskToken,
+    Attach,
     Close,
     Emit,
     Invoke,
@@ -49,7 +50,7 @@ from wsbus.core.messages import (
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.permissions import Grants, Identity
 from wsbus.core.session import Session, State
-from wsbus.core.session_states import Move
+from wsbus.core.session_states import TABLE, SessionDuty, SessionInput
 from wsbus.protocols.zigquant import ZigQuant
 
 START: Final = Instant(1000.0, 1_700_000_000.0)
@@ -74,6 +75,7 @@ def make(
     *,
     takes_tokens: bool = True,
     asks: bool = False,
+    attaches: bool = False,
     heartbeat: HeartbeatPolicy | None = None,
     **limits: Any,
 ) -> Session:
@@ -87,6 +89,7 @@ def make(
         now=START,
         takes_tokens=takes_tokens,
         asks=asks,
+        attaches=attaches,
     )
 
 
@@ -132,7 +135,7 @@ def ask(session: Session, command: Request, now: Instant = START) -> AskToken | 
 def sign_in(session: Session, identity: Identity, now: Instant = START) -> list[Action]:
     """Show a token that is found to be good."""
     question = ask(session, Auth("t"), now)
-    return session.handle_token(question.generation, identity, now)
+    return session.handle_token(question.request, identity, now)
 
 
 def resumed(session: Session, actions: list[Action], now: Instant = START) -> list[Action]:
@@ -155,8 +158,10 @@ def in_state(state: State) -> Session:
     """Return a session in this state, reached as a client reaches it."""
     session = make(None if state in {State.AWAITING, State.JUDGING} else USER)
     match state:
-        case State.JUDGING | State.ASKING:
+        case State.JUDGING:
             ask(session, Auth("t"))
+        case State.HELD:
+            assert session.hold()
         case State.CLOSED:
             session.close(CloseCode.NORMAL, "")
         case State.AWAITING | State.OPEN:
@@ -170,15 +175,17 @@ def in_state(state: State) -> Session:
     [
         (State.JUDGING, USER, State.OPEN),
         (State.JUDGING, "no", State.CLOSED),
-        (State.ASKING, USER, State.OPEN),
-        (State.ASKING, "no", State.OPEN),
+        (State.OPEN, USER, State.OPEN),
+        (State.OPEN, "no", State.OPEN),
     ],
 )
 def test_an_answer_moves_the_session_on(
     before: State, answer: Identity | str, after: State
 ) -> None:
-    """A good token opens; a bad one closes who is nobody, and changes nothing for somebody."""
+    """A first token opens or closes; a newer one changes no state."""
     session = in_state(before)
+    if before is State.OPEN:
+        ask(session, Auth("t"))
     session.handle_token(1, answer, START)
 
     assert session.state is after
@@ -195,36 +202,63 @@ def test_every_state_ends(state: State) -> None:
     assert session.state is State.CLOSED
 
 
-def test_a_move_that_is_not_in_the_table_raises_and_changes_nothing() -> None:
-    """Only rows of the table are moves: two questions at once, say, are a mistake."""
-    legal = {
-        (State.AWAITING, "ASK"),
-        (State.JUDGING, "ACCEPT"),
-        (State.JUDGING, "REFUSE"),
-        (State.OPEN, "ASK"),
-        (State.ASKING, "ACCEPT"),
-        *((state, "END") for state in State),
+@pytest.mark.parametrize("heard", SessionInput, ids=lambda heard: str(heard.name))
+@pytest.mark.parametrize("state", State, ids=lambda state: str(state.name))
+def test_a_pair_that_is_not_in_the_table_raises_and_changes_nothing(
+    state: State, heard: SessionInput
+) -> None:
+    """To hold who is not held is a duty, to release who is not is a mistake."""
+    session = in_state(state)
+    if (state, heard) in TABLE:
+        duty, then = TABLE[state, heard]
+        assert session._take(heard) is duty
+        assert session.state is then
+    else:
+        with pytest.raises(KeyError):
+            session._take(heard)
+        assert session.state is state
+
+
+def test_the_table_is_complete() -> None:
+    """Whatever a client or the application does, and the end, has a row in every state."""
+    anybody = {
+        SessionInput.PING,
+        SessionInput.AUTH,
+        SessionInput.REQUEST,
+        SessionInput.HOLD,
+        SessionInput.CHANGE,
+        SessionInput.END,
     }
-    for state in State:
-        for heard in Move:
-            session = in_state(state)
-            if (state, heard.name) in legal:
-                session._move(heard)
-            else:
-                with pytest.raises(KeyError):
-                    session._move(heard)
-                assert session.state is state
+    assert set(TABLE) >= {(state, heard) for state in State for heard in anybody}
+    # What the rest stands for cannot happen in the other states.
+    assert {pair for pair in TABLE if pair[1] not in anybody} == {
+        (State.AWAITING, SessionInput.JUDGE),
+        (State.AWAITING, SessionInput.ADMIT),
+        (State.JUDGING, SessionInput.ADMIT),
+        (State.JUDGING, SessionInput.ANSWER),
+        (State.OPEN, SessionInput.JUDGE),
+        (State.OPEN, SessionInput.ANSWER),
+        (State.HELD, SessionInput.ANSWER),
+        (State.HELD, SessionInput.RELEASE),
+        (State.CLOSED, SessionInput.RELEASE),
+    }
+    # What `Session.handle` takes for granted, since it is what happens most.
+    for heard in (SessionInput.PING, SessionInput.AUTH, SessionInput.REQUEST):
+        assert TABLE[State.OPEN, heard] == (SessionDuty.ACT, State.OPEN)
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: type(command).__name__)
 def test_nothing_is_acted_on_after_the_end(command: Request) -> None:
     """A closed session answers no command, no answer, no deadline and no call of the server's."""
-    session = in_state(State.ASKING)
+    session = in_state(State.OPEN)
+    ask(session, Auth("t"))
     session.assign(parse_pattern("a"))
     session.close(CloseCode.NORMAL, "")
 
     assert session.handle(command, START) == []
     assert session.handle_token(1, ADMIN, START) == []
+    assert not session.hold()
+    session.release()
     assert session.handle_deadline(at(1e6)) == []
     assert session.assign(parse_pattern("b")) == []
     assert session.unassign(parse_pattern("a")) == []
@@ -270,7 +304,7 @@ def test_a_bad_first_token_ends_the_conversation() -> None:
     session = make(None)
     question = ask(session, Auth("secret", "7"))
 
-    assert session.handle_token(question.generation, "expired", START) == [
+    assert session.handle_token(question.request, "expired", START) == [
         Send(AuthRefused("expired", ref="7")),
         Close(CloseCode.TOKEN_REFUSED, "token refused"),
     ]
@@ -283,9 +317,7 @@ def test_a_failed_refresh_leaves_the_old_token_in_force() -> None:
     deadline = session.deadline
     question = ask(session, Auth("bad", "7"))
 
-    assert session.handle_token(question.generation, "no", at(1)) == [
-        Send(AuthRefused("no", ref="7"))
-    ]
+    assert session.handle_token(question.request, "no", at(1)) == [Send(AuthRefused("no", ref="7"))]
     assert list(session.subscriptions) == ["grid.*"]
     assert session.deadline == deadline
     assert session.handle_deadline(at(60)) == [Close(CloseCode.TOKEN_EXPIRED, "token expired")]
@@ -362,9 +394,8 @@ def test_an_answer_to_another_question_is_ignored(generation: int) -> None:
     sign_in(session, USER)
     question = ask(session, Auth("t"))
 
-    assert question.generation == 2
+    assert question.request == 2
     assert session.handle_token(generation, ADMIN, START) == []
-    assert session.state is State.ASKING
     assert session.handle_token(2, USER, START) != []
 
 
@@ -372,10 +403,10 @@ def test_an_answer_counts_once() -> None:
     """The same answer again does nothing."""
     session = make(None)
     question = ask(session, Auth("t"))
-    session.handle_token(question.generation, USER, START)
+    session.handle_token(question.request, USER, START)
 
-    assert session.handle_token(question.generation, USER, START) == []
-    assert session.handle_token(question.generation, "no", START) == []
+    assert session.handle_token(question.request, USER, START) == []
+    assert session.handle_token(question.request, "no", START) == []
     assert session.state is State.OPEN
 
 
@@ -385,7 +416,7 @@ def test_an_answer_after_the_end_is_ignored() -> None:
     question = ask(session, Auth("t"))
     session.close(CloseCode.DISCONNECTED, "")
 
-    assert session.handle_token(question.generation, USER, START) == []
+    assert session.handle_token(question.request, USER, START) == []
     assert session.identity is None
 
 
@@ -396,7 +427,7 @@ def test_while_a_token_is_judged_commands_wait_in_order() -> None:
     assert session.handle(Subscribe(("grid.a",), "1"), START) == []
     assert session.handle(Command("grid.start", b"{}", "2"), START) == []
     assert session.handle(Unsubscribe(("grid.a",), "3"), START) == []
-    answer = session.handle_token(question.generation, USER, START)
+    answer = session.handle_token(question.request, USER, START)
     actions = resumed(session, answer)[2:]
 
     assert actions == [
@@ -408,8 +439,8 @@ def test_while_a_token_is_judged_commands_wait_in_order() -> None:
     ]
 
 
-@pytest.mark.parametrize("state", [State.JUDGING, State.ASKING])
-def test_pings_are_answered_while_a_question_is_out(state: State) -> None:
+@pytest.mark.parametrize("state", [State.JUDGING, State.HELD])
+def test_pings_are_answered_while_all_else_waits(state: State) -> None:
     """A ping does not wait for anybody's judgement."""
     session = in_state(state)
 
@@ -417,18 +448,25 @@ def test_pings_are_answered_while_a_question_is_out(state: State) -> None:
     assert session.handle(Pong(), START) == []
 
 
-@pytest.mark.parametrize("state", [State.JUDGING, State.ASKING])
-def test_at_most_sixteen_commands_wait(state: State) -> None:
-    """The seventeenth is answered RATE_LIMITED and not acted on; pings are answered still."""
+@pytest.mark.parametrize("state", [State.JUDGING, State.HELD])
+def test_sixteen_that_are_not_settled_are_enough(state: State) -> None:
+    """Then nothing is to be handed in; what is, nevertheless, is not refused."""
     session = in_state(state)
-    for n in range(16):
+    pending = 1 if state is State.JUDGING else 0  # The token.
+    for n in range(16 - pending):
+        assert not session.pending.is_full
         assert session.handle(Subscribe((f"grid.{n}",)), START) == []
-    seventeenth = session.handle(Subscribe(("grid.16",), "x"), START)
-
-    assert codes(seventeenth) == [ErrorCode.RATE_LIMITED]
+    assert session.pending.is_full
+    assert session.handle(Subscribe(("grid.16",)), START) == []
     assert session.handle(Ping(), START) == [Send(Pong())]
-    actions = resumed(session, session.handle_token(1, USER, START))
-    assert joined(actions) == [f"grid.{n}" for n in range(16)]
+
+    if state is State.JUDGING:
+        actions = resumed(session, session.handle_token(1, USER, START))
+    else:
+        session.release()
+        actions = resumed(session, [])
+    assert joined(actions) == [*[f"grid.{n}" for n in range(16 - pending)], "grid.16"]
+    assert not session.pending.is_full
 
 
 def test_what_waited_for_a_refused_token_is_not_acted_on() -> None:
@@ -436,11 +474,11 @@ def test_what_waited_for_a_refused_token_is_not_acted_on() -> None:
     session = make(None)
     question = ask(session, Auth("t"))
     session.handle(Subscribe(("grid.a",)), START)
-    actions = resumed(session, session.handle_token(question.generation, "no", START))
+    actions = resumed(session, session.handle_token(question.request, "no", START))
 
     assert isinstance(actions[-1], Close)
     assert joined(actions) == []
-    assert session.handle_token(question.generation, USER, START) == []
+    assert session.handle_token(question.request, USER, START) == []
 
 
 def test_a_second_auth_waits_for_the_first() -> None:
@@ -449,13 +487,12 @@ def test_a_second_auth_waits_for_the_first() -> None:
     first = ask(session, Auth("a", "1"))
     session.handle(Auth("b", "2"), START)
     session.handle(Subscribe(("grid.a",)), START)
-    actions = resumed(session, session.handle_token(first.generation, USER, START))
+    actions = resumed(session, session.handle_token(first.request, USER, START))
 
-    assert actions[-1] == AskToken(2, "b")
-    assert session.state is State.ASKING
+    assert AskToken(2, "b") in actions
+    assert joined(actions) == ["grid.a"]  # A refresh stops nothing but another one.
     actions = resumed(session, session.handle_token(2, USER, START))
-    assert replies(actions)[0] == AuthAccepted("u1", None, "2")
-    assert joined(actions) == ["grid.a"]
+    assert replies(actions) == [AuthAccepted("u1", None, "2")]
 
 
 def test_permissions_are_asked_after_the_grants() -> None:
@@ -523,12 +560,13 @@ def test_no_more_is_asked_than_could_be_accepted() -> None:
     """Names past the places left, and names that are held, are not put to the application."""
     session = make(USER, max_subscriptions=3, asks=True)
     held = ask(session, Subscribe(("grid.a",)))
-    session.handle_permission(held.generation, [True], START)
+    session.handle_permission(held.request, [True], START)
     names = ("grid.b", "grid.a", "grid.b", "grid.c", "grid.d", "secret", "grid.e")
     question = ask(session, Subscribe(names))
 
-    assert question == AskPermission(2, USER, "subscribe", ("grid.b", "grid.c"))
-    (answer,) = replies(session.handle_permission(2, [False, True], START))
+    assert isinstance(question, AskPermission)
+    assert question.names == ("grid.b", "grid.c")
+    (answer,) = replies(session.handle_permission(question.request, [False, True], START))
     assert isinstance(answer, Subscribed)
     assert answer.names == ("grid.a", "grid.c")
     assert [(r.name, r.code) for r in answer.rejected] == [
@@ -921,7 +959,7 @@ def test_rates_may_be_off() -> None:
         assert codes(session.handle(Command("grid.start"), START)) == []
 
 
-@pytest.mark.parametrize("state", [State.JUDGING, State.ASKING])
+@pytest.mark.parametrize("state", [State.JUDGING, State.HELD])
 def test_who_waits_is_limited_too(state: State) -> None:
     """While a question is out messages count as always, pings among them."""
     session = in_state(state)
@@ -937,7 +975,7 @@ def test_commands_that_waited_count_when_they_act() -> None:
     question = ask(session, Auth("t"))
     for _ in range(3):
         session.handle(Command("grid.start"), START)
-    actions = resumed(session, session.handle_token(question.generation, USER, START))
+    actions = resumed(session, session.handle_token(question.request, USER, START))
 
     assert sum(isinstance(action, Invoke) for action in actions) == 2
     assert codes(actions) == [ErrorCode.RATE_LIMITED]
@@ -945,14 +983,12 @@ def test_commands_that_waited_count_when_they_act() -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"messages_per_second": 1}, {"commands_per_second": 1}, {"max_waiting": 1}],
+    [{"messages_per_second": 1}, {"commands_per_second": 1}],
     ids=lambda limits: next(iter(limits)),
 )
 def test_who_keeps_on_for_ten_seconds_is_closed(limits: dict[str, Any]) -> None:
     """Excess without a pause of a second, for 10 s, ends in 4429; the last excess is answered."""
     session = make(USER, **{"messages_per_second": None, "commands_per_second": None} | limits)
-    if "max_waiting" in limits:
-        ask(session, Auth("t"))
     call = Command("grid.start", b"{}", "1")
     ends: list[tuple[float, list[Action]]] = []
     for tenth in range(200):
@@ -995,11 +1031,11 @@ def test_what_waited_ends_with_the_session() -> None:
     session = make(USER, commands_per_second=1, rate_abuse_seconds=0.001)
     session.handle(Command("grid.start"), START)
     session.handle(Command("grid.start"), START)
-    question = ask(session, Auth("t"))
+    session.hold()
     session.handle(Command("grid.start", b"{}", "1"), START)
     session.handle(Subscribe(("grid.a",)), START)
-    answer = session.handle_token(question.generation, USER, at(0.5))
-    actions = resumed(session, answer, at(0.5))
+    session.release()
+    actions = resumed(session, [], at(0.5))
 
     assert isinstance(actions[-1], Close)
     assert sum(isinstance(action, Close) for action in actions) == 1
@@ -1046,14 +1082,14 @@ def test_a_request_that_is_being_judged_is_revoked_too() -> None:
     session = make(USER, asks=True)
     question = ask(session, Subscribe(("grid.a", "grid.b"), "1"))
     assert session.revoke(parse_pattern("grid.a"), "banned") == []
-    actions = session.handle_permission(question.generation, [True, True], START)
+    actions = session.handle_permission(question.request, [True, True], START)
 
     assert joined(actions) == ["grid.b"]
     (answer,) = replies(actions)
     assert isinstance(answer, Subscribed)
     assert answer.rejected == (Rejection("grid.a", ErrorCode.FORBIDDEN, "banned"),)
     again = ask(session, Subscribe(("grid.a",)))
-    assert joined(session.handle_permission(again.generation, [True], START)) == ["grid.a"]
+    assert joined(session.handle_permission(again.request, [True], START)) == ["grid.a"]
 
 
 # --- what waits ----------------------------------------------------------------------------------
@@ -1066,7 +1102,7 @@ def test_what_waited_acts_one_message_at_a_time() -> None:
     session.handle(Subscribe(("grid.a",)), START)
     session.handle(Command("grid.start"), START)
     session.handle(Unsubscribe(("grid.a",)), START)
-    session.handle_token(question.generation, USER, START)
+    session.handle_token(question.request, USER, START)
 
     assert joined(session.resume(START) or []) == ["grid.a"]
     assert session.resume(START) == [Invoke(Command("grid.start"))]
@@ -1075,28 +1111,160 @@ def test_what_waited_acts_one_message_at_a_time() -> None:
     assert session.resume(START) is None
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", State, ids=lambda state: str(state.name))
 def test_only_an_open_session_is_held(state: State) -> None:
-    """Elsewhere messages wait, or are not acted on, already; a release then has nothing to end."""
+    """Elsewhere messages wait, or are not acted on, already."""
     session = in_state(state)
-    generation = session.hold()
 
-    assert (generation is not None) == (state is State.OPEN)
-    assert session.state is (State.ASKING if state is State.OPEN else state)
+    assert session.hold() == (state is State.OPEN)
+    assert session.state is (State.HELD if state is State.OPEN else state)
 
 
 def test_while_a_session_is_held_messages_wait_and_pings_do_not() -> None:
-    """It is as with a question; the release answers it, once."""
+    """What comes meanwhile acts in the order in which it came, after the release."""
     session = make(USER)
-    generation = session.hold()
-    assert generation is not None
+    session.hold()
 
     assert session.handle(Subscribe(("grid.a",)), START) == []
     assert session.handle(Ping("1"), START) == [Send(Pong("1"))]
-    assert session.release(generation - 1, START) == []
     assert session.resume(START) is None
-    assert joined(resumed(session, session.release(generation, START))) == ["grid.a"]
-    assert session.release(generation, START) == []
+    session.release()
+    assert joined(resumed(session, [])) == ["grid.a"]
+
+
+# --- what is pending -----------------------------------------------------------------------------
+
+
+def numbers(actions: Sequence[Action]) -> list[int]:
+    """Return the numbers of the questions."""
+    return [a.request for a in actions if isinstance(a, AskToken | AskPermission | Attach)]
+
+
+def test_a_slow_permission_stops_nothing_else() -> None:
+    """Commands, publishes, pings, status and other names go on; answers come as they come."""
+    session = make(USER, asks=True)
+    slow = ask(session, Subscribe(("grid.a",), "slow"))
+    other = ask(session, Subscribe(("grid.b",), "other"))
+    call = ask(session, Command("grid.start", b"{}", "call"))
+    publish = ask(session, Publish("chat.a", "e", b"1", "publish"))
+
+    assert session.handle(Ping("9"), START) == [Send(Pong("9"))]
+    assert session.handle(GetStatus("s"), START) == [ReportStatus("s")]
+    assert session.handle_permission(publish.request, [True], START) == [
+        Emit(parse_channel("chat.a"), Publish("chat.a", "e", b"1", "publish"))
+    ]
+    assert session.handle_permission(call.request, [True], START) == [
+        Invoke(Command("grid.start", b"{}", "call"))
+    ]
+    assert joined(session.handle_permission(other.request, [True], START)) == ["grid.b"]
+    assert joined(session.handle_permission(slow.request, [True], START)) == ["grid.a"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Subscribe(("grid.a", "grid.b")), Unsubscribe(("grid.b",))),
+        (Subscribe(("grid.a", "grid.b")), Subscribe(("grid.b", "grid.c"))),
+        (Publish("chat.a", "e", b"1"), Publish("chat.a", "e", b"2")),
+        (Command("grid.start", b"1"), Command("grid.start", b"2")),
+        (Auth("a"), Auth("b")),
+    ],
+    ids=["unsubscribe", "subscribe", "publish", "command", "auth"],
+)
+def test_requests_about_the_same_keep_their_order(first: Request, second: Request) -> None:
+    """The second is not looked at before the first is settled."""
+    session = make(USER, asks=True)
+    question = ask(session, first)
+
+    assert session.handle(second, START) == []
+    assert session.resume(START) is None
+    if isinstance(question, AskToken):
+        session.handle_token(question.request, USER, START)
+    else:
+        session.handle_permission(question.request, [True] * len(question.names), START)
+    assert session.resume(START) not in (None, [])
+
+
+def test_a_subscribe_that_may_find_no_place_waits() -> None:
+    """It gets the place if the earlier request is refused, as if that had been settled at once."""
+    session = make(USER, asks=True, max_subscriptions=1)
+    question = ask(session, Subscribe(("grid.a",)))
+    assert session.handle(Subscribe(("grid.b",)), START) == []
+    session.handle_permission(question.request, [False], START)
+
+    (number,) = numbers(session.resume(START) or [])
+    assert joined(session.handle_permission(number, [True], START)) == ["grid.b"]
+
+
+def test_what_a_refresh_takes_away_is_refused_although_it_is_permitted() -> None:
+    """Subscriptions, commands and publishes go by the grants of the moment of the answer."""
+    session = make(USER, asks=True, attaches=True)
+    asked = ask(session, Subscribe(("grid.a", "system.a"), "1"))
+    call = ask(session, Command("grid.start", b"{}", "2"))
+    publish = ask(session, Publish("chat.a", "e", b"1", "3"))
+    sign_in(session, Identity("u1", Grants.of(subscribe=["system.*"])))
+
+    (attach,) = session.handle_permission(asked.request, [True, True], START)
+    assert isinstance(attach, Attach)
+    assert attach.patterns == (parse_pattern("system.a"),)
+    assert joined(session.handle_attached(attach.request, [True], START)) == ["system.a"]
+    for question in (call, publish):
+        actions = session.handle_permission(question.request, [True], START)
+        assert codes(actions) == [ErrorCode.FORBIDDEN]
+
+
+def test_what_cannot_be_brought_is_rejected() -> None:
+    """The reply and the joins of the rest come in one step; nothing is joined before."""
+    session = make(USER, attaches=True)
+    (attach,) = session.handle(Subscribe(("grid.a", "grid.b"), "1"), START)
+    assert isinstance(attach, Attach)
+    assert attach.patterns == (parse_pattern("grid.a"), parse_pattern("grid.b"))
+    assert not session.patterns
+    actions = session.handle_attached(attach.request, [False, True], START)
+
+    why = "it cannot be reached now; try again later"
+    rejection = Rejection("grid.a", ErrorCode.UNAVAILABLE, why)
+    assert actions == [
+        Send(Subscribed(("grid.b",), 1, (rejection,), "1")),
+        Join(parse_pattern("grid.b")),
+    ]
+    assert session.handle_attached(attach.request, [True, True], START) == []
+
+
+def test_a_name_that_is_taken_away_while_others_are_judged_is_rejected() -> None:
+    """It was held when it was asked for again, and is not when the answer is given."""
+    session = make(USER, asks=True)
+    held = ask(session, Subscribe(("grid.a",)))
+    session.handle_permission(held.request, [True], START)
+    question = ask(session, Subscribe(("grid.a", "grid.b")))
+    session.revoke(parse_pattern("grid.a"), None)
+
+    (answer,) = replies(session.handle_permission(question.request, [True], START))
+    assert isinstance(answer, Subscribed)
+    assert answer.names == ("grid.b",)
+    assert [(r.name, r.code) for r in answer.rejected] == [("grid.a", ErrorCode.FORBIDDEN)]
+
+
+def test_answers_wait_while_hooks_run() -> None:
+    """No message is acted on before the hooks have returned, however early it was permitted."""
+    session = make(USER, asks=True)
+    question = ask(session, Command("grid.start"))
+    session.hold()
+
+    assert session.handle_permission(question.request, [True], START) == []
+    session.release()
+    assert session.resume(START) == [Invoke(Command("grid.start"))]
+    assert session.resume(START) is None
+
+
+def test_a_client_that_is_not_read_is_not_silent() -> None:
+    """While too many requests are not settled, the heartbeat's timeout does not count."""
+    policy = HeartbeatPolicy(interval=None, timeout=9)
+    session = make(USER, asks=True, heartbeat=policy, max_waiting=1)
+    ask(session, Command("grid.start"))
+
+    assert session.handle_deadline(at(10)) == []
+    assert session.state is State.OPEN
 
 
 # --- time ----------------------------------------------------------------------------------------

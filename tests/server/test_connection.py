@@ -1001,3 +1001,82 @@ async def test_who_awaits_what_was_cancelled_has_failed(caplog: pytest.LogCaptur
         assert await client.is_refused("stray") == "INTERNAL_ERROR"
         assert bus.is_running
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 3
+
+
+# --- requests that take time ---------------------------------------------------------------------
+
+
+async def test_a_slow_permission_stops_only_its_own_name() -> None:
+    """The page: "All else is acted on at once"."""
+    answer = Event()
+
+    async def authorize(_identity: Identity, action: str, name: str) -> bool:
+        if (action, name) == ("subscribe", "slow"):
+            await answer.wait()
+        return True
+
+    bus = Bus(authorize=authorize)
+    bus.command("go")(lambda: 1)
+    async with bus, connecting(bus.endpoint(limits=UNLIMITED)) as connect:
+        client = await connect()
+        client.say("subscribe", id="slow", channels=["slow"])
+        client.say("unsubscribe", id="after", channels=["slow"])
+        client.say("subscribe", id="other", channels=["other"])
+        await quiet()
+        client.say("get_status", id="status")
+        client.say("ping", id="ping")
+        seen = [(await client.hear())["id"] for _ in range(3)]
+        assert seen == ["other", "status", "ping"]
+        answer.set()
+        assert [(await client.hear())["id"] for _ in range(2)] == ["slow", "after"]
+
+
+async def test_too_many_pending_requests_are_not_read_and_not_refused() -> None:
+    """The page: "Then it is not read until one of them is answered; nothing is refused"."""
+    answers = [Event() for _ in range(60)]
+    begun: list[int] = []
+
+    async def authorize(_identity: Identity, _action: str, name: str) -> bool:
+        begun.append(int(name[1:]))
+        await answers[int(name[1:])].wait()
+        return True
+
+    bus = Bus(authorize=authorize)
+    async with bus, connecting(bus.endpoint(limits=UNLIMITED)) as connect:
+        client = await connect()
+        for n in range(60):
+            client.say("subscribe", id=str(n), channels=[f"n{n}"])
+        await quiet()
+        assert begun == [*range(16)]
+        assert client.peer.unread > 0
+        for n in range(60):
+            answers[n].set()
+            reply = await client.hear()
+            assert (reply["type"], reply["id"]) == ("subscribed", str(n))
+        assert client.peer.unread == 0
+
+
+@pytest.mark.parametrize("end", ["disconnect", "abort", "close"])
+async def test_a_connection_that_is_not_read_ends(end: str) -> None:
+    """Neither the server nor the bus waits for what is pending."""
+
+    async def authorize(_identity: Identity, _action: str, _name: str) -> bool:
+        await Event().wait()
+        return True
+
+    bus = Bus(authorize=authorize)
+    async with bus, connecting(bus.endpoint(limits=UNLIMITED)) as connect:
+        client = await connect()
+        for n in range(40):
+            client.say("subscribe", id=str(n), channels=[f"n{n}"])
+        await quiet()
+        match end:
+            case "disconnect":
+                client.connection.disconnect()
+            case "abort":
+                client.connection.abort()
+            case _:
+                await bus.aclose(deadline=1)
+        await client.peer.wait_closed()
+        await quiet()
+        assert end == "close" or bus.connection(client.id) is None

@@ -102,7 +102,7 @@ def _channel(number: int) -> str:
 
 
 class _Nowhere(Outlet):
-    """Where members go that are only looked up."""
+    """An outlet for members that are only looked up."""
 
     receiver = None
 

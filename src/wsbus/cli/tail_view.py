@@ -50,7 +50,7 @@ class TailOptions:
 
 
 class _Missing(msgspec.Struct, omit_defaults=True):
-    """What is missing before an event."""
+    """The gap before the event."""
 
     lost: int | None
     cause: GapCause

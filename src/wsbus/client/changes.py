@@ -1,4 +1,4 @@
-"""What a client tells its application about the connection."""
+"""Changes of a client's connection, reported to the application."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Connected(msgspec.Struct, frozen=True):
     """It is connected, and the server has accepted its token, if any."""
 
     connection_id: str | None
-    """What the server calls the connection; None: its dialect does not tell."""
+    """The server's id for the connection; None in ``zigquant-v2``."""
     subject: str | None
-    """The subject by the server's account; None: its dialect does not say."""
+    """The subject of the client's identity; None: unknown."""
     is_again: bool
     """Whether it was connected before."""
 
@@ -33,7 +33,7 @@ class Reconnecting(msgspec.Struct, frozen=True):
     delay: float
     """Seconds until it begins."""
     error: WsbusError
-    """What happened; ``str(error)`` is a sentence for people."""
+    """The cause; ``str(error)`` is a text for people."""
 
 
 class Missed(msgspec.Struct, frozen=True):
@@ -42,8 +42,8 @@ class Missed(msgspec.Struct, frozen=True):
     pattern: str
     """The pattern of the subscription."""
     gap: Gap
-    """What is missing. If its ``cause`` is ``server`` and it names no channels, some or all of it
-    may have been for other subscriptions of this client."""
+    """The gap. If its ``cause`` is ``server`` and it names no channels, some or all of the missing
+    events may have been for other subscriptions of this client."""
 
 
 class RefreshFailed(msgspec.Struct, frozen=True):

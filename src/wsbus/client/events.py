@@ -1,4 +1,4 @@
-"""What a client is sent, as an async iterator."""
+"""Events of a client's subscription, as an async iterator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TAKE_BYTES: Final = 64 * 1024
 
 
 class _Marker:
-    """Where publications are missing for a cause outside of the buffer; a control item in it."""
+    """A gap with a cause outside of the buffer; a control item in it."""
 
     __slots__ = ("channel", "gap", "size")
 
@@ -37,7 +37,7 @@ class _Marker:
 
 
 class EventsOwner(Protocol):
-    """What a subscription needs of its client."""
+    """The methods of a client that a subscription needs."""
 
     def check_caller(self) -> None:
         """Refuse a caller that is not on the client's own event loop.
@@ -61,7 +61,7 @@ class EventsOwner(Protocol):
 
 
 class Events(Generic[T]):
-    """What matches a pattern; made by :meth:`wsbus.client.client.Client.subscribe`.
+    """Events that match a pattern; made by :meth:`wsbus.client.client.Client.subscribe`.
 
     ``async with`` returns once the server has confirmed it, and gives it up at the end. It
     outlives connections: after each it is asked for anew, and the first event after that says so

@@ -1,4 +1,4 @@
-"""What clients say: requests to JSON, in the form of the built-in dialects."""
+"""Requests of clients as JSON, in the form of the built-in dialects."""
 
 from __future__ import annotations
 

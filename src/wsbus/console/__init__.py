@@ -7,7 +7,7 @@
         routes=[websocket_route("/ws", bus), *console_routes(console)], lifespan=lifespan(bus)
     )
 
-Nothing of it runs, and nothing is counted for it, until somebody opens it.
+Nothing of it runs, and nothing is counted for it, until an operator opens it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The console's page: its files, and how they are to be served.
+"""The console's page: its files, and the headers with which they are served.
 
-They come from the package, load nothing from elsewhere, and may not: the policy they are sent with
-forbids it, scripts in the markup and markup made from text included.
+The files come from the package and load nothing from elsewhere. Their policy forbids it, and also
+forbids scripts in the markup and markup made from text.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def answer(name: str, endpoint: str | None = None) -> AssetResponse:
 
     Args:
         name: The last segment of the path.
-        endpoint: Where the page connects, if it is served somewhere else than the console's
-            endpoint: a URL of printable ASCII without quotes, angle brackets and white space.
+        endpoint: The console's endpoint, if it is not beside the page: a URL of printable ASCII
+            without quotes, angle brackets and white space.
     """
     name = name or _INDEX
     body = _files().get(name)
@@ -45,7 +45,7 @@ def answer(name: str, endpoint: str | None = None) -> AssetResponse:
         return AssetResponse(404, {"content-type": "text/plain; charset=utf-8"}, b"not found\n")
     if name == _INDEX and endpoint is not None:
         body = body.replace(_ENDPOINT, _ENDPOINT.replace(b'"ws"', f'"{endpoint}"'.encode("ascii")))
-    # All of its host: there are the application's endpoints, which the page tries, too.
+    # All of its host, since the page also connects to the application's endpoints.
     more = "" if endpoint is None else " " + "/".join(endpoint.split("/")[:3])
     headers = {
         "content-type": _TYPES[name.rpartition(".")[2]],
@@ -59,8 +59,8 @@ def answer(name: str, endpoint: str | None = None) -> AssetResponse:
 
 
 def redirect(prefix: str) -> AssetResponse:
-    """Return what leads from the page's path without a slash at the end to the one with it."""
-    # Relative, so that it leads right wherever an application, or a proxy, has put the prefix.
+    """Return the redirect from the page's path without a slash at the end to the one with it."""
+    # Relative, so that it is right wherever an application, or a proxy, has put the prefix.
     return AssetResponse(307, {"location": f"{prefix.rpartition('/')[2]}/"}, b"")
 
 

@@ -1,4 +1,4 @@
-"""The console: whose connections it takes, and what becomes of them."""
+"""The console: its settings, its endpoint, and the host of its connections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LIMITS: Final = Limits(
     max_subscriptions=1,
     messages_per_second=20,
     queue_messages=64,  # A page that reads too slowly gets newer samples, not more of them.
-    max_connections=None,  # Counted here: strangers apart from operators.
+    max_connections=None,  # Counted here: strangers and operators separately.
     auth_timeout=5,
 )
 _ACTIONS: Final = ("console.*",)
@@ -49,16 +49,16 @@ class Console:
     """An operator's view of a bus; mount it with ``console_routes`` of an adapter.
 
     Consoles talk to a small bus of their own, which runs only while one is connected. So they are
-    none of the bus's connections: its hooks, ``authorize``, counters and commands never meet them,
+    not connections of the bus: they do not affect its hooks, ``authorize``, counters and commands,
     and nothing sent to a console can reach a subscriber of the bus, not even of ``*``.
 
     Args:
-        bus: What to look at.
-        token: Admits a client that shows it in an ``auth`` message; at least 16 characters.
-        authenticator: Instead of a token: judges as at any endpoint. Only identities whose grants
-            have ``admin`` are let in, and the channels that they are denied do not show in tails.
-        allow_changes: Whether an operator may disconnect; else nothing can be changed.
-        origins: Whose pages may connect; the console's own page has the same host.
+        bus: The bus to show.
+        token: Admits a client that sends it in an ``auth`` message; at least 16 characters.
+        authenticator: Instead of a token, an authenticator as at any endpoint. Only identities
+            whose grants have ``admin`` can connect, and tails omit channels that they are denied.
+        allow_changes: Whether an operator may disconnect clients; otherwise nothing can be changed.
+        origins: Origins of the pages that may connect; the console's own page has the same host.
 
     Raises:
         UsageError: Neither a token nor an authenticator is given, or both; or the token is short.
@@ -81,7 +81,7 @@ class Console:
             raise UsageError("origins are a collection of texts, 'same-host' or '*'")
         self.bus: Final = bus
         self.allow_changes: Final = allow_changes
-        """Whether an operator may disconnect."""
+        """Whether an operator may disconnect clients."""
         self._host: Final = _ConsoleHost(host_of(bus), allow_changes=allow_changes)
         self.endpoint: Final = Endpoint(
             host=self._host,
@@ -90,7 +90,7 @@ class Console:
             origins=origins,
             limits=_LIMITS,
         )
-        """Where the page connects; adapters mount it at ``ws`` beside the page."""
+        """The page's endpoint; adapters mount it at ``ws`` beside the page."""
 
     @property
     def is_open(self) -> bool:
@@ -108,12 +108,12 @@ class Console:
         return answer(name)
 
     def redirect(self, prefix: str) -> AssetResponse:
-        """Return what leads from a path of the page without a slash at the end to the page."""
+        """Return the redirect from the page's path without a slash at the end to the page."""
         return redirect(prefix)
 
 
 class _ConsoleHost:
-    """What the endpoint of a console is made with: strangers first, then the consoles' own bus."""
+    """The host of a console's endpoint: for strangers first, then with the consoles' own bus."""
 
     def __init__(self, watched: BusHost, *, allow_changes: bool) -> None:
         self.observation: Observation | None = None
@@ -127,7 +127,7 @@ class _ConsoleHost:
         return self._watched.has_run
 
     def accepts(self, endpoint: Endpoint) -> bool:
-        """Whether consoles are let in now: as long as the bus runs."""
+        """Whether consoles can connect now: while the bus runs."""
         return self._watched.is_running and not self._is_draining
 
     def count(self, endpoint: Endpoint) -> int:
@@ -140,8 +140,8 @@ class _ConsoleHost:
     async def serve(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
         """Run a console's connection to its end.
 
-        Without an identity it is a stranger's until its token is accepted. The bus of the consoles
-        begins with the first operator, and ends with the last.
+        Until its token is accepted, the connection is a stranger's. The bus of the consoles begins
+        with the first operator, and ends with the last.
         """
         try:
             if admission.identity is None and self.accepts(endpoint):
@@ -154,7 +154,7 @@ class _ConsoleHost:
                 )
             if self.accepts(endpoint):
                 await self._observe(endpoint, transport, admission)
-            else:  # Stopped, since it was admitted.
+            else:  # The bus was stopped after the admission.
                 await transport.close(CloseCode.GOING_AWAY, "the server is shutting down")
         finally:
             if admission.place is not None:
@@ -211,7 +211,7 @@ def _digest(token: str) -> bytes:
 
 
 def _admitting(authenticator: Authenticator) -> Authenticator:
-    """Let in administrators only, with the grants of a console; log refusals."""
+    """Admit administrators only, with the grants of a console; log refusals."""
     log = BoundedLog(logger)
 
     async def judge(token: str | None, handshake: Handshake) -> Identity | None:

@@ -1,4 +1,4 @@
-"""What runs while operators are connected: a bus of their own, and the task that samples."""
+"""The bus of the consoles, and the task that samples, while operators are connected."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ __all__ = ["Observation"]
 logger: Final = logging.getLogger("wsbus.console")
 
 TICK_SECONDS: Final = 0.25
-"""How often tails are sent, and the loop's lateness is measured."""
+"""Seconds between two batches of a tail, and two measurements of the loop's lateness."""
 SAMPLE_SECONDS: Final = 1.0
 MAX_SHARE: Final = 0.03
-"""Of one processor, for samples; if they cost more they become rarer."""
+"""Largest share of one processor for samples; if they cost more, they become rarer."""
 MAX_OPERATORS: Final = 64
-"""Connections whose token was accepted; one more is asked to come again."""
+"""Largest number of operators; a further one is closed with 1012."""
 _CLOSE_SECONDS: Final = 2.0
 
 
 class _Watching(msgspec.Struct):
-    """What one console looks at."""
+    """The query and the tail of one console."""
 
     query: Query
     tail: Tail | None
@@ -54,15 +54,15 @@ class Observation:
     """One period in which operators are connected; begun by the first, closed by the last.
 
     Args:
-        watched: What runs the bus to look at.
-        allow_changes: Whether consoles may disconnect.
+        watched: The host of the bus to show.
+        allow_changes: Whether consoles may disconnect clients.
     """
 
     def __init__(self, watched: BusHost, *, allow_changes: bool) -> None:
         self.bus: Final = Bus()
-        """The consoles' own."""
+        """The consoles' own bus."""
         self.guests: int = 0
-        """Connections that are here or about to be."""
+        """Connections that have begun or are about to."""
         self._watched: Final = watched
         self._services: Final = watched.services
         self._allow_changes: Final = allow_changes
@@ -73,7 +73,7 @@ class Observation:
         self._opened: Event | None = None
         self._ended: Event | None = None
         self.is_over: bool = False
-        """Whether its bus is closed, or about to be: new connections need another."""
+        """Whether its bus is closed, or about to be; new connections need another one."""
         self._scope: Final = CancelScope()
         self._lag = self._cost = 0.0
         self._interval = SAMPLE_SECONDS
@@ -89,7 +89,7 @@ class Observation:
         self.bus.on_disconnect(self._leave)
 
     async def begin(self) -> None:
-        """Return once its bus runs, and sampling has begun; the first to call begins it."""
+        """Return once its bus runs, and sampling has begun; the first call starts both."""
         if self._opened is not None:
             await self._opened.wait()
             return
@@ -111,11 +111,11 @@ class Observation:
                 await self._ended.wait()
             await self.bus.aclose(deadline=_CLOSE_SECONDS)
 
-    # --- what consoles ask for -------------------------------------------------------------------
+    # --- commands of consoles --------------------------------------------------------------------
 
     def _watch(self, watch: Watch, who: Connection) -> dict[str, Any]:
-        """Note what a console wants to see from now on."""
-        assert who.identity is not None  # Or it could give no commands.
+        """Note the view that a console wants from now on."""
+        assert who.identity is not None  # Otherwise it could not call commands.
         query = Query(watch.view, sorted_by(watch.view, watch.sort), watch.find.strip().lower())
         before = self._watching.get(who)
         tail = before.tail if before is not None else None
@@ -129,7 +129,7 @@ class Observation:
         return {"allow_changes": self._allow_changes, "sort": query.sort}
 
     def _enter(self, who: Connection) -> None:
-        """Take in an operator, whose token was accepted, as long as there are few of them."""
+        """Admit an operator, whose token was accepted, within the bound."""
         if len(self._operators) < MAX_OPERATORS:
             self._operators.add(who)
         else:
@@ -142,7 +142,7 @@ class Observation:
         self._attend()
 
     def _attend(self) -> None:
-        """Listen to publications only if somebody looks at them."""
+        """Listen to publications only if a console shows them."""
         tails = [w.tail for w in self._watching.values() if w.tail is not None]
         lists = any(w.query.view == "published" for w in self._watching.values())
         if not (tails or lists):
@@ -154,7 +154,7 @@ class Observation:
     def _show(
         self, connection_id: Annotated[str, Meta(max_length=1000)], connected_at: float
     ) -> ConnectionInfo:
-        """Tell all about one connection."""
+        """Return all information about one connection."""
         return sendable(self._find(connection_id, connected_at).info())
 
     def _disconnect(
@@ -180,18 +180,18 @@ class Observation:
             if (
                 driver.connected_at == connected_at
                 and cut(driver.id) == connection_id[:CUT]
-                and driver.close_code is None  # Else it is on its way out.
+                and driver.close_code is None  # Otherwise it is ending already.
             ):
                 return driver.connection
         raise CommandError("GONE", "this connection has ended")
 
-    # --- what consoles get -----------------------------------------------------------------------
+    # --- samples and tails -----------------------------------------------------------------------
 
     async def _run(self, ended: Event) -> None:
-        """Sample while somebody watches; end all consoles when the bus is gone."""
+        """Sample while consoles watch; end all consoles when the bus has ended."""
         try:
             with self._scope:
-                with suppress(NotStarted):  # One of the two was stopped while samples were made.
+                with suppress(NotStarted):  # One of the two buses stopped while samples were made.
                     while self._is_served:
                         await self._tick()
                 self.is_over = True
@@ -225,7 +225,7 @@ class Observation:
         return self._watched.is_running and self._watched.services is self._services
 
     async def _send_samples(self, now: float) -> None:
-        """Send everybody a sample, and work out when the next is due."""
+        """Send a sample to each console, and compute when the next is due."""
         effort = Effort()
         found: dict[Query, Found] = {}
         with effort:

@@ -21,7 +21,7 @@ _IMPORTED_AT: Final = time.monotonic()
 
 
 def process_info() -> ProcessInfo:
-    """Return what is known of this process now."""
+    """Return the facts of this process now."""
     return ProcessInfo(
         wsbus=_version(),
         python=platform.python_version(),

@@ -1,4 +1,4 @@
-"""The console of an application elsewhere: found, or served a page for on this machine."""
+"""The console of a remote application: finding its page, or serving the page on this machine."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _ENDPOINT: Final = re.compile(r"wss?://[\w.~:\[\]-]+(/[\w.~%/-]*)?", re.ASCII)
 
 
 class ConsoleNotFound(Exception):
-    """There is no console at an address; the text says what is there instead, or what failed."""
+    """There is no console at an address; the text says what was found, or what failed."""
 
 
 def find(url: str) -> str:
     """Return the address of the console's page of an application.
 
     Args:
-        url: Of the page, or of the application that has mounted it at ``/console``.
+        url: URL of the page, or of the application that has mounted it at ``/console``.
 
     Raises:
-        ConsoleNotFound: Neither is.
+        ConsoleNotFound: There is no console at either.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
@@ -80,10 +80,10 @@ class PageServer(ThreadingHTTPServer):
 
     Args:
         endpoint: URL of the endpoint, ``ws://…`` or ``wss://…``.
-        port: To listen on, on 127.0.0.1; 0 takes a free one.
+        port: Port to listen on, at 127.0.0.1; 0 takes a free one.
 
     Raises:
-        ConsoleNotFound: The URL is none of an endpoint.
+        ConsoleNotFound: The URL cannot be an endpoint's.
         OSError: The port is taken.
     """
 
@@ -99,7 +99,7 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def origin(self) -> str:
-        """What the application must have among ``Console(…, origins=[…])``."""
+        """The origin that the application must list in ``Console(…, origins=[…])``."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -117,4 +117,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(found.body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # its base's name
-        """Say nothing: the address was printed, and the rest is the page's business."""
+        """Log nothing: the address was printed, and the page reports errors."""

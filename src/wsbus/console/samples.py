@@ -1,4 +1,4 @@
-"""Messages to and from a console: their shapes."""
+"""The messages to and from a console."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ __all__ = [
 ]
 
 CHANNEL: Final = "wsbus.console"
-"""What samples and tails are on; it exists on the consoles' own bus only."""
+"""The channel of samples and tails; it exists on the consoles' own bus only."""
 
 CUT: Final = 200
 """Characters of a text that a row shows."""
 ROWS: Final = 100
 """Rows of one list in a sample."""
 SUMMARY_ROWS: Final = 5
-"""Of the overview."""
+"""Rows of the list in the overview."""
 ENDED_ROWS: Final = 8
-"""Connections that have ended, of which a sample tells."""
+"""Connections that have ended, listed in a sample."""
 
 View: TypeAlias = Literal["overview", "connections", "published", "subscribed"]
 
 
 class Query(msgspec.Struct, frozen=True):
-    """Which list a console looks at; equal ones are answered by one walk."""
+    """The list that a console shows; equal queries are answered by one walk."""
 
     view: View = "overview"
     sort: str = ""
     find: str = ""
-    """What a row must contain, in lower case."""
+    """Text that a row must contain, in lower case."""
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of ``console.watch``: everything a console wants, each time anew."""
+    """Parameters of ``console.watch``: all that a console wants, sent whole each time."""
 
     view: View = "overview"
     """``overview`` has the slowest connections as its list."""
     sort: str = ""
-    """What comes first; empty: as the view has it by default."""
+    """The order of the list; empty: the view's default."""
     find: Annotated[str, Meta(max_length=100)] = ""
     tail: Annotated[str, Meta(max_length=255)] | None = None
     """Pattern of channels to tail."""
     text: Annotated[str, Meta(max_length=100)] = ""
-    """What events of the tail must contain."""
+    """Text that events of the tail must contain."""
 
 
 class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,7 +71,7 @@ class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     id: str
     connected_at: float
-    """With the id it says which connection this is, for as long as there is one."""
+    """Together with the id it identifies the connection."""
     subject: str | msgspec.UnsetType = msgspec.UNSET
     protocol: str
     path: str
@@ -83,16 +83,16 @@ class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     sent: int = 0
     received: int = 0
     is_blocked: bool = False
-    """Its transport has not taken what it was given."""
+    """Whether its transport is not writable."""
     rtt: float | msgspec.UnsetType = msgspec.UNSET
-    """Of its TCP connection, in seconds; only where the operating system tells."""
+    """Round-trip time of its TCP connection, in seconds, where the operating system knows it."""
     patterns: int = 0
     some_patterns: tuple[str, ...] = ()
-    """The first few."""
+    """The first few patterns."""
 
 
 class ChannelRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One channel on which something was published since the console began to look."""
+    """One channel with publications since the console began to watch."""
 
     channel: str
     rate: float
@@ -129,21 +129,21 @@ class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The process that the bus runs in."""
 
     wsbus: str
-    """Its version."""
+    """The version of wsbus."""
     python: str
     pid: int
     host: str
     seconds: float
-    """Since the process was started."""
+    """Seconds since the process was started."""
     memory: int | msgspec.UnsetType = msgspec.UNSET
-    """Bytes that are resident, where the operating system tells."""
+    """Resident memory in bytes, where the operating system knows it."""
 
 
 Row: TypeAlias = ConnectionRow | ChannelRow | PatternRow
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One moment."""
+    """The state of a bus at one moment."""
 
     at: float
     """Seconds since the epoch."""
@@ -155,26 +155,26 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu: float
     """Seconds of processor time that the process has used."""
     lag: float
-    """Seconds by which the event loop was late, at worst, since the last sample."""
+    """Largest lateness of the event loop since the last sample, in seconds."""
     cost: float
     """Seconds that the last sample kept the event loop busy."""
     interval: float
-    """Seconds to the next one."""
+    """Seconds to the next sample."""
     view: View
     sort: str
     find: str = ""
     total: int
-    """Rows that there are."""
+    """Number of all rows."""
     found: int
-    """Of these, how many contain what is looked for."""
+    """Number of rows that contain the text."""
     rows: list[Row]
-    """The first of those."""
+    """The first of those rows."""
     ended: list[EndedRow] = []
     """Connections that have ended since the first console connected, the newest first."""
     listening: float = 0.0
-    """Seconds for which channels have been told apart."""
+    """Seconds for which channels have been counted."""
     others: int = 0
-    """Publications on channels that are not told apart, because there are too many."""
+    """Publications on channels that are not counted separately, because there are too many."""
 
 
 class TailEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -190,10 +190,10 @@ class TailEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TailBatch(msgspec.Struct, frozen=True):
-    """What a tail has gathered since the last batch."""
+    """The events of a tail since the last batch."""
 
     tail: str
     matched: int
-    """Publications that the tail was for since it began; those not among the events were too
-    many to show."""
+    """Publications that matched the tail since it began; those without an event were too many to
+    show."""
     events: list[TailEvent]

@@ -1,7 +1,7 @@
-"""Walks over what a bus holds, cut so that none keeps the event loop for long.
+"""Walks over the objects of a bus, in chunks that do not hold the event loop for long.
 
-A walk looks at a few hundred things, lets everybody else have a turn, and goes on. What it cost is
-added up, and the next sample waits until the share of it is small.
+A walk visits a few hundred objects, lets other tasks run, and goes on. Its cost is added up, and
+the next sample waits until its share of the time is small.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "ended_row", "sen
 T = TypeVar("T")
 
 CHUNK: Final = 500
-"""Things looked at between two turns of the loop: about a millisecond."""
+"""Objects visited between two turns of the loop: about a millisecond."""
 _SOME: Final = 4
 _LONGEST: Final = 4096
 """Characters of a text in the details of one connection."""
@@ -48,10 +48,10 @@ _LONGEST: Final = 4096
 
 @runtime_checkable
 class RoundTripped(Protocol):
-    """What a transport offers in addition if it knows how far away its peer is."""
+    """The additional method of a transport that knows its round-trip time."""
 
     def round_trip(self) -> float | None:
-        """Return the smoothed round-trip time in seconds; None if it is not known just now."""
+        """Return the smoothed round-trip time in seconds; None if it is unknown."""
         ...
 
 
@@ -83,12 +83,12 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def cut(text: str, most: int = CUT) -> str:
-    """Return what a row shows of a text: its beginning, as UTF-8 can carry it."""
+    """Return the beginning of a text for a row, in UTF-8."""
     return text[:most].encode(errors="replace").decode()
 
 
 def sendable(info: ConnectionInfo) -> ConnectionInfo:
-    """Return the same, with texts that UTF-8 can carry: a path may hold lone surrogates."""
+    """Return the same, with texts that UTF-8 can encode: a path may hold lone surrogates."""
     host = (cut(info.client[0]), info.client[1]) if info.client else None
     return msgspec.structs.replace(
         info,
@@ -114,7 +114,7 @@ def _slowness(driver: ConnectionDriver) -> tuple[int, int, int]:
 
 
 def _containing(text: str, services: Services) -> Callable[[ConnectionDriver], bool]:
-    """Return what tells whether a connection's row, or one of its patterns, contains a text."""
+    """Return a test whether a connection's row, or one of its patterns, contains a text."""
     subscribed = _subscribed(text, services)
 
     def contains(driver: ConnectionDriver) -> bool:
@@ -133,7 +133,7 @@ def _containing(text: str, services: Services) -> Callable[[ConnectionDriver], b
 
 
 def _subscribed(text: str, services: Services) -> set[Member]:
-    """Return who subscribes to patterns that contain a text: they are fewer than connections."""
+    """Return the members that subscribe to patterns that contain a text."""
     table = services.hub.table
     held = [pattern for pattern, _ in table.held() if text in pattern.lower()]
     return {member for pattern in held for member in table.members(parse_pattern(pattern))}
@@ -195,11 +195,11 @@ def _channel_row(seen: Seen) -> ChannelRow:
 
 
 _Held = tuple[str, int]
-"""A pattern, and how many subscribe to it."""
+"""A pattern, and the number of its subscribers."""
 
 
 def _backwards(name: str) -> tuple[int, ...]:
-    """Return a key by which the largest is what comes first in the alphabet."""
+    """Return a key that sorts names in reverse."""
     return (*[-ord(character) for character in name], 1)
 
 
@@ -270,7 +270,7 @@ def sorted_by(view: str, sort: str) -> str:
 
 
 async def answer(query: Query, services: Services, tap: ChannelTap, effort: Effort) -> Found:
-    """Find the first rows of a list; what it costs goes to ``effort``."""
+    """Find the first rows of a list; the cost is added to ``effort``."""
     kind = _LISTS[query.view]
     key = kind.orders[query.sort]
     with effort:

@@ -27,28 +27,28 @@ __all__ = ["MAX_STRANGERS", "Stranger", "Strangers"]
 logger: Final = logging.getLogger("wsbus.console")
 
 MAX_STRANGERS: Final = 256
-"""One more takes the place of another. An operator who needs a fifth of a second to show the token
-gets in while a thousand strangers a second come, each from an address of its own."""
+"""A further one replaces another. So an operator whose page sends the token within a fifth of a
+second can connect while a thousand strangers a second come, each from its own address."""
 MAX_MESSAGES: Final = 16
 """Messages that a stranger may send; the page sends one."""
 
 
 class Stranger:
-    """One conversation up to the token, on a session of its own and the task that serves it.
+    """One connection up to its token, on a session of its own and the server's task.
 
     Args:
-        endpoint: The console's.
-        transport: Nobody else reads it, or writes to it, meanwhile.
-        admission: Without an identity.
+        endpoint: The console's endpoint.
+        transport: Its transport, which no other object uses meanwhile.
+        admission: An admission without an identity.
     """
 
     def __init__(self, endpoint: Endpoint, transport: Transport, admission: Admission) -> None:
         now, handshake = read_clocks(), admission.handshake
         self.id: Final = new_id()
-        """What ``connected`` calls the connection."""
+        """The connection's id in ``connected``."""
         self.address: Final = address_key(handshake.client[0]) if handshake.client else ""
         self.gone: Final = Event()
-        """Set once it is a stranger no more."""
+        """Set once it is no longer a stranger."""
         self._endpoint: Final = endpoint
         self._transport: Final = transport
         self._handshake: Final = handshake
@@ -68,9 +68,9 @@ class Stranger:
         self._ending: actions.Close = actions.Close(CloseCode.TOKEN_REFUSED, "no token in time")
 
     async def converse(self) -> Identity | None:
-        """Return whose token was accepted; None once the connection has ended.
+        """Return the identity of an accepted token; None once the connection has ended.
 
-        Cancellation: aborts.
+        Cancellation: the connection is aborted.
         """
         try:
             with self._scope, move_on_after(self._endpoint.limits.auth_timeout):
@@ -102,7 +102,7 @@ class Stranger:
         await self._say(greeting(self._endpoint, self.id, None))
 
     async def _hear(self, frame: str | bytes) -> None:
-        """Act on a frame: only a token is more than refused."""
+        """Act on a frame: all messages but a token are refused."""
         session, now = self._session, read_clocks()
         if isinstance(frame, bytes):
             why = f"{self._protocol.name} is text only"
@@ -113,7 +113,7 @@ class Stranger:
                 why = "too many messages without a token"
                 await self._perform(session.close(CloseCode.RATE_ABUSE, why))
             for command in self._protocol.decode(message):
-                # The connection that follows does not see what stands behind a token in its frame.
+                # Messages after the token in its frame are lost for the connection that follows.
                 is_early = self._question is not None
                 todo = [_refuse_early(command)] if is_early else session.handle(command, now)
                 await self._perform(todo, now)
@@ -125,13 +125,13 @@ class Stranger:
         verdict = await self._endpoint.judge(question.token, self._handshake, copy_context())
         answer: Identity | str
         if isinstance(verdict, Refusal):
-            if verdict.close_code is not CloseCode.TOKEN_REFUSED:  # Not the client's fault.
+            if verdict.close_code is not CloseCode.TOKEN_REFUSED:  # Not caused by the client.
                 await self._perform(self._session.close(verdict.close_code, verdict.reason))
             answer = verdict.reason
         else:
             answer = verdict or "the token was refused"
         now = read_clocks()
-        await self._perform(self._session.handle_token(question.generation, answer, now), now)
+        await self._perform(self._session.handle_token(question.request, answer, now), now)
 
     async def _perform(self, todo: Sequence[actions.Action], now: Instant | None = None) -> None:
         for action in todo:
@@ -143,7 +143,7 @@ class Stranger:
                 case actions.Close():
                     await self._close(action)
                     raise TransportClosed(action.code, action.reason)
-                case _:  # A new identity is adopted by the connection that follows.
+                case _:  # The connection that follows adopts the identity.
                     pass
 
     async def _say(self, reply: ServerMessage, now: Instant | None = None) -> None:
@@ -154,7 +154,7 @@ class Stranger:
             self._is_sending = False
 
     async def _close(self, action: actions.Close) -> None:
-        if self._is_sending:  # It was cancelled: part of a frame may have left.
+        if self._is_sending:  # It was cancelled: part of a frame may have been sent.
             self._transport.abort()
             return
         with move_on_after(self._endpoint.limits.close_timeout) as scope:
@@ -168,15 +168,15 @@ def _refuse_early(command: Request) -> actions.Action:
 
 
 class Strangers:
-    """Those that are here: a bounded number, of which none keeps an operator out."""
+    """The present strangers: a bounded number, which does not keep operators out."""
 
     def __init__(self) -> None:
         self._here: Final[dict[Stranger, None]] = {}  # The oldest first.
 
     async def meet(self, stranger: Stranger) -> Identity | None:
-        """Converse with a stranger, see :meth:`Stranger.converse`; another may have to go for it.
+        """Serve a stranger, see :meth:`Stranger.converse`; it may replace another one.
 
-        That is the oldest of the address that has the most.
+        That is the oldest stranger of the address with the most.
         """
         here = self._here
         if len(here) >= MAX_STRANGERS:

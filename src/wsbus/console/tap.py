@@ -1,4 +1,4 @@
-"""What is published, channel by channel, and tails of it; only while somebody looks.
+"""Counts of publications by channel, and tails of them, only while a console shows them.
 
 Publications are counted by channel where they enter the hub. Nothing is done per delivery, and
 nothing at all while no console shows channels: the hub then has no tap.
@@ -21,8 +21,8 @@ from .samples import CUT
 __all__ = ["MAX_CHANNELS", "ChannelTap", "Kept", "Seen", "Tail"]
 
 MAX_CHANNELS: Final = 10_000
-"""Channels told apart, whose names have at most 255 bytes; publications on others are counted
-together."""
+"""Channels that are counted separately, whose names have at most 255 bytes; publications on others
+are counted together."""
 MAX_EVENT: Final = 64
 """Characters kept of a channel's last event."""
 KEPT: Final = 25
@@ -58,20 +58,20 @@ class Seen:
         self.rate: float = 0.0
         """Publications a second, over the last few."""
         self.weighed: float = 0.0
-        """The same, as if nothing had been published before the tap was opened."""
+        """The same, counting the time before the tap was opened as silence."""
         self.told: int = 0
-        """The count when the rate was worked out last."""
+        """The count when the rate was last computed."""
         self.subscribers: int = 0
         """Number of receivers of the last publication."""
         self.event: str = ""
         self.at: float = 0.0
-        """Of the last publication, in seconds since the epoch."""
+        """Time of the last publication, in seconds since the epoch."""
         self.tails: tuple[Tail, ...] | None = None
-        """Tails that want its publications; None: to be found out."""
+        """Tails that match the channel; None: not computed yet."""
 
 
 class Kept(NamedTuple):
-    """What a tail keeps of a publication: copies, so that nothing larger stays in memory."""
+    """A publication in a tail: copies, so that nothing larger stays in memory."""
 
     channel: str
     event: str
@@ -86,9 +86,9 @@ class Tail:
     """The newest publications that match a pattern, for one console.
 
     Args:
-        pattern: Of channels.
-        text: What the channel, the event or the JSON must contain; case is ignored in ASCII.
-        grants: Whose denies take channels out.
+        pattern: The pattern of channels.
+        text: Text that the channel, the event or the JSON must contain; case is ignored in ASCII.
+        grants: Grants of the operator, whose denies remove channels.
     """
 
     __slots__ = ("_grants", "_needle", "kept", "matched", "pattern", "text")
@@ -97,17 +97,17 @@ class Tail:
         self.pattern: Final = pattern
         self.text: Final = text
         self.matched: int = 0
-        """Publications that it was for, shown or not."""
+        """Publications that matched, shown or not."""
         self.kept: Final[deque[Kept]] = deque(maxlen=KEPT)
         self._needle: Final = text.encode("utf-8", "surrogatepass").lower()
         self._grants: Final = grants
 
     def wants(self, channel: Channel) -> bool:
-        """Whether publications on this channel are for it."""
+        """Whether the tail matches a channel."""
         return self.pattern.matches(channel) and self._grants.may_receive(channel)
 
     def offer(self, publication: Publication) -> None:
-        """Keep it, if it contains the text; the oldest goes for it."""
+        """Keep a publication that contains the text; the oldest makes way."""
         if self._needle and not _contains(publication, self._needle):
             return
         self.matched += 1
@@ -122,7 +122,7 @@ class Tail:
         )
 
     def take(self) -> list[Kept]:
-        """Return what it keeps, and keep nothing any more."""
+        """Return the publications kept, and forget them."""
         taken = list(self.kept)
         self.kept.clear()
         return taken
@@ -137,7 +137,7 @@ def _contains(publication: Publication, needle: bytes) -> bool:
 
 
 class ChannelTap:
-    """Counts what enters a hub by channel, while it is open."""
+    """Counts the publications of a hub by channel, while it is open."""
 
     def __init__(self) -> None:
         self.channels: dict[Channel, Seen] = {}
@@ -153,7 +153,7 @@ class ChannelTap:
         return self._hub is not None
 
     def open(self, hub: Hub, now: float) -> None:
-        """Listen, from this monotonic second on; what was counted before is forgotten."""
+        """Start to listen at this monotonic second; earlier counts are forgotten."""
         self.channels, self.others = {}, 0
         self._rated_at = self._opened_at = now
         self._weights = 0.0
@@ -161,7 +161,7 @@ class ChannelTap:
         hub.taps.append(self.hear)
 
     def close(self) -> None:
-        """Listen no more; idempotent."""
+        """Stop listening; idempotent."""
         hub, self._hub = self._hub, None
         if hub is not None:
             hub.taps.remove(self.hear)
@@ -199,7 +199,7 @@ class ChannelTap:
         return tuple(tail for tail in self._tails if tail.wants(channel))
 
     def rate(self, now: float) -> None:
-        """Work the rates out, up to this monotonic second."""
+        """Compute the rates up to this monotonic second."""
         elapsed, self._rated_at = now - self._rated_at, now
         if elapsed <= 0:
             return
@@ -207,6 +207,6 @@ class ChannelTap:
         self._weights += (1 - self._weights) * weight
         for seen in self.channels.values():
             seen.weighed += ((seen.count - seen.told) / elapsed - seen.weighed) * weight
-            # What was before the tap was opened nobody knows: it is not to count as silence.
+            # The time before the tap was opened is unknown, and must not count as silence.
             seen.rate = seen.weighed / self._weights
             seen.told = seen.count

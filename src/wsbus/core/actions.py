@@ -1,12 +1,14 @@
-"""What a session wants done: its driver performs these in order, with nothing in between."""
+"""The actions of a session: its driver performs them in order, with nothing in between."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
 
 from .channels import Channel
+from .events import Position
 from .messages import Command, Excess, Malformed, Publish, Refused, Request, ServerMessage
 from .patterns import Pattern
 from .permissions import Identity
@@ -16,6 +18,7 @@ __all__ = [
     "Adopt",
     "AskPermission",
     "AskToken",
+    "Attach",
     "Close",
     "Emit",
     "Invoke",
@@ -75,7 +78,8 @@ class ReportStatus(msgspec.Struct, frozen=True):
 class AskToken(msgspec.Struct, frozen=True):
     """Have the token judged; answer with :meth:`.Session.handle_token`."""
 
-    generation: int
+    request: int
+    """The number of the pending request, which comes back with the answer."""
     token: str
 
 
@@ -86,10 +90,24 @@ class AskPermission(msgspec.Struct, frozen=True):
     patterns), ``publish`` (one channel) or ``command`` (one action).
     """
 
-    generation: int
+    request: int
+    """The number of the pending request, which comes back with the answer."""
     identity: Identity
     action: str
     names: tuple[str, ...]
+
+
+class Attach(msgspec.Struct, frozen=True):
+    """Bring what matches these patterns here; answer with :meth:`.Session.handle_attached`.
+
+    The client gets nothing of it before: the answer brings :class:`Join`.
+    """
+
+    request: int
+    """The number of the pending request, which comes back with the answer."""
+    patterns: tuple[Pattern, ...]
+    since: Mapping[Pattern, Position] = {}
+    """Where to begin with history, by pattern; always empty, since nothing keeps any yet."""
 
 
 class Close(msgspec.Struct, frozen=True):
@@ -100,7 +118,17 @@ class Close(msgspec.Struct, frozen=True):
 
 
 Action: TypeAlias = (
-    Send | Join | Leave | Adopt | Invoke | Emit | ReportStatus | AskToken | AskPermission | Close
+    Send
+    | Join
+    | Leave
+    | Adopt
+    | Invoke
+    | Emit
+    | ReportStatus
+    | AskToken
+    | AskPermission
+    | Attach
+    | Close
 )
 
 

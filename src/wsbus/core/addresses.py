@@ -1,8 +1,8 @@
-"""Where a client is, also behind proxies, pure.
+"""The addresses of clients, also behind proxies, pure.
 
-``X-Forwarded-For`` is a list to whose end each proxy adds the address that it was called from.
-Only what trusted proxies added can be believed: the client wrote the rest. So the list is read
-from its end, and the first address that is no trusted proxy is the client's.
+Each proxy adds the address that it was called from to the end of ``X-Forwarded-For``. Only the
+additions of trusted proxies can be trusted: the client wrote the rest. So the list is read from its
+end, and the first address that is not a trusted proxy is the client's.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from .errors import UsageError
 __all__ = ["UNIX", "Proxies", "address_key"]
 
 UNIX: Final = "unix"
-"""Among trusted proxies: whatever calls over a Unix socket, which has no address."""
+"""Among trusted proxies, any peer on a Unix socket, which has no address."""
 
 _IPV6_PREFIX: Final = 64
-"""What one subscriber line is given as a rule: one client can take any address in it."""
+"""The usual prefix of one subscriber line: a client can take any address in it."""
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 
 
 class Proxies:
-    """The proxies whose word is believed.
+    """The trusted proxies.
 
     Args:
         networks: Addresses and networks, such as ``10.0.0.0/8``, and ``unix``.
 
     Raises:
-        UsageError: One is none of these.
+        UsageError: A proxy is something else.
     """
 
     __slots__ = ("_networks", "_trusts_unix")
@@ -57,7 +57,7 @@ class Proxies:
             forwarded: The elements of ``X-Forwarded-For``, in order.
 
         Returns:
-            The address, or None if it is not known.
+            The address, or None if it is unknown.
         """
         if peer is None:
             if not self._trusts_unix:
@@ -66,7 +66,7 @@ class Proxies:
             return peer
         for element in reversed(forwarded):
             address = _parse(element)
-            if address is None:  # A trusted proxy would not add it: believe nothing before it.
+            if address is None:  # A trusted proxy would not add it: ignore the rest.
                 return peer
             if not self._trusts(address):
                 return str(address)
@@ -80,7 +80,7 @@ class Proxies:
 
 
 def address_key(address: str) -> str:
-    """Return what connections of one client share: the address, of IPv6 the first 64 bits."""
+    """Return the key of a client's connections: the address, in IPv6 its 64-bit prefix."""
     parsed = _parse(address)
     if isinstance(parsed, IPv6Address):
         return str(IPv6Network((parsed, _IPV6_PREFIX), strict=False))
@@ -88,7 +88,7 @@ def address_key(address: str) -> str:
 
 
 def _parse(text: str) -> _Address | None:
-    """Read an address, with a port or without; an IPv4 address within IPv6 is the former."""
+    """Parse an address, with a port or without; an IPv4 address within IPv6 becomes IPv4."""
     text = text.strip().partition("%")[0]
     if text.startswith("["):
         text = text[1:].partition("]")[0]

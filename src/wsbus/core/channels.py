@@ -1,16 +1,16 @@
-"""Channel names: the grammar, and the way into it for names from outside.
+"""Channel names: the grammar, and escaping for names from outside.
 
 A channel is one to 16 segments joined by ``.``, at most 255 bytes of UTF-8. A segment is a
 non-empty run of characters that :data:`FORBIDDEN_CODES` does not list, without ``*``. The wildcards
 ``+``, ``#`` and ``>`` (of wsbus, MQTT and NATS) do not stand alone in it, nor alone between
 slashes: ``BTC/USDT``, ``^GSPC``, ``600519``, ``C#``, ``a+b`` and ``贵州茅台`` are segments, and
-``+``, ``#`` and ``a/+/b`` are none.
+``+``, ``#`` and ``a/+/b`` are not.
 
 The table is fixed. A name that is valid in one version of Python is valid in every other one, and
 in JavaScript, whatever version of Unicode they know. The vectors in
 ``tests/core/vectors/channels.json`` hold all of them to it.
 
-Only :func:`parse_channel` and :func:`channel` make a :data:`Channel`; whoever holds one need not
+Only :func:`parse_channel` and :func:`channel` make a :data:`Channel`, so that its holder need not
 check it again.
 """
 
@@ -101,7 +101,7 @@ def parse_channel(name: str) -> Channel:
     """Check that ``name`` is the name of a channel.
 
     Args:
-        name: Text from anywhere; what is not text at all is refused the same way.
+        name: Any text; other objects are refused in the same way.
 
     Returns:
         The same text.
@@ -175,17 +175,17 @@ def unescape_segment(segment: str) -> str:
 
 
 def split_name(name: object) -> list[str]:
-    """Check what channels and patterns have in common, and split at the dots.
+    """Check the rules that channels and patterns share, and split at the dots.
 
-    It leaves the wildcards to the caller: segments may be ``+``, or contain ``*``.
+    The caller checks the wildcards: segments may be ``+``, or contain ``*``.
 
     Raises:
-        InvalidChannel: ``name`` is no text, is too long, or has a segment that is empty, or holds
-            white space or characters that cannot be printed.
+        InvalidChannel: ``name`` is not a text, is too long, or has a segment that is empty, or
+            holds white space or characters that cannot be printed.
     """
     if not isinstance(name, str):
         raise InvalidChannel("a name must be text", name)
-    # A name of a megabyte is not worth a search: its start tells enough to refuse it.
+    # A name of a megabyte is not worth a search: its start is enough to refuse it.
     if _find_forbidden(name, 0, MAX_CHANNEL_BYTES):
         raise InvalidChannel(
             "a name must not contain white space or characters that cannot be printed",

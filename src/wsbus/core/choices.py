@@ -1,4 +1,4 @@
-"""Settings that are one of a few words, or numbers."""
+"""Checks of settings that are one of a few words, or numbers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def member_of(enum: type[E], value: object, name: str) -> E:
-    """Return the member of an enum that ``value`` is, or spells.
+    """Return the member of an enum for ``value``.
 
     Args:
-        enum: The words.
+        enum: The enum.
         value: A member, or its text.
-        name: What the setting is called, for the error.
+        name: The setting's name, for the error.
 
     Raises:
-        UsageError: It is none of them.
+        UsageError: ``value`` is neither.
     """
     if isinstance(value, enum):
         return value
@@ -43,12 +43,12 @@ def choice(words: Collection[str], value: object, name: str) -> str:
 
 
 def is_number(value: object) -> bool:
-    """Tell whether a setting is a finite number; True and False are none."""
+    """Tell whether a setting is a finite number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def shown(value: object) -> str:
-    """Return how an error repeats a setting that is wrong: short; of an object, its type."""
+    """Return a wrong setting for an error: a short text; for an object, its type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is not None and not isinstance(value, str | int | float):

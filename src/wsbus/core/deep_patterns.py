@@ -1,9 +1,9 @@
 """Patterns with wildcards far down, searched by bits.
 
-A trie visits up to twice as many nodes for each further position that may be a wildcard: patterns
-made to hurt, of 16 segments each ``a`` or ``*``, would have it visit 131,072. Here each pattern is
-a bit, and a channel is matched with all patterns of a block at once: one AND per segment. The cost
-depends on the number of patterns, and not on where their wildcards are.
+A trie visits up to twice as many nodes for each further position that may be a wildcard: with the
+worst patterns, of 16 segments each ``a`` or ``*``, it would visit 131,072. Here each pattern is a
+bit, and a channel is matched with all patterns of a block at once: one AND per segment. The cost
+depends on the number of patterns, and not on the places of their wildcards.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _BLOCK_SIZE: Final = 4096
 
 
 class Block(Generic[M]):
-    """Up to 4096 patterns; the bit of one that is gone is not given to another."""
+    """Up to 4096 patterns; the bit of a removed pattern is not used again."""
 
     __slots__ = ("fits", "literal", "members", "patterns", "used", "wild")
 
     def __init__(self) -> None:
         self.patterns: dict[str, tuple[Pattern, int]] = {}
-        """By text, with the bit."""
+        """Patterns with their bits, by text."""
         self.used: int = 0
-        """Bits that were given."""
+        """Number of bits in use, or used before."""
         self.members: dict[M, int] = {}
         """The bits of each member's patterns."""
         self.fits: list[int] = [0] * (MAX_SEGMENTS + 1)
@@ -42,7 +42,7 @@ class Block(Generic[M]):
         """By position and segment: patterns that take this segment there."""
 
     def add(self, pattern: Pattern) -> int:
-        """Take in a pattern; return its bit."""
+        """Add a pattern; return its bit."""
         bit = 1 << self.used
         self.used += 1
         self.patterns[pattern.text] = (pattern, bit)
@@ -50,7 +50,7 @@ class Block(Generic[M]):
         return bit
 
     def remove(self, text: str) -> None:
-        """Let a pattern go, when no member is interested in it any more."""
+        """Remove a pattern without members."""
         self._flip(*self.patterns.pop(text))
 
     def search(self, segments: Sequence[str]) -> int:
@@ -106,7 +106,7 @@ class DeepPatterns(Generic[M]):
         block.members[member] = block.members.get(member, 0) | block.patterns[pattern.text][1]
 
     def discard(self, pattern: Pattern, member: M, *, is_last: bool) -> None:
-        """Note that an interest has ended; ``is_last``: nobody else has it."""
+        """Note that an interest has ended; ``is_last``: no other member has it."""
         block = self._places[pattern.text]
         left = block.members[member] & ~block.patterns[pattern.text][1]
         if left:

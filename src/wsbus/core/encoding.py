@@ -1,4 +1,4 @@
-"""Data of the application as JSON text that is safe to splice into every frame."""
+"""Encoding data of the application as JSON text that is safe in every frame."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _AS_TEXT: Final = (
 _AS_LIST: Final = (Sequence, AbstractSet, ValuesView, deque)
 _TEXTS: Final = (str, bytes, bytearray, memoryview)
 _MAX_NAME: Final = 32
-"""The longest key that an error shows: short identifiers are part of a format, not data."""
+"""The longest key that an error shows: short identifiers belong to a format, and are not data."""
 _CURE: Final = "convert it first, or say how with Bus(enc_hook=…)"
 _FAILED: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
 class _NoForm(TypeError):
-    """JSON has no form for an object; the text names its type, and the way out."""
+    """JSON has no form for an object; the text names its type, and the solution."""
 
 
 def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
@@ -67,8 +67,8 @@ def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
     """
     try:
         text = _encode(data) if enc_hook is None else _encode_with(data, enc_hook)
-        # Only a msgspec.Raw, which is taken as it is, can hold newlines or what is not UTF-8. To
-        # look for something in a str takes a fifth of the time that it takes in bytes (3.11).
+        # Only a msgspec.Raw, which is copied unchanged, can hold newlines or invalid UTF-8. A
+        # search in a str takes a fifth of the time that it takes in bytes (3.11).
         line = text.decode()
         if "\n" in line:
             text = msgspec.json.format(text, indent=-1)
@@ -225,7 +225,7 @@ _encode: Final = msgspec.json.Encoder(enc_hook=_simplified).encode
 
 
 def _reason(exc: Exception) -> str:
-    """Say what is wrong; of msgspec's texts only those are repeated that name no data."""
+    """Return what is wrong; msgspec's text is repeated only if it contains no data."""
     text = str(exc)
     if isinstance(exc, _NoForm):
         return text
@@ -239,7 +239,7 @@ def _reason(exc: Exception) -> str:
 
 
 def _place(data: object, enc_hook: EncHook | None) -> str:
-    """Return where the first value stands that cannot be encoded: ``data.orders[0].side``."""
+    """Return the place of the first value that cannot be encoded: ``data.orders[0].side``."""
     place = "data"
     for _ in range(MAX_DEPTH):
         for step, value in _children(data):
@@ -292,7 +292,7 @@ def _to_builtins(data: object, enc_hook: EncHook | None) -> object:
 
 
 def _not_finite(data: Any) -> str | None:
-    """Return where a number stands that is not finite; None: there is none."""
+    """Return the place of a number that is not finite; None: there is none."""
     if isinstance(data, float):
         return None if math.isfinite(data) else ""
     if isinstance(data, Mapping):

@@ -8,12 +8,12 @@
     │   ├── Unauthenticated       a token was refused
     │   ├── TransportClosed       the peer, or the network, ended the connection
     │   │   └── ConnectionLost    a client's connection ended, in words for its user
-    │   ├── ConnectError          a client found no server to talk to
-    │   └── UnexpectedData        a client was sent what it did not ask for
+    │   ├── ConnectError          a client could not connect
+    │   └── UnexpectedData        a client got data of another type
     └── UsageError                the calling code's fault
-        ├── InvalidChannel        a name that is no channel, or no pattern
+        ├── InvalidChannel        a name that is not a channel, or not a pattern
         ├── NotStarted            the bus is not running
-        └── MessageTooLarge       a client was to send more than its server reads
+        └── MessageTooLarge       a request is larger than the server reads
 
 The branch says whose fault it is. No text holds a payload or a token.
 """
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class ErrorCode(StrEnum):
-    """What can be wrong with a message; sent to the client in ``error.code``."""
+    """Reasons to refuse a message; sent to the client in ``error.code``."""
 
     INVALID_MESSAGE = "INVALID_MESSAGE"
     """Not JSON, or not the shape its type asks for."""
@@ -61,6 +61,8 @@ class ErrorCode(StrEnum):
     """The connection holds as many subscriptions as its endpoint allows."""
     RATE_LIMITED = "RATE_LIMITED"
     """Too many messages or commands; this one was not acted on."""
+    UNAVAILABLE = "UNAVAILABLE"
+    """What a subscription needs cannot be reached now; it may be asked for again."""
     UNKNOWN_ACTION = "UNKNOWN_ACTION"
     """No command of this name is registered."""
     VALIDATION_ERROR = "VALIDATION_ERROR"
@@ -72,10 +74,10 @@ class ErrorCode(StrEnum):
 
 
 class CloseCode(IntEnum):
-    """Why a connection ends.
+    """Reasons for the end of a connection.
 
-    1000-2999 belong to RFC 6455, section 7.4. Of the application's own, 4000-4499 invite the
-    client to come again and 4500-4999 ask it not to.
+    1000-2999 belong to RFC 6455, section 7.4. In the application's range, clients reconnect after
+    4000-4499, and do not after 4500-4999.
     """
 
     NORMAL = 1000
@@ -94,7 +96,7 @@ class CloseCode(IntEnum):
     INTERNAL_ERROR = 1011
     SERVICE_RESTART = 1012
     TOKEN_EXPIRED = 4401
-    """Authenticate, then come again."""
+    """Get a new token, then reconnect."""
     HEARTBEAT_TIMEOUT = 4408
     """Nothing came from the client for the heartbeat timeout."""
     TOO_SLOW = 4409
@@ -113,7 +115,7 @@ _FATAL: Final = frozenset({CloseCode.NORMAL, CloseCode.UNSUPPORTED_DATA, CloseCo
 
 
 def may_reconnect(code: int) -> bool:
-    """Tell whether a client that saw close ``code`` should connect again."""
+    """Tell whether a client should reconnect after close ``code``."""
     return code not in _FATAL and not 4500 <= code <= 4999
 
 
@@ -123,10 +125,10 @@ def is_sendable(code: int) -> bool:
 
 
 def check_sendable(code: object) -> None:
-    """Refuse what no close frame may carry.
+    """Refuse a code that no close frame may carry.
 
     Raises:
-        UsageError: ``code`` is none that may be sent.
+        UsageError: ``code`` may not be sent.
     """
     if not isinstance(code, int) or not is_sendable(code):
         raise UsageError(
@@ -136,7 +138,7 @@ def check_sendable(code: object) -> None:
 
 
 class WsbusError(Exception):
-    """Root of everything wsbus raises."""
+    """Root of all errors that wsbus raises."""
 
 
 class RemoteError(WsbusError):
@@ -146,7 +148,7 @@ class RemoteError(WsbusError):
 class CommandError(RemoteError):
     """A command cannot be carried out.
 
-    Raise it in a command handler; the client's command fails with exactly this code and message.
+    Raise it in a command; the client's call fails with exactly this code and message.
 
     Args:
         code: A word for programs, such as ``VALIDATION_ERROR`` or one of your own.
@@ -171,7 +173,7 @@ class Unauthenticated(RemoteError):
     """
 
     is_logged: bool = False
-    """Whether the authenticator has logged why; else the endpoint logs the message."""
+    """Whether the authenticator has logged the reason; otherwise the endpoint logs the message."""
 
     def __init__(self, message: str = "the token was refused") -> None:
         super().__init__(message)
@@ -182,8 +184,8 @@ class TransportClosed(RemoteError):
     """The connection ended.
 
     Args:
-        code: Close code as RFC 6455, section 7.4, has it; 1006 if no close frame came.
-        reason: The peer's words, at most 123 bytes, not to be trusted.
+        code: Close code of RFC 6455, section 7.4; 1006 if no close frame came.
+        reason: The peer's text, at most 123 bytes; do not trust it.
     """
 
     def __init__(self, code: int = CloseCode.ABNORMAL, reason: str = "") -> None:
@@ -214,12 +216,12 @@ _CLOSINGS: Final[dict[int, str]] = {
 
 
 class ConnectionLost(TransportClosed):
-    """A client's connection ended; what was asked for and not answered may have been done or not.
+    """A client's connection ended; a request without an answer may have been carried out or not.
 
     Args:
-        code: Close code as RFC 6455, section 7.4, has it; 1006 if no close frame came.
-        reason: The server's words, or the client's own for what it found out.
-        context: What that meant for the caller, before the rest of the sentence.
+        code: Close code of RFC 6455, section 7.4; 1006 if no close frame came.
+        reason: The server's text, or the client's own.
+        context: The beginning of the sentence: the consequence for the caller.
     """
 
     def __init__(self, code: int = CloseCode.ABNORMAL, reason: str = "", context: str = "") -> None:
@@ -239,7 +241,7 @@ class ConnectError(RemoteError):
 
     Args:
         message: What is wrong, for people; it repeats no token.
-        status: HTTP status that the server answered with; None: it did not get so far.
+        status: HTTP status of the server's answer; None: there was none.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -252,7 +254,7 @@ class ConnectError(RemoteError):
 
 
 class UnexpectedData(RemoteError):
-    """What the server sent does not have the type that the caller asked for.
+    """Data from the server do not have the type that the caller asked for.
 
     Args:
         message: What is wrong, and where.
@@ -269,8 +271,8 @@ class InvalidChannel(UsageError, ValueError):
     A session that reads such a name from a client catches this and answers ``INVALID_CHANNEL``.
 
     Args:
-        reason: What is wrong, in words fit for the client; it does not repeat the name.
-        name: What was refused; the text of the error shows its start. Left out: it shows none.
+        reason: What is wrong, in a text for the client that does not repeat the name.
+        name: The refused name, whose start the error shows. Left out: the error shows no name.
     """
 
     def __init__(self, reason: str, name: object = ...) -> None:
@@ -301,12 +303,12 @@ class NotStarted(UsageError):
 
 
 class MessageTooLarge(UsageError):
-    """A client was to send a message that is larger than its server reads; it was not sent.
+    """A request is larger than the messages that the server reads; it was not sent.
 
     Args:
         what: The request.
-        size: Its bytes, as a message.
-        limit: What the server takes, as it said in ``connected``.
+        size: Size of its message, in bytes.
+        limit: The server's limit, from ``connected``.
     """
 
     def __init__(self, what: str, size: int, limit: int) -> None:
@@ -323,5 +325,5 @@ class MessageTooLarge(UsageError):
 
 
 def _speakable(text: str) -> str:
-    """Replace what UTF-8 cannot carry: an error must not fail on its way to the client."""
+    """Replace what UTF-8 cannot encode: an error must not fail on its way to the client."""
     return str(text).encode(errors="replace").decode()

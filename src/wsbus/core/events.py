@@ -1,4 +1,4 @@
-"""Publications as a subscriber sees them, and what is missing between them.
+"""Publications as a subscriber gets them, and the gaps between them.
 
 The same classes serve subscribers inside the process (:meth:`.Bus.subscribe`) and the Python
 client (:meth:`.Client.subscribe`).
@@ -21,7 +21,7 @@ MAX_GAP_CHANNELS: Final = 16
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
-    """Where a publication stands among those of its channel."""
+    """The position of a publication in its channel."""
 
     epoch: str
     """Identifies one numbering. Offsets of two epochs cannot be compared."""
@@ -30,23 +30,23 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class GapCause(StrEnum):
-    """Why publications are missing."""
+    """The reason for which publications are missing."""
 
     RECONNECT = "reconnect"
     """The client was not connected for a while."""
     SERVER = "server"
-    """The server had no room for them: the client, or the network, was too slow."""
+    """The server's queue was full: the client, or the network, was too slow."""
     BUFFER = "buffer"
     """The subscription's own buffer was full: the task that iterates was too slow."""
 
 
 class ChannelLoss(msgspec.Struct, frozen=True, gc=False):
-    """What is missing of one channel."""
+    """The publications missing on one channel."""
 
     lost: int | None
     """How many publications; None: unknown."""
     position: Position | None = None
-    """That of the newest missing publication; None: unknown, or the channel has no positions."""
+    """Position of the newest missing publication; None: unknown, or the channel has none."""
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -56,10 +56,10 @@ class Gap(msgspec.Struct, frozen=True):
     """How many; None: unknown."""
     cause: GapCause = GapCause.SERVER
     channels: Mapping[str, ChannelLoss] | None = None
-    """What is missing, by channel; None: the channels are unknown, or more than 16."""
+    """The losses by channel; None: the channels are unknown, or more than 16."""
 
     def joined(self, later: Gap) -> Gap:
-        """Return one gap that says what both say; the cause is ``reconnect`` if one of them is."""
+        """Return one gap for both; its cause is ``reconnect`` if that of one of them is."""
         unknown = self.lost is None or later.lost is None
         lost = None if unknown else (self.lost or 0) + (later.lost or 0)
         cause = later.cause if later.cause is GapCause.RECONNECT else self.cause
@@ -88,12 +88,12 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
     channel: str
     """The exact channel, never a pattern."""
     event: str
-    """What happened, such as ``update``."""
+    """A word that says what happened, such as ``update``."""
     data: T
     """Decoded from JSON: never the publisher's own object."""
     timestamp: float
     """When the bus accepted it, in seconds since the epoch."""
     gap: Gap | None = None
-    """What is missing right before it; None: as far as is known, nothing."""
+    """The gap right before it; None: no known gap."""
     position: Position | None = None
-    """Where it stands among the publications of its channel; None: the channel has no history."""
+    """The position in its channel; None: the channel has no history."""

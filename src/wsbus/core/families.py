@@ -32,8 +32,8 @@ class Family(msgspec.Struct, frozen=True):
 
     pattern: Pattern
     overflow: Overflow | None = None
-    """What a full queue does with publications of this family; None: what the receiving endpoint
-    or subscription says."""
+    """The overflow policy of its publications; None: that of the receiving endpoint or
+    subscription."""
 
     @property
     def rank(self) -> tuple[int, ...]:

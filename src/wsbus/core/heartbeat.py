@@ -1,8 +1,8 @@
-"""Which side asks whether the other one is alive, how often, and what silence means.
+"""Heartbeats: pings, and the end of silent connections.
 
-Any frame that was read is life, not only an answer to a ping: a client that has just sent a
-command is there. No timer belongs to a connection; whoever sweeps asks each :class:`Heartbeat` for
-its deadline and lets it judge when that has passed.
+Any frame that was read is a sign of life, not only a pong: a client that has just sent a request
+is there. Connections have no timers: a sweep compares each :class:`Heartbeat`'s deadline with the
+clock, and calls :meth:`Heartbeat.judge` when it has passed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["Beat", "Heartbeat", "HeartbeatPolicy"]
 
 
 class HeartbeatPolicy(msgspec.Struct, frozen=True):
-    """Which side pings, how often, and how long nothing may come.
+    """The side that sends pings, their interval, and the longest silence.
 
-    With both set ``timeout`` must be above ``interval``, or a client that only answers would be
-    closed before it was asked.
+    If both are set, ``timeout`` must be above ``interval``, or a client that only answers pings
+    would be closed before it gets one.
 
     Raises:
         UsageError: A duration is not a positive, finite number, or ``timeout`` is not above
@@ -33,11 +33,11 @@ class HeartbeatPolicy(msgspec.Struct, frozen=True):
     interval: float | None = 30.0
     """Seconds between the server's pings; None: it sends none."""
     timeout: float | None = 60.0
-    """Seconds of silence after which the server closes with ``HEARTBEAT_TIMEOUT``; None: never;
-    the server library's own pings then detect dead peers."""
+    """Seconds of silence after which the server closes with ``HEARTBEAT_TIMEOUT``; None: never. The
+    server library's own pings then detect dead peers."""
     spreads: bool = True
-    """The first ping to a connection comes up to half an interval early, by chance, so that those
-    that opened together are not pinged together ever after."""
+    """The first ping to a connection comes up to half an interval early, by chance, so that
+    connections that opened together do not get all their pings together."""
 
     def __post_init__(self) -> None:
         """Check the durations; refuse a timeout that would close every connection."""
@@ -63,7 +63,7 @@ class HeartbeatPolicy(msgspec.Struct, frozen=True):
 
 
 class Beat(Enum):
-    """What is due."""
+    """The action that is due."""
 
     NOTHING = auto()
     PING = auto()
@@ -79,7 +79,7 @@ class Heartbeat:
     """The heartbeat of one connection; times are monotonic seconds.
 
     Args:
-        policy: May be replaced at any time; the next judgement goes by it.
+        policy: The policy; it may be replaced at any time.
         now: When the connection opened.
         spread: The first ping is due after this share of the interval, above 0.5 and up to 1.
             Chosen by chance, it keeps connections that opened together from being pinged together.
@@ -98,7 +98,7 @@ class Heartbeat:
         self.last_seen: float = now
         """When the last frame was read, or the connection opened."""
         self.last_ping: float | None = None
-        """When the server pinged last."""
+        """When the server sent its last ping."""
         self._since = now
         self._share = spread
 
@@ -107,9 +107,9 @@ class Heartbeat:
         self.last_seen = now
 
     def deadline(self) -> float:
-        """Return when :meth:`judge` should be asked next; infinity if nothing will be due.
+        """Return when to call :meth:`judge` next; infinity if nothing will be due.
 
-        It moves later with every frame, so one that was noted earlier strikes too early at worst.
+        It moves later with every frame, so that an earlier value is never too late.
         """
         return min(self._ping_due(), self._silence_ends())
 
@@ -124,14 +124,14 @@ class Heartbeat:
         return Beat.NOTHING
 
     def forgive(self, seconds: float, now: float = math.inf) -> None:
-        """Take no account of the last ``seconds``, in which the server itself stood still.
+        """Ignore the last ``seconds``, in which the server itself did not run.
 
         A process that was stopped, or a machine that was suspended, has read nothing meanwhile:
-        that silence was its own, and peers get their full timeout again.
+        that silence is ours, and peers get their full timeout again.
 
         Args:
-            seconds: How long it stood still.
-            now: The moment; no peer counts as seen after it, though one may have been read since.
+            seconds: The time in which the server did not run.
+            now: The present; a peer never counts as seen after it.
 
         Raises:
             UsageError: ``seconds`` is negative.

@@ -10,7 +10,7 @@ filled, at once and within its bounds: :mod:`wsbus.core.member` says why, and ho
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
 from .channels import Channel
@@ -26,7 +26,7 @@ from .plan import Audience, Entry, Group, Plan, plan_writes
 from .protocol import WireProtocol
 from .subscriptions import SubscriptionTable
 
-__all__ = ["Hub", "HubStatistics"]
+__all__ = ["Hub", "HubStatistics", "InterestWatch"]
 
 
 class HubStatistics(NamedTuple):
@@ -53,6 +53,18 @@ class HubStatistics(NamedTuple):
     """Of those dropped, the ones that a newer one with the same key replaced."""
 
 
+class InterestWatch(Protocol):
+    """Hears which patterns have members, in the order of the changes."""
+
+    def gained(self, pattern: Pattern) -> None:
+        """The pattern has its first member."""
+        ...
+
+    def lost(self, pattern: Pattern) -> None:
+        """The pattern has no member any more."""
+        ...
+
+
 Tap: TypeAlias = Callable[[Publication, int], None]
 
 # Attributes of enum classes are slow to look up in Python 3.11.
@@ -77,6 +89,8 @@ class Hub:
         """Members by pattern."""
         self.taps: Final[list[Tap]] = []
         """Called with each publication and the number of its receivers. Normally empty."""
+        self.interest: InterestWatch | None = None
+        """Hears of the first and the last member of each pattern. None: nobody wants to know."""
         self._members: Final[set[Member]] = set()
         self.waiting: Final[set[Member]] = set()
         """Members to which nothing can be written now: those that are LENT or BLOCKED."""
@@ -122,15 +136,17 @@ class Hub:
     def leave_all(self, member: Member, patterns: Iterable[Pattern]) -> None:
         """Stop publications to it; what it owes it still gets."""
         for pattern in patterns:
-            self.table.discard(pattern, member)
+            self.leave(member, pattern)
 
-    def join(self, member: Member, pattern: Pattern) -> bool:
-        """Return whether this is the first interest in the pattern."""
-        return self.table.add(pattern, member)
+    def join(self, member: Member, pattern: Pattern) -> None:
+        """From now on the member gets what matches. Idempotent."""
+        if self.table.add(pattern, member) and self.interest is not None:
+            self.interest.gained(pattern)
 
-    def leave(self, member: Member, pattern: Pattern) -> bool:
-        """Return whether this was the last interest in the pattern."""
-        return self.table.discard(pattern, member)
+    def leave(self, member: Member, pattern: Pattern) -> None:
+        """From now on the member does not get what matches only this pattern. Idempotent."""
+        if self.table.discard(pattern, member) and self.interest is not None:
+            self.interest.lost(pattern)
 
     def restrict(self, member: Member, grants: Grants) -> None:
         """From now on the denies of ``grants`` are filtered out at delivery."""

@@ -10,8 +10,8 @@ __all__ = ["Instant"]
 class Instant(msgspec.Struct, frozen=True, gc=False):
     """A moment, read once from both clocks by a driver.
 
-    Durations are judged by :attr:`monotonic`, timestamps and token expiry by :attr:`wall`: an
-    operator who sets the clock must not disconnect anybody.
+    Durations use :attr:`monotonic`; timestamps and the expiry of tokens use :attr:`wall`: setting
+    the clock must not disconnect clients.
     """
 
     monotonic: float

@@ -1,4 +1,4 @@
-"""Every bound of a connection, and the small machines that hold it to them."""
+"""Every bound of a connection, and the small machines that enforce them."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ __all__ = [
 ]
 
 MAX_DEPTH: Final = 64
-"""How deep JSON may be nested, 1 for ``[]``. What one client sends is spliced into what others
-parse, and their parsers have limits of their own."""
+"""How deep JSON may be nested, 1 for ``[]``. Data of one client go into the messages of others,
+whose parsers have limits of their own."""
 
 MAX_EXTREMES: Final = 128
-"""Numbers with exponents of three digits (``1e308``) in one message; one with more is not read, see
-:func:`has_extremes`."""
+"""Numbers with exponents of three digits (``1e308``) in one message; a message with more is
+refused, see :func:`has_extremes`."""
 
 MAX_LONG: Final = 16
 """Thousands of digits in numbers of a thousand digits and more; see :func:`has_long_numbers`."""
 
 MAX_PARTS: Final = 16_384
-"""Arrays and objects in one message that holds little else; see :func:`too_many_parts`. To make
-them takes 0.1 µs each. Points such as ``[1,2]`` are fewer in 64 KiB."""
+"""Arrays and objects in one message that holds little else; see :func:`too_many_parts`. Making
+each takes 0.1 µs. 64 KiB of points such as ``[1,2]`` have fewer."""
 
 NAMES_PER_MESSAGE: Final = 8
-"""A request that holds, or is answered with, more names than these costs more than one message:
-one for each so many names begun. A name costs about an eighth of what a message costs."""
+"""A request with more names, or with more in its answer, counts as one message for each so many
+names begun. A name costs about an eighth as much as a message."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint grants each of its connections; durations are seconds.
+    """The bounds of each connection of an endpoint; durations are seconds.
 
     Raises:
         UsageError: A bound is not positive, or is infinite.
@@ -56,7 +56,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_message_bytes: int = 64 * 1024
     """The largest message read; a larger one ends the connection with close 1009. Commands and
-    subscriptions are small; it bounds what a stranger can make the server hold and parse."""
+    subscriptions are small; it bounds what any client can make the server hold and parse."""
     max_subscriptions: int = 128
     """Subscriptions held at once; more are refused as ``TOO_MANY_SUBSCRIPTIONS``."""
     max_names: int = 128
@@ -68,33 +68,33 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     and answered ``RATE_LIMITED``. Requests with many names count more, see
     :data:`NAMES_PER_MESSAGE`. None: any number."""
     commands_per_second: float | None = 10
-    """The same for commands, which cost the application work."""
+    """The same for commands, which cause work in the application."""
     rate_abuse_seconds: float = 10.0
-    """A client that exceeds a rate for so long is closed with ``RATE_ABUSE``; pauses count for
-    little, see :class:`ExcessRun`."""
+    """A client that exceeds a rate for so long is closed with ``RATE_ABUSE``; pauses help little,
+    see :class:`ExcessRun`."""
     auth_timeout: float = 10.0
     """From the handshake to a valid token; then close ``TOKEN_REFUSED``."""
     max_waiting: int = 16
-    """Messages that wait in order while a question, such as a token, is judged; more are
-    ``RATE_LIMITED``."""
+    """Requests that are pending (the application is asked about them, say) or wait for one that
+    is. Above it the connection is not read until one is answered; none is refused for it."""
     max_running_commands: int = 16
     """Commands carried out at once for one connection; more are ``RATE_LIMITED``."""
     command_timeout: float = 25.0
-    """A command is cancelled then and answered ``TIMEOUT``: before clients give up, which take
-    30 s for lost."""
+    """A command that takes longer is cancelled and answered ``TIMEOUT``; below the clients' own
+    timeout of 30 s."""
     queue_messages: int = 1000
-    """Publications that wait for a connection which does not read; then its overflow policy."""
+    """Publications that wait for a connection that does not read; beyond, the overflow policy."""
     queue_bytes: int = 1 << 20
     """The same in bytes."""
     control_bytes: int = 256 * 1024
     """Bytes of replies that wait. Above it the connection is not read until they drain, so that a
-    client which sends commands and never reads the answers holds up only itself."""
+    client that sends commands and never reads the answers delays only itself."""
     write_deadline: float = 5.0
     """A transport that takes nothing for so long is aborted."""
     close_timeout: float = 5.0
     """For a closing handshake; then the transport is aborted."""
     max_connections: int | None = None
-    """Connections of the endpoint at once, handshakes that are being judged included; more are
+    """Connections of the endpoint at once, including handshakes without an answer yet; more are
     refused at the handshake. None: any number."""
     max_connections_per_address: int | None = None
     """The same for one address (of IPv6: one network of 64 bits). None: any number."""
@@ -103,7 +103,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     number."""
 
     def __post_init__(self) -> None:
-        """Refuse bounds that bound nothing."""
+        """Check that each bound is positive and finite."""
         for name in self.__struct_fields__:
             bound, kind = getattr(self, name), _KINDS[name]
             if bound is None and "None" in kind:
@@ -116,7 +116,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _KINDS: Final[dict[str, str]] = Limits.__annotations__
-"""What may be given for each limit: ``int``, say, or ``float | None``."""
+"""The type of each limit, such as ``int`` or ``float | None``."""
 
 
 class TokenBucket:
@@ -141,7 +141,7 @@ class TokenBucket:
         self.rate: Final = rate
         self.burst: Final = max(1.0, rate)
         self.tokens: float = self.burst
-        """Those that were left at the last look; there may be more by now."""
+        """Tokens left at the last look; there may be more by now."""
         self._last = now
 
     def take(self, now: float, count: int = 1) -> bool:
@@ -149,9 +149,9 @@ class TokenBucket:
 
         Args:
             now: Monotonic seconds.
-            count: How many; more than the burst count as the burst, so that a full bucket grants
-                everything. If there are too few, one is taken nevertheless: what is refused was
-                looked at. 0: only look whether there is one.
+            count: Number of tokens; more than the burst count as the burst, so that a full bucket
+                grants everything. If there are too few, one is taken nevertheless, for looking at
+                the refused message. 0: only check whether there is one.
         """
         if now > self._last:
             tokens = self.tokens + (now - self._last) * self.rate
@@ -170,15 +170,15 @@ class TokenBucket:
 
 
 class ExcessRun:
-    """Tells a client that stumbles over its rate from one that keeps exceeding it.
+    """Distinguishes a client that exceeds its rate now and then from one that keeps exceeding it.
 
-    Measures the time spent in excess: time between two excesses counts in full if they are less
-    than a pause apart; of a longer time a fifth is taken off the measure. So a client that
-    exceeds its rate now and then is never found, and one that pauses only to start anew is.
+    It measures the time spent in excess: the time between two excesses counts in full if they are
+    less than a pause apart; of a longer time a fifth is subtracted. So occasional excesses have no
+    consequence, and a flood with pauses has.
 
     Args:
-        seconds: How much time in excess is too much.
-        pause: Seconds; excesses that are closer together are one stretch.
+        seconds: Time in excess after which the client is closed.
+        pause: Seconds; the time between excesses that are closer together counts in full.
     """
 
     __slots__ = ("_last", "_measure", "pause", "seconds")
@@ -213,8 +213,8 @@ def too_deep(text: str | bytes, max_depth: int) -> bool:
 
     Exact for well-formed JSON. For other input the answer may be either, but comes as fast.
 
-    Cost: linear, and no Python code per character: a millisecond for 64 KiB made to hurt; two
-    counts if there are few brackets altogether.
+    Cost: linear, and no Python code per character: a millisecond for the worst 64 KiB; two counts
+    if there are few brackets.
     """
     if len(text) <= 2 * max_depth:  # Each level takes two characters.
         return False
@@ -242,7 +242,7 @@ def too_deep(text: str | bytes, max_depth: int) -> bool:
 
 
 def _brackets(text: bytes) -> bytes:
-    """Return the brackets of JSON text that are in no string, as if all were square."""
+    """Return the brackets of JSON text outside of strings, all as square ones."""
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     # A pair of quotes with nothing between opens and closes, or closes and opens: no matter.
@@ -262,9 +262,10 @@ _LONG: Final = b"0" * 1000
 def has_long_numbers(text: str, most: int) -> bool:
     """Tell whether numbers of a thousand digits and more hold more than ``most`` thousand of them.
 
-    To read and write a whole number takes the square of its digits: 15 of 4,300 digits take 3 ms.
+    Reading and writing a whole number takes time in the square of its digits: 15 numbers of 4,300
+    digits take 3 ms.
 
-    Cost: 0.2 ms for 64 KiB; as much as to find the strings if there are so many digits. Bytes are
+    Cost: 0.2 ms for 64 KiB; more to find the strings if there are so many digits. Bytes are
     searched, since ``str.translate`` takes 5 ms for text that is not ASCII.
     """
     if len(text) <= most * len(_LONG):
@@ -287,8 +288,8 @@ def too_many_parts(text: str) -> bool:
 def has_extremes(text: str, most: int) -> bool:
     """Tell whether JSON text holds more than ``most`` numbers with exponents of three digits.
 
-    Near both ends of what a ``float`` holds, one takes 13 µs to read (measured), 200 times as long
-    as others, so that 10,000 of them in 64 KiB would take a seventh of a second.
+    Near the limits of a ``float``, one takes 13 µs to read (measured), 200 times as long as others,
+    so that 10,000 of them in 64 KiB would take a seventh of a second.
 
     Cost: linear; two counts if there are few letters ``e``.
     """

@@ -1,4 +1,4 @@
-"""What a queue lost: how many publications, and on which channels."""
+"""Losses of a queue: the number of publications, and their channels."""
 
 from __future__ import annotations
 

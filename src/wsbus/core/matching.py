@@ -1,7 +1,7 @@
 """A bounded cache of the members interested in a channel, kept up to date change by change.
 
-What a search found is kept per channel. A change of interest is only noted; the next publication
-on a channel takes up what was noted since the one before, and leaves alone what does not match. So
+What a search found is kept per channel. A change of interest is only noted, and has channels that
+begin like the pattern looked at again; the next publication on one of these takes up what was noted since the one before, and leaves alone what does not match. So
 a client that comes and goes costs others a comparison, not a search over all members.
 
 Channels that the same patterns match share one answer, so that memory does not grow with channels
@@ -24,18 +24,19 @@ M = TypeVar("M", bound=Hashable)
 A = TypeVar("A", bound=Collection[Any])
 """An arrangement: members of one channel in the form that is wanted at delivery."""
 
+_WILDCARDS: Final = frozenset("*+")
 _MAX_CHANGES: Final = 64
 """Changes that an entry may be behind. Past that a search is cheaper, and members that are gone
 are let go."""
 
 
 class Matched(NamedTuple, Generic[M]):
-    """What a search found."""
+    """The result of a search."""
 
     key: tuple[object, ...]
     """Equal for channels that the same patterns match."""
     parts: tuple[object, ...]
-    """What the key names by identity, held so that no identity is used twice."""
+    """Objects that the key names by identity, held so that no identity is used twice."""
     members: Callable[[], Collection[M]]
     """Returns the distinct members."""
     holds: Callable[[M], bool]
@@ -56,7 +57,7 @@ class _Answer(Generic[A]):
 
 
 class _Entry(Generic[M, A]):
-    """What is known of one channel."""
+    """The cached result for one channel."""
 
     __slots__ = ("answer", "arranged", "base", "known", "touched")
 
@@ -65,7 +66,7 @@ class _Entry(Generic[M, A]):
         """The version up to which changes were taken up."""
         self.answer: _Answer[A]
         self.base: A
-        """What ``arranged`` was narrowed from."""
+        """The result that ``arranged`` was narrowed from."""
         self.arranged: A
         self.touched: list[M] = []
         """Members whose exact subscriptions changed since."""
@@ -105,6 +106,8 @@ class MatchCache(Generic[M, A]):
         self._places: Final = places // 2
         self._fresh: dict[Channel, A] = {}
         """Answers that are right as they are."""
+        self._heads: dict[str, dict[Channel, None]] = {}
+        """The channels of these, by their first segment."""
         self._recent: dict[Channel, _Entry[M, A]] = {}
         self._older: dict[Channel, _Entry[M, A]] = {}
         self._used = 0  # Places of the younger generation.
@@ -154,7 +157,7 @@ class MatchCache(Generic[M, A]):
         self._changes.append((pattern, member))
         self._version += 1
         if self._fresh:
-            self._fresh = {}
+            self._stale(pattern)
         if len(self._changes) >= 2 * _MAX_CHANGES:
             del self._changes[:-_MAX_CHANGES]
             self._drop_before(self._version - _MAX_CHANGES)
@@ -185,8 +188,18 @@ class MatchCache(Generic[M, A]):
     def clear(self) -> None:
         """Forget everything."""
         self._fresh, self._recent, self._older, self._changes = {}, {}, {}, []
+        self._heads = {}
         self._behind = set()
         self._used = 0
+
+    def _stale(self, pattern: Pattern | None) -> None:
+        """Have answers looked at again that a change may concern."""
+        head = "*" if pattern is None else pattern.segments[0]
+        if head in _WILDCARDS:
+            self._fresh, self._heads = {}, {}
+            return
+        for channel in self._heads.pop(head, ()):
+            self._fresh.pop(channel, None)
 
     def _drop(self, channel: Channel) -> None:
         self._fresh.pop(channel, None)
@@ -199,7 +212,8 @@ class MatchCache(Generic[M, A]):
         self._behind = set()
 
     def _drop_before(self, version: int) -> None:
-        self._fresh = {}
+        for channel in self._fresh:  # No change since concerned these.
+            self._recent[channel].known = self._version
         self._recent = {c: e for c, e in self._recent.items() if e.known >= version}
         self._older = {c: e for c, e in self._older.items() if e.known >= version}
 
@@ -226,6 +240,7 @@ class MatchCache(Generic[M, A]):
         else:
             self._keep(channel, entry)
         self._fresh[channel] = entry.arranged
+        self._heads.setdefault(channel.partition(".")[0], {})[channel] = None
         return entry.arranged
 
     def _touched(self, channel: Channel, entry: _Entry[M, A]) -> list[M] | None:
@@ -295,6 +310,7 @@ class MatchCache(Generic[M, A]):
     def _keep(self, channel: Channel, entry: _Entry[M, A]) -> None:
         if len(self._recent) >= self._size or self._used > self._places:
             self._older, self._recent, self._fresh = self._recent, {}, {}
+            self._heads = {}
             self._used = 0
             self._generation += 1
         self._count(entry)

@@ -65,7 +65,7 @@ __all__ = ["TABLE", "Duty", "Input", "Member", "Standing"]
 
 
 class Standing(IntEnum):
-    """Where what a member owes is kept; the columns of :data:`TABLE`."""
+    """The places of a member's unsent frames; the columns of :data:`TABLE`."""
 
     READY = 0
     """Writable, and it owes nothing that is not in the log."""
@@ -80,7 +80,7 @@ class Standing(IntEnum):
 
 
 class Input(IntEnum):
-    """What happens to a member; the rows of :data:`TABLE`."""
+    """The inputs of a member; the rows of :data:`TABLE`."""
 
     ATTACHED = 0
     """The hub takes it in."""
@@ -103,7 +103,7 @@ class Input(IntEnum):
 
 
 class Duty(Enum):
-    """What whoever reported the input does next, before anything else."""
+    """The next action of the caller that reported the input, before anything else."""
 
     NOTHING = auto()
     LOG = auto()
@@ -195,7 +195,7 @@ class Member:
         self.standing: Standing = Standing.QUEUED if protocol is None else Standing.READY
         """Written by :meth:`step` alone; an attribute because the flush reads it for each."""
         self.grants: Grants | None = None
-        """Whose denies are filtered out at delivery; None: nothing is."""
+        """Grants whose denies are filtered out at delivery; None: no filter."""
         self._shares_queue = shares_queue
         self.sent: int = 0
         """Publications written without touching the queue."""

@@ -1,4 +1,4 @@
-"""What clients and the bus say to each other, in a form no dialect shows through.
+"""The messages between clients and the bus, independent of any dialect.
 
 A client sends requests, replies answer them, publications travel on channels. A protocol
 (:mod:`wsbus.protocols`) turns frames into requests, and messages of the server and publications
@@ -48,7 +48,7 @@ _MAX_EVENT_BYTES: Final = 255
 
 
 def is_event(text: str) -> bool:
-    """Tell whether ``text`` may say what happened: printable, at most 255 bytes of UTF-8."""
+    """Tell whether ``text`` can be an event: printable, at most 255 bytes of UTF-8."""
     return text.isprintable() and len(text.encode()) <= _MAX_EVENT_BYTES
 
 
@@ -57,9 +57,9 @@ class Publication(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     channel: Channel
     event: str
-    """What happened, such as ``update``; a word within the channel."""
+    """A word that says what happened, such as ``update``."""
     data: bytes
-    """The data as JSON text, UTF-8, compact, checked: safe to splice into any frame."""
+    """The data as compact JSON text in UTF-8, checked, so that it is safe in any frame."""
     timestamp: float
     """When it was accepted, in seconds since the epoch."""
     key: str | None = None
@@ -70,7 +70,7 @@ class Publication(msgspec.Struct, frozen=True, eq=False, gc=False):
     number: int = 0
     """Counts what the node accepted."""
     position: Position | None = None
-    """Where it stands in its channel; None: the channel has no history."""
+    """The position in its channel; None: the channel has no history."""
     previous: Position | None = None
     """The position of the channel's publication before it; None: there is none, or the channel has
     no history. Not every broker numbers each channel by itself, so offsets may skip."""
@@ -82,12 +82,12 @@ class Publication(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def conflation_key(self) -> object:
-        """The key that ``conflate`` goes by."""
+        """The key for ``conflate``."""
         return self.key if self.key is not None else (self.channel, self.event)
 
     @property
     def size(self) -> int:
-        """Bytes it counts for in a queue of publications."""
+        """Its size in a queue of publications, in bytes."""
         return len(self.data)
 
 
@@ -98,7 +98,7 @@ class Receipt(
     omit_defaults=True,
     rename={"local_matched": "matched", "local_accepted": "accepted"},
 ):
-    """What became of a publication, as the node that accepted it knows.
+    """The result of a publication, as the node that accepted it knows it.
 
     In JSON the counts are ``matched`` and ``accepted``.
     """
@@ -108,14 +108,14 @@ class Receipt(
     local_accepted: int
     """Of these, the ones that will get it unless they go away; the rest have full queues."""
     position: Position | None = None
-    """Where it stands in its channel; None: the channel has no history."""
+    """The position in its channel; None: the channel has no history."""
 
 
 # --- requests: client → server --------------------------------------------------------------
 
 
 class Auth(msgspec.Struct, frozen=True):
-    """The client shows a token."""
+    """The client sends a token."""
 
     token: str
     ref: str | None = None
@@ -136,16 +136,16 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """The client wants a registered command carried out."""
+    """The client calls a command."""
 
     action: str
     params: bytes = b"{}"
-    """JSON text, UTF-8; its shape is the command's business."""
+    """JSON text in UTF-8; the command decodes it."""
     ref: str | None = None
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """The client publishes; ``data`` was checked by the protocol and is safe to splice."""
+    """The client publishes; the protocol has checked ``data``, which is safe in any frame."""
 
     channel: str
     event: str
@@ -154,31 +154,31 @@ class Publish(msgspec.Struct, frozen=True):
 
 
 class Ping(msgspec.Struct, frozen=True):
-    """Are you there? Both ways."""
+    """A question whether the peer is there, in both directions."""
 
     ref: str | None = None
 
 
 class Pong(msgspec.Struct, frozen=True):
-    """Yes. Both ways."""
+    """The answer to a ping, in both directions."""
 
     ref: str | None = None
 
 
 class GetStatus(msgspec.Struct, frozen=True):
-    """The client asks what the server knows about its connection."""
+    """The client asks for the status of its connection."""
 
     ref: str | None = None
 
 
 class Malformed(msgspec.Struct, frozen=True):
-    """A message that the dialect could not understand; the session answers it as ``code``."""
+    """A message that the dialect did not understand; the session answers with ``code``."""
 
     code: str
     message: str
     ref: str | None = None
     is_call: bool = False
-    """It was a command with a usable ref, so the answer must be a response."""
+    """Whether it was a command with a usable ref, so that the answer must be a response."""
 
 
 class Excess(msgspec.Struct, frozen=True):
@@ -206,7 +206,7 @@ Request: TypeAlias = (
 
 
 class Greeting(msgspec.Struct, frozen=True):
-    """The connection is attached; the first thing said."""
+    """The first message of a connection, sent once it is attached."""
 
     connection_id: str
     subject: str | None
@@ -216,7 +216,7 @@ class Greeting(msgspec.Struct, frozen=True):
     timeout: float | None
     """Seconds of silence after which the server closes; None: it never does."""
     max_message_bytes: int | None = None
-    """The largest frame that the server reads; here and below None: not told."""
+    """The largest frame that the server reads; here and below None: not announced."""
     max_names: int | None = None
     """Names in one subscribe or unsubscribe request."""
     messages_per_second: float | None = None
@@ -251,7 +251,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """The answer to one subscribe request: what was accepted, in order, and what was not."""
+    """The answer to one subscribe request: accepted names, in order, and rejected ones."""
 
     names: tuple[str, ...]
     active: int
@@ -263,14 +263,14 @@ class Subscribed(msgspec.Struct, frozen=True):
 class Unsubscribed(msgspec.Struct, frozen=True):
     """These names are not subscribed any more.
 
-    Unasked when a refresh took grants away, or the application revoked them.
+    It comes without a request when a refresh took grants away, or the application revoked them.
     """
 
     names: tuple[str, ...]
     active: int
     ref: str | None = None
     reason: str | None = None
-    """Why the application took them away, for people; None: it did not, or it did not say."""
+    """The application's reason for a revocation, for people; None: there is none."""
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -288,18 +288,18 @@ class Refused(msgspec.Struct, frozen=True):
     message: str
     ref: str | None = None
     is_call: bool = False
-    """It answers a command with a usable ref: dialects that pair responses must pair this one."""
+    """Whether it answers a command with a usable ref, so that dialects must pair it with that."""
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What the server knows about the connection."""
+    """The status of a connection."""
 
     connection_id: str
     subject: str | None
     connected_at: float
     """Seconds since the epoch."""
     subscriptions: tuple[str, ...]
-    """In the order subscribed."""
+    """The client's own, in the order subscribed."""
     message_count: int
     """Publications sent to this connection."""
     dropped: int
@@ -309,10 +309,10 @@ class Status(msgspec.Struct, frozen=True):
 Reply: TypeAlias = (
     AuthAccepted | AuthRefused | Subscribed | Unsubscribed | Response | Refused | Pong | Status
 )
-"""What answers a request. :class:`Unsubscribed` and :class:`Refused` also come unasked."""
+"""Answers to requests. :class:`Unsubscribed` and :class:`Refused` also come without a request."""
 
 Notice: TypeAlias = Greeting | Gap | Ping
-"""What answers nothing."""
+"""Messages of the server that answer no request."""
 
 ServerMessage: TypeAlias = Reply | Notice
-"""What the server says to one client. Publications go to many; see :class:`Publication`."""
+"""Messages of the server to one client. Publications go to many; see :class:`Publication`."""

@@ -1,8 +1,8 @@
-"""Whose pages may connect: the ``Origin`` header (RFC 6454), pure.
+"""Origins of pages: the ``Origin`` header (RFC 6454), pure.
 
 A browser writes an origin as ``scheme://host`` or ``scheme://host:port``: in lower case, without
-the scheme's default port, and without a path. Settings are brought into that form when they are
-made, so that an origin that is listed is an origin that can match.
+the scheme's default port, and without a path. Settings are converted to that form when they are
+made, so that every listed origin can match.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ __all__ = ["is_same_host", "is_welcome", "normal_origin", "parse_origins"]
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _LOCAL: Final = {"localhost", "127.0.0.1", "[::1]"}
-"""Hosts that pages under development come from, without TLS."""
+"""Hosts of pages under development, which are served without TLS."""
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[^\s/?#@:\[\]*,]+)(?::(?P<port>\d{1,5}))?",
 )
 
 
 def normal_origin(text: str) -> str | None:
-    """Return an origin as a browser writes it, or None if ``text`` is no origin.
+    """Return an origin as a browser writes it, or None if ``text`` is not an origin.
 
-    Letters become lower case, the scheme's default port and a host's last dot stay away, and a
+    Letters become lower case, the scheme's default port and a host's last dot are removed, and a
     host that is not ASCII is written with ``xn--`` (IDNA).
     """
     found = _ORIGIN.fullmatch(text.lower())
@@ -48,7 +48,7 @@ def parse_origins(
 ) -> frozenset[str] | Literal["same-host", "*"]:
     """Return the setting in the form in which browsers send origins.
 
-    What is clear is put right: capitals, a slash at the end, the default port.
+    Capitals, a slash at the end and the default port are corrected.
 
     Raises:
         UsageError: An origin could never match: it has no scheme, or a path, or a wildcard.
@@ -71,7 +71,7 @@ def parse_origins(
 def _parse(text: object) -> str:
     if not isinstance(text, str):
         raise UsageError(f"an origin is a text such as 'https://example.com', not {text!r}")
-    if text == "null":  # What pages without an origin send: files, and sandboxed frames.
+    if text == "null":  # Sent by pages without an origin: files, and sandboxed frames.
         return text
     found = normal_origin(text.removesuffix("/"))
     if found is None or found.startswith(("ws://", "wss://")):

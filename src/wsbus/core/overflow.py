@@ -1,4 +1,4 @@
-"""What a full queue does with what does not fit, and what it says of it."""
+"""Overflow policies of full queues, and the results of an offer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Offer", "Overflow"]
 
 
 class Overflow(StrEnum):
-    """What happens to a publication when the queue of a connection is full."""
+    """The fate of a publication when the queue of a connection is full."""
 
     DROP_OLDEST = "drop_oldest"
     """The oldest publications in the queue go until this one fits."""
@@ -16,18 +16,18 @@ class Overflow(StrEnum):
     """This one is not queued."""
     CONFLATE = "conflate"
     """This one replaces, full or not, the queued one that was published with the same key and also
-    with ``conflate``, and stands at the end; the replaced one is not counted as lost. If that
-    does not make room enough, the oldest go."""
+    with ``conflate``, and stands at the end; the replaced one is not counted as lost. If it
+    still does not fit, the oldest go."""
     CLOSE = "close"
     """The connection is closed as too slow, so that it never misses one unknowingly."""
 
 
 class Offer(Enum):
-    """What became of a publication that was offered."""
+    """The result of offering a publication."""
 
     ACCEPTED = auto()
     """It is queued; older ones may have gone for it."""
     REFUSED = auto()
-    """It is lost: there was no room, or it is larger than the whole queue may be."""
+    """It is lost: the queue was full, or it is larger than the whole queue may be."""
     OVERFLOW = auto()
     """It is lost, and the caller owes the connection a close with ``TOO_SLOW``."""

@@ -30,29 +30,29 @@ __all__ = ["Pattern", "parse_pattern"]
 class Pattern(msgspec.Struct, frozen=True, kw_only=True, gc=False, cache_hash=True):
     """A well-formed pattern; only :func:`parse_pattern` makes one.
 
-    Equal if spelled the same: ``a.*.c`` and ``a.+.c`` mean the same and are two patterns.
+    Patterns are equal if spelled the same: ``a.*.c`` and ``a.+.c`` are two patterns.
     """
 
     text: str
-    """As it was spelled."""
+    """The pattern as it was spelled."""
     segments: tuple[str, ...]
     """The text split at its dots."""
     is_exact: bool
-    """There is no wildcard: it matches the one channel of its name."""
+    """Whether it has no wildcard, and matches only the channel of its name."""
     has_tail: bool
-    """The last segment is ``*``: it matches channels of any greater length too."""
+    """Whether the last segment is ``*``, so that it matches channels with more segments, too."""
 
     @property
     def is_everything(self) -> bool:
-        """It is ``*``, which matches every channel."""
+        """Whether it is ``*``, which matches every channel."""
         return self.text == "*"
 
     def matches(self, channel: str) -> bool:
         """Tell whether the pattern matches a name.
 
         Args:
-            channel: Any text; it is split at its dots and not checked, so that names of actions
-                can be judged too.
+            channel: Any text; it is split at its dots and not checked, so that it may be the name
+                of a command.
 
         Cost: O(segments).
         """
@@ -70,15 +70,15 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True, gc=False, cache_hash=Tr
 
         Cost: O(segments).
         """
-        # Wildcards of the other count as names nobody else has: only a wildcard fits them. What
-        # is left is that an open end can only be covered by an open end.
+        # Wildcards of the other count as unique names, which only a wildcard matches. Besides,
+        # only an open end can cover an open end.
         return (self.has_tail or not other.has_tail) and self._fits(other.segments)
 
     def _fits(self, names: Sequence[str]) -> bool:
         own = self.segments
         if len(names) != len(own) and not (self.has_tail and len(names) > len(own)):
             return False
-        for segment, name in zip(own, names, strict=False):  # the tail fits whatever is left over
+        for segment, name in zip(own, names, strict=False):  # the tail matches the rest
             if segment != name and segment not in {"*", "+"}:
                 return False
         return True
@@ -94,9 +94,9 @@ def parse_pattern(text: str, *, plus: bool = True) -> Pattern:
     """Check that ``text`` is a pattern.
 
     Args:
-        text: Text from anywhere; what is not text at all is refused the same way.
-        plus: Whether ``+`` is a wildcard. Where it is none, a segment ``+`` is refused, since no
-            channel has it.
+        text: Any text; other objects are refused in the same way.
+        plus: Whether ``+`` is a wildcard. If not, a segment ``+`` is refused, since no channel has
+            it.
 
     Raises:
         InvalidChannel: The text breaks the grammar.
@@ -108,7 +108,7 @@ def parse_pattern(text: str, *, plus: bool = True) -> Pattern:
     return _parse(str.__str__(text), plus)
 
 
-@lru_cache(1024)  # Many connections subscribe to the same: they share one object.
+@lru_cache(1024)  # Many connections subscribe to the same pattern: they share one object.
 def _parse(text: str, plus: bool) -> Pattern:  # noqa: FBT001  # called once, above
     segments = split_name(text)
     if "+" in segments and not plus:

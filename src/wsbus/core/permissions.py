@@ -1,9 +1,9 @@
-"""Identities and grants: whose a connection is, and what it may do.
+"""Identities and grants: the subject of a connection, and its permissions.
 
-Grants are patterns. To subscribe to a pattern, one grant must *cover* it, so that nothing can be
-received that was not granted; to publish or to command, one grant must match the name. A deny
-wins over every grant. A deny narrower than a pattern leaves the subscription in force and takes
-out single publications, when they are delivered (:meth:`Grants.may_receive`).
+Grants are patterns. To subscribe to a pattern, one grant must *cover* it, so that a client cannot
+receive what was not granted; to publish or to call a command, one grant must match the name. A
+deny wins over every grant. A deny narrower than a pattern leaves the subscription in force and
+removes single publications at delivery (:meth:`Grants.may_receive`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Grants", "Identity", "is_subject"]
 
 
 class Grants(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody may do; by default nothing. Make it with :meth:`of`."""
+    """The permissions of an identity; by default none. Make them with :meth:`of`."""
 
     subscribe: tuple[Pattern, ...] = ()
     publish: tuple[Pattern, ...] = ()
@@ -33,14 +33,14 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     deny_publish: tuple[Pattern, ...] = ()
     deny_command: tuple[Pattern, ...] = ()
     admin: bool = False
-    """Subscribes to anything that is not denied, also to ``*``. Nothing follows for publishing
-    and commands."""
+    """Grants every subscription that is not denied, also to ``*``; it grants no publishing and no
+    commands."""
 
     def __post_init__(self) -> None:
-        """Check the types: grants of texts would grant nothing, without a word.
+        """Check the types: texts in place of patterns would silently grant nothing.
 
         Raises:
-            UsageError: A field does not hold what it should.
+            UsageError: A field has another type.
         """
         for name in self.__struct_fields__[:-1]:
             patterns = getattr(self, name)
@@ -64,7 +64,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
         """Make grants from the texts of patterns.
 
         Raises:
-            InvalidChannel: A text is no pattern, or a single text stands where several belong.
+            InvalidChannel: A pattern is invalid, or a single text is given in place of a list.
         """
         return cls(
             subscribe=_parse_all(subscribe),
@@ -80,7 +80,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     def open(cls) -> Grants:
         """Grant every subscription and every command, and no publishing.
 
-        For endpoints that ask nobody who they are.
+        It is for endpoints without an authenticator.
         """
         return cls.of(command=("*",), admin=True)
 
@@ -99,7 +99,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
         return any(grant.covers(pattern) for grant in self.subscribe)
 
     def may_receive(self, channel: Channel) -> bool:
-        """Tell whether no deny takes ``channel`` out of a subscription that was granted."""
+        """Tell whether publications on ``channel`` may be delivered: no deny matches it."""
         return not _any_matches(self.deny_subscribe, channel)
 
     def may_publish(self, channel: str) -> bool:
@@ -118,22 +118,22 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The client at the other end, as an authenticator identified it.
+    """A client, as an authenticator identified it.
 
     Raises:
-        UsageError: A field does not hold what it should.
+        UsageError: A field has another type.
     """
 
     subject: str
-    """The name it goes by; several connections may share one."""
+    """The client's name; several connections may share one."""
     grants: Grants
     expires_at: float | None = None
     """When it ends, in seconds since the epoch; None: never."""
     claims: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
-    """Whatever else the token says; it is not printed, since it may be private."""
+    """Other data of the token; ``repr`` omits them, since they may be private."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and take an endless ``expires_at`` for never."""
+        """Check the fields, and replace an infinite ``expires_at`` by None."""
         if not is_subject(self.subject):
             raise UsageError(
                 "the subject of an identity is a text in UTF-8, such as a name or str(id)"
@@ -151,16 +151,16 @@ class Identity:
             )
         if expires == inf:
             object.__setattr__(self, "expires_at", None)
-        elif not -_LAST_SECOND < expires < _LAST_SECOND:  # Nor is NaN.
+        elif not -_LAST_SECOND < expires < _LAST_SECOND:  # NaN is refused, too.
             raise UsageError("expires_at is a finite number of seconds since the epoch, or None")
 
 
 _LAST_SECOND: Final = 2.0**1000
-"""What is beyond cannot be calculated with."""
+"""Larger times cannot be calculated with."""
 
 
 def is_subject(text: object) -> bool:
-    """Tell whether an identity may go by a text: there is some, and UTF-8 can carry it."""
+    """Tell whether a text can be a subject: it is not empty, and UTF-8 can encode it."""
     if not isinstance(text, str) or not text:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Who gets a publication, and how a turn's worth of them becomes few writes; pure."""
+"""Audiences of publications, and plans that join the frames of a turn into few writes; pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Write(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one flush has to do."""
+    """The work of one flush."""
 
     writes: list[Write]
     woken: list[Member]

@@ -1,4 +1,4 @@
-"""What every dialect must be able to do, and what most of them do alike."""
+"""The interface of dialects, with defaults for most of them."""
 
 from __future__ import annotations
 
@@ -16,74 +16,74 @@ __all__ = ["WireProtocol"]
 
 
 class WireProtocol(Protocol):
-    """One dialect: frames to commands, replies and publications to frames.
+    """One dialect: frames to requests, and replies and publications to frames.
 
-    Derive from it to inherit what is not abstract; an object that merely has these members will
-    do as well. One instance serves every connection, so it holds no state of a conversation.
+    Derive from it to inherit the defaults; any object with these members works, too. One instance
+    serves every connection, so it holds no state of a conversation.
     """
 
     name: str
     """The WebSocket subprotocol token (RFC 6455, section 11.3.4)."""
     binary: bool = False
-    """It speaks binary frames too; if not, one of them closes the connection (1003)."""
+    """Whether it accepts binary frames; if not, a binary frame closes the connection (1003)."""
     joins: bool = False
-    """Several text messages may share a frame, separated by newlines
+    """Whether text messages may share a frame, separated by newlines
     (:func:`~wsbus.core.frame.join_lines`)."""
 
     def split(self, frame: str | bytes) -> Iterable[str | bytes]:
         """Cut a frame of a client into messages, at least one; by default it is one.
 
-        Each counts against the rate of messages by itself, and is decoded only if it is within
-        it. Cut lazily if there may be many.
+        Each message counts against the rate, and is decoded only if it is within the rate. Cut
+        lazily if there may be many.
         """
         return (frame,)
 
     @abstractmethod
     def decode(self, frame: str | bytes) -> Iterable[Request]:
-        """Understand one message of :meth:`split`, or a whole frame.
+        """Decode one message of :meth:`split`, or a whole frame.
 
-        Guarantees: never raises, whatever the client sent, and gives at least one command: what
-        cannot be understood is :class:`.Malformed`, whose text repeats nothing of the frame.
+        Guarantees: never raises, whatever the client sent, and gives at least one request:
+        :class:`.Malformed`, whose text repeats nothing of the frame, for an invalid message.
         """
 
     def glance(self, message: str | bytes) -> Excess:
-        """Look at a message that is over the rate, only for what refusing it takes.
+        """Read only the parts of a message over the rate that its refusal needs.
 
-        Never raises, and should cost much less than :meth:`decode`. By default it sees nothing,
-        so that the refusal carries no ``ref``.
+        Never raises, and should cost much less than :meth:`decode`. By default it reads nothing,
+        so that the refusal has no ``ref``.
         """
         return Excess()
 
     @abstractmethod
     def encode(self, reply: ServerMessage, at: Instant) -> Frame | None:
-        """Say ``reply``; None if the dialect has no word for it.
+        """Return the frame for ``reply``; None if the dialect has no such message.
 
         Raises:
-            UnicodeEncodeError: A text of the application's own holds lone surrogates.
+            UnicodeEncodeError: A text of the application holds lone surrogates.
         """
 
     @abstractmethod
     def encode_publication(self, publication: Publication) -> Frame:
-        """Say that something happened.
+        """Return the frame for a publication.
 
-        Guarantees: the frame depends on the publication and the dialect, and on nothing else,
-        so that one serves every subscriber.
+        Guarantees: the frame depends on the publication and the dialect, and on nothing else, so
+        that all subscribers get the same.
         """
 
     def pattern(self, name: str) -> Pattern:
-        """Return what a client means by ``name`` when it subscribes or unsubscribes.
+        """Return the pattern for the ``name`` in a subscribe or unsubscribe request.
 
-        By default ``*`` is a wildcard and ``+`` is none.
+        By default ``*`` is a wildcard and ``+`` is not.
 
         Raises:
-            InvalidChannel: It means nothing.
+            InvalidChannel: The name is invalid.
         """
         return parse_pattern(name, plus=False)
 
     def channel(self, name: str) -> Channel:
-        """Return what a client means by ``name`` when it publishes.
+        """Return the channel for the ``name`` in a publish request.
 
         Raises:
-            InvalidChannel: It means nothing, or more than one channel.
+            InvalidChannel: The name is invalid, or a pattern.
         """
         return parse_channel(name)

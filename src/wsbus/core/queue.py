@@ -1,4 +1,4 @@
-"""What waits for one connection: bounded, in order, honest about what it lost.
+"""The queue of one connection: bounded, in order, with a count of what it lost.
 
 Two kinds of items share a queue and keep one order. *Publications* come through
 :meth:`MessageQueue.offer`; they are bounded, and a policy says what gives way. *Control items*
@@ -40,7 +40,7 @@ class Queueable(Protocol):
 
     @property
     def channel(self) -> Channel | None:
-        """What a loss names; None: it was on no channel, or on one that is not known."""
+        """The channel that a loss names; None: there is none, or it is unknown."""
         ...
 
 
@@ -48,10 +48,10 @@ T = TypeVar("T", bound=Queueable)
 
 
 class Batch(NamedTuple, Generic[T]):
-    """What :meth:`MessageQueue.take` returns."""
+    """The result of :meth:`MessageQueue.take`."""
 
     loss: Loss | None
-    """What is missing right before the first of ``items``; if there are none, at the end."""
+    """The loss right before the first of ``items``; if there are none, at the end."""
     items: list[T]
     """In the order they came."""
 

@@ -1,8 +1,8 @@
-"""Server side of one conversation, pure: a command and an instant go in, actions come out.
+"""Server side of one conversation, pure: a request and an instant go in, actions come out.
 
-What takes time is a *question*: it goes out with a generation number, the answer comes back as an
-input, and a late one is ignored. While a question is out, pings are answered at once and all else
-waits in order, so that a client's messages act in the order it sent them.
+A request that takes time is *pending*: it goes out with a number, the answer comes back with it as
+an input, and a late one is ignored. A pending request stops only those that must keep their order
+with it (:mod:`wsbus.core.pending`). A client's first token, and hooks that run, stop all but pings.
 
 The states are a table of their own (:mod:`wsbus.core.session_states`), what is subscribed is kept
 in :mod:`wsbus.core.session_subscriptions`.
@@ -10,15 +10,15 @@ in :mod:`wsbus.core.session_subscriptions`.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from .actions import (
     Action,
     Adopt,
     AskPermission,
     AskToken,
+    Attach,
     Close,
     Emit,
     Invoke,
@@ -26,8 +26,8 @@ from .actions import (
     Send,
     refuse,
 )
-from .errors import CloseCode, ErrorCode, InvalidChannel
-from .heartbeat import Beat, Heartbeat
+from .errors import CloseCode, ErrorCode
+from .heartbeat import Heartbeat
 from .instant import Instant
 from .limits import ExcessRun, Limits, TokenBucket
 from .messages import (
@@ -44,19 +44,22 @@ from .messages import (
     Request,
     Subscribe,
     Unsubscribe,
-    is_event,
 )
 from .patterns import Pattern
+from .pending import PendingRequests
 from .permissions import Identity
 from .protocol import WireProtocol
-from .session_states import NEXT, UNAUTHENTICATED, Move, State
-from .session_subscriptions import LISTS, NOT_GRANTED, Holdings, JudgedRequest
+from .session_calls import judge_command, judge_publish, judge_twice
+from .session_states import TABLE, SessionDuty, SessionInput, State
+from .session_subscriptions import LISTS, NOT_ALLOWED, NOT_GRANTED, Holdings, JudgedRequest
+from .session_time import due, next_deadline
 
 __all__ = ["Session", "State"]
 
 
 _OPEN, _CLOSED = State.OPEN, State.CLOSED  # Slow to look up in enum classes (3.11).
-_NOT_ALLOWED: Final = "the application does not allow this"
+_BEATS: Final = (Ping, Pong)
+_NOT_REACHED: Final = "it cannot be reached now; try again later"
 _TOO_FAST: Final = "too many messages"
 
 
@@ -71,24 +74,23 @@ class Session:
         now: The moment of the handshake.
         takes_tokens: Whether the endpoint can judge tokens at all.
         asks: Whether what the grants allow is put to the application as a question, too.
+        attaches: Whether what is subscribed must be brought here first.
     """
 
     __slots__ = (
         "_asks",
+        "_attaches",
         "_auth_deadline",
         "_commands",
         "_excess",
-        "_generation",
         "_holdings",
-        "_judged",
         "_limits",
-        "_on_answer",
         "_protocol",
         "_takes_tokens",
-        "_waiting",
         "deadline",
         "heartbeat",
         "identity",
+        "pending",
         "rate",
         "state",
     )
@@ -103,9 +105,12 @@ class Session:
         now: Instant,
         takes_tokens: bool = False,
         asks: bool = False,
+        attaches: bool = False,
     ) -> None:
-        self.state: State = State.AWAITING if identity is None else State.OPEN
+        self.state: State = State.AWAITING
         self.identity = identity
+        if identity is not None:
+            self._take(SessionInput.ADMIT)
         self.heartbeat: Final = heartbeat
         self.deadline: float = 0.0
         """When :meth:`handle_deadline` has something to do, in monotonic seconds."""
@@ -116,17 +121,16 @@ class Session:
         self._limits: Final = limits
         self._takes_tokens: Final = takes_tokens
         self._asks: Final = asks
+        self._attaches: Final = attaches
         self._commands: Final = _bucket(limits.commands_per_second)
         self._excess: ExcessRun | None = None
         self._holdings: Final = Holdings(limits)
-        self._generation = 0
-        self._on_answer: Callable[[Any, Instant], list[Action]] | None = None
-        self._judged: JudgedRequest | None = None  # What the application is asked about now.
-        self._waiting: deque[Request] | None = None
+        self.pending: Final = PendingRequests(limits, protocol.channel, self._holdings.free)
+        """What is not settled. While it is full, hand in nothing: nothing is refused for it."""
         self._auth_deadline = now.monotonic + limits.auth_timeout
         self.reschedule(now)
 
-    # --- commands ----------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------
 
     def handle(self, command: Request, now: Instant) -> list[Action]:
         """Act on one message from the client; the driver has told the heartbeat of its frame.
@@ -139,13 +143,18 @@ class Session:
             cost = self._holdings.cost(command) if type(command) in LISTS else 1
             if not self.rate.take(now.monotonic, cost):
                 return self._limited(command, _TOO_FAST, now)
-        if self.state is _OPEN:
-            return self._act(command, now)
-        if self.state is not State.AWAITING:
-            return self._wait(command, now)
-        if isinstance(command, Auth):
-            return self._handle_auth(command)
-        return [refuse(command, ErrorCode.UNAUTHENTICATED, "authenticate first")]
+        if self.state is _OPEN:  # It acts on whatever comes; the table says so, too.
+            waits = not self.pending.is_idle and self.pending.must_wait(command)
+        else:
+            heard = SessionInput.AUTH if isinstance(command, Auth) else SessionInput.REQUEST
+            duty = self._take(SessionInput.PING if isinstance(command, _BEATS) else heard)
+            if duty is SessionDuty.REFUSE:
+                return [refuse(command, ErrorCode.UNAUTHENTICATED, "authenticate first")]
+            waits = duty is SessionDuty.WAIT
+        if waits:
+            self.pending.wait(command)
+            return []
+        return self._act(command, now)
 
     def _act(self, command: Request, now: Instant) -> list[Action]:  # noqa: C901  # one table
         match command:
@@ -154,7 +163,8 @@ class Session:
             case Ping():
                 return [Send(Pong(command.ref))]
             case Publish():
-                return self._handle_publish(command)
+                grants = self._trusted.grants
+                return self._ask_first(judge_publish(command, self._protocol, grants))
             case Pong():
                 return []
             case Subscribe() | Unsubscribe() if len(command.names) > self._limits.max_names:
@@ -173,16 +183,6 @@ class Session:
             case Excess():
                 return self._limited(command, _TOO_FAST, now)
 
-    def _wait(self, command: Request, now: Instant) -> list[Action]:
-        if isinstance(command, Ping | Pong):
-            return self._act(command, now)
-        if self._waiting is None:
-            self._waiting = deque()
-        if len(self._waiting) >= self._limits.max_waiting:
-            return self._limited(command, "too many messages while one is being judged", now)
-        self._waiting.append(command)
-        return []
-
     def _limited(self, command: Request, why: str, now: Instant) -> list[Action]:
         if self._excess is None:
             self._excess = ExcessRun(self._limits.rate_abuse_seconds)
@@ -194,75 +194,77 @@ class Session:
     def _handle_call(self, call: Command, now: Instant) -> list[Action]:
         if self._commands is not None and not self._commands.take(now.monotonic):
             return self._limited(call, "too many commands", now)
-        if not self._trusted.grants.may_command(call.action):
-            return [refuse(call, ErrorCode.FORBIDDEN, NOT_GRANTED)]
-        then = Invoke(call)
-        return self._permitted("command", call.action, call, then) if self._asks else [then]
+        return self._ask_first(judge_command(call, self._trusted.grants))
 
-    def _handle_publish(self, publish: Publish) -> list[Action]:
-        try:
-            channel = self._protocol.channel(publish.channel)
-        except InvalidChannel as exc:
-            return [refuse(publish, ErrorCode.INVALID_CHANNEL, exc.reason)]
-        if not is_event(publish.event):
-            why = "an event is a printable text of at most 255 bytes"
-            return [refuse(publish, ErrorCode.INVALID_MESSAGE, why)]
-        if not self._trusted.grants.may_publish(channel):
-            return [refuse(publish, ErrorCode.FORBIDDEN, NOT_GRANTED)]
-        return self._permitted("publish", channel, publish, Emit(channel, publish))
-
-    def _permitted(self, verb: str, name: str, command: Request, then: Action) -> list[Action]:
-        """Return the action, or the question that stands before it."""
-        if not self._asks:
-            return [then]
+    def _ask_first(self, action: Invoke | Emit | Send) -> list[Action]:
+        """Ask the application about what the grants allow, where it wants to be asked."""
+        if not self._asks or isinstance(action, Send):
+            return [action]
 
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
-            return [then if all(allowed) else refuse(command, ErrorCode.FORBIDDEN, _NOT_ALLOWED)]
+            return [judge_twice(action, self._trusted.grants, is_allowed=all(allowed))]
 
-        return [AskPermission(self._ask(answered), self._trusted, verb, (name,))]
+        who = self._trusted
+        if isinstance(action, Invoke):
+            number = self.pending.begin(action.call, answered)
+            return [AskPermission(number, who, "command", (action.call.action,))]
+        number = self.pending.begin(action.publish, answered)
+        return [AskPermission(number, who, "publish", (action.channel,))]
 
     # --- subscriptions -----------------------------------------------------------------------
 
     def _handle_subscribe(self, command: Subscribe) -> list[Action]:
-        holdings = self._holdings
-        judged = holdings.judge(command, self._protocol, self._trusted.grants)
+        judged = self._holdings.judge(command, self._protocol, self._trusted.grants)
         asked = judged.permitted if self._asks else ()
         if not asked:
-            return holdings.subscribe(judged)
+            return self._attach(judged)
 
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
-            refused = {pattern for pattern, yes in zip(asked, allowed, strict=True) if not yes}
-            judged.refuse(refused, _NOT_ALLOWED)
-            return holdings.subscribe(judged)
+            judged.keep(asked, allowed, ErrorCode.FORBIDDEN, NOT_ALLOWED)
+            return self._attach(judged)
 
-        self._judged = judged
-        patterns = tuple(pattern.text for pattern in asked)
-        return [AskPermission(self._ask(answered), self._trusted, "subscribe", patterns)]
+        patterns = tuple([pattern.text for pattern in asked])
+        number = self.pending.begin(command, answered, judged)
+        return [AskPermission(number, self._trusted, "subscribe", patterns)]
+
+    def _attach(self, judged: JudgedRequest) -> list[Action]:
+        """Have what is permitted brought here, where it is not anyway, and answer then."""
+        if not (self._attaches and (patterns := judged.permitted)):
+            return self._holdings.subscribe(judged)
+
+        def answered(outcomes: Sequence[bool], now: Instant) -> list[Action]:
+            judged.keep(patterns, outcomes, ErrorCode.UNAVAILABLE, _NOT_REACHED)
+            return self._holdings.subscribe(judged)
+
+        return [Attach(self.pending.begin(judged.request, answered, judged), tuple(patterns))]
 
     def assign(self, pattern: Pattern) -> list[Action]:
         """Subscribe on the server's account: not told to the client, not counted against it."""
-        return [] if self.state is State.CLOSED else self._holdings.assign(pattern)
+        return self._holdings.assign(pattern) if self._changes() else []
 
     def unassign(self, pattern: Pattern) -> list[Action]:
         """Take :meth:`assign` back; what the client subscribed itself stays."""
-        return [] if self.state is State.CLOSED else self._holdings.unassign(pattern)
+        return self._holdings.unassign(pattern) if self._changes() else []
 
     def revoke(self, pattern: Pattern, reason: str | None) -> list[Action]:
-        """Take a subscription away, whoever asked for it, and also one that is being judged."""
-        if self.state is State.CLOSED:
+        """Take a subscription away, whoever asked for it, and also one that is pending."""
+        if not self._changes():
             return []
-        if self._judged is not None:
-            self._judged.refuse({pattern}, reason or _NOT_ALLOWED)
+        for judged in self.pending.judged():
+            judged.refuse({pattern}, reason or NOT_ALLOWED)
         return self._holdings.revoke(pattern, reason)
+
+    def _changes(self) -> bool:
+        return self._take(SessionInput.CHANGE) is SessionDuty.ACT
 
     @property
     def assigned(self) -> Collection[Pattern]:
-        """What the server subscribed, in order."""
+        """The server's subscriptions, in order."""
         return self._holdings.assigned
 
     @property
     def subscriptions(self) -> Mapping[str, Pattern]:
-        """What the client subscribed, as it spelled it, in order."""
+        """The client's subscriptions, as spelled, in order."""
         return self._holdings.names
 
     @property
@@ -270,7 +272,7 @@ class Session:
         """All that is joined: on the client's account, then on the server's, each in order."""
         return self._holdings.patterns
 
-    # --- questions and answers ---------------------------------------------------------------
+    # --- what takes time ---------------------------------------------------------------------
 
     def _handle_auth(self, auth: Auth) -> list[Action]:
         if not self._takes_tokens:
@@ -279,54 +281,58 @@ class Session:
         def answered(verdict: Identity | str, now: Instant) -> list[Action]:
             return self._authenticated(verdict, auth.ref, now)
 
-        return [AskToken(self._ask(answered), auth.token)]
+        self._take(SessionInput.JUDGE)
+        return [AskToken(self.pending.begin(auth, answered), auth.token)]
 
-    def _ask(self, on_answer: Callable[[Any, Instant], list[Action]]) -> int:
-        self._move(Move.ASK)
-        self._generation += 1
-        self._on_answer = on_answer
-        return self._generation
-
-    def handle_token(self, generation: int, verdict: Identity | str, now: Instant) -> list[Action]:
+    def handle_token(self, request: int, verdict: Identity | str, now: Instant) -> list[Action]:
         """Take the answer to :class:`.AskToken`: the identity, or why the token was refused."""
-        return self._handle_answer(generation, verdict, now)
+        return self._handle_answer(request, verdict, now)
 
     def handle_permission(
-        self, generation: int, allowed: Sequence[bool], now: Instant
+        self, request: int, allowed: Sequence[bool], now: Instant
     ) -> list[Action]:
         """Take the answer to :class:`.AskPermission`: a yes or no for each name, in order."""
-        return self._handle_answer(generation, allowed, now)
+        return self._handle_answer(request, allowed, now)
 
-    def _handle_answer(self, generation: int, answer: object, now: Instant) -> list[Action]:
-        on_answer = self._on_answer
-        if on_answer is None or generation != self._generation:
+    def handle_attached(self, request: int, outcomes: Sequence[bool], now: Instant) -> list[Action]:
+        """Take the answer to :class:`.Attach`: for each pattern, whether it is brought here.
+
+        The reply and the joins follow in one step: perform them before anything else is published.
+        """
+        return self._handle_answer(request, outcomes, now)
+
+    def _handle_answer(self, number: int, answer: object, now: Instant) -> list[Action]:
+        if not self.pending.awaits(number):
             return []
-        self._on_answer = self._judged = None
-        is_nobody = self.state is State.JUDGING and not isinstance(answer, Identity)
-        self._move(Move.REFUSE if is_nobody else Move.ACCEPT)
-        return on_answer(answer, now)
+        if self._take(SessionInput.ANSWER) is SessionDuty.WAIT:
+            self.pending.keep(number, answer)
+            return []
+        return self.pending.settle(number).answered(answer, now)
 
     def resume(self, now: Instant) -> list[Action] | None:
-        """Act on the next message that waited; None: none waits, or a question is out.
+        """Act on the next answer or request that waited and may act now; None: there is none.
 
-        To be called after each answer until it returns None, each time once the actions are
-        performed: a command that they invoke must find what it sees here to be done.
+        Call it after each answer until it returns None, each time once the actions are performed:
+        a command that they invoke must find what it sees here to be done.
         """
-        if not self._waiting or self.state is not State.OPEN:
+        if self.state is not _OPEN:
             return None
-        return self._act(self._waiting.popleft(), now)
+        if (kept := self.pending.take_answer()) is not None:
+            return self._handle_answer(*kept, now)
+        request = self.pending.take_request()
+        return None if request is None else self._act(request, now)
 
-    def hold(self) -> int | None:
-        """Have what the client says from now on wait, as behind a question.
+    def hold(self) -> bool:
+        """Have all that the client says from now on wait, but for pings, until :meth:`release`.
 
         Returns:
-            What to give to :meth:`release`; None: it waits already, or is not acted on anyway.
+            Whether it was not held, and is now.
         """
-        return self._ask(lambda _answer, _now: []) if self.state is State.OPEN else None
+        return self._take(SessionInput.HOLD) is SessionDuty.ACT
 
-    def release(self, generation: int, now: Instant) -> list[Action]:
-        """End a :meth:`hold`."""
-        return self._handle_answer(generation, None, now)
+    def release(self) -> None:
+        """End a :meth:`hold`; what waited is for :meth:`resume`."""
+        self._take(SessionInput.RELEASE)
 
     def _authenticated(
         self, verdict: Identity | str, ref: str | None, now: Instant
@@ -340,6 +346,8 @@ class Session:
             if old is not None:  # A failed refresh leaves the old token in force.
                 return [refused]
             return [refused, *self.close(CloseCode.TOKEN_REFUSED, "token refused")]
+        if old is None:
+            self._take(SessionInput.ADMIT)
         self.identity = verdict
         self.reschedule(now)
         actions: list[Action] = [
@@ -347,6 +355,8 @@ class Session:
             Send(AuthAccepted(verdict.subject, verdict.expires_at, ref)),
         ]
         may = verdict.grants.may_subscribe
+        for judged in self.pending.judged():
+            judged.refuse({p for p in judged.permitted if not may(p)}, NOT_GRANTED)
         lost = [name for name, pattern in self.subscriptions.items() if not may(pattern)]
         return actions + self._holdings.unsubscribe(lost) if lost else actions
 
@@ -354,44 +364,34 @@ class Session:
 
     def reschedule(self, now: Instant) -> None:
         """Work :attr:`deadline` out anew; to be called also when the wall clock was set."""
-        deadline = self.heartbeat.deadline()
-        if self.state in UNAUTHENTICATED:
-            deadline = min(deadline, self._auth_deadline)
-        if self.identity is not None and self.identity.expires_at is not None:
-            # Expiry is a moment of the wall clock: this is when that clock will show it.
-            deadline = min(deadline, now.monotonic + self.identity.expires_at - now.wall)
-        self.deadline = deadline
+        self.deadline = next_deadline(self.heartbeat, self.identity, self._auth_deadline, now)
 
     def handle_deadline(self, now: Instant) -> list[Action]:
         """Do what time demands: ping, or end what is expired, silent or never authenticated."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return []
-        expires_at = self.identity.expires_at if self.identity else None
-        if expires_at is not None and expires_at <= now.wall:
-            return self.close(CloseCode.TOKEN_EXPIRED, "token expired")
-        if self.state in UNAUTHENTICATED and now.monotonic >= self._auth_deadline:
-            return self.close(CloseCode.TOKEN_REFUSED, "no token in time")
-        beat = self.heartbeat.judge(now.monotonic)
-        if beat is Beat.DEAD:
-            return self.close(CloseCode.HEARTBEAT_TIMEOUT, "heartbeat timeout")
+        if self.pending.is_full:  # Nothing is read from the client, so that it is not silent.
+            self.heartbeat.seen(now.monotonic)
+        action = due(self.heartbeat, self.identity, self._auth_deadline, now)
+        if isinstance(action, Close):
+            return self.close(action.code, action.reason)
         self.reschedule(now)
-        return [Send(Ping())] if beat is Beat.PING else []
+        return [] if action is None else [action]
 
     def close(self, code: int, reason: str) -> list[Action]:
         """End the conversation; nothing is acted on afterwards."""
-        if self.state is State.CLOSED:
+        if self._take(SessionInput.END) is SessionDuty.IGNORE:
             return []
-        self._move(Move.END)
-        self._on_answer = self._judged = None
-        self._waiting = None
+        self.pending.clear()
         return [Close(code, reason)]
 
-    def _move(self, heard: Move) -> None:
-        self.state = NEXT[self.state, heard]
+    def _take(self, heard: SessionInput) -> SessionDuty:
+        duty, self.state = TABLE[self.state, heard]
+        return duty
 
     @property
     def _trusted(self) -> Identity:
-        assert self.identity is not None  # OPEN and ASKING imply it; see NEXT.
+        assert self.identity is not None  # OPEN and HELD imply it; see TABLE.
         return self.identity
 
 

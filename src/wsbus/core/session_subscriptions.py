@@ -1,8 +1,8 @@
-"""What one conversation is subscribed to, on the client's account and on the server's."""
+"""The subscriptions of one conversation: the client's and the server's."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from .actions import Action, Join, Leave, Send
@@ -21,12 +21,14 @@ from .patterns import Pattern
 from .permissions import Grants
 from .protocol import WireProtocol
 
-__all__ = ["LISTS", "NOT_GRANTED", "Holdings", "JudgedRequest"]
+__all__ = ["LISTS", "NOT_ALLOWED", "NOT_GRANTED", "Holdings", "JudgedRequest"]
 
 LISTS: Final = (Subscribe, Unsubscribe, GetStatus)
 """Requests that hold many names, or are answered with many; see :meth:`Holdings.cost`."""
 
+NOT_ALLOWED: Final = "the application does not allow this"
 NOT_GRANTED: Final = "no grant covers this"
+_TAKEN: Final = "the subscription was taken away"
 _NOT_ADMIN: Final = "* itself needs admin; a grant for * covers everything else"
 
 
@@ -38,14 +40,24 @@ class JudgedRequest(NamedTuple):
 
     @property
     def permitted(self) -> list[Pattern]:
-        """What may be subscribed; two names may mean one pattern, which is here once."""
+        """Patterns that may be subscribed; two names may mean one pattern, which is here once."""
         return list(dict.fromkeys(v for v in self.verdicts.values() if isinstance(v, Pattern)))
 
-    def refuse(self, patterns: Collection[Pattern], why: str) -> None:
+    def keep(
+        self, patterns: Sequence[Pattern], answers: Sequence[bool], code: str, why: str
+    ) -> None:
+        """Reject those whose answer is no."""
+        if not all(answers):
+            no = {pattern for pattern, yes in zip(patterns, answers, strict=True) if not yes}
+            self.refuse(no, why, code)
+
+    def refuse(
+        self, patterns: Collection[Pattern], why: str, code: str = ErrorCode.FORBIDDEN
+    ) -> None:
         """Reject what was permitted so far."""
         for name, verdict in self.verdicts.items():
             if isinstance(verdict, Pattern) and verdict in patterns:
-                self.verdicts[name] = Rejection(name, ErrorCode.FORBIDDEN, why)
+                self.verdicts[name] = Rejection(name, code, why)
 
 
 class Holdings:
@@ -60,7 +72,7 @@ class Holdings:
 
     def __init__(self, limits: Limits) -> None:
         self.names: Final[dict[str, Pattern]] = {}
-        """What the client subscribed, as it spelled it, in order."""
+        """The client's subscriptions, as spelled, in order."""
         self._limits: Final = limits
         self._assigned: dict[Pattern, None] | None = None  # As a rule there are none.
         # How often patterns are held under names that are not their own texts, as a rule never.
@@ -106,7 +118,7 @@ class Holdings:
         joins: list[Action] = []
         for name in judged.request.names:
             if name not in self.names:
-                verdict = judged.verdicts[name]
+                verdict = judged.verdicts.get(name) or _taken(name)
                 if isinstance(verdict, Rejection):
                     rejected.append(verdict)
                     continue
@@ -151,9 +163,13 @@ class Holdings:
             return leaves
         return [*leaves, Send(Unsubscribed(names, len(self.names), reason=reason))]
 
+    def free(self) -> int:
+        """Return how many more the client may hold."""
+        return self._limits.max_subscriptions - len(self.names)
+
     @property
     def assigned(self) -> Collection[Pattern]:
-        """What the server subscribed, in order."""
+        """The server's subscriptions, in order."""
         return self._assigned or ()
 
     @property
@@ -185,6 +201,11 @@ class Holdings:
             if left:
                 self._aliased[pattern] = left
         return [] if self._holds(pattern) else [Leave(pattern)]
+
+
+def _taken(name: str) -> Rejection:
+    """Return what becomes of a name that the client held when it asked for it again."""
+    return Rejection(name, ErrorCode.FORBIDDEN, _TAKEN)
 
 
 def _judge(name: str, protocol: WireProtocol, grants: Grants) -> Pattern | Rejection:

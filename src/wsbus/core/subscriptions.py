@@ -30,7 +30,7 @@ A = TypeVar("A", bound=Collection[Any])
 
 
 class TableStatistics(msgspec.Struct, frozen=True):
-    """What a :class:`SubscriptionTable` holds and has done."""
+    """The contents and counters of a :class:`SubscriptionTable`."""
 
     patterns: int
     """Distinct patterns somebody subscribed to."""
@@ -329,7 +329,7 @@ def _way(pattern: Pattern) -> tuple[str, ...]:
 
 
 class _Found(Generic[M]):
-    """What a search found: members by the texts of patterns, and blocks of deep patterns."""
+    """The result of a search: members by the texts of patterns, and blocks of deep patterns."""
 
     __slots__ = ("_blocks", "_exact", "_held")
 

@@ -1,4 +1,4 @@
-"""What ``wsbus demo`` serves: a bus, three feeds, a few commands, and a page to play with.
+"""The application of ``wsbus demo``: a bus, three feeds, a few commands, and a page to try them.
 
 It is meant to be read: what most backends do with wsbus is here once, in order.
 """

@@ -53,7 +53,7 @@ class ConnectionDriver(Protocol):
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it came in."""
+        """Its endpoint."""
         ...
 
     @property
@@ -93,12 +93,12 @@ class ConnectionDriver(Protocol):
 
     @property
     def outlet(self) -> SocketOutlet:
-        """Where what it is owed goes."""
+        """The place that its frames go to."""
         ...
 
     @property
     def protocol(self) -> WireProtocol:
-        """What its client speaks."""
+        """The dialect of its client."""
         ...
 
     @property
@@ -172,7 +172,7 @@ class Connection:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it came in."""
+        """Its endpoint."""
         return self._driver.endpoint
 
     @property

@@ -29,7 +29,7 @@ from .connection import Connection, ConnectionDriver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_outlet, new_session, take_name
 from .outlet import SocketOutlet
-from .questions import judge_permission, judge_token, put
+from .questions import put, question
 from .reader import Reader
 from .services import Services
 from .statistics import ConnectionInfo
@@ -129,8 +129,7 @@ class Driver:
 
     def describe(self) -> str:
         """Return id, subject and path, for a log line."""
-        subject = self.identity.subject if self.identity else None
-        whose = "without a subject" if subject is None else f"of {escaped(subject)}"
+        whose = f"of {escaped(self.identity.subject)}" if self.identity else "without a subject"
         return f"the connection {escaped(self.id)} {whose}, on {escaped(self.handshake.path)},"
 
     # --- life ----------------------------------------------------------------------------------
@@ -222,8 +221,7 @@ class Driver:
     async def gone(self) -> None:
         """Wait until the connection has ended and its ``on_disconnect`` hooks have returned."""
         if self._services.registry.is_leaving(self):
-            if self._gone is None:
-                self._gone = Event()
+            self._gone = self._gone or Event()
             await self._gone.wait()
 
     def _end(self) -> None:
@@ -269,10 +267,8 @@ class Driver:
                     self._adopt(action.identity, is_renewal=action.is_renewal)
                 case actions.ReportStatus():
                     self._reader.answered += self._send(self.info().status(action.ref))
-                case actions.AskToken():
-                    services.runner.submit(partial(put, self, judge_token, services, action))
-                case actions.AskPermission():
-                    services.runner.submit(partial(put, self, judge_permission, services, action))
+                case actions.AskToken() | actions.AskPermission() | actions.Attach():
+                    question(self, services, action, now)
                 case actions.Close():
                     self._close(action)
         if self._calls is not None:
@@ -281,6 +277,7 @@ class Driver:
     def abort(self) -> None:
         """Cut it off now, without a close frame. Idempotent."""
         self.close_code = self.close_code or CloseCode.ABNORMAL
+        self.session.pending.clear()  # The reader may wait for one of them.
         self._transport.abort()
 
     def go_on(self, todo: Sequence[actions.Action], now: Instant) -> None:
@@ -304,9 +301,8 @@ class Driver:
     ) -> None:
         """Have hooks called once the actions are performed, in the order of what happened."""
         if hooks:
-            if self._calls is None:
-                seconds, log = self.endpoint.limits.command_timeout, self._services.hooks.log
-                self._calls = HookCalls(self.context, seconds, log)
+            seconds, log = self.endpoint.limits.command_timeout, self._services.hooks.log
+            self._calls = self._calls or HookCalls(self.context, seconds, log)
             self._calls.add(hooks, self.connection, *args, is_first=is_first)
 
     def _make_calls(self) -> None:
@@ -320,8 +316,7 @@ class Driver:
         if calls.is_over:
             self._calls = None
             return
-        if calls.held is None:
-            calls.held = self.session.hold()
+        calls.holds = self.session.hold() or calls.holds
         if calls.has_begun:
             runner = self._services.runner
             runner.submit(partial(put, self, Driver._await_calls, calls, runner.ask))
@@ -332,17 +327,15 @@ class Driver:
         if self._calls is not calls:
             return
         self._calls = None
-        if calls.held is not None:
-            now = self._services.clock()
-            self.go_on(self.session.release(calls.held, now), now)
+        if calls.holds:
+            self.session.release()
+            self.go_on((), self._services.clock())
 
     def _emit(self, action: actions.Emit) -> None:
         publish = action.publish
         receipt = self._services.post.emit(action.channel, publish.event, publish.data)
         if publish.ref is not None:
             self._send(Response(msgspec.json.encode(receipt), publish.ref))
-
-    # --- what takes time ---------------------------------------------------------------------
 
     def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, reader = self._services, self.endpoint.limits, self._reader

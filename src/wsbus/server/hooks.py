@@ -146,7 +146,7 @@ class HookCalls:
         "_is_awaiting",
         "_log",
         "_seconds",
-        "held",
+        "holds",
         "is_making",
     )
 
@@ -160,8 +160,8 @@ class HookCalls:
         self._idle: Event | None = None
         self.is_making: bool = False
         """Whether a hook is running now, further down this stack."""
-        self.held: int | None = None
-        """The result of :meth:`.Session.hold`, if the session waits for the calls."""
+        self.holds: bool = False
+        """Whether the session waits for the calls; see :meth:`.Session.hold`."""
 
     @property
     def is_over(self) -> bool:

@@ -30,7 +30,7 @@ __all__ = ["BusHost"]
 
 
 class BusHost:
-    """What the endpoints of a bus are made with; adapters reach it as :attr:`.Endpoint.host`.
+    """The host of a bus's endpoints; adapters reach it as :attr:`.Endpoint.host`.
 
     It may be started again after a stop; each time all that runs is new.
 
@@ -74,10 +74,10 @@ class BusHost:
 
     @property
     def services(self) -> Services:
-        """What runs just now.
+        """The services of the present run.
 
         Raises:
-            NotStarted: Nothing does.
+            NotStarted: The bus is not running.
             UsageError: This is another thread than the event loop's.
         """
         life = self.life
@@ -92,10 +92,10 @@ class BusHost:
 
     @property
     def post(self) -> Post:
-        """What accepts publications, for any thread.
+        """The object that accepts publications, for any thread.
 
         Raises:
-            NotStarted: Nothing runs.
+            NotStarted: The bus is not running.
         """
         if self.life is None or self.life.services is None:
             raise NotStarted

@@ -1,4 +1,4 @@
-"""Where the members of connections write to: one transport each, and how it gets on."""
+"""The outlet of a connection's member: its transport, and the progress of its writes."""
 
 from __future__ import annotations
 

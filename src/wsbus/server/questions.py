@@ -1,4 +1,4 @@
-"""Questions of a session to the application: about the identity of a token, and permissions.
+"""Questions of a session: what a token proves, what is allowed, and whether interest is known.
 
 They take time. A call of the runner awaits the answer and passes it to the session, and the driver
 performs the actions that follow.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
-from ..core.actions import Action, AskPermission, AskToken
+from ..core.actions import Action, AskPermission, AskToken, Attach
 from ..core.errors import CloseCode
 from ..core.instant import Instant
 from ..core.permissions import Identity
@@ -18,7 +19,7 @@ from ..endpoint import Refusal
 from .connection import ConnectionDriver
 from .services import Services
 
-__all__ = ["Asker", "judge_permission", "judge_token", "put"]
+__all__ = ["Asker", "put", "question"]
 
 logger: Final = logging.getLogger("wsbus.connection")
 
@@ -48,7 +49,33 @@ async def put(asker: _A, judge: Callable[[_A, *_Q], Awaitable[None]], *args: *_Q
         asker.connection.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
 
-async def judge_token(asker: Asker, services: Services, ask: AskToken) -> None:
+def question(
+    asker: Asker, services: Services, ask: AskToken | AskPermission | Attach, now: Instant | None
+) -> None:
+    """Have a question of a session answered: by the runner, or at once if nothing is to wait for.
+
+    Args:
+        asker: The driver of the session.
+        services: Those of the bus.
+        ask: The question.
+        now: The moment, if it was looked up already.
+    """
+    submit = services.runner.submit
+    match ask:
+        case AskToken():
+            submit(partial(put, asker, _judge_token, services, ask))
+        case AskPermission():
+            submit(partial(put, asker, _judge_permission, services, ask))
+        case Attach():
+            assert services.interest is not None  # Or the session would not attach.
+            if not services.interest.ask(ask.patterns):
+                submit(partial(put, asker, _await_interest, services, ask))
+                return
+            now, outcomes = now or services.clock(), [True] * len(ask.patterns)
+            asker.perform(asker.session.handle_attached(ask.request, outcomes, now), now)
+
+
+async def _judge_token(asker: Asker, services: Services, ask: AskToken) -> None:
     """Ask the authenticator of the endpoint; a first identity takes its name before it counts."""
     verdict = await asker.endpoint.judge(
         ask.token, asker.handshake, asker.context, services.runner.ask
@@ -63,12 +90,24 @@ async def judge_token(asker: Asker, services: Services, ask: AskToken) -> None:
         if isinstance(answer, Identity) and not (asker.identity or await asker.enter(answer)):
             return
     now = services.clock()
-    asker.go_on(asker.session.handle_token(ask.generation, answer, now), now)
+    asker.go_on(asker.session.handle_token(ask.request, answer, now), now)
 
 
-async def judge_permission(asker: Asker, services: Services, ask: AskPermission) -> None:
+async def _judge_permission(asker: Asker, services: Services, ask: AskPermission) -> None:
     """Ask ``authorize`` about each name."""
     seconds = asker.endpoint.limits.command_timeout
     allowed = await services.judge(ask, seconds, asker.context)
     now = services.clock()
-    asker.go_on(asker.session.handle_permission(ask.generation, allowed, now), now)
+    asker.go_on(asker.session.handle_permission(ask.request, allowed, now), now)
+
+
+async def _await_interest(asker: Asker, services: Services, ask: Attach) -> None:
+    """Wait until what a request needs is brought here, or cannot be; then have it answered."""
+    interest = services.interest
+    assert interest is not None
+    try:
+        outcomes = await interest.outcomes(ask.patterns, asker.endpoint.limits.command_timeout)
+        now = services.clock()
+        asker.go_on(asker.session.handle_attached(ask.request, outcomes, now), now)
+    finally:  # After the joins, if there are any.
+        interest.release(ask.patterns)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final, TypeAlias
 
+from anyio import Event
 from anyio.lowlevel import checkpoint
 
 from .._spawn import task_now
@@ -107,7 +108,7 @@ class Reader:
             why = f"{protocol.name} is text only"
             perform(session.close(CloseCode.UNSUPPORTED_DATA, why), now)
             return
-        rate, messages = session.rate, iter(protocol.split(frame))
+        rate, pending, messages = session.rate, session.pending, iter(protocol.split(frame))
         self.answered = 0
         for message in messages:
             if rate is not None and rate.tokens < 1 and not rate.take(now.monotonic, 0):
@@ -131,7 +132,12 @@ class Reader:
                     return
                 self._turn = turn = self._turn + 1 + work + ((self.answered - before) >> _SHIFT)
                 work = 0
-                if turn >= _TURN or member.queue.is_choked or services.post.is_pressed:
+                if (
+                    turn >= _TURN
+                    or pending.is_full
+                    or member.queue.is_choked
+                    or services.post.is_pressed
+                ):
                     yield
 
     def _refuse(
@@ -178,6 +184,9 @@ class Reader:
     async def pause(self) -> None:
         """Give others a turn; then wait for the client, if it sends and does not read.
 
+        Nothing is read either while too many of its requests are not settled: that holds up only
+        itself, and nothing is refused for it.
+
         A client that publishes waits for readers, too, as the application does.
         """
         self._turn = 0
@@ -186,6 +195,7 @@ class Reader:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
         await checkpoint()
+        await self._settled()
         member, outlet = self._member, self._outlet
         while member.queue.is_choked and member.is_waiting:
             if outlet.has_failed:
@@ -193,3 +203,14 @@ class Reader:
             await outlet.relief()
         if self._services.post.is_pressed:
             await self._services.post.relieved()
+
+    async def _settled(self) -> None:
+        """Wait while as many requests of the client are not settled as may be."""
+        pending = self._session.pending
+        while pending.is_full:
+            freed = Event()
+            pending.freed = freed.set
+            try:
+                await freed.wait()
+            finally:
+                pending.freed = None

@@ -32,7 +32,7 @@ class Held(Protocol):
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it came in."""
+        """Its endpoint."""
         ...
 
 

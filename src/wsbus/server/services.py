@@ -25,6 +25,7 @@ from .commands import Commands
 from .connection import ConnectionDriver
 from .flusher import Flusher
 from .hooks import HookLists
+from .interest import Interest, InterestProvider
 from .post import Post
 from .registry import Registry
 from .runner import Runner
@@ -77,7 +78,7 @@ class InProcess(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """What a running bus shares with its connections."""
+    """The services that a running bus shares with its connections."""
 
     hub: Hub
     flusher: Flusher
@@ -90,6 +91,8 @@ class Services:
     commands: Commands
     authorize: Authorize | None
     hooks: HookLists
+    interest: Interest | None = None
+    """What is wanted from other nodes; None: there are none."""
     registry: Registry[ConnectionDriver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """The heartbeats that were applied to their connections last."""
@@ -102,6 +105,11 @@ class Services:
     """Replies for which a dialect had no message."""
     log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
     """The log for failures of the application's functions."""
+
+    def follow(self, provider: InterestProvider) -> None:
+        """Have a provider bring what is wanted here; to be called before anybody connects."""
+        interest = self.hub.interest = self.interest = Interest(provider, self.runner, self.clock)
+        self.runner.submit(interest.run)
 
     def sweep_seconds(self) -> float:
         """Return how long the sweeper may sleep: a second, or a third of the quickest heartbeat."""

@@ -1,4 +1,4 @@
-"""What an adapter needs to serve a page of files with an endpoint beside it, such as the console.
+"""Pages of files with an endpoint beside them, such as the console, as adapters serve them.
 
 The console stands above the adapters: applications without one load nothing of it.
 """
@@ -25,7 +25,7 @@ class MountedPage(Protocol):
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the page connects: at ``ws`` beside it."""
+        """The page's endpoint, at ``ws`` beside it."""
         ...
 
     def page(self, name: str) -> AssetResponse:

@@ -32,7 +32,7 @@ from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.pace import Pace
 from wsbus.core.client.retry import Advice, Retry, advice_for
 from wsbus.core.client.session import ClientSession
-from wsbus.core.client.states import NEXT, ClientState
+from wsbus.core.client.states import TABLE, ClientDuty, ClientInput, ClientState
 from wsbus.core.client.token import TokenUse
 from wsbus.core.errors import (
     CloseCode,
@@ -1083,8 +1083,28 @@ def test_a_keepalive_timeout_is_a_heartbeat_timeout() -> None:
 
 def test_every_move_is_in_the_table() -> None:
     """Each state but the last can be left, and every state can be reached; the last has no exit."""
-    assert {state for state, _ in NEXT} == set(ClientState) - {ClientState.ENDED}
-    assert set(NEXT.values()) == set(ClientState)
+    assert {state for (state, _), (_, then) in TABLE.items() if then is not state} == set(
+        ClientState
+    ) - {ClientState.ENDED}
+    assert {then for (state, _), (_, then) in TABLE.items() if then is not state} == set(
+        ClientState
+    )
+
+
+def test_what_comes_from_outside_has_a_row_in_every_state() -> None:
+    """A late message, a lost connection or a deadline is acted on, or ignored, never a mistake."""
+    outside = {
+        ClientInput.OPENED,
+        ClientInput.FAILED,
+        ClientInput.LOST,
+        ClientInput.HEARD,
+        ClientInput.DUE,
+    }
+    assert set(TABLE) >= {(state, heard) for state in ClientState for heard in outside}
+    assert all(
+        TABLE[ClientState.ENDED, heard] == (ClientDuty.IGNORE, ClientState.ENDED)
+        for heard in (*outside, ClientInput.END)
+    )
 
 
 def test_it_goes_on_for_ever_by_default() -> None:

@@ -703,7 +703,7 @@ class ClientMachine(RuleBasedStateMachine):
         link = self.link
         assert link is not None
         assert link.asked is not None
-        generation, link.asked = link.asked.generation, None
+        generation, link.asked = link.asked.request, None
         ends = None if lifetime is None else self.now.wall + lifetime
         verdict = Identity("u", LESS if is_less else ALL, ends)
         self.serve(link, link.session.handle_token(generation, verdict, self.now))

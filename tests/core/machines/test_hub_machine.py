@@ -125,6 +125,8 @@ class HubMachine(RuleBasedStateMachine):
         super().__init__()
         self.families = Families()
         self.hub = Hub(self.families, cache_size=4)
+        self.hub.interest = self
+        self.interest: set[Pattern] = set()
         self.dialects = [Dialect("one"), Dialect("two")]
         self.models: list[Model] = []
         self.bounds = (1000, 1 << 20)
@@ -185,17 +187,14 @@ class HubMachine(RuleBasedStateMachine):
     def join(self, index: int, pattern: Pattern) -> None:
         model = self.at(index)
         if not model.is_gone:
-            is_first = not any(pattern in other.patterns for other in self.models)
             model.patterns[pattern] = None
-            assert self.hub.join(model.member, pattern) == is_first
+            self.hub.join(model.member, pattern)
 
     @rule(index=st.integers(0, 7), pattern=st.sampled_from(PATTERNS))
     def leave(self, index: int, pattern: Pattern) -> None:
         model = self.at(index)
-        had = pattern in model.patterns
         model.patterns.pop(pattern, None)
-        is_last = had and not any(pattern in other.patterns for other in self.models)
-        assert self.hub.leave(model.member, pattern) == is_last
+        self.hub.leave(model.member, pattern)
 
     @rule(index=st.integers(0, 7), denies=st.sampled_from(DENIES))
     def restrict(self, index: int, denies: list[str]) -> None:
@@ -445,6 +444,17 @@ class HubMachine(RuleBasedStateMachine):
             model.standing = "READY"
 
     # --- what must hold ----------------------------------------------------------------------
+
+    def gained(self, pattern: Pattern) -> None:
+        assert pattern not in self.interest
+        self.interest.add(pattern)
+
+    def lost(self, pattern: Pattern) -> None:
+        self.interest.remove(pattern)
+
+    @invariant()
+    def interest_is_what_members_have(self) -> None:
+        assert self.interest == {pattern for model in self.models for pattern in model.patterns}
 
     @invariant()
     def what_is_shared_stays_empty(self) -> None:

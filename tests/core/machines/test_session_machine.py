@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from wsbus.core.actions import (
     Adopt,
     AskPermission,
     AskToken,
+    Attach,
     Close,
     Emit,
     Invoke,
@@ -62,6 +63,13 @@ LIMITS: Final = Limits(
     rate_abuse_seconds=2,
     auth_timeout=AUTH_TIMEOUT,
 )
+CALM: Final = Limits(
+    max_subscriptions=3,
+    max_names=20,
+    max_waiting=4,
+    messages_per_second=None,
+    commands_per_second=None,
+)
 GRANTS: Final = [
     Grants(),
     Grants.of(subscribe=["a.*", "b"], command=["run"]),
@@ -69,6 +77,9 @@ GRANTS: Final = [
     Grants.of(admin=True, deny_subscribe=["a.x"], publish=["*"], deny_publish=["b"]),
 ]
 NAMES: Final = ["a.x", "a.*", "a.x.*", "b", "c", "*", "a..b", "+"]
+PATTERN: Final = {
+    name: parse_pattern(name, plus=False) for name in ("a.x", "a.*", "a.x.*", "b", "c", "*")
+}
 PATTERNS: Final = [parse_pattern(text) for text in ("a.x", "a.*", "b", "d")]
 sizes = st.sampled_from([5, 5, 5, 24])
 names = sizes.flatmap(lambda n: st.lists(st.sampled_from(NAMES), max_size=n)).map(tuple)
@@ -83,8 +94,44 @@ def pattern_of(name: str) -> Pattern | None:
         return None
 
 
-class Held:
-    """What the client says waits until the hooks have returned; no answer decides anything."""
+Question = AskToken | AskPermission | Attach
+
+
+class Out(NamedTuple):
+    """A question that is out, and the request that it is about."""
+
+    ref: str
+    question: Question
+
+
+class Judged:
+    """What a reader of the page makes of a subscribe request at the moment it is acted on."""
+
+    def __init__(self, request: Subscribe, held: Sequence[str], grants: Grants) -> None:
+        self.fate: dict[str, str] = {}
+        """Codes of names that are refused, by name; the first verdict counts."""
+        self.wanted: list[Pattern] = []
+        free, considered = 3 - len(held), set[str]()
+        for name in request.names:
+            if name in held or name in self.fate or name in considered:
+                continue
+            pattern = pattern_of(name)
+            if pattern is None:
+                self.fate[name] = ErrorCode.INVALID_CHANNEL
+            elif not grants.may_subscribe(pattern):
+                self.fate[name] = ErrorCode.FORBIDDEN
+            # "No more patterns are considered than there are places left"
+            elif len(considered) == free:
+                self.fate[name] = ErrorCode.TOO_MANY_SUBSCRIPTIONS
+            else:
+                considered.add(name)
+                self.wanted.append(pattern)
+
+    def refuse(self, patterns: Sequence[Pattern], code: str) -> None:
+        for pattern in patterns:
+            if pattern in self.wanted:
+                self.wanted.remove(pattern)
+                self.fate[pattern.text] = code
 
 
 class Rates:
@@ -138,13 +185,14 @@ class SessionMachine(RuleBasedStateMachine):
     """Talks to a session as client, driver and application, and believes only what it sees.
 
     The client knows what it was told, the driver what it joined; both must agree with the session
-    at every step.
+    at every step. In a calm conversation nobody exceeds a rate and time stands still, so that many
+    requests are pending at once.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.asks = self.glances = self.is_abuser = False
+        self.asks = self.glances = self.is_abuser = self.is_local = False
         self.last_seen = self.last_ping = START.monotonic
         self.identity: Identity | None = None
         self.subscribed: list[str] = []
@@ -152,11 +200,17 @@ class SessionMachine(RuleBasedStateMachine):
         self.joined: set[Pattern] = set()
         self.commands: dict[str, Request] = {}
         self.answered: list[str] = []
-        self.waiting: list[str] = []
         self.allowed: dict[str, bool] = {}
-        self.question: AskToken | AskPermission | Held | None = None
-        self.revoked: set[Pattern] = set()
-        self.in_question: str | None = None
+        self.unsettled: dict[str, Request] = {}
+        """Requests that wait or are pending, in the order in which they came."""
+        self.judged: dict[str, Judged] = {}
+        self.out: dict[int, Out] = {}
+        self.kept: dict[int, Callable[[], None]] = {}
+        """What follows from answers that came while the session was held, by number."""
+        self.acting = ""
+        self.is_held = self.is_calm = False
+        self.most = 3
+        """Requests that may be unsettled at once."""
         self.asked = 0
         self.rates = Rates()
         self.is_closed = False
@@ -165,20 +219,35 @@ class SessionMachine(RuleBasedStateMachine):
         grants=st.none() | grants | grants,
         asks=st.booleans(),
         glances=st.booleans(),
+        is_local=st.booleans(),
+        is_calm=st.booleans(),
         lifetime=lifetimes,
     )
-    def begin(self, grants: Grants | None, lifetime: float, *, asks: bool, glances: bool) -> None:
-        expires_at = START.later(lifetime).wall
+    def begin(  # one for each thing that differs
+        self,
+        grants: Grants | None,
+        lifetime: float,
+        *,
+        asks: bool,
+        glances: bool,
+        is_local: bool,
+        is_calm: bool,
+    ) -> None:
+        self.is_calm, self.most = is_calm, 4 if is_calm else 3
+        expires_at = None if is_calm else START.later(lifetime).wall
+        if is_calm and (grants is None or not grants.subscribe):
+            grants = GRANTS[2]
         self.identity = None if grants is None else Identity("u", grants, expires_at)
-        self.asks, self.glances = asks, glances
+        self.asks, self.glances, self.is_local = asks, glances, is_local
         self.session = Session(
             protocol=ZigQuant(),
-            limits=LIMITS,
+            limits=CALM if is_calm else LIMITS,
             heartbeat=Heartbeat(POLICY, START.monotonic),
             identity=self.identity,
             now=START,
             takes_tokens=True,
             asks=asks,
+            attaches=not is_local,
         )
 
     # --- the driver --------------------------------------------------------------------------
@@ -207,13 +276,15 @@ class SessionMachine(RuleBasedStateMachine):
                     self.do(action)
                 case Adopt(identity):
                     self.identity = identity
-                case AskToken() | AskPermission():
+                case AskToken() | AskPermission() | Attach():
                     self.ask(action)
                 case Close(code):
                     assert (code == CloseCode.RATE_ABUSE) == self.is_abuser
                     self.is_closed = True
-                    self.question = None
-                    self.waiting.clear()
+                    self.is_held = False
+                    self.out.clear()
+                    self.unsettled.clear()
+                    self.kept.clear()
 
         assert self.is_closed or not self.is_abuser
 
@@ -227,15 +298,24 @@ class SessionMachine(RuleBasedStateMachine):
             case _:
                 return taken
 
-    def ask(self, action: AskToken | AskPermission) -> None:
-        assert self.question is None
+    def ask(self, question: Question) -> None:
         self.asked += 1
-        assert action.generation == self.asked
-        self.question = action
-        self.revoked.clear()
-        if isinstance(action, AskPermission) and action.action == "subscribe":
-            assert len(action.names) <= 3 - len(self.subscribed), "asked for no use"
-            assert not set(action.names) & set(self.subscribed)
+        assert question.request == self.asked
+        request = self.commands[self.acting]
+        self.unsettled.setdefault(self.acting, request)
+        self.out[question.request] = Out(self.acting, question)
+        match question:
+            case AskPermission(_, identity, "subscribe", names):
+                assert identity is self.identity
+                assert names == tuple(p.text for p in self.judged[self.acting].wanted)
+            case AskPermission(_, identity, _, (name,)):
+                assert identity is self.identity
+                assert isinstance(request, Command | Publish)
+                assert name == getattr(request, "action", getattr(request, "channel", None))
+            case Attach(_, patterns):
+                # What the grants and the application allow, and nothing else, is brought.
+                assert not self.is_local
+                assert list(patterns) == self.judged[self.acting].wanted
 
     def do(self, action: Invoke | Emit | ReportStatus) -> None:
         """Only what the grants, and the application if it is asked, allow is ever done."""
@@ -243,12 +323,12 @@ class SessionMachine(RuleBasedStateMachine):
         match action:
             case Invoke(call):
                 assert self.identity.grants.may_command(call.action)
-                assert not self.asks or self.allowed[call.action]
+                assert not self.asks or self.allowed[self.acting]
                 self.answer(call.ref)
             case Emit(channel, publish):
                 assert channel == publish.channel
                 assert self.identity.grants.may_publish(channel)
-                assert not self.asks or self.allowed[channel]
+                assert not self.asks or self.allowed[self.acting]
                 self.answer(publish.ref)
             case ReportStatus(ref):
                 self.answer(ref)
@@ -298,27 +378,17 @@ class SessionMachine(RuleBasedStateMachine):
         command = self.commands[reply.ref]
         assert isinstance(command, Subscribe)
         assert not self.is_too_large(command)
+        judged = self.judged.pop(reply.ref)
         accepted: list[str] = []
         rejected: list[tuple[str, str]] = []
-        # "No more patterns are considered than there are places left"
-        free, considered = 3 - len(self.subscribed), set[str]()
         for name in command.names:
-            pattern = pattern_of(name)
             if name in self.subscribed:
                 accepted.append(name)
-            elif pattern is None:
-                rejected.append((name, ErrorCode.INVALID_CHANNEL))
-            elif not self.identity.grants.may_subscribe(pattern):
-                rejected.append((name, ErrorCode.FORBIDDEN))
-            elif name not in considered and len(considered) == free:
-                rejected.append((name, ErrorCode.TOO_MANY_SUBSCRIPTIONS))
-            elif self.asks and not self.allowed[name]:
-                considered.add(name)
-                rejected.append((name, ErrorCode.FORBIDDEN))
-            else:
-                considered.add(name)
+            elif pattern_of(name) in judged.wanted:
                 accepted.append(name)
                 self.subscribed.append(name)
+            else:  # Without a fate: it was held, and was taken away while others were judged.
+                rejected.append((name, judged.fate.get(name, ErrorCode.FORBIDDEN)))
         assert reply.names == tuple(accepted)
         assert [(r.name, r.code) for r in reply.rejected] == rejected
         assert all(isinstance(r, Rejection) for r in reply.rejected)
@@ -328,11 +398,55 @@ class SessionMachine(RuleBasedStateMachine):
         assert ref is not None
         assert ref not in self.answered, "answered twice"
         self.answered.append(ref)
-        if ref == self.in_question:
-            self.in_question = None
-        if ref in self.waiting:
-            assert self.waiting[0] == ref, "answered before one that came earlier"
-            self.waiting.remove(ref)
+        if ref in self.unsettled:
+            assert not self.follows(self.commands[ref], self.before(ref)), "out of its order"
+            del self.unsettled[ref]
+
+    # --- what waits for what ---------------------------------------------------------------------
+
+    def before(self, ref: str) -> list[Request]:
+        refs = list(self.unsettled)
+        return [self.commands[each] for each in refs[: refs.index(ref)]]
+
+    def follows(self, request: Request, earlier: Sequence[Request]) -> bool:
+        """Read docs/reference/protocol.md, "Order", of one request and those before it."""
+        for each in earlier:
+            match request, each:
+                case (Subscribe() | Unsubscribe(), Subscribe() | Unsubscribe()):
+                    # "that names a pattern which an earlier one names"
+                    named = set(request.names) & set(each.names)
+                    if named and not (self.is_too_large(request) or self.is_too_large(each)):
+                        return True
+                case (Publish(), Publish()) if request.channel == each.channel:
+                    return True  # "a `publish` waits for an earlier one on the same channel"
+                case (Command(), Command()) if request.action == each.action:
+                    return True  # "a `command` for an earlier one with the same `action`"
+                case (Auth(), Auth()):
+                    return True
+        return False
+
+    def is_behind(self, request: Request, earlier: Sequence[Request]) -> bool:
+        if self.follows(request, earlier):
+            return True
+        if not isinstance(request, Subscribe) or self.is_too_large(request):
+            return False
+        # "for which there may be too few places"
+        asked = [set(each.names) for each in (*earlier, request) if isinstance(each, Subscribe)]
+        is_short = sum(map(len, asked)) > 3 - len(self.subscribed)
+        is_asking = bool(request.names)
+        return (
+            is_short
+            and is_asking
+            and any(isinstance(each, Subscribe | Unsubscribe) for each in earlier)
+        )
+
+    def act(self, ref: str) -> None:
+        """Judge a request now, before the session does."""
+        self.acting = ref
+        request = self.commands[ref]
+        if isinstance(request, Subscribe) and not self.is_too_large(request):
+            assert self.identity is not None
+            self.judged[ref] = Judged(request, self.subscribed, self.identity.grants)
 
     # --- what happens ------------------------------------------------------------------------
 
@@ -359,10 +473,12 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(command=st.sampled_from([Ping(), Command("run")]), times=st.integers(2, 12))
     def flood(self, command: Request, times: int) -> None:
-        for _ in range(times):
+        for _ in range(1 if self.is_calm else times):
             self.say(command)
 
-    def say(self, command: Request) -> None:
+    def say(self, command: Request) -> None:  # noqa: C901  # one branch for each outcome
+        if len(self.unsettled) >= self.most:
+            return  # "it is not read until one of them is answered"
         ref = str(len(self.commands))
         command = type(command)(
             **{f: getattr(command, f) for f in command.__struct_fields__} | {"ref": ref}
@@ -370,36 +486,44 @@ class SessionMachine(RuleBasedStateMachine):
         self.commands[ref] = command
         self.last_seen = self.now.monotonic
         self.session.heartbeat.seen(self.now.monotonic)
-        was_closed, was_asking = self.is_closed, self.question is not None
-        is_nobody = self.identity is None and not was_asking
+        was_closed, is_judging = self.is_closed, bool(self.out) and self.identity is None
+        is_nobody = self.identity is None and not is_judging
         self.rates.pass_to(self.now.monotonic)
-        assert self.session.rate is not None
-        assert self.session.rate.take(self.now.monotonic, 0) == (self.rates.tokens >= 1)
+        if self.session.rate is not None:
+            assert self.session.rate.take(self.now.monotonic, 0) == (self.rates.tokens >= 1)
         handed: Request = command
-        if self.glances and self.rates.tokens < 1:
+        if self.glances and not self.is_calm and self.rates.tokens < 1:
             handed = Excess(ref, isinstance(command, Command | Publish))
         # "It is checked before everything else."
-        is_excess = not was_closed and not self.rates.takes(command, len(self.subscribed))
+        is_free = was_closed or self.is_calm
+        is_excess = not (is_free or self.rates.takes(command, len(self.subscribed)))
+        is_beat = isinstance(command, Ping | Pong)
+        waits = not is_beat and (
+            is_judging
+            or self.is_held
+            or (not is_nobody and self.is_behind(command, [*self.unsettled.values()]))
+        )
+        if not (was_closed or is_excess or waits) and self.identity is not None:
+            self.act(ref)
+        self.acting = ref
         actions = self.session.handle(handed, self.now)
 
-        waits = was_asking and not isinstance(command, Ping | Pong)
         if was_closed:
             assert actions == []
-        elif is_excess or (waits and len(self.waiting) == 3):
+        elif is_excess:
             assert self.codes(actions)[0] == ErrorCode.RATE_LIMITED
             assert all(isinstance(action, Close) for action in actions[1:])
         elif is_nobody and not isinstance(command, Auth):
             assert self.codes(actions) == [ErrorCode.UNAUTHENTICATED]
         elif waits:
             assert actions == []
-            self.waiting.append(ref)
+            self.unsettled[ref] = command
         elif isinstance(command, Ping):
             assert actions == [Send(Pong(ref))]
         elif isinstance(command, Pong):
             assert actions == []
         else:
-            assert actions != []
-            self.in_question = ref
+            assert actions != [], "nothing else waits"
         self.perform(actions)
 
     def codes(self, actions: Sequence[Action]) -> list[str]:
@@ -407,15 +531,63 @@ class SessionMachine(RuleBasedStateMachine):
         return [reply.code for reply in said if isinstance(reply, Refused)]
 
     def take_up(self) -> None:
-        """After an answer, the commands that waited act until one of them asks."""
-        while (actions := self.session.resume(self.now)) is not None:
-            assert self.question is None
+        """After an answer, those that waited act, each as soon as none before stops it."""
+        while not self.is_closed and not self.is_held and self.identity is not None:
+            if self.kept:
+                self.kept.pop(next(iter(self.kept)))()
+                continue
+            pending = {out.ref for out in self.out.values()}
+            free = [
+                ref
+                for ref, request in self.unsettled.items()
+                if ref not in pending and not self.is_behind(request, self.ahead(ref, pending))
+            ]
+            if not free:
+                break
+            self.act(free[0])
+            actions = self.session.resume(self.now)
+            assert actions is not None
             self.perform(actions)
-        if self.question is not None and self.waiting:
-            self.in_question = self.waiting.pop(0)
-        assert self.question is not None or not self.waiting
+        assert self.session.resume(self.now) is None
 
-    @precondition(lambda self: isinstance(self.question, AskToken))
+    def ahead(self, ref: str, pending: set[str]) -> list[Request]:
+        """Return what a request that waits may have to wait for."""
+        own = list(self.unsettled).index(ref)
+        return [
+            request
+            for i, (each, request) in enumerate(self.unsettled.items())
+            if each != ref and (i < own or each in pending)
+        ]
+
+    def settle(
+        self, number: int, answer: Callable[[], list[Action]], then: Callable[[], None]
+    ) -> None:
+        """Give an answer; while the session is held, it acts on it later."""
+        ref = self.out[number].ref
+
+        def follow(actions: list[Action] | None) -> None:
+            assert actions is not None
+            self.acting = ref
+            del self.out[number]
+            then()
+            self.perform(actions)
+
+        if self.is_held:
+            assert answer() == []
+            self.kept[number] = lambda: follow(self.session.resume(self.now))
+            return
+        follow(answer())
+        self.take_up()
+
+    def outs(self, kind: type[Question]) -> list[int]:
+        """Return the numbers of questions that are out, but for those that were answered."""
+        return [
+            number
+            for number, out in self.out.items()
+            if isinstance(out.question, kind) and number not in self.kept
+        ]
+
+    @precondition(lambda self: bool(self.outs(AskToken)))
     @rule(
         grants=grants,
         subject=st.sampled_from(["u", "u", "u", "someone else"]),
@@ -425,52 +597,77 @@ class SessionMachine(RuleBasedStateMachine):
         expires_at = None if lifetime is None else self.now.later(lifetime).wall
         # Only one subject is played; the first token decides which.
         verdict = Identity(subject if self.identity else "u", grants, expires_at)
-        is_refused = verdict.subject != "u"
-        self.question = None
-        actions = self.session.handle_token(self.asked, verdict, self.now)
+        (number,) = self.outs(AskToken)
 
-        assert isinstance(actions[0], Send if is_refused else Adopt)
-        self.perform(actions)
-        self.take_up()
+        def then() -> None:
+            if verdict.subject == "u":
+                # "takes grants away": what is pending and not covered any more is refused, too
+                for judged in self.judged.values():
+                    gone = [p for p in judged.wanted if not grants.may_subscribe(p)]
+                    judged.refuse(gone, ErrorCode.FORBIDDEN)
 
-    @precondition(lambda self: isinstance(self.question, AskToken))
+        self.settle(number, lambda: self.session.handle_token(number, verdict, self.now), then)
+
+    @precondition(lambda self: bool(self.outs(AskToken)))
     @rule()
     def refuse(self) -> None:
-        self.question = None
+        (number,) = self.outs(AskToken)
         was_nobody = self.identity is None
-        actions = self.session.handle_token(self.asked, "no", self.now)
 
-        assert isinstance(actions[0], Send)
-        assert isinstance(actions[0].reply, AuthRefused)
-        assert len(actions) == 1 + was_nobody
-        assert isinstance(actions[-1], Close) or not was_nobody
-        self.perform(actions)
-        self.take_up()
+        def answer() -> list[Action]:
+            actions = self.session.handle_token(number, "no", self.now)
+            if not self.is_held:
+                assert isinstance(actions[0], Send)
+                assert isinstance(actions[0].reply, AuthRefused)
+                assert len(actions) == 1 + was_nobody
+                assert isinstance(actions[-1], Close) or not was_nobody
+            return actions
 
-    @precondition(lambda self: isinstance(self.question, AskPermission))
+        self.settle(number, answer, lambda: None)
+
+    @precondition(lambda self: bool(self.outs(AskPermission)))
     @rule(data=st.data())
     def permit(self, data: st.DataObject) -> None:
-        assert isinstance(self.question, AskPermission)
-        asked = self.question.names
-        assert self.question.identity is self.identity
+        number = data.draw(st.sampled_from(self.outs(AskPermission)))
+        ref, question = self.out[number]
+        assert isinstance(question, AskPermission)
+        asked = question.names
         assert len(set(asked)) == len(asked)
         allowed = data.draw(st.lists(st.booleans(), min_size=len(asked), max_size=len(asked)))
-        self.allowed = dict(zip(asked, allowed, strict=True))
-        # "A request for it that is being judged is refused."
-        if self.question.action == "subscribe":
-            self.allowed |= {pattern.text: False for pattern in self.revoked}
-        self.question = None
-        self.perform(self.session.handle_permission(self.asked, allowed, self.now))
-        self.take_up()
 
-    @rule(offset=st.integers(-2, 1), good=st.booleans())
-    def answer_late(self, offset: int, *, good: bool) -> None:
-        generation = self.asked + offset
-        if self.question is None or generation != self.asked:
+        def then() -> None:
+            self.allowed[ref] = all(allowed)
+            if question.action == "subscribe":
+                no = [PATTERN[name] for name, yes in zip(asked, allowed, strict=True) if not yes]
+                self.judged[ref].refuse(no, ErrorCode.FORBIDDEN)
+
+        answer = self.session.handle_permission
+        self.settle(number, lambda: answer(number, allowed, self.now), then)
+
+    @precondition(lambda self: bool(self.outs(Attach)))
+    @rule(data=st.data())
+    def attach(self, data: st.DataObject) -> None:
+        """The page: `UNAVAILABLE`."""
+        number = data.draw(st.sampled_from(self.outs(Attach)))
+        ref, question = self.out[number]
+        assert isinstance(question, Attach)
+        size = len(question.patterns)
+        outcomes = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+
+        def then() -> None:
+            missed = [p for p, ok in zip(question.patterns, outcomes, strict=True) if not ok]
+            self.judged[ref].refuse(missed, ErrorCode.UNAVAILABLE)
+
+        answer = self.session.handle_attached
+        self.settle(number, lambda: answer(number, outcomes, self.now), then)
+
+    @rule(number=st.integers(-1, 9), good=st.booleans())
+    def answer_late(self, number: int, *, good: bool) -> None:
+        if number not in self.out:
             verdict = Identity("u", GRANTS[-1]) if good else "no"
-            assert self.session.handle_token(generation, verdict, self.now) == []
-            assert self.session.handle_permission(generation, [good], self.now) == []
-            assert self.session.release(generation, self.now) == []
+            assert self.session.handle_token(number, verdict, self.now) == []
+            assert self.session.handle_permission(number, [good], self.now) == []
+            assert self.session.handle_attached(number, [good], self.now) == []
 
     @rule(pattern=st.sampled_from(PATTERNS))
     def assign(self, pattern: Pattern) -> None:
@@ -492,7 +689,9 @@ class SessionMachine(RuleBasedStateMachine):
             assert actions == []
             return
         self.assigned.discard(pattern)
-        self.revoked.add(pattern)
+        # "A request for it that is pending is refused."
+        for judged in self.judged.values():
+            judged.refuse([pattern], ErrorCode.FORBIDDEN)
         had = tuple(name for name in self.subscribed if pattern_of(name) == pattern)
         said = [action.reply for action in actions if isinstance(action, Send)]
         left = len(self.subscribed) - len(had)
@@ -502,28 +701,27 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule()
     def hold(self) -> None:
-        generation = self.session.hold()
-        is_open = not self.is_closed and self.identity is not None and self.question is None
-        assert (generation is not None) == is_open
-        if is_open:
-            self.asked += 1
-            assert generation == self.asked
-            self.question = Held()
+        is_open = not (self.is_closed or self.is_held) and self.identity is not None
+        assert self.session.hold() == is_open
+        self.is_held |= is_open
 
-    @precondition(lambda self: isinstance(self.question, Held))
+    @precondition(lambda self: self.is_held)
     @rule()
     def release(self) -> None:
-        self.question = None
-        assert self.session.release(self.asked, self.now) == []
+        self.is_held = False
+        self.session.release()
         self.take_up()
 
     @rule(seconds=st.sampled_from([1 / 128, 1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1, 3]))
     def wait(self, seconds: float) -> None:
-        self.now = self.now.later(seconds)
+        if not self.is_calm:
+            self.now = self.now.later(seconds)
 
     @rule()
     def tick(self) -> None:
         actions = self.session.handle_deadline(self.now)
+        if len(self.unsettled) >= self.most:  # Nothing is read, so that it is not silent.
+            self.last_seen = self.now.monotonic
         due = self.obligation() <= self.now.monotonic
         assert bool(actions) == (due and not self.is_closed)
         if actions == [Send(Ping())]:
@@ -532,7 +730,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(sure=st.integers(0, 5))
     def close(self, sure: int) -> None:
-        if sure:
+        if sure or (self.is_calm and not self.out):
             return  # An end that comes too soon shows little.
         actions = self.session.close(CloseCode.DISCONNECTED, "")
         assert len(actions) == (not self.is_closed)
@@ -556,9 +754,9 @@ class SessionMachine(RuleBasedStateMachine):
         if self.is_closed:
             expected = State.CLOSED
         elif self.identity is None:
-            expected = State.JUDGING if self.question else State.AWAITING
+            expected = State.JUDGING if self.out else State.AWAITING
         else:
-            expected = State.ASKING if self.question else State.OPEN
+            expected = State.HELD if self.is_held else State.OPEN
         assert self.session.state is expected
         assert self.session.identity is self.identity
 
@@ -581,11 +779,10 @@ class SessionMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_answered_that_does_not_wait(self) -> None:
-        assert len(self.waiting) <= 3
-        if not self.is_closed and self.question is None:
+        if hasattr(self, "session") and not self.is_closed:
             silent = {ref for ref, said in self.commands.items() if isinstance(said, Pong)}
-            assert set(self.commands) - set(self.answered) <= silent
-            assert self.in_question is None
+            assert set(self.commands) - set(self.answered) - set(self.unsettled) <= silent
+            assert self.session.pending.is_full == (len(self.unsettled) >= self.most)
 
 
 SessionMachine.TestCase.settings = settings(

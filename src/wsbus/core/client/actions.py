@@ -1,7 +1,7 @@
-"""What a client session hears and what it wants done.
+"""The inputs and the actions of a client session.
 
-It hears replies (:mod:`wsbus.core.messages`), and where a reply says too little for a client, what
-stands here. Its driver performs the actions in order, with nothing in between.
+Inputs are messages of the server (:mod:`wsbus.core.messages`), and for some of them a class here
+that has more for a client. The driver performs the actions in order, with nothing in between.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Dial(msgspec.Struct, frozen=True):
     """Open a connection; answer with ``opened`` or ``failed``."""
 
     token: str | None
-    """To be shown in the query; None: none is."""
+    """The token for the handshake; None: it is not sent there."""
 
 
 class Say(msgspec.Struct, frozen=True):
@@ -104,34 +104,34 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A request is answered, now and never again."""
+    """Give a request its only outcome."""
 
     key: Any
     outcome: Response | Status | WsbusError
 
 
 class Confirm(msgspec.Struct, frozen=True):
-    """From now on the holder gets what matches."""
+    """The server has confirmed the holder's subscription."""
 
     holder: Any
 
 
 class Dismiss(msgspec.Struct, frozen=True):
-    """The holder's subscription was refused, or taken away: it gets nothing any more."""
+    """The holder's subscription was refused, or taken away."""
 
     holder: Any
     error: WsbusError
 
 
 class Lose(msgspec.Struct, frozen=True):
-    """Publications are missing for the holder, right here."""
+    """Publications are missing for the holder at this point."""
 
     holder: Any
     gap: Gap
 
 
 class TellConnected(msgspec.Struct, frozen=True):
-    """It is connected, and known to the server."""
+    """Report that the server has accepted the client."""
 
     connection_id: str | None
     subject: str | None
@@ -139,7 +139,7 @@ class TellConnected(msgspec.Struct, frozen=True):
 
 
 class TellReconnecting(msgspec.Struct, frozen=True):
-    """It is not connected, and will try again."""
+    """Report that the client is not connected, and tries again."""
 
     attempt: int
     delay: float
@@ -147,16 +147,16 @@ class TellReconnecting(msgspec.Struct, frozen=True):
 
 
 class TellRefreshFailed(msgspec.Struct, frozen=True):
-    """No newer token could be shown; the old one is in force while it lasts."""
+    """Report that no newer token could be sent; the old one is used until it expires."""
 
     why: str
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """It is over; always the last action there is."""
+    """The session has ended; always the last action."""
 
     error: WsbusError | None
-    """Why; None: it was closed."""
+    """The reason; None: the application closed the client."""
 
 
 ClientAction: TypeAlias = (

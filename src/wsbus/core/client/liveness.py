@@ -1,4 +1,4 @@
-"""A client's own pings, and what their absence of answers means."""
+"""A client's own pings, and the end of a connection that does not answer them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..heartbeat import Beat
 __all__ = ["Liveness"]
 
 _STALL_SECONDS: Final = 1.0
-"""If called this late, the process itself stood still: a suspended machine, say."""
+"""If called this late, the process itself did not run: the machine was suspended, for example."""
 
 
 class Liveness:
     """Pings, one at a time; times are monotonic seconds.
 
     Args:
-        interval: Seconds from the beginning, and from ping to ping, to the next.
+        interval: Seconds to the first ping, and between pings.
         timeout: Seconds from a ping without a pong until the connection counts as dead.
 
     Raises:
@@ -51,14 +51,14 @@ class Liveness:
         self._is_forgiven = False
 
     def deadline(self) -> float:
-        """Return when :meth:`judge` has something to say; infinity: never."""
+        """Return when to call :meth:`judge`; infinity: never."""
         return self._next
 
     def judge(self, now: float) -> Beat:
         """Return what is due; a ping that it returns counts as sent.
 
-        A caller that comes late has read nothing meanwhile, so the pong may be there already: it
-        gets one more second to be read.
+        A late caller has read nothing meanwhile, so the pong may be there already; there is one
+        more second to read it.
         """
         if now < self._next:
             return Beat.NOTHING

@@ -1,4 +1,4 @@
-"""What a client is still to say, and when the rates of its server leave room for it, pure."""
+"""The requests that a client has yet to send, within the rates of its server; pure."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Outbox:
     """Subscriptions first, then requests, each as its rate allows.
 
     Args:
-        holdings: Has names to ask for, and names to give up.
-        requests: Has requests that wait.
-        pace: Knows the limits of the connection that there is.
+        holdings: Names to subscribe to, and to unsubscribe from.
+        requests: Requests that wait.
+        pace: The limits of the present connection.
     """
 
     def __init__(self, holdings: ClientHoldings[Any], requests: Requests, pace: Pace) -> None:
@@ -49,10 +49,10 @@ class Outbox:
         return self._requests.cut(new_error, is_too_big=is_too_big)
 
     def asks_again(self, ref: str, code: str, at: float) -> bool:
-        """Take the refusal of a request for names; tell whether to make it again.
+        """Handle the refusal of a request for names; tell whether it is made again.
 
-        A server that tells no limits refuses more names than it takes at once as invalid; then
-        half as many are named.
+        A server that announces no limits refuses a request with too many names as invalid; the
+        next one has half as many.
         """
         count = self._holdings.count(ref)
         if code == ErrorCode.RATE_LIMITED and count:
@@ -65,7 +65,7 @@ class Outbox:
         return True
 
     def flush(self, new_ref: Callable[[], str], at: float) -> list[ClientAction]:
-        """Return what can be said now."""
+        """Return the requests that can be sent now."""
         todo: list[ClientAction] = []
         pace = self._pace
         size = self._max_ask_bytes
@@ -80,7 +80,7 @@ class Outbox:
         return todo + self._requests.send(new_ref, pace, at, held=held)
 
     def ready_at(self, now: float) -> float:
-        """Return when something that waits can be said; infinity: nothing waits."""
+        """Return when the next request can be sent; infinity: none waits."""
         at = math.inf
         next_is_call = self._requests.next_is_call
         if next_is_call is not None:

@@ -1,8 +1,8 @@
-"""How fast a client may send, pure: the server's own token buckets, kept with a little margin.
+"""The rates at which a client may send: the server's token buckets, with a little margin; pure.
 
-A server tells its rates in ``connected`` (``wsbus.v1``). Where it tells none, a refusal with
-``RATE_LIMITED`` is the only word on the subject: the client then slows down by half with each, and
-speeds up a little with each answer. Times are monotonic seconds.
+A server announces its rates in ``connected`` (``wsbus.v1``). If it does not, the client learns from
+refusals with ``RATE_LIMITED``: it halves its rate after each, and raises it a little after each
+answer. Times are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ NAMES_PER_MESSAGE: Final = 8
 _UNTOLD_NAMES: Final = 128
 _RATE_SHARE: Final = 0.97
 _BURST_SHARE: Final = 0.8
-"""The network may deliver late what was sent early, so that it arrives together with more."""
+"""The network may delay early messages, so that they arrive together with later ones."""
 _FIRST_GUESS: Final = 5.0
-"""Messages per second, after the first refusal of a server that told no rate."""
+"""Messages per second, after the first refusal of a server that announced no rate."""
 _SLOWEST: Final = 0.2
 _SPEED_UP: Final = 0.5
 _FASTEST_GUESS: Final = 1000.0
@@ -43,14 +43,16 @@ class _Rate:
         self._quiet_until = -math.inf
 
     def ready_at(self, now: float) -> float:
-        """Return when there is a token."""
+        """Return when a token will be there."""
         self._refill(now)
         missing = 1 - _ROUNDING - self.tokens
         return now if missing <= 0 else max(now, self._last) + (1 - self.tokens) / self._rate
 
     def take(self, now: float, count: int = 1) -> None:
-        """Take tokens; what cannot wait is sent with none, and delays what follows."""
-        self._refill(now)  # Before: what comes in afterwards, up to the burst, would hide it.
+        """Take tokens; a message that cannot wait is sent without, and delays later ones."""
+        self._refill(
+            now
+        )  # Refill first: a refill afterwards, up to the burst, would hide the debt.
         self.tokens = max(-self._burst, self.tokens - count)
 
     def _refill(self, now: float) -> None:
@@ -60,7 +62,7 @@ class _Rate:
             self._last = now
 
     def refused(self, now: float) -> None:
-        """The server had no room; the refusals of one burst count once."""
+        """Slow down after a refusal; the refusals of one burst count once."""
         if now < self._quiet_until:
             return
         self._rate = _FIRST_GUESS if self._rate == math.inf else max(_SLOWEST, self._rate / 2)
@@ -69,7 +71,7 @@ class _Rate:
         self._quiet_until = now + 1 / self._rate
 
     def answered(self) -> None:
-        """The server had room."""
+        """Speed up a little after an answer."""
         if self._rate < self._most:
             self._rate = min(self._most, self._rate + _SPEED_UP)
             if self._rate > _FASTEST_GUESS:
@@ -77,7 +79,7 @@ class _Rate:
 
 
 class Pace:
-    """The limits of one connection, and what is left of them."""
+    """The limits of one connection, and their present use."""
 
     __slots__ = ("_commands", "_messages", "max_bytes", "max_names")
 
@@ -85,23 +87,23 @@ class Pace:
         self.reset()
 
     def reset(self) -> None:
-        """There is a new connection, and its server has told nothing yet."""
+        """Start with a new connection, whose server has announced nothing yet."""
         self.max_bytes: int | None = None
-        """The largest message that the server reads; None: it did not tell."""
+        """The largest message that the server reads; None: unknown."""
         self.max_names: int = _UNTOLD_NAMES
         """Names in one request."""
         self._messages = _Rate()
         self._commands = _Rate()
 
     def learn(self, terms: Greeting, now: float) -> None:
-        """The server has told its limits, or some of them."""
+        """Take the limits that the server announced."""
         self.max_bytes = terms.max_message_bytes
         self.max_names = max(1, terms.max_names or _UNTOLD_NAMES)
         self._messages = _Rate(terms.messages_per_second, now)
         self._commands = _Rate(terms.commands_per_second, now)
 
     def ready_at(self, now: float, *, is_call: bool) -> float:
-        """Return when one more message may be sent: ``now``, or later."""
+        """Return when the next message may be sent: ``now``, or later."""
         at = self._messages.ready_at(now)
         return max(at, self._commands.ready_at(now)) if is_call else at
 
@@ -119,9 +121,9 @@ class Pace:
             self._commands.take(now)
 
     def refused(self, now: float, *, is_call: bool) -> None:
-        """The server answered ``RATE_LIMITED``."""
+        """Note that the server answered ``RATE_LIMITED``."""
         (self._commands if is_call else self._messages).refused(now)
 
     def answered(self, *, is_call: bool) -> None:
-        """The server acted on a message."""
+        """Note that the server acted on a message."""
         (self._commands if is_call else self._messages).answered()

@@ -1,4 +1,4 @@
-"""Requests of a client that wait for an answer: each gets one, and none gets two."""
+"""A client's requests that wait for an answer; each gets exactly one outcome."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Measure", "OpenRequest", "Requests"]
 
 OpenRequest: TypeAlias = Command | Publish | GetStatus
 Measure: TypeAlias = Callable[[OpenRequest], int]
-"""Returns the bytes of a request in the dialect that is spoken."""
+"""Returns the size of a request in the client's dialect, in bytes."""
 
 _ROOM: Final = 4096
-"""Bytes that a message certainly has beside its data."""
+"""Bytes allowed for the parts of a message other than its data."""
 
 
 class _Pending(NamedTuple):
@@ -31,7 +31,7 @@ class _Pending(NamedTuple):
     number: int
     """In the order in which the requests were made."""
     was_sent: bool = False
-    """It was sent over a connection that was lost: it may have been carried out."""
+    """Whether it was sent over a connection that was lost, and may have been carried out."""
 
     @property
     def is_call(self) -> bool:
@@ -60,7 +60,7 @@ class Requests:
         """The most bytes of data of a request that was ever answered."""
 
     def __len__(self) -> int:
-        """Return how many have no answer yet."""
+        """Return the number of requests without an answer."""
         return len(self._waiting) + len(self._sent)
 
     def add(
@@ -78,7 +78,7 @@ class Requests:
 
     @property
     def next_is_call(self) -> bool | None:
-        """Whether the first that waits is a command; None: nothing waits."""
+        """Whether the first waiting request is a command; None: none waits."""
         for pending in self._waiting.values():
             return pending.is_call
         return None
@@ -86,7 +86,7 @@ class Requests:
     def send(
         self, new_ref: Callable[[], str], pace: Pace, now: float, *, held: int = 0
     ) -> list[ClientAction]:
-        """Send those that wait, as many as the server's rates let; fail all those too large for it.
+        """Send waiting requests within the server's rates; fail those that are too large for it.
 
         Args:
             new_ref: Returns the next ``ref``.
@@ -115,10 +115,10 @@ class Requests:
     def answer(
         self, ref: str | None, outcome: Response | Status | WsbusError, pace: Pace, now: float
     ) -> list[ClientAction] | None:
-        """Take an answer; one that says that there were too many is no answer: it is sent again.
+        """Take an answer; after ``RATE_LIMITED`` the request is sent again instead.
 
         Returns:
-            None: it answers nothing, or not in kind, and is ignored.
+            The actions; None if it answers no request, or one of another kind, and is ignored.
         """
         pending = self._sent.get(ref) if ref is not None else None
         if pending is None or ref is None:
@@ -137,7 +137,7 @@ class Requests:
         return [Answer(pending.key, outcome)]
 
     def forget(self, key: Hashable) -> bool:
-        """Nobody waits for the answer any more; what is not sent yet, never is. Idempotent.
+        """Forget a request whose caller has given up; if it was not sent, it never is. Idempotent.
 
         Returns:
             Whether it was certainly not carried out, since the server never got it.
@@ -172,7 +172,7 @@ class Requests:
         return failed
 
     def fail(self, new_error: Callable[[], WsbusError]) -> list[ClientAction]:
-        """There will be no answers any more."""
+        """Fail all requests: there will be no answers any more."""
         everything = [*self._sent.values(), *self._waiting.values()]
         for queue in (self._sent, self._refs, self._waiting):
             queue.clear()
@@ -202,7 +202,7 @@ class Requests:
             data, what = request.params, request.action
         else:
             data, what = request.data, f"publish on {request.channel}"
-        if len(data) + _ROOM <= limit:  # Then it is not encoded twice.
+        if len(data) + _ROOM <= limit:  # Small enough: it need not be encoded twice.
             return None
         size = self._measure(request)
         return MessageTooLarge(what, size, limit) if size > limit else None

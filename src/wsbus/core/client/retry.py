@@ -1,4 +1,4 @@
-"""When a client comes again, pure: what a close code advises, and how long to wait."""
+"""Reconnecting, pure: the advice of close codes, and the delays."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["Advice", "Attempts", "Retry", "advice_for", "meaning_of"]
 
 
 class Advice(Enum):
-    """What to do about a connection that ended, or did not come about."""
+    """The reaction to a connection that ended, or could not be opened."""
 
     NOW = auto()
     """Connect again after the first, short delay."""
     LATER = auto()
     """Give the server more time: it failed."""
     MUCH_LATER = auto()
-    """The server had enough of this client."""
+    """Wait long: the client sent too much."""
     NEW_TOKEN = auto()
     """Like NOW, with a new token."""
     WRONG = auto()
-    """Address or options look wrong: do not come again, unless there was a connection before."""
+    """Address or options look wrong: stop, unless there was a connection before."""
     STOP = auto()
-    """Do not come again."""
+    """Do not reconnect."""
 
 
-# Not 1001 and 1012: a server that says goodbye has others beside it, or is soon back, and chance
-# keeps apart those who were sent away together.
+# Not 1001 and 1012: a server that closes with these has others beside it, or is back soon, and
+# chance spreads its clients.
 _ADVICE: Final = {
     CloseCode.INTERNAL_ERROR: Advice.LATER,
     CloseCode.TOKEN_EXPIRED: Advice.NEW_TOKEN,
@@ -42,14 +42,14 @@ _KEEPALIVE: Final = "keepalive ping timeout"
 
 
 def meaning_of(code: int, reason: str) -> int:
-    """Return the close code that was meant: servers built on websockets say 1011 for a 4408."""
+    """Return the code that was meant: servers built on websockets send 1011 in place of 4408."""
     if code == CloseCode.INTERNAL_ERROR and reason == _KEEPALIVE:
         return CloseCode.HEARTBEAT_TIMEOUT
     return code
 
 
 def advice_for(code: int) -> Advice:
-    """Return what the close ``code`` advises; see the table in the protocol reference."""
+    """Return the advice of a close code; see the table in the protocol reference."""
     if not may_reconnect(code):
         return Advice.STOP
     return _ADVICE.get(code, Advice.NOW)  # type: ignore[call-overload,no-any-return]
@@ -78,7 +78,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     once."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no duration, or no number."""
+        """Check that durations and the number of attempts are positive and finite."""
         for name, seconds in (("base", self.base), ("cap", self.cap)):
             if not (is_number(seconds) and seconds > 0):
                 raise UsageError(
@@ -96,18 +96,18 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
         Args:
             attempt: Its number since the last success.
-            advice: What the end of the last connection advised.
-            chance: From 0 up to 1, evenly spread.
+            advice: The advice of the last connection's end.
+            chance: A random number from 0 up to 1, evenly spread.
         """
         if advice is Advice.MUCH_LATER:
             return self.cap * (1 + chance) / 2
         steps = attempt - 1 + (_LATER_STEPS if advice is Advice.LATER else 0)
-        # Beyond 2 ** 60 every cap is reached, and floats overflow some time later.
+        # Beyond 2 ** 60 every cap is reached; floats would overflow later.
         return min(self.cap, self.base * 2.0 ** min(steps, 60)) * chance
 
 
 class Attempts:
-    """Counts the attempts of one client, and says when there are no more."""
+    """Counts the attempts of one client, up to the last."""
 
     __slots__ = ("_entered_at", "failures", "is_known", "is_settled", "retry")
 
@@ -134,7 +134,7 @@ class Attempts:
         self.is_settled = False
 
     def failed(self, error: WsbusError, advice: Advice, chance: float) -> float | WsbusError:
-        """Take note of one that ended; return the seconds before the next, or why there is none."""
+        """Note that one ended; return the seconds before the next, or why there is none."""
         most = self.retry.attempts
         if advice is Advice.WRONG and not self.is_known:
             return error

@@ -1,7 +1,7 @@
-"""Client side of a conversation that outlives its connections, pure; the twin of a session.
+"""The client's side of a conversation, across connections; pure, the counterpart of a session.
 
-What is heard, what the application wants, the ends of connections, time and chance (0 to 1) go in;
-actions come out, to be performed in order.
+Inputs are messages of the server, calls of the application, the ends of connections, time and
+chance (0 to 1). The outputs are actions, to be performed in order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .outbox import Outbox
 from .pace import Pace
 from .requests import Measure, OpenRequest, Requests
 from .retry import Advice, Attempts, Retry, advice_for, meaning_of
-from .states import NEXT, ClientMove, ClientState
+from .states import TABLE, ClientDuty, ClientInput, ClientState
 from .subscriptions import ClientHoldings
 from .token import Token, TokenUse
 
@@ -50,13 +50,12 @@ class ClientSession(Generic[H]):
     """One client, from the first attempt to the last close.
 
     Args:
-        token: Where the token comes from.
-        retry: When to come again.
+        token: The source of the token.
+        retry: When to reconnect.
         liveness: The client's own pings.
-        greets: Whether the server speaks first, as in ``wsbus.v1``. If not, a ping is sent, whose
-            pong means that the server accepts this client.
-        connect_timeout: Seconds for a connection to be opened, and again for the greeting.
-        measure: Returns the size of a request, for servers that tell how much they read.
+        greets: Whether the server speaks first, as in ``wsbus.v1``. If not, it answers a ping.
+        connect_timeout: Seconds to open a connection, and again for the greeting.
+        measure: Returns the size of a request, for servers that announce a limit.
     """
 
     def __init__(
@@ -79,12 +78,11 @@ class ClientSession(Generic[H]):
         self._connect_timeout: Final = connect_timeout
         self._holdings: Final = ClientHoldings[H]()
         self.audience: Final = self._holdings.audience
-        """Returns who gets what is published on a channel now: one call less for each event."""
+        """Returns the holders for a channel; an attribute, to save a call for each event."""
         self._requests: Final = Requests(measure)
         self._pace: Final = Pace()
         self._outbox: Final = Outbox(self._holdings, self._requests, self._pace)
-        self._at = -math.inf
-        """When something was heard, or the time looked at, last."""
+        self._at = -math.inf  # When the last input came.
         self._refs = 0
         self._ping_ref: str | None = None
         self._connection_id: str | None = None
@@ -95,44 +93,43 @@ class ClientSession(Generic[H]):
 
     @property
     def subscriptions(self) -> Collection[str]:
-        """What the server has confirmed, as it was spelled."""
+        """The names that the server has confirmed, as they were spelled."""
         return self._holdings.held
 
     def subscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
-        """Ask for what matches; the holder is confirmed, or dismissed, some time."""
+        """Subscribe; the holder is confirmed, or dismissed, later."""
         return [*self._holdings.add(pattern, holder), *self._flush(now)]
 
     def listen(self, pattern: Pattern, holder: H) -> list[ClientAction]:
-        """Take what matches of what the server sends, without asking for it."""
+        """Receive events that match without subscribing at the server."""
         return self._holdings.add_unasked(pattern, holder)
 
     def unsubscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
-        """Give up; from now on the holder gets nothing. Idempotent."""
+        """Unsubscribe; the holder gets no more events. Idempotent."""
         self._holdings.remove(pattern, holder)
         return self._flush(now)
 
     def request(
         self, key: Hashable, request: OpenRequest, now: Instant, *, is_idempotent: bool = False
     ) -> list[ClientAction]:
-        """Ask for something that is answered once; sent when connection and rates let."""
+        """Make a request, to be sent when connection and rates allow it."""
         refused = self._requests.add(key, request, self._pace, is_idempotent=is_idempotent)
         return refused or self._flush(now)
 
     def forget(self, key: Hashable) -> bool:
-        """Nobody waits for an answer any more; tell whether it never was sent. Idempotent."""
+        """Forget a request; tell whether it was certainly never sent. Idempotent."""
         return self._requests.forget(key)
 
     def close(self, error: WsbusError | None = None) -> list[ClientAction]:
-        """End it for good, for a reason that no connection has given."""
+        """End the session, for a reason of the client's own."""
         return self._stop(error)
 
     # --- connections -----------------------------------------------------------------------------
 
     def opened(self, now: Instant) -> list[ClientAction]:
-        """Take up a connection that was opened."""
-        if self.state is not ClientState.DIALLING:
+        """Start to use a connection that was opened."""
+        if not self._takes(ClientInput.OPENED):
             return []
-        self._move(ClientMove.GREET)
         self.deadline = now.monotonic + self._connect_timeout
         token = self._token
         if token.text is not None and not token.use.in_handshake:
@@ -142,30 +139,29 @@ class ClientSession(Generic[H]):
     def failed(
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
-        """Take note that no connection could be opened."""
-        dials = self.state is ClientState.DIALLING
-        return self._retreat(error, advice, now, chance) if dials else []
+        """Note that no connection could be opened."""
+        is_next = self._takes(ClientInput.FAILED)
+        return self._retreat(error, advice, now, chance) if is_next else []
 
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
-        """Take note that the connection, or the attempt, has ended, whoever ended it."""
+        """Note that the connection, or the attempt, has ended, on either side."""
         verdict, self._verdict = self._verdict or reason, ""
         code = meaning_of(code, reason)
         is_too_big = code == CloseCode.MESSAGE_TOO_BIG
-        match self.state:
-            case ClientState.DIALLING:
-                return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
-            case ClientState.GREETING | ClientState.OPEN:
-                self._attempts.left(now.monotonic)
-                new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
-                in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
-                error: WsbusError = ConnectionLost(code, verdict)
-                if code == CloseCode.TOKEN_REFUSED:
-                    error = Unauthenticated(verdict or "the token was refused")
-                shows = self.state is ClientState.GREETING and self._token.sent_ref is not None
-                advice = Advice.STOP if is_too_big and shows else advice_for(code)
-                return in_flight + self._retreat(error, advice, now, chance)
-            case _:
-                return []
+        if not self._takes(ClientInput.LOST):
+            return []
+        if self.state is ClientState.DIALLING:
+            return self._retreat(ConnectError(verdict), Advice.NOW, now, chance)
+        self._attempts.left(now.monotonic)
+        new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
+        in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
+        error: WsbusError = ConnectionLost(code, verdict)
+        if code == CloseCode.TOKEN_REFUSED:
+            error = Unauthenticated(verdict or "the token was refused")
+        advice, has_sent_token = advice_for(code), self._token.sent_ref is not None
+        if is_too_big and self.state is ClientState.GREETING and has_sent_token:
+            advice = Advice.STOP  # Only the token was sent.
+        return in_flight + self._retreat(error, advice, now, chance)
 
     def handle_token(self, generation: int, token: str, now: Instant) -> list[ClientAction]:
         """Take the answer to :class:`.FetchToken`; a late one is ignored."""
@@ -179,7 +175,7 @@ class ClientSession(Generic[H]):
     def handle_no_token(
         self, generation: int, why: str, now: Instant, chance: float
     ) -> list[ClientAction]:
-        """The application has none; a late answer is ignored."""
+        """Note that the application has no token; a late answer is ignored."""
         if self._token.is_late(generation):
             return []
         if self.state is ClientState.OPEN:
@@ -187,10 +183,10 @@ class ClientSession(Generic[H]):
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
 
     def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901
-        """Act on one message of the server; publications have :meth:`audience`."""
+        """Act on one message of the server; for events see :meth:`audience`."""
         self._at = now.monotonic
         match heard:
-            case _ if self.state not in {ClientState.GREETING, ClientState.OPEN}:
+            case _ if not self._takes(ClientInput.HEARD):
                 return []
             case messages.Ping(ref):
                 self._pace.take(now.monotonic)
@@ -256,7 +252,7 @@ class ClientSession(Generic[H]):
         self._holdings.left(heard.ref)
         if not self._holdings.is_renewal(heard.ref):
             return self._holdings.refuse(heard.ref, error)
-        # It held these before: a server that is short of something now may take them later.
+        # It held these before: a server that is overloaded now may accept them later.
         return self._cut(f"the server did not take the subscriptions again: {heard.code}")
 
     def _handle_admitted(self, heard: actions.Admitted, now: Instant) -> list[ClientAction]:
@@ -271,14 +267,14 @@ class ClientSession(Generic[H]):
             return []
         if self.state is ClientState.GREETING and self._subject is None:
             return self._stop(Unauthenticated(heard.message))
-        # The server admits clients without a token, or knows this one from its handshake.
+        # The server accepts clients without a token, or had the token in the handshake.
         told = self._not_refreshed(heard.message, now)
         is_new = self.state is ClientState.GREETING
         return self._enter(self._subject, now, *told) if is_new else told
 
     def _enter(self, subject: str | None, now: Instant, *more: ClientAction) -> list[ClientAction]:
         is_again = self._attempts.entered(now.monotonic, is_settled=not self._holdings.names)
-        self._move(ClientMove.ENTER)
+        self._takes(ClientInput.ENTER)
         self._liveness.start(now.monotonic)
         self._reschedule()
         return [
@@ -289,7 +285,7 @@ class ClientSession(Generic[H]):
         ]
 
     def _flush(self, now: Instant) -> list[ClientAction]:
-        """Say what waits, as much as the server's rates let; the deadline says when the rest is."""
+        """Send waiting requests within the server's rates; the deadline is that of the rest."""
         self._at = now.monotonic
         if self.state is not ClientState.OPEN or self._verdict:
             return []
@@ -300,20 +296,18 @@ class ClientSession(Generic[H]):
     # --- time ------------------------------------------------------------------------------------
 
     def handle_deadline(self, now: Instant) -> list[ClientAction]:
-        """Do what time demands: connect, ping, refresh the token, or give the connection up."""
-        if now.monotonic < self.deadline:
+        """Act at the deadline: connect, ping, refresh the token, or give the connection up."""
+        if now.monotonic < self.deadline or not self._takes(ClientInput.DUE):
             return []
         self._at = now.monotonic
         match self.state:
             case ClientState.WAITING:
                 return self._begin(now)
-            case ClientState.DIALLING:
-                return self._cut(f"no answer from the server within {self._connect_timeout:g} s")
-            case ClientState.GREETING:
-                return self._cut("the server took the connection and then said nothing")
             case ClientState.OPEN:
                 return self._tend(now)
-        return []
+            case ClientState.DIALLING:
+                return self._cut(f"no answer from the server within {self._connect_timeout:g} s")
+        return self._cut("the server took the connection and then said nothing")
 
     def _tend(self, now: Instant) -> list[ClientAction]:
         todo: list[ClientAction] = []
@@ -329,7 +323,7 @@ class ClientSession(Generic[H]):
         return todo + self._flush(now)
 
     def _cut(self, why: str) -> list[ClientAction]:
-        """Give the connection up; the driver will say that it is lost, and nobody else why."""
+        """Give the connection up, and keep the reason until the driver reports the loss."""
         self._verdict = why
         self._liveness.stop()
         self.deadline = math.inf
@@ -349,45 +343,47 @@ class ClientSession(Generic[H]):
         self._connection_id = self._subject = self._ping_ref = None
         if not self._token.use.is_fetched:
             return [self._dial(now)]
-        self._move(ClientMove.FETCH)
+        self._takes(ClientInput.FETCH)
         self.deadline = math.inf
         return [self._token.fetch()]
 
     def _dial(self, now: Instant) -> actions.Dial:
-        self._move(ClientMove.DIAL)
+        self._takes(ClientInput.DIAL)
         self.deadline = now.monotonic + self._connect_timeout
         return actions.Dial(self._token.text if self._token.use.in_handshake else None)
 
     def _retreat(
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
-        """The connection, or the attempt, came to nothing: stop, or wait for the next one."""
+        """Handle a failed connection or attempt: stop, or wait for the next one."""
         if advice is Advice.NEW_TOKEN and not self._token.use.is_fetched:
             return self._stop(Unauthenticated(_EXPIRED))
         verdict = self._attempts.failed(error, advice, chance)
         if isinstance(verdict, WsbusError):
             return self._stop(verdict)
-        self._leave(ClientMove.RETREAT)
+        self._takes(ClientInput.RETREAT)
+        self._leave()
         self.deadline = now.monotonic + verdict
         return [actions.TellReconnecting(self._attempts.failures, verdict, error)]
 
     def _stop(self, error: WsbusError | None) -> list[ClientAction]:
-        if self.state is ClientState.ENDED:
+        if not self._takes(ClientInput.END):
             return []
-        self._leave(ClientMove.END)
+        self._leave()
         answers = self._requests.fail(partial(copy.copy, error or UsageError(_CLOSED)))
         return [*answers, actions.HangUp(CloseCode.NORMAL, ""), actions.Stop(error)]
 
-    def _leave(self, move: ClientMove) -> None:
-        self._move(move)
+    def _leave(self) -> None:
         self.deadline = math.inf
         self._token.reset()
         self._liveness.stop()
         self._pace.reset()
         self._holdings.disconnected()
 
-    def _move(self, move: ClientMove) -> None:
-        self.state = NEXT[self.state, move]
+    def _takes(self, heard: ClientInput) -> bool:
+        """Move on by the table; tell whether the input is acted on."""
+        duty, self.state = TABLE[self.state, heard]
+        return duty is ClientDuty.ACT
 
     def _ref(self) -> str:
         self._refs += 1

@@ -1,7 +1,7 @@
-"""What a client is subscribed to, and who in it wants what.
+"""A client's subscriptions, and their holders in the client.
 
-A name is asked for once, however many holders want it. Holders get something only while the
-server has confirmed their name: the table of :meth:`ClientHoldings.audience` holds nobody else.
+A name is subscribed once for all its holders. Holders get events only while the server has
+confirmed their name: the table of :meth:`ClientHoldings.audience` has no others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RECONNECTED: Final = Gap(None, GapCause.RECONNECT)
 
 
 class _Name(Generic[H]):
-    """One name, as it was spelled, and its holders."""
+    """One name, as spelled, and its holders."""
 
     __slots__ = ("holders", "is_held", "missed", "pattern", "ref")
 
@@ -33,59 +33,59 @@ class _Name(Generic[H]):
         self.pattern: Final = pattern
         self.holders: Final[dict[H, None]] = {}
         self.missed: Final[set[H]] = set()
-        """Holders that got something before the last connection ended."""
+        """Holders that were confirmed before the last connection ended."""
         self.is_held = False
-        """The server has confirmed it, and not taken it back."""
+        """Whether the server has confirmed it, and not taken it back."""
         self.ref: str | None = None
-        """Of the request that asks for it."""
+        """The ref of the request that subscribes to it."""
 
 
 class ClientHoldings(Generic[H]):
-    """Names, their holders, and what the server said to them."""
+    """Names, their holders, and the server's answers about them."""
 
     def __init__(self) -> None:
         self._names: Final[dict[str, _Name[H]]] = {}
         self._wanted: dict[str, None] = {}
-        """Names that the server is still to be asked for."""
+        """Names to subscribe to."""
         self._unwanted: Final[dict[str, None]] = {}
-        """Names that the server is still to be asked to forget."""
+        """Names to unsubscribe from."""
         self._leaving: Final[dict[str, tuple[str, ...]]] = {}
-        """Names that the server was asked to forget, by the request; not answered yet."""
+        """Names in unsubscribe requests without an answer yet, by ref."""
         self._unasked: Final[dict[H, Pattern]] = {}
         self._missed: Final[set[H]] = set()
-        """The unasked that may have missed something since the last connection ended."""
+        """Holders without a subscription that may have missed events since the last connection."""
         self._table = self._new_table()
 
     def audience(self, channel: Channel) -> Collection[H]:
-        """Return who gets what is published on a channel now, each once. Cost: a look-up."""
+        """Return the holders that get events of a channel now, each once. Cost: a look-up."""
         return self._table.match(channel)
 
     @property
     def names(self) -> Collection[str]:
-        """What somebody wants the server to send, in the order in which it was wanted."""
+        """The names that holders want, in the order in which they were added."""
         return self._names.keys()
 
     @property
     def held(self) -> Collection[str]:
-        """What of it the server has confirmed."""
+        """The names that the server has confirmed."""
         return [text for text, name in self._names.items() if name.is_held]
 
     @property
     def is_settled(self) -> bool:
-        """The server has confirmed all of it."""
+        """Whether the server has confirmed all names."""
         return all(name.is_held for name in self._names.values())
 
     @property
     def has_requests(self) -> bool:
-        """Something is still to be said to the server."""
+        """Whether there are requests to send."""
         return bool(self._wanted or self._unwanted)
 
     def is_renewal(self, ref: str) -> bool:
-        """Tell whether a request asks for what was held before."""
+        """Tell whether a request is for names that were held before."""
         return any(name.ref == ref and name.missed for name in self._names.values())
 
     def add(self, pattern: Pattern, holder: H) -> list[ClientAction]:
-        """Add a holder; a name that is new is to be asked for."""
+        """Add a holder, and subscribe to its name if that is new."""
         name = self._names.get(pattern.text)
         if name is None:
             name = self._names[pattern.text] = _Name(pattern)
@@ -97,13 +97,13 @@ class ClientHoldings(Generic[H]):
         return [Confirm(holder)]
 
     def add_unasked(self, pattern: Pattern, holder: H) -> list[ClientAction]:
-        """Add a holder that takes what the server sends of its own accord."""
+        """Add a holder that gets events that the server sends without a subscription."""
         self._unasked[holder] = pattern
         self._table.add(pattern, holder)
         return [Confirm(holder)]
 
     def remove(self, pattern: Pattern, holder: H) -> None:
-        """Forget a holder; the server is to forget a name that nobody wants any more."""
+        """Forget a holder, and unsubscribe from a name without holders."""
         self._table.discard(pattern, holder)
         if self._unasked.pop(holder, None) is not None:
             return
@@ -121,7 +121,7 @@ class ClientHoldings(Generic[H]):
     def next_request(
         self, new_ref: Callable[[], str], max_names: int, max_bytes: int
     ) -> Subscribe | Unsubscribe | None:
-        """Return what to say to the server next; None: nothing. Says no again before a new yes."""
+        """Return the next request, or None; names are given up before new ones are added."""
         if self._unwanted:
             names = _some(self._unwanted, max_names, max_bytes)
             leave = Unsubscribe(names, new_ref())
@@ -137,18 +137,18 @@ class ClientHoldings(Generic[H]):
         return None
 
     def left(self, ref: str | None) -> None:
-        """The server forgot the names of this request."""
+        """Note that the server answered an unsubscribe request."""
         if ref is not None:
             self._leaving.pop(ref, None)
 
     def count(self, ref: str) -> int:
-        """Return how many names a request has that is not answered yet; 0: it is none of these."""
+        """Return the number of names in an unanswered request; 0: it is not one of these."""
         if ref in self._leaving:
             return len(self._leaving[ref])
         return sum(name.ref == ref for name in self._names.values())
 
     def postpone(self, ref: str) -> None:
-        """A request was not acted on, and is to be made again."""
+        """Make a request again that the server did not act on."""
         if ref in self._leaving:
             names = self._leaving.pop(ref)
             self._unwanted.update(dict.fromkeys(names))
@@ -159,7 +159,7 @@ class ClientHoldings(Generic[H]):
                 self._wanted[text] = None
 
     def answered(self, answer: Subscribed) -> list[ClientAction]:
-        """Take the answer to the request of its ``ref``; names it was not asked for are ignored."""
+        """Take the answer to a subscribe request; names that were not in it are ignored."""
         actions: list[ClientAction] = []
         refused = {
             rejected.name: CommandError(rejected.code, f"{rejected.name}: {rejected.message}")
@@ -170,19 +170,19 @@ class ClientHoldings(Generic[H]):
             if text in accepted:
                 actions += self._hold(self._names[text])
             else:
-                # A server that forgets a name must not leave its holders waiting.
+                # A server that omits a name must not leave its holders waiting.
                 why = f"{text}: the server did not say whether it accepts this"
                 default = CommandError(ErrorCode.INTERNAL_ERROR, why)
                 actions += self.dismiss(text, refused.get(text, default))
         return actions
 
     def refuse(self, ref: str, error: WsbusError) -> list[ClientAction]:
-        """The whole request was refused."""
+        """Handle the refusal of a whole request."""
         texts = [text for text, name in self._names.items() if name.ref == ref]
         return [action for text in texts for action in self.dismiss(text, error)]
 
     def taken(self, names: Collection[str], reason: str | None) -> list[ClientAction]:
-        """The server took names away that it had confirmed; they are not asked for again."""
+        """Drop names that the server has taken away; they are not subscribed again."""
         actions: list[ClientAction] = []
         for text in names:
             name = self._names.get(text)
@@ -202,13 +202,13 @@ class ClientHoldings(Generic[H]):
         return [Dismiss(holder, error) for holder in name.holders]
 
     def connected(self) -> list[ClientAction]:
-        """There is a connection; what came unasked over the last one may have been missed."""
+        """Handle a new connection; events without a subscription may have been missed."""
         holders = [holder for holder in self._unasked if holder in self._missed]
         self._missed.clear()
         return [Lose(holder, _RECONNECTED) for holder in holders]
 
     def disconnected(self) -> None:
-        """There is no connection any more: nothing is confirmed, nobody gets anything."""
+        """Handle the end of the connection: no name is confirmed any more."""
         self._table = self._new_table()
         for holder, pattern in self._unasked.items():
             self._table.add(pattern, holder)
@@ -262,7 +262,7 @@ def _share(gap: Gap, pattern: Pattern) -> Gap | None:
 
 
 def _some(texts: dict[str, None], max_names: int, max_bytes: int) -> tuple[str, ...]:
-    """Take the first names out, at least one, and as many as are small enough together."""
+    """Remove and return the first names, at least one, within the bounds."""
     names: list[str] = []
     size = 0
     for text in texts:

@@ -1,4 +1,4 @@
-"""A client's token: where it comes from, and when the next one is due."""
+"""A client's token: its source, and the time of its refresh."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _REFRESH_SECONDS: Final = 30.0
 
 
 class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a token comes from, and how it is shown."""
+    """The source of a token, and the way it is sent."""
 
     fixed: str | None = None
-    """The token that is always shown."""
+    """The token, if it never changes."""
     is_fetched: bool = False
-    """The application is asked for one before every connection, and before it expires."""
+    """Whether the application is asked for one before every connection, and before it expires."""
     in_handshake: bool = False
-    """It is shown when the connection is asked for, not in a message."""
+    """Whether it is sent in the handshake, not in a message."""
 
 
 class Token:
@@ -35,11 +35,11 @@ class Token:
     def __init__(self, use: TokenUse) -> None:
         self.use: Final = use
         self.text: str | None = use.fixed
-        """None: no token."""
+        """The present token; None: no token."""
         self.refresh_at: float = math.inf
-        """When a newer one should be fetched."""
+        """When to fetch a newer one."""
         self.sent_ref: str | None = None
-        """Of the message that shows it and is not answered yet."""
+        """The ref of the unanswered message that sent it."""
         self._expires_at = math.inf
         self._generation = 0
 
@@ -50,7 +50,7 @@ class Token:
         self._generation += 1
 
     def fetch(self) -> FetchToken:
-        """Ask for a newer one; an answer to an older question is late from now on."""
+        """Ask for a newer one; from now on answers to older questions are late."""
         self.refresh_at = math.inf
         self._generation += 1
         return FetchToken(self._generation)
@@ -60,7 +60,7 @@ class Token:
         return generation != self._generation
 
     def admitted(self, lifetime: float | None, now: float) -> None:
-        """The server takes it, for so many seconds."""
+        """Note that the server has accepted it, for ``lifetime`` seconds."""
         self.sent_ref = None
         self.refresh_at = self._expires_at = math.inf
         if lifetime is not None:
@@ -69,9 +69,9 @@ class Token:
                 self.refresh_at = now + max(lifetime / 2, lifetime - _REFRESH_SECONDS)
 
     def postpone(self, now: float) -> None:
-        """It was not refreshed; the old one is in force. Try again after half of what is left.
+        """Note that the refresh failed; try again after half of the remaining time.
 
-        Halves of halves come to an end: with a fifth of a second left it is not tried again.
+        With less than a fifth of a second left it is not tried again.
         """
         self.sent_ref = None
         left = self._expires_at - now
@@ -79,7 +79,7 @@ class Token:
             self.refresh_at = now + left / 2
 
     def wanted(self) -> Unauthenticated:
-        """Return what to say to the application if the server does not know who this is."""
+        """Return the error for an application that the server has not accepted."""
         if self.text is None:
             return Unauthenticated("the server wants a token, and none was given")
         return Unauthenticated("the server did not take the token from the handshake")
