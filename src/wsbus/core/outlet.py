@@ -32,7 +32,9 @@ class Owed:
         """None: a control frame, which no policy drops."""
         self.overflow: Final = overflow
         """The policy of the channel's family; None: each member's own."""
-        self.size: Final[int] = frame.size if frame is not None else publication.size  # type: ignore[union-attr]  # one of them is there
+        counted = publication if frame is None else frame
+        assert counted is not None  # One of them is there.
+        self.size: Final = counted.size
 
     @property
     def channel(self) -> Channel | None:
