@@ -16,8 +16,9 @@ from wsbus.core.families import Families
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
-from wsbus.core.member import Member, Outlet, Owed, Standing
+from wsbus.core.member import Member, Standing
 from wsbus.core.messages import Publication
+from wsbus.core.outlet import Outlet, Owed
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
 from wsbus.core.queue import MessageQueue
