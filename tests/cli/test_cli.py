@@ -158,7 +158,7 @@ def test_it_prints_where_it_is(demo: Demo) -> None:
         ("/base.css", "text/css", "prefers-color-scheme"),
         ("/demo.css", "text/css", ".events"),
         ("/demo.js", "javascript", "./wsbus/wsbus.js"),
-        ("/wsbus/wsbus.js", "javascript", "class Client"),
+        ("/wsbus/wsbus.js", "javascript", " as Client"),
     ],
 )
 def test_the_page_is_served(demo: Demo, path: str, kind: str, holds: str) -> None:

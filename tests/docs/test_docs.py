@@ -67,6 +67,7 @@ INSIDE: Final = re.compile(r"wsbus\.(?:core|server)\b")
 ROLE: Final = re.compile(r"\{py:\w+\}`[^`]*`")
 DEVELOPERS: Final = {
     ROOT / "docs" / "explanation" / "architecture.md",
+    ROOT / "docs" / "explanation" / "states.md",
     ROOT / "docs" / "reference" / "api.md",
 }
 """Say what is private, and where."""

@@ -65,9 +65,9 @@ class Events(Generic[T]):
 
     ``async with`` returns once the server has confirmed it, and gives it up at the end. It
     outlives connections: after each it is asked for anew, and the first event after that says so
-    in :attr:`Event.gap`. One task may iterate. Its buffer is bounded: a task that
-    iterates too slowly loses by the overflow policy, finds the loss in :attr:`Event.gap`, and holds
-    up nobody else.
+    in :attr:`.Event.gap`. One task may iterate. Its buffer is bounded: a task that
+    iterates too slowly loses by the overflow policy, finds the loss in :attr:`.Event.gap`, and
+    holds up nobody else.
 
     Iterating ends when the subscription or the client is closed, and raises the reason when either
     was ended by the server. An event whose data does not fit the type raises

@@ -107,7 +107,7 @@ class Attach(msgspec.Struct, frozen=True):
     """The number of the pending request, which comes back with the answer."""
     patterns: tuple[Pattern, ...]
     since: Mapping[Pattern, Position] = {}
-    """Where to begin with history, by pattern; always empty, since nothing keeps any yet."""
+    """The position where history begins, by pattern; always empty: nothing keeps any yet."""
 
 
 class Close(msgspec.Struct, frozen=True):

@@ -62,7 +62,7 @@ class ErrorCode(StrEnum):
     RATE_LIMITED = "RATE_LIMITED"
     """Too many messages or commands; this one was not acted on."""
     UNAVAILABLE = "UNAVAILABLE"
-    """What a subscription needs cannot be reached now; it may be asked for again."""
+    """The source of a subscription cannot be reached now; the client may ask again."""
     UNKNOWN_ACTION = "UNKNOWN_ACTION"
     """No command of this name is registered."""
     VALIDATION_ERROR = "VALIDATION_ERROR"

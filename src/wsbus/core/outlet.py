@@ -76,7 +76,7 @@ class Outlet(ABC):
         """Nothing can be written any more; None: it took nothing for too long.
 
         Returns:
-            Whether that is a failure to be counted: the first, and no regular end.
+            Whether it is counted, as only the first failure is, and no regular end.
         """
         return False
 

@@ -25,10 +25,10 @@ from .limits import Limits
 from .messages import Auth, Command, Publish, Request, Subscribe, Unsubscribe
 from .session_subscriptions import JudgedRequest
 
-__all__ = ["Answered", "PendingRequests"]
+__all__ = ["Answered", "PendingRequests", "Slot"]
 
 Answered: TypeAlias = Callable[[Any, Instant], list[Action]]
-"""What follows from the answer to a pending request."""
+"""Returns the actions that follow from the answer to a pending request."""
 
 _PLACES: Final = ("places",)
 """Stands for the places that are left for subscriptions."""
@@ -40,7 +40,7 @@ class Slot(msgspec.Struct, frozen=True):
     request: Request
     answered: Answered
     judged: JudgedRequest | None = None
-    """What is made of its names so far; None: it is no ``subscribe``."""
+    """The names judged so far; None: it is no ``subscribe``."""
 
 
 class PendingRequests:

@@ -126,7 +126,7 @@ class Session:
         self._excess: ExcessRun | None = None
         self._holdings: Final = Holdings(limits)
         self.pending: Final = PendingRequests(limits, protocol.channel, self._holdings.free)
-        """What is not settled. While it is full, hand in nothing: nothing is refused for it."""
+        """The requests that are not settled. While it is full, hand in nothing: it refuses none."""
         self._auth_deadline = now.monotonic + limits.auth_timeout
         self.reschedule(now)
 

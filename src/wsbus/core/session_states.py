@@ -1,6 +1,6 @@
 """The states of a conversation on the server's side: what each does with each input, and what next.
 
-:data:`TABLE` is complete: a pair that is not in it is a mistake of the caller, raises and changes
+``TABLE`` is complete: a pair that is not in it is a mistake of the caller, raises and changes
 nothing. ``docs/explanation/states.md`` is drawn from it.
 """
 
@@ -23,7 +23,7 @@ class State(Enum):
 
 
 class SessionInput(Enum):
-    """What happens to a conversation."""
+    """The inputs of a conversation."""
 
     PING = "the client sends a ping or a pong"
     AUTH = "the client shows a token"
@@ -38,7 +38,7 @@ class SessionInput(Enum):
 
 
 class SessionDuty(Enum):
-    """What a conversation does with an input."""
+    """The ways in which a conversation deals with an input."""
 
     ACT = "act on it"
     WAIT = "keep it until the state allows it"

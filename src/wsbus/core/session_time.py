@@ -1,4 +1,4 @@
-"""What time demands of a conversation: the token, the client's silence, and pings."""
+"""The demands of time on a conversation: the token, the client's silence, and pings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this process wants from elsewhere: one place that hears of first and last interest.
+"""The patterns this process wants from elsewhere; it hears of first and last interest.
 
 A pattern is wanted while a member of the hub has it, while a request for it is pending, and for
 :data:`LINGER_SECONDS` after that, so that a client which unsubscribes and subscribes again shows
@@ -133,7 +133,7 @@ class Interest:
 
     @property
     def known(self) -> Collection[Pattern]:
-        """What the provider brings, or was asked for."""
+        """The patterns that the provider brings, or was asked for."""
         return self._known.keys()
 
     async def run(self) -> None:

@@ -208,8 +208,8 @@ class SocketOutlet(Outlet):
         A fault of the transport that is neither its end nor one of the operating system is logged.
 
         Returns:
-            Whether to count it: the first failure that is not the connection's regular end. It
-            goes on failing until its reader ends.
+            Whether it is counted, as only the first failure is, and no regular end of the
+            connection. It goes on failing until its reader ends.
         """
         is_closed = isinstance(exc, TransportClosed)
         counts = not is_closed and not self._has_failed

@@ -92,7 +92,7 @@ class Services:
     authorize: Authorize | None
     hooks: HookLists
     interest: Interest | None = None
-    """What is wanted from other nodes; None: there are none."""
+    """The patterns wanted from other nodes; None: there are no other nodes."""
     registry: Registry[ConnectionDriver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """The heartbeats that were applied to their connections last."""

@@ -1,6 +1,6 @@
 """The states of a client session: what each does with each input, and what next.
 
-:data:`TABLE` is complete: a pair that is not in it is a mistake of the session, raises and changes
+``TABLE`` is complete: a pair that is not in it is a mistake of the session, raises and changes
 nothing. ``docs/explanation/states.md`` is drawn from it.
 """
 
@@ -24,7 +24,7 @@ class ClientState(Enum):
 
 
 class ClientInput(Enum):
-    """What happens to a client."""
+    """The inputs of a client."""
 
     OPENED = "the connection is open"
     FAILED = "no connection could be opened"
@@ -39,7 +39,7 @@ class ClientInput(Enum):
 
 
 class ClientDuty(Enum):
-    """What a client does with an input."""
+    """The ways in which a client deals with an input."""
 
     ACT = "act on it"
     IGNORE = "nothing"
@@ -53,7 +53,7 @@ _ACTS: Final = {
     ClientInput.HEARD: {_G: _G, _O: _O},
     ClientInput.DUE: {_W: _W, _D: _D, _G: _G, _O: _O},
 }
-"""What comes from outside may come at any time: where it is not acted on it is ignored."""
+"""Inputs from outside may come at any time: in the other states they are ignored."""
 _MOVES: Final = {
     ClientInput.FETCH: {_W: _F},
     ClientInput.DIAL: {_W: _D, _F: _D},
@@ -61,7 +61,7 @@ _MOVES: Final = {
     ClientInput.RETREAT: {_F: _W, _D: _W, _G: _W, _O: _W},
     ClientInput.END: {_W: _E, _F: _E, _D: _E, _G: _E, _O: _E},
 }
-"""What the session itself decides: elsewhere it is a mistake."""
+"""Inputs that the session decides itself: in other states they are a mistake."""
 
 TABLE: Final[dict[tuple[ClientState, ClientInput], tuple[ClientDuty, ClientState]]] = {
     **{
