@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -27,9 +29,28 @@ An empty cell cannot happen: if it does, a part of wsbus is wrong, and the call 
 """
 
 
-def words(kind: type[Enum]) -> list[str]:
-    """Return what each member of an enum stands for, as a list."""
-    return [f"- `{each.name}`: {each.value}" for each in kind]
+def words(title: str, kind: type[Enum]) -> list[str]:
+    """Return what each member of an enum stands for, as a list under a title."""
+    texts = {each.name: each.value for each in kind}
+    if not all(isinstance(text, str) for text in texts.values()):
+        texts = documented(kind)
+    return ["", f"{title}:", "", *[f"- `{name}`: {text}" for name, text in texts.items()]]
+
+
+def documented(kind: type[Enum]) -> dict[str, str]:
+    """Return the first sentence of each member's docstring, or its name if it has none."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {each.name: each.name.lower() for each in kind}
+    name = ""
+    for statement in definition.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)]):
+                pass
+            case ast.Expr(ast.Constant(str(text))) if name:
+                sentence = " ".join(text.split()).partition(". ")[0].rstrip(".")
+                found[name] = sentence[0].lower() + sentence[1:]
+    return found
 
 
 def grid(
@@ -67,22 +88,21 @@ def draw() -> str:
         "\n## A conversation on the server's side\n",
         "`wsbus.core.session_states`\n",
         *grid(server.State, server.SessionInput, server.TABLE),
-        "",
-        *words(server.State),
-        "",
-        *words(server.SessionInput),
-        "",
-        *words(server.SessionDuty),
+        *words("The states", server.State),
+        *words("The inputs", server.SessionInput),
+        *words("What is done", server.SessionDuty),
         "\n## A client\n",
         "`wsbus.core.client.states`\n",
         *grid(client.ClientState, client.ClientInput, client.TABLE),
-        "",
-        *words(client.ClientState),
-        "",
-        *words(client.ClientInput),
+        *words("The states", client.ClientState),
+        *words("The inputs", client.ClientInput),
+        *words("What is done", client.ClientDuty),
         "\n## A member of the hub\n",
-        "`wsbus.core.member`, which also explains the words\n",
+        "`wsbus.core.member`, which also holds the theory of operation\n",
         *grid(member.Standing, member.Input, standings),
+        *words("The states", member.Standing),
+        *words("The inputs", member.Input),
+        *words("What is done", member.Duty),
     ]
     return _HEAD + "\n".join(parts) + "\n"
 
