@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from .auth import JWT, Authenticator, grants_from_claims
 from .bus import Bus
+from .connection import Connection, ConnectionInfo
 from .core.channels import Channel, channel, escape_segment, parse_channel, unescape_segment
 from .core.errors import (
     CloseCode,
@@ -38,10 +39,9 @@ from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
 from .endpoint import Admission, Endpoint, Refusal
-from .server.connection import Connection
 from .server.hooks import Hook, SubscriptionHook
 from .server.services import Authorize
-from .server.statistics import BusStatistics, ConnectionInfo
+from .server.statistics import BusStatistics
 from .server.subscription import Subscription
 from .transport import Handshake
 

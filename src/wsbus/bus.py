@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 from ._settings import callable_setting, function_setting
 from .auth import Authenticator
+from .connection import Connection, ConnectionInfo
 from .core.channels import parse_channel
 from .core.choices import is_number, member_of, shown
 from .core.encoding import EncHook
@@ -20,13 +21,12 @@ from .core.permissions import Grants
 from .endpoint import Endpoint
 from .protocols import WireProtocol, protocols_of
 from .server.commands import Commands, RegisteredCommand, check_action
-from .server.connection import Connection
 from .server.hooks import Hooks
 from .server.host import BusHost
 from .server.publisher import Publisher, encoder
 from .server.recipients import subscribers
 from .server.services import Authorize, read_clocks
-from .server.statistics import BusStatistics, ConnectionInfo
+from .server.statistics import BusStatistics
 from .server.subscription import Subscription
 from .transport import Handshake
 

@@ -43,7 +43,7 @@ def leave(connection: Connection) -> None:
 
 @bus.command("say")
 async def say(what: str) -> int:
-    return (await bus.publish("said", what)).matched
+    return (await bus.publish("said", what)).local_matched
 
 
 app = asgi.app(bus)

@@ -239,11 +239,12 @@ async def test_a_broken_frame_ends_the_socket(adapter: str, broken: bytes, reads
 
 async def test_a_peer_that_ends_its_side_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """After a FIN without a close frame websockets has ended our side: nothing may be written."""
+    caplog.set_level(logging.WARNING)
     async with open_site(ADAPTERS["websockets"]) as site:
         client = await site.connect()
         await client.subscribe("a")
         client.peer._socket.shutdown(socket.SHUT_WR)  # a half-close
-        with fail_after(10), caplog.at_level(logging.WARNING):
+        with fail_after(10):
             while not site.has_left(client):
                 await site.bus.publish("a", 1)
                 await checkpoint()

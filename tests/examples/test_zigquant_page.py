@@ -315,8 +315,10 @@ async def test_the_hundred_and_first_message_is_refused(server: Server) -> None:
         assert {answer["type"] for answer in answers[:100]} == {"pong"}
         refused = [a for a in answers[100:] if a["type"] in {"error", "response"}]
         assert len(refused) >= 20  # a token comes back every 10 ms
-        assert {a["error"]["code"] for a in refused} == {"RATE_LIMITED"}
+        assert {a["error"]["code"] for a in refused[:-1]} == {"RATE_LIMITED"}
         assert answers[-1]["type"] == "response"
+        # On a machine that is slow enough the last one has a token.
+        assert answers[-1]["error"]["code"] in {"RATE_LIMITED", "VALIDATION_ERROR"}
 
 
 async def test_a_closed_connection_does_not_disturb_the_server(server: Server) -> None:

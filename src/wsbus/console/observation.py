@@ -17,13 +17,13 @@ from msgspec import Meta
 from .._log import escaped
 from .._spawn import spawn
 from ..bus import Bus
+from ..connection import Connection, ConnectionInfo
 from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, NotStarted
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
-from ..server.connection import Connection, ConnectionDriver
+from ..server.connection import ConnectionDriver
 from ..server.host import BusHost
-from ..server.statistics import ConnectionInfo
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import Effort, Found, answer, cut, ended_row, sendable, sorted_by

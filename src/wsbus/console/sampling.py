@@ -16,12 +16,12 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 import msgspec
 from anyio.lowlevel import checkpoint
 
+from ..connection import ConnectionInfo
 from ..core.errors import CloseCode, CommandError, ErrorCode
 from ..core.member import Member
 from ..core.patterns import parse_pattern
 from ..server.connection import ConnectionDriver
 from ..server.services import Services
-from ..server.statistics import ConnectionInfo
 from .samples import (
     CUT,
     ROWS,

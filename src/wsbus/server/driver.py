@@ -16,6 +16,7 @@ from anyio import CancelScope, Event
 
 from .._application import ask, handshake_context
 from .._log import escaped
+from ..connection import Connection, ConnectionInfo
 from ..core import actions
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
@@ -25,14 +26,13 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
 from .closing import close, close_failed
 from .commands import Running
-from .connection import Connection, ConnectionDriver
+from .connection import ConnectionDriver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_outlet, new_session, take_name
 from .outlet import SocketOutlet
 from .questions import put, question
 from .reader import Reader
 from .services import Services
-from .statistics import ConnectionInfo
 
 __all__ = ["Driver"]
 

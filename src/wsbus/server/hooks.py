@@ -19,7 +19,7 @@ from anyio import Event
 from .._application import Overdue, call, name_of
 from .._log import BoundedLog
 from .._settings import function_setting
-from .connection import Connection
+from ..connection import Connection
 
 __all__ = ["Hook", "HookCalls", "HookLists", "Hooks", "SubscriptionHook"]
 

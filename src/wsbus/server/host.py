@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from anyio.abc import TaskGroup
 
+from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
 from ..core.families import Families, Family
@@ -24,7 +25,7 @@ from .lifecycle import Life
 from .post import Encode, Post
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
-from .statistics import BusStatistics, ConnectionInfo
+from .statistics import BusStatistics
 
 __all__ = ["BusHost"]
 

@@ -8,12 +8,13 @@ from typing import Final, TypeAlias
 
 from .._log import escaped
 from ..auth import Authenticator
+from ..connection import Connection
 from ..core.channels import Channel
 from ..core.errors import UsageError
 from ..core.hub import Hub
 from ..core.member import Member
 from ..endpoint import Endpoint
-from .connection import Connection, ConnectionDriver, driver_of
+from .connection import ConnectionDriver, driver_of
 from .registry import Registry
 
 __all__ = ["Recipients", "Who", "subscribers"]

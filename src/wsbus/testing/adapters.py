@@ -12,10 +12,9 @@ from anyio import CancelScope, Event, create_task_group, move_on_after
 from anyio.abc import TaskStatus
 
 from ..bus import Bus
+from ..connection import Connection, ConnectionInfo
 from ..core.limits import Limits
 from ..endpoint import Endpoint
-from ..server.connection import Connection
-from ..server.statistics import ConnectionInfo
 from .peer import Peer
 
 __all__ = ["Adapter", "ConformanceError", "JsonPeer", "Serve", "Site", "expect", "open_site"]

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from anyio import Event
 
+from ...connection import Connection
 from ...core.errors import Unauthenticated
 from ...core.limits import Limits
 from ...core.permissions import Grants, Identity
-from ...server.connection import Connection
 from ...transport import Handshake
 from ..adapters import Adapter, Site, expect, open_site
 
