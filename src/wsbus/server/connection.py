@@ -15,7 +15,8 @@ __all__ = ["ConnectionDriver", "driver_of"]
 class ConnectionDriver(Driven, Protocol):
     """Runs a connection; see :class:`wsbus.server.driver.Driver`.
 
-    The registry holds drivers, the application holds :class:`Connection`; each knows the other.
+    The registry holds drivers, the application holds :class:`~wsbus.connection.Connection`; each
+    knows the other.
     """
 
     @property
