@@ -15,7 +15,7 @@ import { clamp, wait } from "./waiting.js";
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
-const STATES = { waiting: "waiting", open: "connected", ended: "closed" };
+const STATES = { waiting: "waiting", open: "connected", "ended": "closed" };
 
 /** @type {(failure: Failure) => CommandError | ConnectionError} */
 const errorOf = ({ code, message, reason }) =>
@@ -23,9 +23,6 @@ const errorOf = ({ code, message, reason }) =>
 
 /** @type {(patterns: string | Iterable<string>) => string[]} */
 const listOf = (patterns) => [...new Set(typeof patterns === "string" ? [patterns] : patterns)];
-
-/** The browser says that there is no network. */
-const isOffline = () => globalThis.navigator?.onLine === false;
 
 /**
  * @typedef {{ end: AbortController, isOpen: boolean, where: string, url?: string | URL, socket?: Socket }} Link One
@@ -85,6 +82,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   /** @returns {State} */
   const stateOf = () => (session.state === "waiting" && session.deadline === Infinity ? "idle" : (STATES[session.state] ?? "connecting"));
 
+  const isConnected = () => session.state === "open";
+
   const renew = () => {
     link = { end: new AbortController(), isOpen: false, where: "" };
   };
@@ -120,7 +119,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   /** Tell the session what has happened, and do what it wants. @param {Input<Holder, Waiter<unknown>>} input */
   const give = (input) => {
-    const actions = session.handle(input, performance.now());
+    const actions = session.handle({ ...input, isOffline: globalThis.navigator?.onLine === false }, performance.now());
     const state = stateOf();
     depth++;
     if (state !== told) {
@@ -177,11 +176,11 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         return error ? action.key.reject(errorOf(error)) : action.key.resolve(data);
       }
       case "confirm":
-        return action.holder.confirm();
+        return action.holder.confirm?.();
       case "dismiss":
         return action.holder.dismiss(errorOf(action.error));
       case "lose":
-        return action.holder.lose(gapOf(action));
+        return action.holder.lose?.(gapOf(action));
       case "tellGap":
         return tell("gap", gapOf(action));
       case "tellConnected": {
@@ -243,7 +242,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   /** @param {number} code @param {string} reason */
   const lose = (code, reason) => {
     hangUp();
-    give({ type: "lost", code, reason, isOffline: isOffline() });
+    give({ type: "lost", code, reason });
   };
 
   /** Ask the page for a token, and for the URL; the latter only for a new connection. @param {number} generation */
@@ -257,7 +256,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       if (typeof url === "function" && !isOpen) mine.url = await url();
       give({ type: "token", generation, token: answer });
     } catch (error) {
-      give({ type: "noToken", generation, why: `the function for the ${step} failed: ${error}`, isOffline: isOffline() });
+      give({ type: "noToken", generation, why: `the function for the ${step} failed: ${error}` });
     }
   };
 
@@ -283,7 +282,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     const fail = (cause = "", said = "") => {
       if (end.signal.aborted) return;
       hangUp();
-      give({ type: "failed", error: explainFailure(where, protocol, cause, `${said}`), isOffline: isOffline() });
+      give({ type: "failed", error: explainFailure(where, protocol, cause, `${said}`) });
     };
     /** @type {(type: string, run: (event: SocketEvent) => void) => void} */
     const on = (type, run) =>
@@ -325,7 +324,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     /** @type {BusEvent} */
     const seen = { channel, event, timestamp, data };
     if (position) seen.position = position;
-    for (const holder of session.audience(channel)) holder.push(seen);
+    for (const holder of session.audience(channel)) holder.push?.(seen);
     const names = channel.split(".");
     for (const listener of [...listeners]) {
       if (!listeners.has(listener) || !fits(listener.segments, names)) continue;
@@ -345,9 +344,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   /** @param {string} what @param {number} ms */
   const late = (what, ms) => {
-    const why = { idle: ": there was no connection, since connect() was not called", connected: "" };
-    const { [stateOf()]: text = ": there was no connection" } = /** @type {Record<string, string>} */ (why);
-    return new CommandError("TIMEOUT", `${what} within ${ms} ms${text}`);
+    const why = stateOf() === "idle" ? ", since connect() was not called" : "";
+    return new CommandError("TIMEOUT", `${what} within ${ms} ms${isConnected() ? "" : `: there was no connection${why}`}`);
   };
 
   const close = () => {
@@ -370,7 +368,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     /** @type {(options: Abortable) => Promise<void>} */
     connect: ({ signal }) =>
       wait({ signal }, (waiter) => {
-        if (stateOf() === "connected") return waiter.resolve();
+        if (isConnected()) return waiter.resolve();
         if (options.signal?.aborted) return waiter.reject(errorOf(session.ending));
         if (!WebSocket && !globalThis.WebSocket) {
           throw new TypeError("no global WebSocket: pass the option WebSocket");
@@ -417,8 +415,6 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
                 change("unsubscribe", pattern, part);
                 if (pending.delete(part)) waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
               },
-              lose() {},
-              push() {},
             };
             pending.add(part);
             parts.set(part, pattern);
@@ -501,7 +497,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         },
         (ms) => {
           if (session.wasSent(key)) return new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`);
-          return late(stateOf() === "connected" ? "not sent, since the server limits the rate," : "not sent", ms);
+          return late(isConnected() ? "not sent, since the server limits the rate," : "not sent", ms);
         },
       );
     },
