@@ -4,7 +4,7 @@ import { CommandError, ConnectionError } from "./errors.js";
 import { makeSession } from "./session.js";
 import { gapOf, makeStream } from "./stream.js";
 import { base64url, checkLength, fits } from "./text.js";
-import { clamp, wait } from "./waiting.js";
+import { clamp, onAbort, wait } from "./waiting.js";
 
 /** @import { Action, Failure, Input, Message } from "./actions.js" */
 /** @import { NodeSocket, SocketEvent } from "./address.js" */
@@ -201,7 +201,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         return report(errorOf(action.error));
       case "stop": {
         const error = action.error ? /** @type {ConnectionError} */ (errorOf(action.error)) : null;
-        const ending = { code: error?.code ?? 1000, reason: error?.reason ?? "", error };
+        const { code = 1000, reason = "" } = error ?? {};
+        const ending = { code, reason, error };
         if (!session.hasGivenUp) unwatch();
         for (const waiter of [...connecting, ...joining]) waiter.reject(error ?? errorOf(session.ending));
         for (const stream of streams) stream.end(error, !!error);
@@ -395,6 +396,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
           /** @type {Map<Holder, string>} Patterns that the call still wants. */
           const parts = new Map();
           const off = () => [...parts.keys()].forEach((part) => part.leave?.());
+          let stay = () => {};
           joining.add(waiter);
           for (const pattern of list) {
             /** @type {Holder & { leave(): void }} */
@@ -411,7 +413,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
               },
               leave() {
                 parts.delete(part);
-                if (!parts.size) signal?.removeEventListener("abort", off);
+                if (!parts.size) stay();
                 change("unsubscribe", pattern, part);
                 if (pending.delete(part)) waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
               },
@@ -424,7 +426,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
           return (hasFailed) => {
             joining.delete(waiter);
             if (hasFailed) off();
-            else signal?.addEventListener("abort", off);
+            else stay = onAbort(signal, off);
           };
         },
         (ms) => late("the subscription was not confirmed", ms),
@@ -453,21 +455,22 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       const listener = { segments: pattern.split("."), handler };
       const off = () => {
         listeners.delete(listener);
-        signal?.removeEventListener("abort", off);
+        stay();
       };
+      const stay = onAbort(signal, off);
       if (!signal?.aborted) listeners.add(listener);
-      signal?.addEventListener("abort", off);
       return off;
     },
 
     /** @type {(pattern: string, options: Abortable & { buffer?: number }) => AsyncIterableIterator<BusEvent>} */
     events(pattern, { signal, buffer = 1000 }) {
+      let stay = () => {};
       const abort = () => stream.end(signal?.reason);
       const stream = makeStream(
         buffer,
         (gap) => tell("gap", { ...gap, pattern }),
         () => {
-          signal?.removeEventListener("abort", abort);
+          stay();
           streams.delete(stream);
           change("unsubscribe", pattern, stream);
         },
@@ -475,7 +478,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       try {
         checkLength(pattern);
         streams.add(stream);
-        signal?.addEventListener("abort", abort);
+        stay = onAbort(signal, abort);
         if (signal?.aborted) abort();
         else change("subscribe", pattern, stream);
       } catch (error) {
