@@ -41,6 +41,6 @@ export const explainFailure = (where, protocol, cause, said = "") => {
   const what = isKnown
     ? cause + (why && ` (${why})`)
     : "scripts are not told why: wrong URL, no server, or one that does not speak " +
-      `${protocol}, restarts, or refuses the origin or token`;
+      `${protocol}, restarts, or refuses this origin or the token`;
   return { code, message: `cannot connect to ${where}: ${what} (${code})` };
 };
