@@ -124,7 +124,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     depth++;
     if (state !== told) {
       if (told === "closed") begin();
-      // What a listener has made untrue is not told.
+      // Listeners do not get what one of them has made untrue.
       if (state === "closed") events = events.filter(([type]) => type === "error");
       told = state;
       tell("state", { state });
