@@ -10,23 +10,37 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from string import ascii_letters
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from tests.web.running import ROOT, WEB, find_esbuild, find_terser, find_tsc
 
 SOURCE: Final = WEB / "source"
-BANNER: Final = "// wsbus.js, SPDX-License-Identifier: MIT\n"
+BANNER: Final = "// SPDX-License-Identifier: MIT\n"
 _OWN: Final = (
-    *("audience", "bytes", "connectTimeout", "disconnected", "dismiss", "dropped", "ending"),
-    *("generation", "greets", "handler", "hasGivenUp", "hasRequests", "haveMissed", "holder"),
-    *("holders", "inHandshake", "isAgain", "isBatched", "isCommand", "isFetched", "isHeld"),
-    *("isIdempotent", "isKnown", "isLeaving", "isOffline", "isOpen", "isRenewal", "isSettled"),
-    *("judge", "leave", "maxBytes", "maxNames", "missed", "nextIsCommand", "outcome", "patience"),
-    *("postpone", "readyAt", "refill", "refused", "segments", "taken", "wasSent", "where"),
+    *("answer", "answered", "ask", "audience", "bytes", "check", "confirm", "connectTimeout", "count", "cut"),
+    *("deadline", "disconnected", "dismiss", "dropped", "end", "ending", "fail", "forget"),
+    *("generation", "greets", "handle", "handler", "hasGivenUp", "hasRequests", "haveMissed"),
+    *("holder", "holders", "inHandshake", "isAgain", "isBatched", "isCommand", "isFetched"),
+    *("isHeld", "isIdempotent", "isKnown", "isLeaving", "isOffline", "isOpen", "isRenewal"),
+    *("isSettled", "judge", "key", "leave", "left", "lose", "maxBytes", "maxNames", "missed", "names"),
+    *("number", "of", "outcome", "patience", "postpone", "readyAt", "ref", "refill"),
+    *("refused", "remove", "rest", "segments", "socket", "stateOf", "take", "taken"),
+    *("text", "url"),
+    *("wasSent", "where", "why"),
 )
 """Properties that never leave the module, which get short names. None may be a word of the
-protocol, of the client's own interface, of JavaScript or of the browser."""
+protocol, of the client's own interface, of JavaScript or of the browser, as far as it is used."""
+_WORDS: Final = (
+    *("answer", "check", "confirm", "cut", "dead", "deadline", "dial", "dialling", "dismiss"),
+    *("ended", "failed", "fetching", "fetchToken", "forget", "greeting", "hangUp", "heard"),
+    *("later", "lose", "lost", "muchLater", "newToken", "noToken", "now", "opened", "pause"),
+    *("request", "say", "stop", "tellConnected", "tellError", "tellGap", "tellReconnecting"),
+    *("tellRefreshFailed", "wake"),
+)
+"""What inputs, actions, states and advice of a session are called: never seen outside, so that a
+text with just that word gets short, too. A key of a table is written in quotes for this."""
 FLAGS: Final = (
     *("--strict", "--allowJs", "--checkJs", "--target", "es2022", "--types", ""),
     *("--lib", "es2022,dom,dom.iterable", "--module", "esnext", "--moduleResolution", "bundler"),
@@ -36,6 +50,7 @@ _DECLARED: Final = ("types", "errors", "names", "wsbus")
 _COMMENT: Final = re.compile(
     r"/\*\*(?:(?!\*/).)*?@(?:typedef|import)(?:(?!\*/).)*?\*/\n", re.DOTALL
 )
+_QUOTED: Final = re.compile(f'"({"|".join(_WORDS)})"')
 _LINKS: Final = re.compile(r"^(?:import .*|export \{.*|export \* .*)\n", re.MULTILINE)
 
 
@@ -45,11 +60,18 @@ def bundle() -> str:
     short = ("--module", "--ecma", "2022", "--mangle", "--compress")
     how = "passes=5,ecma=2022,unsafe=true,unsafe_arrows=true,unsafe_methods=true"
     own = f"--mangle-props=^({'|'.join(_OWN)})$"
-    joined = _run(find_esbuild(), str(SOURCE / "wsbus.js"), own, *joins)
     with TemporaryDirectory() as directory:
-        file = Path(directory) / "joined.js"
-        file.write_text(joined, encoding="utf-8")
-        return BANNER + _run(find_terser(), str(file), *short, how)
+        for file in SOURCE.glob("*.js"):
+            text = _QUOTED.sub(_shorten, file.read_text("utf-8"))
+            (Path(directory) / file.name).write_text(text, encoding="utf-8")
+        joined = _run(find_esbuild(), str(Path(directory) / "wsbus.js"), own, *joins)
+        made = Path(directory) / "joined.js"
+        made.write_text(joined, encoding="utf-8")
+        return BANNER + _run(find_terser(), str(made), *short, how)
+
+
+def _shorten(quoted: re.Match[str]) -> str:
+    return f'"{ascii_letters[_WORDS.index(quoted[1])]}"'
 
 
 def declarations() -> str:

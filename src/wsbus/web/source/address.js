@@ -40,7 +40,7 @@ export const explainFailure = (where, protocol, cause, said = "") => {
   const isKnown = cause && !cause.includes("non-101"); // All that the WebSocket of Node itself says.
   const what = isKnown
     ? cause + (why && ` (${why})`)
-    : "scripts are not told why: wrong URL, no server, one that does not speak " +
-      `${protocol}, refuses this origin or the token in the URL, or restarts`;
+    : "scripts are not told why: wrong URL, no server, or one that does not speak " +
+      `${protocol}, restarts, or refuses this origin or the token`;
   return { code, message: `cannot connect to ${where}: ${what} (${code})` };
 };

@@ -4,7 +4,7 @@ import { CommandError, ConnectionError } from "./errors.js";
 import { makeSession } from "./session.js";
 import { gapOf, makeStream } from "./stream.js";
 import { base64url, checkLength, fits } from "./text.js";
-import { clamp, wait } from "./waiting.js";
+import { clamp, onAbort, wait } from "./waiting.js";
 
 /** @import { Action, Failure, Input, Message } from "./actions.js" */
 /** @import { NodeSocket, SocketEvent } from "./address.js" */
@@ -15,7 +15,7 @@ import { clamp, wait } from "./waiting.js";
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
-const STATES = { waiting: "waiting", open: "connected", ended: "closed" };
+const STATES = { waiting: "waiting", open: "connected", "ended": "closed" };
 
 /** @type {(failure: Failure) => CommandError | ConnectionError} */
 const errorOf = ({ code, message, reason }) =>
@@ -23,9 +23,6 @@ const errorOf = ({ code, message, reason }) =>
 
 /** @type {(patterns: string | Iterable<string>) => string[]} */
 const listOf = (patterns) => [...new Set(typeof patterns === "string" ? [patterns] : patterns)];
-
-/** The browser says that there is no network. */
-const isOffline = () => globalThis.navigator?.onLine === false;
 
 /**
  * @typedef {{ end: AbortController, isOpen: boolean, where: string, url?: string | URL, socket?: Socket }} Link One
@@ -85,6 +82,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   /** @returns {State} */
   const stateOf = () => (session.state === "waiting" && session.deadline === Infinity ? "idle" : (STATES[session.state] ?? "connecting"));
 
+  const isConnected = () => session.state === "open";
+
   const renew = () => {
     link = { end: new AbortController(), isOpen: false, where: "" };
   };
@@ -120,12 +119,12 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   /** Tell the session what has happened, and do what it wants. @param {Input<Holder, Waiter<unknown>>} input */
   const give = (input) => {
-    const actions = session.handle(input, performance.now());
+    const actions = session.handle({ ...input, isOffline: globalThis.navigator?.onLine === false }, performance.now());
     const state = stateOf();
     depth++;
     if (state !== told) {
       if (told === "closed") begin();
-      // What a listener has made untrue is not told.
+      // Listeners do not get what one of them has made untrue.
       if (state === "closed") events = events.filter(([type]) => type === "error");
       told = state;
       tell("state", { state });
@@ -177,11 +176,11 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         return error ? action.key.reject(errorOf(error)) : action.key.resolve(data);
       }
       case "confirm":
-        return action.holder.confirm();
+        return action.holder.confirm?.();
       case "dismiss":
         return action.holder.dismiss(errorOf(action.error));
       case "lose":
-        return action.holder.lose(gapOf(action));
+        return action.holder.lose?.(gapOf(action));
       case "tellGap":
         return tell("gap", gapOf(action));
       case "tellConnected": {
@@ -202,7 +201,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         return report(errorOf(action.error));
       case "stop": {
         const error = action.error ? /** @type {ConnectionError} */ (errorOf(action.error)) : null;
-        const ending = { code: error?.code ?? 1000, reason: error?.reason ?? "", error };
+        const { code = 1000, reason = "" } = error ?? {};
+        const ending = { code, reason, error };
         if (!session.hasGivenUp) unwatch();
         for (const waiter of [...connecting, ...joining]) waiter.reject(error ?? errorOf(session.ending));
         for (const stream of streams) stream.end(error, !!error);
@@ -243,7 +243,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   /** @param {number} code @param {string} reason */
   const lose = (code, reason) => {
     hangUp();
-    give({ type: "lost", code, reason, isOffline: isOffline() });
+    give({ type: "lost", code, reason });
   };
 
   /** Ask the page for a token, and for the URL; the latter only for a new connection. @param {number} generation */
@@ -257,7 +257,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       if (typeof url === "function" && !isOpen) mine.url = await url();
       give({ type: "token", generation, token: answer });
     } catch (error) {
-      give({ type: "noToken", generation, why: `the function for the ${step} failed: ${error}`, isOffline: isOffline() });
+      give({ type: "noToken", generation, why: `the function for the ${step} failed: ${error}` });
     }
   };
 
@@ -283,7 +283,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     const fail = (cause = "", said = "") => {
       if (end.signal.aborted) return;
       hangUp();
-      give({ type: "failed", error: explainFailure(where, protocol, cause, `${said}`), isOffline: isOffline() });
+      give({ type: "failed", error: explainFailure(where, protocol, cause, `${said}`) });
     };
     /** @type {(type: string, run: (event: SocketEvent) => void) => void} */
     const on = (type, run) =>
@@ -325,7 +325,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     /** @type {BusEvent} */
     const seen = { channel, event, timestamp, data };
     if (position) seen.position = position;
-    for (const holder of session.audience(channel)) holder.push(seen);
+    for (const holder of session.audience(channel)) holder.push?.(seen);
     const names = channel.split(".");
     for (const listener of [...listeners]) {
       if (!listeners.has(listener) || !fits(listener.segments, names)) continue;
@@ -345,9 +345,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   /** @param {string} what @param {number} ms */
   const late = (what, ms) => {
-    const why = { idle: ": there was no connection, since connect() was not called", connected: "" };
-    const { [stateOf()]: text = ": there was no connection" } = /** @type {Record<string, string>} */ (why);
-    return new CommandError("TIMEOUT", `${what} within ${ms} ms${text}`);
+    const why = stateOf() === "idle" ? ", since connect() was not called" : "";
+    return new CommandError("TIMEOUT", `${what} within ${ms} ms${isConnected() ? "" : `: there was no connection${why}`}`);
   };
 
   const close = () => {
@@ -370,7 +369,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     /** @type {(options: Abortable) => Promise<void>} */
     connect: ({ signal }) =>
       wait({ signal }, (waiter) => {
-        if (stateOf() === "connected") return waiter.resolve();
+        if (isConnected()) return waiter.resolve();
         if (options.signal?.aborted) return waiter.reject(errorOf(session.ending));
         if (!WebSocket && !globalThis.WebSocket) {
           throw new TypeError("no global WebSocket: pass the option WebSocket");
@@ -397,6 +396,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
           /** @type {Map<Holder, string>} Patterns that the call still wants. */
           const parts = new Map();
           const off = () => [...parts.keys()].forEach((part) => part.leave?.());
+          let stay = () => {};
           joining.add(waiter);
           for (const pattern of list) {
             /** @type {Holder & { leave(): void }} */
@@ -413,12 +413,10 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
               },
               leave() {
                 parts.delete(part);
-                if (!parts.size) signal?.removeEventListener("abort", off);
+                if (!parts.size) stay();
                 change("unsubscribe", pattern, part);
                 if (pending.delete(part)) waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
               },
-              lose() {},
-              push() {},
             };
             pending.add(part);
             parts.set(part, pattern);
@@ -428,7 +426,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
           return (hasFailed) => {
             joining.delete(waiter);
             if (hasFailed) off();
-            else signal?.addEventListener("abort", off);
+            else stay = onAbort(signal, off);
           };
         },
         (ms) => late("the subscription was not confirmed", ms),
@@ -457,21 +455,22 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       const listener = { segments: pattern.split("."), handler };
       const off = () => {
         listeners.delete(listener);
-        signal?.removeEventListener("abort", off);
+        stay();
       };
+      const stay = onAbort(signal, off);
       if (!signal?.aborted) listeners.add(listener);
-      signal?.addEventListener("abort", off);
       return off;
     },
 
     /** @type {(pattern: string, options: Abortable & { buffer?: number }) => AsyncIterableIterator<BusEvent>} */
     events(pattern, { signal, buffer = 1000 }) {
+      let stay = () => {};
       const abort = () => stream.end(signal?.reason);
       const stream = makeStream(
         buffer,
         (gap) => tell("gap", { ...gap, pattern }),
         () => {
-          signal?.removeEventListener("abort", abort);
+          stay();
           streams.delete(stream);
           change("unsubscribe", pattern, stream);
         },
@@ -479,7 +478,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       try {
         checkLength(pattern);
         streams.add(stream);
-        signal?.addEventListener("abort", abort);
+        stay = onAbort(signal, abort);
         if (signal?.aborted) abort();
         else change("subscribe", pattern, stream);
       } catch (error) {
@@ -501,7 +500,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         },
         (ms) => {
           if (session.wasSent(key)) return new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`);
-          return late(stateOf() === "connected" ? "not sent, since the server limits the rate," : "not sent", ms);
+          return late(isConnected() ? "not sent, since the server limits the rate," : "not sent", ms);
         },
       );
     },

@@ -9,10 +9,10 @@ import { checkLength, encode, fits } from "./text.js";
  */
 export const matches = (pattern, channel) => fits(pattern.split("."), channel.split("."));
 
-// What no name may hold: Cc, Cf, Cs, Co, Zs, Zl, Zp of Unicode 15, and noncharacters. Classes that
-// may change are written out.
+// What no name may hold: Cc, Cf, Cs, Co, Zs, Zl, Zp of Unicode 15, and noncharacters. The class that
+// may change, Cf, is written out.
 const FORBIDDEN =
-  /\p{Cc}\p{Cs}\p{Co}\p{NChar} \xA0\xAD\u0600-\u0605\u061C\u06DD\u070F\u0890\u0891\u08E2\u1680\u180E\u2000-\u200F\u2028-\u202F\u205F-\u2064\u2066-\u206F\u3000\uFEFF\uFFF9-\uFFFB\u{110BD}\u{110CD}\u{13430}-\u{1343F}\u{1BCA0}-\u{1BCA3}\u{1D173}-\u{1D17A}\u{E0001}\u{E0020}-\u{E007F}/u
+  /\p{Cc}\p{Cs}\p{Co}\p{NChar}\p{Z}\xAD\u0600-\u0605\u061C\u06DD\u070F\u0890\u0891\u08E2\u180E\u200B-\u200F\u202A-\u202E\u2060-\u2064\u2066-\u206F\uFEFF\uFFF9-\uFFFB\u{110BD}\u{110CD}\u{13430}-\u{1343F}\u{1BCA0}-\u{1BCA3}\u{1D173}-\u{1D17A}\u{E0001}\u{E0020}-\u{E007F}/u
     .source;
 const UNFIT = new RegExp(`[${FORBIDDEN}%.*]`, "gu");
 const INVALID = new RegExp(`[${FORBIDDEN}*]|^\\.|\\.\\.|\\.$|^$`, "u");

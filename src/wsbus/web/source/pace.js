@@ -18,8 +18,8 @@ const ROUNDING = 1e-6;
 
 /** @typedef {ReturnType<typeof makePace>} Pace */
 
-/** A limit that the server tells, if it is one. @type {(value: unknown) => number} */
-const limitOf = (value) => (typeof value === "number" && value > 0 ? value : Infinity);
+/** A limit that the server tells, if it is one. @type {(value: unknown, otherwise?: number) => number} */
+const limitOf = (value, otherwise = Infinity) => (typeof value === "number" && value > 0 ? value : otherwise);
 
 /** One token bucket. @param {unknown} told The rate that the server tells, if it does. @param {number} last Now. */
 const makeBucket = (told, last) => {
@@ -31,7 +31,7 @@ const makeBucket = (told, last) => {
 
   /** @param {number} now */
   const refill = (now) => {
-    if (tokens < burst) tokens = Math.min(burst, tokens + (Math.max(0, now - last) / 1000) * rate);
+    if (tokens < burst) tokens = Math.min(burst, tokens + ((now - last) / 1000) * rate);
     last = now;
     return tokens;
   };
@@ -74,16 +74,15 @@ const makeBucket = (told, last) => {
 export const makePace = (terms, now) => {
   const messages = makeBucket(terms.messages_per_second, now);
   const commands = makeBucket(terms.commands_per_second, now);
-  const told = limitOf(terms.max_names);
 
   return {
     /** The largest message that the server reads. */
     maxBytes: limitOf(terms.max_message_bytes),
     /** The most names in one request. */
-    maxNames: told < Infinity ? Math.max(1, told) : UNTOLD_NAMES,
+    maxNames: Math.max(1, limitOf(terms.max_names, UNTOLD_NAMES)),
 
-    /** When one more message may be sent: `now`, or later. @param {number} now @param {boolean} isCommand */
-    readyAt: (now, isCommand) => Math.max(messages.readyAt(now), isCommand ? commands.readyAt(now) : now),
+    /** When one more message may be sent: `now`, or later. @param {number} now @param {boolean} [isCommand] */
+    readyAt: (now, isCommand = false) => Math.max(messages.readyAt(now), isCommand ? commands.readyAt(now) : now),
 
     /** How many names one request may hold now. @param {number} now */
     names(now) {
@@ -96,7 +95,7 @@ export const makePace = (terms, now) => {
       if (isCommand) commands.take(now, 1);
     },
 
-    /** Whose limit it was. @param {boolean} isCommand */
+    /** Whose limit it was. @param {boolean} [isCommand] */
     of: (isCommand) => (isCommand ? commands : messages),
   };
 };

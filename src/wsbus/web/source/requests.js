@@ -62,10 +62,10 @@ export const makeRequests = (emit) => {
   };
 
   return {
-    /** Whether the first that waits is a command; undefined: nothing waits. */
-    nextIsCommand() {
-      for (const { isCommand } of waiting) return isCommand;
-      return undefined;
+    /** When the first that waits can be sent; Infinity: nothing waits. @param {Pace} pace @param {number} now */
+    readyAt(pace, now) {
+      for (const { isCommand } of waiting) return pace.readyAt(now, isCommand);
+      return Infinity;
     },
 
     /** Whether a request may have been carried out. @param {K} key */

@@ -174,31 +174,34 @@ export const makeSession = (
 
   // --- connections -------------------------------------------------------------------------------
 
+  /** Take the next step towards a connection, which has its time limit. @param {SessionState} state */
+  const enter = (state) => {
+    self.state = state;
+    self.deadline = now + connectTimeout;
+  };
+
   const begin = () => {
     begunAt = now;
     self.hasGivenUp = false;
     if (!isFetched) return dial();
-    self.state = "fetching";
-    self.deadline = now + connectTimeout;
+    enter("fetching");
     return ask();
   };
 
   const dial = () => {
-    self.state = "dialling";
-    self.deadline = now + connectTimeout;
+    enter("dialling");
     emit({ type: "dial", token: inHandshake ? token : null });
   };
 
   const opened = () => {
-    self.state = "greeting";
-    self.deadline = now + connectTimeout;
+    enter("greeting");
     terms = {};
     if (token !== null && !inHandshake) authenticate();
     else if (!greets) beat("ping");
   };
 
   /** The server knows who this is. */
-  const enter = () => {
+  const open = () => {
     const { connection_id: connectionId, subject } = terms;
     self.state = "open";
     enteredAt = now;
@@ -303,12 +306,12 @@ export const makeSession = (
         expiresAt = now + life;
         if (isFetched) refreshAt = now + Math.max(life / 2, life - REFRESH);
       }
-      if (self.state === "greeting") enter();
+      if (self.state === "greeting") open();
     } else {
       // One that is known all the same needs no token here.
       if (self.state === "greeting") {
         if (terms.subject === undefined) return stop({ code: 4500, message: explain(4500, why) });
-        enter();
+        open();
       }
       notRefreshed(why);
     }
@@ -340,17 +343,17 @@ export const makeSession = (
         return say({ type: "pong", id });
       case "pong":
         if (!isGreeting) return id === undefined || id === pingRef ? liveness.rest() : undefined;
-        return greets || tokenRef ? undefined : enter();
+        return greets || tokenRef ? undefined : open();
       case "connected":
         pace = makePace(data, now);
         requests.judge(pace);
         terms = data;
         if (!isGreeting || tokenRef) return undefined;
-        return data.subject === undefined ? wantsToken() : enter();
+        return data.subject === undefined ? wantsToken() : open();
       case "auth_result":
         return tokenRef && [undefined, tokenRef].includes(id) ? authResult(message) : undefined;
       case "subscribed":
-        pace.of(false).answered();
+        pace.of().answered();
         return id === undefined ? undefined : subscriptions.answered(message);
       case "unsubscribed":
         return id === undefined ? subscriptions.taken(data.channels, data.reason) : subscriptions.left(id);
@@ -383,7 +386,7 @@ export const makeSession = (
   const refused = (id, error) => {
     const count = subscriptions.count(id);
     if (!count) return emit({ type: "tellError", error });
-    if (error.code === "RATE_LIMITED") pace.of(false).refused(now);
+    if (error.code === "RATE_LIMITED") pace.of().refused(now);
     // The server takes fewer names at once.
     else if (error.code === "INVALID_MESSAGE" && count > 1) pace.maxNames = Math.min(pace.maxNames, count >> 1);
     else if (!subscriptions.isRenewal(id)) return subscriptions.refused(id, error);
@@ -442,7 +445,7 @@ export const makeSession = (
 
   /** Say what waits, as much as the rates of the server allow. */
   const flush = () => {
-    while (subscriptions.hasRequests() && pace.readyAt(now, false) <= now) {
+    while (subscriptions.hasRequests() && pace.readyAt(now) <= now) {
       const size = Math.min(askBytes, pace.maxBytes / 2);
       const message = subscriptions.next(newRef(), pace.names(now), size);
       say(message, message.channels.length);
@@ -453,16 +456,7 @@ export const makeSession = (
     if (isReturning) emit({ type: "tellGap", lost: null, cause: "reconnect" });
   };
 
-  /** When something that waits can be said; Infinity: nothing waits. */
-  const readyAt = () => {
-    const nextIsCommand = requests.nextIsCommand();
-    const kinds = subscriptions.hasRequests() ? [nextIsCommand, false] : [nextIsCommand];
-    return Math.min(...kinds.map((isCommand) => (isCommand === undefined ? Infinity : pace.readyAt(now, isCommand))));
-  };
-
-  const newRef = () => {
-    return String(++refs);
-  };
+  const newRef = () => `${++refs}`;
 
   /** @param {Record<string, unknown>} message @param {number} [names] */
   const say = (message, names) => {
@@ -505,7 +499,8 @@ export const makeSession = (
       if (isTaken) act(input);
       if (self.state === "open" && !verdict) {
         if (!input.isBatched) flush();
-        self.deadline = Math.min(liveness.deadline, refreshAt, readyAt());
+        const askAt = subscriptions.hasRequests() ? pace.readyAt(now) : Infinity;
+        self.deadline = Math.min(liveness.deadline, refreshAt, requests.readyAt(pace, now), askAt);
       }
       return actions;
     },

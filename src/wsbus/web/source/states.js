@@ -18,23 +18,23 @@ export const STATES = ["waiting", "fetching", "dialling", "greeting", "open", "e
  * @type {Record<Input["type"], number>}
  */
 export const TABLE = {
-  //             WFDGOE
-  connect:     0b100001,
-  pause:       0b111100,
-  close:       0b111111,
-  subscribe:   0b111111,
-  unsubscribe: 0b111111,
-  request:     0b111111,
-  forget:      0b111111,
-  opened:      0b001000,
-  failed:      0b001000,
-  lost:        0b001110,
-  token:       0b010010,
-  noToken:     0b010010,
-  heard:       0b000110,
-  deadline:    0b111110,
-  wake:        0b100011,
-  check:       0b000010,
+  //               WFDGOE
+  "connect":     0b100001,
+  "pause":       0b111100,
+  "close":       0b111111,
+  "subscribe":   0b111111,
+  "unsubscribe": 0b111111,
+  "request":     0b111111,
+  "forget":      0b111111,
+  "opened":      0b001000,
+  "failed":      0b001000,
+  "lost":        0b001110,
+  "token":       0b010010,
+  "noToken":     0b010010,
+  "heard":       0b000110,
+  "deadline":    0b111110,
+  "wake":        0b100011,
+  "check":       0b000010,
 };
 
 /**
@@ -45,6 +45,6 @@ export const TABLE = {
  */
 export const takes = (type, state) => {
   const row = TABLE[type];
-  if (!(row >= 0)) throw new TypeError(`no input of a session: ${type}`);
+  if (!(row >= 0)) throw new TypeError(`no input: ${type}`);
   return (row >> (5 - STATES.indexOf(state))) & 1;
 };

@@ -5,7 +5,7 @@
 
 /**
  * What takes events of one pattern: a loop, or a call of `subscribe`, which alone has `leave`.
- * @typedef {{ confirm(): void, dismiss(error: Error): void, lose(gap: Gap): void, push(event: BusEvent): void,
+ * @typedef {{ confirm?(): void, dismiss(error: Error): void, lose?(gap: Gap): void, push?(event: BusEvent): void,
  *   signal?: AbortSignal, leave?(): void }} Holder
  */
 /** @typedef {Holder & { events: AsyncGenerator<BusEvent, undefined>, end(error?: unknown, isOthers?: boolean): void }} Stream */
@@ -60,7 +60,7 @@ export const makeStream = (limit, tell, leave) => {
       }
       if (ended?.error) throw ended.error;
       if (ended) return undefined;
-      await new Promise((resolve) => (wake = () => resolve(undefined)));
+      await /** @type {Promise<void>} */ (new Promise((resolve) => (wake = resolve)));
     }
   };
 
@@ -81,7 +81,6 @@ export const makeStream = (limit, tell, leave) => {
   /** @type {Stream} */
   const stream = {
     events,
-    confirm() {},
     dismiss: (error) => stream.end(error, true),
     lose: (more) => void (gap = join(gap, more)),
     push(event) {

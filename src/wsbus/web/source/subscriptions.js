@@ -46,8 +46,7 @@ export const makeSubscriptions = (emit) => {
     for (const holder of holders) emit({ type: "dismiss", holder, error });
   };
 
-  /** @param {Iterable<Name<H>>} some */
-  const haveMissed = (some = all()) => [...some].some(({ missed }) => missed.size);
+  const haveMissed = (some = all()) => some.some(({ missed }) => missed.size);
 
   return {
     /** How many names somebody wants. */
@@ -71,12 +70,7 @@ export const makeSubscriptions = (emit) => {
     /** Who gets what is published on a channel now. @param {string} channel */
     audience(channel) {
       const segments = channel.split(".");
-      /** @type {H[]} */
-      const found = [];
-      for (const name of names.values()) {
-        if (name.isHeld && fits(name.segments, segments)) found.push(...name.holders);
-      }
-      return found;
+      return all().flatMap((name) => (name.isHeld && fits(name.segments, segments) ? [...name.holders] : []));
     },
 
     /** @param {string} text @param {H} holder */

@@ -12,6 +12,12 @@ const OURS = ["CLOSED", "UNSUBSCRIBED"];
 /** Timers take whole numbers, and cannot wait longer. @type {(ms: number) => number} */
 export const clamp = (ms) => Math.min(Math.ceil(ms), 2 ** 31 - 1);
 
+/** Call when a signal is aborted; returns what ends that. @type {(signal: AbortSignal | undefined, run: () => void) => () => void} */
+export const onAbort = (signal, run) => {
+  signal?.addEventListener("abort", run);
+  return () => signal?.removeEventListener("abort", run);
+};
+
 /**
  * Wait for what `begin` starts. The waiter settles it, or the time limit (`late` makes the error), or the
  * signal. `begin` returns what is called afterwards, with whether it has failed.
@@ -28,6 +34,8 @@ export const wait = ({ signal, timeout = 30_000 }, begin, late) => {
     let hasFailed;
     /** @type {((hasFailed: boolean) => void) | void} */
     let after = undefined;
+    /** @type {(() => void) | undefined} */
+    let stay;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
     /** @type {<V>(settle: (value: V) => void, isFailure: boolean) => (value: V) => void} */
@@ -35,7 +43,7 @@ export const wait = ({ signal, timeout = 30_000 }, begin, late) => {
       if (hasFailed !== undefined) return;
       hasFailed = isFailure;
       clearTimeout(timer);
-      signal?.removeEventListener("abort", abort);
+      stay?.();
       settle(value);
       after?.(isFailure);
     };
@@ -50,7 +58,7 @@ export const wait = ({ signal, timeout = 30_000 }, begin, late) => {
     };
     const abort = () => waiter.reject(signal?.reason);
     if (signal?.aborted) return abort();
-    signal?.addEventListener("abort", abort);
+    stay = onAbort(signal, abort);
     if (late) timer = setTimeout(() => waiter.reject(late(timeout)), clamp(timeout));
     try {
       after = begin(waiter);
