@@ -391,6 +391,23 @@ def test_a_change_of_another_member_shows_in_answers_that_were_set_aside() -> No
         assert set(t.match("hot.a")) == {"x"} | ({"z"} if turn % 8 in {3, 4, 5, 6} else set())
 
 
+def test_an_answer_that_only_was_set_aside_hears_of_exact_changes() -> None:
+    """A channel that is not at hand now does not come back as it was before a sweep."""
+    t = Edits()
+    flipping = parse_pattern("hot.*")
+    t.table.add(parse_pattern("hot.a"), "x")
+    t.table.add(parse_pattern("hot.b"), "x")
+    for _ in range(3):
+        t.table.add(flipping, "y")
+        assert t.match("hot.a") == ("x", "y")
+        t.table.discard(flipping, "y")
+        assert t.match("hot.b") == ("x",)
+    t.table.settle()
+    t.table.add(parse_pattern("hot.a"), "z")
+    t.table.add(flipping, "y")
+    assert set(t.match("hot.a")) == {"x", "y", "z"}
+
+
 def test_answers_that_were_set_aside_are_let_go() -> None:
     """Two sweeps after the last change no answer holds a member that is gone."""
     t = Edits()
