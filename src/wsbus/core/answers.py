@@ -8,18 +8,18 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 from .channels import Channel
 from .patterns import Pattern
 
-__all__ = ["Answer", "Answers", "Change", "Entry"]
+__all__ = ["Answers", "InterestChange", "KeptAnswer", "SharedAnswer"]
 
 M = TypeVar("M", bound=Hashable)
 A = TypeVar("A", bound=Collection[Any])
 
-Change: TypeAlias = tuple[Pattern | None, M]
+InterestChange: TypeAlias = tuple[Pattern | None, M]
 """A member whose interest in a pattern changed, or, with None, what it gets of all patterns."""
 
 _WILDCARDS: Final = frozenset("*+")
 
 
-class Answer(Generic[A]):
+class SharedAnswer(Generic[A]):
     """The members of all channels with one key, as of a version."""
 
     __slots__ = ("__weakref__", "arranged", "generation", "parts", "version")
@@ -32,12 +32,12 @@ class Answer(Generic[A]):
         """The generation in which its size was counted last."""
 
 
-class Entry(Generic[M, A]):
+class KeptAnswer(Generic[M, A]):
     """The cached result for one channel. A change makes a new one."""
 
     __slots__ = ("answer", "arranged", "base", "known", "touched")
 
-    def __init__(self, answer: Answer[A], arranged: A) -> None:
+    def __init__(self, answer: SharedAnswer[A], arranged: A) -> None:
         self.known = 0
         """The version up to which changes were taken up."""
         self.answer: Final = answer
@@ -55,12 +55,12 @@ class Answers(Generic[M, A]):
 
     def __init__(self) -> None:
         self.fresh: dict[Channel, A] = {}
-        self.entries: dict[str, dict[Channel, Entry[M, A]]] = {}
+        self.entries: dict[str, dict[Channel, KeptAnswer[M, A]]] = {}
         """Where these come from, by the first segment of the channel; others may be among them."""
         self.is_used = True
         """Whether they were right at some time since the cache settled."""
 
-    def add(self, channel: Channel, entry: Entry[M, A]) -> None:
+    def add(self, channel: Channel, entry: KeptAnswer[M, A]) -> None:
         """Keep an answer that is right now."""
         self.fresh[channel] = entry.arranged
         self.entries.setdefault(channel.partition(".")[0], {})[channel] = entry

@@ -20,7 +20,7 @@ from itertools import takewhile
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
-from .answers import Answer, Answers, Change, Entry
+from .answers import Answers, InterestChange, KeptAnswer, SharedAnswer
 from .channels import Channel
 from .patterns import Pattern
 
@@ -87,17 +87,17 @@ class MatchCache(Generic[M, A]):
         self._now: Answers[M, A] = Answers()
         """Answers that are right as they are."""
         self._fresh = self._now.fresh
-        self._aside: list[tuple[frozenset[Change[M]], Answers[M, A]]] = []
+        self._aside: list[tuple[frozenset[InterestChange[M]], Answers[M, A]]] = []
         """Answers that will be right when just these changes are taken back."""
-        self._recent: dict[Channel, Entry[M, A]] = {}
-        self._older: dict[Channel, Entry[M, A]] = {}
+        self._recent: dict[Channel, KeptAnswer[M, A]] = {}
+        self._older: dict[Channel, KeptAnswer[M, A]] = {}
         self._used = 0  # Places of the younger generation.
         self._generation = 1
-        self._answers: Final[WeakValueDictionary[tuple[object, ...], Answer[A]]] = (
+        self._answers: Final[WeakValueDictionary[tuple[object, ...], SharedAnswer[A]]] = (
             WeakValueDictionary()
         )
         self._version = 0
-        self._changes: dict[Change[M], tuple[int, int]] = {}
+        self._changes: dict[InterestChange[M], tuple[int, int]] = {}
         """Changes, the last one last: the version after it, and how often it came lately."""
         self._forgotten = 0
         """The version of the last change that is not among these any more."""
@@ -194,7 +194,7 @@ class MatchCache(Generic[M, A]):
         answers.is_used = True
         self._now, self._fresh = answers, answers.fresh
 
-    def _turn(self, change: Change[M], times: int) -> None:
+    def _turn(self, change: InterestChange[M], times: int) -> None:
         """Have answers looked at again that a change may concern, or take back those set aside."""
         pattern, _ = change
         before, undone = self._now, frozenset([change])
@@ -256,7 +256,8 @@ class MatchCache(Generic[M, A]):
             self.misses += 1
             found = self._search(channel)
             if found is None or not self._size:
-                self._drop(channel)
+                if entry is not None:
+                    self._drop(channel)
                 return self._narrowed(channel, self._arrange(found.members() if found else ()))
             entry = self._renewed(channel, entry, found, touched)
         entry.known = self._version
@@ -268,7 +269,7 @@ class MatchCache(Generic[M, A]):
         self._now.add(channel, entry)
         return entry.arranged
 
-    def _touched(self, channel: Channel, entry: Entry[M, A]) -> list[M] | None:
+    def _touched(self, channel: Channel, entry: KeptAnswer[M, A]) -> list[M] | None:
         """Return the members whose changes concern the channel; None: too much has happened."""
         interest = self._interest(channel, entry.known)
         if interest is None:
@@ -283,7 +284,7 @@ class MatchCache(Generic[M, A]):
             return None
         return [m for p, m in changes if p is not None and p.matches(channel)]
 
-    def _since(self, version: int) -> list[Change[M]] | None:
+    def _since(self, version: int) -> list[InterestChange[M]] | None:
         """Return the changes since a version, the last one first; None: some are forgotten."""
         if version < self._forgotten:
             return None
@@ -293,10 +294,10 @@ class MatchCache(Generic[M, A]):
     def _renewed(
         self,
         channel: Channel,
-        entry: Entry[M, A] | None,
+        entry: KeptAnswer[M, A] | None,
         found: Matched[M],
         touched: list[M] | None,
-    ) -> Entry[M, A]:
+    ) -> KeptAnswer[M, A]:
         """Bring an entry up to date with what was found, at the least cost."""
         answer = self._answers.get(found.key)
         if answer is not None:  # Whatever channel it was made for, the same patterns match.
@@ -310,9 +311,9 @@ class MatchCache(Generic[M, A]):
         else:
             base = None if entry is None or touched is None else entry.base
             arranged = self._changed(base, found, touched)
-            answer = self._answers[found.key] = Answer(arranged, found.parts, self._version)
+            answer = self._answers[found.key] = SharedAnswer(arranged, found.parts, self._version)
         self._behind.discard(channel)
-        return Entry(answer, self._narrowed(channel, answer.arranged))
+        return KeptAnswer(answer, self._narrowed(channel, answer.arranged))
 
     def _changed(self, base: A | None, found: Matched[M], touched: list[M] | None) -> A:
         if base is None or touched is None or (touched and self._edit is None):
@@ -328,7 +329,7 @@ class MatchCache(Generic[M, A]):
     def _narrowed(self, channel: Channel, arranged: A) -> A:
         return arranged if self._narrow is None else self._narrow(channel, arranged)
 
-    def _count(self, entry: Entry[M, A]) -> None:
+    def _count(self, entry: KeptAnswer[M, A]) -> None:
         # An edited arrangement counts again: other entries may hold the one that it was made from.
         if entry.answer.generation != self._generation:
             entry.answer.generation = self._generation
@@ -336,7 +337,7 @@ class MatchCache(Generic[M, A]):
         if _takes_places(entry):
             self._used += len(entry.arranged)
 
-    def _keep(self, channel: Channel, entry: Entry[M, A]) -> None:
+    def _keep(self, channel: Channel, entry: KeptAnswer[M, A]) -> None:
         if len(self._recent) >= self._size or self._used > self._places:
             self._older, self._recent = self._recent, {}
             self._renew_all()
@@ -346,6 +347,6 @@ class MatchCache(Generic[M, A]):
         self._recent[channel] = entry
 
 
-def _takes_places(entry: Entry[M, A]) -> bool:
+def _takes_places(entry: KeptAnswer[M, A]) -> bool:
     """Tell whether what was narrowed holds members of its own: if all are left, it shares them."""
     return len(entry.arranged) != len(entry.base)
