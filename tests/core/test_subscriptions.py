@@ -354,6 +354,75 @@ def test_a_wildcard_elsewhere_leaves_answers_alone() -> None:
     assert set(t.match("hot.a")) == {"x", "z"}
 
 
+@pytest.mark.parametrize("text", ["hot.*", "*.a", "*", "+.+"])
+def test_a_member_that_comes_and_goes_again_and_again_costs_no_search(text: str) -> None:
+    """Both answers, with it and without it, are at hand after a few times, also past a sweep."""
+    t = Edits()
+    pattern = parse_pattern(text)
+    t.table.add(parse_pattern("hot.a"), "x")
+    t.table.add(parse_pattern("cold.a"), "x")
+    answers = []
+    for turn in range(400):
+        t.table.add(pattern, "y")
+        answers.append(t.match("hot.a"))
+        t.table.discard(pattern, "y")
+        answers.append(t.match("hot.a"))
+        t.match("cold.a")
+        if turn % 100 == 50:
+            t.table.settle()
+    assert set(answers[::2]) == {("x", "y")}
+    assert set(answers[1::2]) == {("x",)}
+    assert t.table.statistics().misses < 12
+
+
+def test_a_change_of_another_member_shows_in_answers_that_were_set_aside() -> None:
+    """While one member comes and goes, others are put in and taken out of both answers."""
+    t = Edits()
+    flipping = parse_pattern("hot.*")
+    t.table.add(parse_pattern("hot.a"), "x")
+    for turn in range(40):
+        t.table.add(flipping, "y")
+        assert set(t.match("hot.a")) == {"x", "y"} | ({"z"} if turn % 8 > 3 else set())
+        text = "hot.a" if turn % 16 < 8 else "*.a"
+        if turn % 8 in {3, 7}:
+            change = t.table.add if turn % 8 == 3 else t.table.discard
+            change(parse_pattern(text), "z")
+        t.table.discard(flipping, "y")
+        assert set(t.match("hot.a")) == {"x"} | ({"z"} if turn % 8 in {3, 4, 5, 6} else set())
+
+
+def test_an_answer_that_only_was_set_aside_hears_of_exact_changes() -> None:
+    """A channel that is not at hand now does not come back as it was before a sweep."""
+    t = Edits()
+    flipping = parse_pattern("hot.*")
+    t.table.add(parse_pattern("hot.a"), "x")
+    t.table.add(parse_pattern("hot.b"), "x")
+    for _ in range(3):
+        t.table.add(flipping, "y")
+        assert t.match("hot.a") == ("x", "y")
+        t.table.discard(flipping, "y")
+        assert t.match("hot.b") == ("x",)
+    t.table.settle()
+    t.table.add(parse_pattern("hot.a"), "z")
+    t.table.add(flipping, "y")
+    assert set(t.match("hot.a")) == {"x", "y", "z"}
+
+
+def test_answers_that_were_set_aside_are_let_go() -> None:
+    """Two sweeps after the last change no answer holds a member that is gone."""
+    t = Edits()
+    t.table.add(parse_pattern("hot.a"), "x")
+    for _ in range(4):
+        t.table.add(parse_pattern("hot.*"), "y")
+        t.match("hot.a")
+        t.table.discard(parse_pattern("hot.*"), "y")
+        t.match("hot.a")
+    assert t.table._cache.places == 3
+    t.table.settle()
+    t.table.settle()
+    assert t.table._cache.places == 1
+
+
 def test_channels_that_the_same_patterns_match_share_an_answer() -> None:
     """Memory grows with the different answers, not with channels times members."""
     t = Edits()

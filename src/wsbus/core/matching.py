@@ -7,14 +7,20 @@ others a comparison, not a search over all members.
 
 Channels that the same patterns match share one answer, so that memory does not grow with channels
 times members.
+
+A client may join and leave by the same wildcard again and again. Then what was right before the
+change is set aside with the pair that makes the difference, and comes back as it was when the pair
+changes again: neither way is anything looked at anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
+from itertools import takewhile
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
+from .answers import Answers, InterestChange, KeptAnswer, SharedAnswer
 from .channels import Channel
 from .patterns import Pattern
 
@@ -25,7 +31,9 @@ M = TypeVar("M", bound=Hashable)
 A = TypeVar("A", bound=Collection[Any])
 """An arrangement: members of one channel in the form that is wanted at delivery."""
 
-_WILDCARDS: Final = frozenset("*+")
+_MAX_ASIDE: Final = 4
+"""Sets of answers that are set aside."""
+_JOIN_AND_LEAVE: Final = 2
 _MAX_CHANGES: Final = 64
 """Changes that an entry may be behind. Past that a search is cheaper, and members that are gone
 are let go."""
@@ -42,35 +50,6 @@ class Matched(NamedTuple, Generic[M]):
     """Returns the distinct members."""
     holds: Callable[[M], bool]
     """Tells whether a member is among them."""
-
-
-class _Answer(Generic[A]):
-    """The members of all channels with one key, as of a version."""
-
-    __slots__ = ("__weakref__", "arranged", "generation", "parts", "version")
-
-    def __init__(self, arranged: A, parts: tuple[object, ...], version: int) -> None:
-        self.arranged = arranged
-        self.parts = parts
-        self.version = version
-        self.generation = 0
-        """The generation in which its size was counted last."""
-
-
-class _Entry(Generic[M, A]):
-    """The cached result for one channel."""
-
-    __slots__ = ("answer", "arranged", "base", "known", "touched")
-
-    def __init__(self) -> None:
-        self.known = 0
-        """The version up to which changes were taken up."""
-        self.answer: _Answer[A]
-        self.base: A
-        """The result that ``arranged`` was narrowed from."""
-        self.arranged: A
-        self.touched: list[M] = []
-        """Members whose exact subscriptions changed since."""
 
 
 class MatchCache(Generic[M, A]):
@@ -105,19 +84,23 @@ class MatchCache(Generic[M, A]):
         self._narrow: Final = narrow
         self._size: Final = size // 2
         self._places: Final = places // 2
-        self._fresh: dict[Channel, A] = {}
+        self._now: Answers[M, A] = Answers()
         """Answers that are right as they are."""
-        self._heads: dict[str, dict[Channel, None]] = {}
-        """The channels of these, by their first segment."""
-        self._recent: dict[Channel, _Entry[M, A]] = {}
-        self._older: dict[Channel, _Entry[M, A]] = {}
+        self._fresh = self._now.fresh
+        self._aside: list[tuple[frozenset[InterestChange[M]], Answers[M, A]]] = []
+        """Answers that will be right when just these changes are taken back."""
+        self._recent: dict[Channel, KeptAnswer[M, A]] = {}
+        self._older: dict[Channel, KeptAnswer[M, A]] = {}
         self._used = 0  # Places of the younger generation.
         self._generation = 1
-        self._answers: Final[WeakValueDictionary[tuple[object, ...], _Answer[A]]] = (
+        self._answers: Final[WeakValueDictionary[tuple[object, ...], SharedAnswer[A]]] = (
             WeakValueDictionary()
         )
         self._version = 0
-        self._changes: list[tuple[Pattern | None, M]] = []
+        self._changes: dict[InterestChange[M], tuple[int, int]] = {}
+        """Changes, the last one last: the version after it, and how often it came lately."""
+        self._forgotten = 0
+        """The version of the last change that is not among these any more."""
         self._behind: set[Channel] = set()
         self.hits: int = 0
         self.misses: int = 0
@@ -130,6 +113,8 @@ class MatchCache(Generic[M, A]):
     def places(self) -> int:
         """Members over all different arrangements that are kept; for tests of the bound."""
         entries = [*self._recent.values(), *self._older.values()]
+        for answers in self._all():
+            entries += [entry for each in answers.entries.values() for entry in each.values()]
         kept = {id(e.base): len(e.base) for e in entries}
         kept |= {id(e.arranged): len(e.arranged) for e in entries if _takes_places(e)}
         return sum(kept.values())
@@ -155,20 +140,22 @@ class MatchCache(Generic[M, A]):
         """
         if not (self._recent or self._older):
             return
-        self._changes.append((pattern, member))
+        change = (pattern, member)
+        times = self._changes.pop(change, (0, 0))[1] + 1
         self._version += 1
-        if self._fresh:
-            self._stale(pattern)
+        self._changes[change] = (self._version, times)
+        self._turn(change, times)
         if len(self._changes) >= 2 * _MAX_CHANGES:
-            del self._changes[:-_MAX_CHANGES]
-            self._drop_before(self._version - _MAX_CHANGES)
+            for old in [*self._changes][:_MAX_CHANGES]:
+                self._forgotten, _ = self._changes.pop(old)
+            self._drop_before(self._forgotten)
 
     def note_exact(self, channel: Channel, member: M) -> None:
         """Note that a member's interest in exactly this channel has changed."""
         entry = self._recent.get(channel) or self._older.get(channel)
         if entry is None:
             return
-        self._fresh.pop(channel, None)
+        self._forget(channel)
         entry.touched.append(member)
         self._behind.add(channel)
         if len(entry.touched) > _MAX_CHANGES:
@@ -182,28 +169,61 @@ class MatchCache(Generic[M, A]):
         Cost: O(channels that are kept), if there was a change since the last call.
         """
         self._drop_behind()
+        self._aside = [(undone, answers) for undone, answers in self._aside if answers.is_used]
+        for _, answers in self._aside:
+            answers.is_used = False
         if self._changes:
-            self._changes = []
+            self._changes = {}
+            self._forgotten = self._version
             self._drop_before(self._version)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._fresh, self._recent, self._older, self._changes = {}, {}, {}, []
-        self._heads = {}
+        self._recent, self._older, self._changes = {}, {}, {}
+        self._forgotten = self._version
+        self._renew_all()
         self._behind = set()
         self._used = 0
 
-    def _stale(self, pattern: Pattern | None) -> None:
-        """Have answers looked at again that a change may concern."""
-        head = "*" if pattern is None else pattern.segments[0]
-        if head in _WILDCARDS:
-            self._fresh, self._heads = {}, {}
-            return
-        for channel in self._heads.pop(head, ()):
-            self._fresh.pop(channel, None)
+    def _renew_all(self) -> None:
+        """Have all answers looked at again."""
+        self._aside = []
+        self._turn_to(Answers())
+
+    def _turn_to(self, answers: Answers[M, A]) -> None:
+        answers.is_used = True
+        self._now, self._fresh = answers, answers.fresh
+
+    def _turn(self, change: InterestChange[M], times: int) -> None:
+        """Have answers looked at again that a change may concern, or take back those set aside."""
+        pattern, _ = change
+        before, undone = self._now, frozenset([change])
+        if pattern is not None:
+            found = next((answers for each, answers in self._aside if each == undone), None)
+            # Who comes and goes once does not pay for a copy.
+            if found is None and times > _JOIN_AND_LEAVE and before.concerns(pattern):
+                found = before.without(pattern)
+            if found is not None:
+                others = [(each ^ undone, a) for each, a in self._aside if a is not found]
+                before.is_used = True
+                self._aside = [*others, (undone, before)][-_MAX_ASIDE:]
+                self._turn_to(found)
+                return
+        for answers in self._all():
+            answers.drop(pattern)
+
+    def _all(self) -> Iterator[Answers[M, A]]:
+        yield self._now
+        for _, answers in self._aside:
+            yield answers
+
+    def _forget(self, channel: Channel) -> None:
+        """Have the answer for a channel looked at again."""
+        for answers in self._all():
+            answers.forget(channel)
 
     def _drop(self, channel: Channel) -> None:
-        self._fresh.pop(channel, None)
+        self._forget(channel)
         self._recent.pop(channel, None)
         self._older.pop(channel, None)
 
@@ -213,10 +233,16 @@ class MatchCache(Generic[M, A]):
         self._behind = set()
 
     def _drop_before(self, version: int) -> None:
-        for channel in self._fresh:  # No change since concerned these.
-            self._recent[channel].known = self._version
+        fresh = self._fresh
+        for entries in self._now.entries.values():
+            for channel, entry in entries.items():
+                if channel in fresh:  # No change since concerned it, or it was taken back.
+                    entry.known = self._version
+                    self._recent[channel] = entry
         self._recent = {c: e for c, e in self._recent.items() if e.known >= version}
         self._older = {c: e for c, e in self._older.items() if e.known >= version}
+        for answers in self._all():
+            answers.keep(self._recent)
 
     def _match_slowly(self, channel: Channel) -> A:
         entry = self._recent.get(channel)
@@ -230,21 +256,20 @@ class MatchCache(Generic[M, A]):
             self.misses += 1
             found = self._search(channel)
             if found is None or not self._size:
-                self._drop(channel)
+                if entry is not None:
+                    self._drop(channel)
                 return self._narrowed(channel, self._arrange(found.members() if found else ()))
-            if entry is None:
-                entry = _Entry()
-            self._renew(channel, entry, found, touched)
+            entry = self._renewed(channel, entry, found, touched)
         entry.known = self._version
         if is_recent:
             self._count(entry)
+            self._recent[channel] = entry
         else:
             self._keep(channel, entry)
-        self._fresh[channel] = entry.arranged
-        self._heads.setdefault(channel.partition(".")[0], {})[channel] = None
+        self._now.add(channel, entry)
         return entry.arranged
 
-    def _touched(self, channel: Channel, entry: _Entry[M, A]) -> list[M] | None:
+    def _touched(self, channel: Channel, entry: KeptAnswer[M, A]) -> list[M] | None:
         """Return the members whose changes concern the channel; None: too much has happened."""
         interest = self._interest(channel, entry.known)
         if interest is None:
@@ -259,32 +284,36 @@ class MatchCache(Generic[M, A]):
             return None
         return [m for p, m in changes if p is not None and p.matches(channel)]
 
-    def _since(self, version: int) -> list[tuple[Pattern | None, M]] | None:
-        count = self._version - version
-        if count > len(self._changes):
+    def _since(self, version: int) -> list[InterestChange[M]] | None:
+        """Return the changes since a version, the last one first; None: some are forgotten."""
+        if version < self._forgotten:
             return None
-        return self._changes[-count:] if count else []
+        changes = self._changes
+        return list(takewhile(lambda each: changes[each][0] > version, reversed(changes)))
 
-    def _renew(
-        self, channel: Channel, entry: _Entry[M, A], found: Matched[M], touched: list[M] | None
-    ) -> None:
+    def _renewed(
+        self,
+        channel: Channel,
+        entry: KeptAnswer[M, A] | None,
+        found: Matched[M],
+        touched: list[M] | None,
+    ) -> KeptAnswer[M, A]:
         """Bring an entry up to date with what was found, at the least cost."""
         answer = self._answers.get(found.key)
         if answer is not None:  # Whatever channel it was made for, the same patterns match.
             interest = self._interest(channel, answer.version)
-            changed = None if interest is None else [*interest, *entry.touched]
+            exact = entry.touched if entry is not None else ()
+            changed = None if interest is None else [*interest, *exact]
             arranged = self._changed(answer.arranged, found, changed)
             if arranged is not answer.arranged:
                 answer.arranged, answer.generation = arranged, 0
             answer.version = self._version
         else:
-            base = None if touched is None else entry.base
+            base = None if entry is None or touched is None else entry.base
             arranged = self._changed(base, found, touched)
-            answer = self._answers[found.key] = _Answer(arranged, found.parts, self._version)
-        entry.touched = []
+            answer = self._answers[found.key] = SharedAnswer(arranged, found.parts, self._version)
         self._behind.discard(channel)
-        entry.answer, entry.base = answer, answer.arranged
-        entry.arranged = self._narrowed(channel, answer.arranged)
+        return KeptAnswer(answer, self._narrowed(channel, answer.arranged))
 
     def _changed(self, base: A | None, found: Matched[M], touched: list[M] | None) -> A:
         if base is None or touched is None or (touched and self._edit is None):
@@ -293,14 +322,14 @@ class MatchCache(Generic[M, A]):
             return base
         come: list[M] = []
         gone: list[M] = []
-        for member in dict.fromkeys(touched):
+        for member in dict.fromkeys(reversed(touched)):  # In the order of the changes.
             (come if found.holds(member) else gone).append(member)
         return self._edit(base, come, gone)
 
     def _narrowed(self, channel: Channel, arranged: A) -> A:
         return arranged if self._narrow is None else self._narrow(channel, arranged)
 
-    def _count(self, entry: _Entry[M, A]) -> None:
+    def _count(self, entry: KeptAnswer[M, A]) -> None:
         # An edited arrangement counts again: other entries may hold the one that it was made from.
         if entry.answer.generation != self._generation:
             entry.answer.generation = self._generation
@@ -308,16 +337,16 @@ class MatchCache(Generic[M, A]):
         if _takes_places(entry):
             self._used += len(entry.arranged)
 
-    def _keep(self, channel: Channel, entry: _Entry[M, A]) -> None:
+    def _keep(self, channel: Channel, entry: KeptAnswer[M, A]) -> None:
         if len(self._recent) >= self._size or self._used > self._places:
-            self._older, self._recent, self._fresh = self._recent, {}, {}
-            self._heads = {}
+            self._older, self._recent = self._recent, {}
+            self._renew_all()
             self._used = 0
             self._generation += 1
         self._count(entry)
         self._recent[channel] = entry
 
 
-def _takes_places(entry: _Entry[M, A]) -> bool:
+def _takes_places(entry: KeptAnswer[M, A]) -> bool:
     """Tell whether what was narrowed holds members of its own: if all are left, it shares them."""
     return len(entry.arranged) != len(entry.base)

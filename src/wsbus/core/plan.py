@@ -136,6 +136,8 @@ class Audience(Collection[Member]):
             less = tuple([member for member in gone if member in group.members])
             groups.append(group.edited(more, less) if more or less else group)
         groups += [Group(dict.fromkeys(part)) for part in parts.values()]
+        if groups == list(self.groups) and self.overflow is None:
+            return self
         return Audience(tuple([group for group in groups if group is not None]))
 
 

@@ -93,6 +93,18 @@ class SubscriptionMachine(RuleBasedStateMachine):
         assert {table.discard(pattern, member) for table in self.tables} == {last}
         self.match(*watched)
 
+    @rule(
+        flipping=st.lists(st.tuples(PATTERNS, MEMBERS), min_size=1, max_size=3, unique=True),
+        times=st.integers(2, 9),
+        data=st.data(),
+    )
+    def flip(self, flipping: list[tuple[Pattern, int]], times: int, data: st.DataObject) -> None:
+        """Members that come and go by the same patterns, in any order, are where they are."""
+        for _ in range(times):
+            pattern, member = data.draw(st.sampled_from(flipping))
+            change = self.discard if (pattern, member) in self.pairs else self.add
+            change(pattern, member, data.draw(st.lists(st.sampled_from(CHANNELS), max_size=4)))
+
     @precondition(lambda self: self.pairs)
     @rule(data=st.data(), watched=WATCHED)
     def discard_known(self, data: st.DataObject, watched: list[Channel]) -> None:
