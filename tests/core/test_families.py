@@ -105,3 +105,34 @@ def test_a_family_is_checked_when_it_is_declared() -> None:
 
     assert len(families) == 0
     assert families.declare("a", overflow="conflate").overflow is Overflow.CONFLATE
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'{"level":3,"price":1.5}', b"3"),
+        (b'{"level":"3"}', b'"3"'),
+        (b'{"level":{"a":[1]}}', b'{"a":[1]}'),
+        (b'{"level":null}', b"null"),
+        (b'{"price":1}', None),
+        (b"[1]", None),
+        (b'"level"', None),
+        (b"null", None),
+    ],
+)
+def test_a_key_is_a_field_of_the_data(data: bytes, value: bytes | None) -> None:
+    """Its value as JSON text; None if the data has no such field."""
+    assert Families().declare("a", overflow="conflate", key="level").key_in(data) == value
+
+
+@pytest.mark.parametrize(
+    ("overflow", "key"), [("conflate", ""), ("conflate", 1), ("drop_oldest", "a"), ("close", "a")]
+)
+def test_a_key_that_cannot_take_effect_is_refused(overflow: str, key: str) -> None:
+    """Also one that is no name; nothing is declared then."""
+    families = Families()
+
+    with pytest.raises(UsageError, match="key"):
+        families.declare("a", overflow=overflow, key=key)
+
+    assert len(families) == 0

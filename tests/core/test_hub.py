@@ -530,7 +530,8 @@ def test_channels_of_a_family_share_their_members() -> None:
 
     [write] = hub.take_plan().writes
     assert list(write.members) == members
-    assert [item.overflow for item in write.owed] == [Overflow.CONFLATE, Overflow.CONFLATE, None]
+    policies = [item.family and item.family.overflow for item in write.owed]
+    assert policies == [Overflow.CONFLATE, Overflow.CONFLATE, None]
 
 
 def test_conflation_goes_by_channel_and_event_or_by_key() -> None:

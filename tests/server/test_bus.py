@@ -618,6 +618,28 @@ async def test_a_local_subscriber_that_falls_behind_is_told() -> None:
         assert all(receipt == Receipt(1, 1) for receipt in receipts)
 
 
+async def test_a_family_conflates_by_a_field_of_the_data() -> None:
+    """The newest is kept for each value of the field, and the newest one without the field.
+
+    families.md: "a newer publication replaces the waiting one of the same channel, event and value
+    of this field", and "`publish(…, key=…)` goes before the family's `key`".
+    """
+    bus = Bus()
+    bus.family("book.*", overflow="conflate", key="level")
+    async with bus, bus.subscribe("book.*") as events:
+        for level, price in ((1, 10), (2, 20), (1, 11)):
+            await bus.publish("book.a", {"level": level, "price": price})
+        await bus.publish("book.b", {"level": 1, "price": 12})
+        await bus.publish("book.a", {"level": 1, "price": 13}, event="trade")
+        await bus.publish("book.a", {"level": 1, "price": 14}, key="other")
+        await bus.publish("book.a", "no level")
+        await bus.publish("book.a", "none again")
+        got = [(await anext(events)).data for _ in range(6)]
+
+    assert [d["price"] for d in got if isinstance(d, dict)] == [20, 11, 12, 13, 14]
+    assert got[-1] == "none again"
+
+
 async def test_drop_newest_tells_the_publisher() -> None:
     """A full queue that takes no more is matched, and not accepted."""
     bus = Bus()

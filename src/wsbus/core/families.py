@@ -16,13 +16,14 @@ from typing import Final
 
 import msgspec
 
-from .choices import member_of
+from .choices import member_of, shown
 from .errors import UsageError
 from .overflow import Overflow
 from .patterns import Pattern, parse_pattern
 
 __all__ = ["Families", "Family"]
 
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _CACHE_SIZE: Final = 4096
 """Channels whose family is kept at hand."""
 
@@ -34,6 +35,20 @@ class Family(msgspec.Struct, frozen=True):
     overflow: Overflow | None = None
     """The overflow policy of its publications; None: that of the receiving endpoint or
     subscription."""
+    key: str | None = None
+    """The field of the data by which ``conflate`` tells publications apart; None: only channel and
+    event do."""
+
+    def key_in(self, data: bytes) -> bytes | None:
+        """Return the value of the field :attr:`key` as JSON text; None: the data has none.
+
+        Cost: reads all of the data, so that it is for publications that are queued.
+        """
+        try:
+            value = _fields(data).get(self.key or "")
+        except (msgspec.MsgspecError, RecursionError):  # It is no object.
+            return None
+        return None if value is None else bytes(value)
 
     @property
     def rank(self) -> tuple[int, ...]:
@@ -60,16 +75,23 @@ class Families:
         """Return how many there are."""
         return len(self._declared)
 
-    def declare(self, pattern: str, *, overflow: Overflow | str | None = None) -> Family:
+    def declare(
+        self, pattern: str, *, overflow: Overflow | str | None = None, key: str | None = None
+    ) -> Family:
         """Add a family.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: Another family's pattern matches the same channels, or ``overflow`` is no
-                policy.
+                policy, or ``key`` is no text, or cannot take effect under this policy.
         """
         policy = None if overflow is None else member_of(Overflow, overflow, "overflow")
-        family = Family(parse_pattern(pattern), policy)
+        if key is not None:
+            if not isinstance(key, str) or not key:  # type: ignore[redundant-expr]
+                raise UsageError(f"key is the name of a field of the data, not {shown(key)}")
+            if policy is not None and policy is not Overflow.CONFLATE:
+                raise UsageError('key is for overflow="conflate": leave one of them out')
+        family = Family(parse_pattern(pattern), policy, key)
         meaning = _meaning(family.pattern)
         other = self._declared.get(meaning)
         if other is not None:

@@ -173,7 +173,7 @@ class Hub:
                 # In one order, so that channels denied to the same members share their groups.
                 audience = audience.edited((), sorted(denied, key=id))
         family = self._families.find(channel)
-        return audience if family is None else audience.under(family.overflow)
+        return audience if family is None else audience.under(family)
 
     def _intern(self, members: tuple[Member, ...]) -> Group:
         # Channels with the same subscribers share one group, so that a turn in which all of them

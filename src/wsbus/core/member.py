@@ -233,8 +233,8 @@ class Member:
         if publication is None:
             self.queue.put(owed)
             return Offer.ACCEPTED
-        policy = owed.overflow or self.overflow
-        key = publication.conflation_key if policy is Overflow.CONFLATE else None
+        policy = (owed.family and owed.family.overflow) or self.overflow
+        key = owed.conflation_key if policy is Overflow.CONFLATE else None
         return self.queue.offer(owed, policy, key)
 
     def take(self, max_bytes: int) -> Batch[Owed]:

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from .channels import Channel
+from .families import Family
 from .frame import Frame
 from .messages import Publication
-from .overflow import Overflow
 from .queue import MessageQueue
 
 __all__ = ["Outlet", "Owed"]
@@ -18,23 +18,35 @@ __all__ = ["Outlet", "Owed"]
 class Owed:
     """One publication or control frame on its way to members."""
 
-    __slots__ = ("frame", "overflow", "publication", "size")
+    __slots__ = ("_key", "family", "frame", "publication", "size")
 
     def __init__(
         self,
         frame: Frame | None,
         publication: Publication | None,
-        overflow: Overflow | None = None,
+        family: Family | None = None,
     ) -> None:
         self.frame: Final = frame
         """None: for members without a protocol."""
         self.publication: Final = publication
         """None: a control frame, which no policy drops."""
-        self.overflow: Final = overflow
-        """The policy of the channel's family; None: each member's own."""
+        self.family: Final = family
+        """The channel's family; None: it has none."""
+        self._key: object = None
         counted = publication if frame is None else frame
         assert counted is not None  # One of them is there.
         self.size: Final = counted.size
+
+    @property
+    def conflation_key(self) -> object:
+        """What a newer publication replaces this one by; found once for all members."""
+        publication, family = self.publication, self.family
+        if self._key is None and publication is not None:
+            self._key = publication.conflation_key
+            if publication.key is None and family is not None and family.key is not None:
+                value = family.key_in(publication.data)
+                self._key = (publication.channel, publication.event, value)
+        return self._key
 
     @property
     def channel(self) -> Channel | None:

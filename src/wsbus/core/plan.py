@@ -7,11 +7,11 @@ from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
+from .families import Family
 from .frame import Frame, join_lines
 from .member import Member
 from .messages import Publication
 from .outlet import Owed
-from .overflow import Overflow
 from .pacing import MAX_JOIN_BYTES
 from .protocol import WireProtocol
 
@@ -88,12 +88,12 @@ class Group:
 class Audience(Collection[Member]):
     """The members that get what is published on a channel; it never changes."""
 
-    __slots__ = ("count", "groups", "overflow", "queued")
+    __slots__ = ("count", "family", "groups", "queued")
 
-    def __init__(self, groups: tuple[Group, ...], overflow: Overflow | None = None) -> None:
+    def __init__(self, groups: tuple[Group, ...], family: Family | None = None) -> None:
         self.groups: Final = groups
-        self.overflow: Final = overflow
-        """The policy of the channel's family; None: each member's own."""
+        self.family: Final = family
+        """The channel's family; None: it has none."""
         self.queued: Final = next((group for group in groups if group.protocol is None), None)
         """The group of those that are QUEUED."""
         self.count: Final = sum([len(group.members) for group in groups])
@@ -116,9 +116,9 @@ class Audience(Collection[Member]):
     def __contains__(self, member: object) -> bool:
         return any(member in group.members for group in self.groups)
 
-    def under(self, overflow: Overflow | None) -> Audience:
+    def under(self, family: Family | None) -> Audience:
         """Return the same members under the policy of a family; they are shared, not copied."""
-        return self if overflow is self.overflow else Audience(self.groups, overflow)
+        return self if family is self.family else Audience(self.groups, family)
 
     def edited(self, come: Collection[Member], gone: Collection[Member]) -> Audience:
         """Return it with some more members, at the end, and some less.
@@ -136,7 +136,7 @@ class Audience(Collection[Member]):
             less = tuple([member for member in gone if member in group.members])
             groups.append(group.edited(more, less) if more or less else group)
         groups += [Group(dict.fromkeys(part)) for part in parts.values()]
-        if groups == list(self.groups) and self.overflow is None:
+        if groups == list(self.groups) and self.family is None:
             return self
         return Audience(tuple([group for group in groups if group is not None]))
 
@@ -163,7 +163,7 @@ class Entry:
         owed = self.owed.get(protocol)
         if owed is None:
             frame = protocol.encode_publication(self.publication) if protocol else None
-            owed = self.owed[protocol] = Owed(frame, self.publication, self.audience.overflow)
+            owed = self.owed[protocol] = Owed(frame, self.publication, self.audience.family)
         return owed
 
 

@@ -102,11 +102,11 @@ class BusHost:
             raise NotStarted
         return self.life.services.post
 
-    def declare(self, pattern: str, *, overflow: Overflow | str | None) -> Family:
+    def declare(self, pattern: str, *, overflow: Overflow | str | None, key: str | None) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""
         if self.life is not None and not self.life.is_over:
             raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
-        return self._families.declare(pattern, overflow=overflow)
+        return self._families.declare(pattern, overflow=overflow, key=key)
 
     async def start(self) -> None:
         """Start. Cancellation: it has not started, and can be started again.

@@ -42,7 +42,9 @@ class Publisher:
         self._broadcasts: Final[set[str]] = set()
         self._recipients: Final = Recipients()
 
-    def family(self, pattern: str, *, overflow: Overflow | str | None = None) -> Family:
+    def family(
+        self, pattern: str, *, overflow: Overflow | str | None = None, key: str | None = None
+    ) -> Family:
         """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
 
         A channel belongs to the most specific family that matches it: an exact name comes before
@@ -54,13 +56,16 @@ class Publisher:
             pattern: The channels, in the form of a subscription.
             overflow: What a full queue does with their publications, as :class:`.Overflow` or its
                 text; None: as the receiving endpoint or subscription says.
+            key: For ``conflate``, the field of the data by whose value newer publications replace
+                older ones; what a client publishes, too. None, and data without that field: only
+                channel and event count. ``publish(…, key=…)`` goes before it.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: The bus is running; another family has a pattern that matches the same
-                channels; or ``overflow`` is no policy.
+                channels; ``overflow`` is no policy; or ``key`` is no text, or cannot take effect.
         """
-        return self._host.declare(pattern, overflow=overflow)
+        return self._host.declare(pattern, overflow=overflow, key=key)
 
     async def publish(
         self,
