@@ -1,4 +1,4 @@
-"""What :class:`.MatchCache` keeps: answers by channel, and what each of them was made from."""
+"""The contents of a :class:`.MatchCache`: answers by channel, and the source of each."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class SharedAnswer(Generic[A]):
     __slots__ = ("__weakref__", "arranged", "generation", "parts", "version")
 
     def __init__(self, arranged: A, parts: tuple[object, ...], version: int) -> None:
-        self.arranged = arranged
-        self.parts = parts
-        self.version = version
-        self.generation = 0
+        self.arranged: A = arranged
+        self.parts: tuple[object, ...] = parts
+        self.version: int = version
+        self.generation: int = 0
         """The generation in which its size was counted last."""
 
 
@@ -38,7 +38,7 @@ class KeptAnswer(Generic[M, A]):
     __slots__ = ("answer", "arranged", "base", "known", "touched")
 
     def __init__(self, answer: SharedAnswer[A], arranged: A) -> None:
-        self.known = 0
+        self.known: int = 0
         """The version up to which changes were taken up."""
         self.answer: Final = answer
         self.base: Final = answer.arranged
@@ -56,8 +56,8 @@ class Answers(Generic[M, A]):
     def __init__(self) -> None:
         self.fresh: dict[Channel, A] = {}
         self.entries: dict[str, dict[Channel, KeptAnswer[M, A]]] = {}
-        """Where these come from, by the first segment of the channel; others may be among them."""
-        self.is_used = True
+        """Their sources by the first segment of the channel; others may be among them."""
+        self.is_used: bool = True
         """Whether they were right at some time since the cache settled."""
 
     def add(self, channel: Channel, entry: KeptAnswer[M, A]) -> None:

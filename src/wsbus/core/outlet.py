@@ -39,7 +39,7 @@ class Owed:
 
     @property
     def conflation_key(self) -> object:
-        """What a newer publication replaces this one by; found once for all members."""
+        """The key by which a newer publication replaces this one; found once for all members."""
         publication, family = self.publication, self.family
         if self._key is None and publication is not None:
             self._key = publication.conflation_key
