@@ -54,7 +54,7 @@ async def test_it_serves_until_a_signal(
     if not has_handlers:
 
         def refuse(*_: object) -> None:
-            raise NotImplementedError
+            raise NotImplementedError  # As asyncio's loops do there.
 
         for name in ("add_signal_handler", "remove_signal_handler"):
             monkeypatch.setattr(asyncio.get_running_loop(), name, refuse)

@@ -234,10 +234,10 @@ def test_what_is_terminated_leaves_no_server() -> None:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while not (started := children.read_text().split()):
-            time.sleep(0.01)  # nobody tells when a process has children,
+            time.sleep(0.01)  # the kernel reports no child of another process,
         files = Path(f"/proc/{started[0]}/fd")
         while not has_socket(files):
-            time.sleep(0.01)  # nor when one listens
+            time.sleep(0.01)  # nor that one listens
         process.terminate()
 
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM

@@ -133,7 +133,7 @@ def test_it_connects_again(server: Server) -> None:
         assert (first.data, second.data) == (1, 2)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no os.fork, which this is about")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_is_refused(server: Server) -> None:
     """A client is of no use after a fork: it says so in place of waiting for ever."""

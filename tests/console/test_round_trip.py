@@ -45,7 +45,10 @@ async def on_aiohttp(bus: Bus) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="the kernel does not tell")
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_INFO"),
+    reason="TCP_INFO is Linux's: other kernels report no round trip",
+)
 @pytest.mark.parametrize("serve", [on_websockets, on_aiohttp])
 async def test_the_kernel_tells_how_far_away_a_client_is(serve: Serve) -> None:
     """Where the adapter holds the socket a row has the round trip of its connection, in seconds."""

@@ -38,9 +38,9 @@ async def settled(peer: Peer) -> None:
 
 
 async def until(happened: Any, *arguments: Any) -> None:
-    """Wait until a function says so; for what nobody announces."""
+    """Poll until a function says so: for state of another process, which sets no event here."""
     async with asyncio.timeout(PATIENCE):
-        while not happened(*arguments):  # noqa: ASYNC110  # nobody sets an event
+        while not happened(*arguments):  # noqa: ASYNC110  # there is no event
             await asyncio.sleep(0.02)
 
 

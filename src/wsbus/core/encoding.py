@@ -94,7 +94,8 @@ def _hook_of(enc_hook: EncHook) -> EncHook:
     def hook(value: object) -> object:
         try:
             return enc_hook(value)
-        except (NotImplementedError, TypeError):  # It does not know the type, either.
+        # By msgspec's rule a hook raises so for types that it does not know.
+        except (NotImplementedError, TypeError):
             return _simplified(value, hook)
 
     return hook

@@ -40,7 +40,7 @@ def _announce(port: int, config: Path) -> NoReturn:
             socket.create_connection((HOST, port)).close()
             ready(port)
             break
-        time.sleep(0.01)  # nobody tells when a port opens
+        time.sleep(0.01)  # another process: there is no event to await
     config.unlink()
     config.parent.rmdir()
     os._exit(0)
