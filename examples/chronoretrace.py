@@ -202,7 +202,7 @@ async def stream(bus: Bus, source: Source, pause: float = 0.5) -> None:
     while True:
         for topic in list(source.quotes):
             channel = channel_of(topic)
-            if bus.subscribers(channel):
+            if bus.local_subscribers(channel):
                 await bus.publish(channel, source.next(topic))
             else:
                 del source.quotes[topic]

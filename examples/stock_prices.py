@@ -207,7 +207,7 @@ async def push(bus: Bus, market: Market, strategies: Collection[str]) -> dict[st
     parts += [(s, (code,), [channel("stock", code)]) for s, codes, _ in parts for code in codes]
     concerned: defaultdict[Connection, list[int]] = defaultdict(list)
     for number, (_, _, channels) in enumerate(parts):
-        for client in bus.subscribers(*channels):
+        for client in bus.local_subscribers(*channels):
             concerned[client].append(number)
     audiences: defaultdict[tuple[int, ...], list[Connection]] = defaultdict(list)
     for client, numbers in concerned.items():

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from .auth import JWT, Authenticator, grants_from_claims
 from .bus import Bus
-from .connection import Connection, ConnectionInfo
+from .connection import Connection, ConnectionId, ConnectionInfo
 from .core.channels import Channel, channel, escape_segment, parse_channel, unescape_segment
 from .core.errors import (
+    BrokerUnavailable,
     CloseCode,
     CommandError,
     ErrorCode,
@@ -40,6 +41,7 @@ from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
 from .endpoint import Admission, Endpoint, Refusal
 from .server.hooks import Hook, SubscriptionHook
+from .server.relay import LinkStatistics, Node
 from .server.services import Authorize
 from .server.statistics import BusStatistics
 from .server.subscription import Subscription
@@ -52,6 +54,7 @@ __all__ = [
     "Admission",
     "Authenticator",
     "Authorize",
+    "BrokerUnavailable",
     "Bus",
     "BusStatistics",
     "Channel",
@@ -59,6 +62,7 @@ __all__ = [
     "CloseCode",
     "CommandError",
     "Connection",
+    "ConnectionId",
     "ConnectionInfo",
     "Endpoint",
     "ErrorCode",
@@ -73,6 +77,8 @@ __all__ = [
     "Identity",
     "InvalidChannel",
     "Limits",
+    "LinkStatistics",
+    "Node",
     "NotStarted",
     "Overflow",
     "Pattern",

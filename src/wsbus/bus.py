@@ -7,11 +7,14 @@ from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 from ._settings import callable_setting, function_setting
 from .auth import Authenticator
+from .broker import Broker
 from .connection import Connection, ConnectionInfo
 from .core.channels import parse_channel
 from .core.choices import is_number, member_of, shown
 from .core.encoding import EncHook
+from .core.envelope import Addressed, Dismissed, Item, Revoked, encode_item
 from .core.errors import CloseCode, UsageError, check_sendable
+from .core.feeds import ALL_NODES
 from .core.heartbeat import HeartbeatPolicy
 from .core.instant import Instant
 from .core.limits import Limits
@@ -24,7 +27,8 @@ from .server.commands import Commands, RegisteredCommand, check_action
 from .server.hooks import Hooks
 from .server.host import BusHost
 from .server.publisher import Publisher, encoder
-from .server.recipients import subscribers
+from .server.recipients import Who, subscribers
+from .server.relay import Node
 from .server.services import Authorize, read_clocks
 from .server.statistics import BusStatistics
 from .server.subscription import Subscription
@@ -49,6 +53,8 @@ class Bus(Publisher, Hooks):
         flush_interval: Seconds, at most 1, for which publications may wait for others, to be
             written together. 0 writes at the end of each turn of the event loop. With a few
             publications a turn, 0.005 halves their cost, and delays them by 5 ms.
+        broker: Joins this bus with those of other processes, or with others of this process that
+            have the same broker: see :mod:`wsbus.brokers`. None: there are no others.
         clock: Reads both clocks; for tests.
 
     Raises:
@@ -61,11 +67,17 @@ class Bus(Publisher, Hooks):
         enc_hook: EncHook | None = None,
         authorize: Authorize | None = None,
         flush_interval: float = 0.0,
+        broker: Broker | None = None,
         clock: Callable[[], Instant] = read_clocks,
     ) -> None:
         if not (is_number(flush_interval) and 0 <= flush_interval <= 1):
             raise UsageError(f"flush_interval is 0 to 1 seconds, not {shown(flush_interval)}")
         function_setting("clock", clock)
+        if broker is not None and not isinstance(broker, Broker):
+            raise UsageError(
+                "broker is MemoryBroker(), RedisBroker(…), NatsBroker(…), or one of your own, not "
+                f"{shown(broker)}"
+            )
         callable_setting("authorize", authorize, "identity, action, name")
         Hooks.__init__(self)
         encode = encoder(enc_hook)
@@ -77,9 +89,9 @@ class Bus(Publisher, Hooks):
             authorize=authorize,
             flush_interval=flush_interval,
             clock=clock,
+            broker=broker,
         )
         Publisher.__init__(self, host)
-        self._endpoints: Final[list[Endpoint]] = []
         self._default_endpoint: Endpoint | None = None
 
     # --- setting up --------------------------------------------------------------------------
@@ -149,7 +161,7 @@ class Bus(Publisher, Hooks):
             trusted_proxies=trusted_proxies,
             realm=self._recipients.realm_of(authenticator),
         )
-        self._endpoints.append(endpoint)
+        self._host.endpoints.append(endpoint)
         if endpoint.broadcast is not None:
             self._broadcasts.add(endpoint.broadcast)
         return endpoint
@@ -198,8 +210,13 @@ class Bus(Publisher, Hooks):
 
     @property
     def healthy(self) -> bool:
-        """Whether it runs, for a probe; false once it has failed, which is logged as CRITICAL."""
-        return self._host.is_running
+        """Whether it runs and its broker can be reached: what a readiness probe asks for.
+
+        It is false once the bus has failed, which is logged as CRITICAL, and while the link to the
+        broker is lost, which is logged as ERROR. Use :attr:`is_running` for a probe that restarts
+        the process: a restart brings no broker back.
+        """
+        return self._host.is_healthy
 
     async def __aenter__(self) -> Self:
         """Start. Cancellation: the bus has not started, and can be started again.
@@ -270,13 +287,13 @@ class Bus(Publisher, Hooks):
         """
         registry, endpoints = (
             self._host.services.registry,
-            [endpoint] if endpoint else self._endpoints,
+            [endpoint] if endpoint else self._host.endpoints,
         )
         found = (registry.named(each, connection_id) for each in endpoints)
         return next((driver.connection for driver in found if driver), None)
 
-    def subscribers(self, *channels: str) -> list[Connection]:
-        """Return the connections that would get a publication on any of these channels.
+    def local_subscribers(self, *channels: str) -> list[Connection]:
+        """Return this process's connections that would get a publication on any of the channels.
 
         Raises:
             InvalidChannel: A channel is invalid.
@@ -291,13 +308,13 @@ class Bus(Publisher, Hooks):
 
     def disconnect(
         self,
-        who: Connection | str,
+        who: Who,
         *,
         endpoint: Endpoint | None = None,
         code: int = CloseCode.DISCONNECTED,
         reason: str = "disconnected by the server",
     ) -> int:
-        """End a connection, or all of one identity, and return how many; never waits.
+        """End a connection, or all of one identity on every node; never waits.
 
         Args:
             who: A connection, or the subject of an identity.
@@ -305,32 +322,61 @@ class Bus(Publisher, Hooks):
             code: As for :meth:`.Connection.disconnect`.
             reason: The same.
 
+        Returns:
+            The number of connections of this process.
+
         Raises:
             UsageError: The code may not be sent, or ``who`` is something else.
+            BrokerUnavailable: There is no link to the broker now; connections of this process have
+                ended, those of others have not.
         """
         check_sendable(code)
         found = self._recipients.find(self._host.services.registry, who, endpoint)
         for driver in found:
             driver.connection.disconnect(code, reason)
+        self._order(who, endpoint, lambda to: Dismissed(to, code, reason))
         return len(found)
 
     def revoke(
         self,
-        who: Connection | str,
+        who: Who,
         pattern: str,
         *,
         endpoint: Endpoint | None = None,
         reason: str | None = None,
     ) -> int:
-        """Take a subscription from a connection, or from all of one identity; never waits.
+        """Take a subscription from a connection, or from one identity everywhere; never waits.
 
         Args are those of :meth:`disconnect` and of :meth:`.Connection.revoke`.
 
         Returns:
-            The number of connections that had it.
+            The number of connections of this process that had it.
+
+        Raises:
+            BrokerUnavailable: As :meth:`disconnect`.
         """
         found = self._recipients.find(self._host.services.registry, who, endpoint)
-        return sum([driver.connection.revoke(pattern, reason) for driver in found])
+        count = sum([driver.connection.revoke(pattern, reason) for driver in found])
+        self._order(who, endpoint, lambda to: Revoked(to, pattern, reason))
+        return count
+
+    def _order(
+        self, who: Who, endpoint: Endpoint | None, order: Callable[[Addressed], Item]
+    ) -> None:
+        """Have other nodes do to the connections that they have what was done to ours."""
+        outbox = self._host.services.post.outbox
+        to = None if outbox is None else self._recipients.elsewhere(who, endpoint)
+        if outbox is not None and to is not None and outbox.is_wanted(ALL_NODES):
+            outbox.put(ALL_NODES, encode_item(order(to))).check()
+
+    def nodes(self) -> list[Node]:
+        """Return the processes of this service, as far as they are known; this one is the first.
+
+        Every process tells the others that it is there once in two seconds. Without a broker there
+        are none to know.
+        """
+        relay = self._host.services.relay
+        return [] if relay is None else relay.nodes()
 
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""

@@ -23,7 +23,7 @@ from .core.session import Session, State
 from .endpoint import Endpoint
 from .transport import Handshake
 
-__all__ = ["Connection", "ConnectionInfo", "Driven"]
+__all__ = ["Connection", "ConnectionId", "ConnectionInfo", "Driven"]
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +102,17 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
             dropped=self.dropped,
             ref=ref,
         )
+
+
+class ConnectionId(msgspec.Struct, frozen=True):
+    """A connection on any node, by its id, where only that is known: ``ConnectionId("3f…")``.
+
+    A browser has the id of its connection from ``connected``, and can send it along with an HTTP
+    request that another process answers.
+    """
+
+    id: str
+    """A name that ``name_connection=`` returned, or the id that the bus made."""
 
 
 class Driven(Protocol):

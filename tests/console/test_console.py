@@ -371,7 +371,7 @@ async def test_consoles_do_not_count() -> None:
         assert bus.statistics().connections_ever == before.connections_ever == 0
         assert (sample["totals"]["connections"], sample["consoles"]) == (0, 1)
         assert receipt.local_matched == 0
-        assert (bus.connections(), bus.subscribers("grid.a"), came, asked) == ([], [], [], [])
+        assert (bus.connections(), bus.local_subscribers("grid.a"), came, asked) == ([], [], [], [])
         assert bus.disconnect("operator") == 0
 
 

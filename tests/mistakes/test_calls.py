@@ -88,7 +88,7 @@ STOPPED: list[tuple[str, Do]] = [
     ("disconnect", lambda bus: bus.disconnect("ada")),
     ("connection", lambda bus: bus.connection("x")),
     ("connections", lambda bus: bus.connections()),
-    ("subscribers", lambda bus: bus.subscribers("a")),
+    ("subscribers", lambda bus: bus.local_subscribers("a")),
     ("statistics", lambda bus: bus.statistics()),
 ]
 
@@ -155,7 +155,7 @@ ROWS = [
     Row("aclose(deadline=-1)", lambda bus: bus.aclose(deadline=-1), ("deadline", "-1")),
     Row("aclose(code=99)", lambda bus: bus.aclose(code=99), ("99", "4000 to 4999")),
     Row("drain(deadline=None)", lambda bus: bus.endpoint().drain(deadline=None), ("deadline",)),
-    Row("subscribers(pattern)", lambda bus: bus.subscribers("a.*"), ("'a.*'", "wildcards")),
+    Row("subscribers(pattern)", lambda bus: bus.local_subscribers("a.*"), ("'a.*'", "wildcards")),
     Row("a subscription without async with", iterate, ("async with bus.subscribe(…)",)),
     Row("a subscription entered twice", enter_twice, ("entered once",)),
     Row("a bus started twice", start_again, ("running already",)),

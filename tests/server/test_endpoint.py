@@ -563,11 +563,11 @@ async def test_subscribers_are_whom_a_publication_would_be_for() -> None:
         await ann.subscribe("a.*", "b")
         await ben.subscribe("a.1")
 
-        assert set(bus.subscribers("a.1", "b")) == {ann.connection, ben.connection}
-        assert bus.subscribers("b") == [ann.connection]
-        assert bus.subscribers("c") == []
-        receipt = await bus.send("a.1", 1, to=bus.subscribers("a.1", "a.2"))
-        rest = await bus.publish("a.1", 2, exclude=bus.subscribers("b"))
+        assert set(bus.local_subscribers("a.1", "b")) == {ann.connection, ben.connection}
+        assert bus.local_subscribers("b") == [ann.connection]
+        assert bus.local_subscribers("c") == []
+        receipt = await bus.send("a.1", 1, to=bus.local_subscribers("a.1", "a.2"))
+        rest = await bus.publish("a.1", 2, exclude=bus.local_subscribers("b"))
         assert receipt.local_matched == 2
         assert (await ann.events(), await ben.events()) == ([1], [1, 2])
         assert rest.local_matched == 2  # ben, and the local subscription

@@ -404,7 +404,7 @@ async def test_all_connections_of_a_subject_are_taken_out() -> None:
 
         assert bus.revoke("bob", "room.1") == 1
         assert (await first.hear())["data"] == {"channels": ["room.1"], "active_subscriptions": 0}
-        assert bus.subscribers("room.1") == [other.connection]
+        assert bus.local_subscribers("room.1") == [other.connection]
         assert bus.revoke(other.connection, "room.1", reason="you, too") == 1
         with pytest.raises(InvalidChannel, match=r"'room\.\.1'"):
             bus.revoke("bob", "room..1")

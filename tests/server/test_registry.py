@@ -182,7 +182,7 @@ async def test_the_application_and_the_registry_hold_two_sides_of_a_connection()
         assert [driver.connection for driver in drivers] == given
         assert [driver_of(connection) for connection in given] == drivers
         assert [bus.connection(connection.id) for connection in given] == given
-        assert bus.subscribers("a") == given[:3]
+        assert bus.local_subscribers("a") == given[:3]
         assert len(set(given)) == len(bus.connections()) == 4
         assert (endpoint.connection_count, other.connection_count) == (3, 1)
         given[0].abort()

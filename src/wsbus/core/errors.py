@@ -24,6 +24,7 @@ from enum import IntEnum, StrEnum
 from typing import Final
 
 __all__ = [
+    "BrokerUnavailable",
     "CloseCode",
     "CommandError",
     "ConnectError",
@@ -300,6 +301,22 @@ class NotStarted(UsageError):
 
     def __init__(self) -> None:
         super().__init__("the bus is not running: use it inside `async with bus:`")
+
+
+class BrokerUnavailable(WsbusError):
+    """The broker cannot be reached, or did not answer in time.
+
+    Subscribers in this process have got the publication, if its family keeps no history.
+
+    Args:
+        message: What happened, for people; it repeats no password.
+        may_have_arrived: Whether the broker may have passed it on: the link was lost after it was
+            sent. Otherwise no other process has got it.
+    """
+
+    def __init__(self, message: str, *, may_have_arrived: bool = False) -> None:
+        super().__init__(message)
+        self.may_have_arrived: Final = may_have_arrived
 
 
 class MessageTooLarge(UsageError):

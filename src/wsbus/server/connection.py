@@ -7,6 +7,7 @@ from typing import Protocol, cast
 from ..connection import Connection, Driven
 from ..core.instant import Instant
 from ..core.member import Member
+from ..core.messages import ServerMessage
 from .outlet import SocketOutlet
 
 __all__ = ["ConnectionDriver", "driver_of"]
@@ -50,6 +51,10 @@ class ConnectionDriver(Driven, Protocol):
 
     def review(self, now: Instant, stopped: float) -> None:
         """Apply the endpoint's present heartbeat, and forgive ``stopped`` seconds of silence."""
+        ...
+
+    def send(self, reply: ServerMessage, now: Instant | None = None) -> int:
+        """Send a message to the client; return how many bytes that takes."""
         ...
 
     async def gone(self) -> None:

@@ -18,9 +18,9 @@ from .._application import ask, handshake_context
 from .._log import escaped
 from ..connection import Connection, ConnectionInfo
 from ..core import actions
-from ..core.errors import CloseCode, ErrorCode, TransportClosed
+from ..core.errors import BrokerUnavailable, CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
-from ..core.messages import Command, Refused, Response, ServerMessage
+from ..core.messages import Command, Receipt, Refused, Response, ServerMessage
 from ..core.permissions import Identity
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
@@ -39,6 +39,8 @@ __all__ = ["Driver"]
 logger: Final = logging.getLogger("wsbus.connection")
 
 _RATE_ABUSE: Final = CloseCode.RATE_ABUSE  # To look it up takes as long as to call a function.
+
+_NOT_RELAYED: Final = "only subscribers at this server have got it: the others cannot be reached"
 
 
 class Driver:
@@ -194,7 +196,7 @@ class Driver:
             self.connection.disconnect(replaced.close_code, replaced.reason)
             return
         if not is_greeted:
-            self._send(greeting(self.endpoint, self.id, identity))
+            self.send(greeting(self.endpoint, self.id, identity))
         if identity is not None:
             self._adopt(identity)
         if identity is not None or self.endpoint.name_connection is None:
@@ -249,7 +251,7 @@ class Driver:
         for action in todo:
             # Most are these, and each pattern below that does not match takes 0.1 µs.
             if type(action) is actions.Send:
-                self._reader.answered += self._send(action.reply, now)
+                self._reader.answered += self.send(action.reply, now)
                 continue
             if type(action) is actions.Invoke:
                 self._invoke(action.call, now)
@@ -266,7 +268,7 @@ class Driver:
                 case actions.Adopt():
                     self._adopt(action.identity, is_renewal=action.is_renewal)
                 case actions.ReportStatus():
-                    self._reader.answered += self._send(self.info().status(action.ref))
+                    self._reader.answered += self.send(self.info().status(action.ref))
                 case actions.AskToken() | actions.AskPermission() | actions.Attach():
                     question(self, services, action, now)
                 case actions.Close():
@@ -333,9 +335,21 @@ class Driver:
 
     def _emit(self, action: actions.Emit) -> None:
         publish = action.publish
-        receipt = self._services.post.emit(action.channel, publish.event, publish.data)
-        if publish.ref is not None:
-            self._send(Response(msgspec.json.encode(receipt), publish.ref))
+        post = self._services.post
+        receipt, handover = post.emit(action.channel, publish.event, publish.data)
+        if handover is not None:
+            handover.then(partial(self._answer_publish, receipt, publish.ref))
+        elif publish.ref is not None:
+            self.send(Response(msgspec.json.encode(receipt), publish.ref))
+
+    def _answer_publish(
+        self, receipt: Receipt, ref: str | None, error: BrokerUnavailable | None
+    ) -> None:
+        """Tell the client whether the broker has taken what it published."""
+        if error is not None:
+            self.send(Refused(ErrorCode.UNAVAILABLE, _NOT_RELAYED, ref))
+        elif ref is not None:
+            self.send(Response(msgspec.json.encode(receipt), ref))
 
     def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, reader = self._services, self.endpoint.limits, self._reader
@@ -347,14 +361,14 @@ class Driver:
             why = "too many commands are running"
             outcome = Refused(ErrorCode.RATE_LIMITED, why, call.ref, call.ref is not None)
         if not callable(outcome):
-            self._send(outcome, now)
+            self.send(outcome, now)
         else:
             self._commands_running += 1
             services.runner.submit_each(self._finish_command, (outcome,))
 
     async def _finish_command(self, command: Running) -> None:
         try:
-            self._send(await command(self._services.runner))
+            self.send(await command(self._services.runner))
         except Exception:
             logger.exception("the answer to a command cannot be sent")
             self.connection.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
@@ -373,8 +387,8 @@ class Driver:
 
     # --- out -----------------------------------------------------------------------------------
 
-    def _send(self, reply: ServerMessage, now: Instant | None = None) -> int:
-        """Say it; return how many bytes that takes."""
+    def send(self, reply: ServerMessage, now: Instant | None = None) -> int:
+        """Send it to the client; return how many bytes that takes."""
         if self._closed is not None:  # The close frame is the last.
             return 0
         frame = self.protocol.encode(reply, now or self._services.clock())

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from anyio.abc import TaskGroup
 
+from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
@@ -21,8 +22,10 @@ from .commands import Commands
 from .driver import Driver
 from .flusher import Flusher
 from .hooks import HookLists
+from .incoming import Incoming
 from .lifecycle import Life
 from .post import Encode, Post
+from .relay import Relay
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
 from .statistics import BusStatistics
@@ -42,6 +45,7 @@ class BusHost:
         authorize: Asked about everything that the grants allow; see :data:`.Authorize`.
         flush_interval: Seconds for which publications may wait for others.
         clock: Reads both clocks.
+        broker: Joins the bus with those of other processes; None: it has none to join.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class BusHost:
         authorize: Authorize | None = None,
         flush_interval: float = 0.0,
         clock: Callable[[], Instant] = read_clocks,
+        broker: Broker | None = None,
     ) -> None:
         self._commands: Final = commands
         self._hooks: Final = hooks
@@ -61,6 +66,9 @@ class BusHost:
         self._authorize: Final = authorize
         self._flush_interval: Final = flush_interval
         self._clock: Final = clock
+        self._broker: Final = broker
+        self.endpoints: Final[list[Endpoint]] = []
+        """The endpoints of the bus, in the order that they were made."""
         self.life: Life | None = None
         """The run that goes on, or has failed; None: there is none."""
         self.has_run: bool = False
@@ -72,6 +80,15 @@ class BusHost:
     def is_running(self) -> bool:
         """Whether connections and publications are taken."""
         return self.life is not None and self.life.is_up
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it is running, and its broker, if it has one, can be reached."""
+        life = self.life
+        if life is None or not life.is_up or life.services is None:
+            return False
+        relay = life.services.relay
+        return relay is None or relay.is_up
 
     @property
     def services(self) -> Services:
@@ -136,16 +153,29 @@ class BusHost:
     def _make_services(self, tasks: TaskGroup) -> Services:
         hub, runner, clock = Hub(self._families), Runner(tasks), self._clock
         flusher = Flusher(hub, runner, clock, self._flush_interval)
-        return Services(
+        node = new_id()
+        services = Services(
             hub=hub,
             flusher=flusher,
-            post=Post(hub, flusher, clock, self._encode, new_id()),
+            post=Post(hub, flusher, clock, self._encode, node),
             runner=runner,
             clock=clock,
             commands=self._commands,
             authorize=self._authorize,
             hooks=self._hooks,
         )
+        if self._broker is not None:
+            relay = services.relay = Relay(
+                self._broker,
+                node,
+                clock,
+                count_connections=services.registry.__len__,
+                take=Incoming(services, self.endpoints).take,
+                tell_gap=services.tell_gap,
+            )
+            services.follow(relay)
+            services.post.outbox = relay.outbox
+        return services
 
     # --- for its endpoints -----------------------------------------------------------------------
 

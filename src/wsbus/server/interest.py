@@ -17,13 +17,17 @@ from typing import Final, Protocol, TypeAlias
 
 from anyio import Event, move_on_after, sleep
 
+from ..core.errors import BrokerUnavailable
 from ..core.instant import Instant
 from ..core.patterns import Pattern
 from .runner import Runner
 
-__all__ = ["LINGER_SECONDS", "Interest", "InterestProvider"]
+__all__ = ["LINGER_SECONDS", "REACH_SECONDS", "Interest", "InterestProvider"]
 
 logger: Final = logging.getLogger("wsbus.interest")
+
+REACH_SECONDS: Final = 5.0
+"""How long a subscription waits for its pattern to be brought."""
 
 LINGER_SECONDS: Final = 1.0
 """How long a pattern stays wanted after its last member has left."""
@@ -120,6 +124,23 @@ class Interest:
                 if coming is not None:
                     await coming.settled.wait()
         return [*map(self._is_here, patterns)]
+
+    async def reach(self, pattern: Pattern) -> None:
+        """Wait until a pattern is brought.
+
+        Raises:
+            BrokerUnavailable: It was not within :data:`REACH_SECONDS`.
+        """
+        if self.ask((pattern,)):
+            return
+        try:
+            (is_reached,) = await self.outcomes((pattern,), REACH_SECONDS)
+        finally:
+            self.release((pattern,))
+        if not is_reached:
+            raise BrokerUnavailable(
+                f"the broker cannot bring what other processes publish on {pattern.text!r} now"
+            )
 
     def release(self, patterns: Sequence[Pattern]) -> None:
         """Give back what was asked for: what has no member lingers, or was never brought."""

@@ -34,6 +34,9 @@ logger: Final = logging.getLogger("wsbus.bus")
 _STUCK_SECONDS: Final = 1.0
 """At shutdown, a connection that takes no frame for so long is aborted."""
 
+_FAREWELL_SECONDS: Final = 1.0
+"""At shutdown, the time for the broker to take what was published last."""
+
 _GRACE_SECONDS: Final = 5.0
 """At shutdown, the time for calls of the application to end once they are cancelled."""
 
@@ -152,12 +155,17 @@ class Life:
                 services = self.services = self._make_services(tasks)
                 tasks.start_soon(services.flusher.run)
                 tasks.start_soon(self._sweep, services)
+                if services.relay is not None:
+                    tasks.start_soon(services.relay.run)
+                    await services.relay.attempted()
                 started.set()
                 await self._stop.wait()
                 if self._farewell is not None:
                     await self._drain(services, None, *self._farewell)
                     for subscription in list(services.subscriptions):
                         subscription.close()
+                    if services.relay is not None:
+                        await services.relay.close(_FAREWELL_SECONDS)
                 tasks.cancel_scope.cancel()
         except BaseException as exc:  # noqa: BLE001  # no task awaits this one
             failure = exc

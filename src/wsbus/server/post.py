@@ -21,12 +21,15 @@ from typing import Final, TypeAlias
 
 from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
+from ..core.envelope import Addressed, publish_item
 from ..core.errors import UsageError
+from ..core.feeds import ALL_NODES, Feed
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Member
 from ..core.messages import Publication, Receipt
 from .flusher import Flusher
+from .outbox import Handover, Outbox
 
 __all__ = ["Encode", "Post"]
 
@@ -61,6 +64,8 @@ class Post:
         self._clock: Final = clock
         self._encode: Final = encode
         self._numbers: Final = count(1)
+        self.outbox: Outbox | None = None
+        """Takes what goes to other nodes; None: there are none."""
         self.soon: Final = flusher.soon
         """Flush at the end of this turn; at once if much is owed already."""
         self.is_pressed: bool = False
@@ -103,7 +108,32 @@ class Post:
             return self._hub.publish(publication, excluded)
         return self._hub.publish_to(members, publication, excluded)
 
-    def emit(self, channel: Channel, event: str, data: bytes) -> Receipt:
+    def hand_over(
+        self,
+        publication: Publication,
+        excluded: Addressed | None = None,
+        to: Addressed | None = None,
+    ) -> Handover | None:
+        """Have the broker take a publication to other nodes; never waits.
+
+        Args:
+            publication: What was accepted here.
+            excluded: Connections of other nodes that do not get it.
+            to: Connections that get it, whatever they subscribe to; None: those with a pattern that
+                matches.
+
+        Returns:
+            Whether the broker has taken it, once that is known; None: no other node wants it.
+        """
+        outbox = self.outbox
+        if outbox is None:
+            return None
+        feed = Feed("=" + publication.channel) if to is None else ALL_NODES
+        if not outbox.is_wanted(feed):
+            return None
+        return outbox.put(feed, publish_item(publication, excluded, to))
+
+    def emit(self, channel: Channel, event: str, data: bytes) -> tuple[Receipt, Handover | None]:
         """Accept and deliver what a client publishes; its protocol has checked the data.
 
         It flushes at once when much is owed, and the connection of the client waits for the readers
@@ -114,7 +144,7 @@ class Post:
         receipt = self.deliver(publication)
         self.is_pressed = self._flusher.is_overdue
         self.soon()
-        return receipt
+        return receipt, self.hand_over(publication)
 
     async def pace(self) -> None:
         """Flush at the end of this turn; if much is owed, wait for that and for the readers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypedDict, Unpack, overload
+from typing import Final, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
@@ -16,6 +16,7 @@ from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
 from .host import BusHost
+from .outbox import Handover
 from .post import Encode
 from .recipients import Recipients, Who
 from .services import Services
@@ -23,6 +24,10 @@ from .services import Services
 __all__ = ["Publisher", "encoder"]
 
 _TIMEOUT: Final = 5.0
+
+
+_Sent: TypeAlias = tuple[Receipt, Handover | None]
+"""What became of it here, and whether the broker has taken it."""
 
 
 class _Options(TypedDict, total=False):
@@ -40,7 +45,7 @@ class Publisher:
     def __init__(self, host: BusHost) -> None:
         self._host: Final = host
         self._broadcasts: Final[set[str]] = set()
-        self._recipients: Final = Recipients()
+        self._recipients: Final = Recipients(host.endpoints)
 
     def family(
         self, pattern: str, *, overflow: Overflow | str | None = None, key: str | None = None
@@ -99,14 +104,17 @@ class Publisher:
             UsageError: The data has no JSON form, or an argument has the wrong type. Nothing was
                 published.
             NotStarted: The bus is not running.
+            BrokerUnavailable: The broker has not taken it, so that other processes do not get it;
+                the subscribers of this one do.
         Cancellation: accepted already.
         """
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        excluded = self._recipients.members(services.registry, exclude)
-        receipt = post.deliver(publication, excluded)
+        receipt, handover = self._deliver(services, publication, exclude)
         await post.pace()
+        if handover is not None:
+            await handover.wait()
         return receipt
 
     def publish_soon(
@@ -120,17 +128,20 @@ class Publisher:
     ) -> Receipt:
         """Publish from code that cannot await; like :meth:`publish`, and in one order with it.
 
-        It never waits; in a tight loop queues may overflow.
+        It never waits; in a tight loop queues may overflow. What the broker does not confirm later
+        is logged and counted (:attr:`.LinkStatistics.unconfirmed`).
 
         Raises:
+            BrokerUnavailable: There is no link to the broker now.
             UsageError: Called from another thread, too: see :meth:`publish_threadsafe`.
         """
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        excluded = self._recipients.members(services.registry, exclude)
-        receipt = post.deliver(publication, excluded)
+        receipt, handover = self._deliver(services, publication, exclude)
         post.soon()
+        if handover is not None:
+            handover.check()
         return receipt
 
     @overload
@@ -191,9 +202,10 @@ class Publisher:
 
         def deliver() -> Receipt:
             services = self._host.services
-            excluded = self._recipients.members(services.registry, exclude)
-            receipt = services.post.deliver(publication, excluded)
+            receipt, handover = self._deliver(services, publication, exclude)
             services.post.soon()
+            if handover is not None:
+                handover.check()
             return receipt
 
         return self._from_thread("publish_soon", deliver, timeout if wait else None)
@@ -254,8 +266,10 @@ class Publisher:
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
         await services.post.pace()
+        if handover is not None:
+            await handover.wait()
         return receipt
 
     def send_soon(
@@ -276,8 +290,10 @@ class Publisher:
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
         services.post.soon()
+        if handover is not None:
+            handover.check()
         return receipt
 
     @overload
@@ -328,8 +344,10 @@ class Publisher:
 
         def deliver() -> Receipt:
             services = self._host.services
-            receipt = self._deliver_to(services, publication, to, exclude, endpoint)
+            receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
             services.post.soon()
+            if handover is not None:
+                handover.check()
             return receipt
 
         return self._from_thread("send_soon", deliver, timeout if wait else None)
@@ -341,11 +359,26 @@ class Publisher:
         to: Who,
         exclude: Who,
         endpoint: Endpoint | None,
-    ) -> Receipt:
-        registry = services.registry
-        members = [c.member for c in self._recipients.find(registry, to, endpoint, "to")]
-        excluded = self._recipients.members(registry, exclude, endpoint)
-        return services.post.deliver(publication, excluded, members)
+    ) -> _Sent:
+        registry, post, recipients = services.registry, services.post, self._recipients
+        members = [c.member for c in recipients.find(registry, to, endpoint, "to")]
+        excluded = recipients.members(registry, exclude, endpoint)
+        receipt = post.deliver(publication, excluded, members)
+        if post.outbox is None:
+            return receipt, None
+        elsewhere = recipients.elsewhere(to, endpoint)
+        if elsewhere is None:
+            return receipt, None
+        absent = recipients.elsewhere(exclude, endpoint)
+        return receipt, post.hand_over(publication, absent, elsewhere)
+
+    def _deliver(self, services: Services, publication: Publication, exclude: Who) -> _Sent:
+        post, recipients = services.post, self._recipients
+        excluded = recipients.members(services.registry, exclude)
+        receipt = post.deliver(publication, excluded)
+        if post.outbox is None:
+            return receipt, None
+        return receipt, post.hand_over(publication, recipients.elsewhere(exclude))
 
     def _from_thread(
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None

@@ -17,6 +17,7 @@ from ..core.instant import Instant
 from ..core.permissions import Identity
 from ..endpoint import Refusal
 from .connection import ConnectionDriver
+from .interest import REACH_SECONDS
 from .services import Services
 
 __all__ = ["Asker", "put", "question"]
@@ -106,7 +107,7 @@ async def _await_interest(asker: Asker, services: Services, ask: Attach) -> None
     interest = services.interest
     assert interest is not None
     try:
-        outcomes = await interest.outcomes(ask.patterns, asker.endpoint.limits.command_timeout)
+        outcomes = await interest.outcomes(ask.patterns, REACH_SECONDS)
         now = services.clock()
         asker.go_on(asker.session.handle_attached(ask.request, outcomes, now), now)
     finally:  # After the joins, if there are any.

@@ -8,8 +8,9 @@ from typing import Final, TypeAlias
 
 from .._log import escaped
 from ..auth import Authenticator
-from ..connection import Connection
+from ..connection import Connection, ConnectionId
 from ..core.channels import Channel
+from ..core.envelope import Addressed
 from ..core.errors import UsageError
 from ..core.hub import Hub
 from ..core.member import Member
@@ -21,8 +22,9 @@ __all__ = ["Recipients", "Who", "subscribers"]
 
 logger: Final = logging.getLogger("wsbus.bus")
 
-Who: TypeAlias = Connection | Iterable[Connection] | str
-"""A connection, several, or the subject of an identity, meaning all its connections."""
+Who: TypeAlias = Connection | ConnectionId | Iterable[Connection | ConnectionId] | str
+"""A connection, several, or the subject of an identity, meaning all its connections. A
+:class:`.Connection` is always one of this process."""
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
@@ -31,9 +33,13 @@ class Recipients:
     """Finds connections that the application names.
 
     Subjects are the same within a *realm*: the authenticators of a bus, numbered from 1.
+
+    Args:
+        endpoints: The endpoints of the bus.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        self._endpoints: Final = endpoints
         self._authenticators: Final[list[Authenticator]] = []
         self._has_warned = False
         self._has_told_of_ids = False
@@ -75,19 +81,30 @@ class Recipients:
             if not found and not self._has_told_of_ids:
                 self._look_for_id(registry, who, name)
             return found
-        try:
-            wanted: dict[object, None] = dict.fromkeys(
-                (who,) if isinstance(who, Connection) else who
-            )
-        except TypeError:  # It is not iterable, or an element has no hash.
-            raise _not_connections(name, type(who).__name__) from None
-        drivers = []
-        for each in wanted:
-            if not isinstance(each, Connection):
-                kind = f"{type(who).__name__} with a {type(each).__name__} in it"
-                raise _not_connections(name, kind)
-            drivers.append(driver_of(each))
+        drivers: list[ConnectionDriver] = []
+        for each in _several(who, name):
+            if isinstance(each, Connection):
+                drivers.append(driver_of(each))
+            else:
+                named = (registry.named(endpoint, each.id) for endpoint in self._endpoints)
+                drivers.extend([driver for driver in named if driver is not None])
         return registry.present(drivers)
+
+    def elsewhere(self, who: Who, endpoint: Endpoint | None = None) -> Addressed | None:
+        """Return what other nodes look for; None: only connections of this node are named.
+
+        Args:
+            who: As for :meth:`find`, which has checked it.
+            endpoint: The same.
+        """
+        if who == ():
+            return None
+        if isinstance(who, str):
+            if endpoint is None:
+                return Addressed((), who, self._default())
+            return Addressed((), who, endpoint.realm, self._endpoints.index(endpoint))
+        ids = [each.id for each in _several(who, "who") if isinstance(each, ConnectionId)]
+        return Addressed(tuple(ids)) if ids else None
 
     def members(
         self, registry: Registry[ConnectionDriver], who: Who, endpoint: Endpoint | None = None
@@ -118,6 +135,25 @@ class Recipients:
                 "first endpoint with an authenticator"
             )
         return 1 if self._authenticators else 0
+
+
+def _several(
+    who: Connection | ConnectionId | Iterable[object], name: str
+) -> list[Connection | ConnectionId]:
+    """Return the connections that are named, each once."""
+    try:
+        wanted: dict[object, None] = dict.fromkeys(
+            (who,) if isinstance(who, Connection | ConnectionId) else who
+        )
+    except TypeError:  # It is not iterable, or an element has no hash.
+        raise _not_connections(name, type(who).__name__) from None
+    found = []
+    for each in wanted:
+        if not isinstance(each, Connection | ConnectionId):
+            kind = f"{type(who).__name__} with a {type(each).__name__} in it"
+            raise _not_connections(name, kind)
+        found.append(each)
+    return found
 
 
 def _not_connections(name: str, kind: str) -> UsageError:

@@ -16,6 +16,7 @@ from anyio import current_time
 from .._application import Overdue, name_of
 from .._log import BoundedLog
 from ..core.actions import AskPermission
+from ..core.events import Gap, GapCause
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
 from ..core.hub import Hub
 from ..core.instant import Instant
@@ -28,6 +29,7 @@ from .hooks import HookLists
 from .interest import Interest, InterestProvider
 from .post import Post
 from .registry import Registry
+from .relay import Relay
 from .runner import Runner
 from .statistics import BusStatistics
 
@@ -71,6 +73,10 @@ def new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
 class InProcess(Protocol):
     """A subscription inside the process, which ends with the bus."""
 
+    def lose(self, gap: Gap) -> None:
+        """Note that publications are missing."""
+        ...
+
     def close(self) -> None:
         """End it. Idempotent."""
         ...
@@ -93,6 +99,8 @@ class Services:
     hooks: HookLists
     interest: Interest | None = None
     """The patterns wanted from other nodes; None: there are no other nodes."""
+    relay: Relay | None = None
+    """The way to other nodes; None: there are none."""
     registry: Registry[ConnectionDriver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """The heartbeats that were applied to their connections last."""
@@ -110,6 +118,15 @@ class Services:
         """Have a provider bring what is wanted here; to be called before any client connects."""
         interest = self.hub.interest = self.interest = Interest(provider, self.runner, self.clock)
         self.runner.submit(interest.run)
+
+    def tell_gap(self) -> None:
+        """Tell all subscribers that publications of other nodes may be missing."""
+        gap, now = Gap(None, GapCause.SERVER), self.clock()
+        for driver in self.registry.connected():
+            if driver.session.patterns:
+                driver.send(gap, now)
+        for subscription in self.subscriptions:
+            subscription.lose(gap)
 
     def sweep_seconds(self) -> float:
         """Return how long the sweeper may sleep: a second, or a third of the quickest heartbeat."""
@@ -172,4 +189,5 @@ class Services:
             unsaid=self.unsaid,
             failures=self.flusher.failures,
             flushes=self.flusher.flushes,
+            broker=None if self.relay is None else self.relay.statistics(),
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .relay import LinkStatistics
+
 __all__ = ["BusStatistics"]
 
 
@@ -46,3 +48,5 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     """Connections lost to a failed write, or to one that took too long."""
     flushes: int
+    broker: LinkStatistics | None = None
+    """The link to the broker; None: the bus has none."""

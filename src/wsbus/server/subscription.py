@@ -72,13 +72,25 @@ class Subscription(Outlet):
         self._wake.set()
 
     async def __aenter__(self) -> Self:
-        """Subscribe: every publication accepted from now on is for it."""
+        """Subscribe: every publication accepted from now on is for it.
+
+        Where there is a broker, it waits until that brings what other nodes publish.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached.
+        """
         if self._is_closed or self._services is not None:
             raise UsageError("a subscription is entered once")
         services = self._services = self._find()
         services.subscriptions.add(self)
         services.hub.attach(self._member)
         services.hub.join(self._member, self.pattern)
+        if services.interest is not None:
+            try:
+                await services.interest.reach(self.pattern)
+            except BaseException:
+                self.close()
+                raise
         return self
 
     async def __aexit__(
@@ -112,8 +124,7 @@ class Subscription(Outlet):
                 raise UsageError("use it as `async with bus.subscribe(…) as events:`")
             loss, items = self._member.take(MAX_JOIN_BYTES)
             if loss is not None:
-                lost = loss.gap(GapCause.BUFFER)
-                self._gap = lost if self._gap is None else self._gap.joined(lost)
+                self.lose(loss.gap(GapCause.BUFFER))
             self._taken = [item.publication for item in reversed(items) if item.publication]
             if not self._taken:
                 self._wake = anyio.Event()
@@ -142,6 +153,10 @@ class Subscription(Outlet):
     def wake(self) -> None:
         """Its empty queue got something."""
         self._wake.set()
+
+    def lose(self, gap: Gap) -> None:
+        """Publications are missing before the next one."""
+        self._gap = gap if self._gap is None else self._gap.joined(gap)
 
     def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
         """Its queue is full, and the policy is to close."""

@@ -1,0 +1,83 @@
+"""What a broker is: it carries messages between the nodes of a service.
+
+A broker knows nothing of subscribers, and nothing of JSON. It publishes what a node's turn holds,
+and brings what the node follows. It hides nothing: a link is dialled once, and ends at the first
+failure. The bus dials again, follows again, and reports what was missed
+(:mod:`wsbus.server.relay`). So a client library's own retries and reconnects must be off.
+
+:mod:`wsbus.brokers` has brokers for one process, for Redis and Valkey, and for NATS.
+:func:`wsbus.testing.check_broker` tests one of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol, TypeAlias, runtime_checkable
+
+from .core.envelope import Turn
+from .core.feeds import Feed
+
+__all__ = ["DIAL_SECONDS", "Broker", "Link", "Receive"]
+
+DIAL_SECONDS: Final = 3.0
+"""A link that is not there after that is given up."""
+
+Receive: TypeAlias = Callable[[bytes], None]
+"""Takes each message that a broker brings; it never waits, and never raises."""
+
+
+class Link(Protocol):
+    """A link to a broker, for one node; it is used by one task at a time for each method.
+
+    Every method raises :class:`.BrokerUnavailable` if the link has failed.
+    """
+
+    async def publish(self, turn: Turn) -> None:
+        """Publish what a turn holds; return once the broker has taken all of it.
+
+        What one turn publishes on one feed arrives in order, after what earlier turns published.
+        """
+        ...
+
+    async def follow(self, feeds: Collection[Feed]) -> None:
+        """Bring what is published on these feeds; return once the broker knows.
+
+        Everything that is published after the return is brought, until :meth:`unfollow`.
+        """
+        ...
+
+    async def unfollow(self, feeds: Collection[Feed]) -> None:
+        """Bring these feeds no more; return once the broker knows."""
+        ...
+
+    def is_wanted(self, feed: Feed) -> bool:
+        """Tell whether another node may want this feed; true where that is not known.
+
+        What nobody wants is not published. It must be quick, and never waits.
+        """
+        ...
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """A way to a broker. It may be shared by several buses, one after another or at once."""
+
+    @property
+    def address(self) -> str:
+        """The address, for logs and operators; without a password."""
+        ...
+
+    def connect(self, receive: Receive) -> AbstractAsyncContextManager[Link]:
+        """Dial a link, once; it ends with the context.
+
+        It is there within :data:`DIAL_SECONDS`, or the context raises. When the link fails, the
+        body of ``async with`` is cancelled, and the context raises.
+
+        Args:
+            receive: Called with each message of the feeds that the link follows, in order.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached, refuses, or the link has failed.
+        """
+        ...

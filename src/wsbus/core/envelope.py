@@ -1,0 +1,232 @@
+"""Envelopes: what nodes tell each other through a broker, many items in one message.
+
+An envelope is one byte, its version, and then MessagePack: ``[node, number, sent_at, items]``.
+``number`` counts the envelopes of a node, ``sent_at`` is in seconds since the epoch, and each item
+is an array that starts with its kind. What one turn of the event loop publishes shares envelopes,
+one for each feed (:class:`Turn`).
+
+A node reads its own version and the next one, so that the processes of a service can be updated
+one by one. Later versions may append fields to arrays, and add kinds: a reader skips both. The
+content comes from a broker that others may write to: everything is checked as if a client had sent
+it, and what is wrong costs its item only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+import msgspec
+
+from .channels import parse_channel
+from .errors import InvalidChannel
+from .feeds import Feed, feeds_around
+from .limits import MAX_DEPTH, too_deep
+from .messages import Publication
+
+__all__ = [
+    "VERSION",
+    "Addressed",
+    "Beacon",
+    "Dismissed",
+    "Envelope",
+    "Item",
+    "Published",
+    "Revoked",
+    "Turn",
+    "encode_item",
+    "open_envelope",
+    "publication_of",
+    "publish_item",
+    "read_items",
+]
+
+VERSION: Final = 1
+"""The version that this node writes; it reads the next one, too."""
+
+
+class Addressed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Connections on any node: some by their ids, or all of one identity."""
+
+    connections: tuple[str, ...] = ()
+    """Ids of connections."""
+    subject: str | None = None
+    """The subject of an identity."""
+    realm: int | None = None
+    """The number of the identity's authenticator; None: the first one of the bus."""
+    endpoint: int | None = None
+    """The number of the identity's endpoint; None: every endpoint with that authenticator."""
+
+
+class Published(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
+    """A publication."""
+
+    number: int
+    channel: str
+    """Empty: the broadcast channels of the node that reads it."""
+    event: str
+    data: bytes
+    timestamp: float
+    key: str | None = None
+    excluded: Addressed | None = None
+    to: Addressed | None = None
+    """None: those whose patterns match."""
+
+
+class Dismissed(msgspec.Struct, frozen=True, array_like=True, tag="d", gc=False):
+    """Connections are to end."""
+
+    to: Addressed
+    code: int
+    reason: str
+
+
+class Revoked(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
+    """Connections are to lose a subscription."""
+
+    to: Addressed
+    pattern: str
+    reason: str | None = None
+
+
+class Beacon(msgspec.Struct, frozen=True, array_like=True, tag="n", gc=False):
+    """A node is there. It is also the probe: its node must get it back."""
+
+    number: int
+    host: str
+    pid: int
+    connections: int
+    started_at: float
+    """Seconds since the epoch."""
+    is_leaving: bool = False
+
+
+Item: TypeAlias = Published | Dismissed | Revoked | Beacon
+"""What an envelope holds."""
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Items that one node has sent together."""
+
+    node: str
+    number: int
+    sent_at: float
+    items: msgspec.Raw
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_head: Final = msgspec.msgpack.Decoder(Envelope).decode
+_items: Final = msgspec.msgpack.Decoder(list[Item]).decode
+_raw_items: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_item: Final = msgspec.msgpack.Decoder(Item).decode
+_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_VERSION: Final = bytes((VERSION,))
+_READABLE: Final = (VERSION, VERSION + 1)
+
+encode_item: Final = _encode
+"""Encode an item."""
+
+
+def publish_item(
+    publication: Publication, excluded: Addressed | None = None, to: Addressed | None = None
+) -> bytes:
+    """Encode a publication as an item."""
+    return _encode(
+        Published(
+            publication.number,
+            publication.channel,
+            publication.event,
+            publication.data,
+            publication.timestamp,
+            publication.key,
+            excluded,
+            to,
+        )
+    )
+
+
+def open_envelope(message: bytes) -> Envelope | None:
+    """Read the head of an envelope; None: it is none, or of a version that is not known."""
+    if not message or message[0] not in _READABLE:
+        return None
+    try:
+        return _head(memoryview(message)[1:])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def read_items(envelope: Envelope) -> tuple[list[Item], int]:
+    """Return the items of an envelope, and the number of those that cannot be read."""
+    raw = envelope.items
+    try:
+        return _items(raw), 0
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    items, unread = [], 0
+    try:
+        parts = _raw_items(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return [], 1
+    for part in parts:
+        try:
+            items.append(_item(part))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            unread += 1
+    return items, unread
+
+
+def publication_of(item: Published, channel: str, node: str) -> Publication | None:
+    """Return what an item publishes on a channel; None: it is not fit for subscribers."""
+    data = item.data
+    try:
+        name = parse_channel(channel)
+        line = data.decode()
+        _json(line)
+    except (InvalidChannel, UnicodeError, msgspec.MsgspecError, RecursionError):
+        return None
+    if "\n" in line or too_deep(line, MAX_DEPTH) or not item.event.isprintable():
+        return None
+    return Publication(name, item.event, data, item.timestamp, item.key, node, item.number)
+
+
+class Turn:
+    """What a node hands to its broker at once: items, by feed, in order.
+
+    Args:
+        node: The node.
+        number: Counts the turns of the node.
+        sent_at: Seconds since the epoch.
+    """
+
+    def __init__(self, node: str, number: int, sent_at: float) -> None:
+        self._node: Final = node
+        self._number: Final = number
+        self._sent_at: Final = sent_at
+        self._order: Final[list[tuple[Feed, msgspec.Raw]]] = []
+        self.bytes: int = 0
+        """The size of the items."""
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self._order)
+
+    def add(self, feed: Feed, item: bytes) -> None:
+        """Append an item; see :func:`encode_item`."""
+        self._order.append((feed, msgspec.Raw(item)))
+        self.bytes += len(item)
+
+    def messages(self, *, spread: bool) -> Iterator[tuple[Feed, bytes]]:
+        """Yield one envelope for each feed, for a broker to publish.
+
+        Args:
+            spread: Whether each item also goes to the feeds around its own. A broker that delivers
+                by the start of a name does not need that.
+        """
+        feeds: dict[Feed, list[msgspec.Raw]] = {}
+        for feed, item in self._order:
+            feeds.setdefault(feed, []).append(item)
+            if spread:
+                for wider in feeds_around(feed):
+                    feeds.setdefault(wider, []).append(item)
+        for feed, items in feeds.items():
+            yield feed, _VERSION + _encode((self._node, self._number, self._sent_at, items))

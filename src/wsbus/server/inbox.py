@@ -1,0 +1,108 @@
+"""What the broker brings: each publication reaches the members of this node once, in order.
+
+Nothing waits here: what comes is handed to the hub within the call, so that no queue grows. What a
+node cannot take in time waits at the broker, which cuts a link that falls behind too far, and that
+is a gap.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from .._log import BoundedLog
+from ..core.envelope import Envelope, Item, Published, open_envelope, read_items
+
+__all__ = ["Inbox"]
+
+_MOST_COPIES: Final = 65_536
+"""Publications that are remembered while copies may come."""
+
+
+class Inbox:
+    """Reads envelopes, and passes their items on.
+
+    Args:
+        node: This node, whose own publications its members have got already.
+        take: Called with each item of another node, its envelope, and the time; it may not raise.
+        echo: Called with each envelope of this node.
+        wall: Reads the time, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        take: Callable[[Item, Envelope], None],
+        echo: Callable[[Envelope], None],
+        wall: Callable[[], float],
+    ) -> None:
+        self._node: Final = node
+        self._take: Final = take
+        self._echo: Final = echo
+        self._wall: Final = wall
+        self._seen: set[tuple[str, int]] | None = None
+        self._log: Final = BoundedLog(logging.getLogger("wsbus.relay"))
+        self.envelopes: int = 0
+        """Envelopes of other nodes."""
+        self.items: int = 0
+        """Items in them, copies included."""
+        self.copies: int = 0
+        """Publications that came by two feeds while those changed, and were delivered once."""
+        self.unreadable: int = 0
+        """Envelopes and items that could not be read."""
+        self.lag: float = 0.0
+        """Seconds from another node's turn to here, of the envelope that came last. The clocks of
+        two machines may differ."""
+
+    def receive(self, message: bytes) -> None:
+        """Take a message of the broker; never waits, never raises."""
+        envelope = open_envelope(message)
+        if envelope is None:
+            self._drop(1)
+            return
+        if envelope.node == self._node:
+            self._echo(envelope)
+            return
+        self.envelopes += 1
+        self.lag = self._wall() - envelope.sent_at
+        items, unread = read_items(envelope)
+        self.items += len(items)
+        if unread:
+            self._drop(unread)
+        seen = self._seen
+        for item in items:
+            if seen is not None and isinstance(item, Published):
+                key = (envelope.node, item.number)
+                if key in seen:
+                    self.copies += 1
+                    continue
+                if len(seen) >= _MOST_COPIES:
+                    seen.clear()
+                seen.add(key)
+            self._take(item, envelope)
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether copies are expected."""
+        return self._seen is not None
+
+    def watch_copies(self) -> None:
+        """Expect copies: from now on two followed feeds may hold the same publication."""
+        if self._seen is None:
+            self._seen = set()
+
+    def expect_none(self) -> None:
+        """Expect no copies any more: no followed feed lies within another."""
+        self._seen = None
+
+    def unfit(self) -> None:
+        """Count an item whose content is unfit for subscribers."""
+        self._drop(1)
+
+    def _drop(self, count: int) -> None:
+        self.unreadable += count
+        self._log.warning(
+            "a message of the broker cannot be read, and was dropped; it is not from wsbus, or "
+            "from a version that is more than one ahead of this one"
+        )

@@ -1,0 +1,118 @@
+"""Carries out what other nodes send: publications for members of this node, and orders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from ..core.envelope import (
+    Addressed,
+    Dismissed,
+    Envelope,
+    Item,
+    Published,
+    Revoked,
+    publication_of,
+)
+from ..core.errors import WsbusError, is_sendable
+from ..core.member import Member
+from ..endpoint import Endpoint
+from .connection import ConnectionDriver
+from .services import Services
+
+__all__ = ["Incoming"]
+
+logger: Final = logging.getLogger("wsbus.relay")
+
+_NO_MEMBERS: Final[frozenset[Member]] = frozenset()
+
+
+class Incoming:
+    """Takes items of other nodes.
+
+    Args:
+        services: Those of the bus.
+        endpoints: The endpoints of the bus, in the order that every node has them.
+    """
+
+    def __init__(self, services: Services, endpoints: Sequence[Endpoint]) -> None:
+        self._services: Final = services
+        self._endpoints: Final = endpoints
+
+    def take(self, item: Item, envelope: Envelope) -> bool:
+        """Carry an item out; never waits, never raises.
+
+        Returns:
+            Whether its content is fit.
+        """
+        try:
+            match item:
+                case Published():
+                    return self._publish(item, envelope.node)
+                case Dismissed():
+                    return self._dismiss(item)
+                case Revoked():
+                    for driver in self._find(item.to):
+                        driver.connection.revoke(item.pattern, item.reason)
+                    return True
+                case _:
+                    return True
+        except WsbusError:
+            return False
+        except Exception:
+            logger.exception("an item of another process cannot be carried out")
+            return False
+
+    def _publish(self, item: Published, node: str) -> bool:
+        post = self._services.post
+        excluded = _NO_MEMBERS
+        if item.excluded is not None:
+            excluded = frozenset([driver.member for driver in self._find(item.excluded)])
+        members = None
+        if item.to is not None:
+            members = [driver.member for driver in self._find(item.to)]
+        is_fit = True
+        for channel in (item.channel,) if item.channel else self._broadcast_channels():
+            publication = publication_of(item, channel, node)
+            if publication is None:
+                is_fit = False
+            else:
+                post.deliver(publication, excluded, members)
+        post.soon()
+        return is_fit
+
+    def _dismiss(self, item: Dismissed) -> bool:
+        if not is_sendable(item.code):
+            return False
+        for driver in self._find(item.to):
+            driver.connection.disconnect(item.code, item.reason)
+        return True
+
+    def _broadcast_channels(self) -> Sequence[str]:
+        names = [endpoint.broadcast for endpoint in self._endpoints]
+        return [*dict.fromkeys([name for name in names if name is not None])]
+
+    def _find(self, to: Addressed) -> list[ConnectionDriver]:
+        """Return the connections of this node that are addressed."""
+        registry = self._services.registry
+        found: dict[ConnectionDriver, None] = {}
+        for name in to.connections:
+            for endpoint in registry.endpoints():
+                driver = registry.named(endpoint, name)
+                if driver is not None:
+                    found[driver] = None
+        if to.subject is not None:
+            found.update(dict.fromkeys(self._of_subject(to, to.subject)))
+        return [*found]
+
+    def _of_subject(self, to: Addressed, subject: str) -> Sequence[ConnectionDriver]:
+        endpoint = None
+        if to.endpoint is not None:
+            if not 0 <= to.endpoint < len(self._endpoints):
+                return ()
+            endpoint = self._endpoints[to.endpoint]
+        realm = to.realm
+        if realm is None:
+            realm = 1 if any(each.realm for each in self._endpoints) else 0
+        return self._services.registry.of(realm, subject, endpoint)

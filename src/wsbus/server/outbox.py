@@ -1,0 +1,197 @@
+"""What a node hands to its broker: one turn's items in one call, and one call at a time.
+
+What is put while a call is on its way leaves with the next one. So a slow broker gets fewer and
+larger calls, and each publisher still learns whether its own was taken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from anyio import Event, fail_after
+
+from ..broker import Link
+from ..core.envelope import Turn
+from ..core.errors import BrokerUnavailable
+from ..core.feeds import Feed
+from ._wakeup import Wakeup
+
+__all__ = ["CALL_SECONDS", "Handover", "Outbox"]
+
+CALL_SECONDS: Final = 3.0
+"""A call to a broker that takes longer means that its link is lost."""
+
+MAX_ITEMS: Final = 10_000
+MAX_BYTES: Final = 16 << 20
+"""What may wait for the broker: a second of traffic that is far above what one node has."""
+
+
+class Handover:
+    """Whether the broker has taken what one turn put."""
+
+    __slots__ = ("_callbacks", "_error", "_event", "_is_settled")
+
+    def __init__(self, error: BrokerUnavailable | None = None) -> None:
+        self._error = error
+        self._is_settled = error is not None
+        self._event: Event | None = None
+        self._callbacks: list[Callable[[BrokerUnavailable | None], None]] = []
+
+    @property
+    def error(self) -> BrokerUnavailable | None:
+        """Why it was not taken; None: it was, or that is not known yet."""
+        return self._error
+
+    async def wait(self) -> None:
+        """Wait until the broker has taken it.
+
+        Raises:
+            BrokerUnavailable: It has not, or that will never be known.
+        """
+        if not self._is_settled:
+            if self._event is None:
+                self._event = Event()
+            await self._event.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error, if it is known not to be taken.
+
+        Raises:
+            BrokerUnavailable: It was not taken.
+        """
+        if self._error is not None:
+            # Each waiter raises one of its own: a shared one would collect their tracebacks.
+            raise BrokerUnavailable(str(self._error), may_have_arrived=self._error.may_have_arrived)
+
+    def then(self, callback: Callable[[BrokerUnavailable | None], None]) -> None:
+        """Have a function called once it is known; it must not raise."""
+        if self._is_settled:
+            callback(self._error)
+        else:
+            self._callbacks.append(callback)
+
+    def settle(self, error: BrokerUnavailable | None) -> None:
+        """Note the end of it. Idempotent."""
+        if self._is_settled:
+            return
+        self._is_settled, self._error = True, error
+        if self._event is not None:
+            self._event.set()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(error)
+
+
+class Outbox:
+    """Collects items, and hands them to a link.
+
+    Args:
+        node: The node that sends.
+        wall: Reads the time, in seconds since the epoch.
+    """
+
+    def __init__(self, node: str, wall: Callable[[], float] = time.time) -> None:
+        self._node: Final = node
+        self._wall: Final = wall
+        self._number = 0
+        self._turn: tuple[Turn, Handover] | None = None
+        self._under_way: Handover | None = None
+        self._due: Final = Wakeup()
+        self._link: Link | None = None
+        self._reason = BrokerUnavailable("there is no link to the broker yet")
+        self.turns: int = 0
+        """Calls that the broker has taken."""
+        self.items: int = 0
+        """Items in them."""
+        self.unconfirmed: int = 0
+        """Items that were put, and that the broker did not confirm."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a link."""
+        return self._link is not None
+
+    def is_wanted(self, feed: Feed) -> bool:
+        """Whether another node may want a feed, as far as that is known."""
+        return self._link is None or self._link.is_wanted(feed)
+
+    def put(self, feed: Feed, item: bytes) -> Handover:
+        """Add an item to this turn; never waits.
+
+        Returns:
+            What to ask whether it was taken. All items of a turn share it.
+        """
+        if self._link is None:
+            return Handover(self._reason)
+        if self._turn is None:
+            self._number += 1
+            self._turn = Turn(self._node, self._number, self._wall()), Handover()
+            self._due.set()
+        turn, handover = self._turn
+        if len(turn) >= MAX_ITEMS or turn.bytes >= MAX_BYTES:
+            return Handover(BrokerUnavailable(f"{len(turn)} items wait for the broker already"))
+        turn.add(feed, item)
+        return handover
+
+    def open(self, link: Link) -> None:
+        """Take items for a link, which :meth:`run` serves."""
+        self._link = link
+
+    async def run(self, link: Link) -> None:
+        """Hand over what is put, until the link fails.
+
+        Raises:
+            BrokerUnavailable: The link has failed. What was not taken by then is refused.
+        """
+        try:
+            while True:
+                await self._due.wait()
+                await self._hand_over(link)
+        finally:
+            self.close(BrokerUnavailable("the link to the broker is lost"))
+
+    async def drain(self) -> None:
+        """Wait until the broker has taken everything that was put, or its link has failed."""
+        while self._turn is not None or self._under_way is not None:
+            handover = self._under_way or (self._turn and self._turn[1])
+            if handover is not None:
+                try:
+                    await handover.wait()
+                except BrokerUnavailable:
+                    return
+
+    def close(self, reason: BrokerUnavailable) -> None:
+        """Refuse what waits, and what is put from now on."""
+        self._link, self._reason = None, reason
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self.unconfirmed += len(turn[0])
+            turn[1].settle(reason)
+
+    async def _hand_over(self, link: Link) -> None:
+        if self._turn is None:
+            return
+        (turn, handover), self._turn = self._turn, None
+        self._under_way = handover
+        error: BrokerUnavailable | None = BrokerUnavailable(
+            "the link to the broker was lost before it answered; this is published, or not",
+            may_have_arrived=True,
+        )
+        try:
+            with fail_after(CALL_SECONDS):
+                await link.publish(turn)
+            error = None
+            self.turns += 1
+            self.items += len(turn)
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"the broker did not answer within {CALL_SECONDS:g} s", may_have_arrived=True
+            ) from None
+        finally:
+            self._under_way = None
+            if error is not None:
+                self.unconfirmed += len(turn)
+            handover.settle(error)

@@ -1,0 +1,384 @@
+"""The bus's side of a broker: keeps a link, follows what is wanted, and reports what was missed.
+
+One task dials, and dials again. While a link lasts, three tasks use it: one hands over what is
+published (:mod:`wsbus.server.outbox`), one follows what is wanted, and one sends a beacon every
+:data:`PROBE_SECONDS` and waits until it comes back. A link may be alive while its subscriptions are
+dead, and a frozen broker keeps its sockets open; the way of the beacon shows both. Whatever fails
+ends the link, and nothing else: the node goes on, publications that need the broker are refused,
+and subscribers get what is published here.
+
+When a link is back, everything wanted is followed first. Only then each subscriber gets a ``gap``:
+what it reads anew after that holds all that was missed.
+
+Theory of following: :class:`.Cover` says what is wanted now, and the task brings the link there. It
+follows what is new before it gives up what is old, so that a wider feed takes over from narrower
+ones without a hole. Meanwhile two feeds may bring the same, and the inbox drops the copies.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+from anyio import Event, create_task_group, current_time, fail_after, move_on_after, sleep
+
+from .._log import BoundedLog
+from ..broker import DIAL_SECONDS, Broker, Link
+from ..core.envelope import Beacon, Envelope, Item, encode_item, read_items
+from ..core.errors import BrokerUnavailable
+from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
+from ..core.instant import Instant
+from ..core.patterns import Pattern
+from .inbox import Inbox
+from .outbox import CALL_SECONDS, Outbox
+
+__all__ = ["PROBE_SECONDS", "LinkStatistics", "Node", "Relay"]
+
+logger: Final = logging.getLogger("wsbus.relay")
+
+PROBE_SECONDS: Final = 2.0
+"""Seconds between two beacons. With :data:`.CALL_SECONDS` to come back, a dead link is noticed
+within 5 s."""
+
+_BACKOFF: Final = (0.05, 2.0)
+"""The first wait before another attempt, and the longest."""
+
+_GONE_SECONDS: Final = 3 * PROBE_SECONDS
+"""A node whose beacon is older is not there any more."""
+
+_COPY_SECONDS: Final = 1.0
+"""Copies may come for so long after a feed was given up: they may be on their way here."""
+
+
+class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's link to its broker."""
+
+    address: str
+    is_up: bool
+    node: str
+    """This node."""
+    nodes: int
+    """Nodes that are there, this one included."""
+    feeds: int
+    """What is followed."""
+    losses: int
+    """How often a link was lost."""
+    gaps: int
+    """How often subscribers were told that publications of other nodes are missing."""
+    round_trip: float | None
+    """Seconds that the last beacon took to the broker and back; None: none has come back yet."""
+    lag: float
+    """Seconds from another node's turn to here, of what came last; clocks may differ."""
+    turns: int
+    """Calls that the broker has taken."""
+    sent: int
+    """Items in these."""
+    unconfirmed: int
+    """Items that the broker did not confirm: their publishers know."""
+    received: int
+    """Items of other nodes, copies included."""
+    envelopes: int
+    """Messages of the broker that held them."""
+    copies: int
+    unreadable: int
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A process with a bus, as its last beacon says."""
+
+    id: str
+    host: str
+    pid: int
+    connections: int
+    started_at: float
+    """Seconds since the epoch."""
+    seen: float
+    """Seconds since its last beacon."""
+    is_self: bool
+
+
+class Relay:
+    """Keeps a bus and its broker together; it follows the interest of its hub.
+
+    Args:
+        broker: The broker.
+        node: This run of the bus.
+        clock: Reads both clocks.
+        count_connections: Returns how many connections the beacon tells.
+        take: Called with each item of another node that concerns subscribers.
+        tell_gap: Called after a link is back, once everything wanted is followed.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        node: str,
+        clock: Callable[[], Instant],
+        *,
+        count_connections: Callable[[], int],
+        take: Callable[[Item, Envelope], bool],
+        tell_gap: Callable[[], None],
+    ) -> None:
+        self._broker: Final = broker
+        self._node: Final = node
+        self._clock: Final = clock
+        self._count_connections: Final = count_connections
+        self._take_item: Final = take
+        self._tell_gap: Final = tell_gap
+        self._started_at: Final = clock().wall
+        self.outbox: Final = Outbox(node, self._wall)
+        """Takes what goes to other nodes."""
+        self.inbox: Final = Inbox(node, self._take, self._echoed, self._wall)
+        """Takes what comes from them."""
+        self._cover: Final = Cover()
+        self._cover.add(ALL_NODES)
+        self._followed: Final[set[Feed]] = set()
+        self._changed = Event()  # What is wanted has changed.
+        self._progress = Event()  # What is followed has changed.
+        self._attempted: Final = Event()
+        self._log: Final = BoundedLog(logger, a_minute=3)
+        self._is_up = False
+        self._echo = Event()
+        self._beacons = 0
+        self._round_trip: float | None = None
+        self._nodes: Final[dict[str, tuple[Beacon, float]]] = {}
+        self._losses = self._gaps = 0
+
+    # --- life --------------------------------------------------------------------------------
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the link is there, and brings everything that was wanted when it came."""
+        return self._is_up
+
+    async def run(self) -> None:
+        """Keep a link until cancelled."""
+        pause = _BACKOFF[0]
+        while True:
+            try:
+                async with self._broker.connect(self.inbox.receive) as link:
+                    await _within(DIAL_SECONDS, link.follow({*self._cover.wanted}))
+                    self._arrive(link)
+                    pause = _BACKOFF[0]
+                    await self._use(link)
+            except Exception as exc:  # noqa: BLE001  # whatever a link raises costs that link only
+                self._lose(exc)
+            finally:
+                self._depart()
+            await sleep(pause * (1 + random.random()) / 2)  # noqa: S311  # it spreads attempts
+            pause = min(pause * 2, _BACKOFF[1])
+
+    async def attempted(self) -> None:
+        """Wait until the first link is there, or could not be dialled."""
+        await self._attempted.wait()
+
+    async def close(self, seconds: float) -> None:
+        """Hand over what was put, and say farewell to the other nodes; bounded."""
+        if self._is_up:
+            with move_on_after(seconds):
+                self._send_beacon(is_leaving=True)
+                await self.outbox.drain()
+
+    def _arrive(self, link: Link) -> None:
+        """The link is there, and brings what was wanted when it was dialled."""
+        self._followed.update(self._cover.wanted)
+        self.outbox.open(link)
+        self._is_up = True
+        if self._attempted.is_set():
+            self._gaps += 1
+            self._tell_gap()
+            logger.warning(
+                "the link to %s is there; subscribers are told that events of other processes may "
+                "be missing",
+                self._broker.address,
+            )
+        self._attempted.set()
+        self._tell_progress()
+
+    def _depart(self) -> None:
+        self._is_up = False
+        self._followed.clear()
+        self._attempted.set()
+
+    def _lose(self, exc: Exception) -> None:
+        while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+            exc = exc.exceptions[0]
+        why = "no other process gets what is published here, until it is back"
+        if self._is_up:
+            self._losses += 1
+        is_known = isinstance(exc, BrokerUnavailable | OSError)
+        self._log.error(
+            "there is no link to %s: %s; %s",
+            self._broker.address,
+            exc,
+            why,
+            exc=None if is_known else exc,
+        )
+        self.outbox.close(BrokerUnavailable(f"there is no link to {self._broker.address}: {exc}"))
+
+    async def _use(self, link: Link) -> None:
+        async with create_task_group() as tasks:
+            tasks.start_soon(self.outbox.run, link)
+            tasks.start_soon(self._follow, link)
+            tasks.start_soon(self._probe)
+
+    # --- interest ----------------------------------------------------------------------------
+
+    def gained(self, patterns: Sequence[Pattern]) -> Awaitable[None] | None:
+        """Want patterns; see :meth:`.InterestProvider.gained`."""
+        feeds = [feed_of(pattern) for pattern in patterns]
+        for feed in feeds:
+            self._cover.add(feed)
+        if all(is_within(feed, self._followed) for feed in feeds):
+            return None
+        self._changed.set()
+        return self._reached(feeds)
+
+    def lost(self, patterns: Sequence[Pattern]) -> None:
+        """Want patterns no more."""
+        for pattern in patterns:
+            self._cover.discard(feed_of(pattern))
+        self._changed.set()
+        self._tell_progress()
+
+    async def _reached(self, feeds: Sequence[Feed]) -> None:
+        """Wait until the broker brings these feeds, or they are not wanted any more."""
+        while not all(
+            is_within(feed, self._followed) or not is_within(feed, self._cover.wanted)
+            for feed in feeds
+        ):
+            await self._progress.wait()
+
+    def _tell_progress(self) -> None:
+        self._progress.set()
+        self._progress = Event()
+
+    async def _follow(self, link: Link) -> None:
+        """Bring the link to what is wanted, whenever that changes."""
+        while True:
+            self._changed = Event()
+            new, old = self._cover.wanted - self._followed, self._followed - self._cover.wanted
+            if any(map(is_prefix, new | old)):
+                self.inbox.watch_copies()
+            if new:
+                await _within(CALL_SECONDS, link.follow(new))
+                self._followed.update(new)
+                self._tell_progress()
+            elif old:
+                await _within(CALL_SECONDS, link.unfollow(old))
+                self._followed.difference_update(old)
+            elif self.inbox.is_watching:
+                with move_on_after(_COPY_SECONDS) as scope:
+                    await self._changed.wait()
+                if scope.cancelled_caught:
+                    self.inbox.expect_none()
+            else:
+                await self._changed.wait()
+
+    # --- nodes -------------------------------------------------------------------------------
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that are there, as far as their beacons tell; this one is the first."""
+        now = current_time()
+        self._nodes[self._node] = (self._beacon(), now)
+        alive = {n: each for n, each in self._nodes.items() if now - each[1] < _GONE_SECONDS}
+        found = [
+            Node(
+                id=node,
+                host=beacon.host,
+                pid=beacon.pid,
+                connections=beacon.connections,
+                started_at=beacon.started_at,
+                seen=now - seen,
+                is_self=node == self._node,
+            )
+            for node, (beacon, seen) in alive.items()
+        ]
+        return sorted(found, key=lambda node: (not node.is_self, node.started_at))
+
+    async def _probe(self) -> None:
+        """Send a beacon, see it come back, and again."""
+        while True:
+            self._echo, sent = Event(), current_time()
+            self._send_beacon()
+            with move_on_after(CALL_SECONDS):
+                await self._echo.wait()
+            if not self._echo.is_set():
+                raise BrokerUnavailable(
+                    f"what this process sent did not come back within {CALL_SECONDS:g} s"
+                )
+            self._round_trip = current_time() - sent
+            await sleep(PROBE_SECONDS)
+
+    def _send_beacon(self, *, is_leaving: bool = False) -> None:
+        self._beacons += 1
+        self.outbox.put(ALL_NODES, encode_item(self._beacon(is_leaving=is_leaving)))
+
+    def _beacon(self, *, is_leaving: bool = False) -> Beacon:
+        return Beacon(
+            self._beacons,
+            platform.node(),
+            os.getpid(),
+            self._count_connections(),
+            self._started_at,
+            is_leaving,
+        )
+
+    def _echoed(self, envelope: Envelope) -> None:
+        """Something of this node has come back."""
+        items, _ = read_items(envelope)
+        if any(type(item) is Beacon and item.number == self._beacons for item in items):
+            self._echo.set()
+
+    def _take(self, item: Item, envelope: Envelope) -> None:
+        if not isinstance(item, Beacon):
+            if not self._take_item(item, envelope):
+                self.inbox.unfit()
+        elif item.is_leaving:
+            self._nodes.pop(envelope.node, None)
+        else:
+            now = current_time()
+            self._nodes[envelope.node] = (item, now)
+            for node in [n for n, (_, seen) in self._nodes.items() if now - seen > _GONE_SECONDS]:
+                del self._nodes[node]
+
+    # --- for operators -----------------------------------------------------------------------
+
+    def statistics(self) -> LinkStatistics:
+        """Return the counters of the link."""
+        inbox, outbox = self.inbox, self.outbox
+        return LinkStatistics(
+            address=self._broker.address,
+            is_up=self._is_up,
+            node=self._node,
+            nodes=len(self.nodes()),
+            feeds=len(self._followed),
+            losses=self._losses,
+            gaps=self._gaps,
+            round_trip=self._round_trip,
+            lag=inbox.lag,
+            turns=outbox.turns,
+            sent=outbox.items,
+            unconfirmed=outbox.unconfirmed,
+            received=inbox.items,
+            envelopes=inbox.envelopes,
+            copies=inbox.copies,
+            unreadable=inbox.unreadable,
+        )
+
+    def _wall(self) -> float:
+        return self._clock().wall
+
+
+async def _within(seconds: float, call: Awaitable[None]) -> None:
+    """Await a call of a link; one that takes too long means that the link is lost."""
+    try:
+        with fail_after(seconds):
+            await call
+    except TimeoutError:
+        raise BrokerUnavailable(f"the broker did not answer within {seconds:g} s") from None
