@@ -1,4 +1,4 @@
-"""What a broker is: it carries messages between the nodes of a service.
+"""The interface of brokers, which carry messages between the nodes of a service.
 
 A broker knows nothing of subscribers, and nothing of JSON. It publishes what a node's turn holds,
 and brings what the node follows. It hides nothing: a link is dialled once, and ends at the first

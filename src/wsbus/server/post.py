@@ -17,26 +17,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from itertools import count
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
 from ..core.envelope import Addressed, publish_item
-from ..core.errors import UsageError
+from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Feed
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Member
 from ..core.messages import Publication, Receipt
 from .flusher import Flusher
-from .outbox import Handover, Outbox
+from .outgoing import Handover, Outgoing
 
-__all__ = ["Encode", "Post"]
+__all__ = ["Encode", "Post", "Sent"]
 
 Encode: TypeAlias = Callable[[object], bytes]
 """Turns data into JSON text."""
 
 _NO_MEMBERS: Final[frozenset[Member]] = frozenset()
+
+
+class Sent(NamedTuple):
+    """A publication on its way."""
+
+    receipt: Receipt
+    """The result at this node."""
+    handover: Handover | None
+    """Whether the broker has taken it; None: no other node wants it."""
+
+    async def confirmed(self) -> Receipt:
+        """Wait until the broker has taken it.
+
+        Raises:
+            BrokerUnavailable: It has not.
+        """
+        if self.handover is not None:
+            await self.handover.wait()
+        return self.receipt
+
+    def checked(self) -> Receipt:
+        """Return the receipt, unless the broker is known not to take it.
+
+        Raises:
+            BrokerUnavailable: There is no link to the broker.
+        """
+        if self.handover is not None:
+            self.handover.check()
+        return self.receipt
+
+    def then(self, callback: Callable[[BrokerUnavailable | None], None]) -> None:
+        """Have a function called once it is known whether the broker has taken it."""
+        if self.handover is None:
+            callback(None)
+        else:
+            self.handover.then(callback)
 
 
 class Post:
@@ -64,7 +100,7 @@ class Post:
         self._clock: Final = clock
         self._encode: Final = encode
         self._numbers: Final = count(1)
-        self.outbox: Outbox | None = None
+        self.outgoing: Outgoing | None = None
         """Takes what goes to other nodes; None: there are none."""
         self.soon: Final = flusher.soon
         """Flush at the end of this turn; at once if much is owed already."""
@@ -125,15 +161,15 @@ class Post:
         Returns:
             Whether the broker has taken it, once that is known; None: no other node wants it.
         """
-        outbox = self.outbox
-        if outbox is None:
+        outgoing = self.outgoing
+        if outgoing is None:
             return None
         feed = Feed("=" + publication.channel) if to is None else ALL_NODES
-        if not outbox.is_wanted(feed):
+        if not outgoing.is_wanted(feed):
             return None
-        return outbox.put(feed, publish_item(publication, excluded, to))
+        return outgoing.put(feed, publish_item(publication, excluded, to))
 
-    def emit(self, channel: Channel, event: str, data: bytes) -> tuple[Receipt, Handover | None]:
+    def emit(self, channel: Channel, event: str, data: bytes) -> Sent:
         """Accept and deliver what a client publishes; its protocol has checked the data.
 
         It flushes at once when much is owed, and the connection of the client waits for the readers
@@ -144,7 +180,7 @@ class Post:
         receipt = self.deliver(publication)
         self.is_pressed = self._flusher.is_overdue
         self.soon()
-        return receipt, self.hand_over(publication)
+        return Sent(receipt, self.hand_over(publication))
 
     async def pace(self) -> None:
         """Flush at the end of this turn; if much is owed, wait for that and for the readers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
@@ -16,18 +16,13 @@ from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
 from .host import BusHost
-from .outbox import Handover
-from .post import Encode
+from .post import Encode, Sent
 from .recipients import Recipients, Who
 from .services import Services
 
 __all__ = ["Publisher", "encoder"]
 
 _TIMEOUT: Final = 5.0
-
-
-_Sent: TypeAlias = tuple[Receipt, Handover | None]
-"""What became of it here, and whether the broker has taken it."""
 
 
 class _Options(TypedDict, total=False):
@@ -111,11 +106,9 @@ class Publisher:
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        receipt, handover = self._deliver(services, publication, exclude)
+        sent = self._deliver(services, publication, exclude)
         await post.pace()
-        if handover is not None:
-            await handover.wait()
-        return receipt
+        return await sent.confirmed()
 
     def publish_soon(
         self,
@@ -138,11 +131,9 @@ class Publisher:
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        receipt, handover = self._deliver(services, publication, exclude)
+        sent = self._deliver(services, publication, exclude)
         post.soon()
-        if handover is not None:
-            handover.check()
-        return receipt
+        return sent.checked()
 
     @overload
     def publish_threadsafe(
@@ -202,11 +193,9 @@ class Publisher:
 
         def deliver() -> Receipt:
             services = self._host.services
-            receipt, handover = self._deliver(services, publication, exclude)
+            sent = self._deliver(services, publication, exclude)
             services.post.soon()
-            if handover is not None:
-                handover.check()
-            return receipt
+            return sent.checked()
 
         return self._from_thread("publish_soon", deliver, timeout if wait else None)
 
@@ -266,11 +255,9 @@ class Publisher:
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+        sent = self._deliver_to(services, publication, to, exclude, endpoint)
         await services.post.pace()
-        if handover is not None:
-            await handover.wait()
-        return receipt
+        return await sent.confirmed()
 
     def send_soon(
         self,
@@ -290,11 +277,9 @@ class Publisher:
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+        sent = self._deliver_to(services, publication, to, exclude, endpoint)
         services.post.soon()
-        if handover is not None:
-            handover.check()
-        return receipt
+        return sent.checked()
 
     @overload
     def send_threadsafe(
@@ -344,11 +329,9 @@ class Publisher:
 
         def deliver() -> Receipt:
             services = self._host.services
-            receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+            sent = self._deliver_to(services, publication, to, exclude, endpoint)
             services.post.soon()
-            if handover is not None:
-                handover.check()
-            return receipt
+            return sent.checked()
 
         return self._from_thread("send_soon", deliver, timeout if wait else None)
 
@@ -359,26 +342,24 @@ class Publisher:
         to: Who,
         exclude: Who,
         endpoint: Endpoint | None,
-    ) -> _Sent:
+    ) -> Sent:
         registry, post, recipients = services.registry, services.post, self._recipients
         members = [c.member for c in recipients.find(registry, to, endpoint, "to")]
         excluded = recipients.members(registry, exclude, endpoint)
         receipt = post.deliver(publication, excluded, members)
-        if post.outbox is None:
-            return receipt, None
-        elsewhere = recipients.elsewhere(to, endpoint)
+        elsewhere = None if post.outgoing is None else recipients.elsewhere(to, endpoint)
         if elsewhere is None:
-            return receipt, None
+            return Sent(receipt, None)
         absent = recipients.elsewhere(exclude, endpoint)
-        return receipt, post.hand_over(publication, absent, elsewhere)
+        return Sent(receipt, post.hand_over(publication, absent, elsewhere))
 
-    def _deliver(self, services: Services, publication: Publication, exclude: Who) -> _Sent:
+    def _deliver(self, services: Services, publication: Publication, exclude: Who) -> Sent:
         post, recipients = services.post, self._recipients
         excluded = recipients.members(services.registry, exclude)
         receipt = post.deliver(publication, excluded)
-        if post.outbox is None:
-            return receipt, None
-        return receipt, post.hand_over(publication, recipients.elsewhere(exclude))
+        if post.outgoing is None:
+            return Sent(receipt, None)
+        return Sent(receipt, post.hand_over(publication, recipients.elsewhere(exclude)))
 
     def _from_thread(
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None

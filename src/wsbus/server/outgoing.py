@@ -1,4 +1,4 @@
-"""What a node hands to its broker: one turn's items in one call, and one call at a time.
+"""The way to the broker: one turn's items in one call, and one call at a time.
 
 What is put while a call is on its way leaves with the next one. So a slow broker gets fewer and
 larger calls, and each publisher still learns whether its own was taken.
@@ -18,14 +18,14 @@ from ..core.errors import BrokerUnavailable
 from ..core.feeds import Feed
 from ._wakeup import Wakeup
 
-__all__ = ["CALL_SECONDS", "Handover", "Outbox"]
+__all__ = ["CALL_SECONDS", "Handover", "Outgoing"]
 
 CALL_SECONDS: Final = 3.0
 """A call to a broker that takes longer means that its link is lost."""
 
 MAX_ITEMS: Final = 10_000
 MAX_BYTES: Final = 16 << 20
-"""What may wait for the broker: a second of traffic that is far above what one node has."""
+"""Bounds of the items that wait for the broker: a second of more traffic than one node has."""
 
 
 class Handover:
@@ -85,7 +85,7 @@ class Handover:
             callback(error)
 
 
-class Outbox:
+class Outgoing:
     """Collects items, and hands them to a link.
 
     Args:
