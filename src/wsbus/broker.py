@@ -51,10 +51,15 @@ class Link(Protocol):
         """Bring these feeds no more; return once the broker knows."""
         ...
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there may be other nodes; true where that is not known."""
+        ...
+
     def is_wanted(self, feed: Feed) -> bool:
         """Tell whether another node may want this feed; true where that is not known.
 
-        What nobody wants is not published. It must be quick, and never waits.
+        The node does not publish what no other node wants. It must be quick, and never waits.
         """
         ...
 

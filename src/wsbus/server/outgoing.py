@@ -16,6 +16,7 @@ from ..broker import Link
 from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable
 from ..core.feeds import Feed
+from ..core.messages import Receipt
 from ._wakeup import Wakeup
 
 __all__ = ["CALL_SECONDS", "Handover", "Outgoing"]
@@ -66,6 +67,15 @@ class Handover:
             # Each waiter raises one of its own: a shared one would collect their tracebacks.
             raise BrokerUnavailable(str(self._error), may_have_arrived=self._error.may_have_arrived)
 
+    def checked(self, receipt: Receipt) -> Receipt:
+        """Return a receipt, unless it is known that the broker has not taken it.
+
+        Raises:
+            BrokerUnavailable: There is no link, or too much waits for it.
+        """
+        self.check()
+        return receipt
+
     def then(self, callback: Callable[[BrokerUnavailable | None], None]) -> None:
         """Have a function called once it is known; it must not raise."""
         if self._is_settled:
@@ -113,6 +123,11 @@ class Outgoing:
     def is_open(self) -> bool:
         """Whether there is a link."""
         return self._link is not None
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there may be other nodes."""
+        return self._link is None or self._link.has_others
 
     def is_wanted(self, feed: Feed) -> bool:
         """Whether another node may want a feed, as far as that is known."""

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from itertools import count
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
 from ..core.envelope import Addressed, publish_item
-from ..core.errors import BrokerUnavailable, UsageError
+from ..core.errors import UsageError
 from ..core.feeds import ALL_NODES, Feed
 from ..core.hub import Hub
 from ..core.instant import Instant
@@ -36,43 +36,11 @@ __all__ = ["Encode", "Post", "Sent"]
 Encode: TypeAlias = Callable[[object], bytes]
 """Turns data into JSON text."""
 
+Sent: TypeAlias = tuple[Receipt, Handover | None]
+"""The result of a publication at this node, and whether the broker has taken it; None: no other
+node wants it."""
+
 _NO_MEMBERS: Final[frozenset[Member]] = frozenset()
-
-
-class Sent(NamedTuple):
-    """A publication on its way."""
-
-    receipt: Receipt
-    """The result at this node."""
-    handover: Handover | None
-    """Whether the broker has taken it; None: no other node wants it."""
-
-    async def confirmed(self) -> Receipt:
-        """Wait until the broker has taken it.
-
-        Raises:
-            BrokerUnavailable: It has not.
-        """
-        if self.handover is not None:
-            await self.handover.wait()
-        return self.receipt
-
-    def checked(self) -> Receipt:
-        """Return the receipt, unless the broker is known not to take it.
-
-        Raises:
-            BrokerUnavailable: There is no link to the broker.
-        """
-        if self.handover is not None:
-            self.handover.check()
-        return self.receipt
-
-    def then(self, callback: Callable[[BrokerUnavailable | None], None]) -> None:
-        """Have a function called once it is known whether the broker has taken it."""
-        if self.handover is None:
-            callback(None)
-        else:
-            self.handover.then(callback)
 
 
 class Post:
@@ -164,7 +132,7 @@ class Post:
         outgoing = self.outgoing
         if outgoing is None:
             return None
-        feed = Feed("=" + publication.channel) if to is None else ALL_NODES
+        feed = ALL_NODES if to is not None else Feed("=" + publication.channel)
         if not outgoing.is_wanted(feed):
             return None
         return outgoing.put(feed, publish_item(publication, excluded, to))
@@ -180,7 +148,7 @@ class Post:
         receipt = self.deliver(publication)
         self.is_pressed = self._flusher.is_overdue
         self.soon()
-        return Sent(receipt, self.hand_over(publication))
+        return receipt, self.hand_over(publication)
 
     async def pace(self) -> None:
         """Flush at the end of this turn; if much is owed, wait for that and for the readers."""

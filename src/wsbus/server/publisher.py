@@ -106,9 +106,11 @@ class Publisher:
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        sent = self._deliver(services, publication, exclude)
+        receipt, handover = self._deliver(services, publication, exclude)
         await post.pace()
-        return await sent.confirmed()
+        if handover is not None:
+            await handover.wait()
+        return receipt
 
     def publish_soon(
         self,
@@ -131,9 +133,9 @@ class Publisher:
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        sent = self._deliver(services, publication, exclude)
+        receipt, handover = self._deliver(services, publication, exclude)
         post.soon()
-        return sent.checked()
+        return receipt if handover is None else handover.checked(receipt)
 
     @overload
     def publish_threadsafe(
@@ -193,9 +195,9 @@ class Publisher:
 
         def deliver() -> Receipt:
             services = self._host.services
-            sent = self._deliver(services, publication, exclude)
+            receipt, handover = self._deliver(services, publication, exclude)
             services.post.soon()
-            return sent.checked()
+            return receipt if handover is None else handover.checked(receipt)
 
         return self._from_thread("publish_soon", deliver, timeout if wait else None)
 
@@ -255,9 +257,11 @@ class Publisher:
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        sent = self._deliver_to(services, publication, to, exclude, endpoint)
+        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
         await services.post.pace()
-        return await sent.confirmed()
+        if handover is not None:
+            await handover.wait()
+        return receipt
 
     def send_soon(
         self,
@@ -277,9 +281,9 @@ class Publisher:
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        sent = self._deliver_to(services, publication, to, exclude, endpoint)
+        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
         services.post.soon()
-        return sent.checked()
+        return receipt if handover is None else handover.checked(receipt)
 
     @overload
     def send_threadsafe(
@@ -329,9 +333,9 @@ class Publisher:
 
         def deliver() -> Receipt:
             services = self._host.services
-            sent = self._deliver_to(services, publication, to, exclude, endpoint)
+            receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
             services.post.soon()
-            return sent.checked()
+            return receipt if handover is None else handover.checked(receipt)
 
         return self._from_thread("send_soon", deliver, timeout if wait else None)
 
@@ -349,17 +353,17 @@ class Publisher:
         receipt = post.deliver(publication, excluded, members)
         elsewhere = None if post.outgoing is None else recipients.elsewhere(to, endpoint)
         if elsewhere is None:
-            return Sent(receipt, None)
+            return receipt, None
         absent = recipients.elsewhere(exclude, endpoint)
-        return Sent(receipt, post.hand_over(publication, absent, elsewhere))
+        return receipt, post.hand_over(publication, absent, elsewhere)
 
     def _deliver(self, services: Services, publication: Publication, exclude: Who) -> Sent:
         post, recipients = services.post, self._recipients
         excluded = recipients.members(services.registry, exclude)
         receipt = post.deliver(publication, excluded)
-        if post.outgoing is None:
-            return Sent(receipt, None)
-        return Sent(receipt, post.hand_over(publication, recipients.elsewhere(exclude)))
+        if post.outgoing is None or not post.outgoing.has_others:
+            return receipt, None
+        return receipt, post.hand_over(publication, recipients.elsewhere(exclude))
 
     def _from_thread(
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None

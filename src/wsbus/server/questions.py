@@ -89,17 +89,18 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
     A client that asks for no answer gets one if only this node's subscribers get the publication.
     """
     publish = action.publish
-    sent = post.emit(action.channel, publish.event, publish.data)
-    if publish.ref is None and sent.handover is None:
-        return
+    receipt, handover = post.emit(action.channel, publish.event, publish.data)
 
     def answer(error: BrokerUnavailable | None) -> None:
         if error is not None:
             asker.send(Refused(ErrorCode.UNAVAILABLE, _NOT_RELAYED, publish.ref))
         elif publish.ref is not None:
-            asker.send(Response(msgspec.json.encode(sent.receipt), publish.ref))
+            asker.send(Response(msgspec.json.encode(receipt), publish.ref))
 
-    sent.then(answer)
+    if handover is None:
+        answer(None)
+    else:
+        handover.then(answer)
 
 
 async def _judge_token(asker: Asker, services: Services, ask: AskToken) -> None:
