@@ -1,4 +1,4 @@
-"""What a broker is: it carries messages between the nodes of a service.
+"""The interface of brokers, which carry messages between the nodes of a service.
 
 A broker knows nothing of subscribers, and nothing of JSON. It publishes what a node's turn holds,
 and brings what the node follows. It hides nothing: a link is dialled once, and ends at the first
@@ -51,10 +51,15 @@ class Link(Protocol):
         """Bring these feeds no more; return once the broker knows."""
         ...
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there may be other nodes; true where that is not known."""
+        ...
+
     def is_wanted(self, feed: Feed) -> bool:
         """Tell whether another node may want this feed; true where that is not known.
 
-        What nobody wants is not published. It must be quick, and never waits.
+        The node does not publish what no other node wants. It must be quick, and never waits.
         """
         ...
 

@@ -364,10 +364,10 @@ class Bus(Publisher, Hooks):
         self, who: Who, endpoint: Endpoint | None, order: Callable[[Addressed], Item]
     ) -> None:
         """Have other nodes do to the connections that they have what was done to ours."""
-        outbox = self._host.services.post.outbox
-        to = None if outbox is None else self._recipients.elsewhere(who, endpoint)
-        if outbox is not None and to is not None and outbox.is_wanted(ALL_NODES):
-            outbox.put(ALL_NODES, encode_item(order(to))).check()
+        outgoing = self._host.services.post.outgoing
+        to = None if outgoing is None else self._recipients.elsewhere(who, endpoint)
+        if outgoing is not None and to is not None and outgoing.is_wanted(ALL_NODES):
+            outgoing.put(ALL_NODES, encode_item(order(to))).check()
 
     def nodes(self) -> list[Node]:
         """Return the processes of this service, as far as they are known; this one is the first.

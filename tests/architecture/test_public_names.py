@@ -160,7 +160,8 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
         "revoke",
         "statistics",
         "subscribe",
-        "subscribers",
+        "local_subscribers",
+        "nodes",
     }
     assert hooks == {
         "on_authenticated",

@@ -197,7 +197,9 @@ async def test_a_connection_that_fails_costs_only_itself() -> None:
         stats = manager.get_stats()
         assert (stats["active_connections"], stats["subscriptions"]) == (1, {"A": 1})
         await until(lambda: manager.dead_connections == 1)
-        assert list(manager.connections) == [c.id for c in manager.bus.local_subscribers("everybody")]
+        assert list(manager.connections) == [
+            c.id for c in manager.bus.local_subscribers("everybody")
+        ]
         clogged.socket.transport.abort()
 
 

@@ -363,7 +363,9 @@ async def test_any_verb_excludes_by_connection_connections_or_subject(direct: bo
             clients = [await connect(name) for name in ("ann", "ann", "ben")]
             for client in clients:
                 await client.subscribe("a")
-            ann = [c for c in bus.local_subscribers("a") if c.identity and c.identity.subject == "ann"]
+            ann = [
+                c for c in bus.local_subscribers("a") if c.identity and c.identity.subject == "ann"
+            ]
             calls: list[Callable[[Any], Any]] = [
                 lambda who: bus.publish("a", 1, exclude=who),
                 lambda who: bus.broadcast(1, exclude=who),

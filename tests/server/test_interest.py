@@ -301,7 +301,9 @@ async def test_what_a_member_misses_is_asked_for_again() -> None:
     provider = Provider()
     provider.fails = {"a"}
     bus = FollowedBus(provider, clock=clock())
-    async with bus, bus.subscribe("a"):
+    async with bus, connecting(way_in(bus)) as connect:
+        client = await connect("ada")
+        client.connection.subscribe("a")
         await sleep(2.5)
         assert provider.log == ["+a", "+a", "+a"]
         provider.fails = set()
@@ -311,11 +313,11 @@ async def test_what_a_member_misses_is_asked_for_again() -> None:
 
 
 async def test_a_provider_that_never_answers_is_a_failure() -> None:
-    """After `command_timeout` the names are rejected, and given back."""
+    """After five seconds the names are rejected, and given back."""
     provider = Provider()
     provider.waits = Event()
     bus = FollowedBus(provider, clock=clock())
-    async with bus, connecting(way_in(bus, command_timeout=5)) as connect:
+    async with bus, connecting(way_in(bus)) as connect:
         client = await connect("ada")
         client.say("subscribe", channels=["a"])
         began = trio.current_time()

@@ -208,12 +208,22 @@ class Load:
         pid: The server's process id; None: CPU and memory are not measured.
         script: The messages to send.
         host: The server's host.
+        subscriber_ports: The ports of the servers that subscribers connect to, in turn: further
+            nodes of a service. Empty: all connect to ``port``, as the publisher does.
     """
 
     def __init__(
-        self, port: int, pid: int | None, script: Script, *, host: str = "127.0.0.1"
+        self,
+        port: int,
+        pid: int | None,
+        script: Script,
+        *,
+        host: str = "127.0.0.1",
+        subscriber_ports: Sequence[int] = (),
     ) -> None:
-        self._place: Final = (host, port, script.path, script.subprotocol)
+        self._host: Final = host
+        self._port: Final = port
+        self._subscriber_ports: Final = subscriber_ports or (port,)
         self._pid: Final = pid
         self._script: Final = script
         self._clients: list[RawClient] = []
@@ -254,13 +264,14 @@ class Load:
             BenchError: The server is not there, or refused a connection.
         """
         script = self._script
-        publisher = self._connect(script.publisher_hello)
+        publisher = self._connect(script.publisher_hello, self._port)
         before = resident_bytes(self._pid) if self._pid else 0
         total = subscribers + stuck + idle
         for number in range(total):
             is_stuck = subscribers <= number < subscribers + stuck
             steps = hello(number) if hello else script.hello
-            self._connect(steps, receive_buffer=_STUCK_BUFFER if is_stuck else None)
+            port = self._subscriber_ports[number % len(self._subscriber_ports)]
+            self._connect(steps, port, receive_buffer=_STUCK_BUFFER if is_stuck else None)
             if progress is not None:
                 progress(1)
         if self._pid and total:
@@ -276,15 +287,17 @@ class Load:
         Raises:
             BenchError: The server is not there, or refused it.
         """
-        client = self._connect(self._script.publisher_hello)
+        client = self._connect(self._script.publisher_hello, self._port)
         self._pump = self._make_pump(client, [client], [], is_spread=False)
 
     def _connect(
         self,
         steps: Sequence[tuple[bytes | None, bytes | None]],
+        port: int,
         receive_buffer: int | None = None,
     ) -> RawClient:
-        client = RawClient(*self._place, receive_buffer=receive_buffer)
+        path, subprotocol = self._script.path, self._script.subprotocol
+        client = RawClient(self._host, port, path, subprotocol, receive_buffer=receive_buffer)
         self._clients.append(client)
         client.converse(steps, is_binary=self._script.is_binary)
         now = perf_counter()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ..broker import Broker
 from ..bus import Bus
 from ..core.heartbeat import HeartbeatPolicy
 from ..core.limits import Limits
@@ -32,12 +33,16 @@ class Options:
     None: the default."""
     flush_interval: float = 0.0
     """See :class:`.Bus`."""
+    broker: Broker | None = None
+    """See :class:`.Bus`."""
     ready: Callable[[str], object] = print
     """Called with ``host:port`` once the server accepts connections."""
 
 
 def make_bus(
-    ping_interval: float | None = None, flush_interval: float = 0.0
+    ping_interval: float | None = None,
+    flush_interval: float = 0.0,
+    broker: Broker | None = None,
 ) -> tuple[Bus, Endpoint]:
     """Return a bus, and an endpoint that allows anything, without a rate limit.
 
@@ -47,8 +52,9 @@ def make_bus(
     Args:
         ping_interval: See :class:`Options`.
         flush_interval: The same.
+        broker: The same.
     """
-    bus = Bus(flush_interval=flush_interval)
+    bus = Bus(flush_interval=flush_interval, broker=broker)
     heartbeat = None
     if ping_interval is not None:
         heartbeat = HeartbeatPolicy(interval=ping_interval, timeout=2 * ping_interval)
@@ -78,7 +84,7 @@ def make_bus(
 async def _serve_websockets(options: Options) -> None:
     from ..adapters.websockets import serve
 
-    bus, endpoint = make_bus(options.ping_interval, options.flush_interval)
+    bus, endpoint = make_bus(options.ping_interval, options.flush_interval, options.broker)
     async with bus, serve(endpoint, options.host, options.port) as server:
         _tell(options, next(iter(server.sockets)).getsockname())
         await _stopped()
@@ -89,7 +95,7 @@ async def _serve_aiohttp(options: Options) -> None:
 
     from ..adapters.aiohttp import setup
 
-    bus, endpoint = make_bus(options.ping_interval, options.flush_interval)
+    bus, endpoint = make_bus(options.ping_interval, options.flush_interval, options.broker)
     app = web.Application()
     setup(app, "/ws", endpoint)
     runner = web.AppRunner(app, access_log=None)
@@ -109,7 +115,7 @@ async def _serve_starlette(options: Options) -> None:
     from ..adapters.starlette import lifespan, websocket_route
     from ..adapters.uvicorn import serve
 
-    bus, endpoint = make_bus(options.ping_interval, options.flush_interval)
+    bus, endpoint = make_bus(options.ping_interval, options.flush_interval, options.broker)
     app = Starlette(routes=[websocket_route("/ws", endpoint)], lifespan=lifespan(bus))
     host, port = options.host, options.port
     await serve(app, endpoint, host=host, port=port, ready=options.ready)
@@ -119,7 +125,7 @@ async def _serve_asgi(options: Options) -> None:
     from ..adapters.asgi import app
     from ..adapters.uvicorn import serve
 
-    _, endpoint = make_bus(options.ping_interval, options.flush_interval)
+    _, endpoint = make_bus(options.ping_interval, options.flush_interval, options.broker)
     host, port = options.host, options.port
     await serve(app(endpoint), endpoint, host=host, port=port, ready=options.ready, ws="auto")
 

@@ -6,6 +6,23 @@
 
 from __future__ import annotations
 
+from ..broker import Broker
+from ..core.choices import shown
+from ..core.errors import UsageError
 from .memory import MemoryBroker
 
-__all__ = ["MemoryBroker"]
+__all__ = ["MemoryBroker", "broker_of"]
+
+
+def broker_of(url: str) -> Broker:
+    """Return a broker for a URL, as programs take it from their command line.
+
+    Raises:
+        UsageError: No broker has such a URL.
+    """
+    scheme = url.partition(":")[0].lower()
+    if scheme == "memory":
+        return MemoryBroker()
+    raise UsageError(
+        f"the URL of a broker begins with memory:, redis:// or nats://, not {shown(scheme)}"
+    )

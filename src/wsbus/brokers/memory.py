@@ -58,6 +58,10 @@ class _MemoryLink:
     async def unfollow(self, feeds: Collection[Feed]) -> None:
         self._followed.difference_update(feeds)
 
+    @property
+    def has_others(self) -> bool:
+        return len(self._links) > 1
+
     def is_wanted(self, feed: Feed) -> bool:
         return any(
             link is not self and is_within(feed, link._followed)  # noqa: SLF001

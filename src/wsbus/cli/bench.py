@@ -20,10 +20,12 @@ from ..bench.options import (
     reported,
     rounds_option,
 )
+from .options import broker_option
 
 if TYPE_CHECKING:
     from ..bench.load import FanoutResult
     from ..bench.target import MeasuredServer
+    from ..broker import Broker
 
 __all__ = ["bench"]
 
@@ -74,6 +76,7 @@ def bench() -> None:
     show_default=True,
     help="Seconds for which publications may wait for others.",
 )
+@broker_option
 def serve(
     server: str,
     host: str,
@@ -82,6 +85,7 @@ def serve(
     uvloop: bool,
     ping_interval: float | None,
     flush_interval: float,
+    broker: Broker | None,
 ) -> None:
     """Serve a bus at /ws that lets anybody do anything, as often as they like.
 
@@ -95,6 +99,7 @@ def serve(
             port=port,
             ping_interval=ping_interval,
             flush_interval=flush_interval,
+            broker=broker,
             ready=click.echo,
         )
         try:

@@ -11,13 +11,42 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
+from ..core.errors import WsbusError
 from .exits import Failed
 
-__all__ = ["SECONDS", "Target", "json_option", "parse_json", "read_secret", "target_of", "targeted"]
+__all__ = [
+    "SECONDS",
+    "Target",
+    "broker_option",
+    "json_option",
+    "parse_json",
+    "read_secret",
+    "target_of",
+    "targeted",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 SECONDS: Final = click.FloatRange(0, min_open=True)
 _VARIABLE: Final = "WSBUS_TOKEN"
+
+_URLS: Final = "redis://host:6379, nats://host:4222, or memory:"
+
+
+def _broker(_context: click.Context, _parameter: click.Parameter, url: str | None) -> Any:
+    """Make the broker of a URL."""
+    if url is None:
+        return None
+    from ..brokers import broker_of
+
+    try:
+        return broker_of(url)
+    except (WsbusError, ModuleNotFoundError) as exc:
+        raise Failed(f"--broker: {exc}") from exc
+
+
+broker_option: Final = click.option(
+    "--broker", metavar="URL", callback=_broker, help=f"The broker to join: {_URLS}."
+)
 
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print each thing as a line of JSON."

@@ -1,4 +1,4 @@
-"""Envelopes: what nodes tell each other through a broker, many items in one message.
+"""Envelopes: messages between nodes, each with many items.
 
 An envelope is one byte, its version, and then MessagePack: ``[node, number, sent_at, items]``.
 ``number`` counts the envelopes of a node, ``sent_at`` is in seconds since the epoch, and each item
@@ -102,7 +102,7 @@ class Beacon(msgspec.Struct, frozen=True, array_like=True, tag="n", gc=False):
 
 
 Item: TypeAlias = Published | Dismissed | Revoked | Beacon
-"""What an envelope holds."""
+"""The content of an envelope."""
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -190,7 +190,7 @@ def publication_of(item: Published, channel: str, node: str) -> Publication | No
 
 
 class Turn:
-    """What a node hands to its broker at once: items, by feed, in order.
+    """The items that a node hands to its broker at once, in order.
 
     Args:
         node: The node.

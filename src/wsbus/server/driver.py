@@ -11,16 +11,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 from anyio import CancelScope, Event
 
 from .._application import ask, handshake_context
 from .._log import escaped
 from ..connection import Connection, ConnectionInfo
 from ..core import actions
-from ..core.errors import BrokerUnavailable, CloseCode, ErrorCode, TransportClosed
+from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
-from ..core.messages import Command, Receipt, Refused, Response, ServerMessage
+from ..core.messages import Command, Refused, ServerMessage
 from ..core.permissions import Identity
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
@@ -30,7 +29,7 @@ from .connection import ConnectionDriver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_outlet, new_session, take_name
 from .outlet import SocketOutlet
-from .questions import put, question
+from .questions import emit, put, question
 from .reader import Reader
 from .services import Services
 
@@ -39,8 +38,6 @@ __all__ = ["Driver"]
 logger: Final = logging.getLogger("wsbus.connection")
 
 _RATE_ABUSE: Final = CloseCode.RATE_ABUSE  # To look it up takes as long as to call a function.
-
-_NOT_RELAYED: Final = "only subscribers at this server have got it: the others cannot be reached"
 
 
 class Driver:
@@ -258,7 +255,7 @@ class Driver:
                 continue
             match action:
                 case actions.Emit():
-                    self._emit(action)
+                    emit(self, services.post, action)
                 case actions.Join():
                     services.hub.join(member, action.pattern)
                     self._note(services.hooks.subscribe, action.pattern.text)
@@ -332,24 +329,6 @@ class Driver:
         if calls.holds:
             self.session.release()
             self.go_on((), self._services.clock())
-
-    def _emit(self, action: actions.Emit) -> None:
-        publish = action.publish
-        post = self._services.post
-        receipt, handover = post.emit(action.channel, publish.event, publish.data)
-        if handover is not None:
-            handover.then(partial(self._answer_publish, receipt, publish.ref))
-        elif publish.ref is not None:
-            self.send(Response(msgspec.json.encode(receipt), publish.ref))
-
-    def _answer_publish(
-        self, receipt: Receipt, ref: str | None, error: BrokerUnavailable | None
-    ) -> None:
-        """Tell the client whether the broker has taken what it published."""
-        if error is not None:
-            self.send(Refused(ErrorCode.UNAVAILABLE, _NOT_RELAYED, ref))
-        elif ref is not None:
-            self.send(Response(msgspec.json.encode(receipt), ref))
 
     def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, reader = self._services, self.endpoint.limits, self._reader

@@ -174,7 +174,7 @@ class BusHost:
                 tell_gap=services.tell_gap,
             )
             services.follow(relay)
-            services.post.outbox = relay.outbox
+            services.post.outgoing = relay.outgoing
         return services
 
     # --- for its endpoints -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the broker brings: each publication reaches the members of this node once, in order.
+"""The way from the broker: each publication reaches this node's members once, in order.
 
 Nothing waits here: what comes is handed to the hub within the call, so that no queue grows. What a
 node cannot take in time waits at the broker, which cuts a link that falls behind too far, and that

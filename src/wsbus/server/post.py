@@ -29,12 +29,16 @@ from ..core.instant import Instant
 from ..core.member import Member
 from ..core.messages import Publication, Receipt
 from .flusher import Flusher
-from .outbox import Handover, Outbox
+from .outgoing import Handover, Outgoing
 
-__all__ = ["Encode", "Post"]
+__all__ = ["Encode", "Post", "Sent"]
 
 Encode: TypeAlias = Callable[[object], bytes]
 """Turns data into JSON text."""
+
+Sent: TypeAlias = tuple[Receipt, Handover | None]
+"""The result of a publication at this node, and whether the broker has taken it; None: no other
+node wants it."""
 
 _NO_MEMBERS: Final[frozenset[Member]] = frozenset()
 
@@ -64,7 +68,7 @@ class Post:
         self._clock: Final = clock
         self._encode: Final = encode
         self._numbers: Final = count(1)
-        self.outbox: Outbox | None = None
+        self.outgoing: Outgoing | None = None
         """Takes what goes to other nodes; None: there are none."""
         self.soon: Final = flusher.soon
         """Flush at the end of this turn; at once if much is owed already."""
@@ -125,15 +129,15 @@ class Post:
         Returns:
             Whether the broker has taken it, once that is known; None: no other node wants it.
         """
-        outbox = self.outbox
-        if outbox is None:
+        outgoing = self.outgoing
+        if outgoing is None:
             return None
-        feed = Feed("=" + publication.channel) if to is None else ALL_NODES
-        if not outbox.is_wanted(feed):
+        feed = ALL_NODES if to is not None else Feed("=" + publication.channel)
+        if not outgoing.is_wanted(feed):
             return None
-        return outbox.put(feed, publish_item(publication, excluded, to))
+        return outgoing.put(feed, publish_item(publication, excluded, to))
 
-    def emit(self, channel: Channel, event: str, data: bytes) -> tuple[Receipt, Handover | None]:
+    def emit(self, channel: Channel, event: str, data: bytes) -> Sent:
         """Accept and deliver what a client publishes; its protocol has checked the data.
 
         It flushes at once when much is owed, and the connection of the client waits for the readers

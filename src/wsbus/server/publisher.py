@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
@@ -16,18 +16,13 @@ from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
 from .host import BusHost
-from .outbox import Handover
-from .post import Encode
+from .post import Encode, Sent
 from .recipients import Recipients, Who
 from .services import Services
 
 __all__ = ["Publisher", "encoder"]
 
 _TIMEOUT: Final = 5.0
-
-
-_Sent: TypeAlias = tuple[Receipt, Handover | None]
-"""What became of it here, and whether the broker has taken it."""
 
 
 class _Options(TypedDict, total=False):
@@ -140,9 +135,7 @@ class Publisher:
         publication = post.accept(channel, event, data, key)
         receipt, handover = self._deliver(services, publication, exclude)
         post.soon()
-        if handover is not None:
-            handover.check()
-        return receipt
+        return receipt if handover is None else handover.checked(receipt)
 
     @overload
     def publish_threadsafe(
@@ -204,9 +197,7 @@ class Publisher:
             services = self._host.services
             receipt, handover = self._deliver(services, publication, exclude)
             services.post.soon()
-            if handover is not None:
-                handover.check()
-            return receipt
+            return receipt if handover is None else handover.checked(receipt)
 
         return self._from_thread("publish_soon", deliver, timeout if wait else None)
 
@@ -292,9 +283,7 @@ class Publisher:
         publication = services.post.accept(channel, event, data, key)
         receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
         services.post.soon()
-        if handover is not None:
-            handover.check()
-        return receipt
+        return receipt if handover is None else handover.checked(receipt)
 
     @overload
     def send_threadsafe(
@@ -346,9 +335,7 @@ class Publisher:
             services = self._host.services
             receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
             services.post.soon()
-            if handover is not None:
-                handover.check()
-            return receipt
+            return receipt if handover is None else handover.checked(receipt)
 
         return self._from_thread("send_soon", deliver, timeout if wait else None)
 
@@ -359,24 +346,22 @@ class Publisher:
         to: Who,
         exclude: Who,
         endpoint: Endpoint | None,
-    ) -> _Sent:
+    ) -> Sent:
         registry, post, recipients = services.registry, services.post, self._recipients
         members = [c.member for c in recipients.find(registry, to, endpoint, "to")]
         excluded = recipients.members(registry, exclude, endpoint)
         receipt = post.deliver(publication, excluded, members)
-        if post.outbox is None:
-            return receipt, None
-        elsewhere = recipients.elsewhere(to, endpoint)
+        elsewhere = None if post.outgoing is None else recipients.elsewhere(to, endpoint)
         if elsewhere is None:
             return receipt, None
         absent = recipients.elsewhere(exclude, endpoint)
         return receipt, post.hand_over(publication, absent, elsewhere)
 
-    def _deliver(self, services: Services, publication: Publication, exclude: Who) -> _Sent:
+    def _deliver(self, services: Services, publication: Publication, exclude: Who) -> Sent:
         post, recipients = services.post, self._recipients
         excluded = recipients.members(services.registry, exclude)
         receipt = post.deliver(publication, excluded)
-        if post.outbox is None:
+        if post.outgoing is None or not post.outgoing.has_others:
             return receipt, None
         return receipt, post.hand_over(publication, recipients.elsewhere(exclude))
 

@@ -1,7 +1,7 @@
 """Questions of a session: what a token proves, what is allowed, and whether interest is known.
 
-They take time. A call of the runner awaits the answer and passes it to the session, and the driver
-performs the actions that follow.
+They take time, and so does a broker that takes what a client publishes. A call of the runner awaits
+the answer and passes it to the session, and the driver performs the actions that follow.
 """
 
 from __future__ import annotations
@@ -11,18 +11,25 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
-from ..core.actions import Action, AskPermission, AskToken, Attach
-from ..core.errors import CloseCode
+import msgspec
+
+from ..core.actions import Action, AskPermission, AskToken, Attach, Emit
+from ..core.errors import BrokerUnavailable, CloseCode, ErrorCode
 from ..core.instant import Instant
+from ..core.messages import Refused, Response
 from ..core.permissions import Identity
 from ..endpoint import Refusal
 from .connection import ConnectionDriver
 from .interest import REACH_SECONDS
+from .post import Post
 from .services import Services
 
-__all__ = ["Asker", "put", "question"]
+__all__ = ["Asker", "emit", "put", "question"]
 
 logger: Final = logging.getLogger("wsbus.connection")
+
+
+_NOT_RELAYED: Final = "only subscribers at this server have got it: the others cannot be reached"
 
 
 class Asker(ConnectionDriver, Protocol):
@@ -74,6 +81,26 @@ def question(
                 return
             now, outcomes = now or services.clock(), [True] * len(ask.patterns)
             asker.perform(asker.session.handle_attached(ask.request, outcomes, now), now)
+
+
+def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
+    """Publish what a client publishes, and answer once the broker, if there is one, has taken it.
+
+    A client that asks for no answer gets one if only this node's subscribers get the publication.
+    """
+    publish = action.publish
+    receipt, handover = post.emit(action.channel, publish.event, publish.data)
+
+    def answer(error: BrokerUnavailable | None) -> None:
+        if error is not None:
+            asker.send(Refused(ErrorCode.UNAVAILABLE, _NOT_RELAYED, publish.ref))
+        elif publish.ref is not None:
+            asker.send(Response(msgspec.json.encode(receipt), publish.ref))
+
+    if handover is None:
+        answer(None)
+    else:
+        handover.then(answer)
 
 
 async def _judge_token(asker: Asker, services: Services, ask: AskToken) -> None:

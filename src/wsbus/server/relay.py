@@ -1,7 +1,7 @@
 """The bus's side of a broker: keeps a link, follows what is wanted, and reports what was missed.
 
 One task dials, and dials again. While a link lasts, three tasks use it: one hands over what is
-published (:mod:`wsbus.server.outbox`), one follows what is wanted, and one sends a beacon every
+published (:mod:`wsbus.server.outgoing`), one follows what is wanted, and one sends a beacon every
 :data:`PROBE_SECONDS` and waits until it comes back. A link may be alive while its subscriptions are
 dead, and a frozen broker keeps its sockets open; the way of the beacon shows both. Whatever fails
 ends the link, and nothing else: the node goes on, publications that need the broker are refused,
@@ -35,7 +35,7 @@ from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
 from ..core.patterns import Pattern
 from .inbox import Inbox
-from .outbox import CALL_SECONDS, Outbox
+from .outgoing import CALL_SECONDS, Outgoing
 
 __all__ = ["PROBE_SECONDS", "LinkStatistics", "Node", "Relay"]
 
@@ -65,11 +65,11 @@ class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     """Nodes that are there, this one included."""
     feeds: int
-    """What is followed."""
+    """Feeds that are followed."""
     losses: int
     """How often a link was lost."""
     gaps: int
-    """How often subscribers were told that publications of other nodes are missing."""
+    """How often subscribers got a gap, because a link was back."""
     round_trip: float | None
     """Seconds that the last beacon took to the broker and back; None: none has come back yet."""
     lag: float
@@ -131,7 +131,7 @@ class Relay:
         self._take_item: Final = take
         self._tell_gap: Final = tell_gap
         self._started_at: Final = clock().wall
-        self.outbox: Final = Outbox(node, self._wall)
+        self.outgoing: Final = Outgoing(node, self._wall)
         """Takes what goes to other nodes."""
         self.inbox: Final = Inbox(node, self._take, self._echoed, self._wall)
         """Takes what comes from them."""
@@ -182,19 +182,19 @@ class Relay:
         if self._is_up:
             with move_on_after(seconds):
                 self._send_beacon(is_leaving=True)
-                await self.outbox.drain()
+                await self.outgoing.drain()
 
     def _arrive(self, link: Link) -> None:
         """The link is there, and brings what was wanted when it was dialled."""
         self._followed.update(self._cover.wanted)
-        self.outbox.open(link)
+        self.outgoing.open(link)
         self._is_up = True
         if self._attempted.is_set():
             self._gaps += 1
             self._tell_gap()
             logger.warning(
-                "the link to %s is there; subscribers are told that events of other processes may "
-                "be missing",
+                "the link to %s is there; subscribers get a gap, since events of other processes "
+                "may be missing",
                 self._broker.address,
             )
         self._attempted.set()
@@ -219,11 +219,11 @@ class Relay:
             why,
             exc=None if is_known else exc,
         )
-        self.outbox.close(BrokerUnavailable(f"there is no link to {self._broker.address}: {exc}"))
+        self.outgoing.close(BrokerUnavailable(f"there is no link to {self._broker.address}: {exc}"))
 
     async def _use(self, link: Link) -> None:
         async with create_task_group() as tasks:
-            tasks.start_soon(self.outbox.run, link)
+            tasks.start_soon(self.outgoing.run, link)
             tasks.start_soon(self._follow, link)
             tasks.start_soon(self._probe)
 
@@ -317,7 +317,7 @@ class Relay:
 
     def _send_beacon(self, *, is_leaving: bool = False) -> None:
         self._beacons += 1
-        self.outbox.put(ALL_NODES, encode_item(self._beacon(is_leaving=is_leaving)))
+        self.outgoing.put(ALL_NODES, encode_item(self._beacon(is_leaving=is_leaving)))
 
     def _beacon(self, *, is_leaving: bool = False) -> Beacon:
         return Beacon(
@@ -351,7 +351,7 @@ class Relay:
 
     def statistics(self) -> LinkStatistics:
         """Return the counters of the link."""
-        inbox, outbox = self.inbox, self.outbox
+        inbox, outgoing = self.inbox, self.outgoing
         return LinkStatistics(
             address=self._broker.address,
             is_up=self._is_up,
@@ -362,9 +362,9 @@ class Relay:
             gaps=self._gaps,
             round_trip=self._round_trip,
             lag=inbox.lag,
-            turns=outbox.turns,
-            sent=outbox.items,
-            unconfirmed=outbox.unconfirmed,
+            turns=outgoing.turns,
+            sent=outgoing.items,
+            unconfirmed=outgoing.unconfirmed,
             received=inbox.items,
             envelopes=inbox.envelopes,
             copies=inbox.copies,

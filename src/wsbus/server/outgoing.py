@@ -1,4 +1,4 @@
-"""What a node hands to its broker: one turn's items in one call, and one call at a time.
+"""The way to the broker: one turn's items in one call, and one call at a time.
 
 What is put while a call is on its way leaves with the next one. So a slow broker gets fewer and
 larger calls, and each publisher still learns whether its own was taken.
@@ -16,16 +16,17 @@ from ..broker import Link
 from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable
 from ..core.feeds import Feed
+from ..core.messages import Receipt
 from ._wakeup import Wakeup
 
-__all__ = ["CALL_SECONDS", "Handover", "Outbox"]
+__all__ = ["CALL_SECONDS", "Handover", "Outgoing"]
 
 CALL_SECONDS: Final = 3.0
 """A call to a broker that takes longer means that its link is lost."""
 
 MAX_ITEMS: Final = 10_000
 MAX_BYTES: Final = 16 << 20
-"""What may wait for the broker: a second of traffic that is far above what one node has."""
+"""Bounds of the items that wait for the broker: a second of more traffic than one node has."""
 
 
 class Handover:
@@ -66,6 +67,15 @@ class Handover:
             # Each waiter raises one of its own: a shared one would collect their tracebacks.
             raise BrokerUnavailable(str(self._error), may_have_arrived=self._error.may_have_arrived)
 
+    def checked(self, receipt: Receipt) -> Receipt:
+        """Return a receipt, unless it is known that the broker has not taken it.
+
+        Raises:
+            BrokerUnavailable: There is no link, or too much waits for it.
+        """
+        self.check()
+        return receipt
+
     def then(self, callback: Callable[[BrokerUnavailable | None], None]) -> None:
         """Have a function called once it is known; it must not raise."""
         if self._is_settled:
@@ -85,7 +95,7 @@ class Handover:
             callback(error)
 
 
-class Outbox:
+class Outgoing:
     """Collects items, and hands them to a link.
 
     Args:
@@ -113,6 +123,11 @@ class Outbox:
     def is_open(self) -> bool:
         """Whether there is a link."""
         return self._link is not None
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there may be other nodes."""
+        return self._link is None or self._link.has_others
 
     def is_wanted(self, feed: Feed) -> bool:
         """Whether another node may want a feed, as far as that is known."""
