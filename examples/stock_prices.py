@@ -7,6 +7,9 @@
     > {"type":"subscribe","subscription_type":"strategy","target":"volume_wave"}
     curl -X POST 'http://localhost:8000/api/websocket/push/prices?strategy=volume_wave'
 
+Several processes of it, each with ``--broker redis://…``, are one service: what is asked for at one
+of them over HTTP is pushed by all.
+
 Clients subscribe to a *strategy*, a *stock* or the *market*, and are pushed prices: every minute
 in trading hours, and when somebody asks for it over HTTP.
 
@@ -47,6 +50,8 @@ from wsbus import (
 )
 from wsbus.adapters.starlette import lifespan, status_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
+from wsbus.broker import Broker
+from wsbus.brokers import broker_of
 from wsbus.protocols import Frame, Instant, TaggedJson
 from wsbus.protocols import messages as m
 
@@ -55,6 +60,9 @@ logger: Final = logging.getLogger("stock_prices")
 PATH: Final = "/ws/stock/prices"
 OPENS, CLOSES = time_of_day(9, 30), time_of_day(15, 0)
 MARKET: Final = "market"
+ASKED: Final = "workers.push"
+"""The channel on which a process asks the others to push."""
+PROCESS: Final = secrets.token_hex(8)
 
 
 def moment(seconds: float) -> str:
@@ -229,6 +237,14 @@ async def push(bus: Bus, market: Market, strategies: Collection[str]) -> dict[st
     return {"stocks": stocks, "sent": sent[""], "subscribers": subscribers[""]}
 
 
+async def push_with_others(bus: Bus, market: Market) -> None:
+    """Push to this process's clients what another process was asked to push."""
+    async with bus.subscribe(ASKED) as events:
+        async for event in events:
+            if event.data["by"] != PROCESS:
+                await push(bus, market, event.data["strategies"])
+
+
 async def every_minute(
     update: Callable[[], Awaitable[object]],
     now: Callable[[], datetime],
@@ -303,9 +319,10 @@ def make_app(
     *,
     now: Callable[[], datetime] = datetime.now,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    broker: Broker | None = None,
 ) -> tuple[FastAPI, Endpoint]:
     """Return the application, and its endpoint; the clock is the timer's."""
-    bus = Bus()
+    bus = Bus(broker=broker)
     endpoint = bus.endpoint(
         protocols=[StockPrices()],
         origins="*",  # no cookies are involved
@@ -326,9 +343,12 @@ def make_app(
             await push(bus, market, STRATEGIES)
 
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(every_minute(update, now, sleep))
+            own = [every_minute(update, now, sleep)]
+            own += [] if broker is None else [push_with_others(bus, market)]
+            running = [tasks.create_task(each) for each in own]
             yield
-            task.cancel()
+            for task in running:
+                task.cancel()
 
     app = FastAPI(title="Stock prices", lifespan=lifespan(bus, timer))
     views = {"stats": lambda: statistics(bus), "clients": lambda: clients(bus)}
@@ -352,7 +372,9 @@ def make_app(
     async def push_prices(strategy: str | None = None) -> Any:
         if strategy is not None and strategy not in STRATEGIES:
             return unknown
-        pushed = await push(bus, market, STRATEGIES if strategy is None else [strategy])
+        wanted = [*STRATEGIES] if strategy is None else [strategy]
+        await bus.publish(ASKED, {"by": PROCESS, "strategies": wanted})
+        pushed = await push(bus, market, wanted)
         return envelope("推送成功", {"strategy": strategy} | pushed)
 
     return app, endpoint
@@ -363,9 +385,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pushes made-up stock prices.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 chooses a free one")
+    parser.add_argument("--broker", metavar="URL", help="joins several processes: redis://…")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    app, endpoint = make_app(Market())
+    app, endpoint = make_app(
+        Market(), broker=None if options.broker is None else broker_of(options.broker)
+    )
 
     def ready(address: str) -> None:
         print(f"ws://{address}{PATH}", flush=True)

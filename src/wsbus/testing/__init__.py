@@ -1,8 +1,9 @@
 """Tools for testing applications and adapters.
 
 A clock that a test moves (:class:`.ManualClock`), transports without sockets
-(:class:`.MemoryTransport`), a WebSocket client that can break the rules (:class:`.Peer`), and the
-conformance suite of transports (:func:`.check_transport`).
+(:class:`.MemoryTransport`), a WebSocket client that can break the rules (:class:`.Peer`), a TCP
+proxy with faults (:class:`.FaultProxy`), and the conformance suite of transports
+(:func:`.check_transport`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from .adapters import Adapter, ConformanceError
 from .clock import ManualClock
 from .memory import DirectMemoryTransport, MemoryPeer, MemoryTransport
 from .peer import Peer
+from .proxy import FaultProxy, ProxiedConnection
 from .transports import TRANSPORT_CHECKS, check_transport
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "Adapter",
     "ConformanceError",
     "DirectMemoryTransport",
+    "FaultProxy",
     "ManualClock",
     "MemoryPeer",
     "MemoryTransport",
     "Peer",
+    "ProxiedConnection",
     "check_transport",
 ]

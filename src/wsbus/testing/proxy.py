@@ -1,0 +1,325 @@
+"""A TCP proxy with faults: what networks and frozen servers do to a connection, on demand.
+
+::
+
+    async with FaultProxy("127.0.0.1", 6379) as proxy:
+        bus = Bus(broker=RedisBroker(f"redis://127.0.0.1:{proxy.port}"))
+        ...
+        proxy.black_hole()
+        ...
+        proxy.heal()
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from types import TracebackType
+from typing import Final, Self
+
+from anyio import (
+    CancelScope,
+    ClosedResourceError,
+    Event,
+    create_memory_object_stream,
+    create_task_group,
+    current_time,
+    getaddrinfo,
+    move_on_after,
+    notify_closing,
+    wait_readable,
+    wait_writable,
+)
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+__all__ = ["FaultProxy", "ProxiedConnection"]
+
+_CHUNK: Final = 16_384
+_CHUNKS: Final = 16
+"""What the proxy itself holds for one direction: 256 KiB. After that the sender has to wait."""
+
+_LINGER: Final = struct.pack("ii", 1, 0)
+_PIECES: Final = 20
+"""A trickle comes in so many pieces a second, if it has as many bytes."""
+
+
+class _Faults:
+    """What is done to the bytes of one connection, or of the next ones."""
+
+    def __init__(self) -> None:
+        self._is_hole = False
+        self._seconds = 0.0
+        self._rate: float | None = None
+        self._changed = Event()
+
+    def black_hole(self) -> None:
+        """Keep the sockets open, and let nothing through, until healed: then all of it comes."""
+        self._is_hole = True
+        self._change()
+
+    def delay(self, seconds: float) -> None:
+        """Let bytes arrive that many seconds later, each way."""
+        self._seconds = seconds
+        self._change()
+
+    def trickle(self, rate: float) -> None:
+        """Let at most that many bytes a second through, each way."""
+        self._rate = rate
+        self._change()
+
+    def heal(self) -> None:
+        """Let everything through again, at once."""
+        self._is_hole, self._seconds, self._rate = False, 0.0, None
+        self._change()
+
+    def now(self) -> tuple[bool, float, float | None]:
+        """Return whether it is a black hole, the delay, and the rate."""
+        return self._is_hole, self._seconds, self._rate
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = Event()
+
+
+class ProxiedConnection(_Faults):
+    """One connection through the proxy; see :attr:`FaultProxy.connections`."""
+
+    def __init__(self, client: socket.socket, faults: _Faults) -> None:
+        super().__init__()
+        self._is_hole, self._seconds, self._rate = faults.now()
+        self._client: Final = client
+        self._sockets: Final = [client]
+        self._scope: Final = CancelScope()
+
+    def cut(self) -> None:
+        """End it as a peer that closes does (FIN), both ways. Idempotent."""
+        for each in self._sockets:
+            try:
+                each.shutdown(socket.SHUT_WR)
+            except OSError:
+                continue  # It is closed already.
+        self._close()
+
+    def reset(self) -> None:
+        """Break it as a network that fails does (RST), both ways. Idempotent."""
+        for each in self._sockets:
+            if each.fileno() >= 0:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+        self._close()
+
+    def _close(self) -> None:
+        for each in self._sockets:
+            if each.fileno() >= 0:
+                notify_closing(each)
+                each.close()
+        self._scope.cancel()
+
+    async def _run(self, host: str, port: int) -> None:
+        """Connect to the server, and carry bytes until one side ends it."""
+        try:
+            with self._scope:
+                await self._until(0.0)
+                server = await _dial(host, port)
+                self._sockets.append(server)
+                async with create_task_group() as tasks:
+                    for source, target in ((self._client, server), (server, self._client)):
+                        chunks = create_memory_object_stream[tuple[float, bytes | None]](_CHUNKS)
+                        tasks.start_soon(self._take, source, chunks[0])
+                        tasks.start_soon(self._give, target, chunks[1])
+        except* (OSError, ClosedResourceError):
+            self.reset()
+        finally:
+            self.cut()
+
+    async def _take(
+        self, source: socket.socket, chunks: MemoryObjectSendStream[tuple[float, bytes | None]]
+    ) -> None:
+        with chunks:
+            data: bytes | None = b"-"
+            while data:
+                await wait_readable(source)
+                try:
+                    data = source.recv(_CHUNK)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    data = None  # A reset. A black hole holds that back, too.
+                await chunks.send((current_time(), data))
+
+    async def _give(
+        self, target: socket.socket, chunks: MemoryObjectReceiveStream[tuple[float, bytes | None]]
+    ) -> None:
+        with chunks:
+            async for at, chunk in chunks:
+                await self._until(at + self._seconds)
+                if chunk is None:
+                    raise ConnectionResetError
+                data = chunk
+                if not data:
+                    target.shutdown(socket.SHUT_WR)
+                while data:
+                    await self._until(at + self._seconds)
+                    rate = self._rate
+                    piece = data if rate is None else data[: max(int(rate / _PIECES), 1)]
+                    await wait_writable(target)
+                    try:
+                        sent = target.send(piece)
+                    except BlockingIOError:
+                        continue
+                    data = data[sent:]
+                    if rate is not None:
+                        await self._until(current_time() + sent / rate)
+
+    async def _until(self, moment: float) -> None:
+        """Wait while it is a black hole, and until a moment; a change of the faults ends that."""
+        changed = self._changed
+        if not self._is_hole:
+            with move_on_after(max(moment - current_time(), 0)):
+                await changed.wait()
+        while self._is_hole:
+            await self._changed.wait()
+
+
+class FaultProxy(_Faults):
+    """A TCP proxy in front of an address, whose connections fail when a test says so.
+
+    It listens on a free port of the loopback interface while its ``async with`` lasts. Without
+    faults it passes everything on, a close (FIN) and a reset (RST) too. Its methods act on all
+    connections, those to come included; each of :attr:`connections` has its own. It runs on asyncio
+    and trio.
+
+    Args:
+        host: The host of the server.
+        port: Its port.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__()
+        self._server: Final = (host, port)
+        self._listener: socket.socket | None = None
+        self._connections: Final[dict[ProxiedConnection, None]] = {}
+        self._tasks: Final[TaskGroup] = create_task_group()
+        self.host: Final = "127.0.0.1"
+        """The host to connect to."""
+        self.port: int = 0
+        """The port to connect to."""
+
+    @property
+    def connections(self) -> list[ProxiedConnection]:
+        """The connections that are open, oldest first."""
+        return [*self._connections]
+
+    def cut(self) -> None:
+        """End all connections as a peer that closes does (FIN); new ones are taken."""
+        for connection in self.connections:
+            connection.cut()
+
+    def reset(self) -> None:
+        """Break all connections as a network that fails does (RST); new ones are taken."""
+        for connection in self.connections:
+            connection.reset()
+
+    def refuse(self) -> None:
+        """Refuse new connections, until healed; those that are open go on. Idempotent."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            notify_closing(listener)
+            listener.close()
+
+    def black_hole(self, *, new: bool = True) -> None:
+        """Keep all sockets open, and let nothing through.
+
+        Args:
+            new: Whether new connections are held, too. False: those pass, as where one route fails
+                and another takes over.
+        """
+        for connection in self.connections:
+            connection.black_hole()
+        if new:
+            super().black_hole()
+
+    def delay(self, seconds: float) -> None:
+        """Let bytes arrive that many seconds later, each way."""
+        super().delay(seconds)
+        for connection in self.connections:
+            connection.delay(seconds)
+
+    def trickle(self, rate: float) -> None:
+        """Let at most that many bytes a second through, each way of each connection."""
+        super().trickle(rate)
+        for connection in self.connections:
+            connection.trickle(rate)
+
+    def heal(self) -> None:
+        """End all faults: what was held comes through, and new connections are taken again."""
+        super().heal()
+        for connection in self.connections:
+            connection.heal()
+        if self._listener is None:
+            self._listen()
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        await self._tasks.__aenter__()
+        self._listen()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Cut all connections, and listen no more."""
+        self.refuse()
+        self.cut()
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    def _listen(self) -> None:
+        listener = socket.create_server((self.host, self.port), backlog=128)
+        listener.settimeout(0)
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        self._tasks.start_soon(self._accept, listener)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        while self._listener is listener:
+            try:
+                await wait_readable(listener)
+                client, _ = listener.accept()
+            except BlockingIOError:
+                continue
+            except (OSError, ClosedResourceError):
+                return  # It was closed meanwhile.
+            client.settimeout(0)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._tasks.start_soon(self._serve, client)
+
+    async def _serve(self, client: socket.socket) -> None:
+        connection = ProxiedConnection(client, self)
+        self._connections[connection] = None
+        try:
+            await connection._run(*self._server)  # noqa: SLF001  # users have no call for it
+        finally:
+            del self._connections[connection]
+
+
+async def _dial(host: str, port: int) -> socket.socket:
+    ((family, kind, protocol, _, address), *_) = await getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    )
+    dialled = socket.socket(family, kind, protocol)
+    try:
+        dialled.settimeout(0)
+        dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        dialled.connect_ex(address)
+        await wait_writable(dialled)
+        error = dialled.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, "the server cannot be reached")
+    except BaseException:
+        dialled.close()
+        raise
+    return dialled
