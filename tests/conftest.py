@@ -11,11 +11,10 @@ from hypothesis import settings
 
 from wsbus.adapters import asgi
 
-settings.register_profile("quick", max_examples=50, stateful_step_count=30, deadline=None)
-settings.register_profile("ci", max_examples=100, stateful_step_count=50, deadline=None)
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick")
-)
+settings.register_profile("full", max_examples=100, stateful_step_count=50, deadline=None)
+# For one more interpreter, once another one has run the full profile.
+settings.register_profile("again", max_examples=20, stateful_step_count=30, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "full")
 
 
 @pytest.fixture(

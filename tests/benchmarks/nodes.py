@@ -26,14 +26,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from wsbus.bench.load import FixedRate, Load, Script, Window, cpu_seconds, need_files
 from wsbus.bench.processes import Server, running
 from wsbus.bench.scripts import bus_script
 
 _PAD: Final = "x" * 160
+
+
+class Figures(NamedTuple):
+    """Seconds of one run, by publication."""
+
+    latency: float
+    """From publish to receive, the median."""
+    publisher: float
+    """CPU time of the process that publishes."""
+    receiver: float
+    """CPU time of the process that subscribes."""
 
 
 def _free_port() -> int:
@@ -53,8 +63,7 @@ def broker(kind: str) -> Iterator[tuple[str, int]]:
         }[kind]
         if shutil.which(command[0]) is None:
             raise SystemExit(f"{command[0]} is not installed")
-        log = Path(directory, "log").open("w")
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             for _ in range(500):
                 try:
@@ -66,7 +75,6 @@ def broker(kind: str) -> Iterator[tuple[str, int]]:
         finally:
             process.terminate()
             process.wait()
-            log.close()
 
 
 # --- the raw library, two processes ---------------------------------------------------------------
@@ -82,7 +90,7 @@ async def _redis_raw(url: str, role: str, outstanding: int, count: int) -> None:
             await pubsub.subscribe("raw")
             await pubsub.get_message(timeout=5)
             _say(0)
-            async for message in pubsub.listen():
+            async for _ in pubsub.listen():
                 _count()
         return
     _say(0)
@@ -112,16 +120,27 @@ async def _nats_raw(url: str, role: str, outstanding: int, count: int) -> None:
     await _publish_raw(publish, outstanding, count)
 
 
+async def _bus(url: str, role: str, outstanding: int, count: int) -> None:
+    from wsbus import Bus
+    from wsbus.brokers import broker_of
+
+    data = {"pad": _PAD}
+    async with Bus(broker=broker_of(url)) as bus:
+        if role == "bus-subscriber":
+            async with bus.subscribe("raw.channel", max_messages=100_000) as events:
+                _say(0)
+                async for _ in events:
+                    _count()
+            return
+        _say(0)
+        await _publish_raw(lambda: bus.publish("raw.channel", data), outstanding, count)
+
+
 def _say(number: int) -> None:
     print(number, flush=True)
 
 
-_received = 0
-
-
 def _count() -> None:
-    global _received
-    _received += 1
     os.write(1, b".")
 
 
@@ -147,18 +166,25 @@ def _raw_process(url: str, role: str, outstanding: int, count: int) -> subproces
     return process
 
 
-def raw(url: str, outstanding: int, count: int) -> tuple[float, float]:
-    """Return the median seconds from publish to receive, and CPU seconds for each message."""
-    subscriber = _raw_process(url, "subscriber", outstanding, count)
-    publisher = _raw_process(url, "publisher", outstanding, count)
+def two_processes(url: str, outstanding: int, count: int, kind: str = "") -> Figures:
+    """Measure a process that publishes and one that subscribes, by themselves.
+
+    Args:
+        url: The broker's.
+        outstanding: Publications under way.
+        count: How many are measured.
+        kind: Empty: with the client library alone. ``bus-``: each with a bus.
+    """
+    subscriber = _raw_process(url, f"{kind}subscriber", outstanding, count)
+    publisher = _raw_process(url, f"{kind}publisher", outstanding, count)
     assert publisher.stdin is not None
     assert subscriber.stdout is not None
     asked, got = publisher.stdin.fileno(), subscriber.stdout.fileno()
     latencies: list[float] = []
-    cpu = 0.0
+    cpu = [0.0, 0.0]
     try:
         for warm in (True, False):
-            before = cpu_seconds(publisher.pid) + cpu_seconds(subscriber.pid)
+            before = [cpu_seconds(publisher.pid), cpu_seconds(subscriber.pid)]
             sent, done = 0, 0
             moments: list[float] = []
             total = 200 if warm else count
@@ -173,12 +199,12 @@ def raw(url: str, outstanding: int, count: int) -> tuple[float, float]:
                 now = time.perf_counter()
                 latencies += [now - moments[done + n] for n in range(arrived)]
                 done += arrived
-            cpu = cpu_seconds(publisher.pid) + cpu_seconds(subscriber.pid) - before
+            cpu = [cpu_seconds(publisher.pid) - before[0], cpu_seconds(subscriber.pid) - before[1]]
     finally:
         for process in (publisher, subscriber):
             process.kill()
             process.wait()
-    return statistics.median(latencies), cpu / count
+    return Figures(statistics.median(latencies), cpu[0] / count, cpu[1] / count)
 
 
 # --- two nodes -----------------------------------------------------------------------------------
@@ -193,37 +219,43 @@ def nodes(url: str, *options: str) -> Iterator[tuple[Server, Server]]:
         yield first, second
 
 
-def over_two(url: str, outstanding: int, count: int, script: Script) -> tuple[float, float]:
-    """Return the median seconds from a client's publish to another's event, and CPU for each."""
+def over_two(url: str, outstanding: int, count: int, script: Script) -> Figures:
+    """Measure a client that publishes at one node, and one that subscribes at another."""
     with nodes(url) as (here, there), ExitStack() as stack:
         load = stack.enter_context(Load(here.port, None, script, subscriber_ports=[there.port]))
         load.join(1)
         load.run(Window(outstanding), 200)
         pids = [server.pid for server in (here, there) if server.pid]
-        before = sum(map(cpu_seconds, pids))
+        before = [cpu_seconds(pid) for pid in pids]
         result = load.run(Window(outstanding), count)
-        cpu = sum(map(cpu_seconds, pids)) - before
+        cpu = [cpu_seconds(pid) - then for pid, then in zip(pids, before, strict=True)]
         if result.lost or result.reordered:
             raise SystemExit(f"{result.lost} lost, {result.reordered} reordered")
-        return result.p50_ms / 1e3, cpu / count
+        return Figures(result.p50_ms / 1e3, cpu[0] / count, cpu[1] / count)
 
 
 def compare(url: str, windows: Sequence[int], rounds: int) -> None:
     """Print latency and CPU beside the raw library."""
     script = bus_script(payload=200)
-    print("outstanding | raw p50 µs | two nodes p50 µs | ratio | raw µs CPU | wsbus µs CPU | ratio")
+    heads = ("p50 µs, client to client", "p50 µs", "CPU µs, publisher", "CPU µs, receiver")
+    print(f"{'outstanding':>11} | " + " | ".join([f"{head:^22}" for head in heads]))
     for window in windows:
         count = 2000 if window == 1 else 10_000
-        ours, theirs = [], []
+        ours, theirs, clients = [], [], []
         for _ in range(rounds):
-            theirs.append(raw(url, window, count))
-            ours.append(over_two(url, window, count, script))
-        p50, raw_p50 = (statistics.median([x[0] for x in side]) * 1e6 for side in (ours, theirs))
-        cpu, raw_cpu = (statistics.median([x[1] for x in side]) * 1e6 for side in (ours, theirs))
-        print(
-            f"{window:11} | {raw_p50:10.0f} | {p50:16.0f} | {p50 / raw_p50:5.2f} | "
-            f"{raw_cpu:10.1f} | {cpu:12.1f} | {raw_cpu / cpu:5.2f} × less"
-        )
+            theirs.append(two_processes(url, window, count))
+            ours.append(two_processes(url, window, count, "bus-"))
+            clients.append(over_two(url, window, count, script).latency)
+        cells = []
+        for figure in range(3):
+            own, other = (
+                statistics.median([each[figure] for each in side]) * 1e6 for side in (ours, theirs)
+            )
+            cells.append(f"{own:6.0f} / {other:5.0f} = {own / other:4.2f}")
+        median = statistics.median(clients) * 1e6
+        raw = statistics.median([each.latency for each in theirs]) * 1e6
+        cells.insert(0, f"{median:6.0f} / {raw:5.0f} = {median / raw:4.2f}")
+        print(f"{window:11} | " + " | ".join(cells), flush=True)
 
 
 def thrift(url: str, pid: int, connections: int, rate: int, seconds: float) -> None:
@@ -284,6 +316,7 @@ def main() -> None:
     if given.raw:
         url, role, outstanding, count = given.raw
         run = _redis_raw if url.startswith("redis") else _nats_raw
+        run = _bus if role.startswith("bus-") else run
         asyncio.run(run(url, role, int(outstanding), int(count)))
         return
     with broker(given.broker) as (url, pid):

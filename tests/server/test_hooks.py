@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio import Event
 from anyio.lowlevel import checkpoint
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.server.clients import UNLIMITED, Client, connecting, judge, quiet
@@ -635,7 +635,6 @@ async def take(step: Step, client: Client, connection: Connection, watcher: Watc
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@settings(max_examples=settings().max_examples)
 @given(
     todo=steps,
     end=ends,

@@ -10,8 +10,9 @@ from ..broker import Broker
 from ..core.choices import shown
 from ..core.errors import UsageError
 from .memory import MemoryBroker
+from .nats import NatsBroker
 
-__all__ = ["MemoryBroker", "broker_of"]
+__all__ = ["MemoryBroker", "NatsBroker", "broker_of"]
 
 
 def broker_of(url: str) -> Broker:
@@ -19,10 +20,13 @@ def broker_of(url: str) -> Broker:
 
     Raises:
         UsageError: No broker has such a URL.
+        ModuleNotFoundError: The extra of that broker is not installed.
     """
     scheme = url.partition(":")[0].lower()
     if scheme == "memory":
         return MemoryBroker()
+    if scheme in {"nats", "tls"}:
+        return NatsBroker(url)
     raise UsageError(
         f"the URL of a broker begins with memory:, redis:// or nats://, not {shown(scheme)}"
     )

@@ -14,6 +14,7 @@ it, and what is wrong costs its item only.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 import msgspec
@@ -120,6 +121,8 @@ _items: Final = msgspec.msgpack.Decoder(list[Item]).decode
 _raw_items: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _item: Final = msgspec.msgpack.Decoder(Item).decode
 _json: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_NEWLINE: Final = ord("\n")  # To look for a byte is quicker than to look for bytes (3.11).
+_channel: Final = lru_cache(4096)(parse_channel)
 _VERSION: Final = bytes((VERSION,))
 _READABLE: Final = (VERSION, VERSION + 1)
 
@@ -179,12 +182,12 @@ def publication_of(item: Published, channel: str, node: str) -> Publication | No
     """Return what an item publishes on a channel; None: it is not fit for subscribers."""
     data = item.data
     try:
-        name = parse_channel(channel)
-        line = data.decode()
-        _json(line)
+        name = _channel(channel)
+        # msgspec does not check UTF-8 in what it only looks at.
+        _json(data if data.isascii() else data.decode())
     except (InvalidChannel, UnicodeError, msgspec.MsgspecError, RecursionError):
         return None
-    if "\n" in line or too_deep(line, MAX_DEPTH) or not item.event.isprintable():
+    if _NEWLINE in data or too_deep(data, MAX_DEPTH) or not item.event.isprintable():
         return None
     return Publication(name, item.event, data, item.timestamp, item.key, node, item.number)
 

@@ -219,10 +219,11 @@ def too_deep(text: str | bytes, max_depth: int) -> bool:
     if len(text) <= 2 * max_depth:  # Each level takes two characters.
         return False
     if isinstance(text, str):
-        if text.count("[") + text.count("{") <= max_depth:
+        # Most data has no array; to look for one takes a quarter of the time of a count (3.11).
+        if ("[" in text and text.count("[")) + text.count("{") <= max_depth:
             return False
         text = text.encode("utf-8", "surrogatepass")
-    elif text.count(b"[") + text.count(b"{") <= max_depth:
+    elif (_OPENS in text and text.count(b"[")) + text.count(b"{") <= max_depth:
         return False
     brackets, room = _brackets(text), max_depth
     while brackets:

@@ -30,7 +30,7 @@ from anyio import Event, create_task_group, current_time, fail_after, move_on_af
 from .._log import BoundedLog
 from ..broker import DIAL_SECONDS, Broker, Link
 from ..core.envelope import Beacon, Envelope, Item, encode_item, read_items
-from ..core.errors import BrokerUnavailable
+from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
 from ..core.patterns import Pattern
@@ -166,6 +166,8 @@ class Relay:
                     self._arrive(link)
                     pause = _BACKOFF[0]
                     await self._use(link)
+            except UsageError:  # The broker cannot work here, however often it is dialled.
+                raise
             except Exception as exc:  # noqa: BLE001  # whatever a link raises costs that link only
                 self._lose(exc)
             finally:

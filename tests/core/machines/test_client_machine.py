@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -840,8 +839,4 @@ class ClientMachine(RuleBasedStateMachine):
                     assert self.stopped == [None]
 
 
-ClientMachine.TestCase.settings = settings(
-    max_examples=2 * settings().max_examples,
-    stateful_step_count=2 * settings().stateful_step_count,
-)
 TestClientMachine = ClientMachine.TestCase

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -521,8 +520,4 @@ class HubMachine(RuleBasedStateMachine):
                 assert not (model.is_gone and kept)
 
 
-HubMachine.TestCase.settings = settings(
-    max_examples=2 * settings().max_examples,
-    stateful_step_count=2 * settings().stateful_step_count,
-)
 TestHubMachine = HubMachine.TestCase

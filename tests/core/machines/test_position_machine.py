@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -212,7 +211,4 @@ class PositionMachine(RuleBasedStateMachine):
                     assert missing == reader.told[channel]
 
 
-PositionMachine.TestCase.settings = settings(
-    max_examples=2 * settings().max_examples, stateful_step_count=60
-)
 TestPositionMachine = PositionMachine.TestCase

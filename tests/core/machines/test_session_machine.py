@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -785,8 +784,4 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.session.pending.is_full == (len(self.unsettled) >= self.most)
 
 
-SessionMachine.TestCase.settings = settings(
-    max_examples=2 * settings().max_examples,
-    stateful_step_count=2 * settings().stateful_step_count,
-)
 TestSessionMachine = SessionMachine.TestCase

@@ -147,20 +147,22 @@ class SubscriptionMachine(RuleBasedStateMachine):
     @invariant()
     def interest_is_right(self) -> None:
         """Interest and members are those of the list."""
-        for table in self.tables:
-            for channel in CHANNELS:
-                expected = any(pattern.matches(channel) for pattern, _ in self.pairs)
-                assert table.interested(channel) == expected
-            for pattern in {pattern for pattern, _ in self.pairs}:
-                expected_members = tuple(m for held, m in self.pairs if held == pattern)
-                assert table.members(pattern) == expected_members
+        held = dict[Pattern, tuple[int, ...]]()
+        for pattern, member in self.pairs:
+            held[pattern] = (*held.get(pattern, ()), member)
+        for channel in CHANNELS:
+            expected = any(pattern.matches(channel) for pattern in held)
+            assert all(table.interested(channel) == expected for table in self.tables)
+        for pattern, members in held.items():
+            assert all(table.members(pattern) == members for table in self.tables)
 
     @invariant()
     def counts_add_up(self) -> None:
         """Patterns, subscriptions and matches are counted; the cache stays within its bound."""
+        patterns = len({pattern for pattern, _ in self.pairs})
         for (size, places, _), table in zip(TABLES, self.tables, strict=True):
             statistics = table.statistics()
-            assert statistics.patterns == len(table) == len({p for p, _ in self.pairs})
+            assert statistics.patterns == len(table) == patterns
             assert statistics.subscriptions == len(self.pairs)
             assert statistics.hits + statistics.misses == self.matches
             assert statistics.cached <= min(size, len(CHANNELS))
@@ -169,10 +171,13 @@ class SubscriptionMachine(RuleBasedStateMachine):
     @invariant()
     def no_node_is_empty(self) -> None:
         """Every node but the root leads to a member, and holds nothing that is empty."""
+        patterns = {pattern for pattern, _ in self.pairs}
+        deep = sum(map(_is_deep, patterns))
+        is_empty = all(pattern.is_exact or _is_deep(pattern) for pattern in patterns)
         for table in self.tables:
             root = table._root
-            assert root.is_empty() == all(p.is_exact or _is_deep(p) for p, _ in self.pairs)
-            assert len(table._deep) == len({p for p, _ in self.pairs if _is_deep(p)})
+            assert root.is_empty() == is_empty
+            assert len(table._deep) == deep
             for node in below(root):
                 assert not node.is_empty()
                 for held in (node.ends, node.tails, node.lasts):
