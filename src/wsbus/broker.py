@@ -18,10 +18,13 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 from .core.envelope import Turn
 from .core.feeds import Feed
 
-__all__ = ["DIAL_SECONDS", "Broker", "Link", "Receive"]
+__all__ = ["CALL_SECONDS", "DIAL_SECONDS", "Broker", "Link", "Receive"]
 
 DIAL_SECONDS: Final = 3.0
 """A link that is not there after that is given up."""
+
+CALL_SECONDS: Final = 3.0
+"""A link on which a call takes longer is given up."""
 
 Receive: TypeAlias = Callable[[bytes], None]
 """Takes each message that a broker brings; it never waits, and never raises."""

@@ -1,7 +1,8 @@
 """The way to the broker: one turn's items in one call, and one call at a time.
 
 What is put while a call is on its way leaves with the next one. So a slow broker gets fewer and
-larger calls, and each publisher still learns whether its own was taken.
+larger calls, and each publisher still learns whether its own was taken. No call has a time limit of
+its own: the beacons of the relay go the same way, and end a link on which they are stuck.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from anyio import Event, fail_after
+from anyio import Event
 
 from ..broker import Link
 from ..core.envelope import Turn
@@ -19,10 +20,7 @@ from ..core.feeds import Feed
 from ..core.messages import Receipt
 from ._wakeup import Wakeup
 
-__all__ = ["CALL_SECONDS", "Handover", "Outgoing"]
-
-CALL_SECONDS: Final = 3.0
-"""A call to a broker that takes longer means that its link is lost."""
+__all__ = ["Handover", "Outgoing"]
 
 MAX_ITEMS: Final = 10_000
 MAX_BYTES: Final = 16 << 20
@@ -196,15 +194,10 @@ class Outgoing:
             may_have_arrived=True,
         )
         try:
-            with fail_after(CALL_SECONDS):
-                await link.publish(turn)
+            await link.publish(turn)
             error = None
             self.turns += 1
             self.items += len(turn)
-        except TimeoutError:
-            raise BrokerUnavailable(
-                f"the broker did not answer within {CALL_SECONDS:g} s", may_have_arrived=True
-            ) from None
         finally:
             self._under_way = None
             if error is not None:

@@ -29,14 +29,14 @@ import msgspec
 from anyio import Event, create_task_group, current_time, fail_after, move_on_after, sleep
 
 from .._log import BoundedLog
-from ..broker import DIAL_SECONDS, Broker, Link
+from ..broker import CALL_SECONDS, DIAL_SECONDS, Broker, Link
 from ..core.envelope import Beacon, Envelope, Item, encode_item, read_items
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
 from ..core.patterns import Pattern
 from .inbox import Inbox
-from .outgoing import CALL_SECONDS, Outgoing
+from .outgoing import Outgoing
 
 __all__ = ["PROBE_SECONDS", "LinkStatistics", "Node", "Relay"]
 
