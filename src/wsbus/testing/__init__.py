@@ -2,13 +2,14 @@
 
 A clock that a test moves (:class:`.ManualClock`), transports without sockets
 (:class:`.MemoryTransport`), a WebSocket client that can break the rules (:class:`.Peer`), a TCP
-proxy with faults (:class:`.FaultProxy`), and the conformance suite of transports
-(:func:`.check_transport`).
+proxy with faults (:class:`.FaultProxy`), and the conformance suites of transports
+(:func:`.check_transport`) and brokers (:func:`.check_broker`).
 """
 
 from __future__ import annotations
 
 from .adapters import Adapter, ConformanceError
+from .brokers import BROKER_CHECKS, check_broker
 from .clock import ManualClock
 from .memory import DirectMemoryTransport, MemoryPeer, MemoryTransport
 from .peer import Peer
@@ -16,6 +17,7 @@ from .proxy import FaultProxy, ProxiedConnection
 from .transports import TRANSPORT_CHECKS, check_transport
 
 __all__ = [
+    "BROKER_CHECKS",
     "TRANSPORT_CHECKS",
     "Adapter",
     "ConformanceError",
@@ -26,5 +28,6 @@ __all__ = [
     "MemoryTransport",
     "Peer",
     "ProxiedConnection",
+    "check_broker",
     "check_transport",
 ]

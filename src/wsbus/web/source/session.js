@@ -359,8 +359,9 @@ export const makeSession = (
         return id === undefined ? subscriptions.taken(data.channels, data.reason) : subscriptions.left(id);
       case "gap": {
         const { lost = null, channels } = data;
-        subscriptions.lose(lost, channels);
-        return emit({ type: "tellGap", lost, cause: "server", channels });
+        const cause = data.cause === "broker" ? "broker" : "server";
+        subscriptions.lose(lost, cause, channels);
+        return emit({ type: "tellGap", lost, cause, channels });
       }
       case "response":
       case "status":

@@ -21,6 +21,9 @@ export const gapOf = ({ lost, cause, channels }) => ({
   ...(channels && { channels: new Map(channels.map(({ channel, lost = null, ...more }) => [channel, { lost, ...more }])) }),
 });
 
+/** Of several causes, the first one counts. @type {Gap["cause"][]} */
+const CAUSES = ["reconnect", "broker", "server", "buffer"];
+
 /**
  * Two gaps before the same event are one; of which channels it is, is then not known.
  * @param {Gap | undefined} first
@@ -30,7 +33,7 @@ export const gapOf = ({ lost, cause, channels }) => ({
 const join = (first, second) => {
   if (!first || !second) return first ?? second;
   const lost = first.lost === null || second.lost === null ? null : first.lost + second.lost;
-  return { lost, cause: second.cause === "reconnect" ? "reconnect" : first.cause };
+  return { lost, cause: CAUSES.find((cause) => cause === first.cause || cause === second.cause) ?? first.cause };
 };
 
 /**

@@ -5,7 +5,7 @@
 // the server has confirmed their name.
 import { bytesOf, fits } from "./text.js";
 
-/** @import { Failure, LostOn, Message } from "./actions.js" */
+/** @import { Failure, GapCause, LostOn, Message } from "./actions.js" */
 /**
  * @template H
  * @typedef {import("./actions.js").Action<H, never>} Action
@@ -180,15 +180,16 @@ export const makeSubscriptions = (emit) => {
     /**
      * The server dropped events. If it says of which channels, only holders that match one miss something.
      * @param {number | null} lost
+     * @param {GapCause} cause
      * @param {LostOn[]} [channels]
      */
-    lose(lost, channels) {
+    lose(lost, cause, channels) {
       for (const { segments, isHeld, holders } of all()) {
         const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
         if (!isHeld || theirs?.length === 0) continue;
         const count = theirs ? theirs.reduce((sum, each) => sum + (each.lost ?? NaN), 0) : lost;
         const known = Number.isNaN(count) ? null : count;
-        for (const holder of holders) emit({ type: "lose", holder, lost: known, cause: "server", channels: theirs });
+        for (const holder of holders) emit({ type: "lose", holder, lost: known, cause, channels: theirs });
       }
     },
   };
