@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import queue
 import signal
 import socket
 import subprocess
@@ -11,57 +10,25 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from anyio import create_task_group, fail_after, to_thread
-from anyio.from_thread import start_blocking_portal
 
-from tests.brokers.servers import Server, Servers
+from tests.brokers.listening import BusThread, receiving
+from tests.brokers.servers import Server
 from tests.server.clients import connecting, judge
-from wsbus import Bus, ConnectionId, Event, InvalidChannel, UsageError
-from wsbus.brokers import MemoryBroker, broker_of
+from wsbus import Bus, ConnectionId, InvalidChannel, UsageError
+from wsbus.brokers import MemoryBroker
 from wsbus.core.errors import BrokerUnavailable, TransportClosed
 from wsbus.emitter import Emitter, SyncEmitter
 
 StartServer = Callable[..., Server]
 
 pytestmark = pytest.mark.anyio
-KINDS = ["redis7", "nats2.15"]
-
-
-@pytest.fixture(params=KINDS)
-def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
-    """Give a running server of each client library; it is shared."""
-    return servers.of(request.param)
-
-
-class Received:
-    """What a bus got on ``t.*``, in order."""
-
-    def __init__(self, bus: Bus, events: Any) -> None:
-        self.bus = bus
-        self._events = events
-
-    async def next(self) -> Event[Any]:
-        """Return the next event."""
-        with fail_after(10):
-            event: Event[Any] = await anext(self._events)
-            return event
-
-    async def data(self, count: int) -> list[Any]:
-        """Return the data of the next ones."""
-        return [(await self.next()).data for _ in range(count)]
-
-
-@asynccontextmanager
-async def receiving(broker: Any) -> AsyncIterator[Received]:
-    """Run a bus with a broker, subscribed to ``t.*``."""
-    async with Bus(broker=broker) as bus, bus.subscribe("t.*") as events:
-        yield Received(bus, events)
 
 
 async def in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -249,51 +216,6 @@ async def test_what_a_broker_cannot_take_raises(
 
 
 # --- without an event loop -------------------------------------------------------------------
-
-
-class BusThread:
-    """A bus in a thread, with an event loop of its own, subscribed to ``t.*``."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._data: queue.Queue[Any] = queue.Queue()
-        self._portal: Any = None
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        """Return once it is subscribed."""
-        portal = self._stack.enter_context(start_blocking_portal("asyncio"))
-        ready: Future[None] = Future()
-        future = portal.start_task_soon(self._run, ready)
-        self._stack.callback(future.cancel)
-        ready.result(20)
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        """End it."""
-        self._stack.close()
-
-    async def _run(self, ready: Future[None]) -> None:
-        async with receiving(broker_of(self._url)) as got:
-            ready.set_result(None)
-            while True:
-                with fail_after(60):
-                    self._data.put((await anext(got._events)).data)
-
-    def take(self, count: int) -> list[Any]:
-        """Return the data of the next events."""
-        return [self._data.get(timeout=15) for _ in range(count)]
-
-    def is_quiet(self) -> bool:
-        """Whether nothing more has come."""
-        return self._data.empty()
-
-
-@pytest.fixture
-def bus(server: Server) -> Iterator[BusThread]:
-    """Give a bus on a real server."""
-    with BusThread(server.url) as running:
-        yield running
 
 
 def test_a_script_publishes(server: Server, bus: BusThread) -> None:

@@ -209,7 +209,7 @@ class SyncEmitter:
 
 _emitters: Final[weakref.WeakSet[SyncEmitter]] = weakref.WeakSet()
 _inherited: Final[list[object]] = []
-"""What belongs to the parent of a process that was forked: kept, so that nothing ends it here."""
+"""Threads of the parent of a forked process: kept, so that nothing ends it here."""
 
 
 def _begin_in_child() -> None:

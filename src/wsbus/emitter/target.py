@@ -1,4 +1,4 @@
-"""What emitters have in common: the broker that they publish to, and their receipt."""
+"""The broker that an emitter publishes to, and its receipt."""
 
 from __future__ import annotations
 

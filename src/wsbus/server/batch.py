@@ -33,7 +33,7 @@ class EmitterBatch:
 
     @property
     def items(self) -> Sequence[tuple[Feed, bytes]]:
-        """What the broker takes, in order: the feed of each item, and the item."""
+        """The feed of each item, and the item, in order."""
         return self._items
 
     def publish(

@@ -50,6 +50,8 @@ class Sender:
             BrokerUnavailable: It has not, or not all of them, or that will never be known.
             UsageError: The broker cannot work here.
         """
+        if not items:
+            return
         await self._dial()
         outgoing = self._outgoing
         handovers: dict[Handover, None] = {}

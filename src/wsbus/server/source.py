@@ -1,4 +1,4 @@
-"""What is accepted for publication: checked, encoded, and numbered for its node.
+"""Publications: checked, encoded, and numbered for their node.
 
 A bus and an emitter accept the same, because both ask here.
 """
