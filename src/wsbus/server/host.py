@@ -24,10 +24,11 @@ from .flusher import Flusher
 from .hooks import HookLists
 from .incoming import Incoming
 from .lifecycle import Life
-from .post import Encode, Post
+from .post import Post
 from .relay import Relay
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
+from .source import Encode
 from .statistics import BusStatistics
 
 __all__ = ["BusHost"]
