@@ -89,7 +89,7 @@ class Application(Placed):
         if self._starting is None:
             self._starting = Lock()
         async with self._starting:
-            if self._autostart and isinstance(host, BusHost) and not host.is_running:
+            if self._autostart and isinstance(host, BusHost) and not host.runs_here():
                 await host.start()
             self._autostart = False
 
@@ -97,10 +97,11 @@ class Application(Placed):
         """Start the bus, unless it is running, and stop it at the end."""
         await receive()
         host = self.endpoint.host
-        is_ours = isinstance(host, BusHost) and not host.is_running
+        is_ours = False
         try:
-            if isinstance(host, BusHost) and is_ours:
+            if isinstance(host, BusHost) and not host.runs_here():
                 await host.start()
+                is_ours = True
         except Exception as exc:  # noqa: BLE001  # told; raised, uvicorn would go on without a bus
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
