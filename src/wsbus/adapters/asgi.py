@@ -283,22 +283,13 @@ def _is_too_old(version: str) -> bool:
 
 @cache
 def _warn_of_options(*, is_fast: bool) -> None:
-    config = _uvicorn_config()
-    if config is None:
-        return
-    if not is_fast:
+    if _uvicorn_config() is not None and not is_fast:
         logger.warning(
             "uvicorn runs with a WebSocket protocol of its own, which makes fan-out half as fast "
             "and leaves stuck connections open; start it with "
             "`--ws wsbus.adapters.uvicorn:WebSocketProtocol`, with "
             "uvicorn.run(app, **uvicorn_options(bus)), or under gunicorn with "
             "`-k wsbus.adapters.gunicorn.UvicornWorker`"
-        )
-    if getattr(config, "workers", 1) > 1:
-        logger.warning(
-            "uvicorn runs %d processes, and each has a bus of its own: a publication reaches only "
-            "the clients of its own process; run one worker",
-            config.workers,
         )
 
 

@@ -29,6 +29,7 @@ from .post import Encode, Post
 from .relay import Relay
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
+from .siblings import warn_of_siblings
 from .statistics import BusStatistics
 
 __all__ = ["BusHost"]
@@ -76,6 +77,8 @@ class BusHost:
         """The run that goes on, or has failed; None: there is none."""
         self.has_run: bool = False
         """Whether it has been started, be it running still or not."""
+        self.is_private: bool = False
+        """Whether it serves a part of wsbus, which needs no broker."""
 
     # --- life --------------------------------------------------------------------------------
 
@@ -202,6 +205,8 @@ class BusHost:
             )
             services.follow(relay)
             services.post.outgoing = relay.outgoing
+        if not self.is_private and (self._broker is None or self._broker.address == "memory:"):
+            tasks.start_soon(warn_of_siblings)
         return services
 
     # --- for its endpoints -----------------------------------------------------------------------
