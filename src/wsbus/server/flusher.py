@@ -235,7 +235,9 @@ class Flusher:
             self._fail(member, exc)
             return
         if self._hub.release(member):
-            self._rest(member)
+            member.outlet.rest()
+            if self._progress is not None:
+                self._tell_progress()
             return
         member.outlet.progress(self._clock().monotonic)
         self._tell_progress()
