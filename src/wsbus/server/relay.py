@@ -22,6 +22,7 @@ import os
 import platform
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
@@ -162,8 +163,9 @@ class Relay:
         while True:
             try:
                 async with self._broker.connect(self.inbox.receive) as link:
-                    await _within(DIAL_SECONDS, link.follow({*self._cover.wanted}))
-                    self._arrive(link)
+                    feeds = {*self._cover.wanted}  # More may be wanted before it has answered.
+                    await _within(DIAL_SECONDS, link.follow(feeds))
+                    self._arrive(link, feeds)
                     pause = _BACKOFF[0]
                     await self._use(link)
             except UsageError:  # The broker cannot work here, however often it is dialled.
@@ -186,9 +188,9 @@ class Relay:
                 self._send_beacon(is_leaving=True)
                 await self.outgoing.drain()
 
-    def _arrive(self, link: Link) -> None:
-        """The link is there, and brings what was wanted when it was dialled."""
-        self._followed.update(self._cover.wanted)
+    def _arrive(self, link: Link, feeds: AbstractSet[Feed]) -> None:
+        """The link is there, and brings these feeds."""
+        self._followed.update(feeds)
         self.outgoing.open(link)
         self._is_up = True
         if self._attempted.is_set():
@@ -272,8 +274,9 @@ class Relay:
                 self._followed.update(new)
                 self._tell_progress()
             elif old:
-                await _within(CALL_SECONDS, link.unfollow(old))
+                # First: whoever wants one of them from now on waits until it is followed again.
                 self._followed.difference_update(old)
+                await _within(CALL_SECONDS, link.unfollow(old))
             elif self.inbox.is_watching:
                 with move_on_after(_COPY_SECONDS) as scope:
                     await self._changed.wait()
