@@ -33,6 +33,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
     return backend
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests, so that at the end no worker waits for one of them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def find_command(name: str, apt_package: str) -> str:
     """Return the path of an installed program, or end the test.
 

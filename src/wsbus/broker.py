@@ -18,10 +18,13 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 from .core.envelope import Turn
 from .core.feeds import Feed
 
-__all__ = ["DIAL_SECONDS", "Broker", "Link", "Receive"]
+__all__ = ["CALL_SECONDS", "DIAL_SECONDS", "Bounded", "Broker", "Link", "Receive"]
 
 DIAL_SECONDS: Final = 3.0
 """A link that is not there after that is given up."""
+
+CALL_SECONDS: Final = 3.0
+"""A link on which a call takes longer is given up."""
 
 Receive: TypeAlias = Callable[[bytes], None]
 """Takes each message that a broker brings; it never waits, and never raises."""
@@ -60,6 +63,20 @@ class Link(Protocol):
         """Tell whether another node may want this feed; true where that is not known.
 
         The node does not publish what no other node wants. It must be quick, and never waits.
+        """
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A link whose broker bounds its messages; without this, they are not bounded."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest message that the broker takes, in bytes.
+
+        The link splits what a turn holds (:meth:`.Turn.messages`). A publication that alone is
+        larger is refused.
         """
         ...
 

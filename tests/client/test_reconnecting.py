@@ -39,6 +39,7 @@ from wsbus.client import (
     Unauthenticated,
     connect,
 )
+from wsbus.testing.frames import Opcode
 
 SOON: Final = Retry(base=0.01, cap=0.02, attempts=None)
 LONG: Final = 10
@@ -502,7 +503,7 @@ async def test_what_is_larger_than_the_server_reads_is_not_sent() -> None:
         await peer.shake_hands()
         terms = '"connection_id":"c","subject":"u","max_message_bytes":1000'
         await peer.say(f'{{"type":"connected","data":{{{terms}}}}}')
-        told.append(await peer.drain())
+        told.append(await peer.stream.receive())
 
     changes = Latch()
     async with scripted(small) as url, connect(url, on_change=changes) as client:
@@ -512,3 +513,4 @@ async def test_what_is_larger_than_the_server_reads_is_not_sent() -> None:
         assert refused.value.size > 1000
         assert client.is_connected
     assert len([change for change in changes.changes if isinstance(change, Connected)]) == 1
+    assert [data[0] for data in told] == [0x80 | Opcode.CLOSE]

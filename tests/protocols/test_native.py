@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.protocols.golden import NOW, neutral, publication, vectors
 from wsbus.core.channels import parse_channel
-from wsbus.core.events import ChannelLoss
+from wsbus.core.events import ChannelLoss, GapCause
 from wsbus.core.frame import Frame, join_lines
 from wsbus.core.messages import (
     Auth,
@@ -177,6 +177,21 @@ def test_a_gap_names_at_most_sixteen_channels() -> None:
 
     assert [each["channel"] for each in some["channels"]] == [f"a.{n}" for n in range(16)]
     assert many == {"lost": 17}
+
+
+@pytest.mark.parametrize(
+    ("cause", "data"),
+    [
+        (GapCause.SERVER, b'{"lost":3}'),
+        (GapCause.BROKER, b'{"lost":3,"cause":"broker"}'),
+    ],
+)
+def test_a_gap_names_its_cause_unless_it_is_the_queue(cause: GapCause, data: bytes) -> None:
+    """protocol.md: ``data.cause`` is absent if the queue of this client was full."""
+    frame = DIALECT.encode(Gap(3, cause), NOW)
+
+    assert frame is not None
+    assert frame.payload.endswith(b'"data":' + data + b"}")
 
 
 @given(COMMANDS)

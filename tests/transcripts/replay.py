@@ -24,7 +24,7 @@ from wsbus.core.errors import (
     UsageError,
     WsbusError,
 )
-from wsbus.core.events import ChannelLoss, Gap
+from wsbus.core.events import ChannelLoss, Gap, GapCause
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
@@ -200,8 +200,8 @@ class Server(Player):
             case {"do": "server.publish"}:
                 self.publish(step)
             case {"do": "server.gap", "lost": lost}:
-                self.dropped += lost
-                self.say(Gap(lost, channels=losses(step)))
+                self.dropped += lost or 0
+                self.say(Gap(lost, GapCause(step.get("cause", "server")), losses(step)))
             case {"do": "server.accept", "subject": subject}:
                 self.judged(identity(step, subject, now))
             case {"do": "server.refuse", "why": why}:

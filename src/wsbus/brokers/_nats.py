@@ -4,31 +4,66 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 from ssl import SSLContext, SSLError
 from typing import Any, Final
 
 import msgspec
-from anyio import CancelScope, fail_after, move_on_after
+from anyio import CancelScope, current_time, fail_after, move_on_after, sleep
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.errors import AuthorizationError, Error, StaleConnectionError, UnexpectedEOF
+from nats.aio.transport import TcpTransport
+from nats.errors import Error, StaleConnectionError, UnexpectedEOF
+from nats.protocol.command import pub_cmd, sub_cmd, unsub_cmd
 
 from ..broker import DIAL_SECONDS, Link, Receive
 from ..core.envelope import Turn
-from ..core.errors import BrokerUnavailable
+from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
 
 __all__ = ["Dial", "linked"]
 
-_PING_SECONDS: Final = 1
-"""Seconds between two pings of nats-py. With two of them without an answer, the link has failed."""
+_PING_SECONDS: Final = 1.0
+_PINGS: Final = 2
+"""nats-py sends a PING each second; when a third is due and none was answered, the link is lost."""
 
-_CLOSE_SECONDS: Final = 1.0
+_ANSWER_SECONDS: Final = 3.0
+"""A server that takes longer to confirm a call is lost."""
+
+_CLUSTER_SECONDS: Final = 0.05
+"""A server of a cluster confirms for itself; the others know a little later, and none says when."""
+
+_CLOSE_SECONDS: Final = 0.1
+"""It waits for no network; nats-py waits in vain for the end of a TLS handshake that failed."""
+
 _PING: Final = b"PING\r\n"
+
+
+_INSIDE: Final = (
+    "_pongs",
+    "_process_err",
+    "_process_msg",
+    "_process_op_err",
+    "_server_info",
+    "_transport",
+)
+
+
+def check_version() -> None:
+    """Check that nats-py still has what is replaced or used of its inside.
+
+    Raises:
+        ImportError: It has not.
+    """
+    client = Client()
+    missing = [name for name in _INSIDE if not hasattr(client, name)]
+    if missing:
+        raise ImportError(f"this version of nats-py is not supported: it has no {missing}")
+
+
+check_version()
 
 
 class Dial(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,47 +89,65 @@ async def linked(
     Raises:
         BrokerUnavailable: None answers, or the link has failed.
     """
-    client = await _dial(dials)
+    client = await _dial(dials, receive)
     try:
         with CancelScope() as scope:
             client.when_lost(scope.cancel)
-            yield _NatsLink(client, receive, subject_of)
+            yield _NatsLink(client, subject_of)
         if client.failure is not None:
             raise BrokerUnavailable(client.failure)
     finally:
         await client.end()
 
 
-async def _dial(dials: Sequence[Dial]) -> _NatsClient:
+async def _dial(dials: Sequence[Dial], receive: Receive) -> _NatsClient:
+    """Try one server after the other; each may take its share of the time that is left."""
     reasons = []
-    for dial in dials:
-        client = _NatsClient(dial)
+    until = current_time() + DIAL_SECONDS
+    for left, dial in zip(range(len(dials), 0, -1), dials, strict=True):
+        client = _NatsClient(dial, receive)
+        is_there = False
         try:
-            with fail_after(DIAL_SECONDS / len(dials)):
+            with fail_after((until - current_time()) / left):
                 await client.dial()
+            is_there = True
         except TimeoutError:
-            reasons.append(f"{dial.host} did not answer in time")
-        except (OSError, Error, BrokerUnavailable) as exc:
+            reasons.append(f"{dial.host}: no answer in time")
+        except Exception as exc:  # noqa: BLE001  # nats-py and its parts raise many kinds
             reasons.append(f"{dial.host}: {_reason(exc)}")
-        else:
-            return client
         finally:
-            if not client.is_connected:
+            if not is_there:
                 await client.end()
+        if is_there:
+            return client
     raise BrokerUnavailable("; ".join(reasons))
 
 
 class _NatsClient(Client):
-    """One connection of nats-py: it ends at the first failure, and says why."""
+    """One connection of nats-py: it ends at the first failure, and says why.
 
-    def __init__(self, dial: Dial) -> None:
+    Four things in nats-py keep a failure from being noticed, and are done here instead; a test
+    holds each of them, and :func:`check_version` their names:
+
+    - ``flush()`` writes its PING ahead of messages that wait to be sent, so that the answer
+      confirms nothing. And an answer to a flush that was cancelled ends the task that reads.
+    - After an error it first sends what waits. That raises on a connection that was reset, and
+      blocks on a frozen one; its callbacks are not called then.
+    - After ``-ERR`` it closes in a task of its own, which nobody awaits.
+    - ``subscribe()`` makes 3.6 KB of queue for each subject, and with a callback a task.
+    """
+
+    def __init__(self, dial: Dial, receive: Receive) -> None:
         super().__init__()
         self._dial: Final = dial
+        self._receive: Final = receive
         self._is_encrypted = False
-        self._has_ended: Final = asyncio.Event()
+        self._calls: Final[set[asyncio.Future[bool]]] = set()
         self._on_lost: Callable[[], None] | None = None
         self.failure: str | None = None
-        """Why it has ended; None: it has not, or it was asked to."""
+        """Why it was lost; None: it was not."""
+
+    # --- dialling ----------------------------------------------------------------------------
 
     @property
     def ssl_context(self) -> SSLContext:
@@ -114,11 +167,11 @@ class _NatsClient(Client):
 
             return tell
 
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"connect_timeout": DIAL_SECONDS, "ping_interval": _PING_SECONDS}
         if dial.password is not None:
-            options = {"user": say(dial.user or ""), "password": say(dial.password)}
+            options |= {"user": say(dial.user or ""), "password": say(dial.password)}
         elif dial.user is not None:
-            options = {"token": say(dial.user)}
+            options["token"] = say(dial.user)
         if dial.tls is not None:
             options["tls"] = dial.tls
         if dial.credentials is not None:
@@ -129,17 +182,22 @@ class _NatsClient(Client):
             [f"nats://{dial.host}"],
             name="wsbus",
             allow_reconnect=False,
-            connect_timeout=int(DIAL_SECONDS),
-            ping_interval=_PING_SECONDS,
+            max_outstanding_pings=_PINGS,
             error_cb=self._failed,
-            closed_cb=self._closed,
             **options,
         )
         self._check_encryption()
 
     def _check_encryption(self) -> None:
         if self._dial.must_encrypt and not self._is_encrypted:
-            raise BrokerUnavailable("the server does not speak TLS, as its URL demands")
+            raise BrokerUnavailable("it does not ask for TLS, and must")
+
+    @property
+    def is_in_cluster(self) -> bool:
+        """Whether the server says that it is one of several."""
+        return "cluster" in self._server_info
+
+    # --- the end -----------------------------------------------------------------------------
 
     def when_lost(self, call: Callable[[], None]) -> None:
         """Have a function called when the connection is lost, if that is not so already."""
@@ -148,133 +206,138 @@ class _NatsClient(Client):
             call()
 
     def lose(self, reason: str) -> None:
-        """Note that the connection is lost. Idempotent."""
+        """Note that the connection is lost, which fails every call. Idempotent."""
         if self.failure is not None:
             return
         self.failure = reason
-        for pong in self._pongs:
-            if not pong.done():
-                pong.cancel()
+        self._pongs.clear()
+        for call in self._calls:
+            if not call.done():
+                call.set_exception(BrokerUnavailable(reason, may_have_arrived=True))
         if self._on_lost is not None:
             self._on_lost()
 
     async def end(self) -> None:
-        """Close the connection, and end what nats-py runs for it; bounded, and never cancelled."""
+        """Close the connection, and end what nats-py runs for it; bounded, and not cancelled."""
         self._on_lost = None
-        with move_on_after(_CLOSE_SECONDS, shield=True):
-            if self.is_closed:
-                await self._has_ended.wait()
-            else:
-                await self.close()
+        if not self._transport:
+            return
+        self._abort()
+        with move_on_after(_CLOSE_SECONDS, shield=True), suppress(OSError, Error):
+            await self.close()
+        self.lose("the link has ended")
+
+    def _abort(self) -> None:
+        """Close the socket at once: a frozen server would keep it open; all calls are confirmed."""
+        if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:  # noqa: SLF001
+            self._transport._io_writer.transport.abort()  # noqa: SLF001
 
     async def _failed(self, exc: Exception) -> None:
         """nats-py tells every error; while it dials, raising it ends the attempt."""
-        if not self.is_connected and not self.is_closed and self.failure is None:
+        if not self.is_connected and not self.is_closed:
             raise exc
         self.lose(_reason(exc))
 
-    async def _closed(self) -> None:
-        self._has_ended.set()
-        self.lose(_reason(self.last_error) if self.last_error else "the connection was closed")
+    async def _process_op_err(self, e: Exception) -> None:
+        """nats-py has met an error of the socket, or no answers to its pings."""
+        self.lose(_reason(e))
 
-    async def confirm(self) -> None:
-        """Return once the server has read everything that was sent so far."""
-        self._check_life()
-        pong = asyncio.get_running_loop().create_future()
-        # flush() of nats-py writes its PING ahead of what waits to be sent, and confirms nothing.
-        self._pongs.append(pong)
-        await self._send_command(_PING)
-        await self._flush_pending()
-        await asyncio.wait([pong])
-        if pong.cancelled():
-            self._check_life()
+    async def _process_err(self, err_msg: str) -> None:
+        """The server has sent an error: what a node does must be permitted."""
+        self.lose(_refusal(err_msg))
 
-    def _check_life(self) -> None:
+    # --- use ---------------------------------------------------------------------------------
+
+    async def tell(self, commands: Iterable[bytes]) -> None:
+        """Send commands together, and return once the server has read them.
+
+        Raises:
+            BrokerUnavailable: The connection was lost.
+        """
         if self.failure is not None:
             raise BrokerUnavailable(self.failure)
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        pong: asyncio.Future[bool] = loop.create_future()
+        self._transport.write(b"".join((*commands, _PING)))
+        self._pongs.append(pong)
+        self._calls.add(pong)
+        deadline = loop.call_later(_ANSWER_SECONDS, self.lose, "the server did not answer in time")
+        try:
+            await pong
+        finally:
+            deadline.cancel()
+            self._calls.discard(pong)
+            if pong.cancelled() and pong in self._pongs:
+                # Its answer still comes, and must not be taken for that of the next call.
+                self._pongs[self._pongs.index(pong)] = loop.create_future()
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
+        """Pass a message on as it is read, whatever its subscription."""
+        self._receive(data)
 
 
 class _NatsLink:
-    def __init__(
-        self, client: _NatsClient, receive: Receive, subject_of: Callable[[Feed], str]
-    ) -> None:
+    def __init__(self, client: _NatsClient, subject_of: Callable[[Feed], str]) -> None:
         self._client: Final = client
-        self._sink: Final = _Sink(receive)
         self._subject_of: Final = subject_of
-        self._followed: Final[dict[Feed, Subscription]] = {}
+        self._followed: Final[dict[Feed, int]] = {}
+        self._numbers: Final = count(1)
+
+    @property
+    def max_bytes(self) -> int:
+        """What the server says when it greets."""
+        return self._client.max_payload
 
     async def publish(self, turn: Turn) -> None:
-        client = self._client
-        try:
-            for feed, message in turn.messages(spread=False):
-                await client.publish(self._subject_of(feed), message)
-            await client.confirm()
-        except (Error, OSError, BrokerUnavailable) as exc:
-            raise BrokerUnavailable(
-                f"{client.failure or _reason(exc)}; this is published, or not",
-                may_have_arrived=True,
-            ) from None
+        most, commands = self._client.max_payload, []
+        for feed, message in turn.messages(spread=False, most=most):
+            if len(message) > most:
+                raise UsageError(f"this has {len(message)} bytes, and the server takes {most}")
+            commands.append(pub_cmd(self._subject_of(feed), "", message))
+        await self._client.tell(commands)
 
     async def follow(self, feeds: Collection[Feed]) -> None:
-        await self._call(self._follow(feeds))
+        new = {feed: next(self._numbers) for feed in feeds if feed not in self._followed}
+        self._followed.update(new)
+        await self._client.tell(
+            [sub_cmd(self._subject_of(feed), "", number) for feed, number in new.items()]
+        )
+        if self._client.is_in_cluster:
+            await sleep(_CLUSTER_SECONDS)
 
     async def unfollow(self, feeds: Collection[Feed]) -> None:
-        await self._call(self._unfollow(feeds))
+        old = [self._followed.pop(feed) for feed in feeds if feed in self._followed]
+        await self._client.tell([unsub_cmd(number, 0) for number in old])
 
     @property
     def has_others(self) -> bool:
+        """NATS does not tell."""
         return True
 
     def is_wanted(self, feed: Feed) -> bool:
         return True
 
-    async def _follow(self, feeds: Collection[Feed]) -> None:
-        for feed in feeds:
-            if feed not in self._followed:
-                subject = self._subject_of(feed)
-                self._followed[feed] = await self._client.subscribe(subject, future=self._sink)
-
-    async def _unfollow(self, feeds: Collection[Feed]) -> None:
-        for feed in feeds:
-            subscription = self._followed.pop(feed, None)
-            if subscription is not None:
-                await subscription.unsubscribe()
-
-    async def _call(self, change: Awaitable[None]) -> None:
-        client = self._client
-        try:
-            await change
-            await client.confirm()
-        except (Error, OSError) as exc:
-            raise BrokerUnavailable(client.failure or _reason(exc)) from None
-
-
-class _Sink(asyncio.Future[Msg]):
-    """Takes the messages of all subscriptions as nats-py reads them.
-
-    nats-py gives a subscription's messages to a future that it was made with, within the call that
-    reads them. So there is no queue and no task for each subscription. This one never ends.
-    """
-
-    def __init__(self, receive: Receive) -> None:
-        super().__init__()
-        self._receive: Final = receive
-
-    def set_result(self, message: Msg, /) -> None:
-        self._receive(message.data)
-
 
 def _reason(exc: BaseException) -> str:
     """Say what went wrong in plain words, without a secret."""
+    if isinstance(exc, BrokerUnavailable):
+        return str(exc)
     if isinstance(exc, UnexpectedEOF):
         return "the server closed the connection"
     if isinstance(exc, StaleConnectionError):
         return "the server did not answer in time"
-    if isinstance(exc, AuthorizationError):
-        return "the server refuses the credentials"
     if isinstance(exc, SSLError):
-        return f"TLS failed: {exc.reason or exc}"
+        return f"TLS failed: {exc.reason or type(exc).__name__}"
     if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
         return os.strerror(exc.errno).lower()
-    text = str(exc).strip().removeprefix("nats: ").strip().strip("'")
-    return text or type(exc).__name__
+    if isinstance(exc, OSError | Error):
+        return _refusal(str(exc))
+    return f"{type(exc).__name__} of nats-py"
+
+
+def _refusal(text: str) -> str:
+    text = text.strip().removeprefix("nats: ").strip().strip("'").lower()
+    return "the server refuses the credentials" if "authorization" in text else text

@@ -173,6 +173,8 @@ def _tell_gap(gap: Gap) -> None:
     lost = "events are" if gap.lost is None else f"{gap.lost} events are"
     if gap.cause is GapCause.SERVER:
         say(f"{lost} missing here: the server's queue for this client was full")
+    elif gap.cause is GapCause.BROKER:
+        say(f"{lost} missing here: the link between servers was lost")
     elif gap.cause is GapCause.BUFFER:
         say(f"{lost} missing here: the output is read too slowly")
 

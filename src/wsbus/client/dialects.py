@@ -196,6 +196,7 @@ class _ChannelLossIn(msgspec.Struct, frozen=True):
 
 class _LossIn(msgspec.Struct, frozen=True):
     lost: int | None = None
+    cause: str | None = None
     channels: tuple[_ChannelLossIn, ...] | None = None
 
 
@@ -205,7 +206,8 @@ class _GapIn(_In, frozen=True, kw_only=True, tag="gap"):
     def heard(self) -> _Said:
         found = self.data.channels
         channels = found and {each.channel: ChannelLoss(each.lost, each.position) for each in found}
-        return Gap(self.data.lost, GapCause.SERVER, channels or None)
+        cause = GapCause.BROKER if self.data.cause == "broker" else GapCause.SERVER
+        return Gap(self.data.lost, cause, channels or None)
 
 
 class _FactsIn(msgspec.Struct, frozen=True, kw_only=True):

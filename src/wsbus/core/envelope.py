@@ -36,6 +36,7 @@ __all__ = [
     "Revoked",
     "Turn",
     "encode_item",
+    "largest_item",
     "open_envelope",
     "publication_of",
     "publish_item",
@@ -126,6 +127,9 @@ _channel: Final = lru_cache(4096)(parse_channel)
 _LAST_SECOND: Final = 253_402_300_799.0  # Of the year 9999: a date in every language.
 _VERSION: Final = bytes((VERSION,))
 _READABLE: Final = (VERSION, VERSION + 1)
+
+_HEAD_BYTES: Final = 128
+"""More than an envelope has beside its items: a node is named by 32 characters at most."""
 
 encode_item: Final = _encode
 """Encode an item."""
@@ -221,12 +225,14 @@ class Turn:
         self._order.append((feed, msgspec.Raw(item)))
         self.bytes += len(item)
 
-    def messages(self, *, spread: bool) -> Iterator[tuple[Feed, bytes]]:
+    def messages(self, *, spread: bool, most: int | None = None) -> Iterator[tuple[Feed, bytes]]:
         """Yield one envelope for each feed, for a broker to publish.
 
         Args:
             spread: Whether each item also goes to the feeds around its own. A broker that delivers
                 by the start of a name does not need that.
+            most: Bytes that an envelope may have: more items on a feed become several envelopes,
+                in order. An item has at most :func:`largest_item` of them. None: any number.
         """
         feeds: dict[Feed, list[msgspec.Raw]] = {}
         for feed, item in self._order:
@@ -235,4 +241,23 @@ class Turn:
                 for wider in feeds_around(feed):
                     feeds.setdefault(wider, []).append(item)
         for feed, items in feeds.items():
-            yield feed, _VERSION + _encode((self._node, self._number, self._sent_at, items))
+            for part in [items] if most is None else _parts(items, largest_item(most)):
+                yield feed, _VERSION + _encode((self._node, self._number, self._sent_at, part))
+
+
+def largest_item(most: int) -> int:
+    """Return the largest size of an item that fits into an envelope of so many bytes."""
+    return most - _HEAD_BYTES
+
+
+def _parts(items: list[msgspec.Raw], most: int) -> Iterator[list[msgspec.Raw]]:
+    """Split items so that each part has at most so many bytes, or one item."""
+    part: list[msgspec.Raw] = []
+    size = 0
+    for item in items:
+        if part and size + len(item) > most:
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += len(item)
+    yield part

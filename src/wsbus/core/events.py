@@ -30,10 +30,12 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class GapCause(StrEnum):
-    """The reason for which publications are missing."""
+    """The reason for which publications are missing; of several, the first one here counts."""
 
     RECONNECT = "reconnect"
     """The client was not connected for a while."""
+    BROKER = "broker"
+    """The link between servers was lost: publications of other nodes are missing."""
     SERVER = "server"
     """The server's queue was full: the client, or the network, was too slow."""
     BUFFER = "buffer"
@@ -59,10 +61,10 @@ class Gap(msgspec.Struct, frozen=True):
     """The losses by channel; None: the channels are unknown, or more than 16."""
 
     def joined(self, later: Gap) -> Gap:
-        """Return one gap for both; its cause is ``reconnect`` if that of one of them is."""
+        """Return one gap for both; its cause is the one that :class:`GapCause` has first."""
         unknown = self.lost is None or later.lost is None
         lost = None if unknown else (self.lost or 0) + (later.lost or 0)
-        cause = later.cause if later.cause is GapCause.RECONNECT else self.cause
+        cause = next(cause for cause in GapCause if cause in (self.cause, later.cause))
         return Gap(lost, cause, _joined(self.channels, later.channels))
 
 

@@ -82,6 +82,8 @@ class MatchCache(Generic[M, A]):
         self._arrange: Final = arrange
         self._edit: Final = edit
         self._narrow: Final = narrow
+        self._nothing: A | None = None
+        """The arrangement of no members, made once: names that nobody wants are not kept."""
         self._size: Final = size // 2
         self._places: Final = places // 2
         self._now: Answers[M, A] = Answers()
@@ -258,7 +260,11 @@ class MatchCache(Generic[M, A]):
             if found is None or not self._size:
                 if entry is not None:
                     self._drop(channel)
-                return self._narrowed(channel, self._arrange(found.members() if found else ()))
+                if found is not None:
+                    return self._narrowed(channel, self._arrange(found.members()))
+                if self._nothing is None:
+                    self._nothing = self._arrange(())
+                return self._nothing
             entry = self._renewed(channel, entry, found, touched)
         entry.known = self._version
         if is_recent:

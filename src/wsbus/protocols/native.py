@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from ..core import messages as core
-from ..core.events import MAX_GAP_CHANNELS, Gap, Position
+from ..core.events import MAX_GAP_CHANNELS, Gap, GapCause, Position
 from ..core.patterns import Pattern, parse_pattern
 from .common import (
     COMMON_MESSAGES,
@@ -90,6 +90,7 @@ class _ChannelLoss(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class _Loss(msgspec.Struct, frozen=True, omit_defaults=True):
     lost: int | None
+    cause: GapCause | None = None
     channels: tuple[_ChannelLoss, ...] | None = None
 
 
@@ -210,13 +211,14 @@ def _position(position: Position, previous: Position | None = None) -> _Position
 
 
 def _loss(gap: Gap) -> _Loss:
+    cause = gap.cause if gap.cause is GapCause.BROKER else None
     if gap.channels is None or len(gap.channels) > MAX_GAP_CHANNELS:
-        return _Loss(gap.lost)
+        return _Loss(gap.lost, cause)
     channels = [
         _ChannelLoss(name, loss.lost, None if loss.position is None else _position(loss.position))
         for name, loss in gap.channels.items()
     ]
-    return _Loss(gap.lost, tuple(channels))
+    return _Loss(gap.lost, cause, tuple(channels))
 
 
 def _plain(number: float | None) -> float | None:

@@ -1,32 +1,34 @@
 """The way to the broker: one turn's items in one call, and one call at a time.
 
 What is put while a call is on its way leaves with the next one. So a slow broker gets fewer and
-larger calls, and each publisher still learns whether its own was taken.
+larger calls, and each publisher still learns whether its own was taken. No call has a time limit of
+its own: the beacons of the relay go the same way, and end a link on which they are stuck.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
-from anyio import Event, fail_after
+from anyio import Event
 
-from ..broker import Link
-from ..core.envelope import Turn
-from ..core.errors import BrokerUnavailable
+from ..broker import Bounded, Link
+from ..core.envelope import Turn, largest_item
+from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
 from ..core.messages import Receipt
 from ._wakeup import Wakeup
 
-__all__ = ["CALL_SECONDS", "Handover", "Outgoing"]
-
-CALL_SECONDS: Final = 3.0
-"""A call to a broker that takes longer means that its link is lost."""
+__all__ = ["Handover", "NotTaken", "Outgoing"]
 
 MAX_ITEMS: Final = 10_000
 MAX_BYTES: Final = 16 << 20
 """Bounds of the items that wait for the broker: a second of more traffic than one node has."""
+
+
+NotTaken: TypeAlias = BrokerUnavailable | UsageError
+"""Why a broker has not taken something; a usage error: it is too large."""
 
 
 class Handover:
@@ -34,14 +36,14 @@ class Handover:
 
     __slots__ = ("_callbacks", "_error", "_event", "_is_settled")
 
-    def __init__(self, error: BrokerUnavailable | None = None) -> None:
+    def __init__(self, error: NotTaken | None = None) -> None:
         self._error = error
         self._is_settled = error is not None
         self._event: Event | None = None
-        self._callbacks: list[Callable[[BrokerUnavailable | None], None]] = []
+        self._callbacks: list[Callable[[NotTaken | None], None]] = []
 
     @property
-    def error(self) -> BrokerUnavailable | None:
+    def error(self) -> NotTaken | None:
         """Why it was not taken; None: it was, or that is not known yet."""
         return self._error
 
@@ -50,6 +52,7 @@ class Handover:
 
         Raises:
             BrokerUnavailable: It has not, or that will never be known.
+            UsageError: It is larger than the broker takes.
         """
         if not self._is_settled:
             if self._event is None:
@@ -62,7 +65,10 @@ class Handover:
 
         Raises:
             BrokerUnavailable: It was not taken.
+            UsageError: It is larger than the broker takes.
         """
+        if isinstance(self._error, UsageError):
+            raise UsageError(str(self._error))
         if self._error is not None:
             # Each waiter raises one of its own: a shared one would collect their tracebacks.
             raise BrokerUnavailable(str(self._error), may_have_arrived=self._error.may_have_arrived)
@@ -76,14 +82,14 @@ class Handover:
         self.check()
         return receipt
 
-    def then(self, callback: Callable[[BrokerUnavailable | None], None]) -> None:
+    def then(self, callback: Callable[[NotTaken | None], None]) -> None:
         """Have a function called once it is known; it must not raise."""
         if self._is_settled:
             callback(self._error)
         else:
             self._callbacks.append(callback)
 
-    def settle(self, error: BrokerUnavailable | None) -> None:
+    def settle(self, error: NotTaken | None) -> None:
         """Note the end of it. Idempotent."""
         if self._is_settled:
             return
@@ -111,6 +117,7 @@ class Outgoing:
         self._under_way: Handover | None = None
         self._due: Final = Wakeup()
         self._link: Link | None = None
+        self._largest = MAX_BYTES
         self._reason = BrokerUnavailable("there is no link to the broker yet")
         self.turns: int = 0
         """Calls that the broker has taken."""
@@ -141,6 +148,13 @@ class Outgoing:
         """
         if self._link is None:
             return Handover(self._reason)
+        if len(item) > self._largest:
+            return Handover(
+                UsageError(
+                    f"this has {len(item)} bytes, and the broker takes {self._largest}; "
+                    "no other process gets it"
+                )
+            )
         if self._turn is None:
             self._number += 1
             self._turn = Turn(self._node, self._number, self._wall()), Handover()
@@ -154,6 +168,7 @@ class Outgoing:
     def open(self, link: Link) -> None:
         """Take items for a link, which :meth:`run` serves."""
         self._link = link
+        self._largest = largest_item(link.max_bytes) if isinstance(link, Bounded) else MAX_BYTES
 
     async def run(self, link: Link) -> None:
         """Hand over what is put, until the link fails.
@@ -196,15 +211,10 @@ class Outgoing:
             may_have_arrived=True,
         )
         try:
-            with fail_after(CALL_SECONDS):
-                await link.publish(turn)
+            await link.publish(turn)
             error = None
             self.turns += 1
             self.items += len(turn)
-        except TimeoutError:
-            raise BrokerUnavailable(
-                f"the broker did not answer within {CALL_SECONDS:g} s", may_have_arrived=True
-            ) from None
         finally:
             self._under_way = None
             if error is not None:

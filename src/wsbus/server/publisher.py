@@ -96,8 +96,8 @@ class Publisher:
 
         Raises:
             InvalidChannel: The channel is invalid; a pattern, for example.
-            UsageError: The data has no JSON form, or an argument has the wrong type. Nothing was
-                published.
+            UsageError: The data has no JSON form, or an argument has the wrong type: nothing was
+                published. Or it is larger than the broker takes: other processes do not get it.
             NotStarted: The bus is not running.
             BrokerUnavailable: The broker has not taken it, so that other processes do not get it;
                 the subscribers of this one do.

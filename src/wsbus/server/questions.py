@@ -14,13 +14,14 @@ from typing import Final, Protocol, TypeVar, TypeVarTuple
 import msgspec
 
 from ..core.actions import Action, AskPermission, AskToken, Attach, Emit
-from ..core.errors import BrokerUnavailable, CloseCode, ErrorCode
+from ..core.errors import CloseCode, ErrorCode
 from ..core.instant import Instant
 from ..core.messages import Refused, Response
 from ..core.permissions import Identity
 from ..endpoint import Refusal
 from .connection import ConnectionDriver
 from .interest import REACH_SECONDS
+from .outgoing import NotTaken
 from .post import Post
 from .services import Services
 
@@ -91,7 +92,7 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
     publish = action.publish
     receipt, handover = post.emit(action.channel, publish.event, publish.data)
 
-    def answer(error: BrokerUnavailable | None) -> None:
+    def answer(error: NotTaken | None) -> None:
         if error is not None:
             asker.send(Refused(ErrorCode.UNAVAILABLE, _NOT_RELAYED, publish.ref))
         elif publish.ref is not None:

@@ -29,14 +29,14 @@ import msgspec
 from anyio import Event, create_task_group, current_time, fail_after, move_on_after, sleep
 
 from .._log import BoundedLog
-from ..broker import DIAL_SECONDS, Broker, Link
+from ..broker import CALL_SECONDS, DIAL_SECONDS, Broker, Link
 from ..core.envelope import Beacon, Envelope, Item, encode_item, read_items
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
 from ..core.patterns import Pattern
 from .inbox import Inbox
-from .outgoing import CALL_SECONDS, Outgoing
+from .outgoing import Outgoing
 
 __all__ = ["PROBE_SECONDS", "LinkStatistics", "Node", "Relay"]
 
@@ -70,7 +70,7 @@ class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
     losses: int
     """How often a link was lost."""
     gaps: int
-    """How often subscribers got a gap, because a link was back."""
+    """How often subscribers got a gap: a link was back, or something could not be read."""
     round_trip: float | None
     """Seconds that the last beacon took to the broker and back; None: none has come back yet."""
     lag: float
@@ -112,7 +112,8 @@ class Relay:
         clock: Reads both clocks.
         count_connections: Returns how many connections the beacon tells.
         take: Called with each item of another node that concerns subscribers.
-        tell_gap: Called after a link is back, once everything wanted is followed.
+        tell_gap: Called when publications of other nodes may be missing: after a link is back, once
+            everything wanted is followed, and when something could not be read.
     """
 
     def __init__(
@@ -163,9 +164,9 @@ class Relay:
         while True:
             try:
                 async with self._broker.connect(self.inbox.receive) as link:
-                    feeds = {*self._cover.wanted}  # More may be wanted before it has answered.
-                    await _within(DIAL_SECONDS, link.follow(feeds))
-                    self._arrive(link, feeds)
+                    wanted = {*self._cover.wanted}  # More may be wanted when this is followed.
+                    await _within(DIAL_SECONDS, link.follow(wanted))
+                    self._arrive(link, wanted)
                     pause = _BACKOFF[0]
                     await self._use(link)
             except UsageError:  # The broker cannot work here, however often it is dialled.
@@ -188,14 +189,13 @@ class Relay:
                 self._send_beacon(is_leaving=True)
                 await self.outgoing.drain()
 
-    def _arrive(self, link: Link, feeds: AbstractSet[Feed]) -> None:
-        """The link is there, and brings these feeds."""
-        self._followed.update(feeds)
+    def _arrive(self, link: Link, followed: AbstractSet[Feed]) -> None:
+        """The link is there, and brings what was wanted when it was dialled."""
+        self._followed.update(followed)
         self.outgoing.open(link)
         self._is_up = True
         if self._attempted.is_set():
-            self._gaps += 1
-            self._tell_gap()
+            self._report_gap()
             logger.warning(
                 "the link to %s is there; subscribers get a gap, since events of other processes "
                 "may be missing",
@@ -203,6 +203,10 @@ class Relay:
             )
         self._attempted.set()
         self._tell_progress()
+
+    def _report_gap(self) -> None:
+        self._gaps += 1
+        self._tell_gap()
 
     def _depart(self) -> None:
         self._is_up = False
@@ -307,7 +311,8 @@ class Relay:
         return sorted(found, key=lambda node: (not node.is_self, node.started_at))
 
     async def _probe(self) -> None:
-        """Send a beacon, see it come back, and again."""
+        """Send a beacon, see it come back, and again; report what could not be read meanwhile."""
+        unreadable = self.inbox.unreadable
         while True:
             self._echo, sent = Event(), current_time()
             self._send_beacon()
@@ -318,6 +323,9 @@ class Relay:
                     f"what this process sent did not come back within {CALL_SECONDS:g} s"
                 )
             self._round_trip = current_time() - sent
+            if self.inbox.unreadable > unreadable:
+                unreadable = self.inbox.unreadable
+                self._report_gap()
             await sleep(PROBE_SECONDS)
 
     def _send_beacon(self, *, is_leaving: bool = False) -> None:

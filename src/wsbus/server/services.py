@@ -121,7 +121,7 @@ class Services:
 
     def tell_gap(self) -> None:
         """Tell all subscribers that publications of other nodes may be missing."""
-        gap, now = Gap(None, GapCause.SERVER), self.clock()
+        gap, now = Gap(None, GapCause.BROKER), self.clock()
         for driver in self.registry.connected():
             if driver.session.patterns:
                 driver.send(gap, now)

@@ -4,7 +4,7 @@ export type Position = {
 };
 export type Gap = {
     lost: number | null;
-    cause: "reconnect" | "server" | "buffer";
+    cause: "reconnect" | "broker" | "server" | "buffer";
     channels?: Map<string, {
         lost: number | null;
         position?: Position;

@@ -4,7 +4,7 @@
 /** @typedef {{ data?: unknown, error?: Failure }} Outcome */
 /** @typedef {{ epoch: string, offset: number, previous?: number }} WirePosition */
 /** @typedef {{ channel: string, lost?: number | null, position?: WirePosition }} LostOn */
-/** @typedef {"reconnect" | "server" | "buffer"} GapCause */
+/** @typedef {"reconnect" | "broker" | "server" | "buffer"} GapCause */
 /**
  * What a server says of itself and of its limits.
  * @typedef {object} Terms
@@ -24,7 +24,7 @@
  * @property {number} timestamp
  * @property {boolean} [success]
  * @property {{ code: string, message: string }} [error]
- * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost?: number | null,
+ * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost?: number | null, cause?: string,
  *   rejected?: { channel: string, code: string, message: string }[] }} data
  */
 /**

@@ -5,7 +5,7 @@
 // the server has confirmed their name.
 import { bytesOf, fits } from "./text.js";
 
-/** @import { Failure, LostOn, Message } from "./actions.js" */
+/** @import { Failure, GapCause, LostOn, Message } from "./actions.js" */
 /**
  * @template H
  * @typedef {import("./actions.js").Action<H, never>} Action
@@ -45,6 +45,9 @@ export const makeSubscriptions = (emit) => {
     names.delete(text);
     for (const holder of holders) emit({ type: "dismiss", holder, error });
   };
+
+  /** The request asks for what was held before. @param {string} [ref] */
+  const isRenewal = (ref) => haveMissed(askedBy(ref));
 
   const haveMissed = (some = all()) => some.some(({ missed }) => missed.size);
 
@@ -117,8 +120,10 @@ export const makeSubscriptions = (emit) => {
     /** How many names a request has that is not answered yet; 0: it is none of these. @param {string} ref */
     count: (ref) => (leaving.get(ref) ?? askedBy(ref)).length,
 
-    /** The request asks for what was held before. @param {string} ref */
-    isRenewal: (ref) => haveMissed(askedBy(ref)),
+    isRenewal,
+
+    /** The server cannot serve now what it served over an earlier connection. @param {Message} message */
+    isCutShort: ({ id, data: { rejected = [] } }) => rejected.some(({ code }) => code === "UNAVAILABLE") && isRenewal(id),
 
     /** The request was not acted on, and is to be made again. @param {string} ref */
     postpone(ref) {
@@ -180,15 +185,16 @@ export const makeSubscriptions = (emit) => {
     /**
      * The server dropped events. If it says of which channels, only holders that match one miss something.
      * @param {number | null} lost
+     * @param {GapCause} cause
      * @param {LostOn[]} [channels]
      */
-    lose(lost, channels) {
+    lose(lost, cause, channels) {
       for (const { segments, isHeld, holders } of all()) {
         const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
         if (!isHeld || theirs?.length === 0) continue;
         const count = theirs ? theirs.reduce((sum, each) => sum + (each.lost ?? NaN), 0) : lost;
         const known = Number.isNaN(count) ? null : count;
-        for (const holder of holders) emit({ type: "lose", holder, lost: known, cause: "server", channels: theirs });
+        for (const holder of holders) emit({ type: "lose", holder, lost: known, cause, channels: theirs });
       }
     },
   };

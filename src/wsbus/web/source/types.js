@@ -5,9 +5,10 @@
 /** Where a publication stands among those of its channel. @typedef {{ epoch: string, offset: number }} Position */
 /**
  * What is missing. `lost`: how many events; null: nobody knows. `cause`: there was no connection for a
- * while (`reconnect`); the queue of the `server` was full; the `buffer` of the loop was full. `channels`:
+ * while (`reconnect`); the link between servers was lost (`broker`); the queue of the `server` was full; the
+ * `buffer` of the loop was full. Of several causes the first one of these counts. `channels`:
  * how many of each channel (null: unknown), and the position of the newest one of them; absent: not known, or too many.
- * @typedef {{ lost: number | null, cause: "reconnect" | "server" | "buffer",
+ * @typedef {{ lost: number | null, cause: "reconnect" | "broker" | "server" | "buffer",
  *   channels?: Map<string, { lost: number | null, position?: Position }> }} Gap
  */
 /**
