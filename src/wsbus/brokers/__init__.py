@@ -11,8 +11,9 @@ from ..core.choices import shown
 from ..core.errors import UsageError
 from .memory import MemoryBroker
 from .nats import NatsBroker
+from .redis import RedisBroker
 
-__all__ = ["MemoryBroker", "NatsBroker", "broker_of"]
+__all__ = ["MemoryBroker", "NatsBroker", "RedisBroker", "broker_of"]
 
 
 def broker_of(url: str) -> Broker:
@@ -27,6 +28,8 @@ def broker_of(url: str) -> Broker:
         return MemoryBroker()
     if scheme in {"nats", "tls"}:
         return NatsBroker(url)
+    if scheme.startswith(("redis", "valkey", "unix")):
+        return RedisBroker(url)
     raise UsageError(
         f"the URL of a broker begins with memory:, redis:// or nats://, not {shown(scheme)}"
     )

@@ -1,0 +1,216 @@
+"""A link to Redis: two connections to one server.
+
+One publishes, and reads the replies. The other subscribes; its reader passes each message on as it
+is parsed, without a queue, so that what a node cannot take in time waits at the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import Final
+
+import hiredis
+from anyio import CancelScope
+
+from ..broker import Link, Receive
+from ..core.envelope import Turn
+from ..core.errors import BrokerUnavailable
+from ..core.feeds import Feed
+from ._redis_dial import (
+    RedisPlace,
+    Stream,
+    bounded,
+    fault_of,
+    find,
+    open_stream,
+    packed,
+    reason_of,
+    refusal_of,
+)
+
+__all__ = ["linked"]
+
+_CHUNK: Final = 512
+"""Channels of one SUBSCRIBE."""
+
+_MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
+_EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
+
+
+@asynccontextmanager
+async def linked(place: RedisPlace, names: str, receive: Receive) -> AsyncIterator[Link]:
+    """Find the server, dial it, and yield a link to it, until that fails.
+
+    Args:
+        place: Where it is.
+        names: What the names of all channels and keys begin with.
+        receive: Called with each message.
+
+    Raises:
+        BrokerUnavailable: It cannot be reached, it refuses, or the link has failed.
+    """
+    check = packed(b"DEL", f"{names}primary".encode())
+    outward = inward = reader = None
+    try:
+        with bounded():
+            address, outward = await find(place, check)
+            inward = await open_stream(address, place.login)
+        with CancelScope() as scope:
+            link = _RedisLink(
+                outward,
+                inward,
+                names=names,
+                check=check,
+                receive=receive,
+                on_lost=scope.cancel,
+            )
+            reader = asyncio.create_task(link.read())
+            yield link
+        if link.failure is not None:
+            raise BrokerUnavailable(link.failure)
+    finally:
+        with CancelScope(shield=True):
+            if reader is not None:
+                reader.cancel()
+                await asyncio.wait([reader])
+            for stream in (outward, inward):
+                if stream is not None:
+                    await stream.close()
+
+
+class _RedisLink:
+    def __init__(
+        self,
+        outward: Stream,
+        inward: Stream,
+        *,
+        names: str,
+        check: bytes,
+        receive: Receive,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._outward: Final = outward
+        self._inward: Final = inward
+        self._names: Final = names
+        self._check: Final = check
+        self._receive: Final = receive
+        self._on_lost: Final = on_lost
+        self._head: Final = lru_cache(4096)(self._packed_head)
+        self._asked = self._confirmed = 0  # Channels, to be followed or not.
+        self._waiting: Final[deque[tuple[int, asyncio.Future[None]]]] = deque()
+        self.failure: str | None = None
+        """Why it has ended; None: it has not."""
+
+    async def publish(self, turn: Turn) -> None:
+        self._check_life()
+        parts = [self._check]
+        count = 0
+        for feed, message in turn.messages(spread=True):
+            parts += (self._head(feed), b"$%d\r\n" % len(message), message, b"\r\n")
+            count += 1
+        if not count:
+            return
+        if count > 1:
+            parts.insert(1, _MULTI)
+            parts.append(_EXEC)
+        try:
+            first, *others = await self._outward.call(
+                b"".join(parts), 2 if count == 1 else count + 3
+            )
+        except (OSError, hiredis.ProtocolError) as exc:
+            reason = self._lose(reason_of(exc))
+            raise BrokerUnavailable(
+                f"{reason}; this is published, or not", may_have_arrived=True
+            ) from None
+        except BaseException:
+            self._lose("a call to it was given up")  # Its replies would be taken for later ones.
+            raise
+        wrong = fault_of(first)
+        if wrong is not None:
+            raise BrokerUnavailable(self._lose(wrong), may_have_arrived=True)
+        results = others[-1] if count > 1 else None
+        for reply in (*others, *(results if isinstance(results, list) else ())):
+            if isinstance(reply, Exception):
+                raise BrokerUnavailable(self._lose(refusal_of(str(reply))))
+
+    async def follow(self, feeds: Collection[Feed]) -> None:
+        await self._change(b"SUBSCRIBE", feeds)
+
+    async def unfollow(self, feeds: Collection[Feed]) -> None:
+        await self._change(b"UNSUBSCRIBE", feeds)
+
+    @property
+    def has_others(self) -> bool:
+        return True
+
+    def is_wanted(self, feed: Feed) -> bool:
+        return True
+
+    async def read(self) -> None:
+        """Pass on what the server sends, until the link fails."""
+        receive = self._receive
+        try:
+            while True:
+                for reply in await self._inward.receive():
+                    if type(reply) is not list or len(reply) != 3:
+                        self._lose(refusal_of(str(reply)))
+                        return
+                    if reply[0] == b"message":
+                        receive(reply[2])
+                    else:
+                        self._confirm()
+        except (OSError, hiredis.ProtocolError) as exc:
+            self._lose(reason_of(exc))
+
+    async def _change(self, command: bytes, feeds: Collection[Feed]) -> None:
+        self._check_life()
+        channels = [self._name(feed) for feed in feeds]
+        if not channels:
+            return
+        self._asked += len(channels)
+        confirmed = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._asked, confirmed))
+        commands = [
+            packed(command, *channels[start : start + _CHUNK])
+            for start in range(0, len(channels), _CHUNK)
+        ]
+        try:
+            await self._inward.send(b"".join(commands))
+        except OSError as exc:
+            raise BrokerUnavailable(self._lose(reason_of(exc))) from None
+        await confirmed
+
+    def _confirm(self) -> None:
+        self._confirmed += 1
+        while self._waiting and self._waiting[0][0] <= self._confirmed:
+            _, confirmed = self._waiting.popleft()
+            if not confirmed.done():
+                confirmed.set_result(None)
+
+    def _lose(self, reason: str) -> str:
+        """End the link; return the first reason."""
+        if self.failure is None:
+            self.failure = reason
+            for _, confirmed in self._waiting:
+                if not confirmed.done():
+                    confirmed.set_exception(BrokerUnavailable(reason))
+                    confirmed.exception()  # Its waiter may be cancelled before it looks.
+            self._waiting.clear()
+            self._on_lost()
+        return self.failure
+
+    def _check_life(self) -> None:
+        if self.failure is not None:
+            raise BrokerUnavailable(self.failure)
+
+    def _name(self, feed: Feed) -> bytes:
+        return (self._names + feed).encode()
+
+    def _packed_head(self, feed: Feed) -> bytes:
+        """Return the beginning of the command that publishes on a feed."""
+        name = self._name(feed)
+        return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n" % (len(name), name)

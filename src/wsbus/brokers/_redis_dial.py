@@ -1,0 +1,327 @@
+"""Finding and dialling a server of Redis; what redis-py is used for, and what is done around it.
+
+redis-py dials, speaks TLS and logs in; its retries are off. What follows goes over the streams that
+it opened, with a parser of hiredis: a turn has a reply for each of its messages, and redis-py
+spends 3 µs on each.
+
+**Primary.** A replica takes a PUBLISH, and passes it to its own subscribers only. So each turn
+starts with ``DEL`` of a key that does not exist. A server that may not write answers ``READONLY``,
+or ``MOVED`` if another node of a cluster has the slot, or ``CLUSTERDOWN``, or ``NOREPLICAS``. Each
+of them ends the link, and nothing of the turn counts as published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import sample
+from ssl import SSLContext, SSLError
+from typing import Any, Final, Literal, TypeAlias
+
+import hiredis
+import msgspec
+from anyio import CancelScope, fail_after
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ..broker import DIAL_SECONDS
+from ..core.errors import BrokerUnavailable
+
+__all__ = [
+    "RIGHTS",
+    "Address",
+    "Login",
+    "RedisPlace",
+    "Stream",
+    "bounded",
+    "fault_of",
+    "find",
+    "open_stream",
+    "packed",
+    "reason_of",
+    "refusal_of",
+    "shown_address",
+]
+
+Address: TypeAlias = tuple[str, int] | str
+"""A host and a port, or the path of a socket."""
+
+_READ_BYTES: Final = 32_768
+"""Bytes that are read, and messages in them passed on, before other tasks run."""
+
+RIGHTS: Final = (
+    "resetchannels &wsbus:* resetkeys ~wsbus:* "
+    "-@all +publish +subscribe +unsubscribe +multi +exec +del +client|setname"
+)
+"""The rights of a user of Redis, as a part of ``ACL SETUSER``; for the prefix ``wsbus``."""
+_MOST_MOVES: Final = 5
+_NOT_PRIMARY: Final = {
+    "READONLY": "it is a replica, which cannot reach the subscribers of others",
+    "MASTERDOWN": "it is a replica without a primary",
+    "NOREPLICAS": "it has lost its replicas, so that it may not be the primary any more",
+    "CLUSTERDOWN": "its cluster is down",
+    "MOVED": "another node of its cluster has the slot of the prefix now",
+    "ASK": "the slot of the prefix is on its way to another node of its cluster",
+    "TRYAGAIN": "the slot of the prefix is on its way to another node of its cluster",
+}
+"""Errors of the first command of each turn that mean that this is the wrong server."""
+
+
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """How to log in to a server."""
+
+    user: str | None = None
+    password: str | None = None
+    database: int = 0
+    tls: SSLContext | None = None
+
+    def __repr__(self) -> str:
+        """Return a text without the password."""
+        return f"Login(user={self.user!r})"
+
+
+class RedisPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to find the server of a link."""
+
+    kind: Literal["server", "sentinel", "cluster"]
+    starts: tuple[Address, ...]
+    """Servers to ask; one of them is enough."""
+    login: Login
+    service: str = ""
+    """The name of the primary, for sentinels."""
+    sentinels: Login = Login()
+    """How to log in to sentinels."""
+
+
+class _Closed(OSError):
+    """The server has closed the connection."""
+
+
+class _ErrorReply(Exception):
+    """An error that a server replies with."""
+
+
+class Stream:
+    """A connection that redis-py has dialled: packed commands go out, replies come in."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection: Final = connection
+        self._reader: Final[asyncio.StreamReader] = connection._reader  # noqa: SLF001
+        self._writer: Final[asyncio.StreamWriter] = connection._writer  # noqa: SLF001
+        self._replies: Final = hiredis.Reader(replyError=_ErrorReply)
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def call(self, data: bytes, count: int) -> list[Any]:
+        """Send packed commands in one write, and return their replies; errors are items."""
+        await self.send(data)
+        gets = self._replies.gets
+        replies: list[Any] = []
+        while len(replies) < count:
+            reply = gets()
+            if reply is False:
+                await self._fill()
+            else:
+                replies.append(reply)
+        return replies
+
+    async def receive(self) -> Iterator[Any]:
+        """Wait for replies, and return them."""
+        # Reading does not wait while a full read has left more: other tasks run here.
+        if await self._fill() == _READ_BYTES:
+            await asyncio.sleep(0)
+        return iter(self._replies.gets, False)  # noqa: FBT003  # what it returns at the end
+
+    async def close(self) -> None:
+        """Drop the connection; what was not sent yet is lost."""
+        self._writer.transport.abort()
+        await self._connection.disconnect(nowait=True)
+
+    async def _fill(self) -> int:
+        data = await self._reader.read(_READ_BYTES)
+        if not data:
+            raise _Closed("it closed the connection")
+        self._replies.feed(data)
+        return len(data)
+
+
+async def find(place: RedisPlace, check: bytes) -> tuple[Address, Stream]:
+    """Return the address of the server, and a connection to it."""
+    reasons = []
+    for start in sample(place.starts, len(place.starts)):
+        try:
+            with bounded(len(place.starts)):
+                return await _primary(place, start, check)
+        except BrokerUnavailable as exc:
+            reason = str(exc)
+            reasons.append(
+                reason if len(place.starts) == 1 else f"{shown_address(start)}: {reason}"
+            )
+    raise BrokerUnavailable("; ".join(reasons))
+
+
+async def _primary(place: RedisPlace, start: Address, check: bytes) -> tuple[Address, Stream]:
+    address = start
+    if place.kind == "sentinel":
+        address = await _told_by_sentinel(place, start)
+    for _ in range(_MOST_MOVES):
+        stream = await open_stream(address, place.login)
+        try:
+            _, first = await stream.call(packed(b"CLIENT", b"SETNAME", b"wsbus") + check, 2)
+        except (OSError, hiredis.ProtocolError) as exc:
+            await stream.close()
+            raise BrokerUnavailable(reason_of(exc)) from None
+        except BaseException:
+            with CancelScope(shield=True):
+                await stream.close()
+            raise
+        fault = fault_of(first)
+        if fault is None:
+            return address, stream
+        await stream.close()
+        target = _moved_to(str(first), address)
+        if target is None or place.kind != "cluster":
+            hint = "; write redis+cluster://" if target is not None else ""
+            raise BrokerUnavailable(f"{shown_address(address)}: {fault}{hint}")
+        address = target
+    raise BrokerUnavailable("the nodes of the cluster do not agree on who has the prefix")
+
+
+async def _told_by_sentinel(place: RedisPlace, start: Address) -> Address:
+    """Ask a sentinel for the address of the primary."""
+    stream = await open_stream(start, place.sentinels)
+    try:
+        command = packed(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", place.service.encode())
+        [reply] = await stream.call(command, 1)
+    except (OSError, hiredis.ProtocolError) as exc:
+        raise BrokerUnavailable(reason_of(exc)) from None
+    finally:
+        with CancelScope(shield=True):
+            await stream.close()
+    match reply:
+        case [bytes() as host, bytes() as port]:
+            return host.decode(), int(port)
+        case None:
+            raise BrokerUnavailable(f"the sentinel does not know {place.service!r}")
+        case _:
+            raise BrokerUnavailable(refusal_of(str(reply)))
+
+
+async def open_stream(address: Address, login: Login) -> Stream:
+    """Dial a server and log in."""
+    options: dict[str, Any] = {
+        "username": login.user,
+        "password": login.password,
+        "db": login.database,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "socket_timeout": DIAL_SECONDS,
+        "socket_connect_timeout": DIAL_SECONDS,
+        "driver_info": None,  # CLIENT SETINFO is one more command that an ACL must allow.
+    }
+    connection: Connection | UnixDomainSocketConnection
+    if isinstance(address, str):
+        connection = UnixDomainSocketConnection(path=address, **options)
+    elif login.tls is None:
+        connection = Connection(host=address[0], port=address[1], **options)
+    else:
+        connection = SSLConnection(host=address[0], port=address[1], **options)
+        connection.ssl_context.context = login.tls
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+        return Stream(connection)
+    except (RedisError, OSError) as exc:
+        raise BrokerUnavailable(reason_of(exc)) from None
+    except BaseException:
+        with CancelScope(shield=True):
+            await connection.disconnect(nowait=True)
+        raise
+
+
+def _moved_to(error: str, asked: Address) -> Address | None:
+    """Return where a node of a cluster sends its clients."""
+    match error.split():
+        case ["MOVED" | "ASK", _, place]:
+            host, _, port = place.rpartition(":")
+            return (host or asked[0], int(port)) if port.isdigit() else None
+        case _:
+            return None
+
+
+@contextmanager
+def bounded(parts: int = 1) -> Iterator[None]:
+    """Give up a dial, or one of several, after its time."""
+    seconds = DIAL_SECONDS / parts
+    try:
+        with fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise BrokerUnavailable(f"it did not answer within {seconds:.2g} s") from None
+
+
+def shown_address(address: Address) -> str:
+    """Return an address as it stands in a URL."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def packed(*words: bytes) -> bytes:
+    """Pack a command."""
+    packed = [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+    return b"*%d\r\n" % len(words) + b"".join(packed)
+
+
+def fault_of(reply: object) -> str | None:
+    """Say what the reply to the first command of a turn means; None: this is the primary."""
+    if not isinstance(reply, Exception):
+        return None
+    text = str(reply)
+    code = text.partition(" ")[0]
+    if code == "MISCONF":  # It cannot save to its disk, which does not concern publications.
+        return None
+    return _NOT_PRIMARY.get(code) or refusal_of(text)
+
+
+def refusal_of(text: str) -> str:
+    """Say in plain words what a server answers, without a secret."""
+    text = text.partition(", with args")[0]  # It may repeat what it was sent.
+    code = text.partition(" ")[0]
+    if code == "NOPERM":
+        return f"it refuses: {text}; the user needs {RIGHTS}"
+    if code == "NOAUTH":
+        return "it asks for a login: write redis://user:password@…"
+    if code == "LOADING":
+        return "it is loading its data"
+    return f"it answers: {text}"
+
+
+def reason_of(exc: BaseException) -> str:
+    """Say in plain words what went wrong, without a secret."""
+    if isinstance(exc, RedisError) and isinstance(exc.__context__, OSError):
+        exc = exc.__context__
+    if isinstance(exc, AuthenticationError):
+        return f"it refused the login: {exc}"
+    if isinstance(exc, NoPermissionError):
+        return f"it refuses: {exc}; the user needs {RIGHTS}"
+    if isinstance(exc, RedisTimeoutError):
+        return "it did not answer in time"
+    if isinstance(exc, RedisConnectionError):
+        return "it closed the connection"
+    if isinstance(exc, SSLError):
+        return f"TLS failed: {exc.reason or exc}"
+    if isinstance(exc, OSError) and exc.errno is not None:
+        return os.strerror(exc.errno).lower() if exc.errno > 0 else str(exc.strerror).lower()
+    if isinstance(exc, hiredis.ProtocolError):
+        return "it does not speak the protocol of Redis"
+    return refusal_of(str(exc)) if isinstance(exc, RedisError) else str(exc)
