@@ -17,6 +17,7 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 from nats.errors import Error, StaleConnectionError, UnexpectedEOF
 from nats.protocol.command import pub_cmd, sub_cmd, unsub_cmd
+from typing_extensions import override
 
 from ..broker import DIAL_SECONDS, Link, Receive
 from ..core.envelope import Turn
@@ -142,7 +143,7 @@ class _NatsClient(Client):
         self._dial: Final = dial
         self._receive: Final = receive
         self._is_encrypted = False
-        self._calls: Final[set[asyncio.Future[bool]]] = set()
+        self._calls: Final[set[_Pong]] = set()
         self._on_lost: Callable[[], None] | None = None
         self.failure: str | None = None
         """Why it was lost; None: it was not."""
@@ -210,7 +211,6 @@ class _NatsClient(Client):
         if self.failure is not None:
             return
         self.failure = reason
-        self._pongs.clear()
         for call in self._calls:
             if not call.done():
                 call.set_exception(BrokerUnavailable(reason, may_have_arrived=True))
@@ -258,7 +258,7 @@ class _NatsClient(Client):
             raise BrokerUnavailable(self.failure)
         assert self._transport is not None
         loop = asyncio.get_running_loop()
-        pong: asyncio.Future[bool] = loop.create_future()
+        pong = _Pong(loop=loop)
         self._transport.write(b"".join((*commands, _PING)))
         self._pongs.append(pong)
         self._calls.add(pong)
@@ -268,15 +268,24 @@ class _NatsClient(Client):
         finally:
             deadline.cancel()
             self._calls.discard(pong)
-            if pong.cancelled() and pong in self._pongs:
-                # Its answer still comes, and must not be taken for that of the next call.
-                self._pongs[self._pongs.index(pong)] = loop.create_future()
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
         """Pass a message on as it is read, whatever its subscription."""
         self._receive(data)
+
+
+class _Pong(asyncio.Future[bool]):
+    """The answer to a PING; one that comes when nobody waits any more is taken as well.
+
+    It stays in the list of nats-py until then, so that it is not taken for the answer to the next.
+    """
+
+    @override
+    def set_result(self, result: bool, /) -> None:
+        if not self.done():
+            super().set_result(result)
 
 
 class _NatsLink:
