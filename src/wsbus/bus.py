@@ -26,10 +26,11 @@ from .protocols import WireProtocol, protocols_of
 from .server.commands import Commands, RegisteredCommand, check_action
 from .server.hooks import Hooks
 from .server.host import BusHost
-from .server.publisher import Publisher, encoder
+from .server.publisher import Publisher
 from .server.recipients import Who, subscribers
 from .server.relay import Node
 from .server.services import Authorize, read_clocks
+from .server.source import encoder
 from .server.statistics import BusStatistics
 from .server.subscription import Subscription
 from .transport import Handshake

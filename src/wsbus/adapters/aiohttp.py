@@ -90,7 +90,7 @@ def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
         host = served.host
-        if not isinstance(host, BusHost) or host.is_running:
+        if not isinstance(host, BusHost) or host.runs_here():
             yield
             return
         await host.start()

@@ -332,7 +332,7 @@ _mounted: Final[WeakSet[BusHost]] = WeakSet()
 @asynccontextmanager
 async def running(host: BusHost) -> AsyncIterator[None]:
     """Run a bus, unless it runs; lifespans within find it running, and leave it alone."""
-    if host.is_running:
+    if host.runs_here():
         yield
         return
     await host.start()

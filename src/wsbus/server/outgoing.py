@@ -160,10 +160,18 @@ class Outgoing:
             self._turn = Turn(self._node, self._number, self._wall()), Handover()
             self._due.set()
         turn, handover = self._turn
-        if len(turn) >= MAX_ITEMS or turn.bytes >= MAX_BYTES:
+        if _is_full(turn):
             return Handover(BrokerUnavailable(f"{len(turn)} items wait for the broker already"))
         turn.add(feed, item)
         return handover
+
+    async def room(self) -> None:
+        """Wait until an item can be put, or there is no link."""
+        while self._turn is not None and _is_full(self._turn[0]):
+            try:
+                await self._turn[1].wait()
+            except BrokerUnavailable:
+                return
 
     def open(self, link: Link) -> None:
         """Take items for a link, which :meth:`run` serves."""
@@ -220,3 +228,7 @@ class Outgoing:
             if error is not None:
                 self.unconfirmed += len(turn)
             handover.settle(error)
+
+
+def _is_full(turn: Turn) -> bool:
+    return len(turn) >= MAX_ITEMS or turn.bytes >= MAX_BYTES

@@ -278,8 +278,9 @@ class Relay:
                 self._followed.update(new)
                 self._tell_progress()
             elif old:
-                await _within(CALL_SECONDS, link.unfollow(old))
+                # First: whoever wants one of them from now on waits until it is followed again.
                 self._followed.difference_update(old)
+                await _within(CALL_SECONDS, link.unfollow(old))
             elif self.inbox.is_watching:
                 with move_on_after(_COPY_SECONDS) as scope:
                     await self._changed.wait()
