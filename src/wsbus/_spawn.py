@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-__all__ = ["spawn", "task_now"]
+__all__ = ["is_asyncio", "spawn", "task_now"]
 
 _running: Final[set[asyncio.Task[None]]] = set()
 
@@ -27,6 +27,15 @@ def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = loop.create_task(main(), name="wsbus")
         _running.add(task)  # The loop itself keeps only a weak reference.
         task.add_done_callback(_running.discard)
+
+
+def is_asyncio() -> bool:
+    """Whether the running loop is asyncio's."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def task_now() -> asyncio.Task[object] | None:

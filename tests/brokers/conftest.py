@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.brokers.listening import BusThread
 from tests.brokers.servers import KINDS, NATS, REDIS, Server, Servers
 
 
@@ -38,3 +39,16 @@ def start_server() -> Iterator[Callable[..., Server]]:
             return stack.enter_context(Server(KINDS[kind], *arguments))
 
         yield start
+
+
+@pytest.fixture(params=["redis7", "nats2.15"])
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    """Give a running server of each client library; it is shared."""
+    return servers.of(request.param)
+
+
+@pytest.fixture
+def bus(server: Server) -> Iterator[BusThread]:
+    """Give a bus that listens to that server."""
+    with BusThread(server.url) as running:
+        yield running

@@ -24,7 +24,7 @@ from nats.aio.client import Client
 
 from tests.brokers.servers import NATS, Server
 from wsbus import Bus
-from wsbus.broker import Bounded, Link
+from wsbus.broker import BoundedLink, Link
 from wsbus.brokers import NatsBroker, _nats, broker_of
 from wsbus.brokers.nats import subject_of
 from wsbus.core.channels import Channel, parse_channel
@@ -312,7 +312,7 @@ async def test_a_cancelled_call_costs_nothing(nats_server: Server) -> None:
         await link.follow(feeds("=a"))
         for number in range(50):
             with CancelScope() as scope:
-                asyncio.get_running_loop().call_soon(scope.cancel)
+                asyncio.get_running_loop().call_later(number * 1e-5, scope.cancel)
                 await link.publish(turn_of((Feed("=a"), number)))
         await link.publish(turn_of((Feed("=a"), 50)))
         assert await seen.until(51) == list(range(51))
@@ -329,11 +329,43 @@ async def test_a_publish_is_confirmed_after_the_server_has_read_it(nats_server: 
             assert len(seen.items) == number + 1
 
 
+async def test_a_ping_follows_what_it_confirms() -> None:
+    """The server reads a turn, then the PING; the call returns with the answer, and not before."""
+    read, may_answer = asyncio.Queue[bytes](), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"version":"2.9.0","max_payload":1000}\r\n')
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"PONG\r\n")
+        read.put_nowait(await reader.readuntil(b"PING\r\n"))
+        await may_answer.wait()
+        writer.write(b"PONG\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, create_task_group() as tasks:
+        broker = NatsBroker(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with broker.connect(Seen()) as link:
+            returned = []
+
+            async def publish() -> None:
+                await publish_one(link)
+                returned.append(True)
+
+            tasks.start_soon(publish)
+            assert (await read.get()).startswith(b"PUB wsbus.c.a ")
+            assert not returned
+            may_answer.set()
+            while not returned:
+                await anyio.lowlevel.checkpoint()
+
+
 async def test_envelopes_above_the_limit_are_split(nats_server: Server) -> None:
     """A turn may be larger than a message of the server; a single item that is, is refused."""
     broker, seen = NatsBroker(nats_server.url, prefix="large"), Numbers()
     async with broker.connect(seen) as link:
-        assert isinstance(link, Bounded)
+        assert isinstance(link, BoundedLink)
         assert link.max_bytes == 1 << 20
         await link.follow(feeds("=a"))
         turn = Turn("0123456789abcdef", 2**40, 1.7e9)

@@ -9,12 +9,12 @@ from typing import Final
 
 import click
 
-from ..core.errors import CommandError, ConnectionLost, WsbusError
+from ..core.errors import BrokerUnavailable, CommandError, ConnectionLost, WsbusError
 from .escaping import printable
 
 __all__ = ["Exit", "Failed", "MissingExtra", "explained", "say"]
 
-_PACKAGES: Final = {"websockets": "client", "jwt": "jwt"}
+_PACKAGES: Final = {"websockets": "client", "jwt": "jwt", "redis": "redis", "nats": "nats"}
 """The extra that brings a package."""
 
 
@@ -86,5 +86,7 @@ def explained(what: str, *, interrupted: Exit = Exit.INTERRUPTED) -> Iterator[No
         raise click.exceptions.Exit(Exit.REFUSED) from exc
     except ConnectionLost as exc:
         raise Failed(str(exc), Exit.LOST) from exc
+    except BrokerUnavailable as exc:
+        raise Failed(str(exc), Exit.LOST if exc.may_have_arrived else Exit.UNREACHABLE) from exc
     except WsbusError as exc:
         raise Failed(str(exc)) from exc

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from anyio import Event
 
-from ..broker import Bounded, Link
+from ..broker import BoundedLink, Link
 from ..core.envelope import Turn, largest_item
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
@@ -160,15 +160,23 @@ class Outgoing:
             self._turn = Turn(self._node, self._number, self._wall()), Handover()
             self._due.set()
         turn, handover = self._turn
-        if len(turn) >= MAX_ITEMS or turn.bytes >= MAX_BYTES:
+        if _is_full(turn):
             return Handover(BrokerUnavailable(f"{len(turn)} items wait for the broker already"))
         turn.add(feed, item)
         return handover
 
+    async def room(self) -> None:
+        """Wait until an item can be put, or there is no link."""
+        while self._turn is not None and _is_full(self._turn[0]):
+            try:
+                await self._turn[1].wait()
+            except BrokerUnavailable:
+                return
+
     def open(self, link: Link) -> None:
         """Take items for a link, which :meth:`run` serves."""
         self._link = link
-        self._largest = largest_item(link.max_bytes) if isinstance(link, Bounded) else MAX_BYTES
+        self._largest = largest_item(link.max_bytes) if isinstance(link, BoundedLink) else MAX_BYTES
 
     async def run(self, link: Link) -> None:
         """Hand over what is put, until the link fails.
@@ -220,3 +228,7 @@ class Outgoing:
             if error is not None:
                 self.unconfirmed += len(turn)
             handover.settle(error)
+
+
+def _is_full(turn: Turn) -> bool:
+    return len(turn) >= MAX_ITEMS or turn.bytes >= MAX_BYTES

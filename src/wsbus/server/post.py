@@ -1,7 +1,7 @@
 """The way of every publication: accept, then deliver.
 
 Whatever is published comes through here: the verbs of the bus, a client's ``publish``, a broadcast,
-an event to one identity. :meth:`Post.accept` says what it is (node, number, time), and
+an event to one identity. :class:`.Source` says what it is (node, number, time), and
 :meth:`Post.deliver` is the only caller of :meth:`.Hub.publish` and :meth:`.Hub.publish_to`, so that
 whatever concerns each publication has one place.
 
@@ -16,13 +16,10 @@ much is owed (:attr:`Post.soon`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from itertools import count
 from typing import Final, TypeAlias
 
-from ..core.channels import Channel, parse_channel
-from ..core.choices import shown
+from ..core.channels import Channel
 from ..core.envelope import Addressed, publish_item
-from ..core.errors import UsageError
 from ..core.feeds import ALL_NODES, Feed
 from ..core.hub import Hub
 from ..core.instant import Instant
@@ -30,11 +27,9 @@ from ..core.member import Member
 from ..core.messages import Publication, Receipt
 from .flusher import Flusher
 from .outgoing import Handover, Outgoing
+from .source import Encode, Source
 
-__all__ = ["Encode", "Post", "Sent"]
-
-Encode: TypeAlias = Callable[[object], bytes]
-"""Turns data into JSON text."""
+__all__ = ["Post", "Sent"]
 
 Sent: TypeAlias = tuple[Receipt, Handover | None]
 """The result of a publication at this node, and whether the broker has taken it; None: no other
@@ -65,32 +60,16 @@ class Post:
         self.node: Final = node
         self._hub: Final = hub
         self._flusher: Final = flusher
-        self._clock: Final = clock
-        self._encode: Final = encode
-        self._numbers: Final = count(1)
+        source: Final = Source(node, encode, clock)
+        self._take: Final = source.take
+        self.accept: Final = source.accept
+        """Check what the application publishes, in any thread; see :meth:`.Source.accept`."""
         self.outgoing: Outgoing | None = None
         """Takes what goes to other nodes; None: there are none."""
         self.soon: Final = flusher.soon
         """Flush at the end of this turn; at once if much is owed already."""
         self.is_pressed: bool = False
         """Whether the connection whose client published last is to await :meth:`relieved`."""
-
-    def accept(self, channel: str, event: str, data: object, key: str | None) -> Publication:
-        """Check what the application publishes, encode its data, and say what it is.
-
-        Any thread may call it.
-
-        Raises:
-            InvalidChannel: ``channel`` is no channel.
-            UsageError: The data has no JSON form, or another argument is of the wrong type.
-        """
-        name = parse_channel(channel)
-        if not isinstance(event, str) or not event.isprintable():  # type: ignore[redundant-expr]
-            raise UsageError(f"an event is a printable text, not {shown(event)}")
-        if key is not None and not isinstance(key, str):
-            raise UsageError(f"key must be a text or None, not {type(key).__name__}")
-        text, now = self._encode(data), self._clock().wall
-        return Publication(name, event, text, now, key, self.node, next(self._numbers))
 
     def deliver(
         self,
@@ -143,8 +122,7 @@ class Post:
         It flushes at once when much is owed, and the connection of the client waits for the readers
         before the next message.
         """
-        now = self._clock().wall
-        publication = Publication(channel, event, data, now, None, self.node, next(self._numbers))
+        publication = self._take(channel, event, data)
         receipt = self.deliver(publication)
         self.is_pressed = self._flusher.is_overdue
         self.soon()

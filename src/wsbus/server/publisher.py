@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Final, Literal, TypedDict, Unpack, overload
 
-from ..core.choices import shown
-from ..core.encoding import EncHook, encode_data
 from ..core.errors import NotStarted, UsageError
 from ..core.families import Family
 from ..core.messages import Publication, Receipt
@@ -16,11 +13,11 @@ from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
 from .host import BusHost
-from .post import Encode, Sent
+from .post import Sent
 from .recipients import Recipients, Who
 from .services import Services
 
-__all__ = ["Publisher", "encoder"]
+__all__ = ["Publisher"]
 
 _TIMEOUT: Final = 5.0
 
@@ -377,16 +374,3 @@ class Publisher:
         call = LoopCall(accept, is_awaited=timeout is not None)
         call.submit(life.token)
         return None if timeout is None else call.wait(timeout)
-
-
-def encoder(enc_hook: EncHook | None) -> Encode:
-    """Return the encoder for the data of a bus.
-
-    Raises:
-        UsageError: The hook is not a function.
-    """
-    if enc_hook is not None and not callable(enc_hook):
-        raise UsageError(
-            f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
-        )
-    return partial(encode_data, enc_hook=enc_hook)

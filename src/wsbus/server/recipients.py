@@ -18,13 +18,17 @@ from ..endpoint import Endpoint
 from .connection import ConnectionDriver, driver_of
 from .registry import Registry
 
-__all__ = ["Recipients", "Who", "subscribers"]
+__all__ = ["Recipients", "RemoteWho", "Who", "addressed", "subscribers"]
 
 logger: Final = logging.getLogger("wsbus.bus")
 
 Who: TypeAlias = Connection | ConnectionId | Iterable[Connection | ConnectionId] | str
 """A connection, several, or the subject of an identity, meaning all its connections. A
 :class:`.Connection` is always one of this process."""
+
+RemoteWho: TypeAlias = ConnectionId | Iterable[ConnectionId] | str
+"""Connections on any node by their ids, or the subject of an identity of the bus's first
+authenticator, meaning all its connections."""
 
 _NOBODY: Final[frozenset[Member]] = frozenset()
 
@@ -135,6 +139,29 @@ class Recipients:
                 "first endpoint with an authenticator"
             )
         return 1 if self._authenticators else 0
+
+
+def addressed(who: RemoteWho, name: str) -> Addressed | None:
+    """Return what nodes look for, for a sender without connections; None: nothing is named.
+
+    Args:
+        who: The connections, or the subject.
+        name: The argument's name, for the error.
+
+    Raises:
+        UsageError: It is neither; a :class:`.Connection`, for example.
+    """
+    if isinstance(who, str):
+        return Addressed((), who)
+    ids = []
+    for each in _several(who, name):
+        if not isinstance(each, ConnectionId):
+            raise UsageError(
+                f"{name}: an emitter knows connections by their ids only: "
+                "write ConnectionId(connection.id)"
+            )
+        ids.append(each.id)
+    return Addressed(tuple(ids)) if ids else None
 
 
 def _several(

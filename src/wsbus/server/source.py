@@ -1,0 +1,82 @@
+"""Publications: checked, encoded, and numbered for their node.
+
+A bus and an emitter accept the same, because both ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Final, TypeAlias
+
+from ..core.channels import Channel, parse_channel
+from ..core.choices import shown
+from ..core.encoding import EncHook, encode_data
+from ..core.errors import UsageError
+from ..core.instant import Instant
+from ..core.messages import Publication
+
+__all__ = ["BROADCAST", "Encode", "Source", "encoder"]
+
+Encode: TypeAlias = Callable[[object], bytes]
+"""Turns data into JSON text."""
+
+BROADCAST: Final = Channel("")
+"""In place of a channel: the broadcast channels of each node."""
+
+
+class Source:
+    """Makes the publications of one node; any thread may use it.
+
+    Args:
+        node: Identifies this run of a bus, or this emitter.
+        encode: Turns data into JSON.
+        clock: Reads both clocks.
+    """
+
+    def __init__(self, node: str, encode: Encode, clock: Callable[[], Instant]) -> None:
+        self.node: Final = node
+        self._encode: Final = encode
+        self._clock: Final = clock
+        self._numbers: Final = count(1)
+
+    def accept(self, channel: str, event: str, data: object, key: str | None) -> Publication:
+        """Check what the application publishes, encode its data, and say what it is.
+
+        Raises:
+            InvalidChannel: ``channel`` is no channel.
+            UsageError: The data has no JSON form, or another argument is of the wrong type.
+        """
+        return self.accept_on(parse_channel(channel), event, data, key)
+
+    def accept_on(self, name: Channel, event: str, data: object, key: str | None) -> Publication:
+        """Accept what is published on a checked channel, or on :data:`BROADCAST`.
+
+        Raises:
+            UsageError: As :meth:`accept`.
+        """
+        if not isinstance(event, str) or not event.isprintable():  # type: ignore[redundant-expr]
+            raise UsageError(f"an event is a printable text, not {shown(event)}")
+        if key is not None and not isinstance(key, str):
+            raise UsageError(f"key must be a text or None, not {type(key).__name__}")
+        text, now = self._encode(data), self._clock().wall
+        return Publication(name, event, text, now, key, self.node, next(self._numbers))
+
+    def take(self, channel: Channel, event: str, data: bytes) -> Publication:
+        """Say what a client's publication is; its protocol has checked it."""
+        now = self._clock().wall
+        return Publication(channel, event, data, now, None, self.node, next(self._numbers))
+
+
+def encoder(enc_hook: EncHook | None) -> Encode:
+    """Return the encoder for the data of a bus, or of an emitter.
+
+    Raises:
+        UsageError: The hook is not a function.
+    """
+    if enc_hook is not None and not callable(enc_hook):
+        raise UsageError(
+            f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
+        )
+    return partial(encode_data, enc_hook=enc_hook)
