@@ -83,7 +83,7 @@ def broker(kind: str) -> Iterator[tuple[str, int]]:
 async def _redis_raw(url: str, role: str, outstanding: int, count: int) -> None:
     import redis.asyncio as redis
 
-    client = redis.Redis.from_url(url)
+    client = redis.Redis.from_url(url, max_connections=1000)
     payload = json.dumps({"pad": _PAD}).encode()
     if role == "subscriber":
         async with client.pubsub() as pubsub:

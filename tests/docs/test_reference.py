@@ -12,7 +12,7 @@ import pytest
 from wsbus.core import messages
 from wsbus.core.channels import FORBIDDEN_CODES, escape_segment, parse_channel, unescape_segment
 from wsbus.core.errors import CloseCode, ErrorCode, may_reconnect
-from wsbus.core.events import ChannelLoss, Position
+from wsbus.core.events import ChannelLoss, GapCause, Position
 from wsbus.core.heartbeat import HeartbeatPolicy
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
@@ -42,6 +42,7 @@ REPLIES: Final[list[ServerMessage]] = [
     messages.Unsubscribed(("grid.*",), 2, "s2"),
     messages.Unsubscribed(("room.1",), 2, reason="banned by a moderator"),
     messages.Gap(3),
+    messages.Gap(None, GapCause.BROKER),
     messages.Gap(
         3,
         channels={"chat.room": ChannelLoss(2, Position("k3v9", 41)), "prices.BTC": ChannelLoss(1)},

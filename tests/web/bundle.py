@@ -20,14 +20,14 @@ SOURCE: Final = WEB / "source"
 BANNER: Final = "// SPDX-License-Identifier: MIT\n"
 _OWN: Final = (
     *("answer", "answered", "ask", "audience", "bytes", "check", "confirm", "connectTimeout"),
-    *("count", "cut", "deadline", "disconnected", "dismiss", "dropped", "end", "ending"),
+    *("count", "cut", "deadline", "deliver", "disconnected", "dismiss", "end", "ending"),
     *("fail", "forget", "generation", "greets", "handle", "handler", "hasGivenUp"),
     *("hasRequests", "haveMissed", "holder", "holders", "inHandshake", "isAgain", "isBatched"),
     *("isCommand", "isFetched", "isHeld", "isIdempotent", "isKnown", "isLeaving", "isOffline"),
     *("isOpen", "isRenewal", "isSettled", "judge", "key", "leave", "left", "lose", "maxBytes"),
     *("maxNames", "missed", "names", "number", "of", "outcome", "patience", "postpone"),
     *("readyAt", "ref", "refill", "refused", "remove", "rest", "segments", "socket", "stateOf"),
-    *("take", "taken", "text", "url", "wasSent", "where", "why"),
+    *("take", "taken", "text", "together", "url", "wasSent", "where", "why"),
 )
 """Properties that never leave the module, which get short names. None may be a word of the
 protocol, of the client's own interface, of JavaScript or of the browser, as far as it is used."""

@@ -161,10 +161,11 @@ test("a full buffer drops the oldest, and says how many are missing", async () =
   await client.status();
   await client.command("flood", { channel: "n", count: 50 });
   const read = await take(events, 10);
+  const channels = new Map([["n", { lost: 40 }]]);
 
   assert.deepEqual(read.map(({ data }) => data), [...Array(10).keys()].map((n) => n + 40));
-  assert.deepEqual(read.map(({ gap }) => gap), [{ lost: 40, cause: "buffer" }, ...Array(9).fill(undefined)]);
-  assert.deepEqual(gaps, [{ lost: 40, cause: "buffer", pattern: "n" }]);
+  assert.deepEqual(read.map(({ gap }) => gap), [{ lost: 40, cause: "buffer", channels }, ...Array(9).fill(undefined)]);
+  assert.deepEqual(gaps, [{ lost: 40, cause: "buffer", channels, pattern: "n" }]);
 });
 
 test("what the server refuses is said with its code", async () => {
@@ -489,4 +490,18 @@ test("a page's burst is done in full under default limits, and nobody is thrown 
 
   await assert.rejects(client.publish("b.1", "x".repeat(70_000), { idempotent: true }), code("TOO_LARGE"));
   assert.deepEqual(cuts, []);
+});
+
+test("a full buffer names the channels that lost something, up to sixteen", async () => {
+  const client = await connected();
+  for (const count of [16, 17]) {
+    const events = client.events(`wide${count}.*`, { buffer: 1 });
+    await client.status();
+    for (let i = 0; i <= count; i++) await client.publish(`wide${count}.${i}`, i);
+    const [{ data, gap }] = await take(events, 1);
+
+    const channels = new Map([...Array(count).keys()].map((n) => [`wide${count}.${n}`, { lost: 1 }]));
+    assert.equal(data, count);
+    assert.deepEqual(gap, { lost: count, cause: "buffer", ...(count === 16 && { channels }) });
+  }
 });

@@ -22,7 +22,7 @@ export async function use(signal: AbortSignal): Promise<void> {
     console.log(delay, error.code.toFixed(), error.reason.length);
   });
   client.addEventListener("gap", (event) => {
-    const cause: "server" | "reconnect" | "buffer" = event.detail.cause;
+    const cause: "broker" | "server" | "reconnect" | "buffer" = event.detail.cause;
     console.log(cause, event.detail.lost?.toFixed(), event.detail.pattern);
     // @ts-expect-error: it may be unknown how many are missing
     console.log(event.detail.lost.toFixed());

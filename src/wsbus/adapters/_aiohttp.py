@@ -109,6 +109,11 @@ def _nothing() -> None:
     pass
 
 
+# Attributes of enum classes are slow to look up in Python 3.11.
+_TEXT: Final = WSMsgType.TEXT
+_BINARY: Final = WSMsgType.BINARY
+
+
 class EndpointResponse(web.WebSocketResponse):
     """aiohttp's response, but the socket is freed in time, whatever closes it.
 
@@ -183,7 +188,7 @@ class AiohttpTransport:
             while True:
                 message = await self._ws.receive()
                 kind = message.type
-                if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
+                if kind is _TEXT or kind is _BINARY:
                     data: str | bytes = message.data
                     return data
                 if kind is WSMsgType.PING:

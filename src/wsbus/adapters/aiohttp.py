@@ -31,11 +31,11 @@ from urllib.parse import unquote
 from aiohttp import ClientError, web, web_log
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ..bus import Bus, host_of, status_views
-from ..core.encoding import encode_data
+from ..bus import Bus, host_of
 from ..core.errors import UsageError
 from ..endpoint import Admission, Endpoint, Refusal
 from ..server.host import BusHost
+from ..server.status import respond, status_views
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
@@ -93,7 +93,7 @@ def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
         host = served.host
-        if not isinstance(host, BusHost) or host.is_running:
+        if not isinstance(host, BusHost) or host.runs_here():
             yield
             return
         await host.start()
@@ -148,7 +148,8 @@ def add_status_routes(
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
     (:meth:`.Bus.connections`). They show subjects and addresses of clients: restrict access to
-    them, with middleware or a proxy.
+    them, with middleware or a proxy. For probes there are ``/-/ready`` (:attr:`.Bus.healthy`) and
+    ``/-/live`` (:attr:`.Bus.is_running`), which answer 503 with the reason if it is not so.
 
     Args:
         app: The application.
@@ -162,7 +163,8 @@ def add_status_routes(
 
 def _view(tell: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def view(_request: web.Request) -> web.StreamResponse:
-        return web.Response(body=encode_data(tell()), content_type="application/json")
+        status, body = respond(tell)
+        return web.Response(status=status, body=body, content_type="application/json")
 
     return view
 

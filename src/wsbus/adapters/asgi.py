@@ -98,7 +98,7 @@ class Application(Placed):
         if self._starting is None:
             self._starting = Lock()
         async with self._starting:
-            if self._autostart and isinstance(host, BusHost) and not host.is_running:
+            if self._autostart and isinstance(host, BusHost) and not host.runs_here():
                 await host.start()
             self._autostart = False
 
@@ -106,10 +106,11 @@ class Application(Placed):
         """Start the bus, unless it is running, and stop it at the end."""
         await receive()
         host = self.endpoint.host
-        is_ours = isinstance(host, BusHost) and not host.is_running
+        is_ours = False
         try:
-            if isinstance(host, BusHost) and is_ours:
+            if isinstance(host, BusHost) and not host.runs_here():
                 await host.start()
+                is_ours = True
         except Exception as exc:  # noqa: BLE001  # told; raised, uvicorn would go on without a bus
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
@@ -333,22 +334,13 @@ def _is_too_old(version: str) -> bool:
 
 @cache
 def _warn_of_options(*, is_fast: bool) -> None:
-    config = _uvicorn_config()
-    if config is None:
-        return
-    if not is_fast:
+    if _uvicorn_config() is not None and not is_fast:
         logger.warning(
             "uvicorn runs with a WebSocket protocol of its own, which makes fan-out half as fast "
             "and leaves stuck connections open; start it with "
             "`--ws wsbus.adapters.uvicorn:WebSocketProtocol`, with "
             "uvicorn.run(app, **uvicorn_options(bus)), or under gunicorn with "
             "`-k wsbus.adapters.gunicorn.UvicornWorker`"
-        )
-    if getattr(config, "workers", 1) > 1:
-        logger.warning(
-            "uvicorn runs %d processes, and each has a bus of its own: a publication reaches only "
-            "the clients of its own process; run one worker",
-            config.workers,
         )
 
 

@@ -79,7 +79,7 @@ class _Around:
         message = await self._receive()
         if not self.was_asked:
             self.was_asked = True
-            if isinstance(self._host, BusHost) and not self._host.is_running:
+            if isinstance(self._host, BusHost) and not self._host.runs_here():
                 await self._host.start()
                 self._is_ours = True
         return message

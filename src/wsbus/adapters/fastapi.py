@@ -35,11 +35,12 @@ from fastapi import APIRouter, Depends, FastAPI, WebSocket, params
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from ..bus import Bus, status_views
+from ..bus import Bus
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
+from ..server.status import status_views
 from ..web.pages import MountedPage
 from ._endpoint import endpoint_of
 from ._placed import settle

@@ -49,7 +49,6 @@ def _worker() -> type[Any]:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.config.workers = self.cfg.workers  # Several workers cause a warning.
             redact()
 
     return UvicornWorker

@@ -38,12 +38,12 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .._application import name_of
-from ..bus import Bus, host_of, status_views
-from ..core.encoding import encode_data
+from ..bus import Bus, host_of
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
+from ..server.status import respond, status_views
 from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
 from ._endpoint import endpoint_of
@@ -202,7 +202,8 @@ def status_routes(
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
     (:meth:`.Bus.connections`). They show subjects and addresses of clients: restrict access to
-    them, with middleware or a proxy.
+    them, with middleware or a proxy. For probes there are ``/-/ready`` (:attr:`.Bus.healthy`) and
+    ``/-/live`` (:attr:`.Bus.is_running`), which answer 503 with the reason if it is not so.
 
     Args:
         bus: The bus.
@@ -219,7 +220,8 @@ def view_routes(prefix: str, views: Mapping[str, Callable[[], object]]) -> list[
 
 def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]]:
     async def view(_request: Request) -> Response:
-        return Response(encode_data(tell()), media_type="application/json")
+        status, body = respond(tell)
+        return Response(body, status, media_type="application/json")
 
     return view
 
@@ -365,7 +367,7 @@ _mounted: Final[WeakSet[BusHost]] = WeakSet()
 @asynccontextmanager
 async def running(host: BusHost) -> AsyncIterator[None]:
     """Run a bus, unless it runs; lifespans within find it running, and leave it alone."""
-    if host.is_running:
+    if host.runs_here():
         yield
         return
     await host.start()

@@ -37,6 +37,9 @@ __all__ = ["linked"]
 _CHUNK: Final = 512
 """Channels of one SUBSCRIBE."""
 
+_WATCH_SECONDS: Final = 1.5
+"""Seconds between two questions to sentinels."""
+
 _MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
 _EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
 
@@ -54,7 +57,8 @@ async def linked(place: RedisPlace, names: str, receive: Receive) -> AsyncIterat
         BrokerUnavailable: It cannot be reached, it refuses, or the link has failed.
     """
     check = packed(b"DEL", f"{names}primary".encode())
-    outward = inward = reader = None
+    outward = inward = None
+    tasks: list[asyncio.Task[None]] = []
     try:
         with bounded():
             address, outward = await find(place, check)
@@ -68,15 +72,18 @@ async def linked(place: RedisPlace, names: str, receive: Receive) -> AsyncIterat
                 receive=receive,
                 on_lost=scope.cancel,
             )
-            reader = asyncio.create_task(link.read())
+            tasks.append(asyncio.create_task(link.read()))
+            if place.kind == "sentinel":
+                tasks.append(asyncio.create_task(link.watch(place)))
             yield link
         if link.failure is not None:
             raise BrokerUnavailable(link.failure)
     finally:
         with CancelScope(shield=True):
-            if reader is not None:
-                reader.cancel()
-                await asyncio.wait([reader])
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
             for stream in (outward, inward):
                 if stream is not None:
                     await stream.close()
@@ -165,6 +172,23 @@ class _RedisLink:
                         self._confirm()
         except (OSError, hiredis.ProtocolError) as exc:
             self._lose(reason_of(exc))
+
+    async def watch(self, place: RedisPlace) -> None:
+        """Ask the sentinels now and then, and end the link if they name another primary.
+
+        They leave the former one as it is for ten seconds when it is alive.
+        """
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                with bounded():
+                    _, stream = await find(place, self._check)
+            except BrokerUnavailable:
+                continue  # The turns go on without sentinels.
+            has_moved = stream.peer != self._outward.peer
+            await stream.close()
+            if has_moved:
+                self._lose("the sentinels name another primary")
 
     async def _change(self, command: bytes, feeds: Collection[Feed]) -> None:
         self._check_life()

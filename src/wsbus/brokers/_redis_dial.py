@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import sample
 from ssl import SSLContext, SSLError
 from typing import Any, Final, Literal, TypeAlias
@@ -103,6 +103,14 @@ class _Closed(OSError):
     """The server has closed the connection."""
 
 
+class _Moved(BrokerUnavailable):
+    """Another node of the cluster has the prefix."""
+
+    def __init__(self, message: str, address: Address) -> None:
+        super().__init__(message)
+        self.address: Final = address
+
+
 class _ErrorReply(Exception):
     """An error that a server replies with."""
 
@@ -115,6 +123,11 @@ class Stream:
         self._reader: Final[asyncio.StreamReader] = connection._reader  # noqa: SLF001
         self._writer: Final[asyncio.StreamWriter] = connection._writer  # noqa: SLF001
         self._replies: Final = hiredis.Reader(replyError=_ErrorReply)
+
+    @property
+    def peer(self) -> object:
+        """The address of the server, as the socket has it."""
+        return self._writer.get_extra_info("peername")
 
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
@@ -142,8 +155,7 @@ class Stream:
 
     async def close(self) -> None:
         """Drop the connection; what was not sent yet is lost."""
-        self._writer.transport.abort()
-        await self._connection.disconnect(nowait=True)
+        await _drop(self._connection)
 
     async def _fill(self) -> int:
         data = await self._reader.read(_READ_BYTES)
@@ -173,26 +185,36 @@ async def _primary(place: RedisPlace, start: Address, check: bytes) -> tuple[Add
     if place.kind == "sentinel":
         address = await _told_by_sentinel(place, start)
     for _ in range(_MOST_MOVES):
-        stream = await open_stream(address, place.login)
         try:
-            _, first = await stream.call(packed(b"CLIENT", b"SETNAME", b"wsbus") + check, 2)
-        except (OSError, hiredis.ProtocolError) as exc:
-            await stream.close()
-            raise BrokerUnavailable(reason_of(exc)) from None
-        except BaseException:
-            with CancelScope(shield=True):
-                await stream.close()
-            raise
+            return address, await _checked(address, place.login, check)
+        except _Moved as exc:
+            if place.kind != "cluster":
+                raise BrokerUnavailable(f"{exc}; write redis+cluster://") from None
+            address = exc.address
+        except BrokerUnavailable as exc:
+            if address == start:
+                raise
+            raise BrokerUnavailable(f"{shown_address(address)}: {exc}") from None
+    raise BrokerUnavailable("the nodes of the cluster do not agree on who has the prefix")
+
+
+async def _checked(address: Address, login: Login, check: bytes) -> Stream:
+    """Dial a server that may write."""
+    stream = await open_stream(address, login)
+    try:
+        # The name is for operators; a server that refuses it works as well.
+        _, first = await stream.call(packed(b"CLIENT", b"SETNAME", b"wsbus") + check, 2)
         fault = fault_of(first)
         if fault is None:
-            return address, stream
+            return stream
+        moved_to = _moved_to(str(first), address)
+        raise BrokerUnavailable(fault) if moved_to is None else _Moved(fault, moved_to)
+    except (OSError, hiredis.ProtocolError) as exc:
         await stream.close()
-        target = _moved_to(str(first), address)
-        if target is None or place.kind != "cluster":
-            hint = "; write redis+cluster://" if target is not None else ""
-            raise BrokerUnavailable(f"{shown_address(address)}: {fault}{hint}")
-        address = target
-    raise BrokerUnavailable("the nodes of the cluster do not agree on who has the prefix")
+        raise BrokerUnavailable(reason_of(exc)) from None
+    except BaseException:
+        await stream.close()
+        raise
 
 
 async def _told_by_sentinel(place: RedisPlace, start: Address) -> Address:
@@ -204,8 +226,7 @@ async def _told_by_sentinel(place: RedisPlace, start: Address) -> Address:
     except (OSError, hiredis.ProtocolError) as exc:
         raise BrokerUnavailable(reason_of(exc)) from None
     finally:
-        with CancelScope(shield=True):
-            await stream.close()
+        await stream.close()
     match reply:
         case [bytes() as host, bytes() as port]:
             return host.decode(), int(port)
@@ -240,11 +261,19 @@ async def open_stream(address: Address, login: Login) -> Stream:
         await connection.connect()  # type: ignore[no-untyped-call]
         return Stream(connection)
     except (RedisError, OSError) as exc:
+        await _drop(connection)
         raise BrokerUnavailable(reason_of(exc)) from None
     except BaseException:
-        with CancelScope(shield=True):
-            await connection.disconnect(nowait=True)
+        await _drop(connection)
         raise
+
+
+async def _drop(connection: Connection | UnixDomainSocketConnection) -> None:
+    """Close a connection at once, even in a task that is cancelled."""
+    if connection._writer is not None:  # noqa: SLF001
+        connection._writer.transport.abort()  # noqa: SLF001  # TLS would wait for the other side
+    with CancelScope(shield=True), suppress(RedisError):
+        await connection.disconnect()
 
 
 def _moved_to(error: str, asked: Address) -> Address | None:
@@ -317,6 +346,8 @@ def reason_of(exc: BaseException) -> str:
     if isinstance(exc, RedisTimeoutError):
         return "it did not answer in time"
     if isinstance(exc, RedisConnectionError):
+        return "it closed the connection"
+    if isinstance(exc, ConnectionResetError | BrokenPipeError):
         return "it closed the connection"
     if isinstance(exc, SSLError):
         return f"TLS failed: {exc.reason or exc}"

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from .._log import escaped
 from .._spawn import spawn
-from ..bus import Bus
+from ..bus import Bus, host_of
 from ..connection import Connection, ConnectionInfo
 from ..core.errors import CloseCode, CommandError, ErrorCode, InvalidChannel, NotStarted
 from ..core.overflow import Overflow
@@ -60,7 +60,8 @@ class Observation:
 
     def __init__(self, watched: BusHost, *, allow_changes: bool) -> None:
         self.bus: Final = Bus()
-        """The consoles' own bus."""
+        """The consoles' own bus; it joins no broker."""
+        host_of(self.bus).is_private = True
         self.guests: int = 0
         """Connections that have begun or are about to."""
         self._watched: Final = watched

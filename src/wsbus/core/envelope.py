@@ -124,6 +124,7 @@ _item: Final = msgspec.msgpack.Decoder(Item).decode
 _json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _NEWLINE: Final = ord("\n")  # To look for a byte is quicker than to look for bytes (3.11).
 _channel: Final = lru_cache(4096)(parse_channel)
+_LAST_SECOND: Final = 253_402_300_799.0  # Of the year 9999: a date in every language.
 _VERSION: Final = bytes((VERSION,))
 _READABLE: Final = (VERSION, VERSION + 1)
 
@@ -192,6 +193,8 @@ def publication_of(item: Published, channel: str, node: str) -> Publication | No
     except (InvalidChannel, UnicodeError, msgspec.MsgspecError, RecursionError):
         return None
     if _NEWLINE in data or too_deep(data, MAX_DEPTH) or not item.event.isprintable():
+        return None
+    if not 0 <= item.timestamp <= _LAST_SECOND:  # Neither is NaN.
         return None
     return Publication(name, item.event, data, item.timestamp, item.key, node, item.number)
 

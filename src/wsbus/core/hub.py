@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
 from .channels import Channel
+from .crowd import Crowd
 from .families import Families
 from .frame import Frame
 from .member import Duty, Input, Member, Standing
@@ -179,10 +180,10 @@ class Hub:
         # Channels with the same subscribers share one group, so that a turn in which all of them
         # were published is still one write per member (see plan_writes).
         if len(members) < 2:
-            return Group(dict.fromkeys(members))
+            return Group(Crowd(members))
         group = self._groups.get(members)
         if group is None:
-            group = self._groups[members] = Group(dict.fromkeys(members))
+            group = self._groups[members] = Group(Crowd(members))
         return group
 
     def matching(self, channel: Channel) -> Collection[Member]:

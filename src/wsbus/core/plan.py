@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
+from .crowd import Crowd
 from .families import Family
 from .frame import Frame, join_lines
 from .member import Member
@@ -56,10 +57,10 @@ class Group:
 
     __slots__ = ("__weakref__", "_edited", "members", "protocol", "writes_bytes")
 
-    def __init__(self, members: dict[Member, None]) -> None:
+    def __init__(self, members: Crowd[Member]) -> None:
         self.members: Final = members
-        """In order; a dict finds one of them at once, and is copied at little cost."""
-        first = next(iter(self.members))
+        """At least one."""
+        first = next(iter(members))
         self.protocol: Final = first.protocol
         """None: members that are QUEUED; nothing is written to them."""
         self.writes_bytes: Final[bool] = first.writes_bytes
@@ -74,11 +75,7 @@ class Group:
             self._edited = WeakValueDictionary()
         group = self._edited.get((come, gone))
         if group is None:
-            left = self.members.copy()
-            for member in gone:
-                del left[member]
-            for member in come:
-                left[member] = None
+            left = self.members.edited(come, gone)
             if not left:
                 return None
             group = self._edited[come, gone] = Group(left)
@@ -105,7 +102,7 @@ class Audience(Collection[Member]):
 
     def among(self, members: AbstractSet[Member]) -> set[Member]:
         """Return those of ``members`` that belong to it."""
-        return {member for group in self.groups for member in group.members.keys() & members}
+        return set().union(*[group.members.among(members) for group in self.groups])
 
     def __len__(self) -> int:
         return self.count
@@ -135,7 +132,7 @@ class Audience(Collection[Member]):
             more = tuple(parts.pop(kind, ()))
             less = tuple([member for member in gone if member in group.members])
             groups.append(group.edited(more, less) if more or less else group)
-        groups += [Group(dict.fromkeys(part)) for part in parts.values()]
+        groups += [Group(Crowd(part)) for part in parts.values()]
         if groups == list(self.groups) and self.family is None:
             return self
         return Audience(tuple([group for group in groups if group is not None]))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from anyio import Event
+from anyio import Event, NoEventLoopError
+from anyio.lowlevel import current_token
+
+from ..core.errors import UsageError
 
 __all__ = ["Wakeup"]
 
@@ -26,7 +29,13 @@ class Wakeup:
         self._is_set = False
 
     def set(self) -> None:
-        """Wake the waiting task, or the next one to wait; idempotent until then."""
+        """Wake the waiting task, or the next one to wait; idempotent until then.
+
+        Raises:
+            UsageError: Its event loop is closed, or stands still while another one runs.
+        """
+        if self._loop is not None and not self._loop.is_running():
+            _check_still(self._loop)
         self._is_set = True
         if self._future is not None:
             if not self._future.done():
@@ -57,3 +66,20 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:  # The running loop is not asyncio's.
         return None
+
+
+def _check_still(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise an error if an event loop that stands still cannot be the one that is meant."""
+    if loop.is_closed():
+        raise UsageError(
+            "the event loop of this bus was closed before the bus was stopped: start the bus in "
+            "the event loop that uses it, with `async with bus:`"
+        )
+    try:
+        current_token()
+    except NoEventLoopError:
+        return  # It goes on later.
+    raise UsageError(
+        "this bus runs in another event loop of this thread: make a bus for each event loop, and "
+        "give all of them one broker"
+    )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
 from ..connection import Connection, Driven
+from ..core.errors import UsageError
 from ..core.instant import Instant
 from ..core.member import Member
 from ..core.messages import ServerMessage
 from .outlet import SocketOutlet
 
-__all__ = ["ConnectionDriver", "driver_of"]
+__all__ = ["ConnectionDriver", "driver_of", "orphan"]
 
 
 class ConnectionDriver(Driven, Protocol):
@@ -66,3 +67,25 @@ def driver_of(connection: Connection) -> ConnectionDriver:
     """Return the driver of a connection: for the bus, not for applications."""
     # The two know each other, and the bus makes connections for such drivers only.
     return cast("ConnectionDriver", connection._driver)  # noqa: SLF001
+
+
+class _Orphan:
+    """Stands in for a driver in a fork of its process: it tells what it knows, and does nothing."""
+
+    def __init__(self, driver: ConnectionDriver, why: str) -> None:
+        self._driver: Final = driver
+        self._why: Final = why
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def perform(self, *_args: object) -> NoReturn:
+        raise UsageError(self._why)
+
+    def abort(self) -> NoReturn:
+        raise UsageError(self._why)
+
+
+def orphan(driver: ConnectionDriver, why: str) -> None:
+    """Have the methods of a connection that would write raise :class:`.UsageError`."""
+    driver.connection._driver = _Orphan(driver, why)  # noqa: SLF001  # as above

@@ -75,8 +75,8 @@ class Flusher:
         if self.is_overdue:
             self.flush()
         elif not self._is_due:
+            self._due.set()  # It raises in another event loop, each time.
             self._is_due = True
-            self._due.set()
 
     @property
     def is_overdue(self) -> bool:
@@ -89,8 +89,8 @@ class Flusher:
             self.flush()
             await checkpoint()
         else:
+            self._due.set()  # It raises in another event loop.
             self._is_due = True
-            self._due.set()
             if self._flushed is None:
                 self._flushed = Event()
             await self._flushed.wait()
@@ -235,7 +235,9 @@ class Flusher:
             self._fail(member, exc)
             return
         if self._hub.release(member):
-            self._rest(member)
+            member.outlet.rest()
+            if self._progress is not None:
+                self._tell_progress()
             return
         member.outlet.progress(self._clock().monotonic)
         self._tell_progress()

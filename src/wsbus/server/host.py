@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -23,15 +24,18 @@ from .driver import Driver
 from .flusher import Flusher
 from .hooks import HookLists
 from .incoming import Incoming
-from .lifecycle import Life
+from .lifecycle import FORKED, Life
 from .post import Post
 from .relay import Relay
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
+from .siblings import warn_of_siblings
 from .source import Encode
 from .statistics import BusStatistics
 
 __all__ = ["BusHost"]
+
+logger: Final = logging.getLogger("wsbus.bus")
 
 
 class BusHost:
@@ -74,6 +78,8 @@ class BusHost:
         """The run that goes on, or has failed; None: there is none."""
         self.has_run: bool = False
         """Whether it has been started, be it running still or not."""
+        self.is_private: bool = False
+        """Whether it serves a part of wsbus, which needs no broker."""
 
     # --- life --------------------------------------------------------------------------------
 
@@ -97,11 +103,11 @@ class BusHost:
 
         Raises:
             NotStarted: The bus is not running.
-            UsageError: This is another thread than the event loop's.
+            UsageError: This is another thread than the event loop's, or a fork of its process.
         """
         life = self.life
         if life is None or life.services is None:
-            raise NotStarted
+            raise self._not_running()
         if threading.get_ident() != life.thread:
             raise UsageError(
                 f"the bus belongs to thread {life.thread}, this is {threading.get_ident()}: "
@@ -115,10 +121,27 @@ class BusHost:
 
         Raises:
             NotStarted: The bus is not running.
+            UsageError: This is a fork of the process that it runs in.
         """
         if self.life is None or self.life.services is None:
-            raise NotStarted
+            raise self._not_running()
         return self.life.services.post
+
+    def _not_running(self) -> UsageError:
+        is_inherited = self.life is not None and self.life.is_inherited
+        return UsageError(FORKED) if is_inherited else NotStarted()
+
+    def runs_here(self) -> bool:
+        """Return whether it runs in this event loop; False: it can be started.
+
+        Raises:
+            UsageError: It runs in another one, or in a process that this one is a fork of.
+        """
+        life = self.life
+        if life is None or life.is_over:
+            return False
+        life.check_here()
+        return life.is_up
 
     def declare(self, pattern: str, *, overflow: Overflow | str | None, key: str | None) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""
@@ -130,10 +153,17 @@ class BusHost:
         """Start. Cancellation: it has not started, and can be started again.
 
         Raises:
-            UsageError: It is running.
+            UsageError: It is running, here or in another event loop; or this process is a fork of
+                the one that it runs in.
         """
         if self.life is not None and not self.life.is_over:
+            self.life.check_here()
             raise UsageError("this bus is running already")
+        if self.life is not None and self.life.is_lost:
+            logger.warning(
+                "the event loop was closed before the bus was stopped; its connections are lost, "
+                "and it starts anew"
+            )
         life = self.life = Life(self._make_services)
         self.has_run = True
         try:
@@ -176,13 +206,19 @@ class BusHost:
             )
             services.follow(relay)
             services.post.outgoing = relay.outgoing
+        if not self.is_private and (self._broker is None or self._broker.address == "memory:"):
+            tasks.start_soon(warn_of_siblings)
         return services
 
     # --- for its endpoints -----------------------------------------------------------------------
 
     def accepts(self, endpoint: Endpoint) -> bool:
-        """Whether an endpoint takes connections now."""
-        return self.life is not None and self.life.accepts(endpoint)
+        """Whether an endpoint takes connections now.
+
+        Raises:
+            UsageError: The bus runs in another event loop.
+        """
+        return self.runs_here() and self.life is not None and self.life.accepts(endpoint)
 
     def count(self, endpoint: Endpoint) -> int:
         """Return how many connections an endpoint has."""

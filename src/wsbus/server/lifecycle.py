@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
+from weakref import WeakSet
 
 from anyio import (
     CancelScope,
@@ -25,6 +27,7 @@ from ..core.choices import shown
 from ..core.errors import UsageError, check_sendable
 from ..core.instant import Instant
 from ..endpoint import Endpoint
+from .connection import orphan
 from .services import SWEEP_SECONDS, Services
 
 __all__ = ["Life"]
@@ -39,6 +42,12 @@ _FAREWELL_SECONDS: Final = 1.0
 
 _GRACE_SECONDS: Final = 5.0
 """At shutdown, the time for calls of the application to end once they are cancelled."""
+
+
+FORKED: Final = (
+    "this process is a fork of the one that the bus was started in, whose connections it must not "
+    "use: start the bus in each worker, after the fork, as lifespan=lifespan(bus) and mount(…) do"
+)
 
 
 class Life:
@@ -62,18 +71,62 @@ class Life:
         self.token: Final[Any] = current_token()
         """The event loop, as :func:`anyio.from_thread.run_sync` takes it."""
         self.services: Services | None = None
-        """None: not started yet, or stopped."""
+        """None: not started yet, stopped, or in a fork of the process."""
         self.is_closing: bool = False
+        self._left: Services | None = None  # Those of the process that this one is a fork of.
+        _lives.add(self)
 
     @property
     def is_up(self) -> bool:
         """Whether it runs, and is not ending."""
-        return self.services is not None and not self.is_closing
+        return self.services is not None and not self.is_closing and not self.is_lost
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, on purpose or because it failed."""
-        return self._stopped.is_set()
+        """Whether it has ended: on purpose, because it failed, or with its event loop."""
+        return self._stopped.is_set() or self.is_lost
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its event loop was closed while it ran; trio ends what runs in a loop first."""
+        is_closed: Callable[[], bool] | None = getattr(self.token.native_token, "is_closed", None)
+        return is_closed is not None and is_closed() and not self._stopped.is_set()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process is a fork of the one that it runs in."""
+        return self._left is not None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the running event loop is its own."""
+        return current_token().native_token is self.token.native_token
+
+    def check_here(self) -> None:
+        """Check that it runs in this event loop, and in this process.
+
+        Raises:
+            UsageError: It does not.
+        """
+        if self.is_inherited:
+            raise UsageError(FORKED)
+        if not self.is_here:
+            where = (
+                "this thread"
+                if threading.get_ident() == self.thread
+                else f"thread {self.thread}, and this is thread {threading.get_ident()}"
+            )
+            raise UsageError(
+                f"this bus runs in another event loop of {where}: make a bus for each event loop, "
+                "and give all of them one broker"
+            )
+
+    def leave_behind(self) -> None:
+        """This process is a fork of the one that it runs in: have nothing written here."""
+        if self.services is not None:
+            self._left, self.services = self.services, None
+            for driver in self._left.registry.connected():
+                orphan(driver, FORKED)
 
     async def start(self) -> None:
         """Return once it runs. Cancellation: it has not started."""
@@ -96,6 +149,10 @@ class Life:
             UsageError: The deadline is invalid, or the code may not be sent.
         """
         _check_farewell(deadline, code)
+        if self.is_inherited or self.is_lost:
+            return  # There is nothing here that could be ended.
+        if not self._stopped.is_set():
+            self.check_here()
         if not self.is_closing:
             self.is_closing = True
             self._farewell = (deadline, code)
@@ -198,6 +255,18 @@ class Life:
             now = services.clock()
             _sweep_once(services, last, now)
             last = now
+
+
+_lives: Final[WeakSet[Life]] = WeakSet()
+
+
+def _leave_all_behind() -> None:
+    for life in _lives:
+        life.leave_behind()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_behind)
 
 
 def _check_farewell(deadline: object, code: object) -> None:

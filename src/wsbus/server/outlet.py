@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from anyio import Event
@@ -106,16 +106,18 @@ class SocketOutlet(Outlet):
         if self.direct is not None:
             await self.direct.wait_writable()
 
-    async def send(self, frames: Sequence[Frame]) -> None:
+    def send(self, frames: Sequence[Frame]) -> Awaitable[None]:
         """Send them all, in order.
 
         Raises:
-            TransportClosed: Nobody can be reached any more.
+            TransportClosed: Nobody can be reached any more; raised when it is awaited.
         """
         if self.direct is None:
-            await self.transport.send(frames)
-        else:
-            self.direct.write_now(b"".join([frame.wire for frame in frames]))
+            return self.transport.send(frames)  # No coroutine around each ASGI delivery.
+        return self._write(self.direct, frames)
+
+    async def _write(self, direct: WriteNow, frames: Sequence[Frame]) -> None:
+        direct.write_now(b"".join([frame.wire for frame in frames]))
 
     # --- progress ----------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ import platform
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
+from heapq import nsmallest
 from typing import Final
 
 import msgspec
@@ -61,6 +62,10 @@ class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     is_up: bool
+    seconds: float
+    """How long it has been up, or down."""
+    failure: str | None
+    """Why it is down; None: it is up, or was not dialled yet."""
     node: str
     """This node."""
     nodes: int
@@ -150,6 +155,8 @@ class Relay:
         self._round_trip: float | None = None
         self._nodes: Final[dict[str, tuple[Beacon, float]]] = {}
         self._losses = self._gaps = 0
+        self._since = current_time()  # When the link came, or went.
+        self._failure: str | None = None
 
     # --- life --------------------------------------------------------------------------------
 
@@ -194,6 +201,7 @@ class Relay:
         self._followed.update(followed)
         self.outgoing.open(link)
         self._is_up = True
+        self._since, self._failure = current_time(), None
         if self._attempted.is_set():
             self._report_gap()
             logger.warning(
@@ -219,6 +227,8 @@ class Relay:
         why = "no other process gets what is published here, until it is back"
         if self._is_up:
             self._losses += 1
+            self._since = current_time()
+        self._failure = str(exc) or type(exc).__name__
         is_known = isinstance(exc, BrokerUnavailable | OSError)
         self._log.error(
             "there is no link to %s: %s; %s",
@@ -278,8 +288,9 @@ class Relay:
                 self._followed.update(new)
                 self._tell_progress()
             elif old:
-                await _within(CALL_SECONDS, link.unfollow(old))
+                # First: whoever wants one of them from now on waits until it is followed again.
                 self._followed.difference_update(old)
+                await _within(CALL_SECONDS, link.unfollow(old))
             elif self.inbox.is_watching:
                 with move_on_after(_COPY_SECONDS) as scope:
                     await self._changed.wait()
@@ -367,6 +378,8 @@ class Relay:
         return LinkStatistics(
             address=self._broker.address,
             is_up=self._is_up,
+            seconds=current_time() - self._since,
+            failure=self._failure,
             node=self._node,
             nodes=len(self.nodes()),
             feeds=len(self._followed),
@@ -382,6 +395,10 @@ class Relay:
             copies=inbox.copies,
             unreadable=inbox.unreadable,
         )
+
+    def feeds(self, most: int) -> list[Feed]:
+        """Return the feeds that are followed, in order, but not more than ``most``."""
+        return nsmallest(most, self._followed)
 
     def _wall(self) -> float:
         return self._clock().wall

@@ -221,6 +221,8 @@ class Runner:
             Whether the task has to end, since a call may reach another through it.
         """
         calls = self._calls
+        # Those who could reach the task later: each takes a reference, or a weak one.
+        holders = getrefcount(task) + getweakrefcount(task)
         while calls:
             function, items = calls[0]
             item = next(items, _NO_MORE)
@@ -231,8 +233,6 @@ class Runner:
             if self._left and not self._is_woken:
                 self._wake()  # The relief.
             self.running += 1
-            # Those who could reach the task later: each takes a reference, or a weak one.
-            holders = getrefcount(task) + getweakrefcount(task)
             try:
                 await function(item)
             except BaseException as exc:  # noqa: BLE001  # reraise() sorts it
@@ -244,9 +244,8 @@ class Runner:
                     logger.exception("an async call failed")
             finally:
                 self.running -= 1
-            if task is not None and (
-                getrefcount(task) + getweakrefcount(task) > holders or task.cancelling()
-            ):
+            before, holders = holders, getrefcount(task) + getweakrefcount(task)
+            if task is not None and (holders > before or task.cancelling()):
                 return True
         return False
 

@@ -1,25 +1,27 @@
 // Sockets, timers, promises, loops and events around a session, which decides.
 import { addressOf, explainFailure } from "./address.js";
-import { CommandError, ConnectionError } from "./errors.js";
+import { makeAlarm } from "./alarm.js";
+import { CommandError } from "./errors.js";
+import { makeHandlers } from "./handlers.js";
+import { join } from "./joining.js";
+import { watchPage } from "./page.js";
 import { makeSession } from "./session.js";
+import { listen } from "./socket.js";
 import { gapOf, makeStream } from "./stream.js";
-import { base64url, checkLength, fits } from "./text.js";
-import { clamp, onAbort, wait } from "./waiting.js";
+import { errorOf, makeTelling } from "./telling.js";
+import { base64url, checkLength } from "./text.js";
+import { onAbort, wait } from "./waiting.js";
 
-/** @import { Action, Failure, Input, Message } from "./actions.js" */
-/** @import { NodeSocket, SocketEvent } from "./address.js" */
+/** @import { Action, Input, Message } from "./actions.js" */
 /** @import { Session } from "./session.js" */
 /** @import { SessionState } from "./states.js" */
 /** @import { Holder, Stream } from "./stream.js" */
+/** @import { ConnectionError } from "./errors.js" */
 /** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, RequestOptions, Socket, State } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
 const STATES = { waiting: "waiting", open: "connected", "ended": "closed" };
-
-/** @type {(failure: Failure) => CommandError | ConnectionError} */
-const errorOf = ({ code, message, reason }) =>
-  typeof code === "number" ? new ConnectionError(code, message, reason) : new CommandError(code, message);
 
 /** @type {(patterns: string | Iterable<string>) => string[]} */
 const listOf = (patterns) => [...new Set(typeof patterns === "string" ? [patterns] : patterns)];
@@ -58,7 +60,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   let end;
   /** @type {Promise<Ending>} */
   let closed;
-  /** Removes the listeners of the window and of the page. @type {AbortController | undefined} */
+  /** Removes the listeners of the window and of the page. @type {(() => void) | undefined} */
   let watching;
   /** @type {Set<Waiter<void>>} Of `connect`. */
   const connecting = new Set();
@@ -68,16 +70,6 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   const leaving = new Set();
   /** @type {Set<Stream>} */
   const streams = new Set();
-  /** @type {Set<{ segments: string[], handler: (event: BusEvent) => unknown }>} */
-  const listeners = new Set();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let timer;
-  /** When the timer strikes. */
-  let due = Infinity;
-  let isScheduled = false;
-  /** Events that listeners get when all that belongs together is done. @type {[string, unknown][]} */
-  let events = [];
-  let depth = 0;
 
   /** @returns {State} */
   const stateOf = () => (session.state === "waiting" && session.deadline === Infinity ? "idle" : (STATES[session.state] ?? "connecting"));
@@ -94,22 +86,12 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   // --- telling the application -------------------------------------------------------------------
 
-  /** Listeners may call anything: so they run when all that belongs together is done. */
-  const flush = () => {
-    for (let event; !depth && (event = events.shift()); ) {
-      const [type, detail] = event;
-      if (dispatch(type, detail) && type === "error") (globalThis.reportError ?? console.error)(detail);
-    }
-  };
-
-  /** @param {string} type @param {unknown} detail */
-  const tell = (type, detail) => {
-    events.push([type, detail]);
-    flush();
-  };
+  const { tell, forget, together } = makeTelling(dispatch);
 
   /** @param {unknown} error */
   const report = (error) => tell("error", error);
+
+  const handlers = makeHandlers(report);
 
   const settle = () => {
     if (!session.isLeaving()) for (const waiter of leaving) waiter.resolve();
@@ -120,43 +102,22 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   /** Tell the session what has happened, and do what it wants. @param {Input<Holder, Waiter<unknown>>} input */
   const give = (input) => {
     const actions = session.handle({ ...input, isOffline: globalThis.navigator?.onLine === false }, performance.now());
-    const state = stateOf();
-    depth++;
-    if (state !== told) {
-      if (told === "closed") begin();
-      // Listeners do not get what one of them has made untrue.
-      if (state === "closed") events = events.filter(([type]) => type === "error");
-      told = state;
-      tell("state", { state });
-    }
-    actions.forEach(perform);
-    schedule();
-    settle();
-    depth--;
-    flush();
+    together(() => {
+      const state = stateOf();
+      if (state !== told) {
+        if (told === "closed") begin();
+        // Listeners do not get what one of them has made untrue.
+        if (state === "closed") forget();
+        told = state;
+        tell("state", { state });
+      }
+      actions.forEach(perform);
+      alarm(session.deadline, isConnected());
+      settle();
+    });
   };
 
-  /** Call again when the session has something to do. */
-  const schedule = () => {
-    const { deadline } = session;
-    if (deadline === due) return;
-    const delay = deadline - performance.now();
-    clearTimeout(timer);
-    due = deadline;
-    if (session.state !== "open" || delay > 0) {
-      if (delay < Infinity) timer = setTimeout(run, clamp(delay));
-    } else if (!isScheduled) {
-      // What one turn of the event loop has changed is said at its end.
-      isScheduled = true;
-      queueMicrotask(run);
-    }
-  };
-
-  const run = () => {
-    isScheduled = false;
-    due = Infinity;
-    give({ type: "deadline" });
-  };
+  const alarm = makeAlarm(() => give({ type: "deadline" }));
 
   /** @param {Action<Holder, Waiter<unknown>>} action */
   const perform = (action) => {
@@ -214,20 +175,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   // --- connections -------------------------------------------------------------------------------
 
-  /** Look when the browser says that something has changed. */
-  const watch = () => {
-    if (watching) return;
-    watching = new AbortController();
-    const { signal } = watching;
-    const page = globalThis.document;
-    const wake = () => give({ type: "wake" });
-    globalThis.addEventListener?.("online", wake, { signal });
-    globalThis.addEventListener?.("offline", () => give({ type: "check" }), { signal });
-    page?.addEventListener("visibilitychange", () => page.hidden || wake(), { signal });
-  };
-
   const unwatch = () => {
-    watching?.abort();
+    watching?.();
     watching = undefined;
   };
 
@@ -269,38 +218,29 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     try {
       const address = addressOf(link.url ?? /** @type {string} */ (url));
       link.where = address.origin + address.pathname;
-      listen((link.socket = new (WebSocket ?? globalThis.WebSocket)(address.href, offered)));
+      use((link.socket = new (WebSocket ?? globalThis.WebSocket)(address.href, offered)));
     } catch (error) {
       give({ type: "close", error: { code: 1006, message: `${error}` } });
     }
   };
 
   /** @param {Socket} socket */
-  const listen = (socket) => {
+  const use = (socket) => {
     const mine = link;
     const { where, end } = mine;
-    /** @type {(cause?: string, said?: unknown) => void} */
-    const fail = (cause = "", said = "") => {
-      if (end.signal.aborted) return;
-      hangUp();
-      give({ type: "failed", error: explainFailure(where, protocol, cause, `${said}`) });
-    };
-    /** @type {(type: string, run: (event: SocketEvent) => void) => void} */
-    const on = (type, run) =>
-      socket.addEventListener(type, (event) => end.signal.aborted || run(/** @type {SocketEvent} */ (event)));
-    on("open", () => {
-      mine.isOpen = true;
-      if (socket.protocol === protocol) give({ type: "opened" });
-      else give({ type: "close", error: { code: 4510, message: `${where} does not speak ${protocol}` } });
-    });
-    on("message", ({ data }) => received(data, end.signal));
-    on("close", ({ code = 1006, reason = "" }) => (mine.isOpen ? lose(code, reason) : fail()));
-    on("error", ({ message, error }) => mine.isOpen || fail(message || error?.message || error?.code));
-    /** The package ws shows the answer of a server that refused. @type {NodeSocket} */ (socket).on?.(
-      "unexpected-response",
-      (_, answer) => {
-        const refused = (said = /** @type {unknown} */ ("")) => fail(`Unexpected server response: ${answer.statusCode}`, said);
-        answer.once("data", refused).once("end", refused);
+    listen(
+      socket,
+      end.signal,
+      () => {
+        mine.isOpen = true;
+        if (socket.protocol === protocol) give({ type: "opened" });
+        else give({ type: "close", error: { code: 4510, message: `${where} does not speak ${protocol}` } });
+      },
+      (data) => received(data, end.signal),
+      lose,
+      (cause = "", said) => {
+        hangUp();
+        give({ type: "failed", error: explainFailure(where, protocol, cause, said) });
       },
     );
   };
@@ -326,16 +266,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     const seen = { channel, event, timestamp, data };
     if (position) seen.position = position;
     for (const holder of session.audience(channel)) holder.push?.(seen);
-    const names = channel.split(".");
-    for (const listener of [...listeners]) {
-      if (!listeners.has(listener) || !fits(listener.segments, names)) continue;
-      try {
-        const outcome = /** @type {PromiseLike<unknown> | undefined} */ (listener.handler(seen));
-        outcome?.then?.(undefined, report);
-      } catch (error) {
-        report(error);
-      }
-    }
+    handlers.deliver(seen);
   };
 
   // --- what the application calls ----------------------------------------------------------------
@@ -376,7 +307,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         }
         if (typeof url !== "function") addressOf(url);
         connecting.add(waiter);
-        watch();
+        watching ??= watchPage(() => give({ type: "wake" }), () => give({ type: "check" }));
         give({ type: "connect" });
         return () => {
           connecting.delete(waiter);
@@ -391,42 +322,11 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         (waiter) => {
           const list = listOf(patterns);
           list.forEach(checkLength);
-          /** @type {Set<Holder>} Patterns that the server has not confirmed. */
-          const pending = new Set();
-          /** @type {Map<Holder, string>} Patterns that the call still wants. */
-          const parts = new Map();
-          const off = () => [...parts.keys()].forEach((part) => part.leave?.());
-          let stay = () => {};
           joining.add(waiter);
-          for (const pattern of list) {
-            /** @type {Holder & { leave(): void }} */
-            const part = {
-              signal,
-              confirm() {
-                pending.delete(part);
-                if (!pending.size) waiter.resolve();
-              },
-              dismiss(error) {
-                if (pending.has(part)) waiter.reject(error);
-                else report(error); // The call has returned long ago.
-                part.leave();
-              },
-              leave() {
-                parts.delete(part);
-                if (!parts.size) stay();
-                change("unsubscribe", pattern, part);
-                if (pending.delete(part)) waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
-              },
-            };
-            pending.add(part);
-            parts.set(part, pattern);
-          }
-          for (const [part, pattern] of [...parts]) change("subscribe", pattern, part);
-          if (!pending.size) waiter.resolve();
+          const after = join(waiter, list, signal, change, report);
           return (hasFailed) => {
             joining.delete(waiter);
-            if (hasFailed) off();
-            else stay = onAbort(signal, off);
+            after(hasFailed);
           };
         },
         (ms) => late("the subscription was not confirmed", ms),
@@ -450,17 +350,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       );
     },
 
-    /** @type {(pattern: string, handler: (event: BusEvent) => unknown, options: Abortable) => () => void} */
-    on(pattern, handler, { signal }) {
-      const listener = { segments: pattern.split("."), handler };
-      const off = () => {
-        listeners.delete(listener);
-        stay();
-      };
-      const stay = onAbort(signal, off);
-      if (!signal?.aborted) listeners.add(listener);
-      return off;
-    },
+    on: handlers.on,
 
     /** @type {(pattern: string, options: Abortable & { buffer?: number }) => AsyncIterableIterator<BusEvent>} */
     events(pattern, { signal, buffer = 1000 }) {

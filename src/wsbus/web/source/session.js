@@ -354,7 +354,10 @@ export const makeSession = (
         return tokenRef && [undefined, tokenRef].includes(id) ? authResult(message) : undefined;
       case "subscribed":
         pace.of().answered();
-        return id === undefined ? undefined : subscriptions.answered(message);
+        if (id === undefined) return undefined;
+        // A server that is short of something may take later what it had taken before.
+        if (subscriptions.isCutShort(message)) return cut("the server cannot serve the subscriptions again yet");
+        return subscriptions.answered(message);
       case "unsubscribed":
         return id === undefined ? subscriptions.taken(data.channels, data.reason) : subscriptions.left(id);
       case "gap": {

@@ -24,16 +24,31 @@ export const gapOf = ({ lost, cause, channels }) => ({
 /** Of several causes, the first one counts. @type {Gap["cause"][]} */
 const CAUSES = ["reconnect", "broker", "server", "buffer"];
 
+/** A gap that concerns more channels names none. */
+const MAX_CHANNELS = 16;
+
+/** Of what is not known there is no sum. @param {number | null} one @param {number | null} other */
+const add = (one, other) => (one === null || other === null ? null : one + other);
+
 /**
- * Two gaps before the same event are one; of which channels it is, is then not known.
+ * Two gaps before the same event are one.
  * @param {Gap | undefined} first
  * @param {Gap | undefined} second
  * @returns {Gap | undefined}
  */
 const join = (first, second) => {
   if (!first || !second) return first ?? second;
-  const lost = first.lost === null || second.lost === null ? null : first.lost + second.lost;
-  return { lost, cause: CAUSES.find((cause) => cause === first.cause || cause === second.cause) ?? first.cause };
+  const channels = new Map(first.channels);
+  for (const [name, loss] of second.channels ?? []) {
+    const before = channels.get(name);
+    channels.set(name, before ? { ...before, ...loss, lost: add(before.lost, loss.lost) } : loss);
+  }
+  const areKnown = first.channels && second.channels && channels.size <= MAX_CHANNELS;
+  return {
+    lost: add(first.lost, second.lost),
+    cause: CAUSES.find((cause) => cause === first.cause || cause === second.cause) ?? first.cause,
+    ...(areKnown && { channels }),
+  };
 };
 
 /**
@@ -43,7 +58,7 @@ const join = (first, second) => {
  * @returns {Stream}
  */
 export const makeStream = (limit, tell, leave) => {
-  /** @type {{ event: BusEvent, gap?: Gap, dropped: number }[]} */
+  /** `full`: what the buffer lost before the event; only the first one has it. @type {{ event: BusEvent, gap?: Gap, full?: Gap }[]} */
   let buffer = [];
   /** What is missing before the next event. @type {Gap | undefined} */
   let gap;
@@ -54,12 +69,10 @@ export const makeStream = (limit, tell, leave) => {
   const read = async function* () {
     for (;;) {
       for (let item; (item = buffer.shift()); ) {
-        const { event, dropped } = item;
-        /** @type {Gap | undefined} */
-        const full = dropped ? { lost: dropped, cause: "buffer" } : undefined;
+        const { event, full } = item;
         if (full) tell(full);
-        const before = join(full, item.gap);
-        yield before ? { ...event, gap: before } : { ...event };
+        const gap = join(full, item.gap);
+        yield gap ? { ...event, gap } : { ...event };
       }
       if (ended?.error) throw ended.error;
       if (ended) return undefined;
@@ -87,11 +100,13 @@ export const makeStream = (limit, tell, leave) => {
     dismiss: (error) => stream.end(error, true),
     lose: (more) => void (gap = join(gap, more)),
     push(event) {
-      buffer.push({ event, gap, dropped: 0 });
+      buffer.push({ event, gap });
       gap = undefined;
       if (buffer.length > limit && buffer.length > 1) {
         const [oldest, next] = buffer.splice(0, 2);
-        buffer.unshift({ event: next.event, gap: join(oldest.gap, next.gap), dropped: oldest.dropped + 1 });
+        /** @type {Gap} */
+        const one = { lost: 1, cause: "buffer", channels: new Map([[oldest.event.channel, { lost: 1 }]]) };
+        buffer.unshift({ event: next.event, gap: join(oldest.gap, next.gap), full: join(oldest.full, one) });
       }
       wake();
     },

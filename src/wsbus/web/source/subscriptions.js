@@ -46,6 +46,9 @@ export const makeSubscriptions = (emit) => {
     for (const holder of holders) emit({ type: "dismiss", holder, error });
   };
 
+  /** The request asks for what was held before. @param {string} [ref] */
+  const isRenewal = (ref) => haveMissed(askedBy(ref));
+
   const haveMissed = (some = all()) => some.some(({ missed }) => missed.size);
 
   return {
@@ -117,8 +120,10 @@ export const makeSubscriptions = (emit) => {
     /** How many names a request has that is not answered yet; 0: it is none of these. @param {string} ref */
     count: (ref) => (leaving.get(ref) ?? askedBy(ref)).length,
 
-    /** The request asks for what was held before. @param {string} ref */
-    isRenewal: (ref) => haveMissed(askedBy(ref)),
+    isRenewal,
+
+    /** The server cannot serve now what it served over an earlier connection. @param {Message} message */
+    isCutShort: ({ id, data: { rejected = [] } }) => rejected.some(({ code }) => code === "UNAVAILABLE") && isRenewal(id),
 
     /** The request was not acted on, and is to be made again. @param {string} ref */
     postpone(ref) {

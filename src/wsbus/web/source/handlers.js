@@ -1,0 +1,39 @@
+// Handlers of `on`: they get what matches, and subscribe to nothing.
+import { fits } from "./text.js";
+import { onAbort } from "./waiting.js";
+
+/** @import { Abortable, BusEvent } from "./types.js" */
+
+/** @param {(error: unknown) => void} report Called with what a handler throws. */
+export const makeHandlers = (report) => {
+  /** @type {Set<{ segments: string[], handler: (event: BusEvent) => unknown }>} */
+  const listeners = new Set();
+
+  return {
+    /** @type {(pattern: string, handler: (event: BusEvent) => unknown, options: Abortable) => () => void} */
+    on(pattern, handler, { signal }) {
+      const listener = { segments: pattern.split("."), handler };
+      const off = () => {
+        listeners.delete(listener);
+        stay();
+      };
+      const stay = onAbort(signal, off);
+      if (!signal?.aborted) listeners.add(listener);
+      return off;
+    },
+
+    /** @param {BusEvent} event */
+    deliver(event) {
+      const names = event.channel.split(".");
+      for (const listener of [...listeners]) {
+        if (!listeners.has(listener) || !fits(listener.segments, names)) continue;
+        try {
+          const outcome = /** @type {PromiseLike<unknown> | undefined} */ (listener.handler(event));
+          outcome?.then?.(undefined, report);
+        } catch (error) {
+          report(error);
+        }
+      }
+    },
+  };
+};

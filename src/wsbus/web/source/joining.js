@@ -1,0 +1,53 @@
+// One call of `subscribe`: all of its patterns are confirmed, or none stays.
+import { CommandError } from "./errors.js";
+import { onAbort } from "./waiting.js";
+
+/** @import { Holder } from "./stream.js" */
+/** @import { Waiter } from "./waiting.js" */
+
+/**
+ * Subscribe; returns what is called when the waiter is settled, with whether the call has failed.
+ * @param {Waiter<void>} waiter
+ * @param {string[]} list Its patterns.
+ * @param {AbortSignal | undefined} signal Takes the call back, after the confirmation, too.
+ * @param {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder) => void} change
+ * @param {(error: unknown) => void} report Called with what ends it after the call has returned.
+ */
+export const join = (waiter, list, signal, change, report) => {
+  /** @type {Set<Holder>} Patterns that the server has not confirmed. */
+  const pending = new Set();
+  /** @type {Map<Holder, string>} Patterns that the call still wants. */
+  const parts = new Map();
+  const off = () => [...parts.keys()].forEach((part) => part.leave?.());
+  let stay = () => {};
+  for (const pattern of list) {
+    /** @type {Holder & { leave(): void }} */
+    const part = {
+      signal,
+      confirm() {
+        pending.delete(part);
+        if (!pending.size) waiter.resolve();
+      },
+      dismiss(error) {
+        if (pending.has(part)) waiter.reject(error);
+        else report(error); // The call has returned long ago.
+        part.leave();
+      },
+      leave() {
+        parts.delete(part);
+        if (!parts.size) stay();
+        change("unsubscribe", pattern, part);
+        if (pending.delete(part)) waiter.reject(new CommandError("UNSUBSCRIBED", pattern));
+      },
+    };
+    pending.add(part);
+    parts.set(part, pattern);
+  }
+  for (const [part, pattern] of [...parts]) change("subscribe", pattern, part);
+  if (!pending.size) waiter.resolve();
+  /** @param {boolean} hasFailed */
+  return (hasFailed) => {
+    if (hasFailed) off();
+    else stay = onAbort(signal, off);
+  };
+};

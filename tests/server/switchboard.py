@@ -1,0 +1,166 @@
+"""A broker in the process whose links fail when a test says so.
+
+It spreads publications over prefix feeds and delivers one copy for each feed that is followed, as
+Redis does. Each node has a :class:`Switch` of its own, on one :class:`Board`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+from anyio import (
+    CancelScope,
+    create_memory_object_stream,
+    create_task_group,
+    current_time,
+    sleep,
+    sleep_forever,
+    sleep_until,
+)
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from wsbus.broker import Link, Receive
+from wsbus.core.envelope import Turn
+from wsbus.core.errors import BrokerUnavailable
+from wsbus.core.feeds import Feed
+
+__all__ = ["Board", "Switch"]
+
+
+class Board:
+    """What the switches are joined by."""
+
+    def __init__(self) -> None:
+        self.links: dict[SwitchedLink, None] = {}
+
+    def publish(self, turn: Turn) -> None:
+        """Bring a turn to every link, one copy for each feed that it follows."""
+        for feed, message in turn.messages(spread=True):
+            for link in [*self.links]:
+                if feed in link.followed:
+                    link.bring(feed, message)
+
+
+class Switch:
+    """The broker of one node."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.link: SwitchedLink | None = None
+        self.refuses = False
+        """New links are refused."""
+        self.is_dead = False
+        """What links follow brings nothing, and all calls succeed; such a link stays so."""
+        self.is_frozen = False
+        """No call returns."""
+        self.seconds = 0.0
+        """How long each half of a call takes."""
+        self.latency = 0.0
+        """How much later messages come."""
+        self.calls: list[str] = []
+        """What was called on its links."""
+        self.brought: Counter[Feed] = Counter()
+        """Messages by feed."""
+
+    @property
+    def address(self) -> str:
+        return "switch:"
+
+    @asynccontextmanager
+    async def connect(self, receive: Receive) -> AsyncIterator[Link]:
+        await sleep(self.seconds)
+        if self.refuses:
+            raise BrokerUnavailable("refused")
+        link = SwitchedLink(self, self._board)
+        sender, messages = create_memory_object_stream[tuple[float, bytes]](math.inf)
+        link.messages = sender
+        self.link = self._board.links[link] = link  # type: ignore[assignment]
+        try:
+            with CancelScope() as link.scope:
+                async with create_task_group() as tasks:
+                    tasks.start_soon(_deliver, messages, receive)
+                    yield link
+                    tasks.cancel_scope.cancel()
+            if link.is_lost:
+                raise BrokerUnavailable("the switch was turned")
+        finally:
+            self._board.links.pop(link, None)
+            sender.close()
+            self.link = None
+
+    def lose(self) -> None:
+        """End the link, if there is one."""
+        if self.link is not None:
+            self.link.is_lost = True
+            self._board.links.pop(self.link, None)
+            self.link.scope.cancel()
+
+    def heal(self) -> None:
+        """End all faults; what is frozen stays so until it is given up."""
+        self.refuses = self.is_dead = self.is_frozen = False
+        self.seconds = self.latency = 0.0
+
+
+class SwitchedLink:
+    """A link of a switch."""
+
+    def __init__(self, switch: Switch, board: Board) -> None:
+        self._switch = switch
+        self._board = board
+        self.followed: set[Feed] = set()
+        self.is_lost = False
+        self._is_dead = False
+        self.scope = CancelScope()
+        self.messages: MemoryObjectSendStream[tuple[float, bytes]]
+
+    def bring(self, feed: Feed, message: bytes) -> None:
+        """Deliver a message later."""
+        self._is_dead = self._is_dead or self._switch.is_dead
+        if not self._is_dead:
+            self._switch.brought[feed] += 1
+            self.messages.send_nowait((current_time() + self._switch.latency, message))
+
+    async def publish(self, turn: Turn) -> None:
+        await self._half("publish")
+        self._board.publish(turn)
+        await self._half()
+
+    async def follow(self, feeds: Collection[Feed]) -> None:
+        taken = {*feeds}
+        await self._half(f"follow {' '.join(sorted(taken))}")
+        self.followed |= taken
+        await self._half()
+
+    async def unfollow(self, feeds: Collection[Feed]) -> None:
+        taken = {*feeds}
+        await self._half(f"unfollow {' '.join(sorted(taken))}")
+        self.followed -= taken
+        await self._half()
+
+    @property
+    def has_others(self) -> bool:
+        return True
+
+    def is_wanted(self, feed: Feed) -> bool:
+        return True
+
+    async def _half(self, call: str = "") -> None:
+        if call:
+            self._switch.calls.append(call)
+        await sleep(self._switch.seconds)
+        if self._switch.is_frozen:
+            await sleep_forever()
+        if self.is_lost:
+            raise BrokerUnavailable("the switch was turned")
+
+
+async def _deliver(
+    messages: MemoryObjectReceiveStream[tuple[float, bytes]], receive: Receive
+) -> None:
+    with messages:
+        async for at, message in messages:
+            await sleep_until(at)
+            receive(message)
