@@ -8,7 +8,7 @@ ends the link, and nothing else: the node goes on, publications that need the br
 and subscribers get what is published here.
 
 When a link is back, everything wanted is followed first. Only then each subscriber gets a ``gap``:
-what it reads anew after that holds all that was missed.
+what it reads anew after that holds all that was missed. What the link brought by then comes after.
 
 Theory of following: :class:`.Cover` says what is wanted now, and the task brings the link there. It
 follows what is new before it gives up what is old, so that a wider feed takes over from narrower
@@ -147,6 +147,7 @@ class Relay:
         """Keep a link until cancelled."""
         pause = _BACKOFF[0]
         while True:
+            self.inbox.hold()
             try:
                 async with self._broker.connect(self.inbox.receive) as link:
                     wanted = {*self._cover.wanted}  # More may be wanted when this is followed.
@@ -187,6 +188,7 @@ class Relay:
                 "may be missing",
                 self._broker.address,
             )
+        self.inbox.release()
         self._attempted.set()
         self._tell_progress()
 
