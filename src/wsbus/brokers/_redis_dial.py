@@ -59,7 +59,7 @@ _READ_BYTES: Final = 32_768
 RIGHTS: Final = (
     "&wsbus:* ~wsbus:* +publish +subscribe +unsubscribe +multi +exec +del +client|setname"
 )
-"""What ``ACL SETUSER`` must allow, for the prefix ``wsbus``."""
+"""The rights of a user, as ``ACL SETUSER`` takes them; for the prefix ``wsbus``."""
 
 _MOST_MOVES: Final = 5
 _NOT_PRIMARY: Final = {
@@ -88,7 +88,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RedisPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to find the server of a link."""
+    """The server of a link, or those that know it."""
 
     kind: Literal["server", "sentinel", "cluster"]
     starts: tuple[Address, ...]
@@ -196,7 +196,7 @@ async def _primary(place: RedisPlace, start: Address, check: bytes) -> tuple[Add
             if address == start:
                 raise
             raise BrokerUnavailable(f"{shown_address(address)}: {exc}") from None
-    raise BrokerUnavailable("the nodes of the cluster do not agree on who has the prefix")
+    raise BrokerUnavailable("the nodes of the cluster do not agree which of them has the prefix")
 
 
 async def _checked(address: Address, login: Login, check: bytes) -> Stream:
