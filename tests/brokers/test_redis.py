@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint
 from redis import Redis
 
 from tests.brokers.servers import Server
+from wsbus import Bus
 from wsbus.brokers import RedisBroker, broker_of
 from wsbus.brokers._redis_dial import RIGHTS
 from wsbus.core.envelope import Turn
@@ -402,6 +403,26 @@ async def test_a_reader_that_lags_is_cut(start_server: StartServer) -> None:
     with pytest.raises(BrokerUnavailable, match="it closed the connection"):
         await follow()
     await works(broker)
+
+
+async def test_a_bus_that_lags_tells_a_gap(start_server: StartServer) -> None:
+    """A bus whose link is cut, since it reads too slowly, follows again; its subscribers know."""
+    server = start_server("redis7", "--client-output-buffer-limit", "pubsub 1mb 0 0")
+    near, far = [Bus(broker=RedisBroker(server.url)) for _ in range(2)]
+    payload = bytes(1 << 20)
+    async with near, far, near.subscribe("a.*") as events:
+        stream = aiter(events)
+        with fail_after(20):
+            await far.publish("a.b", 1)
+            assert (await anext(stream)).data == 1
+            with Redis(host="127.0.0.1", port=server.port) as client:
+                for _ in range(40):  # The event loop stands meanwhile.
+                    client.publish("wsbus:{0}:~a.", payload)
+            while not ((link := near.statistics().broker) and link.is_up and link.gaps):
+                await checkpoint()
+            await far.publish("a.b", 2)
+            event = await anext(stream)
+        assert (event.data, event.gap is not None) == (2, True)
 
 
 async def test_the_links_of_a_cancelled_body_are_closed(start_server: StartServer) -> None:
