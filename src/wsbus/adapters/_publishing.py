@@ -49,7 +49,7 @@ _decode: Final = msgspec.json.Decoder(_Body).decode
 _ALONE: Final = Draft.__struct_fields__
 
 
-class _Refused(Exception):
+class _HttpRefusal(Exception):
     """A request that is answered with an error.
 
     Args:
@@ -101,7 +101,7 @@ class Publishing:
             self._check(method, found := [(name.lower(), value) for name, value in headers])
             drafts, is_one = _read(await _collect(found, chunks))
             return await self._publish(drafts, is_one=is_one)
-        except _Refused as exc:
+        except _HttpRefusal as exc:
             self._log.warning("a request to publish was refused with %d: %s", exc.status, exc)
             body = {"message": str(exc)} | ({"at": exc.at} if exc.at else {})
             return _json(exc.status, {"error": body}, exc.headers)
@@ -109,9 +109,9 @@ class Publishing:
     def _check(self, method: str, headers: Sequence[tuple[str, str]]) -> None:
         """Check the method, the token and the type of the body."""
         if method != "POST":
-            raise _Refused(405, "publish with POST", Allow="POST")
+            raise _HttpRefusal(405, "publish with POST", Allow="POST")
         if not self._is_authorized(_values(headers, "authorization")):
-            raise _Refused(
+            raise _HttpRefusal(
                 401,
                 "Authorization: Bearer … with a valid token is needed",
                 WWW_Authenticate="Bearer",
@@ -119,11 +119,11 @@ class Publishing:
         kind, _, parameters = ",".join(_values(headers, "content-type")).partition(";")
         charset = parameters.strip().lower().removeprefix("charset=").strip('"')
         if kind.strip().lower() != "application/json" or charset not in {"", "utf-8"}:
-            raise _Refused(415, "the body must be application/json, in UTF-8")
+            raise _HttpRefusal(415, "the body must be application/json, in UTF-8")
         if any(
             value.strip().lower() != "identity" for value in _values(headers, "content-encoding")
         ):
-            raise _Refused(415, "the body must not be compressed", Accept_Encoding="identity")
+            raise _HttpRefusal(415, "the body must not be compressed", Accept_Encoding="identity")
 
     def _is_authorized(self, values: Sequence[str]) -> bool:
         if len(values) != 1:
@@ -139,7 +139,7 @@ class Publishing:
             receipts = await publish_all(self._bus, drafts)
         except UnfitDraft as exc:
             where = "$" if is_one else f"$.publications[{exc.index}]"
-            raise _Refused(400, str(exc), f"{where}.{exc.field}") from None
+            raise _HttpRefusal(400, str(exc), f"{where}.{exc.field}") from None
         except NotStarted:
             raise _unavailable("the bus is not running; nothing was published") from None
         except BrokerUnavailable as exc:
@@ -171,7 +171,7 @@ def _values(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
 
 async def _collect(headers: Sequence[tuple[str, str]], chunks: AsyncIterator[bytes]) -> bytes:
     """Read the body, up to its bound."""
-    too_large = _Refused(413, f"the body must have at most {_MAX_BYTES} bytes")
+    too_large = _HttpRefusal(413, f"the body must have at most {_MAX_BYTES} bytes")
     for length in _values(headers, "content-length"):
         if length.isdecimal() and (len(length) > 9 or int(length) > _MAX_BYTES):
             raise too_large
@@ -183,9 +183,9 @@ async def _collect(headers: Sequence[tuple[str, str]], chunks: AsyncIterator[byt
                 if len(body) > _MAX_BYTES:
                     raise too_large
     except TimeoutError:
-        raise _Refused(408, f"the body did not come within {_BODY_SECONDS:g} s") from None
+        raise _HttpRefusal(408, f"the body did not come within {_BODY_SECONDS:g} s") from None
     except OSError:
-        raise _Refused(400, "the body is incomplete") from None
+        raise _HttpRefusal(400, "the body is incomplete") from None
     return bytes(body)
 
 
@@ -194,30 +194,32 @@ def _read(body: bytes) -> tuple[Sequence[Draft], bool]:
     try:
         text = body.decode()
     except UnicodeError as exc:
-        raise _Refused(400, f"the body is not UTF-8, from byte {exc.start} on") from None  # type: ignore[attr-defined]
+        raise _HttpRefusal(400, f"the body is not UTF-8, from byte {exc.start} on") from None  # type: ignore[attr-defined]
     if too_deep(text, MAX_DEPTH):
-        raise _Refused(400, f"the body is nested deeper than {MAX_DEPTH} levels")
+        raise _HttpRefusal(400, f"the body is nested deeper than {MAX_DEPTH} levels")
     try:
         found = _decode(text)
     except (msgspec.MsgspecError, RecursionError) as exc:
         message, _, at = str(exc).partition(" - at `")
-        raise _Refused(400, message, at.rstrip("`")) from None
+        raise _HttpRefusal(400, message, at.rstrip("`")) from None
     given = {name: getattr(found, name) for name in _ALONE if getattr(found, name) is not UNSET}
     if found.publications is UNSET:
         if "channel" not in given:
-            raise _Refused(400, "channel is missing, or publications", "$")
+            raise _HttpRefusal(400, "channel is missing, or publications", "$")
         return [Draft(**given)], True
     if given:
-        raise _Refused(400, "give publications, or one publication, not both", f"$.{min(given)}")
+        raise _HttpRefusal(
+            400, "give publications, or one publication, not both", f"$.{min(given)}"
+        )
     publications = found.publications
     if not 1 <= len(publications) <= _MAX_PUBLICATIONS:
         text = f"a request has 1 to {_MAX_PUBLICATIONS} publications, not {len(publications)}"
-        raise _Refused(400, text, "$.publications")
+        raise _HttpRefusal(400, text, "$.publications")
     return publications, False
 
 
-def _unavailable(message: str) -> _Refused:
-    return _Refused(503, message, Retry_After=str(_RETRY_SECONDS))
+def _unavailable(message: str) -> _HttpRefusal:
+    return _HttpRefusal(503, message, Retry_After=str(_RETRY_SECONDS))
 
 
 def _json(status: int, content: object, headers: dict[str, str] | None = None) -> AssetResponse:
