@@ -330,3 +330,24 @@ def test_a_link_that_is_silent_is_noticed() -> None:
             assert reader.log[-2] is None
 
     in_virtual_time(scenario)
+
+
+def test_what_a_new_link_brings_comes_behind_the_gap() -> None:
+    """The gap stands where publications are missing, not behind those that a new link brings."""
+
+    async def scenario(world: World) -> None:
+        switch = world.switches[0]
+        reader = world.subscribe(0, "d")
+        await sleep(0.1)
+        await world.publish(1, "d")
+        switch.seconds = 0.5
+        switch.lose()
+        for _ in range(20):
+            await world.publish(1, "d")
+            await sleep(0.1)
+        assert switch.link is not None
+        await world.settle()
+        world.check()
+        assert reader.log.count(None) == 1
+
+    in_virtual_time(scenario)

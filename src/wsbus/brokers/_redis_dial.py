@@ -56,10 +56,10 @@ _READ_BYTES: Final = 32_768
 """Bytes that are read, and messages in them passed on, before other tasks run."""
 
 RIGHTS: Final = (
-    "resetchannels &wsbus:* resetkeys ~wsbus:* "
-    "-@all +publish +subscribe +unsubscribe +multi +exec +del +client|setname"
+    "&wsbus:* ~wsbus:* +publish +subscribe +unsubscribe +multi +exec +del +client|setname"
 )
-"""The rights of a user of Redis, as a part of ``ACL SETUSER``; for the prefix ``wsbus``."""
+"""What ``ACL SETUSER`` must allow, for the prefix ``wsbus``."""
+
 _MOST_MOVES: Final = 5
 _NOT_PRIMARY: Final = {
     "READONLY": "it is a replica, which cannot reach the subscribers of others",
@@ -324,10 +324,11 @@ def fault_of(reply: object) -> str | None:
 
 def refusal_of(text: str) -> str:
     """Say in plain words what a server answers, without a secret."""
+    text = text.removeprefix("EXECABORT Transaction discarded because of: ")
     text = text.partition(", with args")[0]  # It may repeat what it was sent.
     code = text.partition(" ")[0]
     if code == "NOPERM":
-        return f"it refuses: {text}; the user needs {RIGHTS}"
+        return f"it refuses: {text}; a user needs {RIGHTS}, for the prefix wsbus"
     if code == "NOAUTH":
         return "it asks for a login: write redis://user:password@…"
     if code == "LOADING":
@@ -342,7 +343,7 @@ def reason_of(exc: BaseException) -> str:
     if isinstance(exc, AuthenticationError):
         return f"it refused the login: {exc}"
     if isinstance(exc, NoPermissionError):
-        return f"it refuses: {exc}; the user needs {RIGHTS}"
+        return f"it refuses: {exc}; a user needs {RIGHTS}, for the prefix wsbus"
     if isinstance(exc, RedisTimeoutError):
         return "it did not answer in time"
     if isinstance(exc, RedisConnectionError):
@@ -350,7 +351,8 @@ def reason_of(exc: BaseException) -> str:
     if isinstance(exc, ConnectionResetError | BrokenPipeError):
         return "it closed the connection"
     if isinstance(exc, SSLError):
-        return f"TLS failed: {exc.reason or exc}"
+        why = getattr(exc, "verify_message", None) or exc.reason or str(exc)
+        return f"TLS failed: {why.lower().replace('_', ' ')}"
     if isinstance(exc, OSError) and exc.errno is not None:
         return os.strerror(exc.errno).lower() if exc.errno > 0 else str(exc.strerror).lower()
     if isinstance(exc, hiredis.ProtocolError):

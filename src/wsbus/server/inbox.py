@@ -8,6 +8,7 @@ is a gap.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -17,7 +18,10 @@ from ..core.envelope import Envelope, Item, Published, open_envelope, read_items
 __all__ = ["Inbox"]
 
 _MOST_COPIES: Final = 65_536
-"""Publications that are remembered while copies may come."""
+"""The latest publications, which are remembered while copies may come."""
+
+_MOST_HELD: Final = 10_000
+"""Messages that are kept while a new link begins to follow; older ones are part of the gap."""
 
 
 class Inbox:
@@ -41,7 +45,8 @@ class Inbox:
         self._take: Final = take
         self._echo: Final = echo
         self._wall: Final = wall
-        self._seen: set[tuple[str, int]] | None = None
+        self._seen: dict[tuple[str, int], None] | None = None
+        self._held: deque[bytes] | None = None
         self._log: Final = BoundedLog(logging.getLogger("wsbus.relay"))
         self.envelopes: int = 0
         """Envelopes of other nodes."""
@@ -57,6 +62,9 @@ class Inbox:
 
     def receive(self, message: bytes) -> None:
         """Take a message of the broker; never waits, never raises."""
+        if self._held is not None:
+            self._held.append(message)
+            return
         envelope = open_envelope(message)
         if envelope is None:
             self._drop(1)
@@ -78,9 +86,19 @@ class Inbox:
                     self.copies += 1
                     continue
                 if len(seen) >= _MOST_COPIES:
-                    seen.clear()
-                seen.add(key)
+                    del seen[next(iter(seen))]
+                seen[key] = None
             self._take(item, envelope)
+
+    def hold(self) -> None:
+        """Keep what comes: the gap that stands before it was not reported yet."""
+        self._held = deque(maxlen=_MOST_HELD)
+
+    def release(self) -> None:
+        """Pass on what was kept, and what comes."""
+        held, self._held = self._held, None
+        for message in held or ():
+            self.receive(message)
 
     @property
     def is_watching(self) -> bool:
@@ -90,7 +108,7 @@ class Inbox:
     def watch_copies(self) -> None:
         """Expect copies: from now on two followed feeds may hold the same publication."""
         if self._seen is None:
-            self._seen = set()
+            self._seen = {}
 
     def expect_none(self) -> None:
         """Expect no copies any more: no followed feed lies within another."""

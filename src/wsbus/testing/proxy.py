@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from anyio import (
+    BrokenResourceError,
     CancelScope,
     ClosedResourceError,
     Event,
@@ -127,7 +128,7 @@ class ProxiedConnection(_Faults):
                         chunks = create_memory_object_stream[tuple[float, bytes | None]](_CHUNKS)
                         tasks.start_soon(self._take, source, chunks[0])
                         tasks.start_soon(self._give, target, chunks[1])
-        except* (OSError, ClosedResourceError):
+        except* (OSError, BrokenResourceError, ClosedResourceError):
             self.reset()
         finally:
             self.cut()
