@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from ..server.relay import Node
+from ..server.directory import Node
 from ..server.statistics import BusStatistics
 
 __all__ = [
