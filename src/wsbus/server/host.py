@@ -202,6 +202,7 @@ class BusHost:
                 clock,
                 count_connections=services.registry.__len__,
                 take=Incoming(services, self.endpoints).take,
+                settle=services.post.settle,
                 tell_gap=services.tell_gap,
             )
             services.follow(relay)

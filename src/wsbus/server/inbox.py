@@ -20,6 +20,9 @@ __all__ = ["Inbox"]
 _MOST_COPIES: Final = 65_536
 """The latest publications, which are remembered while copies may come."""
 
+_TOGETHER_SECONDS: Final = 0.0001
+"""Envelopes that come closer than this were read together: what they bring is written together."""
+
 _MOST_HELD: Final = 10_000
 """Messages that are kept while a new link begins to follow; older ones are part of the gap."""
 
@@ -32,6 +35,8 @@ class Inbox:
         take: Called with each item of another node, its envelope, and the time; it may not raise.
         echo: Called with each envelope of this node.
         wall: Reads the time, in seconds since the epoch.
+        settle: Called after the items of an envelope, with whether it came by itself: no other one
+            came right before it.
     """
 
     def __init__(
@@ -40,11 +45,14 @@ class Inbox:
         take: Callable[[Item, Envelope], None],
         echo: Callable[[Envelope], None],
         wall: Callable[[], float],
+        settle: Callable[[bool], None],
     ) -> None:
         self._node: Final = node
         self._take: Final = take
         self._echo: Final = echo
         self._wall: Final = wall
+        self._settle: Final = settle
+        self._last = 0.0  # When an envelope came last.
         self._seen: dict[tuple[str, int], None] | None = None
         self._held: deque[bytes] | None = None
         self._log: Final = BoundedLog(logging.getLogger("wsbus.relay"))
@@ -73,7 +81,8 @@ class Inbox:
             self._echo(envelope)
             return
         self.envelopes += 1
-        self.lag = self._wall() - envelope.sent_at
+        now = self._wall()
+        self.lag = now - envelope.sent_at
         items, unread = read_items(envelope)
         self.items += len(items)
         if unread:
@@ -89,6 +98,8 @@ class Inbox:
                     del seen[next(iter(seen))]
                 seen[key] = None
             self._take(item, envelope)
+        self._settle(not 0 <= now - self._last < _TOGETHER_SECONDS)
+        self._last = now
 
     def hold(self) -> None:
         """Keep what comes: the gap that stands before it was not reported yet."""

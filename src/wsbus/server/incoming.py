@@ -79,7 +79,6 @@ class Incoming:
                 is_fit = False
             else:
                 post.deliver(publication, excluded, members)
-        post.soon()
         return is_fit
 
     def _dismiss(self, item: Dismissed) -> bool:

@@ -95,6 +95,7 @@ class Relay:
         clock: Reads both clocks.
         count_connections: Returns how many connections the beacon tells.
         take: Called with each item of another node that concerns subscribers.
+        settle: Called after the items of an envelope; see :class:`.Inbox`.
         tell_gap: Called when publications of other nodes may be missing: after a link is back, once
             everything wanted is followed, and when something could not be read.
     """
@@ -107,6 +108,7 @@ class Relay:
         *,
         count_connections: Callable[[], int],
         take: Callable[[Item, Envelope], bool],
+        settle: Callable[[bool], None],
         tell_gap: Callable[[], None],
     ) -> None:
         self._broker: Final = broker
@@ -118,7 +120,7 @@ class Relay:
         self._started_at: Final = clock().wall
         self.outgoing: Final = Outgoing(node, self._wall)
         """Takes what goes to other nodes."""
-        self.inbox: Final = Inbox(node, self._take, self._echoed, self._wall)
+        self.inbox: Final = Inbox(node, self._take, self._echoed, self._wall, settle)
         """Takes what comes from them."""
         self._cover: Final = Cover()
         self._cover.add(ALL_NODES)
