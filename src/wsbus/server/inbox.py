@@ -20,6 +20,9 @@ __all__ = ["Inbox"]
 _MOST_COPIES: Final = 65_536
 """The latest publications, which are remembered while copies may come."""
 
+_MOST_NODES: Final = 10_000
+"""Nodes and emitters whose latest turn is remembered."""
+
 _MOST_HELD: Final = 10_000
 """Messages that are kept while a new link begins to follow; older ones are part of the gap."""
 
@@ -47,6 +50,7 @@ class Inbox:
         self._wall: Final = wall
         self._seen: dict[tuple[str, int], None] | None = None
         self._held: deque[bytes] | None = None
+        self._turns: Final[dict[str, int]] = {}  # The latest one of each node.
         self._log: Final = BoundedLog(logging.getLogger("wsbus.relay"))
         self.envelopes: int = 0
         """Envelopes of other nodes."""
@@ -54,6 +58,8 @@ class Inbox:
         """Items in them, copies included."""
         self.copies: int = 0
         """Publications that came by two feeds while those changed, and were delivered once."""
+        self.late: int = 0
+        """Envelopes that came behind later ones of their node, and were dropped."""
         self.unreadable: int = 0
         """Envelopes and items that could not be read."""
         self.lag: float = 0.0
@@ -72,6 +78,9 @@ class Inbox:
         if envelope.node == self._node:
             self._echo(envelope)
             return
+        if self._is_late(envelope):
+            self.late += 1
+            return
         self.envelopes += 1
         self.lag = self._wall() - envelope.sent_at
         items, unread = read_items(envelope)
@@ -89,6 +98,21 @@ class Inbox:
                     del seen[next(iter(seen))]
                 seen[key] = None
             self._take(item, envelope)
+
+    def _is_late(self, envelope: Envelope) -> bool:
+        """Whether a later turn of its node has come before; remember its own otherwise.
+
+        A link that its node has given up may still bring what was held up on it, when later turns
+        have come by another link. Its publishers know that the broker may have it, or not.
+        """
+        node, turns = envelope.node, self._turns
+        latest = turns.get(node)
+        if latest is None and len(turns) >= _MOST_NODES:
+            del turns[next(iter(turns))]
+        elif latest is not None and envelope.number < latest:
+            return True
+        turns[node] = envelope.number
+        return False
 
     def hold(self) -> None:
         """Keep what comes: the gap that stands before it was not reported yet."""
