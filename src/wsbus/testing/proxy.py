@@ -128,8 +128,8 @@ class ProxiedConnection(_Faults):
                         chunks = create_memory_object_stream[tuple[float, bytes | None]](_CHUNKS)
                         tasks.start_soon(self._take, source, chunks[0])
                         tasks.start_soon(self._give, target, chunks[1])
-        except* (OSError, BrokenResourceError, ClosedResourceError):
-            self.reset()
+        except* (OSError, BrokenResourceError, ClosedResourceError, ValueError):
+            self.reset()  # ValueError: a socket was closed when a task was about to wait for it.
         finally:
             self.cut()
 
@@ -292,7 +292,7 @@ class FaultProxy(_Faults):
                 client, _ = listener.accept()
             except BlockingIOError:
                 continue
-            except (OSError, ClosedResourceError):
+            except (OSError, ClosedResourceError, ValueError):
                 return  # It was closed meanwhile.
             client.settimeout(0)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
