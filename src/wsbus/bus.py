@@ -24,11 +24,11 @@ from .core.permissions import Grants
 from .endpoint import Endpoint
 from .protocols import WireProtocol, protocols_of
 from .server.commands import Commands, RegisteredCommand, check_action
+from .server.directory import Node
 from .server.hooks import Hooks
 from .server.host import BusHost
 from .server.publisher import Publisher
 from .server.recipients import Who, subscribers
-from .server.relay import Node
 from .server.services import Authorize, read_clocks
 from .server.source import encoder
 from .server.statistics import BusStatistics

@@ -228,7 +228,7 @@ class Server:
                 answer = probe.recv(4096)
         except OSError:
             return False
-        return answer.startswith((b"+PONG", b"INFO "))
+        return answer.startswith((b"+PONG", b"-NOAUTH", b"INFO "))
 
 
 class Servers:

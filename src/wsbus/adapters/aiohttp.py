@@ -24,11 +24,12 @@ except ModuleNotFoundError as _exc:
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
-from aiohttp import web, web_log
+from aiohttp import ClientError, web, web_log
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ..bus import Bus, host_of
 from ..core.errors import UsageError
@@ -41,10 +42,12 @@ from ..web.pages import AssetResponse, MountedPage
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
 from ._endpoint import endpoint_of
 from ._logs import is_redacted, redact
+from ._publishing import Publishing
 
 __all__ = [
     "AccessLogger",
     "add_console_routes",
+    "add_publish_route",
     "add_status_routes",
     "add_web_routes",
     "handler",
@@ -164,6 +167,40 @@ def _view(tell: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.S
         return web.Response(status=status, body=body, content_type="application/json")
 
     return view
+
+
+def add_publish_route(
+    app: web.Application, bus: Bus, path: str = "/-/publish", *, token: str | Collection[str]
+) -> None:
+    """Add a route that publishes what is posted to it, for programs in other languages.
+
+    The reference page of the HTTP route has the form of requests and answers.
+
+    Args:
+        app: The application.
+        bus: The bus.
+        path: The path.
+        token: The token that a request must have as ``Authorization: Bearer``, of 16 characters or
+            more; or several, all of them valid, while one replaces another.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    publishing = Publishing(bus, token)
+
+    async def publish(request: web.Request) -> web.StreamResponse:
+        answer = publishing.answer(request.method, request.headers.items(), _chunks(request))
+        return _response_of(await answer)
+
+    app.router.add_route("*", path, publish)
+
+
+async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.content.iter_any():
+            yield chunk
+    except (ClientError, HttpProcessingError, web.RequestPayloadError) as exc:
+        raise ConnectionResetError from exc
 
 
 def add_console_routes(

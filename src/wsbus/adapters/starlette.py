@@ -24,14 +24,14 @@ try:
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.starlette", "starlette", _exc) from None
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 from weakref import WeakSet
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import Message, Receive, Scope, Send
@@ -48,12 +48,14 @@ from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
 from ._endpoint import endpoint_of
 from ._placed import MISPLACED, Placed, settle
+from ._publishing import Publishing
 from .asgi import app, converse
 
 __all__ = [
     "Lifespan",
     "console_routes",
     "lifespan",
+    "publish_route",
     "serve",
     "status_routes",
     "web_routes",
@@ -222,6 +224,37 @@ def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]
         return Response(body, status, media_type="application/json")
 
     return view
+
+
+def publish_route(bus: Bus, path: str = "/-/publish", *, token: str | Collection[str]) -> Route:
+    """Return a route that publishes what is posted to it, for programs in other languages.
+
+    The reference page of the HTTP route has the form of requests and answers.
+
+    Args:
+        bus: The bus.
+        path: The path.
+        token: The token that a request must have as ``Authorization: Bearer``, of 16 characters or
+            more; or several, all of them valid, while one replaces another.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    publishing = Publishing(bus, token)
+
+    async def publish(request: Request) -> Response:
+        answer = publishing.answer(request.method, request.headers.items(), _chunks(request))
+        return _response(await answer)
+
+    return Route(path, HttpSide(publish), name="wsbus-publish", include_in_schema=False)
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as exc:
+        raise ConnectionResetError from exc
 
 
 def console_routes(console: MountedPage, prefix: str = "/console") -> list[BaseRoute]:

@@ -139,10 +139,13 @@ class _RedisLink:
         wrong = fault_of(first)
         if wrong is not None:
             raise BrokerUnavailable(self._lose(wrong), may_have_arrived=True)
-        results = others[-1] if count > 1 else None
-        for reply in (*others, *(results if isinstance(results, list) else ())):
-            if isinstance(reply, Exception):
-                raise BrokerUnavailable(self._lose(refusal_of(str(reply))))
+        results = [*others, *others[-1]] if type(others[-1]) is list else others
+        if any(isinstance(reply, Exception) for reply in results):
+            reason = next(str(reply) for reply in results if isinstance(reply, Exception))
+            raise BrokerUnavailable(
+                self._lose(refusal_of(reason)),
+                may_have_arrived=any(type(reply) is int for reply in results),
+            )
 
     async def follow(self, feeds: Collection[Feed]) -> None:
         await self._change(b"SUBSCRIBE", feeds)

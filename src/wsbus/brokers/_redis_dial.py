@@ -1,13 +1,14 @@
 """Finding and dialling a server of Redis; what redis-py is used for, and what is done around it.
 
 redis-py dials, speaks TLS and logs in; its retries are off. What follows goes over the streams that
-it opened, with a parser of hiredis: a turn has a reply for each of its messages, and redis-py
-spends 3 µs on each.
+it opened, with a parser of hiredis. A message costs 0.9 µs until it is passed on, and 12 µs with
+redis-py's ``listen()``; a turn of one publication costs 60 µs, and redis-py's ``publish`` 180 µs.
+Of 64 publications, each costs 5 µs (Python 3.11, two shared cores, 200 bytes).
 
 **Primary.** A replica takes a PUBLISH, and passes it to its own subscribers only. So each turn
 starts with ``DEL`` of a key that does not exist. A server that may not write answers ``READONLY``,
 or ``MOVED`` if another node of a cluster has the slot, or ``CLUSTERDOWN``, or ``NOREPLICAS``. Each
-of them ends the link, and nothing of the turn counts as published.
+of them ends the link, and the turn does not count as published. It costs a turn 1 to 4 µs.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ _READ_BYTES: Final = 32_768
 """Bytes that are read, and messages in them passed on, before other tasks run."""
 
 RIGHTS: Final = (
-    "resetchannels &wsbus:* resetkeys ~wsbus:* "
-    "-@all +publish +subscribe +unsubscribe +multi +exec +del +client|setname"
+    "&wsbus:* ~wsbus:* +publish +subscribe +unsubscribe +multi +exec +del +client|setname"
 )
-"""The rights of a user of Redis, as a part of ``ACL SETUSER``; for the prefix ``wsbus``."""
+"""The rights of a user, as ``ACL SETUSER`` takes them; for the prefix ``wsbus``."""
+
 _MOST_MOVES: Final = 5
 _NOT_PRIMARY: Final = {
     "READONLY": "it is a replica, which cannot reach the subscribers of others",
@@ -87,7 +88,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RedisPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to find the server of a link."""
+    """The server of a link, or those that know it."""
 
     kind: Literal["server", "sentinel", "cluster"]
     starts: tuple[Address, ...]
@@ -195,7 +196,7 @@ async def _primary(place: RedisPlace, start: Address, check: bytes) -> tuple[Add
             if address == start:
                 raise
             raise BrokerUnavailable(f"{shown_address(address)}: {exc}") from None
-    raise BrokerUnavailable("the nodes of the cluster do not agree on who has the prefix")
+    raise BrokerUnavailable("the nodes of the cluster do not agree which of them has the prefix")
 
 
 async def _checked(address: Address, login: Login, check: bytes) -> Stream:
@@ -324,10 +325,11 @@ def fault_of(reply: object) -> str | None:
 
 def refusal_of(text: str) -> str:
     """Say in plain words what a server answers, without a secret."""
+    text = text.removeprefix("EXECABORT Transaction discarded because of: ")
     text = text.partition(", with args")[0]  # It may repeat what it was sent.
     code = text.partition(" ")[0]
     if code == "NOPERM":
-        return f"it refuses: {text}; the user needs {RIGHTS}"
+        return f"it refuses: {text}; a user needs {RIGHTS}, for the prefix wsbus"
     if code == "NOAUTH":
         return "it asks for a login: write redis://user:password@…"
     if code == "LOADING":
@@ -342,7 +344,7 @@ def reason_of(exc: BaseException) -> str:
     if isinstance(exc, AuthenticationError):
         return f"it refused the login: {exc}"
     if isinstance(exc, NoPermissionError):
-        return f"it refuses: {exc}; the user needs {RIGHTS}"
+        return f"it refuses: {exc}; a user needs {RIGHTS}, for the prefix wsbus"
     if isinstance(exc, RedisTimeoutError):
         return "it did not answer in time"
     if isinstance(exc, RedisConnectionError):
@@ -350,7 +352,8 @@ def reason_of(exc: BaseException) -> str:
     if isinstance(exc, ConnectionResetError | BrokenPipeError):
         return "it closed the connection"
     if isinstance(exc, SSLError):
-        return f"TLS failed: {exc.reason or exc}"
+        why = getattr(exc, "verify_message", None) or exc.reason or str(exc)
+        return f"TLS failed: {why.lower().replace('_', ' ')}"
     if isinstance(exc, OSError) and exc.errno is not None:
         return os.strerror(exc.errno).lower() if exc.errno > 0 else str(exc.strerror).lower()
     if isinstance(exc, hiredis.ProtocolError):

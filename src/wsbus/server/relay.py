@@ -18,8 +18,6 @@ ones without a hole. Meanwhile two feeds may bring the same, and the inbox drops
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -36,22 +34,16 @@ from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
 from ..core.patterns import Pattern
+from .directory import PROBE_SECONDS, Directory, Node, own_beacon
 from .inbox import Inbox
 from .outgoing import Outgoing
 
-__all__ = ["PROBE_SECONDS", "LinkStatistics", "Node", "Relay"]
+__all__ = ["LinkStatistics", "Relay"]
 
 logger: Final = logging.getLogger("wsbus.relay")
 
-PROBE_SECONDS: Final = 2.0
-"""Seconds between two beacons. With :data:`.CALL_SECONDS` to come back, a dead link is noticed
-within 5 s."""
-
 _BACKOFF: Final = (0.05, 2.0)
 """The first wait before another attempt, and the longest."""
-
-_GONE_SECONDS: Final = 3 * PROBE_SECONDS
-"""A node whose beacon is older is not there any more."""
 
 _COPY_SECONDS: Final = 1.0
 """Copies may come for so long after a feed was given up: they may be on their way here."""
@@ -92,20 +84,6 @@ class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Messages of the broker that held them."""
     copies: int
     unreadable: int
-
-
-class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A process with a bus, as its last beacon says."""
-
-    id: str
-    host: str
-    pid: int
-    connections: int
-    started_at: float
-    """Seconds since the epoch."""
-    seen: float
-    """Seconds since its last beacon."""
-    is_self: bool
 
 
 class Relay:
@@ -153,7 +131,7 @@ class Relay:
         self._echo = Event()
         self._beacons = 0
         self._round_trip: float | None = None
-        self._nodes: Final[dict[str, tuple[Beacon, float]]] = {}
+        self._directory: Final = Directory(node)
         self._losses = self._gaps = 0
         self._since = current_time()  # When the link came, or went.
         self._failure: str | None = None
@@ -290,7 +268,7 @@ class Relay:
                 self._followed.update(new)
                 self._tell_progress()
             elif old:
-                # First: whoever wants one of them from now on waits until it is followed again.
+                # First: a pattern that comes to want one of them waits until it is followed again.
                 self._followed.difference_update(old)
                 await _within(CALL_SECONDS, link.unfollow(old))
             elif self.inbox.is_watching:
@@ -305,22 +283,7 @@ class Relay:
 
     def nodes(self) -> list[Node]:
         """Return the nodes that are there, as far as their beacons tell; this one is the first."""
-        now = current_time()
-        self._nodes[self._node] = (self._beacon(), now)
-        alive = {n: each for n, each in self._nodes.items() if now - each[1] < _GONE_SECONDS}
-        found = [
-            Node(
-                id=node,
-                host=beacon.host,
-                pid=beacon.pid,
-                connections=beacon.connections,
-                started_at=beacon.started_at,
-                seen=now - seen,
-                is_self=node == self._node,
-            )
-            for node, (beacon, seen) in alive.items()
-        ]
-        return sorted(found, key=lambda node: (not node.is_self, node.started_at))
+        return self._directory.nodes(self._beacon(), current_time())
 
     async def _probe(self) -> None:
         """Send a beacon, see it come back, and again; report what could not be read meanwhile."""
@@ -345,14 +308,8 @@ class Relay:
         self.outgoing.put(ALL_NODES, encode_item(self._beacon(is_leaving=is_leaving)))
 
     def _beacon(self, *, is_leaving: bool = False) -> Beacon:
-        return Beacon(
-            self._beacons,
-            platform.node(),
-            os.getpid(),
-            self._count_connections(),
-            self._started_at,
-            is_leaving,
-        )
+        connections = self._count_connections()
+        return own_beacon(self._beacons, connections, self._started_at, is_leaving=is_leaving)
 
     def _echoed(self, envelope: Envelope) -> None:
         """Something of this node has come back."""
@@ -364,13 +321,8 @@ class Relay:
         if not isinstance(item, Beacon):
             if not self._take_item(item, envelope):
                 self.inbox.unfit()
-        elif item.is_leaving:
-            self._nodes.pop(envelope.node, None)
         else:
-            now = current_time()
-            self._nodes[envelope.node] = (item, now)
-            for node in [n for n, (_, seen) in self._nodes.items() if now - seen > _GONE_SECONDS]:
-                del self._nodes[node]
+            self._directory.note(envelope.node, item, current_time())
 
     # --- for operators -----------------------------------------------------------------------
 
