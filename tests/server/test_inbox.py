@@ -66,11 +66,11 @@ def test_what_cannot_be_read_is_counted() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["one", "two"]), st.integers(1, 3)), max_size=20))
 def test_copies_are_dropped_while_they_are_expected(turns: list[tuple[str, int]]) -> None:
     """Two feeds bring each turn: each item is passed on once, in order, and nothing is lost."""
-    got, numbers = Got(), count(1)
+    got, numbers = Got(), {"one": count(1), "two": count(1)}
     got.inbox.watch_copies()
     expected = []
     for turn, (node, size) in enumerate(turns, 1):
-        items = [item(next(numbers)) for _ in range(size)]
+        items = [item(next(numbers[node])) for _ in range(size)]
         expected += [(node, each.number) for each in items]
         for _ in range(2):
             got.inbox.receive(message(node, turn, *items))

@@ -38,7 +38,7 @@ __all__ = ["FaultProxy", "ProxiedConnection"]
 
 _CHUNK: Final = 16_384
 _CHUNKS: Final = 16
-"""What the proxy itself holds for one direction: 256 KiB. After that the sender has to wait."""
+"""The proxy holds so many for one direction: 256 KiB. After that the sender has to wait."""
 
 _LINGER: Final = struct.pack("ii", 1, 0)
 _PIECES: Final = 20
@@ -46,7 +46,7 @@ _PIECES: Final = 20
 
 
 class _Faults:
-    """What is done to the bytes of one connection, or of the next ones."""
+    """The faults of one connection, or of the next ones."""
 
     def __init__(self) -> None:
         self._is_hole = False
