@@ -119,7 +119,7 @@ def test_the_tests_of_the_guide_pass() -> None:
     """Each test function of the page about testing is true, also when it runs a second time."""
     with running(needing(HOW_TO / "testing.md")) as guide:
         tests = [value for name, value in vars(guide).items() if name.startswith("test_")]
-        assert len(tests) == 6
+        assert len(tests) == 7
         for test in [*tests, *tests]:
             test()
 

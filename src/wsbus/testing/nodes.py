@@ -95,7 +95,7 @@ class LinkedNode:
 
     @property
     def texts(self) -> list[str]:
-        """What was heard, in order, copies included."""
+        """The texts that were heard, in order, copies included."""
         return [_text(item) for _, item in self.heard]
 
     def texts_of(self, node: LinkedNode) -> list[str]:
