@@ -20,7 +20,7 @@ from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable
 from ..core.feeds import Feed
 from ._redis_dial import (
-    Command,
+    Words,
     RedisPlace,
     Stream,
     bounded,
@@ -95,7 +95,7 @@ class _RedisLink:
         inward: Stream,
         *,
         names: str,
-        check: Command,
+        check: Words,
         receive: Receive,
         on_lost: Callable[[], None],
     ) -> None:
@@ -112,7 +112,7 @@ class _RedisLink:
 
     async def publish(self, turn: Turn) -> None:
         self._check_life()
-        commands: list[Command] = [
+        commands: list[Words] = [
             (b"PUBLISH", self._name(feed), message) for feed, message in turn.messages(spread=True)
         ]
         if not commands:

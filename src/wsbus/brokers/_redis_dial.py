@@ -42,7 +42,7 @@ from ..core.errors import BrokerUnavailable
 __all__ = [
     "RIGHTS",
     "Address",
-    "Command",
+    "Words",
     "ErrorReply",
     "Login",
     "RedisPlace",
@@ -59,7 +59,7 @@ __all__ = [
 Address: TypeAlias = tuple[str, int] | str
 """A host and a port, or the path of a socket."""
 
-Command: TypeAlias = tuple[bytes, ...]
+Words: TypeAlias = tuple[bytes, ...]
 """A command and its arguments."""
 
 _MOST_AT_ONCE: Final = 128
@@ -133,12 +133,12 @@ class Stream:
         """The address of the server, as the socket has it."""
         return self._connection._writer.get_extra_info("peername")  # noqa: SLF001
 
-    async def send(self, *commands: Command) -> None:
+    async def send(self, *commands: Words) -> None:
         """Send commands in one write."""
         packed = self._connection.pack_commands(commands)
         await self._connection.send_packed_command(packed, check_health=False)
 
-    async def call(self, *commands: Command) -> list[Any]:
+    async def call(self, *commands: Words) -> list[Any]:
         """Send commands in one write, and return their replies; errors are items."""
         await self.send(*commands)
         return [await self._reply() for _ in commands]
@@ -173,7 +173,7 @@ def _spelled(exc: RedisError) -> ErrorReply:
     return ErrorReply(f"{code} {exc}" if code else str(exc))
 
 
-async def find(place: RedisPlace, check: Command) -> tuple[Address, Stream]:
+async def find(place: RedisPlace, check: Words) -> tuple[Address, Stream]:
     """Return the address of the server, and a connection to it."""
     reasons = []
     for start in sample(place.starts, len(place.starts)):
@@ -188,7 +188,7 @@ async def find(place: RedisPlace, check: Command) -> tuple[Address, Stream]:
     raise BrokerUnavailable("; ".join(reasons))
 
 
-async def _primary(place: RedisPlace, start: Address, check: Command) -> tuple[Address, Stream]:
+async def _primary(place: RedisPlace, start: Address, check: Words) -> tuple[Address, Stream]:
     address = start
     if place.kind == "sentinel":
         address = await _told_by_sentinel(place, start)
@@ -206,7 +206,7 @@ async def _primary(place: RedisPlace, start: Address, check: Command) -> tuple[A
     raise BrokerUnavailable("the nodes of the cluster do not agree which of them has the prefix")
 
 
-async def _checked(address: Address, login: Login, check: Command) -> Stream:
+async def _checked(address: Address, login: Login, check: Words) -> Stream:
     """Dial a server that may write."""
     stream = await open_stream(address, login)
     try:

@@ -191,7 +191,7 @@ class _Visit:
             self._echo.set()
 
     async def beacon(self, link: Link) -> float:
-        """Send a beacon that other nodes take for nobody's; return the seconds until it is back."""
+        """Send a beacon of no node; return the seconds until it is back."""
         self.number += 1
         self._echo = anyio.Event()
         turn = Turn(self.node, self.number, time.time())
