@@ -20,10 +20,20 @@ class Got:
     def __init__(self) -> None:
         self.items: list[tuple[str, Item]] = []
         self.echoes: list[Envelope] = []
-        self.inbox = Inbox("self", self._take, self.echoes.append, lambda: 5.0)
+        self.now = 5.0
+        self.alone: list[bool] = []
+        self.inbox = Inbox(
+            "self",
+            publish=self._take,
+            carry_out=self._take,
+            echo=self.echoes.append,
+            wall=lambda: self.now,
+            settle=self.alone.append,
+        )
 
-    def _take(self, item: Item, envelope: Envelope) -> None:
-        self.items.append((envelope.node, item))
+    def _take(self, item: Item, node: str) -> bool:
+        self.items.append((node, item))
+        return not isinstance(item, Published) or item.event != "unfit"
 
     @property
     def numbers(self) -> list[tuple[str, int]]:
@@ -53,6 +63,24 @@ def test_each_item_is_passed_on_with_its_node() -> None:
     assert got.numbers == [("one", 1), ("one", 2), ("two", 1)]
     assert [envelope.node for envelope in got.echoes] == ["self"]
     assert (got.inbox.envelopes, got.inbox.items, got.inbox.lag) == (2, 4, 1.5)
+
+
+def test_what_is_unfit_is_counted() -> None:
+    """Content that is unfit for subscribers costs its item only."""
+    got = Got()
+    got.inbox.receive(message("one", 1, Published(1, "a.b", "unfit", b"1", 1.0), item(2)))
+
+    assert (len(got.items), got.inbox.unreadable) == (2, 1)
+
+
+def test_envelopes_that_come_together_are_known() -> None:
+    """What comes by itself is written at once; what comes right behind it waits for more."""
+    got = Got()
+    for turn, later in enumerate((1.0, 0.00005, 0.0, 0.5, -9.0), 1):
+        got.now += later
+        got.inbox.receive(message("one", turn, item(turn)))
+
+    assert got.alone == [True, False, False, True, True]
 
 
 def test_what_cannot_be_read_is_counted() -> None:

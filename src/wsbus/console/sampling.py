@@ -21,7 +21,8 @@ from ..core.errors import CloseCode, CommandError, ErrorCode
 from ..core.member import Member
 from ..core.patterns import parse_pattern
 from ..server.connection import ConnectionDriver
-from ..server.relay import Node, Relay
+from ..server.directory import Node
+from ..server.relay import Relay
 from ..server.services import Services
 from .samples import (
     CUT,

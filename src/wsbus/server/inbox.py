@@ -20,6 +20,8 @@ __all__ = ["Inbox"]
 _MOST_COPIES: Final = 65_536
 """The latest publications, which are remembered while copies may come."""
 
+_TOGETHER_SECONDS: Final = 0.0001
+"""Envelopes that come closer than this were read together: what they bring is written together."""
 _MOST_NODES: Final = 10_000
 """Nodes and emitters whose latest turn is remembered."""
 
@@ -32,22 +34,32 @@ class Inbox:
 
     Args:
         node: This node, whose own publications its members have got already.
-        take: Called with each item of another node, its envelope, and the time; it may not raise.
+        publish: Called with each publication of another node, and that node; it returns whether the
+            content is fit, and does not raise.
+        carry_out: Called with each other item, and its node, in the same way.
         echo: Called with each envelope of this node.
         wall: Reads the time, in seconds since the epoch.
+        settle: Called after the items of an envelope, with whether it came by itself: no other one
+            came right before it.
     """
 
     def __init__(
         self,
         node: str,
-        take: Callable[[Item, Envelope], None],
+        *,
+        publish: Callable[[Published, str], bool],
+        carry_out: Callable[[Item, str], bool],
         echo: Callable[[Envelope], None],
         wall: Callable[[], float],
+        settle: Callable[[bool], None],
     ) -> None:
         self._node: Final = node
-        self._take: Final = take
+        self._publish: Final = publish
+        self._carry_out: Final = carry_out
         self._echo: Final = echo
         self._wall: Final = wall
+        self._settle: Final = settle
+        self._last = 0.0  # When an envelope came last.
         self._seen: dict[tuple[str, int], None] | None = None
         self._held: deque[bytes] | None = None
         self._turns: Final[dict[str, int]] = {}  # The latest one of each node.
@@ -82,22 +94,36 @@ class Inbox:
             self.late += 1
             return
         self.envelopes += 1
-        self.lag = self._wall() - envelope.sent_at
+        now = self._wall()
+        self.lag = now - envelope.sent_at
         items, unread = read_items(envelope)
         self.items += len(items)
         if unread:
             self._drop(unread)
-        seen = self._seen
+        node = envelope.node
         for item in items:
-            if seen is not None and isinstance(item, Published):
-                key = (envelope.node, item.number)
-                if key in seen:
-                    self.copies += 1
-                    continue
-                if len(seen) >= _MOST_COPIES:
-                    del seen[next(iter(seen))]
-                seen[key] = None
-            self._take(item, envelope)
+            if type(item) is not Published:
+                is_fit = self._carry_out(item, node)
+            elif self._seen is not None and self._is_copy(node, item.number):
+                continue
+            else:
+                is_fit = self._publish(item, node)
+            if not is_fit:
+                self._drop(1)
+        self._settle(not 0 <= now - self._last < _TOGETHER_SECONDS)
+        self._last = now
+
+    def _is_copy(self, node: str, number: int) -> bool:
+        """Whether a publication has come by another feed; remember it otherwise."""
+        seen = self._seen
+        assert seen is not None  # Copies are expected.
+        if (node, number) in seen:
+            self.copies += 1
+            return True
+        if len(seen) >= _MOST_COPIES:
+            del seen[next(iter(seen))]
+        seen[node, number] = None
+        return False
 
     def _is_late(self, envelope: Envelope) -> bool:
         """Whether a later turn of its node has come before; remember its own otherwise.
@@ -137,10 +163,6 @@ class Inbox:
     def expect_none(self) -> None:
         """Expect no copies any more: no followed feed lies within another."""
         self._seen = None
-
-    def unfit(self) -> None:
-        """Count an item whose content is unfit for subscribers."""
-        self._drop(1)
 
     def _drop(self, count: int) -> None:
         self.unreadable += count

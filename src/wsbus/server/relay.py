@@ -29,7 +29,7 @@ from anyio import Event, create_task_group, current_time, fail_after, move_on_af
 
 from .._log import BoundedLog
 from ..broker import CALL_SECONDS, DIAL_SECONDS, Broker, Link
-from ..core.envelope import Beacon, Envelope, Item, encode_item, read_items
+from ..core.envelope import Beacon, Envelope, Item, Published, encode_item, read_items
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
@@ -94,7 +94,9 @@ class Relay:
         node: This run of the bus.
         clock: Reads both clocks.
         count_connections: Returns how many connections the beacon tells.
-        take: Called with each item of another node that concerns subscribers.
+        publish: Called with each publication of another node; see :class:`.Inbox`.
+        carry_out: Called with each order of another node, in the same way.
+        settle: Called after the items of an envelope; see :class:`.Inbox`.
         tell_gap: Called when publications of other nodes may be missing: after a link is back, once
             everything wanted is followed, and when something could not be read.
     """
@@ -106,19 +108,28 @@ class Relay:
         clock: Callable[[], Instant],
         *,
         count_connections: Callable[[], int],
-        take: Callable[[Item, Envelope], bool],
+        publish: Callable[[Published, str], bool],
+        carry_out: Callable[[Item, str], bool],
+        settle: Callable[[bool], None],
         tell_gap: Callable[[], None],
     ) -> None:
         self._broker: Final = broker
         self._node: Final = node
         self._clock: Final = clock
         self._count_connections: Final = count_connections
-        self._take_item: Final = take
+        self._obey: Final = carry_out
         self._tell_gap: Final = tell_gap
         self._started_at: Final = clock().wall
         self.outgoing: Final = Outgoing(node, self._wall)
         """Takes what goes to other nodes."""
-        self.inbox: Final = Inbox(node, self._take, self._echoed, self._wall)
+        self.inbox: Final = Inbox(
+            node,
+            publish=publish,
+            carry_out=self._carry_out,
+            echo=self._echoed,
+            wall=self._wall,
+            settle=settle,
+        )
         """Takes what comes from them."""
         self._cover: Final = Cover()
         self._cover.add(ALL_NODES)
@@ -317,12 +328,11 @@ class Relay:
         if any(type(item) is Beacon and item.number == self._beacons for item in items):
             self._echo.set()
 
-    def _take(self, item: Item, envelope: Envelope) -> None:
+    def _carry_out(self, item: Item, node: str) -> bool:
         if not isinstance(item, Beacon):
-            if not self._take_item(item, envelope):
-                self.inbox.unfit()
-        else:
-            self._directory.note(envelope.node, item, current_time())
+            return self._obey(item, node)
+        self._directory.note(node, item, current_time())
+        return True
 
     # --- for operators -----------------------------------------------------------------------
 
