@@ -20,9 +20,9 @@ from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable
 from ..core.feeds import Feed
 from ._redis_dial import (
-    Words,
     RedisPlace,
     Stream,
+    Words,
     bounded,
     fault_of,
     find,

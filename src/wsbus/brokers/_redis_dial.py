@@ -42,11 +42,11 @@ from ..core.errors import BrokerUnavailable
 __all__ = [
     "RIGHTS",
     "Address",
-    "Words",
     "ErrorReply",
     "Login",
     "RedisPlace",
     "Stream",
+    "Words",
     "bounded",
     "fault_of",
     "find",

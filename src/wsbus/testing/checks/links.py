@@ -280,6 +280,7 @@ async def wanted_feeds(case: BrokerUnderTest) -> None:
         for feed in (case.exact("a.b"), case.below("c")):
             await one.follow(feed)
             expect(two.link.is_wanted(feed), f"{feed} is wanted by another node")
+            expect(two.link.has_others, "and there is another node")
         expect(two.link.is_wanted(case.exact("c.d")), "and so is what lies within")
 
 
