@@ -374,5 +374,8 @@ def test_what_was_held_up_does_not_break_the_order() -> None:
         await world.settle()
         world.check()
         assert [entry for entry in reader.log if entry][:1] == [(1, "d", 1)]
+        link = world.buses[0].statistics().broker
+        assert link is not None
+        assert link.late > 0
 
     in_virtual_time(scenario)

@@ -83,6 +83,8 @@ class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
     envelopes: int
     """Messages of the broker that held them."""
     copies: int
+    late: int
+    """Envelopes that came behind later ones of their node, and were dropped."""
     unreadable: int
 
 
@@ -357,6 +359,7 @@ class Relay:
             received=inbox.items,
             envelopes=inbox.envelopes,
             copies=inbox.copies,
+            late=inbox.late,
             unreadable=inbox.unreadable,
         )
 

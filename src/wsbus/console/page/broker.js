@@ -14,6 +14,7 @@ const FIGURES = [
   ["Items sent", (link) => exact(link.sent), "In these calls"],
   ["Items received", (link) => exact(link.received), "Of other nodes, copies included"],
   ["Copies", (link) => exact(link.copies), "Received twice, and dropped"],
+  ["Late", (link) => exact(link.late), "Came behind later ones of their node, and were dropped"],
   ["Not readable", (link) => exact(link.unreadable), "Not from wsbus, or from another version"],
 ];
 
