@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from anyio import (
@@ -33,15 +32,30 @@ from wsbus.server import relay
 from wsbus.testing import FaultProxy, MemoryTransport
 from wsbus.testing.memory import MemoryPeer
 
-__all__ = ["FAULTS", "Outcome", "overflow_arguments", "run", "shortened"]
+__all__ = [
+    "CHANNELS",
+    "FAULTS",
+    "Load",
+    "Log",
+    "Outcome",
+    "judge",
+    "overflow_arguments",
+    "run",
+    "shortened",
+    "under_load",
+]
 
 CHANNELS: Final = ("load.0", "load.1", "load.2", "load.3")
+BACK_CHANNELS: Final = ("back.0", "back.1", "back.2", "back.3")
 PACE: Final = 0.004
 """Seconds between two publications on a channel: a thousand a second on all of them."""
 
+Log: TypeAlias = list[tuple[str, int] | None]
+"""What a client got, in order: channel and number of each event; None is a gap."""
+
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What became of the publications of one run, as both clients of B saw them."""
+    """What became of the publications of one run, as all clients saw them."""
 
     published: int = 0
     acknowledged: int = 0
@@ -60,7 +74,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     smuggled: int = 0
     """Arrived although they were refused."""
     gaps: int = 0
-    """That both clients got."""
+    """That all clients got."""
     noticed: float | None = None
     """Seconds from the fault until a node said that it is not healthy; None: none ever did."""
     back: float = 0.0
@@ -78,12 +92,17 @@ class Outcome(msgspec.Struct, kw_only=True):
 class Stage:
     """What a fault acts on."""
 
-    def __init__(self, server: Server, proxies: tuple[FaultProxy, FaultProxy], seed: int) -> None:
+    def __init__(
+        self,
+        server: Server,
+        proxies: tuple[FaultProxy, FaultProxy],
+        chance: random.Random,
+        load: Load,
+    ) -> None:
         self.server: Final = server
         self.proxies: Final = proxies
-        self.chance: Final = random.Random(seed)
-        self.data: str = "x" * 100
-        """What each publication carries."""
+        self.chance: Final = chance
+        self.load: Final = load
 
     def some(self) -> list[FaultProxy]:
         """Return the proxies of A, of B, or of both."""
@@ -136,10 +155,10 @@ async def half_dead(stage: Stage) -> None:
 
 async def overflow(stage: Stage) -> None:
     """B reads far less than is published, until the broker cuts it off, or its beacon is late."""
-    stage.data = "x" * 4_000
+    stage.load.data = "x" * 4_000
     stage.proxies[1].trickle(50_000)
     await sleep(1.2)
-    stage.data = "x" * 100
+    stage.load.data = "x" * 100
     stage.proxies[1].heal()
 
 
@@ -171,12 +190,12 @@ def shortened(probe: float = 0.3, call: float = 0.6) -> Iterator[None]:
 
 
 class _Client:
-    """A client of node B: what it got, by channel; None is a gap."""
+    """A client of a node, and what it got."""
 
     def __init__(self, peer: MemoryPeer, pattern: str, channels: tuple[str, ...]) -> None:
         self.pattern = pattern
         self.channels = channels
-        self.log: list[tuple[str, int] | None] = []
+        self.log: Log = []
         self.subscribed = Event()
         self.finished: set[str] = set()
         self.done = Event()
@@ -210,134 +229,191 @@ class _Client:
                     self.log.append((message["channel"], number))
 
 
-class _Load:
-    """The publisher at node A."""
+class Load:
+    """A publisher: numbers on each of its channels, at a fixed pace.
 
-    def __init__(self, bus: Bus, stage: Stage) -> None:
-        self._bus = bus
-        self._stage = stage
-        self.outcomes: dict[str, list[bool | None]] = {channel: [] for channel in CHANNELS}
+    Args:
+        publish: Publishes data on a channel.
+        channels: The channels.
+        pace: Seconds between two publications on one of them.
+    """
+
+    def __init__(
+        self,
+        publish: Callable[[str, Any], Awaitable[object]],
+        channels: tuple[str, ...] = CHANNELS,
+        pace: float = PACE,
+    ) -> None:
+        self._publish = publish
+        self._pace = pace
+        self.outcomes: dict[str, list[bool | None]] = {channel: [] for channel in channels}
         """For each publication: acknowledged, refused (False), or not known (None)."""
+        self.data = "x" * 100
+        """What each publication carries."""
         self.is_over = False
 
-    async def run(self, channel: str, finished: Callable[[], None]) -> None:
-        outcomes = self.outcomes[channel]
+    async def run(self) -> None:
+        """Publish until :attr:`is_over`."""
+        async with create_task_group() as tasks:
+            for channel in self.outcomes:
+                tasks.start_soon(self._run, channel)
+
+    async def _run(self, channel: str) -> None:
+        outcomes, pace = self.outcomes[channel], self._pace
         due = current_time()
         while not self.is_over:
-            data = {"n": len(outcomes), "pad": self._stage.data}
+            data = {"n": len(outcomes), "pad": self.data}
             outcomes.append(None)
             try:
-                await self._bus.publish(channel, data)
+                await self._publish(channel, data)
                 outcomes[-1] = True
             except BrokerUnavailable as exc:
                 if not exc.may_have_arrived:
                     outcomes[-1] = False
-            due = max(due + PACE, current_time() - 20 * PACE)
+            due = max(due + pace, current_time() - 20 * pace)
             await sleep(max(due - current_time(), 0))
-        finished()
+
+    async def finish(self, is_heard: Callable[[], bool]) -> None:
+        """Publish a last word on each channel, again and again until it was heard.
+
+        A busy machine may lose a link once more.
+        """
+        while not is_heard():
+            with contextlib.suppress(BrokerUnavailable):
+                for channel in self.outcomes:
+                    await self._publish(channel, {"n": None})
+            await sleep(0.02)
 
 
 async def run(server: Server, fault: str, seed: int) -> Outcome:
     """Run one fault on a server that is up, and is left up; see :func:`shortened`."""
+    async with FaultProxy(*server.address) as to_a, FaultProxy(*server.address) as to_b:
+        chance = random.Random(seed)
+        a, b = [f"{server.kind.scheme}://127.0.0.1:{proxy.port}" for proxy in (to_a, to_b)]
+
+        async def act(load: Load) -> None:
+            await sleep(chance.uniform(0.0, 0.2))
+            await FAULTS[fault](Stage(server, (to_a, to_b), chance, load))
+
+        return await under_load((a, b), act)
+
+
+async def under_load(
+    urls: tuple[str, str],
+    act: Callable[[Load], Awaitable[None]],
+    *,
+    pace: float = PACE,
+    is_mutual: bool = False,
+    seconds: float = 20,
+) -> Outcome:
+    """Publish at node A, and see what becomes of it at node B while something happens.
+
+    Args:
+        urls: The broker of A, and of B.
+        act: Has it happen, and returns when it is over; it gets the publisher.
+        pace: See :class:`Load`.
+        is_mutual: Whether B publishes as well, and A has clients.
+        seconds: The most that all of it takes.
+    """
     outcome = Outcome()
-    async with (
-        FaultProxy(*server.address) as to_a,
-        FaultProxy(*server.address) as to_b,
-        create_task_group() as tasks,
-    ):
-        stage = Stage(server, (to_a, to_b), seed)
-        a, b = [
-            Bus(broker=broker_of(f"{server.kind.scheme}://127.0.0.1:{proxy.port}"))
-            for proxy in stage.proxies
-        ]
-        endpoint = b.endpoint(limits=Limits(queue_messages=200_000, queue_bytes=1 << 30))
+    a, b = buses = [Bus(broker=broker_of(url)) for url in urls]
+    loads = [Load(a.publish, pace=pace)]
+    if is_mutual:
+        loads.append(Load(b.publish, BACK_CHANNELS, pace))
+    async with create_task_group() as tasks:
+        roomy = Limits(queue_messages=200_000, queue_bytes=1 << 30)
+        receivers = [bus.endpoint(limits=roomy) for bus in (b, a)]
         async with a, b:
-            load = _Load(a, stage)
-            async with _clients(endpoint, tasks) as clients:
-                with fail_after(20):
-                    await _drive(FAULTS[fault], stage, (a, b), load, clients, tasks, outcome)
+            with fail_after(seconds):
+                clients = [
+                    await _join(receiver, load, tasks)
+                    for receiver, load in zip(receivers, loads, strict=False)
+                ]
+                await _drive(act, buses, loads, clients, tasks, outcome)
         tasks.cancel_scope.cancel()
-    _judge(load, clients, outcome)
+    for load, found in zip(loads, clients, strict=True):
+        judge(load, [(client.log, client.channels) for client in found], outcome)
     return outcome
 
 
-@asynccontextmanager
-async def _clients(endpoint: Endpoint, tasks: TaskGroup) -> AsyncIterator[list[_Client]]:
-    clients, peers = [], []
-    for pattern, channels in (("load.*", CHANNELS), (CHANNELS[1], CHANNELS[1:2])):
+async def _join(endpoint: Endpoint, load: Load, tasks: TaskGroup) -> list[_Client]:
+    """Subscribe one client to all channels of a load, and one to a single one."""
+    channels = tuple(load.outcomes)
+    stem = channels[0].partition(".")[0]
+    clients = []
+    for pattern, its in ((f"{stem}.*", channels), (channels[1], channels[1:2])):
         transport = MemoryTransport()
         admission = await endpoint.admit(Handshake(path="/ws"))
         assert isinstance(admission, Admission)
         tasks.start_soon(endpoint.run, transport, admission)
-        client = _Client(transport.peer, pattern, channels)
+        client = _Client(transport.peer, pattern, its)
         tasks.start_soon(client.run)
         await client.subscribed.wait()
         clients.append(client)
-        peers.append(transport.peer)
-    yield clients
+    return clients
 
 
 async def _drive(
-    fault: Callable[[Stage], Awaitable[None]],
-    stage: Stage,
-    buses: tuple[Bus, Bus],
-    load: _Load,
-    clients: list[_Client],
+    act: Callable[[Load], Awaitable[None]],
+    buses: Sequence[Bus],
+    loads: Sequence[Load],
+    clients: Sequence[Sequence[_Client]],
     tasks: TaskGroup,
     outcome: Outcome,
 ) -> None:
-    finished = [Event() for _ in CHANNELS]
-    for channel, event in zip(CHANNELS, finished, strict=True):
-        tasks.start_soon(load.run, channel, event.set)
-    await sleep(stage.chance.uniform(0.2, 0.4))
-    began = current_time()
+    async with create_task_group() as publishers:
+        for load in loads:
+            publishers.start_soon(load.run)
+        await sleep(0.2)  # There is traffic before.
+        began = current_time()
 
-    async def watch() -> None:
-        while all(bus.healthy for bus in buses):  # noqa: ASYNC110  # as an operator's probe does
-            await sleep(0.002)
-        outcome.noticed = current_time() - began
+        async def watch() -> None:
+            while all(bus.healthy for bus in buses):  # noqa: ASYNC110  # as a probe does
+                await sleep(0.002)
+            outcome.noticed = current_time() - began
 
-    tasks.start_soon(watch)
-    await fault(stage)
-    over = current_time()
-    await _healthy(buses)
-    outcome.back = current_time() - over
-    # A link that has not noticed yet does so within a probe: then both are back.
-    await sleep(0.2 if outcome.noticed is not None else 1.2)
-    await _healthy(buses)
-    load.is_over = True
-    for event in finished:
-        await event.wait()
-    # A busy machine may lose the link once more: a last word is repeated until it was heard.
-    while not all(client.done.is_set() for client in clients):
-        with contextlib.suppress(BrokerUnavailable):
-            for channel in CHANNELS:
-                await buses[0].publish(channel, {"n": None})
-        await sleep(0.02)
+        tasks.start_soon(watch)
+        await act(loads[0])
+        over = current_time()
+        await _healthy(buses)
+        outcome.back = current_time() - over
+        # A link that has not noticed yet does so within a probe: then both are back.
+        await sleep(0.2 if outcome.noticed is not None else 1.2)
+        await _healthy(buses)
+        for load in loads:
+            load.is_over = True
+    for load, found in zip(loads, clients, strict=True):
+        await load.finish(lambda found=found: all(client.done.is_set() for client in found))  # type: ignore[misc]
 
 
-async def _healthy(buses: tuple[Bus, Bus]) -> None:
+async def _healthy(buses: Sequence[Bus]) -> None:
     while not all(bus.healthy for bus in buses):  # noqa: ASYNC110  # as an operator's probe does
         await sleep(0.002)
 
 
-def _judge(load: _Load, clients: list[_Client], outcome: Outcome) -> None:
+def judge(load: Load, heard: Sequence[tuple[Log, Sequence[str]]], outcome: Outcome) -> None:
+    """Add to an outcome what became of a load.
+
+    Args:
+        load: It has ended.
+        heard: What each client got, and the channels that it has had since before the load began.
+        outcome: Where to.
+    """
     every = [each for outcomes in load.outcomes.values() for each in outcomes]
-    outcome.published = len(every)
-    outcome.acknowledged, outcome.refused = every.count(True), every.count(False)
-    outcome.uncertain = every.count(None)
-    for client in clients:
-        outcome.gaps += client.log.count(None)
-        for channel in client.channels:
-            _judge_channel(client, channel, load.outcomes[channel], outcome)
+    outcome.published += len(every)
+    outcome.acknowledged += every.count(True)
+    outcome.refused += every.count(False)
+    outcome.uncertain += every.count(None)
+    for log, channels in heard:
+        outcome.gaps += log.count(None)
+        for channel in channels:
+            _judge_channel(log, channel, load.outcomes[channel], outcome)
 
 
-def _judge_channel(
-    client: _Client, channel: str, outcomes: list[bool | None], outcome: Outcome
-) -> None:
+def _judge_channel(log: Log, channel: str, outcomes: list[bool | None], outcome: Outcome) -> None:
     came: list[int] = []
     gaps: set[int] = set()  # How many had come before each.
-    for entry in client.log:
+    for entry in log:
         if entry is None:
             gaps.add(len(came))
         elif entry[0] == channel:
