@@ -19,27 +19,27 @@ from tests.web.running import ROOT, WEB, find_esbuild, find_terser, find_tsc
 SOURCE: Final = WEB / "source"
 BANNER: Final = "// SPDX-License-Identifier: MIT\n"
 _OWN: Final = (
-    *("answer", "answered", "ask", "audience", "bytes", "check", "confirm", "connectTimeout"),
-    *("count", "cut", "deadline", "deliver", "disconnected", "dismiss", "end", "ending"),
-    *("fail", "forget", "generation", "greets", "handle", "handler", "hasGivenUp"),
-    *("hasRequests", "haveMissed", "holder", "holders", "inHandshake", "isAgain", "isBatched"),
-    *("isCommand", "isFetched", "isHeld", "isIdempotent", "isKnown", "isLeaving", "isOffline"),
-    *("isOpen", "isRenewal", "isSettled", "judge", "key", "leave", "left", "lose", "maxBytes"),
-    *("maxNames", "missed", "names", "number", "of", "outcome", "patience", "postpone"),
+    *("answered", "ask", "asksAgain", "audience", "bytes", "connectTimeout", "count", "deliver"),
+    *("disconnected", "end", "ending", "fail", "flush", "generation", "greets", "handle"),
+    *("handler", "hasGivenUp", "hasRequests", "haveMissed", "holder", "holders", "inHandshake"),
+    *("isCommand", "isCutShort", "isFetched", "isHeld", "isIdempotent", "isKnown"),
+    *("isLeaving", "isOpen", "isRenewal", "isSettled", "judge", "key", "learn", "leave", "left"),
+    *("maxBytes", "maxNames", "missed", "names", "number", "of", "patience", "postpone"),
     *("readyAt", "ref", "refill", "refused", "remove", "rest", "segments", "socket", "stateOf"),
-    *("take", "taken", "text", "together", "url", "wasSent", "where", "why"),
+    *("take", "taken", "text", "together", "url", "wasSent", "where"),
 )
 """Properties that never leave the module, which get short names. None may be a word of the
 protocol, of the client's own interface, of JavaScript or of the browser, as far as it is used."""
-_WORDS: Final = (
-    *("answer", "check", "confirm", "cut", "dead", "deadline", "dial", "dialling", "dismiss"),
-    *("ended", "failed", "fetching", "fetchToken", "forget", "greeting", "hangUp", "heard"),
-    *("later", "lose", "lost", "muchLater", "newToken", "noToken", "now", "opened", "pause"),
-    *("request", "say", "stop", "tellConnected", "tellError", "tellGap", "tellReconnecting"),
-    *("tellRefreshFailed", "wake"),
+_CALLS: Final = (
+    *("answer", "check", "confirm", "cut", "deadline", "dial", "dismiss", "failed", "fetchToken"),
+    *("forget", "hangUp", "heard", "lose", "noToken", "opened", "pause", "request", "say", "stop"),
+    *("tellConnected", "tellError", "tellGap", "tellReconnecting", "tellRefreshFailed", "wake"),
 )
-"""What inputs, actions, states and advice of a session are called: never seen outside, so that a
-text with just that word gets short, too. A key of a table is written in quotes for this."""
+"""Inputs and actions of a session: such properties, and texts with just that word."""
+_WORDS: Final = (
+    *("dead", "dialling", "ended", "fetching", "greeting", "later", "muchLater", "newToken", "now"),
+)
+"""States and advice of a session: never seen outside, so that these texts get short, too."""
 FLAGS: Final = (
     *("--strict", "--allowJs", "--checkJs", "--target", "es2022", "--types", ""),
     *("--lib", "es2022,dom,dom.iterable", "--module", "esnext", "--moduleResolution", "bundler"),
@@ -49,7 +49,7 @@ _DECLARED: Final = ("types", "errors", "names", "wsbus")
 _COMMENT: Final = re.compile(
     r"/\*\*(?:(?!\*/).)*?@(?:typedef|import)(?:(?!\*/).)*?\*/\n", re.DOTALL
 )
-_QUOTED: Final = re.compile(f'"({"|".join(_WORDS)})"')
+_QUOTED: Final = re.compile(f'(?<!\\{{)(?<!\\| )"({"|".join((*_CALLS, *_WORDS))})"')
 _LINKS: Final = re.compile(r"^(?:import .*|export \{.*|export \* .*)\n", re.MULTILINE)
 
 
@@ -58,7 +58,7 @@ def bundle() -> str:
     joins = ("--bundle", "--minify", "--format=esm", "--target=es2022", "--log-level=warning")
     short = ("--module", "--ecma", "2022", "--mangle", "--compress")
     how = "passes=5,ecma=2022,unsafe=true,unsafe_arrows=true,unsafe_methods=true"
-    own = f"--mangle-props=^({'|'.join(_OWN)})$"
+    own = f"--mangle-props=^({'|'.join((*_OWN, *_CALLS))})$"
     with TemporaryDirectory() as directory:
         for file in SOURCE.glob("*.js"):
             text = _QUOTED.sub(_shorten, file.read_text("utf-8"))
@@ -70,6 +70,8 @@ def bundle() -> str:
 
 
 def _shorten(quoted: re.Match[str]) -> str:
+    if quoted[1] in _CALLS:
+        return f"/* @__KEY__ */ {quoted[0]}"  # esbuild takes the text for a property.
     return f'"{ascii_letters[_WORDS.index(quoted[1])]}"'
 
 

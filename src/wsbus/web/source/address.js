@@ -1,4 +1,5 @@
 // Where the server is, and what a failed handshake means.
+import { ConnectionError } from "./errors.js";
 
 /**
  * What an event of a socket may have: each kind has some.
@@ -42,5 +43,5 @@ export const explainFailure = (where, protocol, cause, said = "") => {
     ? cause + (why && ` (${why})`)
     : "scripts are not told why: wrong URL, no server, or one that does not speak " +
       `${protocol}, restarts, or refuses this origin or the token`;
-  return { code, message: `cannot connect to ${where}: ${what} (${code})` };
+  return new ConnectionError(code, `cannot connect to ${where}: ${what} (${code})`);
 };

@@ -1,22 +1,21 @@
 // Sockets, timers, promises, loops and events around a session, which decides.
 import { addressOf, explainFailure } from "./address.js";
 import { makeAlarm } from "./alarm.js";
-import { CommandError } from "./errors.js";
+import { CommandError, ConnectionError } from "./errors.js";
 import { makeHandlers } from "./handlers.js";
 import { join } from "./joining.js";
 import { watchPage } from "./page.js";
 import { makeSession } from "./session.js";
 import { listen } from "./socket.js";
 import { gapOf, makeStream } from "./stream.js";
-import { errorOf, makeTelling } from "./telling.js";
+import { makeTelling } from "./telling.js";
 import { base64url, checkLength } from "./text.js";
 import { onAbort, wait } from "./waiting.js";
 
-/** @import { Action, Input, Message } from "./actions.js" */
+/** @import { Actions, Inputs, Message } from "./actions.js" */
 /** @import { Session } from "./session.js" */
 /** @import { SessionState } from "./states.js" */
 /** @import { Holder, Stream } from "./stream.js" */
-/** @import { ConnectionError } from "./errors.js" */
 /** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, RequestOptions, Socket, State } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
@@ -38,19 +37,33 @@ const listOf = (patterns) => [...new Set(typeof patterns === "string" ? [pattern
  * @param {(type: string, detail: unknown) => boolean} dispatch Tells the listeners of the application; returns
  *   whether they leave an error to the console.
  */
-export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSocket, retry, heartbeat, ...options }, dispatch) => {
+export const makeDriver = (
+  url,
+  {
+    token,
+    tokenIn,
+    protocol = "wsbus.v1",
+    WebSocket,
+    signal: until,
+    retry: { base = 1000, cap = 30_000, attempts = Infinity, first: waits } = {},
+    heartbeat: { interval = 15_000, timeout = 20_000 } = {},
+  },
+  dispatch,
+) => {
   /** @type {Session<Holder, Waiter<unknown>>} */
   const session = makeSession(
     {
-      token: typeof token === "function" ? null : token,
+      token: typeof token === "function" ? null : (token ?? null),
       isFetched: typeof token === "function" || typeof url === "function",
       inHandshake: tokenIn === "subprotocol",
       greets: protocol === "wsbus.v1",
-      retry: { ...retry, first: true }, // The client goes on, whatever `connect()` does.
-      heartbeat,
-      connectTimeout: heartbeat?.timeout ?? 20_000,
+      retry: { base, cap, attempts },
+      interval,
+      timeout,
+      connectTimeout: timeout,
     },
     Math.random,
+    () => globalThis.navigator?.onLine === false,
   );
   /** @type {Link} */
   let link;
@@ -99,9 +112,97 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   // --- around the session ------------------------------------------------------------------------
 
-  /** Tell the session what has happened, and do what it wants. @param {Input<Holder, Waiter<unknown>>} input */
-  const give = (input) => {
-    const actions = session.handle({ ...input, isOffline: globalThis.navigator?.onLine === false }, performance.now());
+  /** @type {import("./actions.js").TableOf<Actions<Holder, Waiter<unknown>>>} */
+  const performers = {
+    /** Ask the page for a token, and for the URL; the latter only for a new connection. */
+    async fetchToken(generation) {
+      const { end, isOpen } = link;
+      const mine = link;
+      let step = "token";
+      try {
+        const answer = typeof token === "function" ? await token({ signal: end.signal }) : token;
+        step = "URL";
+        if (typeof url === "function" && !isOpen) mine.url = await url();
+        give("token", generation, answer);
+      } catch (error) {
+        give("noToken", generation, `the function for the ${step} failed: ${error}`);
+      }
+    },
+
+    dial(shown) {
+      /** @type {string[]} */
+      const offered = [protocol];
+      if (shown !== null) offered.push(`wsbus.token.${base64url(shown)}`);
+      try {
+        const address = addressOf(link.url ?? /** @type {string} */ (url));
+        link.where = address.origin + address.pathname;
+        use((link.socket = new (WebSocket ?? globalThis.WebSocket)(address.href, offered)));
+      } catch (error) {
+        give("close", new ConnectionError(1006, `${error}`));
+      }
+    },
+
+    say: (text) => link.socket?.send(text),
+
+    hangUp() {
+      const { end, socket } = link;
+      end.abort();
+      renew();
+      try {
+        socket?.close(1000);
+      } catch {} // It was not open yet.
+    },
+
+    cut: () => lose(1006, ""),
+
+    answer(key, error, data) {
+      if (error) key.reject(error);
+      else key.resolve(data);
+    },
+
+    confirm: (holder) => holder.confirm?.(),
+
+    dismiss: (holder, error) => holder.dismiss(error),
+
+    lose: (holder, ...gap) => holder.lose?.(gapOf(...gap)),
+
+    tellGap: (...gap) => tell("gap", gapOf(...gap)),
+
+    tellConnected(reconnected, connectionId, subject) {
+      for (const waiter of connecting) waiter.resolve();
+      tell("connected", { reconnected, connectionId, subject });
+    },
+
+    tellReconnecting(attempt, delay, error) {
+      performers.hangUp();
+      if (!waits) for (const waiter of connecting) waiter.reject(error);
+      tell("reconnecting", { attempt, delay, error });
+    },
+
+    tellRefreshFailed: (why) => report(new CommandError("UNAUTHENTICATED", why)),
+
+    tellError: report,
+
+    stop(cause) {
+      const error = cause ?? null;
+      const { code = 1000, reason = "" } = error ?? {};
+      const ending = { code, reason, error };
+      if (!session.hasGivenUp) unwatch();
+      for (const waiter of [...connecting, ...joining]) waiter.reject(session.ending);
+      for (const stream of streams) stream.end(error, !!error);
+      end(ending);
+      tell("disconnected", ending);
+    },
+  };
+
+  /**
+   * Tell the session what has happened, and do what it wants.
+   * @template {keyof Inputs<Holder, Waiter<unknown>>} T
+   * @param {T} type
+   * @param {Inputs<Holder, Waiter<unknown>>[T]} details
+   */
+  const give = (type, ...details) => {
+    const actions = session.handle(performance.now(), type, ...details);
     together(() => {
       const state = stateOf();
       if (state !== told) {
@@ -111,67 +212,13 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         told = state;
         tell("state", { state });
       }
-      actions.forEach(perform);
+      for (const [type, ...details] of actions) /** @type {(...details: unknown[]) => void} */ (performers[type])(...details);
       alarm(session.deadline, isConnected());
       settle();
     });
   };
 
-  const alarm = makeAlarm(() => give({ type: "deadline" }));
-
-  /** @param {Action<Holder, Waiter<unknown>>} action */
-  const perform = (action) => {
-    switch (action.type) {
-      case "fetchToken":
-        return fetchToken(action.generation);
-      case "dial":
-        return dial(action.token);
-      case "say":
-        return link.socket?.send(action.text);
-      case "hangUp":
-        return hangUp();
-      case "cut":
-        return lose(1006, "");
-      case "answer": {
-        const { data, error } = action.outcome;
-        return error ? action.key.reject(errorOf(error)) : action.key.resolve(data);
-      }
-      case "confirm":
-        return action.holder.confirm?.();
-      case "dismiss":
-        return action.holder.dismiss(errorOf(action.error));
-      case "lose":
-        return action.holder.lose?.(gapOf(action));
-      case "tellGap":
-        return tell("gap", gapOf(action));
-      case "tellConnected": {
-        const { isAgain: reconnected, connectionId, subject } = action;
-        for (const waiter of connecting) waiter.resolve();
-        return tell("connected", { reconnected, connectionId, subject });
-      }
-      case "tellReconnecting": {
-        const { attempt, delay } = action;
-        const error = errorOf(action.error);
-        hangUp();
-        if (!retry?.first) for (const waiter of connecting) waiter.reject(error);
-        return tell("reconnecting", { attempt, delay, error });
-      }
-      case "tellRefreshFailed":
-        return report(new CommandError("UNAUTHENTICATED", action.why));
-      case "tellError":
-        return report(errorOf(action.error));
-      case "stop": {
-        const error = action.error ? /** @type {ConnectionError} */ (errorOf(action.error)) : null;
-        const { code = 1000, reason = "" } = error ?? {};
-        const ending = { code, reason, error };
-        if (!session.hasGivenUp) unwatch();
-        for (const waiter of [...connecting, ...joining]) waiter.reject(error ?? errorOf(session.ending));
-        for (const stream of streams) stream.end(error, !!error);
-        end(ending);
-        return tell("disconnected", ending);
-      }
-    }
-  };
+  const alarm = makeAlarm(() => give("deadline"));
 
   // --- connections -------------------------------------------------------------------------------
 
@@ -180,48 +227,10 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     watching = undefined;
   };
 
-  const hangUp = () => {
-    const { end, socket } = link;
-    end.abort();
-    renew();
-    try {
-      socket?.close(1000);
-    } catch {} // It was not open yet.
-  };
-
   /** @param {number} code @param {string} reason */
   const lose = (code, reason) => {
-    hangUp();
-    give({ type: "lost", code, reason });
-  };
-
-  /** Ask the page for a token, and for the URL; the latter only for a new connection. @param {number} generation */
-  const fetchToken = async (generation) => {
-    const { end, isOpen } = link;
-    const mine = link;
-    let step = "token";
-    try {
-      const answer = typeof token === "function" ? await token({ signal: end.signal }) : token;
-      step = "URL";
-      if (typeof url === "function" && !isOpen) mine.url = await url();
-      give({ type: "token", generation, token: answer });
-    } catch (error) {
-      give({ type: "noToken", generation, why: `the function for the ${step} failed: ${error}` });
-    }
-  };
-
-  /** @param {string | null} shown */
-  const dial = (shown) => {
-    /** @type {string[]} */
-    const offered = [protocol];
-    if (shown !== null) offered.push(`wsbus.token.${base64url(shown)}`);
-    try {
-      const address = addressOf(link.url ?? /** @type {string} */ (url));
-      link.where = address.origin + address.pathname;
-      use((link.socket = new (WebSocket ?? globalThis.WebSocket)(address.href, offered)));
-    } catch (error) {
-      give({ type: "close", error: { code: 1006, message: `${error}` } });
-    }
+    performers.hangUp();
+    give("lost", code, reason);
   };
 
   /** @param {Socket} socket */
@@ -233,14 +242,14 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       end.signal,
       () => {
         mine.isOpen = true;
-        if (socket.protocol === protocol) give({ type: "opened" });
-        else give({ type: "close", error: { code: 4510, message: `${where} does not speak ${protocol}` } });
+        if (socket.protocol === protocol) give("opened");
+        else give("close", new ConnectionError(4510, `${where} does not speak ${protocol}`));
       },
       (data) => received(data, end.signal),
       lose,
       (cause = "", said) => {
-        hangUp();
-        give({ type: "failed", error: explainFailure(where, protocol, cause, said) });
+        performers.hangUp();
+        give("failed", explainFailure(where, protocol, cause, said));
       },
     );
   };
@@ -253,7 +262,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         /** @type {Message} */
         const message = JSON.parse(text);
         if (message.type === "event") deliver(/** @type {BusEvent} */ (/** @type {unknown} */ (message)));
-        else give({ type: "heard", message });
+        else give("heard", message);
       } catch (cause) {
         report(new Error(`the server sent what this client cannot read: ${cause}`, { cause }));
       }
@@ -272,7 +281,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   // --- what the application calls ----------------------------------------------------------------
 
   /** @param {"subscribe" | "unsubscribe"} type @param {string} pattern @param {Holder} holder */
-  const change = (type, pattern, holder) => give({ type, pattern, holder, isBatched: true });
+  const change = (type, pattern, holder) => give(type, pattern, holder);
 
   /** @param {string} what @param {number} ms */
   const late = (what, ms) => {
@@ -281,7 +290,7 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   };
 
   const close = () => {
-    give({ type: "close" });
+    give("close");
     unwatch();
   };
 
@@ -289,8 +298,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   begin();
   // Where there is no page, on a server that renders one, a path is judged when it is used.
   if (typeof url !== "function") addressOf(url, globalThis.location?.href ?? "ws://page.invalid");
-  if (options.signal?.aborted) close();
-  options.signal?.addEventListener("abort", close, { once: true });
+  if (until?.aborted) close();
+  until?.addEventListener("abort", close, { once: true });
 
   return {
     close,
@@ -301,17 +310,17 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     connect: ({ signal }) =>
       wait({ signal }, (waiter) => {
         if (isConnected()) return waiter.resolve();
-        if (options.signal?.aborted) return waiter.reject(errorOf(session.ending));
+        if (until?.aborted) return waiter.reject(session.ending);
         if (!WebSocket && !globalThis.WebSocket) {
           throw new TypeError("no global WebSocket: pass the option WebSocket");
         }
         if (typeof url !== "function") addressOf(url);
         connecting.add(waiter);
-        watching ??= watchPage(() => give({ type: "wake" }), () => give({ type: "check" }));
-        give({ type: "connect" });
+        watching ??= watchPage(() => give("wake"), () => give("check"));
+        give("connect");
         return () => {
           connecting.delete(waiter);
-          if (signal?.aborted && !connecting.size && !session.isKnown) give({ type: "pause" });
+          if (signal?.aborted && !connecting.size && !session.isKnown) give("pause");
         };
       }),
 
@@ -385,8 +394,8 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         { signal, timeout },
         (waiter) => {
           key = waiter;
-          give({ type: "request", key, message, isIdempotent: idempotent });
-          return (hasFailed) => hasFailed && give({ type: "forget", key });
+          give("request", key, message, idempotent);
+          return (hasFailed) => hasFailed && give("forget", key);
         },
         (ms) => {
           if (session.wasSent(key)) return new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`);

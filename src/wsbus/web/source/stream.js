@@ -10,12 +10,8 @@
  */
 /** @typedef {Holder & { events: AsyncGenerator<BusEvent, undefined>, end(error?: unknown, isOthers?: boolean): void }} Stream */
 
-/**
- * A gap as the session tells it, for the application.
- * @param {{ lost: number | null, cause: Gap["cause"], channels?: LostOn[] }} told
- * @returns {Gap}
- */
-export const gapOf = ({ lost, cause, channels }) => ({
+/** A gap as the session tells it, for the application. @type {(lost: number | null, cause: Gap["cause"], channels?: LostOn[]) => Gap} */
+export const gapOf = (lost, cause, channels) => ({
   lost,
   cause,
   ...(channels && { channels: new Map(channels.map(({ channel, lost = null, ...more }) => [channel, { lost, ...more }])) }),
