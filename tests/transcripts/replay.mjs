@@ -5,6 +5,7 @@
 import { text } from "node:stream/consumers";
 import { isDeepStrictEqual } from "node:util";
 import { makeSession } from "../../src/wsbus/web/source/session.js";
+import * as states from "../../src/wsbus/web/source/states.js";
 
 const START = 1_000_000;
 
@@ -62,7 +63,7 @@ class Client {
     delete rest.at;
     if (say === "client") return this.#compare("says", this.#said, rest);
     if (tell === "client") return this.#compare("tells", this.#told, rest);
-    if (state === "client" && this.#session.state !== step.is) {
+    if (state === "client" && this.#session.state !== states[step.is.toUpperCase()]) {
       throw new Error(`its state is ${this.#session.state}`);
     }
     if (step.do) this.finish(); // What is said at one moment may cross on its way.

@@ -41,7 +41,7 @@
  * @property {number} timestamp
  * @property {boolean} [success]
  * @property {{ code: string, message: string }} [error]
- * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost?: number | null, cause?: string,
+ * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at: number, lost?: number | null, cause?: string,
  *   rejected?: { channel: string, code: string, message: string }[] }} data
  */
 /**
@@ -73,7 +73,7 @@
  *   tellGap: [lost: number | null, cause: GapCause, channels?: LostOn[]],
  *   tellConnected: [isAgain: boolean, connectionId?: string, subject?: string],
  *   tellReconnecting: [attempt: number, delay: number, error: ConnectionError],
- *   tellRefreshFailed: [why: string], tellError: [error: Failure], stop: [error?: ConnectionError],
+ *   tellRefreshFailed: [why: string], tellError: [error: Failure], stop: [error: ConnectionError | null],
  * }} Actions
  */
 /**

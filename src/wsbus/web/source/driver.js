@@ -2,12 +2,14 @@
 import { addressOf, explainFailure } from "./address.js";
 import { makeAlarm } from "./alarm.js";
 import { CommandError, ConnectionError } from "./errors.js";
+import { gapOf } from "./gaps.js";
 import { makeHandlers } from "./handlers.js";
 import { join } from "./joining.js";
 import { watchPage } from "./page.js";
 import { makeSession } from "./session.js";
 import { listen } from "./socket.js";
-import { gapOf, makeStream } from "./stream.js";
+import { ENDED, OPEN, WAITING } from "./states.js";
+import { makeStream } from "./stream.js";
 import { makeTelling } from "./telling.js";
 import { base64url, checkLength } from "./text.js";
 import { onAbort, wait } from "./waiting.js";
@@ -16,19 +18,18 @@ import { onAbort, wait } from "./waiting.js";
 /** @import { Session } from "./session.js" */
 /** @import { SessionState } from "./states.js" */
 /** @import { Holder, Stream } from "./stream.js" */
-/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, RequestOptions, Socket, State } from "./types.js" */
+/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, RequestOptions, Socket, State, Token } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
-const STATES = { waiting: "waiting", open: "connected", "ended": "closed" };
+const STATES = { [WAITING]: "waiting", [OPEN]: "connected", [ENDED]: "closed" };
 
 /** @type {(patterns: string | Iterable<string>) => string[]} */
 const listOf = (patterns) => [...new Set(typeof patterns === "string" ? [patterns] : patterns)];
 
 /**
- * @typedef {{ end: AbortController, isOpen: boolean, where: string, url?: string | URL, socket?: Socket }} Link One
- *   attempt, and the connection that it gives; `end` ends both. `where`: the address without its query,
- *   which may hold a token. `url`: what the function for it has returned.
+ * @typedef {{ end: AbortController, url?: string | URL, socket?: Socket }} Link One
+ *   attempt, and the connection that it gives; `end` ends both. `url`: what the function for it has returned.
  */
 
 /**
@@ -50,11 +51,13 @@ export const makeDriver = (
   },
   dispatch,
 ) => {
+  const tokenOf = typeof token === "function" ? token : undefined;
+  const urlOf = typeof url === "function" ? url : undefined;
   /** @type {Session<Holder, Waiter<unknown>>} */
   const session = makeSession(
     {
-      token: typeof token === "function" ? null : (token ?? null),
-      isFetched: typeof token === "function" || typeof url === "function",
+      token: tokenOf ? null : /** @type {string | null} */ (token ?? null),
+      isFetched: !!(tokenOf || urlOf),
       inHandshake: tokenIn === "subprotocol",
       greets: protocol === "wsbus.v1",
       retry: { base, cap, attempts },
@@ -85,12 +88,12 @@ export const makeDriver = (
   const streams = new Set();
 
   /** @returns {State} */
-  const stateOf = () => (session.state === "waiting" && session.deadline === Infinity ? "idle" : (STATES[session.state] ?? "connecting"));
+  const stateOf = () => (session.state === WAITING && session.deadline === Infinity ? "idle" : (STATES[session.state] ?? "connecting"));
 
-  const isConnected = () => session.state === "open";
+  const isConnected = () => session.state === OPEN;
 
   const renew = () => {
-    link = { end: new AbortController(), isOpen: false, where: "" };
+    link = { end: new AbortController() };
   };
 
   const begin = () => {
@@ -116,13 +119,13 @@ export const makeDriver = (
   const performers = {
     /** Ask the page for a token, and for the URL; the latter only for a new connection. */
     async fetchToken(generation) {
-      const { end, isOpen } = link;
       const mine = link;
+      const isRefresh = isConnected();
       let step = "token";
       try {
-        const answer = typeof token === "function" ? await token({ signal: end.signal }) : token;
+        const answer = tokenOf ? await tokenOf({ signal: mine.end.signal }) : /** @type {Token} */ (token);
         step = "URL";
-        if (typeof url === "function" && !isOpen) mine.url = await url();
+        if (urlOf && !isRefresh) mine.url = await urlOf();
         give("token", generation, answer);
       } catch (error) {
         give("noToken", generation, `the function for the ${step} failed: ${error}`);
@@ -130,13 +133,29 @@ export const makeDriver = (
     },
 
     dial(shown) {
+      const mine = link;
       /** @type {string[]} */
       const offered = [protocol];
       if (shown !== null) offered.push(`wsbus.token.${base64url(shown)}`);
       try {
-        const address = addressOf(link.url ?? /** @type {string} */ (url));
-        link.where = address.origin + address.pathname;
-        use((link.socket = new (WebSocket ?? globalThis.WebSocket)(address.href, offered)));
+        const { href, origin, pathname } = addressOf(mine.url ?? /** @type {string} */ (url));
+        const where = origin + pathname; // The query may hold a token.
+        const socket = new (WebSocket ?? globalThis.WebSocket)(href, offered);
+        mine.socket = socket;
+        listen(
+          socket,
+          mine.end.signal,
+          () => {
+            if (socket.protocol === protocol) give("opened");
+            else give("close", new ConnectionError(4510, `${where} does not speak ${protocol}`));
+          },
+          received,
+          lose,
+          (cause = "", said) => {
+            performers.hangUp();
+            give("failed", explainFailure(where, protocol, cause, said));
+          },
+        );
       } catch (error) {
         give("close", new ConnectionError(1006, `${error}`));
       }
@@ -183,8 +202,7 @@ export const makeDriver = (
 
     tellError: report,
 
-    stop(cause) {
-      const error = cause ?? null;
+    stop(error) {
       const { code = 1000, reason = "" } = error ?? {};
       const ending = { code, reason, error };
       if (!session.hasGivenUp) unwatch();
@@ -233,29 +251,9 @@ export const makeDriver = (
     give("lost", code, reason);
   };
 
-  /** @param {Socket} socket */
-  const use = (socket) => {
-    const mine = link;
-    const { where, end } = mine;
-    listen(
-      socket,
-      end.signal,
-      () => {
-        mine.isOpen = true;
-        if (socket.protocol === protocol) give("opened");
-        else give("close", new ConnectionError(4510, `${where} does not speak ${protocol}`));
-      },
-      (data) => received(data, end.signal),
-      lose,
-      (cause = "", said) => {
-        performers.hangUp();
-        give("failed", explainFailure(where, protocol, cause, said));
-      },
-    );
-  };
-
-  /** @param {unknown} data @param {AbortSignal} signal */
-  const received = (data, signal) => {
+  /** @param {unknown} data */
+  const received = (data) => {
+    const { signal } = link.end;
     for (const text of protocol === "wsbus.v1" ? `${data}`.split("\n") : [`${data}`]) {
       if (signal.aborted) return;
       try {
@@ -271,17 +269,15 @@ export const makeDriver = (
 
   /** @param {BusEvent} message */
   const deliver = ({ channel, event, timestamp, data, position }) => {
-    /** @type {BusEvent} */
-    const seen = { channel, event, timestamp, data };
-    if (position) seen.position = position;
+    const seen = { channel, event, timestamp, data, ...(position && { position }) };
     for (const holder of session.audience(channel)) holder.push?.(seen);
     handlers.deliver(seen);
   };
 
   // --- what the application calls ----------------------------------------------------------------
 
-  /** @param {"subscribe" | "unsubscribe"} type @param {string} pattern @param {Holder} holder */
-  const change = (type, pattern, holder) => give(type, pattern, holder);
+  /** @type {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder) => void} */
+  const change = give;
 
   /** @param {string} what @param {number} ms */
   const late = (what, ms) => {
@@ -297,9 +293,9 @@ export const makeDriver = (
   renew();
   begin();
   // Where there is no page, on a server that renders one, a path is judged when it is used.
-  if (typeof url !== "function") addressOf(url, globalThis.location?.href ?? "ws://page.invalid");
+  if (!urlOf) addressOf(/** @type {string} */ (url), globalThis.location?.href ?? "ws://page.invalid");
   if (until?.aborted) close();
-  until?.addEventListener("abort", close, { once: true });
+  onAbort(until, close);
 
   return {
     close,
@@ -307,32 +303,32 @@ export const makeDriver = (
     closed: () => closed,
 
     /** @type {(options: Abortable) => Promise<void>} */
-    connect: ({ signal }) =>
-      wait({ signal }, (waiter) => {
+    connect: (options) =>
+      wait(options, (waiter) => {
         if (isConnected()) return waiter.resolve();
         if (until?.aborted) return waiter.reject(session.ending);
         if (!WebSocket && !globalThis.WebSocket) {
           throw new TypeError("no global WebSocket: pass the option WebSocket");
         }
-        if (typeof url !== "function") addressOf(url);
+        if (!urlOf) addressOf(/** @type {string} */ (url));
         connecting.add(waiter);
         watching ??= watchPage(() => give("wake"), () => give("check"));
         give("connect");
         return () => {
           connecting.delete(waiter);
-          if (signal?.aborted && !connecting.size && !session.isKnown) give("pause");
+          if (options.signal?.aborted && !connecting.size && !session.isKnown) give("pause");
         };
       }),
 
     /** @type {(patterns: string | Iterable<string>, options: Limited) => Promise<void>} */
-    subscribe: (patterns, { signal, timeout }) =>
+    subscribe: (patterns, options) =>
       wait(
-        { signal, timeout },
+        options,
         (waiter) => {
           const list = listOf(patterns);
           list.forEach(checkLength);
           joining.add(waiter);
-          const after = join(waiter, list, signal, change, report);
+          const after = join(waiter, list, options.signal, change, report);
           return (hasFailed) => {
             joining.delete(waiter);
             after(hasFailed);
@@ -342,14 +338,14 @@ export const makeDriver = (
       ),
 
     /** @type {(patterns: string | Iterable<string>, options: Limited) => Promise<void>} */
-    unsubscribe(patterns, { signal, timeout }) {
+    unsubscribe(patterns, options) {
       for (const pattern of listOf(patterns)) {
         const calls = [...session.holders(pattern)].filter(({ leave }) => leave);
         // A call with a signal has its own way to end.
         (calls.find((call) => !call.signal) ?? calls[0])?.leave?.();
       }
       return wait(
-        { signal, timeout },
+        options,
         (waiter) => {
           leaving.add(waiter);
           settle();
@@ -387,21 +383,17 @@ export const makeDriver = (
     },
 
     /** @type {(message: { type: string, [key: string]: unknown }, options?: RequestOptions) => Promise<unknown>} */
-    ask(message, { signal, timeout, idempotent } = {}) {
-      /** @type {Waiter<unknown>} */
-      let key;
-      return wait(
-        { signal, timeout },
+    ask: (message, options = {}) =>
+      wait(
+        options,
         (waiter) => {
-          key = waiter;
-          give("request", key, message, idempotent);
-          return (hasFailed) => hasFailed && give("forget", key);
+          give("request", waiter, message, options.idempotent);
+          return (hasFailed) => hasFailed && give("forget", waiter);
         },
-        (ms) => {
-          if (session.wasSent(key)) return new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`);
+        (ms, waiter) => {
+          if (session.wasSent(waiter)) return new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`);
           return late(isConnected() ? "not sent, since the server limits the rate," : "not sent", ms);
         },
-      );
-    },
+      ),
   };
 };

@@ -6,14 +6,31 @@ const MAX_ASK_BYTES = 16_384;
 
 /**
  * @template H, K
+ * @param {import("./actions.js").Emit<H, K>} emit
  * @param {import("./subscriptions.js").Subscriptions<H>} subscriptions
  * @param {import("./requests.js").Requests<K>} requests
  * @param {import("./pace.js").Pace} pace
  */
-export const makeOutbox = (subscriptions, requests, pace) => {
+export const makeOutbox = (emit, subscriptions, requests, pace) => {
   let askBytes = MAX_ASK_BYTES;
+  let refs = 0;
 
-  return {
+  const newRef = () => `${++refs}`;
+
+  const self = {
+    /** Say what cannot wait. @param {object} message @param {number} now @param {number} [names] */
+    say(message, now, names) {
+      pace.take(now, names);
+      emit("say", JSON.stringify(message));
+    },
+
+    /** Say what has an answer; returns its id. @param {object} message @param {number} now */
+    ask(message, now) {
+      const id = newRef();
+      self.say({ ...message, id }, now);
+      return id;
+    },
+
     /** The connection ended. @param {string} why @param {boolean} isTooBig A message was too large. */
     cut(why, isTooBig) {
       if (isTooBig) askBytes /= 2;
@@ -31,16 +48,11 @@ export const makeOutbox = (subscriptions, requests, pace) => {
       return true;
     },
 
-    /**
-     * Say what waits, as much as the rates of the server allow.
-     * @param {() => string} newRef
-     * @param {(message: Record<string, unknown>, names: number) => void} say
-     * @param {number} now
-     */
-    flush(newRef, say, now) {
+    /** Say what waits, as much as the rates of the server allow. @param {number} now */
+    flush(now) {
       while (subscriptions.hasRequests() && pace.readyAt(now) <= now) {
         const message = subscriptions.next(newRef(), pace.names(now), Math.min(askBytes, pace.maxBytes / 2));
-        say(message, message.channels.length);
+        self.say(message, now, message.channels.length);
       }
       requests.send(newRef, now, subscriptions.size());
     },
@@ -48,4 +60,5 @@ export const makeOutbox = (subscriptions, requests, pace) => {
     /** When more can be said; Infinity: nothing waits. @param {number} now */
     readyAt: (now) => Math.min(requests.readyAt(now), subscriptions.hasRequests() ? pace.readyAt(now) : Infinity),
   };
+  return self;
 };

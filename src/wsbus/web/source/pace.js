@@ -88,15 +88,15 @@ export const makePace = () => {
     },
 
     /** When one more message may be sent: `now`, or later. @param {number} now @param {boolean} [isCommand] */
-    readyAt: (now, isCommand = false) => Math.max(messages.readyAt(now), isCommand ? commands.readyAt(now) : now),
+    readyAt: (now, isCommand) => Math.max(messages.readyAt(now), isCommand ? commands.readyAt(now) : now),
 
     /** How many names one request may hold now. @param {number} now */
     names(now) {
       return Math.min(self.maxNames, NAMES_PER_MESSAGE * Math.max(1, Math.floor(messages.refill(now) + ROUNDING)));
     },
 
-    /** A message is sent. @param {number} now @param {boolean} [isCommand] @param {number} [names] */
-    take(now, isCommand = false, names = 1) {
+    /** A message is sent. @param {number} now @param {number} [names] @param {boolean} [isCommand] */
+    take(now, names = 1, isCommand) {
       messages.take(now, Math.max(1, Math.ceil(names / NAMES_PER_MESSAGE)));
       if (isCommand) commands.take(now, 1);
     },

@@ -10,7 +10,7 @@ import { bytesOf } from "./text.js";
  * have been carried out.
  * @template K
  * @typedef {{ key: K, number: number, type: string, isCommand: boolean, text: string, bytes: number,
- *   isIdempotent: boolean, wasSent: boolean }} Pending
+ *   isIdempotent?: boolean, wasSent: boolean }} Pending
  */
 
 /** The bytes of the id, with its key, are added to those of the text. @type {(pending: Pending<unknown>, ref: string) => number} */
@@ -71,11 +71,11 @@ export const makeRequests = (emit, pace) => {
     wasSent: (key) => all().some((pending) => pending.key === key && pending.wasSent),
 
     /** @param {K} key @param {{ type: string }} message @param {boolean} [isIdempotent] */
-    add(key, message, isIdempotent = false) {
+    add(key, message, isIdempotent) {
       const { type } = message;
       const text = JSON.stringify(message);
-      const flags = { isCommand: type === "command", isIdempotent, wasSent: false };
-      const pending = { key, number: count++, type, text, bytes: bytesOf(text), ...flags };
+      const isCommand = type === "command";
+      const pending = { key, number: count++, type, isCommand, text, bytes: bytesOf(text), isIdempotent, wasSent: false };
       waiting.add(pending);
       refuse(pending);
     },
@@ -97,7 +97,7 @@ export const makeRequests = (emit, pace) => {
         if (pace.readyAt(now, isCommand) > now) return;
         const ref = newRef();
         if (refuse(pending, ref)) continue;
-        pace.take(now, isCommand, type === "get_status" ? held : 1);
+        pace.take(now, type === "get_status" ? held : 1, isCommand);
         pending.wasSent = true;
         waiting.delete(pending);
         sent.set(ref, pending);

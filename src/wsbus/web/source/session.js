@@ -1,9 +1,6 @@
 // The client's side of a conversation that outlives its connections. Pure: no socket, no timer, no
 // clock, no chance. A port of `core/client/session.py`; `actions.js` says what goes in and comes out.
 //
-//     const session = makeSession(options, chance, isOffline);
-//     const actions = session.handle(now, "connect");
-//
 // The driver performs the actions in order, with nothing in between; then it calls again, with the
 // input `deadline`, when `session.deadline` has come.
 import { CommandError, ConnectionError } from "./errors.js";
@@ -11,9 +8,10 @@ import { makeLiveness } from "./liveness.js";
 import { makeOutbox } from "./outbox.js";
 import { makePace } from "./pace.js";
 import { makeRequests } from "./requests.js";
-import { adviceFor, delayOf, explain, meantBy } from "./retry.js";
-import { takes } from "./states.js";
+import { adviceFor, delayOf, explain, gaveUp, meantBy } from "./retry.js";
+import { DIALLING, ENDED, FETCHING, GREETING, OPEN, TABLE, WAITING } from "./states.js";
 import { makeSubscriptions } from "./subscriptions.js";
+import { makeRefresh } from "./token.js";
 
 /** @import { Failure, Message, SessionOptions, Terms } from "./actions.js" */
 /** @import { Advice } from "./retry.js" */
@@ -23,10 +21,6 @@ import { makeSubscriptions } from "./subscriptions.js";
  * @typedef {ReturnType<typeof makeSession<H, K>>} Session
  */
 
-/** The token is refreshed so long before it expires, or after half its life if that is later. */
-const REFRESH = 30_000;
-/** A token with less left is not refreshed again after a failure. */
-const TOO_LATE = 200;
 /** From one attempt to the next that the browser's events cause. */
 const WAKE_GAP = 1000;
 
@@ -44,36 +38,31 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
 
   const liveness = makeLiveness(interval, timeout);
   const pace = makePace();
+  const refresh = makeRefresh(isFetched);
   /** @type {import("./subscriptions.js").Subscriptions<H>} */
   const subscriptions = makeSubscriptions(emit);
   /** @type {import("./requests.js").Requests<K>} */
   const requests = makeRequests(emit, pace);
-  const outbox = makeOutbox(subscriptions, requests, pace);
+  const outbox = makeOutbox(emit, subscriptions, requests, pace);
 
   let now = 0;
-  let refs = 0;
-  let pingRef = "";
+  let pingRef = ""; // Of the last ping.
+  /** Of the message that shows the token and is not answered yet. */
+  let tokenRef = "";
+  /** Of the last question to the application: an answer to an older one is late. */
+  let generation = 0;
   /** Why this side gives the connection up. */
   let verdict = "";
   /** Connections and attempts that have ended since the last success. */
   let failures = 0;
-  /** When the last attempt began. */
-  let begunAt = 0;
-  /** When the server knew who this is. */
-  let enteredAt = 0;
+  let begunAt = 0; // When the last attempt began.
+  let enteredAt = 0; // When the server knew who this is.
   /** Everything was subscribed over this connection. */
   let wasSettled = false;
   /** There is a gap to tell as soon as everything is subscribed again. */
   let isReturning = false;
   /** @type {Terms} */
   let terms = {};
-
-  /** Of the message that shows the token and is not answered yet. */
-  let tokenRef = "";
-  /** Of the last question to the application: an answer to an older one is late. */
-  let generation = 0;
-  let refreshAt = Infinity;
-  let expiresAt = Infinity;
 
   /** @param {SessionState} state */
   const is = (state) => self.state === state;
@@ -86,13 +75,13 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     },
 
     pause() {
-      leave("waiting");
+      leave(WAITING);
       emit("hangUp");
     },
 
     /** No error: the application wants nothing any more, and whatever comes next is new. */
     close(error) {
-      if (!is("ended")) stop(error);
+      if (!is(ENDED)) stop(error);
       if (error) return;
       self.ending = closed();
       self.hasGivenUp = self.isKnown = false;
@@ -100,21 +89,21 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     },
 
     subscribe(pattern, holder) {
-      if (is("ended")) emit("dismiss", holder, self.ending);
+      if (is(ENDED)) emit("dismiss", holder, self.ending);
       else subscriptions.add(pattern, holder);
     },
 
     unsubscribe: subscriptions.remove,
 
     request(key, message, isIdempotent) {
-      if (is("ended")) emit("answer", key, self.ending);
+      if (is(ENDED)) emit("answer", key, self.ending);
       else requests.add(key, message, isIdempotent);
     },
 
     forget: requests.forget,
 
     opened() {
-      enter("greeting");
+      enter(GREETING);
       terms = {};
       if (token !== null && !inHandshake) authenticate();
       else if (!greets) beat("ping");
@@ -126,26 +115,24 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
       const meant = meantBy(code, reason);
       const isTooBig = meant === 1009;
       const error = new ConnectionError(meant, verdict || explain(meant, reason), reason);
-      if (is("dialling")) return retreat(error, "now");
+      if (is(DIALLING)) return retreat(error, "now");
       outbox.cut(error.message, isTooBig);
       // A connection that ends at once is no success.
       if (wasSettled && now - enteredAt >= retry.base) failures = 0;
-      if (!isTooBig || !tokenRef || is("open")) return retreat(error, adviceFor(meant));
+      if (!isTooBig || !tokenRef || is(OPEN)) return retreat(error, adviceFor(meant));
       return stop(new ConnectionError(meant, `the token is too large: ${error.message}`, reason));
     },
 
     token(asked, newer = null) {
       if (asked !== generation) return;
       token = newer;
-      if (!is("open")) dial();
-      else if (token === null) notRefreshed("there is no newer token");
+      if (!is(OPEN)) dial();
+      else if (newer === null) notRefreshed("there is no newer token");
       else authenticate();
     },
 
     noToken(asked, why) {
-      if (asked !== generation) return;
-      if (is("open")) notRefreshed(why);
-      else retreat(new ConnectionError(1006, why), "now");
+      if (asked === generation) noToken(why);
     },
 
     heard(message) {
@@ -158,27 +145,24 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
 
     deadline() {
       if (now < self.deadline) return;
-      if (is("waiting")) begin();
-      else if (is("fetching")) {
-        const why = `the function for the token or the URL took longer than ${connectTimeout} ms`;
-        retreat(new ConnectionError(1006, why), "now");
-      } else if (!is("open")) late(connectTimeout);
+      if (is(WAITING)) begin();
+      else if (is(FETCHING)) noToken(`the function for the token or the URL took longer than ${connectTimeout} ms`);
+      else if (!is(OPEN)) late(connectTimeout);
       else {
         beat(liveness.judge(now));
-        if (now >= refreshAt) ask();
+        if (now >= refresh.refreshAt) ask();
       }
     },
 
     /** The page comes into view, or online. */
     wake() {
-      if (is("open")) return inputs.check();
-      if (self.hasGivenUp) {
-        self.state = "waiting";
-        failures = 0;
-      } else if (self.deadline === Infinity) return undefined;
-      self.hasGivenUp = false;
-      self.deadline = Math.min(self.deadline, Math.max(now, begunAt + WAKE_GAP));
-      return undefined;
+      if (is(OPEN)) inputs.check();
+      else if (self.hasGivenUp || self.deadline < Infinity) {
+        if (self.hasGivenUp) failures = 0;
+        self.hasGivenUp = false;
+        self.state = WAITING;
+        self.deadline = Math.min(self.deadline, Math.max(now, begunAt + WAKE_GAP));
+      }
     },
 
     check: () => beat(liveness.check(now)),
@@ -197,19 +181,20 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
   const begin = () => {
     begunAt = now;
     self.hasGivenUp = false;
-    if (!isFetched) return dial();
-    enter("fetching");
-    return ask();
+    if (isFetched) {
+      enter(FETCHING);
+      ask();
+    } else dial();
   };
 
   const dial = () => {
-    enter("dialling");
+    enter(DIALLING);
     emit("dial", inHandshake ? token : null);
   };
 
   /** The server knows who this is. */
   const open = () => {
-    self.state = "open";
+    self.state = OPEN;
     enteredAt = now;
     liveness.rest(now);
     emit("tellConnected", self.isKnown, terms.connection_id, terms.subject);
@@ -222,21 +207,18 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
   const retreat = (error, advice) => {
     if (advice === "stop" || (advice === "newToken" && !isFetched)) return stop(error);
     const offline = isOffline();
-    if (failures >= retry.attempts && !offline) {
-      const why = `gave up after ${failures} attempt${failures === 1 ? "" : "s"}: ${error.message}`;
-      return stop(failures ? new ConnectionError(error.code, why, error.reason) : error, true);
-    }
+    if (failures >= retry.attempts && !offline) return stop(gaveUp(error, failures), true);
     const attempt = failures + 1;
     if (!offline) failures = attempt;
     const delay = delayOf(retry, attempt, offline ? "muchLater" : advice, chance());
-    leave("waiting");
+    leave(WAITING);
     self.deadline = now + delay;
     return emit("tellReconnecting", attempt, delay, error);
   };
 
-  /** @param {ConnectionError} [error] @param {boolean} [hasGivenUp] */
-  const stop = (error, hasGivenUp = false) => {
-    leave("ended");
+  /** @param {ConnectionError | null} [error] @param {boolean} [hasGivenUp] */
+  const stop = (error = null, hasGivenUp = false) => {
+    leave(ENDED);
     self.ending = error ?? closed();
     self.hasGivenUp = hasGivenUp;
     requests.fail(self.ending);
@@ -247,55 +229,46 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
   /** @param {SessionState} state */
   const leave = (state) => {
     self.state = state;
-    self.deadline = refreshAt = expiresAt = Infinity;
+    self.deadline = Infinity;
     generation++;
+    refresh.admitted(NaN, now);
     tokenRef = pingRef = verdict = "";
     wasSettled = false;
     pace.learn({}, now);
     subscriptions.disconnected();
   };
 
-  // --- the token ---------------------------------------------------------------------------------
-
   const ask = () => {
-    refreshAt = Infinity;
+    refresh.refreshAt = Infinity;
     emit("fetchToken", ++generation);
   };
 
   const authenticate = () => {
-    tokenRef = newRef();
-    say({ type: "auth", token, id: tokenRef });
+    tokenRef = outbox.ask({ type: "auth", token }, now);
   };
 
-  /** @param {Message} message */
+  /** @param {Message} message @returns {unknown} */
   const authResult = ({ success, error, data, timestamp }) => {
     const why = `${error?.message}`;
+    const isGreeting = is(GREETING);
+    tokenRef = "";
     if (success) {
-      const life = Number(data.expires_at) - timestamp;
       terms = { ...terms, subject: data.subject };
-      tokenRef = "";
-      refreshAt = expiresAt = Infinity;
-      if (life > 0) {
-        expiresAt = now + life;
-        if (isFetched) refreshAt = now + Math.max(life / 2, life - REFRESH);
-      }
-      if (is("greeting")) open();
-    } else {
+      refresh.admitted(data.expires_at - timestamp, now);
+    } else if (isGreeting && terms.subject === undefined) {
       // One that is known all the same needs no token here.
-      if (is("greeting")) {
-        if (terms.subject === undefined) return stop(new ConnectionError(4500, explain(4500, why)));
-        open();
-      }
-      notRefreshed(why);
+      return stop(new ConnectionError(4500, explain(4500, why)));
     }
-    return undefined;
+    if (isGreeting) open();
+    return success || notRefreshed(why);
   };
 
-  /** The old token is in force while it lasts: try again after half of that. @param {string} why */
+  /** The application has none. @param {string} why */
+  const noToken = (why) => (is(OPEN) ? notRefreshed(why) : retreat(new ConnectionError(1006, why), "now"));
+
+  /** @param {string} why */
   const notRefreshed = (why) => {
-    tokenRef = "";
-    const left = expiresAt - now;
-    if (isFetched && left > TOO_LATE) refreshAt = now + left / 2;
+    refresh.keep(now);
     emit("tellRefreshFailed", why);
   };
 
@@ -305,32 +278,28 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
 
   // --- what the server says ----------------------------------------------------------------------
 
-  /** @param {Message} message */
+  /** @param {Message} message @returns {unknown} */
   const heard = (message) => {
-    const { type, id, data } = message;
-    const isGreeting = is("greeting");
+    const { type, id = "", data } = message;
+    const isGreeting = is(GREETING);
     switch (type) {
       case "ping":
-        return say({ type: "pong", id });
+        return outbox.say({ type: "pong", id: message.id }, now);
       case "pong":
-        if (!isGreeting) return id === undefined || id === pingRef ? liveness.rest() : undefined;
-        return greets || tokenRef ? undefined : open();
+        if (isGreeting) return greets || tokenRef || open();
+        return (id && id !== pingRef) || liveness.rest();
       case "connected":
         pace.learn(data, now);
         requests.judge();
         terms = data;
-        if (!isGreeting || tokenRef) return undefined;
-        return data.subject === undefined ? wantsToken() : open();
+        return !isGreeting || tokenRef || (data.subject === undefined ? wantsToken() : open());
       case "auth_result":
-        return tokenRef && [undefined, tokenRef].includes(id) ? authResult(message) : undefined;
+        return tokenRef && (!id || id === tokenRef) && authResult(message);
       case "subscribed":
         pace.of().answered();
-        if (id === undefined) return undefined;
-        // A server that is short of something may take later what it had taken before.
-        if (subscriptions.isCutShort(message)) return cut("the server cannot serve the subscriptions again yet");
-        return subscriptions.answered(message);
+        return id && (subscriptions.isCutShort(message) ? notAgain("UNAVAILABLE") : subscriptions.answered(message));
       case "unsubscribed":
-        return id === undefined ? subscriptions.taken(data.channels, data.reason) : subscriptions.left(id);
+        return id ? subscriptions.left(id) : subscriptions.taken(data.channels, data.reason);
       case "gap": {
         const { lost = null, channels } = data;
         const cause = data.cause === "broker" ? "broker" : "server";
@@ -341,14 +310,16 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
       case "status":
       case "error":
         return answered(message);
+      default:
+        return undefined;
     }
   };
 
-  /** @param {Message} message */
+  /** @param {Message} message @returns {unknown} */
   const answered = (message) => {
     const { id = "", data, error: said } = message;
     const error = said && new CommandError(`${said.code}`, `${said.message}`);
-    if (error && is("greeting")) {
+    if (error && is(GREETING)) {
       if (error.code === "UNAUTHENTICATED") return wantsToken();
       return cut(`the server does not let this client in: ${error.code}`);
     }
@@ -356,20 +327,20 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     if (requests.answer(id, now, error, data) || !error) return undefined;
     if (!subscriptions.count(id)) return emit("tellError", error);
     if (outbox.asksAgain(id, error.code, now)) return undefined;
-    // A server that is short of something may take later what it had taken before.
-    if (subscriptions.isRenewal(id)) return cut(`the server did not take the subscriptions again: ${error.code}`);
+    if (subscriptions.isRenewal(id)) return notAgain(error.code);
     return subscriptions.refused(id, error);
   };
-
-  // --- time --------------------------------------------------------------------------------------
 
   /** @param {"ping" | "dead" | undefined} beat */
   const beat = (beat) => {
     if (beat === "dead") return late(liveness.patience);
     if (!beat) return undefined;
-    pingRef = newRef();
-    return say({ type: "ping", id: pingRef });
+    pingRef = outbox.ask({ type: "ping" }, now);
+    return undefined;
   };
+
+  /** A server that is short of something may take later what it had taken before. @param {string} code */
+  const notAgain = (code) => cut(`the server did not take the subscriptions again: ${code}`);
 
   /** @param {number} ms */
   const late = (ms) => cut(`the server did not answer within ${ms} ms`);
@@ -381,19 +352,9 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     emit("cut");
   };
 
-  // --- what is to be said ------------------------------------------------------------------------
-
-  const newRef = () => `${++refs}`;
-
-  /** @param {Record<string, unknown>} message @param {number} [names] */
-  const say = (message, names) => {
-    pace.take(now, false, names);
-    emit("say", JSON.stringify(message));
-  };
-
   const self = {
     /** @type {SessionState} */
-    state: "waiting",
+    state: WAITING,
     /** When `deadline` has something to do; Infinity: never. */
     deadline: Infinity,
     /** Why it is over. @type {Failure} */
@@ -403,13 +364,10 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     /** There was a connection before. */
     isKnown: false,
 
-    /** The server has not forgotten yet what nobody wants any more. */
+    // What else a driver asks; nothing of it changes anything.
     isLeaving: subscriptions.isLeaving,
-    /** Who gets what is published on a channel now. */
     audience: subscriptions.audience,
-    /** Who wants a pattern. */
     holders: subscriptions.holders,
-    /** Whether a request may have been carried out. */
     wasSent: requests.wasSent,
 
     /**
@@ -423,17 +381,17 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     handle(at, type, ...details) {
       now = at;
       actions = [];
-      if (takes(type, self.state)) inputs[type](...details);
-      if (is("open") && !verdict) {
+      if (TABLE[type] & self.state) inputs[type](...details);
+      if (is(OPEN) && !verdict) {
         // More of these may follow in this turn.
         if (!type.endsWith("subscribe")) {
-          outbox.flush(newRef, say, now);
+          outbox.flush(now);
           if (!wasSettled && subscriptions.isSettled()) {
             wasSettled = true;
             if (isReturning) emit("tellGap", null, "reconnect");
           }
         }
-        self.deadline = Math.min(liveness.deadline, refreshAt, outbox.readyAt(now));
+        self.deadline = Math.min(liveness.deadline, refresh.refreshAt, outbox.readyAt(now));
       }
       return actions;
     },

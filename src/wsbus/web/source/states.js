@@ -2,19 +2,24 @@
 // `core/client/states.py`.
 
 /** @typedef {keyof import("./actions.js").Inputs<never, never>} Input */
-/**
- * `waiting`: there is no connection, and another attempt is due at the deadline. `fetching`: the
- * application is asked for a token. `dialling`: a connection is being opened. `greeting`: the server has
- * not said yet who this is. `open`: everything can be said. `ended`: it is over.
- * @typedef {"waiting" | "fetching" | "dialling" | "greeting" | "open" | "ended"} SessionState
- */
+/** One of these. @typedef {1 | 2 | 4 | 8 | 16 | 32} SessionState */
 
-/** @type {SessionState[]} */
-export const STATES = ["waiting", "fetching", "dialling", "greeting", "open", "ended"];
+/** There is no connection, and another attempt is due at the deadline. */
+export const WAITING = 0b100000;
+/** The application is asked for a token. */
+export const FETCHING = 0b010000;
+/** A connection is being opened. */
+export const DIALLING = 0b001000;
+/** The server has not said yet who this is. */
+export const GREETING = 0b000100;
+/** Everything can be said. */
+export const OPEN = 0b000010;
+/** It is over. */
+export const ENDED = 0b000001;
 
 /**
  * Which input does something in which state (1), and which one is ignored there (0): it comes too late, or
- * there is nothing to do. The columns are those of `STATES`.
+ * there is nothing to do.
  * @type {Record<Input, number>}
  */
 export const TABLE = {
@@ -36,9 +41,3 @@ export const TABLE = {
   wake:        0b100011,
   check:       0b000010,
 };
-
-/**
- * Whether an input does something in a state.
- * @type {(type: Input, state: SessionState) => number}
- */
-export const takes = (type, state) => (TABLE[type] >> (5 - STATES.indexOf(state))) & 1;

@@ -4,6 +4,7 @@
 // The server is asked for a name once, however many holders want it. Holders get something only while
 // the server has confirmed their name.
 import { CommandError } from "./errors.js";
+import { sum } from "./gaps.js";
 import { bytesOf, fits } from "./text.js";
 
 /** @import { Failure, GapCause, LostOn, Message } from "./actions.js" */
@@ -159,11 +160,10 @@ export const makeSubscriptions = (emit) => {
     },
 
     /** The server took names away that it had confirmed. @param {string[]} channels @param {string} [reason] */
-    taken(channels, reason) {
-      const why = reason === undefined ? "" : `: ${reason}`;
+    taken(channels, reason = "") {
       for (const text of channels) {
         const name = names.get(text);
-        const message = `${text}: the server took the subscription away${why}`;
+        const message = `${text}: the server took the subscription away${reason && `: ${reason}`}`;
         if (name?.isHeld) dismiss(name, new CommandError("FORBIDDEN", message));
       }
     },
@@ -190,9 +190,8 @@ export const makeSubscriptions = (emit) => {
       for (const { segments, isHeld, holders } of all()) {
         const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
         if (!isHeld || theirs?.length === 0) continue;
-        const count = theirs ? theirs.reduce((sum, each) => sum + (each.lost ?? NaN), 0) : lost;
-        const known = Number.isNaN(count) ? null : count;
-        for (const holder of holders) emit("lose", holder, known, cause, theirs);
+        const count = theirs ? theirs.map(({ lost = null }) => lost).reduce(sum, 0) : lost;
+        for (const holder of holders) emit("lose", holder, count, cause, theirs);
       }
     },
   };
