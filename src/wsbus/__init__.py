@@ -40,8 +40,9 @@ from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
 from .endpoint import Admission, Endpoint, Refusal
+from .server.directory import Node
 from .server.hooks import Hook, SubscriptionHook
-from .server.relay import LinkStatistics, Node
+from .server.relay import LinkStatistics
 from .server.services import Authorize
 from .server.statistics import BusStatistics
 from .server.subscription import Subscription

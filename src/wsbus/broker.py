@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 from .core.envelope import Turn
 from .core.feeds import Feed
 
-__all__ = ["CALL_SECONDS", "DIAL_SECONDS", "Bounded", "Broker", "Link", "Receive"]
+__all__ = ["CALL_SECONDS", "DIAL_SECONDS", "BoundedLink", "Broker", "Link", "Receive"]
 
 DIAL_SECONDS: Final = 3.0
 """A link that is not there after that is given up."""
@@ -68,7 +68,7 @@ class Link(Protocol):
 
 
 @runtime_checkable
-class Bounded(Protocol):
+class BoundedLink(Protocol):
     """A link whose broker bounds its messages; without this, they are not bounded."""
 
     @property

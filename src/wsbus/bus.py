@@ -24,18 +24,18 @@ from .core.permissions import Grants
 from .endpoint import Endpoint
 from .protocols import WireProtocol, protocols_of
 from .server.commands import Commands, RegisteredCommand, check_action
+from .server.directory import Node
 from .server.hooks import Hooks
 from .server.host import BusHost
 from .server.publisher import Publisher
 from .server.recipients import Who, subscribers
-from .server.relay import Node
 from .server.services import Authorize, read_clocks
 from .server.source import encoder
 from .server.statistics import BusStatistics
 from .server.subscription import Subscription
 from .transport import Handshake
 
-__all__ = ["Bus", "host_of", "status_views"]
+__all__ = ["Bus", "host_of"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -387,8 +387,3 @@ class Bus(Publisher, Hooks):
 def host_of(bus: Bus) -> BusHost:
     """Return the host of a bus: for parts of wsbus that are built on one, not for applications."""
     return bus._host  # noqa: SLF001  # the bus is made of it
-
-
-def status_views(host: BusHost) -> dict[str, Callable[[], object]]:
-    """Return the views for operators over HTTP, by the last segment of the path."""
-    return {"statistics": host.statistics, "connections": host.connections}

@@ -257,14 +257,8 @@ async def test_a_second_signal_changes_nothing(name: str, tmp_path: Path) -> Non
     assert "Traceback" not in server.said()
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("uvicorn-fast", []),
-        ("gunicorn", []),
-    ],
-)
-async def test_how_uvicorn_is_run_is_told_once(name: str, words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["uvicorn-fast", "gunicorn"])
+async def test_uvicorn_as_it_should_run_is_not_warned_of(name: str, tmp_path: Path) -> None:
     """What is right is not warned of."""
     async with running(name, tmp_path) as server:
         with fail_after(30):
@@ -273,10 +267,7 @@ async def test_how_uvicorn_is_run_is_told_once(name: str, words: list[str], tmp_
                     await receive(peer)
             await server.stop()
 
-    lines = [line for line in server.said().splitlines() if line.startswith("WARNING:wsbus")]
-    assert all(any(word in line for word in words) for line in lines)
-    assert all(any(word in line for line in lines) for word in words)
-    assert len(lines) <= 2 * len(words)  # Once a process.
+    assert "WARNING:wsbus" not in server.said()
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -352,6 +343,7 @@ async def test_several_workers_without_a_broker_are_told(name: str, tmp_path: Pa
     async with running(name, tmp_path, SEVERAL) as server:
         with fail_after(30):
             while WARNING not in server.said():
+                assert listens(server.port)
                 await sleep(0.1)
         await server.stop()
     (line,) = [line for line in server.said().splitlines() if WARNING in line]

@@ -6,12 +6,16 @@ from typing import Any, TypeAlias
 
 import pytest
 from aiohttp import ClientSession, web
+from anyio import sleep
 from starlette.applications import Starlette
 from websockets.asyncio.client import connect
 
 from tests.adapters.serving import serving
 from wsbus import Bus
 from wsbus.adapters import aiohttp, starlette
+from wsbus.broker import Link, Receive
+from wsbus.brokers import MemoryBroker
+from wsbus.core.errors import BrokerUnavailable
 
 Views: TypeAlias = Mapping[str, Callable[[], object]] | None
 Serve: TypeAlias = Callable[[Bus, Views], AbstractAsyncContextManager[int]]
@@ -83,3 +87,52 @@ async def test_an_application_may_show_something_else(serve: Serve) -> None:
         await bus.publish("a", 1)
 
         assert await get(port, "/ops/count") == (200, "application/json", {"消息": 1})
+
+
+class Unplugged(MemoryBroker):
+    """A broker that cannot be reached until it is plugged in."""
+
+    is_plugged: bool = False
+
+    @asynccontextmanager
+    async def connect(self, receive: Receive) -> AsyncIterator[Link]:
+        """Refuse, or join the others."""
+        if not self.is_plugged:
+            raise BrokerUnavailable("the cable is not plugged in")
+        async with super().connect(receive) as link:
+            yield link
+
+
+async def test_probes_of_a_bus_without_a_broker(serve: Serve) -> None:
+    """It is live and ready while it runs; afterwards it is neither, and says so."""
+    bus = Bus()
+    async with serve(bus, None) as port:
+        assert await get(port, "/ops/ready") == (200, "application/json", {"ready": True})
+        assert await get(port, "/ops/live") == (200, "application/json", {"live": True})
+
+        await bus.aclose()
+        reason = "the bus is not running"
+        assert (await get(port, "/ops/ready"))[::2] == (503, {"ready": False, "reason": reason})
+        assert (await get(port, "/ops/live"))[::2] == (503, {"live": False, "reason": reason})
+
+
+async def test_a_process_without_its_broker_is_live_but_not_ready(serve: Serve) -> None:
+    """Readiness tells the address, the seconds and the reason; liveness does not change."""
+    broker = Unplugged()
+    bus = Bus(broker=broker)
+    async with serve(bus, None) as port:
+        status, _, body = await get(port, "/ops/ready")
+        assert (status, body["ready"]) == (503, False)
+        assert body["reason"].startswith("there is no link to memory: since 0 s: the cable")
+        assert (await get(port, "/ops/live"))[::2] == (200, {"live": True})
+        link = (await get(port, "/ops/statistics"))[2]["broker"]
+        assert (link["is_up"], link["failure"]) == (False, "the cable is not plugged in")
+
+        broker.is_plugged = True
+        for _ in range(200):
+            if bus.healthy:
+                break
+            await sleep(0.05)
+        assert (await get(port, "/ops/ready"))[::2] == (200, {"ready": True})
+        link = (await get(port, "/ops/statistics"))[2]["broker"]
+        assert (link["is_up"], link["failure"]) == (True, None)

@@ -237,7 +237,13 @@ def over_two(url: str, outstanding: int, count: int, script: Script) -> Figures:
 def compare(url: str, windows: Sequence[int], rounds: int) -> None:
     """Print latency and CPU beside the raw library."""
     script = bus_script(payload=200)
-    heads = ("p50 µs, client to client", "p50 µs", "CPU µs, publisher", "CPU µs, receiver")
+    heads = (
+        "p50 µs, by WebSocket",
+        "p50 µs",
+        "CPU µs, publisher",
+        "CPU µs, receiver",
+        "receiver, by WebSocket",
+    )
     print(f"{'outstanding':>11} | " + " | ".join([f"{head:^22}" for head in heads]))
     for window in windows:
         count = 2000 if window == 1 else 10_000
@@ -245,16 +251,19 @@ def compare(url: str, windows: Sequence[int], rounds: int) -> None:
         for _ in range(rounds):
             theirs.append(two_processes(url, window, count))
             ours.append(two_processes(url, window, count, "bus-"))
-            clients.append(over_two(url, window, count, script).latency)
+            clients.append(over_two(url, window, count, script))
         cells = []
         for figure in range(3):
             own, other = (
                 statistics.median([each[figure] for each in side]) * 1e6 for side in (ours, theirs)
             )
             cells.append(f"{own:6.0f} / {other:5.0f} = {own / other:4.2f}")
-        median = statistics.median(clients) * 1e6
-        raw = statistics.median([each.latency for each in theirs]) * 1e6
-        cells.insert(0, f"{median:6.0f} / {raw:5.0f} = {median / raw:4.2f}")
+        for place, figure in ((0, 0), (4, 2)):
+            own, other = (
+                statistics.median([each[figure] for each in side]) * 1e6
+                for side in (clients, theirs)
+            )
+            cells.insert(place, f"{own:6.0f} / {other:5.0f} = {own / other:4.2f}")
         print(f"{window:11} | " + " | ".join(cells), flush=True)
 
 

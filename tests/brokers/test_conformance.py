@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.servers import NATS, Servers
+from tests.brokers.servers import NATS, REDIS, Servers
 from wsbus.brokers import broker_of
 from wsbus.core.channels import split_name
 from wsbus.testing import BROKER_CHECKS, FaultProxy, check_broker
 from wsbus.testing.checks import links
 from wsbus.testing.nodes import BrokerUnderTest
 
-KINDS = NATS
-# A turn of 4 MiB is more than a message of NATS may have.
-CHECKS = [name for name in BROKER_CHECKS if name != "large_messages"]
+KINDS = (*REDIS, *NATS)
 VECTORS = Path(__file__).parents[1] / "core/vectors/channels.json"
 
 
@@ -27,7 +25,7 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", BROKER_CHECKS)
 async def test_broker(check: str, kind: str, servers: Servers) -> None:
     """A broker keeps each law of the suite on each server that it is for."""
     server = servers.of(kind)

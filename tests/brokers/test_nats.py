@@ -24,7 +24,7 @@ from nats.aio.client import Client
 
 from tests.brokers.servers import NATS, Server
 from wsbus import Bus
-from wsbus.broker import Bounded, Link
+from wsbus.broker import BoundedLink, Link
 from wsbus.brokers import NatsBroker, _nats, broker_of
 from wsbus.brokers.nats import subject_of
 from wsbus.core.channels import Channel, parse_channel
@@ -365,7 +365,7 @@ async def test_envelopes_above_the_limit_are_split(nats_server: Server) -> None:
     """A turn may be larger than a message of the server; a single item that is, is refused."""
     broker, seen = NatsBroker(nats_server.url, prefix="large"), Numbers()
     async with broker.connect(seen) as link:
-        assert isinstance(link, Bounded)
+        assert isinstance(link, BoundedLink)
         assert link.max_bytes == 1 << 20
         await link.follow(feeds("=a"))
         turn = Turn("0123456789abcdef", 2**40, 1.7e9)

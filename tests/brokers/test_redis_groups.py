@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from anyio import fail_after, sleep, to_thread
 from redis import Redis
 
 from tests.brokers.servers import KINDS, Kind, Server
-from tests.brokers.test_redis import Seen, feeds, stay, turn_of
+from tests.brokers.test_redis import Seen, feeds, free_port, stay, turn_of
 from wsbus.brokers import RedisBroker
 from wsbus.core.errors import BrokerUnavailable
 from wsbus.core.feeds import ALL_NODES, Feed
@@ -205,14 +204,6 @@ class Cluster:
     def _is_ready(self, node: Server) -> bool:
         state = "cluster_state:ok" in ask(node, "CLUSTER", "INFO")
         return state and "slave" in str(ask(node, "CLUSTER", "NODES"))
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def clustered(port: int) -> Server:

@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from tests.console.operators import TOKEN, Operator, operators
 from tests.server.clients import connecting, judge
 from wsbus import Bus, Grants, Handshake, Identity, Limits, __version__
+from wsbus.brokers import MemoryBroker
 from wsbus.bus import host_of
 from wsbus.console import Console, observation, sampling, tap
 from wsbus.console.samples import ENDED_ROWS, ROWS, Query
@@ -377,3 +378,38 @@ async def test_consoles_that_look_at_the_same_share_a_walk(
 
         assert sample["consoles"] == 10
         assert walks - before <= 2
+
+
+# --- the broker -------------------------------------------------------------------------------
+
+
+async def test_the_overview_has_the_nodes_and_what_is_followed() -> None:
+    """This node comes first; the consoles' own bus is none of them."""
+    broker = MemoryBroker()
+    bus, other = Bus(broker=broker), Bus(broker=broker)
+    async with (
+        bus,
+        other,
+        bus.subscribe("grid.a"),
+        bus.subscribe("prices.*"),
+        operators(Console(bus, token=TOKEN)) as sign_in,
+    ):
+        operator = await sign_in()
+        sample = await operator.see()
+        while len(sample["nodes"]) < 2:
+            sample = await operator.see()
+        link = sample["totals"]["broker"]
+        assert [node["is_self"] for node in sample["nodes"]] == [True, False]
+        assert [node["pid"] for node in sample["nodes"]] == [os.getpid()] * 2
+        assert sample["feeds"] == ["grid.a", "prices.*"]
+        assert (link["address"], link["is_up"], link["nodes"]) == ("memory:", True, 2)
+        assert "nodes" not in await operator.see(view="connections")
+
+
+async def test_without_a_broker_there_are_no_nodes() -> None:
+    """A sample then says nothing of any."""
+    bus = Bus()
+    async with bus, operators(Console(bus, token=TOKEN)) as sign_in:
+        sample = await (await sign_in()).see()
+        assert sample["totals"]["broker"] is None
+        assert not {"nodes", "feeds"} & set(sample)

@@ -29,6 +29,7 @@ DOCUMENTS: Final = [
 HOW_TO: Final = ROOT / "docs" / "how-to"
 NEEDS: Final = {
     HOW_TO / "frameworks.md": ["django", "litestar", "quart"],
+    HOW_TO / "publish-from-anywhere.md": ["django"],
     HOW_TO / "testing.md": ["httpx2"],
 }
 """What some documents import beside the extra ``test``; it is in the extra ``servers``."""

@@ -16,6 +16,7 @@ from anyio import (
     create_memory_object_stream,
     create_task_group,
     current_time,
+    get_cancelled_exc_class,
     sleep,
     sleep_forever,
     sleep_until,
@@ -60,6 +61,8 @@ class Switch:
         """How long each half of a call takes."""
         self.latency = 0.0
         """How much later messages come."""
+        self.held_up: list[Turn] = []
+        """Turns on links that were given up while they were frozen; see :meth:`release`."""
         self.calls: list[str] = []
         """What was called on its links."""
         self.brought: Counter[Feed] = Counter()
@@ -98,6 +101,12 @@ class Switch:
             self._board.links.pop(self.link, None)
             self.link.scope.cancel()
 
+    def release(self) -> None:
+        """Deliver what was held up on links that were given up, as a healed network does."""
+        held, self.held_up = self.held_up, []
+        for turn in held:
+            self._board.publish(turn)
+
     def heal(self) -> None:
         """End all faults; what is frozen stays so until it is given up."""
         self.refuses = self.is_dead = self.is_frozen = False
@@ -124,7 +133,12 @@ class SwitchedLink:
             self.messages.send_nowait((current_time() + self._switch.latency, message))
 
     async def publish(self, turn: Turn) -> None:
-        await self._half("publish")
+        try:
+            await self._half("publish")
+        except get_cancelled_exc_class():
+            if self._switch.is_frozen:
+                self._switch.held_up.append(turn)
+            raise
         self._board.publish(turn)
         await self._half()
 

@@ -188,7 +188,7 @@ steps = st.one_of(
     st.tuples(st.just("unsubscribe"), st.integers(0, 20), st.none()),
     st.tuples(st.sampled_from(["publish", "publish", "soon"]), nodes, st.sampled_from(CHANNELS)),
     st.tuples(st.just("burst"), nodes, st.integers(1, 12)),
-    st.tuples(st.just("lose"), nodes, st.none()),
+    st.tuples(st.sampled_from(["lose", "release"]), nodes, st.none()),
     st.tuples(st.sampled_from(["refuse", "dead", "freeze"]), nodes, st.booleans()),
     st.tuples(st.just("slow"), nodes, st.sampled_from([0.0, 0.002, 0.2, 1.0, 4.0])),
     st.tuples(st.just("late"), nodes, st.sampled_from([0.0, 0.01, 0.4])),
@@ -215,6 +215,8 @@ async def perform(  # noqa: C901, PLR0912  # a case for each step
                 await sleep(0.001)
         case "lose", node, _:
             world.switches[node].lose()
+        case "release", node, _:
+            world.switches[node].release()
         case "refuse", node, value:
             world.switches[node].refuses = value
         case "dead", node, value:
@@ -328,5 +330,49 @@ def test_a_link_that_is_silent_is_noticed() -> None:
             await world.publish(1, "d")
             await sleep(1)
             assert reader.log[-2] is None
+
+    in_virtual_time(scenario)
+
+
+def test_what_a_new_link_brings_comes_behind_the_gap() -> None:
+    """The gap stands where publications are missing, not behind those that a new link brings."""
+
+    async def scenario(world: World) -> None:
+        switch = world.switches[0]
+        reader = world.subscribe(0, "d")
+        await sleep(0.1)
+        await world.publish(1, "d")
+        switch.seconds = 0.5
+        switch.lose()
+        for _ in range(20):
+            await world.publish(1, "d")
+            await sleep(0.1)
+        assert switch.link is not None
+        await world.settle()
+        world.check()
+        assert reader.log.count(None) == 1
+
+    in_virtual_time(scenario)
+
+
+def test_what_was_held_up_does_not_break_the_order() -> None:
+    """A turn that was on a link which is given up may come, but not behind later ones."""
+
+    async def scenario(world: World) -> None:
+        switch = world.switches[1]
+        reader = world.subscribe(0, "d")
+        await sleep(0.1)
+        switch.is_frozen = True
+        world.tasks.start_soon(world.publish, 1, "d")
+        await sleep(6)
+        switch.is_frozen = False
+        await sleep(6)
+        await world.publish(1, "d")
+        await sleep(0.1)
+        assert switch.held_up
+        switch.release()
+        await world.settle()
+        world.check()
+        assert [entry for entry in reader.log if entry][:1] == [(1, "d", 1)]
 
     in_virtual_time(scenario)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from socket import SO_LINGER, SOL_SOCKET
+from struct import pack
 
 import pytest
 from anyio import (
@@ -192,6 +194,30 @@ async def test_a_trickle_bounds_what_passes() -> None:
         proxy.heal()
         with fail_after(5):
             await client.hear(b"y" * 2_000)
+
+
+async def test_a_server_that_resets_what_waits() -> None:
+    """A reset by the server reaches a client although more than the proxy holds waits for it."""
+    held: list[SocketStream] = []
+
+    async def hold(stream: SocketStream) -> None:
+        held.append(stream)
+        await stream.receive()
+        socket = stream.extra(SocketAttribute.raw_socket)
+        socket.setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
+        await stream.aclose()
+
+    async with (
+        await create_tcp_listener(local_host="127.0.0.1") as listener,
+        create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, hold)
+        port = listener.extra(SocketAttribute.local_port)
+        async with FaultProxy("127.0.0.1", port) as proxy, line(proxy) as client:
+            with pytest.raises(BrokenResourceError), fail_after(10):
+                await client.stream.send(b"x" * (64 << 20))
+            assert held
+        tasks.cancel_scope.cancel()
 
 
 async def test_refused_connections() -> None:

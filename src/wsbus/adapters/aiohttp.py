@@ -24,27 +24,30 @@ except ModuleNotFoundError as _exc:
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
-from aiohttp import web, web_log
+from aiohttp import ClientError, web, web_log
+from aiohttp.http_exceptions import HttpProcessingError
 
-from ..bus import Bus, host_of, status_views
-from ..core.encoding import encode_data
+from ..bus import Bus, host_of
 from ..core.errors import UsageError
 from ..endpoint import Admission, Endpoint, Refusal
 from ..server.host import BusHost
+from ..server.status import respond, status_views
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
 from ._endpoint import endpoint_of
 from ._logs import is_redacted, redact
+from ._publishing import Publishing
 
 __all__ = [
     "AccessLogger",
     "add_console_routes",
+    "add_publish_route",
     "add_status_routes",
     "add_web_routes",
     "handler",
@@ -145,7 +148,8 @@ def add_status_routes(
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
     (:meth:`.Bus.connections`). They show subjects and addresses of clients: restrict access to
-    them, with middleware or a proxy.
+    them, with middleware or a proxy. For probes there are ``/-/ready`` (:attr:`.Bus.healthy`) and
+    ``/-/live`` (:attr:`.Bus.is_running`), which answer 503 with the reason if it is not so.
 
     Args:
         app: The application.
@@ -159,9 +163,44 @@ def add_status_routes(
 
 def _view(tell: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def view(_request: web.Request) -> web.StreamResponse:
-        return web.Response(body=encode_data(tell()), content_type="application/json")
+        status, body = respond(tell)
+        return web.Response(status=status, body=body, content_type="application/json")
 
     return view
+
+
+def add_publish_route(
+    app: web.Application, bus: Bus, path: str = "/-/publish", *, token: str | Collection[str]
+) -> None:
+    """Add a route that publishes what is posted to it, for programs in other languages.
+
+    The reference page of the HTTP route has the form of requests and answers.
+
+    Args:
+        app: The application.
+        bus: The bus.
+        path: The path.
+        token: The token that a request must have as ``Authorization: Bearer``, of 16 characters or
+            more; or several, all of them valid, while one replaces another.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    publishing = Publishing(bus, token)
+
+    async def publish(request: web.Request) -> web.StreamResponse:
+        answer = publishing.answer(request.method, request.headers.items(), _chunks(request))
+        return _response_of(await answer)
+
+    app.router.add_route("*", path, publish)
+
+
+async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.content.iter_any():
+            yield chunk
+    except (ClientError, HttpProcessingError, web.RequestPayloadError) as exc:
+        raise ConnectionResetError from exc
 
 
 def add_console_routes(

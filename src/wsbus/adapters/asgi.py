@@ -29,7 +29,15 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any, Final
@@ -47,8 +55,9 @@ from ._asgi import ASGIMessage, ASGIReceive, ASGISend, transport
 from ._endpoint import endpoint_of
 from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
+from ._publishing import Publishing
 
-__all__ = ["Application", "app", "converse", "decline"]
+__all__ = ["Application", "app", "converse", "decline", "publish_app"]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 
@@ -132,6 +141,48 @@ def app(endpoint: Bus | Endpoint, *, autostart: bool = False) -> Application:
         UsageError: It is neither a bus nor an endpoint.
     """
     return Application(endpoint_of(endpoint), autostart=autostart)
+
+
+def publish_app(
+    bus: Bus, *, token: str | Collection[str]
+) -> Callable[[ASGIMessage, ASGIReceive, ASGISend], Awaitable[None]]:
+    """Return an ASGI application that publishes what is posted to it, on any path.
+
+    For programs in other languages. The bus must be running. The reference page of the HTTP route
+    has the form of requests and answers.
+
+    Args:
+        bus: The bus.
+        token: The token that a request must have as ``Authorization: Bearer``, of 16 characters or
+            more; or several, all of them valid, while one replaces another.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    publishing = Publishing(bus, token)
+
+    async def publish(scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
+        if scope["type"] != "http":
+            raise UsageError(f"publish_app takes HTTP requests only, not {scope['type']}")
+        found = await publishing.answer(
+            scope["method"], _decoded(scope["headers"]), _chunks(receive)
+        )
+        headers = [(name.encode(), value.encode()) for name, value in found.headers.items()]
+        headers.append((b"content-length", str(len(found.body)).encode()))
+        await send({"type": "http.response.start", "status": found.status, "headers": headers})
+        await send({"type": "http.response.body", "body": found.body})
+
+    return publish
+
+
+async def _chunks(receive: ASGIReceive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
 
 
 async def converse(

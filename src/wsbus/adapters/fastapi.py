@@ -27,26 +27,35 @@ try:
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.fastapi", "fastapi", _exc) from None
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, WebSocket, params
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from ..bus import Bus, status_views
+from ..bus import Bus
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
+from ..server.status import status_views
 from ..web.pages import MountedPage
 from ._endpoint import endpoint_of
 from ._placed import settle
 from .asgi import Application, decline
-from .starlette import HttpSide, console_routes, running, serve, view_routes, web_routes
+from .starlette import (
+    HttpSide,
+    console_routes,
+    publish_route,
+    running,
+    serve,
+    view_routes,
+    web_routes,
+)
 
-__all__ = ["mount", "mount_console", "serve"]
+__all__ = ["mount", "mount_console", "mount_publish", "serve"]
 
 
 def mount(
@@ -131,6 +140,33 @@ def mount_console(
     _add(_router_of(target), console_routes(console, prefix), dependencies)
 
 
+def mount_publish(
+    target: FastAPI | APIRouter,
+    bus: Bus,
+    path: str = "/-/publish",
+    *,
+    token: str | Collection[str],
+    dependencies: Sequence[params.Depends] = (),
+) -> None:
+    """Add a route that publishes what is posted to it, for programs in other languages.
+
+    Args:
+        target: An application or a router; its dependencies apply.
+        bus: The bus.
+        path: The path.
+        token: As for :func:`.starlette.publish_route`.
+        dependencies: More of them.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    _add(_router_of(target), [publish_route(bus, path, token=token)], dependencies, _METHODS)
+
+
+_METHODS: Final = ("POST", "GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""The route itself refuses those that it does not take."""
+
+
 def _router_of(target: FastAPI | APIRouter) -> APIRouter:
     if isinstance(target, FastAPI):
         return target.router
@@ -176,7 +212,10 @@ def _decline_http(router: APIRouter, path: str, name: str) -> None:
 
 
 def _add(
-    router: APIRouter, routes: Iterable[BaseRoute], dependencies: Sequence[params.Depends] = ()
+    router: APIRouter,
+    routes: Iterable[BaseRoute],
+    dependencies: Sequence[params.Depends] = (),
+    methods: Sequence[str] = ("GET", "HEAD"),
 ) -> None:
     """Add the Starlette routes through FastAPI's own methods."""
     for route in routes:
@@ -190,7 +229,7 @@ def _add(
             router.add_api_route(
                 route.path,
                 route.endpoint.respond,
-                methods=["GET", "HEAD"],
+                methods=[*methods],
                 name=route.name,
                 dependencies=dependencies,
                 include_in_schema=False,

@@ -24,36 +24,38 @@ try:
 except ModuleNotFoundError as _exc:
     raise missing_extra("wsbus.adapters.starlette", "starlette", _exc) from None
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import unquote
 from weakref import WeakSet
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .._application import name_of
-from ..bus import Bus, host_of, status_views
-from ..core.encoding import encode_data
+from ..bus import Bus, host_of
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
+from ..server.status import respond, status_views
 from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
 from ._endpoint import endpoint_of
 from ._placed import MISPLACED, Placed, settle
+from ._publishing import Publishing
 from .asgi import app, converse
 
 __all__ = [
     "Lifespan",
     "console_routes",
     "lifespan",
+    "publish_route",
     "serve",
     "status_routes",
     "web_routes",
@@ -200,7 +202,8 @@ def status_routes(
 
     By default ``/-/statistics`` (:meth:`.Bus.statistics`) and ``/-/connections``
     (:meth:`.Bus.connections`). They show subjects and addresses of clients: restrict access to
-    them, with middleware or a proxy.
+    them, with middleware or a proxy. For probes there are ``/-/ready`` (:attr:`.Bus.healthy`) and
+    ``/-/live`` (:attr:`.Bus.is_running`), which answer 503 with the reason if it is not so.
 
     Args:
         bus: The bus.
@@ -217,9 +220,41 @@ def view_routes(prefix: str, views: Mapping[str, Callable[[], object]]) -> list[
 
 def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]]:
     async def view(_request: Request) -> Response:
-        return Response(encode_data(tell()), media_type="application/json")
+        status, body = respond(tell)
+        return Response(body, status, media_type="application/json")
 
     return view
+
+
+def publish_route(bus: Bus, path: str = "/-/publish", *, token: str | Collection[str]) -> Route:
+    """Return a route that publishes what is posted to it, for programs in other languages.
+
+    The reference page of the HTTP route has the form of requests and answers.
+
+    Args:
+        bus: The bus.
+        path: The path.
+        token: The token that a request must have as ``Authorization: Bearer``, of 16 characters or
+            more; or several, all of them valid, while one replaces another.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    publishing = Publishing(bus, token)
+
+    async def publish(request: Request) -> Response:
+        answer = publishing.answer(request.method, request.headers.items(), _chunks(request))
+        return _response(await answer)
+
+    return Route(path, HttpSide(publish), name="wsbus-publish", include_in_schema=False)
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as exc:
+        raise ConnectionResetError from exc
 
 
 def console_routes(console: MountedPage, prefix: str = "/console") -> list[BaseRoute]:

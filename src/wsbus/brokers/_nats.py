@@ -24,7 +24,7 @@ from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
 
-__all__ = ["Dial", "linked"]
+__all__ = ["NatsServer", "linked"]
 
 _PING_SECONDS: Final = 1.0
 _PINGS: Final = 2
@@ -67,7 +67,7 @@ def check_version() -> None:
 check_version()
 
 
-class Dial(msgspec.Struct, frozen=True, kw_only=True):
+class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach one server."""
 
     host: str
@@ -83,14 +83,14 @@ class Dial(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def linked(
-    dials: Sequence[Dial], receive: Receive, subject_of: Callable[[Feed], str]
+    servers: Sequence[NatsServer], receive: Receive, subject_of: Callable[[Feed], str]
 ) -> AsyncIterator[Link]:
     """Dial the servers until one answers, and yield a link to it, until that fails.
 
     Raises:
         BrokerUnavailable: None answers, or the link has failed.
     """
-    client = await _dial(dials, receive)
+    client = await _dial(servers, receive)
     try:
         with CancelScope() as scope:
             client.when_lost(scope.cancel)
@@ -101,21 +101,21 @@ async def linked(
         await client.end()
 
 
-async def _dial(dials: Sequence[Dial], receive: Receive) -> _NatsClient:
+async def _dial(servers: Sequence[NatsServer], receive: Receive) -> _NatsClient:
     """Try one server after the other; each may take its share of the time that is left."""
     reasons = []
     until = current_time() + DIAL_SECONDS
-    for left, dial in zip(range(len(dials), 0, -1), dials, strict=True):
-        client = _NatsClient(dial, receive)
+    for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
+        client = _NatsClient(server, receive)
         is_there = False
         try:
             with fail_after((until - current_time()) / left):
                 await client.dial()
             is_there = True
         except TimeoutError:
-            reasons.append(f"{dial.host}: no answer in time")
+            reasons.append(f"{server.host}: no answer in time")
         except Exception as exc:  # noqa: BLE001  # nats-py and its parts raise many kinds
-            reasons.append(f"{dial.host}: {_reason(exc)}")
+            reasons.append(f"{server.host}: {_reason(exc)}")
         finally:
             if not is_there:
                 await client.end()
@@ -138,12 +138,12 @@ class _NatsClient(Client):
     - ``subscribe()`` makes 3.6 KB of queue for each subject, and with a callback a task.
     """
 
-    def __init__(self, dial: Dial, receive: Receive) -> None:
+    def __init__(self, server: NatsServer, receive: Receive) -> None:
         super().__init__()
-        self._dial: Final = dial
+        self._server: Final = server
         self._receive: Final = receive
         self._is_encrypted = False
-        self._calls: Final[set[_Pong]] = set()
+        self._calls: Final[set[_NatsPong]] = set()
         self._on_lost: Callable[[], None] | None = None
         self.failure: str | None = None
         """Why it was lost; None: it was not."""
@@ -157,7 +157,7 @@ class _NatsClient(Client):
         return super().ssl_context
 
     async def dial(self) -> None:
-        dial = self._dial
+        server = self._server
 
         def say(secret: str) -> Callable[[], str]:
             # Called after the server's greeting: nats-py goes on in clear text where that does
@@ -169,18 +169,18 @@ class _NatsClient(Client):
             return tell
 
         options: dict[str, Any] = {"connect_timeout": DIAL_SECONDS, "ping_interval": _PING_SECONDS}
-        if dial.password is not None:
-            options |= {"user": say(dial.user or ""), "password": say(dial.password)}
-        elif dial.user is not None:
-            options["token"] = say(dial.user)
-        if dial.tls is not None:
-            options["tls"] = dial.tls
-        if dial.credentials is not None:
-            options["user_credentials"] = dial.credentials
-        if dial.nkey_seed is not None:
-            options["nkeys_seed"] = str(dial.nkey_seed)
+        if server.password is not None:
+            options |= {"user": say(server.user or ""), "password": say(server.password)}
+        elif server.user is not None:
+            options["token"] = say(server.user)
+        if server.tls is not None:
+            options["tls"] = server.tls
+        if server.credentials is not None:
+            options["user_credentials"] = server.credentials
+        if server.nkey_seed is not None:
+            options["nkeys_seed"] = str(server.nkey_seed)
         await self.connect(
-            [f"nats://{dial.host}"],
+            [f"nats://{server.host}"],
             name="wsbus",
             allow_reconnect=False,
             max_outstanding_pings=_PINGS,
@@ -190,7 +190,7 @@ class _NatsClient(Client):
         self._check_encryption()
 
     def _check_encryption(self) -> None:
-        if self._dial.must_encrypt and not self._is_encrypted:
+        if self._server.must_encrypt and not self._is_encrypted:
             raise BrokerUnavailable("it does not ask for TLS, and must")
 
     @property
@@ -258,7 +258,7 @@ class _NatsClient(Client):
             raise BrokerUnavailable(self.failure)
         assert self._transport is not None
         loop = asyncio.get_running_loop()
-        pong = _Pong(loop=loop)
+        pong = _NatsPong(loop=loop)
         self._transport.write(b"".join((*commands, _PING)))
         self._pongs.append(pong)
         self._calls.add(pong)
@@ -276,7 +276,7 @@ class _NatsClient(Client):
         self._receive(data)
 
 
-class _Pong(asyncio.Future[bool]):
+class _NatsPong(asyncio.Future[bool]):
     """The answer to a PING; one that comes when nobody waits any more is taken as well.
 
     It stays in the list of nats-py until then, so that it is not taken for the answer to the next.
@@ -297,7 +297,7 @@ class _NatsLink:
 
     @property
     def max_bytes(self) -> int:
-        """What the server says when it greets."""
+        """The limit that the server greets with."""
         return self._client.max_payload
 
     async def publish(self, turn: Turn) -> None:

@@ -10,11 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Final
 
-import hiredis
 from anyio import CancelScope
+from redis.exceptions import RedisError
 
 from ..broker import Link, Receive
 from ..core.envelope import Turn
@@ -23,11 +22,11 @@ from ..core.feeds import Feed
 from ._redis_dial import (
     RedisPlace,
     Stream,
+    Words,
     bounded,
     fault_of,
     find,
     open_stream,
-    packed,
     reason_of,
     refusal_of,
 )
@@ -40,8 +39,8 @@ _CHUNK: Final = 512
 _WATCH_SECONDS: Final = 1.5
 """Seconds between two questions to sentinels."""
 
-_MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
-_EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
+_MULTI: Final = (b"MULTI",)
+_EXEC: Final = (b"EXEC",)
 
 
 @asynccontextmanager
@@ -56,7 +55,7 @@ async def linked(place: RedisPlace, names: str, receive: Receive) -> AsyncIterat
     Raises:
         BrokerUnavailable: It cannot be reached, it refuses, or the link has failed.
     """
-    check = packed(b"DEL", f"{names}primary".encode())
+    check = (b"DEL", f"{names}primary".encode())
     outward = inward = None
     tasks: list[asyncio.Task[None]] = []
     try:
@@ -96,7 +95,7 @@ class _RedisLink:
         inward: Stream,
         *,
         names: str,
-        check: bytes,
+        check: Words,
         receive: Receive,
         on_lost: Callable[[], None],
     ) -> None:
@@ -106,7 +105,6 @@ class _RedisLink:
         self._check: Final = check
         self._receive: Final = receive
         self._on_lost: Final = on_lost
-        self._head: Final = lru_cache(4096)(self._packed_head)
         self._asked = self._confirmed = 0  # Channels, to be followed or not.
         self._waiting: Final[deque[tuple[int, asyncio.Future[None]]]] = deque()
         self.failure: str | None = None
@@ -114,21 +112,16 @@ class _RedisLink:
 
     async def publish(self, turn: Turn) -> None:
         self._check_life()
-        parts = [self._check]
-        count = 0
-        for feed, message in turn.messages(spread=True):
-            parts += (self._head(feed), b"$%d\r\n" % len(message), message, b"\r\n")
-            count += 1
-        if not count:
+        commands: list[Words] = [
+            (b"PUBLISH", self._name(feed), message) for feed, message in turn.messages(spread=True)
+        ]
+        if not commands:
             return
-        if count > 1:
-            parts.insert(1, _MULTI)
-            parts.append(_EXEC)
+        if len(commands) > 1:
+            commands = [_MULTI, *commands, _EXEC]
         try:
-            first, *others = await self._outward.call(
-                b"".join(parts), 2 if count == 1 else count + 3
-            )
-        except (OSError, hiredis.ProtocolError) as exc:
+            first, *others = await self._outward.call(self._check, *commands)
+        except (OSError, RedisError) as exc:
             reason = self._lose(reason_of(exc))
             raise BrokerUnavailable(
                 f"{reason}; this is published, or not", may_have_arrived=True
@@ -139,10 +132,13 @@ class _RedisLink:
         wrong = fault_of(first)
         if wrong is not None:
             raise BrokerUnavailable(self._lose(wrong), may_have_arrived=True)
-        results = others[-1] if count > 1 else None
-        for reply in (*others, *(results if isinstance(results, list) else ())):
-            if isinstance(reply, Exception):
-                raise BrokerUnavailable(self._lose(refusal_of(str(reply))))
+        results = [*others, *others[-1]] if type(others[-1]) is list else others
+        if any(isinstance(reply, Exception) for reply in results):
+            reason = next(str(reply) for reply in results if isinstance(reply, Exception))
+            raise BrokerUnavailable(
+                self._lose(refusal_of(reason)),
+                may_have_arrived=any(type(reply) is int for reply in results),
+            )
 
     async def follow(self, feeds: Collection[Feed]) -> None:
         await self._change(b"SUBSCRIBE", feeds)
@@ -162,15 +158,15 @@ class _RedisLink:
         receive = self._receive
         try:
             while True:
-                for reply in await self._inward.receive():
-                    if type(reply) is not list or len(reply) != 3:
-                        self._lose(refusal_of(str(reply)))
-                        return
-                    if reply[0] == b"message":
-                        receive(reply[2])
-                    else:
-                        self._confirm()
-        except (OSError, hiredis.ProtocolError) as exc:
+                reply = await self._inward.receive()
+                if type(reply) is not list or len(reply) != 3:
+                    self._lose(refusal_of(str(reply)))
+                    return
+                if reply[0] == b"message":
+                    receive(reply[2])
+                else:
+                    self._confirm()
+        except (OSError, RedisError) as exc:
             self._lose(reason_of(exc))
 
     async def watch(self, place: RedisPlace) -> None:
@@ -199,12 +195,12 @@ class _RedisLink:
         confirmed = asyncio.get_running_loop().create_future()
         self._waiting.append((self._asked, confirmed))
         commands = [
-            packed(command, *channels[start : start + _CHUNK])
+            (command, *channels[start : start + _CHUNK])
             for start in range(0, len(channels), _CHUNK)
         ]
         try:
-            await self._inward.send(b"".join(commands))
-        except OSError as exc:
+            await self._inward.send(*commands)
+        except (OSError, RedisError) as exc:
             raise BrokerUnavailable(self._lose(reason_of(exc))) from None
         await confirmed
 
@@ -233,8 +229,3 @@ class _RedisLink:
 
     def _name(self, feed: Feed) -> bytes:
         return (self._names + feed).encode()
-
-    def _packed_head(self, feed: Feed) -> bytes:
-        """Return the beginning of the command that publishes on a feed."""
-        name = self._name(feed)
-        return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n" % (len(name), name)

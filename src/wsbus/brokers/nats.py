@@ -42,7 +42,7 @@ from ..core.errors import UsageError
 from ..core.feeds import Feed
 
 if TYPE_CHECKING:
-    from ._nats import Dial
+    from ._nats import NatsServer
 
 __all__ = ["NatsBroker"]
 
@@ -92,8 +92,8 @@ class NatsBroker:
         if credentials is not None and nkey_seed is not None:
             raise UsageError("give credentials or nkey_seed, not both")
         self._prefix: Final = prefix
-        self._dials: Final = [
-            _nats.Dial(
+        self._servers: Final = [
+            _nats.NatsServer(
                 host=_netloc(parts),
                 user=user,
                 password=password,
@@ -108,8 +108,8 @@ class NatsBroker:
     @property
     def address(self) -> str:
         """The servers, such as ``nats://a:4222,b:4222``."""
-        scheme = "tls" if self._dials[0].must_encrypt else "nats"
-        return f"{scheme}://" + ",".join([dial.host for dial in self._dials])
+        scheme = "tls" if self._servers[0].must_encrypt else "nats"
+        return f"{scheme}://" + ",".join([server.host for server in self._servers])
 
     @asynccontextmanager
     async def connect(self, receive: Receive) -> AsyncIterator[Link]:
@@ -125,8 +125,8 @@ class NatsBroker:
             raise UsageError("NatsBroker needs asyncio: nats-py does not run on trio") from None
         from . import _nats
 
-        dials: list[Dial] = sample(self._dials, len(self._dials))
-        async with _nats.linked(dials, receive, self._subject) as link:
+        servers: list[NatsServer] = sample(self._servers, len(self._servers))
+        async with _nats.linked(servers, receive, self._subject) as link:
             yield link
 
     def _subject(self, feed: Feed) -> str:

@@ -1,7 +1,7 @@
 """The command line ``wsbus``; a module for each command.
 
 Needs the extra ``cli``; ``demo`` needs ``demo``, ``bench`` the server that it measures, ``tail``,
-``pub`` and ``call`` need ``client``, and ``token`` needs ``jwt``.
+``pub`` and ``call`` need ``client``, ``doctor`` too for a server, and ``token`` needs ``jwt``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wsbus import __version__
 
 __all__ = ["wsbus"]
 
-_COMMANDS: Final = ("bench", "call", "console", "demo", "pub", "tail", "token")
+_COMMANDS: Final = ("bench", "call", "console", "demo", "doctor", "pub", "tail", "token")
 
 
 class _Commands(click.Group):

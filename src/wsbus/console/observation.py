@@ -26,7 +26,17 @@ from ..server.connection import ConnectionDriver
 from ..server.host import BusHost
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
-from .sampling import Effort, Found, answer, cut, ended_row, sendable, sorted_by
+from .sampling import (
+    Effort,
+    Found,
+    answer,
+    cut,
+    ended_row,
+    followed,
+    node_rows,
+    sendable,
+    sorted_by,
+)
 from .tap import ChannelTap, Kept, Tail
 
 __all__ = ["Observation"]
@@ -232,7 +242,7 @@ class Observation:
         with effort:
             self._tap.rate(now)
             totals = self._watched.statistics()
-            process = process_info()
+            process, relay = process_info(), self._services.relay
         for who, watching in list(self._watching.items()):
             query = watching.query
             if query not in found:
@@ -257,6 +267,8 @@ class Observation:
                     found=rows.found,
                     rows=rows.rows,
                     ended=list(self._departed) if query.view == "overview" else [],
+                    nodes=node_rows(relay) if query.view == "overview" else [],
+                    feeds=followed(relay) if query.view == "overview" else [],
                     listening=self._tap.listened(now),
                     others=self._tap.others,
                 )

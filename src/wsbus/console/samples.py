@@ -7,12 +7,15 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from ..server.directory import Node
 from ..server.statistics import BusStatistics
 
 __all__ = [
     "CHANNEL",
     "CUT",
     "ENDED_ROWS",
+    "FEEDS",
+    "NODE_ROWS",
     "ROWS",
     "SUMMARY_ROWS",
     "ChannelRow",
@@ -37,6 +40,10 @@ ROWS: Final = 100
 """Rows of one list in a sample."""
 SUMMARY_ROWS: Final = 5
 """Rows of the list in the overview."""
+NODE_ROWS: Final = 50
+"""Nodes listed in a sample."""
+FEEDS: Final = 100
+"""Names in a sample of what is followed at the broker."""
 ENDED_ROWS: Final = 8
 """Connections that have ended, listed in a sample."""
 
@@ -171,6 +178,10 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The first of those rows."""
     ended: list[EndedRow] = []
     """Connections that have ended since the first console connected, the newest first."""
+    nodes: list[Node] = []
+    """The processes that a broker joins; none without a broker."""
+    feeds: list[str] = []
+    """The first channels and patterns that are followed at the broker."""
     listening: float = 0.0
     """Seconds for which channels have been counted."""
     others: int = 0

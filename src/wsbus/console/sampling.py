@@ -21,9 +21,13 @@ from ..core.errors import CloseCode, CommandError, ErrorCode
 from ..core.member import Member
 from ..core.patterns import parse_pattern
 from ..server.connection import ConnectionDriver
+from ..server.directory import Node
+from ..server.relay import Relay
 from ..server.services import Services
 from .samples import (
     CUT,
+    FEEDS,
+    NODE_ROWS,
     ROWS,
     SUMMARY_ROWS,
     ChannelRow,
@@ -35,7 +39,18 @@ from .samples import (
 )
 from .tap import ChannelTap, Seen
 
-__all__ = ["Effort", "Found", "RoundTripped", "answer", "cut", "ended_row", "sendable", "sorted_by"]
+__all__ = [
+    "Effort",
+    "Found",
+    "RoundTripped",
+    "answer",
+    "cut",
+    "ended_row",
+    "followed",
+    "node_rows",
+    "sendable",
+    "sorted_by",
+]
 
 T = TypeVar("T")
 
@@ -201,6 +216,22 @@ _Held = tuple[str, int]
 def _backwards(name: str) -> tuple[int, ...]:
     """Return a key that sorts names in reverse."""
     return (*[-ord(character) for character in name], 1)
+
+
+# --- the broker -------------------------------------------------------------------------------
+
+
+def node_rows(relay: Relay | None) -> list[Node]:
+    """Return the nodes that are there, this one first; what others say of themselves is cut."""
+    found = [] if relay is None else relay.nodes()[:NODE_ROWS]
+    return [msgspec.structs.replace(node, id=cut(node.id), host=cut(node.host)) for node in found]
+
+
+def followed(relay: Relay | None) -> list[str]:
+    """Return channels and patterns that are followed at the broker, not too many."""
+    feeds = [] if relay is None else relay.feeds(FEEDS + 1)
+    names = [feed[1:] if feed[0] == "=" else f"{feed[1:]}*" for feed in feeds if feed[0] != "!"]
+    return [cut(name) for name in names[:FEEDS]]
 
 
 # --- lists ------------------------------------------------------------------------------------

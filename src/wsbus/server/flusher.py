@@ -78,6 +78,13 @@ class Flusher:
             self._due.set()  # It raises in another event loop, each time.
             self._is_due = True
 
+    def settle(self, *, is_alone: bool) -> None:
+        """Flush at once what came alone, unless it is to wait for more; else as :meth:`soon`."""
+        if is_alone and not self._interval:
+            self.flush()
+        else:
+            self.soon()
+
     @property
     def is_overdue(self) -> bool:
         """So much is owed that a publisher should let the loop turn."""

@@ -196,12 +196,15 @@ class BusHost:
             hooks=self._hooks,
         )
         if self._broker is not None:
+            incoming = Incoming(services, self.endpoints)
             relay = services.relay = Relay(
                 self._broker,
                 node,
                 clock,
                 count_connections=services.registry.__len__,
-                take=Incoming(services, self.endpoints).take,
+                publish=incoming.publish,
+                carry_out=incoming.carry_out,
+                settle=services.post.settle,
                 tell_gap=services.tell_gap,
             )
             services.follow(relay)

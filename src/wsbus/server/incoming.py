@@ -9,7 +9,6 @@ from typing import Final
 from ..core.envelope import (
     Addressed,
     Dismissed,
-    Envelope,
     Item,
     Published,
     Revoked,
@@ -38,34 +37,48 @@ class Incoming:
 
     def __init__(self, services: Services, endpoints: Sequence[Endpoint]) -> None:
         self._services: Final = services
+        self._deliver: Final = services.post.deliver
         self._endpoints: Final = endpoints
 
-    def take(self, item: Item, envelope: Envelope) -> bool:
-        """Carry an item out; never waits, never raises.
+    def publish(self, item: Published, node: str) -> bool:
+        """Deliver a publication of another node; never waits, never raises.
+
+        Returns:
+            Whether its content is fit.
+        """
+        try:
+            if item.channel and item.to is None and item.excluded is None:  # Most are so.
+                publication = publication_of(item, item.channel, node)
+                if publication is not None:
+                    self._deliver(publication)
+                return publication is not None
+            return self._publish(item, node)
+        except Exception:
+            logger.exception("a publication of another process cannot be delivered")
+            return False
+
+    def carry_out(self, item: Item, _node: str) -> bool:
+        """Carry an order of another node out; never waits, never raises.
 
         Returns:
             Whether its content is fit.
         """
         try:
             match item:
-                case Published():
-                    return self._publish(item, envelope.node)
                 case Dismissed():
                     return self._dismiss(item)
                 case Revoked():
                     for driver in self._find(item.to):
                         driver.connection.revoke(item.pattern, item.reason)
-                    return True
-                case _:
-                    return True
         except WsbusError:
             return False
         except Exception:
-            logger.exception("an item of another process cannot be carried out")
+            logger.exception("an order of another process cannot be carried out")
             return False
+        return True
 
     def _publish(self, item: Published, node: str) -> bool:
-        post = self._services.post
+        """Deliver what goes to some connections, not to others, or to the broadcast channels."""
         excluded = _NO_MEMBERS
         if item.excluded is not None:
             excluded = frozenset([driver.member for driver in self._find(item.excluded)])
@@ -78,8 +91,7 @@ class Incoming:
             if publication is None:
                 is_fit = False
             else:
-                post.deliver(publication, excluded, members)
-        post.soon()
+                self._deliver(publication, excluded, members)
         return is_fit
 
     def _dismiss(self, item: Dismissed) -> bool:

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from anyio import Event
 
-from ..broker import Bounded, Link
+from ..broker import BoundedLink, Link
 from ..core.envelope import Turn, largest_item
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
@@ -176,7 +176,7 @@ class Outgoing:
     def open(self, link: Link) -> None:
         """Take items for a link, which :meth:`run` serves."""
         self._link = link
-        self._largest = largest_item(link.max_bytes) if isinstance(link, Bounded) else MAX_BYTES
+        self._largest = largest_item(link.max_bytes) if isinstance(link, BoundedLink) else MAX_BYTES
 
     async def run(self, link: Link) -> None:
         """Hand over what is put, until the link fails.
@@ -231,4 +231,4 @@ class Outgoing:
 
 
 def _is_full(turn: Turn) -> bool:
-    return len(turn) >= MAX_ITEMS or turn.bytes >= MAX_BYTES
+    return len(turn) >= MAX_ITEMS or turn.size >= MAX_BYTES

@@ -128,6 +128,15 @@ class Post:
         self.soon()
         return receipt, self.hand_over(publication)
 
+    def settle(self, is_alone: bool) -> None:  # noqa: FBT001  # called once, by position
+        """Have what another node published written.
+
+        Args:
+            is_alone: Nothing came right before it: it is written at once, which saves a turn of the
+                loop. Otherwise it waits for the end of this turn, and for what else comes.
+        """
+        self._flusher.settle(is_alone=is_alone)
+
     async def pace(self) -> None:
         """Flush at the end of this turn; if much is owed, wait for that and for the readers."""
         if self._flusher.is_overdue:

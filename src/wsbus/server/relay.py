@@ -8,7 +8,7 @@ ends the link, and nothing else: the node goes on, publications that need the br
 and subscribers get what is published here.
 
 When a link is back, everything wanted is followed first. Only then each subscriber gets a ``gap``:
-what it reads anew after that holds all that was missed.
+what it reads anew after that holds all that was missed. What the link brought by then comes after.
 
 Theory of following: :class:`.Cover` says what is wanted now, and the task brings the link there. It
 follows what is new before it gives up what is old, so that a wider feed takes over from narrower
@@ -18,11 +18,10 @@ ones without a hole. Meanwhile two feeds may bring the same, and the inbox drops
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
+from heapq import nsmallest
 from typing import Final
 
 import msgspec
@@ -30,27 +29,21 @@ from anyio import Event, create_task_group, current_time, fail_after, move_on_af
 
 from .._log import BoundedLog
 from ..broker import CALL_SECONDS, DIAL_SECONDS, Broker, Link
-from ..core.envelope import Beacon, Envelope, Item, encode_item, read_items
+from ..core.envelope import Beacon, Envelope, Item, Published, encode_item, read_items
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
 from ..core.patterns import Pattern
+from .directory import PROBE_SECONDS, Directory, Node, own_beacon
 from .inbox import Inbox
 from .outgoing import Outgoing
 
-__all__ = ["PROBE_SECONDS", "LinkStatistics", "Node", "Relay"]
+__all__ = ["LinkStatistics", "Relay"]
 
 logger: Final = logging.getLogger("wsbus.relay")
 
-PROBE_SECONDS: Final = 2.0
-"""Seconds between two beacons. With :data:`.CALL_SECONDS` to come back, a dead link is noticed
-within 5 s."""
-
 _BACKOFF: Final = (0.05, 2.0)
 """The first wait before another attempt, and the longest."""
-
-_GONE_SECONDS: Final = 3 * PROBE_SECONDS
-"""A node whose beacon is older is not there any more."""
 
 _COPY_SECONDS: Final = 1.0
 """Copies may come for so long after a feed was given up: they may be on their way here."""
@@ -61,6 +54,10 @@ class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     is_up: bool
+    seconds: float
+    """How long it has been up, or down."""
+    failure: str | None
+    """Why it is down; None: it is up, or was not dialled yet."""
     node: str
     """This node."""
     nodes: int
@@ -89,20 +86,6 @@ class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A process with a bus, as its last beacon says."""
-
-    id: str
-    host: str
-    pid: int
-    connections: int
-    started_at: float
-    """Seconds since the epoch."""
-    seen: float
-    """Seconds since its last beacon."""
-    is_self: bool
-
-
 class Relay:
     """Keeps a bus and its broker together; it follows the interest of its hub.
 
@@ -111,7 +94,9 @@ class Relay:
         node: This run of the bus.
         clock: Reads both clocks.
         count_connections: Returns how many connections the beacon tells.
-        take: Called with each item of another node that concerns subscribers.
+        publish: Called with each publication of another node; see :class:`.Inbox`.
+        carry_out: Called with each order of another node, in the same way.
+        settle: Called after the items of an envelope; see :class:`.Inbox`.
         tell_gap: Called when publications of other nodes may be missing: after a link is back, once
             everything wanted is followed, and when something could not be read.
     """
@@ -123,19 +108,28 @@ class Relay:
         clock: Callable[[], Instant],
         *,
         count_connections: Callable[[], int],
-        take: Callable[[Item, Envelope], bool],
+        publish: Callable[[Published, str], bool],
+        carry_out: Callable[[Item, str], bool],
+        settle: Callable[[bool], None],
         tell_gap: Callable[[], None],
     ) -> None:
         self._broker: Final = broker
         self._node: Final = node
         self._clock: Final = clock
         self._count_connections: Final = count_connections
-        self._take_item: Final = take
+        self._obey: Final = carry_out
         self._tell_gap: Final = tell_gap
         self._started_at: Final = clock().wall
         self.outgoing: Final = Outgoing(node, self._wall)
         """Takes what goes to other nodes."""
-        self.inbox: Final = Inbox(node, self._take, self._echoed, self._wall)
+        self.inbox: Final = Inbox(
+            node,
+            publish=publish,
+            carry_out=self._carry_out,
+            echo=self._echoed,
+            wall=self._wall,
+            settle=settle,
+        )
         """Takes what comes from them."""
         self._cover: Final = Cover()
         self._cover.add(ALL_NODES)
@@ -148,8 +142,10 @@ class Relay:
         self._echo = Event()
         self._beacons = 0
         self._round_trip: float | None = None
-        self._nodes: Final[dict[str, tuple[Beacon, float]]] = {}
+        self._directory: Final = Directory(node)
         self._losses = self._gaps = 0
+        self._since = current_time()  # When the link came, or went.
+        self._failure: str | None = None
 
     # --- life --------------------------------------------------------------------------------
 
@@ -162,6 +158,7 @@ class Relay:
         """Keep a link until cancelled."""
         pause = _BACKOFF[0]
         while True:
+            self.inbox.hold()
             try:
                 async with self._broker.connect(self.inbox.receive) as link:
                     wanted = {*self._cover.wanted}  # More may be wanted when this is followed.
@@ -194,6 +191,7 @@ class Relay:
         self._followed.update(followed)
         self.outgoing.open(link)
         self._is_up = True
+        self._since, self._failure = current_time(), None
         if self._attempted.is_set():
             self._report_gap()
             logger.warning(
@@ -201,6 +199,7 @@ class Relay:
                 "may be missing",
                 self._broker.address,
             )
+        self.inbox.release()
         self._attempted.set()
         self._tell_progress()
 
@@ -219,6 +218,8 @@ class Relay:
         why = "no other process gets what is published here, until it is back"
         if self._is_up:
             self._losses += 1
+            self._since = current_time()
+        self._failure = str(exc) or type(exc).__name__
         is_known = isinstance(exc, BrokerUnavailable | OSError)
         self._log.error(
             "there is no link to %s: %s; %s",
@@ -278,7 +279,7 @@ class Relay:
                 self._followed.update(new)
                 self._tell_progress()
             elif old:
-                # First: whoever wants one of them from now on waits until it is followed again.
+                # First: a pattern that comes to want one of them waits until it is followed again.
                 self._followed.difference_update(old)
                 await _within(CALL_SECONDS, link.unfollow(old))
             elif self.inbox.is_watching:
@@ -293,22 +294,7 @@ class Relay:
 
     def nodes(self) -> list[Node]:
         """Return the nodes that are there, as far as their beacons tell; this one is the first."""
-        now = current_time()
-        self._nodes[self._node] = (self._beacon(), now)
-        alive = {n: each for n, each in self._nodes.items() if now - each[1] < _GONE_SECONDS}
-        found = [
-            Node(
-                id=node,
-                host=beacon.host,
-                pid=beacon.pid,
-                connections=beacon.connections,
-                started_at=beacon.started_at,
-                seen=now - seen,
-                is_self=node == self._node,
-            )
-            for node, (beacon, seen) in alive.items()
-        ]
-        return sorted(found, key=lambda node: (not node.is_self, node.started_at))
+        return self._directory.nodes(self._beacon(), current_time())
 
     async def _probe(self) -> None:
         """Send a beacon, see it come back, and again; report what could not be read meanwhile."""
@@ -333,14 +319,8 @@ class Relay:
         self.outgoing.put(ALL_NODES, encode_item(self._beacon(is_leaving=is_leaving)))
 
     def _beacon(self, *, is_leaving: bool = False) -> Beacon:
-        return Beacon(
-            self._beacons,
-            platform.node(),
-            os.getpid(),
-            self._count_connections(),
-            self._started_at,
-            is_leaving,
-        )
+        connections = self._count_connections()
+        return own_beacon(self._beacons, connections, self._started_at, is_leaving=is_leaving)
 
     def _echoed(self, envelope: Envelope) -> None:
         """Something of this node has come back."""
@@ -348,17 +328,11 @@ class Relay:
         if any(type(item) is Beacon and item.number == self._beacons for item in items):
             self._echo.set()
 
-    def _take(self, item: Item, envelope: Envelope) -> None:
+    def _carry_out(self, item: Item, node: str) -> bool:
         if not isinstance(item, Beacon):
-            if not self._take_item(item, envelope):
-                self.inbox.unfit()
-        elif item.is_leaving:
-            self._nodes.pop(envelope.node, None)
-        else:
-            now = current_time()
-            self._nodes[envelope.node] = (item, now)
-            for node in [n for n, (_, seen) in self._nodes.items() if now - seen > _GONE_SECONDS]:
-                del self._nodes[node]
+            return self._obey(item, node)
+        self._directory.note(node, item, current_time())
+        return True
 
     # --- for operators -----------------------------------------------------------------------
 
@@ -368,6 +342,8 @@ class Relay:
         return LinkStatistics(
             address=self._broker.address,
             is_up=self._is_up,
+            seconds=current_time() - self._since,
+            failure=self._failure,
             node=self._node,
             nodes=len(self.nodes()),
             feeds=len(self._followed),
@@ -383,6 +359,10 @@ class Relay:
             copies=inbox.copies,
             unreadable=inbox.unreadable,
         )
+
+    def feeds(self, most: int) -> list[Feed]:
+        """Return the feeds that are followed, in order, but not more than ``most``."""
+        return nsmallest(most, self._followed)
 
     def _wall(self) -> float:
         return self._clock().wall

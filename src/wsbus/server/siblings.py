@@ -85,7 +85,7 @@ def count_workers() -> tuple[int, bool]:
 
 
 def _pids() -> list[int]:
-    return [int(name) for name in os.listdir(_PROC) if name.isdecimal()]
+    return [int(each.name) for each in _PROC.iterdir() if each.name.isdecimal()]
 
 
 def _process(pid: int) -> _Process:
@@ -96,10 +96,10 @@ def _process(pid: int) -> _Process:
 
 def _sockets(pid: int) -> Iterator[tuple[int, str]]:
     """Yield the descriptors and inodes of the sockets of a process."""
-    files = f"{_PROC}/{pid}/fd"
-    for fd in sorted(map(int, os.listdir(files)))[:_MAX_FILES]:
+    files = _PROC / f"{pid}/fd"
+    for fd in sorted(int(each.name) for each in files.iterdir())[:_MAX_FILES]:
         with suppress(OSError):
-            kind, _, inode = os.readlink(f"{files}/{fd}").partition(":")
+            kind, _, inode = str((files / str(fd)).readlink()).partition(":")
             if kind == "socket":
                 yield fd, inode.strip("[]")
 

@@ -19,7 +19,7 @@ from anyio import fail_after
 
 from ..broker import Broker
 from .checks import links
-from .nodes import BrokerUnderTest, Cut
+from .nodes import BreakLinks, BrokerUnderTest
 
 __all__ = ["BROKER_CHECKS", "BrokerCheck", "check_broker"]
 
@@ -53,7 +53,7 @@ _SECONDS: Final = 30.0
 
 
 async def check_broker(
-    make_broker: Callable[[], Broker], name: str | None = None, *, cut: Cut | None = None
+    make_broker: Callable[[], Broker], name: str | None = None, *, cut: BreakLinks | None = None
 ) -> None:
     """Check one law of :data:`BROKER_CHECKS`, or all of them in turn.
 

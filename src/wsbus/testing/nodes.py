@@ -16,9 +16,9 @@ from ..core.envelope import Beacon, Published, Turn, encode_item, open_envelope,
 from ..core.feeds import ALL_NODES, Feed
 from .adapters import expect
 
-__all__ = ["BrokerUnderTest", "Cut", "LinkedNode"]
+__all__ = ["BreakLinks", "BrokerUnderTest", "LinkedNode"]
 
-Cut: TypeAlias = Callable[[], Awaitable[None]]
+BreakLinks: TypeAlias = Callable[[], Awaitable[None]]
 """Ends every link that is open, as a network or a killed server does."""
 
 
@@ -30,7 +30,7 @@ class BrokerUnderTest:
         cut: Ends the links that are open; None: nothing can.
     """
 
-    def __init__(self, make_broker: Callable[[], Broker], cut: Cut | None = None) -> None:
+    def __init__(self, make_broker: Callable[[], Broker], cut: BreakLinks | None = None) -> None:
         self.make_broker: Final = make_broker
         self.cut: Final = cut
         self.base: Final = f"check-{secrets.token_hex(6)}"
@@ -95,7 +95,7 @@ class LinkedNode:
 
     @property
     def texts(self) -> list[str]:
-        """What was heard, in order, copies included."""
+        """The texts that were heard, in order, copies included."""
         return [_text(item) for _, item in self.heard]
 
     def texts_of(self, node: LinkedNode) -> list[str]:

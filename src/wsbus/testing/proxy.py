@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from anyio import (
+    BrokenResourceError,
     CancelScope,
     ClosedResourceError,
     Event,
@@ -37,7 +38,7 @@ __all__ = ["FaultProxy", "ProxiedConnection"]
 
 _CHUNK: Final = 16_384
 _CHUNKS: Final = 16
-"""What the proxy itself holds for one direction: 256 KiB. After that the sender has to wait."""
+"""The proxy holds so many for one direction: 256 KiB. After that the sender has to wait."""
 
 _LINGER: Final = struct.pack("ii", 1, 0)
 _PIECES: Final = 20
@@ -45,7 +46,7 @@ _PIECES: Final = 20
 
 
 class _Faults:
-    """What is done to the bytes of one connection, or of the next ones."""
+    """The faults of one connection, or of the next ones."""
 
     def __init__(self) -> None:
         self._is_hole = False
@@ -127,8 +128,8 @@ class ProxiedConnection(_Faults):
                         chunks = create_memory_object_stream[tuple[float, bytes | None]](_CHUNKS)
                         tasks.start_soon(self._take, source, chunks[0])
                         tasks.start_soon(self._give, target, chunks[1])
-        except* (OSError, ClosedResourceError):
-            self.reset()
+        except* (OSError, BrokenResourceError, ClosedResourceError, ValueError):
+            self.reset()  # ValueError: a socket was closed when a task was about to wait for it.
         finally:
             self.cut()
 
@@ -291,7 +292,7 @@ class FaultProxy(_Faults):
                 client, _ = listener.accept()
             except BlockingIOError:
                 continue
-            except (OSError, ClosedResourceError):
+            except (OSError, ClosedResourceError, ValueError):
                 return  # It was closed meanwhile.
             client.settimeout(0)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

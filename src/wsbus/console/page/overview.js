@@ -1,5 +1,6 @@
 // The first tab: is all well, and if not, where.
 
+import { BrokerPanel } from "./broker.js";
 import { $, hint, make, say, Rows } from "./dom.js";
 import { bytes, clock, count, duration, exact, milliseconds, plural, rate } from "./format.js";
 import { Spark, Traffic } from "./traffic.js";
@@ -130,6 +131,7 @@ export class Overview {
   #traffic = new Traffic();
   #cards = CARDS.map((kind) => new Card(kind));
   #totals = new Map();
+  #broker = new BrokerPanel();
   #slowest;
   #ended = new Rows($("#ended"), makeEnded, (row, item) => showEnded(row, item, this.#at));
   #at = 0;
@@ -168,6 +170,7 @@ export class Overview {
     const ended = sample.ended ?? [];
     this.#at = sample.at;
     this.#ended.show(ended, keyOf);
+    this.#broker.show(sample);
     $("#ended-none").hidden = ended.length > 0;
     const { wsbus, python, pid, host, seconds, memory } = sample.process;
     const taken = memory ? ` · ${bytes(memory).join(" ")} of memory` : "";
@@ -202,6 +205,7 @@ export class Overview {
     }
     if (failed) troubles.push(`${plural(failed, "connection")} given up because nothing could be written`);
     if (late > LATE) troubles.push(`the event loop was late by ${milliseconds(late)}: something keeps it busy`);
+    if (totals.broker && !totals.broker.is_up) troubles.push("there is no link to the broker");
     const waiting = point.waiting ? `${plural(point.waiting, "publication")} waiting for slow connections` : "";
     const verdict = $("#verdict");
     if (troubles.length) {

@@ -57,7 +57,7 @@ _STRANGE: Final = (
 
 
 async def round_trip(case: BrokerUnderTest) -> None:
-    """What is published comes once, as it was, to every link that follows; the own one, too."""
+    """A publication comes once, as it was, to every link that follows; to its own one, too."""
     feed = case.exact("a.b")
     async with case.join() as one, case.join() as two:
         for node in (one, two):
@@ -105,7 +105,7 @@ async def prefix_feeds(case: BrokerUnderTest) -> None:
 
 
 async def following(case: BrokerUnderTest) -> None:
-    """Whatever is published once ``follow`` has returned comes, from the very first."""
+    """Everything that is published after the return of ``follow`` comes, from the very first."""
     async with case.join() as one, case.join() as two:
         for number in range(50):
             feed = case.below(f"f{number}") if number % 2 else case.exact(f"f{number}.x")
@@ -130,7 +130,7 @@ async def unfollowing(case: BrokerUnderTest) -> None:
 
 
 async def overlaps(case: BrokerUnderTest) -> None:
-    """What two followed feeds hold comes at least once, and each copy says the same."""
+    """A publication of two followed feeds comes at least once, and its copies are equal."""
     channel = case.exact("a.b")
     async with case.join() as one, case.join() as two:
         await one.follow(channel, case.below("a"))
@@ -148,7 +148,7 @@ async def overlaps(case: BrokerUnderTest) -> None:
 
 
 async def order(case: BrokerUnderTest) -> None:
-    """What one node publishes on a channel comes in that order: within a turn, and over turns."""
+    """A channel brings what one node publishes in that order: within a turn, and over turns."""
     channels = [case.exact(f"a.{n}") for n in range(4)]
     async with case.join() as one, case.join() as two:
         await one.follow(*channels[:2], case.below("b"))
@@ -280,6 +280,7 @@ async def wanted_feeds(case: BrokerUnderTest) -> None:
         for feed in (case.exact("a.b"), case.below("c")):
             await one.follow(feed)
             expect(two.link.is_wanted(feed), f"{feed} is wanted by another node")
+            expect(two.link.has_others, "and there is another node")
         expect(two.link.is_wanted(case.exact("c.d")), "and so is what lies within")
 
 
@@ -304,7 +305,7 @@ async def empty_calls(case: BrokerUnderTest) -> None:
 
 
 async def bodies(case: BrokerUnderTest) -> None:
-    """What the body raises comes out as it is."""
+    """An error of the body comes out as it is."""
     error = LookupError("of the body")
     try:
         async with case.join():

@@ -1,0 +1,80 @@
+"""The nodes of a service, as far as their beacons tell."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Final
+
+import msgspec
+
+from ..core.envelope import Beacon
+
+__all__ = ["PROBE_SECONDS", "Directory", "Node", "own_beacon"]
+
+PROBE_SECONDS: Final = 2.0
+"""Seconds between two beacons. With :data:`.CALL_SECONDS` to come back, a dead link is noticed
+within 5 s."""
+
+_GONE_SECONDS: Final = 3 * PROBE_SECONDS
+"""A node whose beacon is older is not there any more."""
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A process with a bus, as its last beacon says."""
+
+    id: str
+    host: str
+    pid: int
+    connections: int
+    started_at: float
+    """Seconds since the epoch."""
+    seen: float
+    """Seconds since its last beacon."""
+    is_self: bool
+
+
+class Directory:
+    """Notes the beacons of nodes.
+
+    Args:
+        node: This node.
+    """
+
+    def __init__(self, node: str) -> None:
+        self._node: Final = node
+        self._seen: Final[dict[str, tuple[Beacon, float]]] = {}
+
+    def note(self, node: str, beacon: Beacon, now: float) -> None:
+        """Note a beacon that came at ``now``, in seconds of the loop."""
+        if beacon.is_leaving:
+            self._seen.pop(node, None)
+        else:
+            self._seen[node] = (beacon, now)
+        for gone in [n for n, (_, seen) in self._seen.items() if now - seen > _GONE_SECONDS]:
+            del self._seen[gone]
+
+    def nodes(self, own: Beacon, now: float) -> list[Node]:
+        """Return the nodes that are there; this one, with its own beacon, is the first."""
+        found = [
+            Node(
+                id=node,
+                host=beacon.host,
+                pid=beacon.pid,
+                connections=beacon.connections,
+                started_at=beacon.started_at,
+                seen=now - seen,
+                is_self=node == self._node,
+            )
+            for node, (beacon, seen) in {**self._seen, self._node: (own, now)}.items()
+            if now - seen <= _GONE_SECONDS
+        ]
+        return sorted(found, key=lambda node: (not node.is_self, node.started_at))
+
+
+def own_beacon(
+    number: int, connections: int, started_at: float, *, is_leaving: bool = False
+) -> Beacon:
+    """Return a beacon of this process."""
+    host, pid = platform.node(), os.getpid()
+    return Beacon(number, host, pid, connections, started_at, is_leaving)
