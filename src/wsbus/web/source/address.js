@@ -41,6 +41,7 @@ export const explainFailure = (where, protocol, cause, said = "") => {
   const isKnown = cause && !cause.includes("non-101"); // All that the WebSocket of Node itself says.
   const what = isKnown
     ? cause + (why && ` (${why})`)
-    : `scripts are not told why: no server, or it restarts, does not speak ${protocol}, or refuses this origin, path or token`;
+    : "scripts are not told why: wrong URL, no server, or one that does not speak " +
+      `${protocol}, restarts, or refuses this origin or the token`;
   return new ConnectionError(code, `cannot connect to ${where}: ${what} (${code})`);
 };
