@@ -44,6 +44,7 @@ from wsbus import (
 )
 from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.adapters.uvicorn import serve
+from wsbus.brokers import broker_of
 from wsbus.protocols import Frame, Instant, PingMessage, TaggedJson, TaggedMessage
 from wsbus.protocols import messages as m
 
@@ -257,9 +258,10 @@ def main() -> None:
     parser.add_argument("--on-duplicate", choices=["replace", "reject"], default="replace")
     parser.add_argument("--capacity", type=int, default=10_000, help="topics at once")
     parser.add_argument("--seed", type=int, help="for the same prices each time")
+    parser.add_argument("--broker", type=broker_of, metavar="URL", help="joins several processes")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    bus, source = Bus(), Source(options.capacity, random.Random(options.seed))
+    bus, source = Bus(broker=options.broker), Source(options.capacity, random.Random(options.seed))
     endpoint = make_endpoint(bus, source, options.on_duplicate)
 
     def ready(address: str) -> None:

@@ -39,6 +39,7 @@ from wsbus import (
 )
 from wsbus.adapters.starlette import lifespan, status_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
+from wsbus.brokers import broker_of
 from wsbus.protocols import Frame, Instant, WireProtocol, messages
 
 logger: Final = logging.getLogger("laicai.stream")
@@ -250,9 +251,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 chooses a free one")
     parser.add_argument("--server-ping", type=float, metavar="SECONDS", help="default: none")
     parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--broker", type=broker_of, metavar="URL", help="joins several processes")
     options = parser.parse_args()
     logging.basicConfig(level=options.log_level.upper(), format="%(message)s")
-    bus = Bus()
+    bus = Bus(broker=options.broker)
     try:
         endpoint = make_endpoint(bus, options.server_ping)
     except UsageError as error:

@@ -385,12 +385,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pushes made-up stock prices.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 chooses a free one")
-    parser.add_argument("--broker", metavar="URL", help="joins several processes: redis://…")
+    parser.add_argument("--broker", type=broker_of, metavar="URL", help="joins several processes")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    app, endpoint = make_app(
-        Market(), broker=None if options.broker is None else broker_of(options.broker)
-    )
+    app, endpoint = make_app(Market(), broker=options.broker)
 
     def ready(address: str) -> None:
         print(f"ws://{address}{PATH}", flush=True)

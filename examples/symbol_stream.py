@@ -46,6 +46,8 @@ from wsbus import (
     parse_pattern,
 )
 from wsbus.adapters.websockets import serve
+from wsbus.broker import Broker
+from wsbus.brokers import broker_of
 from wsbus.protocols import (
     Frame,
     Instant,
@@ -184,8 +186,8 @@ class WebSocketManager:
     has no word to tell it what it missed.
     """
 
-    def __init__(self) -> None:
-        self.bus: Final = Bus()
+    def __init__(self, broker: Broker | None = None) -> None:
+        self.bus: Final = Bus(broker=broker)
         self.endpoint: Final = self.bus.endpoint(
             protocols=[SymbolStream()],
             heartbeat=HeartbeatPolicy(interval=30, timeout=60, spreads=False),
@@ -417,16 +419,18 @@ def main() -> None:
     parser.add_argument("--heartbeat-timeout", type=float, default=60, metavar="SECONDS")
     parser.add_argument("--queue", type=int, default=1000, metavar="MESSAGES")
     parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--broker", type=broker_of, metavar="URL", help="joins several processes")
     options = parser.parse_args()
     logging.basicConfig(level=options.log_level.upper())
     logging.getLogger("websockets").setLevel(logging.WARNING)
+    manager = WebSocketManager(options.broker) if options.broker else websocket_manager
     try:
-        websocket_manager.heartbeat_interval = options.heartbeat_interval
-        websocket_manager.heartbeat_timeout = options.heartbeat_timeout
+        manager.heartbeat_interval = options.heartbeat_interval
+        manager.heartbeat_timeout = options.heartbeat_timeout
         queue = MessageQueue(options.queue)
     except UsageError as error:
         parser.error(str(error))
-    asyncio.run(run(websocket_manager, queue, options.host, options.port))
+    asyncio.run(run(manager, queue, options.host, options.port))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wsbus import JWT, Bus, CommandError, Endpoint, ErrorCode, HeartbeatPolicy, Limits
+from wsbus.brokers import broker_of
 
 # --- what clients send as `params` ------------------------------------------------------------
 
@@ -617,7 +618,7 @@ async def serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    bus, market = Bus(), Market(random.Random(options.seed))
+    bus, market = Bus(broker=options.broker), Market(random.Random(options.seed))
     add_commands(bus, market)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     sock = socket.create_server((options.host, options.port), family=family, backlog=1000)
@@ -642,6 +643,7 @@ def main() -> None:
     parser.add_argument("--jwt-secret", required=True, help="signs the tokens, HS256")
     parser.add_argument("--log-level", default="INFO")
     parser.add_argument("--seed", type=int, help="for the same prices each time")
+    parser.add_argument("--broker", type=broker_of, metavar="URL", help="joins several processes")
     options = parser.parse_args()
     logging.basicConfig(level=options.log_level.upper())
     keep_tokens_out_of_logs()

@@ -4,7 +4,8 @@
 
 import { text } from "node:stream/consumers";
 import { isDeepStrictEqual } from "node:util";
-import { ClientSession } from "../../src/wsbus/web/source/session.js";
+import { makeSession } from "../../src/wsbus/web/source/session.js";
+import * as states from "../../src/wsbus/web/source/states.js";
 
 const START = 1_000_000;
 
@@ -36,14 +37,25 @@ class Client {
   #said = [];
   #told = [];
   #isConnected = false;
+  #isKnown = false; // There was a connection before.
+  #goesOn; // Also if the first attempt fails; `wsbus.js` always does.
   #generation = 0;
   #now = START;
 
-  constructor({ token, fetches, in_handshake: inHandshake, ping_interval, ping_timeout, retry, chance }) {
-    const heartbeat = { interval: ping_interval ?? 15_000, timeout: ping_timeout ?? 20_000 };
-    const options = { token, isFetched: fetches, inHandshake, heartbeat, retry };
-    const given = Object.entries(options).filter(([, value]) => value !== undefined);
-    this.#session = new ClientSession(Object.fromEntries(given), () => chance ?? 0.5);
+  constructor({ token = null, fetches = false, in_handshake = false, ping_interval, ping_timeout, retry, chance = 0.5 }) {
+    const { first = false, ...limits } = retry ?? {};
+    this.#goesOn = first;
+    const options = {
+      token,
+      isFetched: fetches,
+      inHandshake: in_handshake,
+      greets: true,
+      retry: { base: 1000, cap: 30_000, attempts: Infinity, ...limits },
+      interval: ping_interval ?? 15_000,
+      timeout: ping_timeout ?? 20_000,
+      connectTimeout: 10_000,
+    };
+    this.#session = makeSession(options, () => chance, () => false);
   }
 
   take(step, at) {
@@ -51,7 +63,7 @@ class Client {
     delete rest.at;
     if (say === "client") return this.#compare("says", this.#said, rest);
     if (tell === "client") return this.#compare("tells", this.#told, rest);
-    if (state === "client" && this.#session.state !== step.is) {
+    if (state === "client" && this.#session.state !== states[step.is.toUpperCase()]) {
       throw new Error(`its state is ${this.#session.state}`);
     }
     if (step.do) this.finish(); // What is said at one moment may cross on its way.
@@ -76,24 +88,24 @@ class Client {
     const { pattern, holder, key } = step;
     switch (step.do ?? step.say) {
       case "client.connect":
-        return this.#handle({ type: "connect" });
+        return this.#handle("connect");
       case "client.close":
-        return this.#handle({ type: "close" });
+        return this.#handle("close");
       case "client.subscribe":
-        return this.#handle({ type: "subscribe", pattern, holder });
+        return this.#change("subscribe", pattern, holder);
       case "client.unsubscribe":
-        return this.#handle({ type: "unsubscribe", pattern, holder });
+        return this.#change("unsubscribe", pattern, holder);
       case "client.command":
       case "client.publish":
       case "client.status":
-        return this.#handle({ type: "request", key, message: requestOf(step), isIdempotent: step.idempotent });
+        return this.#handle("request", key, requestOf(step), step.idempotent);
       case "client.token":
-        return this.#handle({ type: "token", generation: this.#generation, token: step.token });
+        return this.#handle("token", this.#generation, step.token);
       case "client.time":
         return this.#time();
       case "network.open":
         this.#isConnected = true;
-        return this.#handle({ type: "opened" });
+        return this.#handle("opened");
       case "network.lost":
         return this.#lost(1006, "");
       case "server":
@@ -106,19 +118,25 @@ class Client {
     if (this.#session.deadline > this.#now + 1e-3) {
       throw new Error(`its time is ${this.#session.deadline - START} ms`);
     }
-    this.#handle({ type: "deadline" });
+    this.#handle("deadline");
+  }
+
+  /** What a turn has changed is said at its end. */
+  #change(type, pattern, holder) {
+    this.#handle(type, pattern, holder);
+    if (this.#session.deadline <= this.#now) this.#handle("deadline");
   }
 
   #lost(code, reason) {
     this.#isConnected = false;
-    this.#handle({ type: "lost", code, reason });
+    this.#handle("lost", code, reason);
   }
 
   #hear(frame) {
     for (const line of frame.split("\n")) {
       const message = JSON.parse(line);
       if (message.type !== "event") {
-        this.#handle({ type: "heard", message });
+        this.#handle("heard", message);
         continue;
       }
       const { channel, event, timestamp, data } = message;
@@ -127,49 +145,53 @@ class Client {
     }
   }
 
-  #handle(input) {
-    for (const action of this.#session.handle(input, this.#now)) this.#perform(action);
+  #handle(...input) {
+    for (const action of this.#session.handle(this.#now, ...input)) this.#perform(...action);
   }
 
-  #perform(action) {
-    const { key, holder, error } = action;
-    switch (action.type) {
+  #perform(type, ...details) {
+    const [first] = details;
+    switch (type) {
       case "say":
-        return this.#said.push({ frame: JSON.parse(action.text) });
+        return this.#said.push({ frame: JSON.parse(first) });
       case "dial":
-        return this.#said.push({ dial: action.token === null ? {} : { token: action.token } });
+        return this.#said.push({ dial: first === null ? {} : { token: first } });
       case "hangUp":
         return this.#isConnected && this.#said.push({ close: 1000 });
       case "cut":
         return this.#said.push({ close: null });
       case "fetchToken":
-        this.#generation = action.generation;
+        this.#generation = first;
         return this.#told.push({ what: "token" });
       case "answer": {
-        const { outcome } = action;
-        if (outcome.error) return this.#told.push({ what: "failed", key, code: codeOf(outcome.error) });
-        return this.#told.push({ what: "answer", key, data: outcome.data });
+        const [key, error, data] = details;
+        if (error) return this.#told.push({ what: "failed", key, code: codeOf(error) });
+        return this.#told.push({ what: "answer", key, data });
       }
       case "confirm":
-        return this.#told.push({ what: "confirmed", holder });
+        return this.#told.push({ what: "confirmed", holder: first });
       case "dismiss":
-        return this.#told.push({ what: "dismissed", holder, code: codeOf(error) });
+        return this.#told.push({ what: "dismissed", holder: first, code: codeOf(details[1]) });
       case "lose": {
-        const { lost, cause, channels } = action;
+        const [holder, lost, cause, channels] = details;
         const named = channels?.map((each) => [each.channel, each.lost ?? null]);
         const more = named?.length ? { channels: Object.fromEntries(named) } : {};
         return this.#told.push({ what: "missed", holder, lost, cause, ...more });
       }
       case "tellConnected": {
-        const { connectionId, subject, isAgain } = action;
-        return this.#told.push({ what: "connected", connection_id: connectionId, subject, again: isAgain });
+        const [again, connection_id, subject] = details;
+        this.#isKnown = true;
+        return this.#told.push({ what: "connected", connection_id, subject, again });
       }
-      case "tellReconnecting":
-        return this.#told.push({ what: "reconnecting", attempt: action.attempt, delay: Math.round(action.delay) });
+      case "tellReconnecting": {
+        const [attempt, delay, error] = details;
+        if (!this.#isKnown && !this.#goesOn) return this.#handle("close", error);
+        return this.#told.push({ what: "reconnecting", attempt, delay: Math.round(delay) });
+      }
       case "tellRefreshFailed":
         return this.#told.push({ what: "refresh_failed" });
       case "stop":
-        return this.#told.push(error ? { what: "ended", code: endOf(error) } : { what: "ended" });
+        return this.#told.push(first ? { what: "ended", code: endOf(first) } : { what: "ended" });
     }
   }
 }

@@ -213,7 +213,7 @@ class Turn:
         self._number: Final = number
         self._sent_at: Final = sent_at
         self._order: Final[list[tuple[Feed, msgspec.Raw]]] = []
-        self.bytes: int = 0
+        self.size: int = 0
         """The size of the items."""
 
     def __len__(self) -> int:
@@ -223,7 +223,7 @@ class Turn:
     def add(self, feed: Feed, item: bytes) -> None:
         """Append an item; see :func:`encode_item`."""
         self._order.append((feed, msgspec.Raw(item)))
-        self.bytes += len(item)
+        self.size += len(item)
 
     def messages(self, *, spread: bool, most: int | None = None) -> Iterator[tuple[Feed, bytes]]:
         """Yield one envelope for each feed, for a broker to publish.

@@ -45,14 +45,16 @@ class Directory:
         self._node: Final = node
         self._seen: Final[dict[str, tuple[Beacon, float]]] = {}
 
-    def note(self, node: str, beacon: Beacon, now: float) -> None:
-        """Note a beacon that came at ``now``, in seconds of the loop."""
+    def note(self, node: str, beacon: Beacon, now: float) -> bool:
+        """Note a beacon that came at ``now``, in seconds of the loop; return whether it is new."""
+        is_new = node not in self._seen and not beacon.is_leaving
         if beacon.is_leaving:
             self._seen.pop(node, None)
         else:
             self._seen[node] = (beacon, now)
         for gone in [n for n, (_, seen) in self._seen.items() if now - seen > _GONE_SECONDS]:
             del self._seen[gone]
+        return is_new
 
     def nodes(self, own: Beacon, now: float) -> list[Node]:
         """Return the nodes that are there; this one, with its own beacon, is the first."""

@@ -231,4 +231,4 @@ class Outgoing:
 
 
 def _is_full(turn: Turn) -> bool:
-    return len(turn) >= MAX_ITEMS or turn.bytes >= MAX_BYTES
+    return len(turn) >= MAX_ITEMS or turn.size >= MAX_BYTES

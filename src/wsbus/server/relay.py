@@ -333,7 +333,8 @@ class Relay:
     def _carry_out(self, item: Item, node: str) -> bool:
         if not isinstance(item, Beacon):
             return self._obey(item, node)
-        self._directory.note(node, item, current_time())
+        if self._directory.note(node, item, current_time()):
+            self._send_beacon()  # So that a node which has just come knows this one at once.
         return True
 
     # --- for operators -----------------------------------------------------------------------

@@ -1,7 +1,24 @@
 // What goes into a session, and what it wants done: types only.
+//
+// An input has the name of the method of Python's `ClientSession` (`handle` is `heard`,
+// `handle_deadline` is `deadline`, `handle_token` is `token`, `handle_no_token` is `noToken`), an action
+// the name of its class in `core/client/actions.py`, in camelCase. What they hold follows in the order
+// that is written here.
+//
+// What differs in form:
+// - Times are milliseconds of one monotonic clock.
+// - The session begins with the input `connect`; in Python its first deadline is due at once.
+// - A server's message goes in as it is on the wire, parsed; what is to be sent comes out as text. An
+//   `event` does not go in: `audience(channel)` says who gets it.
+// - `subscribe` and `unsubscribe` say nothing yet, since more may follow in this turn: the deadline is
+//   then due at once.
+//
+// What only a page needs: `pause`, `wake` and `check` (inputs), `tellGap` and `tellError` (actions).
+// `listen` is missing: handlers that ask for nothing are the driver's.
 
-/** @typedef {{ code: string | number, message: string, reason?: string }} Failure */
-/** @typedef {{ data?: unknown, error?: Failure }} Outcome */
+/** @import { CommandError, ConnectionError } from "./errors.js" */
+
+/** @typedef {CommandError | ConnectionError} Failure */
 /** @typedef {{ epoch: string, offset: number, previous?: number }} WirePosition */
 /** @typedef {{ channel: string, lost?: number | null, position?: WirePosition }} LostOn */
 /** @typedef {"reconnect" | "broker" | "server" | "buffer"} GapCause */
@@ -24,22 +41,20 @@
  * @property {number} timestamp
  * @property {boolean} [success]
  * @property {{ code: string, message: string }} [error]
- * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at?: number, lost?: number | null, cause?: string,
+ * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at: number, lost?: number | null, cause?: string,
  *   rejected?: { channel: string, code: string, message: string }[] }} data
  */
 /**
- * @template H, K
- * @typedef {{ isBatched?: boolean, isOffline?: boolean } & ({ type: "connect" } | { type: "pause" } | { type: "close", error?: Failure }
- *   | { type: "subscribe" | "unsubscribe", pattern: string, holder: H }
- *   | { type: "request", key: K, message: { type: string }, isIdempotent?: boolean }
- *   | { type: "forget", key: K }
- *   | { type: "opened" }
- *   | { type: "failed", error: Failure & { code: number } }
- *   | { type: "lost", code: number, reason: string }
- *   | { type: "token", generation: number, token: string | null | undefined }
- *   | { type: "noToken", generation: number, why: string }
- *   | { type: "heard", message: Message }
- *   | { type: "deadline" } | { type: "wake" } | { type: "check" })} Input
+ * @template H What takes events: a subscription of the application.
+ * @template K What names a request.
+ * @typedef {{
+ *   connect: [], pause: [], close: [error?: ConnectionError],
+ *   subscribe: [pattern: string, holder: H], unsubscribe: [pattern: string, holder: H],
+ *   request: [key: K, message: { type: string }, isIdempotent?: boolean], forget: [key: K],
+ *   opened: [], failed: [error: ConnectionError], lost: [code: number, reason: string],
+ *   token: [generation: number, token: string | null | undefined], noToken: [generation: number, why: string],
+ *   heard: [message: Message], deadline: [], wake: [], check: [],
+ * }} Inputs
  */
 /**
  * `fetchToken`: ask the application; answer with `token` or `noToken`. `dial`: open a connection; answer
@@ -50,16 +65,42 @@
  * is subscribed again. `tellError`: the server refused something that nobody waits for. `stop`: it is
  * over; no error: it was closed.
  * @template H, K
- * @typedef {{ type: "fetchToken", generation: number } | { type: "dial", token: string | null }
- *   | { type: "say", text: string } | { type: "hangUp" } | { type: "cut" }
- *   | { type: "answer", key: K, outcome: Outcome }
- *   | { type: "confirm", holder: H } | { type: "dismiss", holder: H, error: Failure }
- *   | { type: "lose", holder: H, lost: number | null, cause: GapCause, channels?: LostOn[] }
- *   | { type: "tellGap", lost: number | null, cause: GapCause, channels?: LostOn[] }
- *   | { type: "tellConnected", connectionId?: string, subject?: string, isAgain: boolean }
- *   | { type: "tellReconnecting", attempt: number, delay: number, error: Failure }
- *   | { type: "tellRefreshFailed", why: string } | { type: "tellError", error: Failure }
- *   | { type: "stop", error?: Failure }} Action
+ * @typedef {{
+ *   fetchToken: [generation: number], dial: [token: string | null], say: [text: string], hangUp: [], cut: [],
+ *   answer: [key: K, error?: Failure, data?: unknown],
+ *   confirm: [holder: H], dismiss: [holder: H, error: Failure],
+ *   lose: [holder: H, lost: number | null, cause: GapCause, channels?: LostOn[]],
+ *   tellGap: [lost: number | null, cause: GapCause, channels?: LostOn[]],
+ *   tellConnected: [isAgain: boolean, connectionId?: string, subject?: string],
+ *   tellReconnecting: [attempt: number, delay: number, error: ConnectionError],
+ *   tellRefreshFailed: [why: string], tellError: [error: Failure], stop: [error: ConnectionError | null],
+ * }} Actions
+ */
+/**
+ * @template {Record<string, unknown[]>} A
+ * @typedef {{ [T in keyof A]: [type: T, ...details: A[T]] }[keyof A]} OneOf
+ */
+/**
+ * A function for each.
+ * @template {Record<string, unknown[]>} A
+ * @typedef {{ [T in keyof A]: (...details: A[T]) => void }} TableOf
+ */
+/**
+ * Wants something done.
+ * @template H, K
+ * @typedef {(...action: OneOf<Actions<H, K>>) => void} Emit
+ */
+/**
+ * @typedef {object} SessionOptions
+ * @property {string | null} token Shown to every server; null: none is.
+ * @property {boolean} isFetched The application is asked before every connection, and before a token expires.
+ * @property {boolean} inHandshake The token is shown when the connection is asked for, not in a message.
+ * @property {boolean} greets Whether the server speaks first, as in `wsbus.v1`. If not, a ping is sent,
+ *   whose pong means that the server takes this client as it is.
+ * @property {{ base: number, cap: number, attempts: number }} retry
+ * @property {number} interval From ping to ping.
+ * @property {number} timeout For the answer.
+ * @property {number} connectTimeout For a connection to be opened, and again for the greeting.
  */
 
 export {};

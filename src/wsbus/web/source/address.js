@@ -1,4 +1,5 @@
 // Where the server is, and what a failed handshake means.
+import { ConnectionError } from "./errors.js";
 
 /**
  * What an event of a socket may have: each kind has some.
@@ -16,10 +17,10 @@ export const addressOf = (url, base = globalThis.location?.href) => {
     found.hash = "";
     if (/^wss?:$/.test(found.protocol)) return found;
   } catch {}
-  throw new TypeError(`"${url}" is no wss:// or ws:// URL, nor a path of a page`);
+  throw new TypeError(`"${url}" is no wss:// or ws:// URL`);
 };
 
-/** What an HTTP status means, where a script can see it: like which close code, in words. @type {Record<number, [number, string]>} */
+/** What an HTTP status means, where a script can see it: like which close code, in words. @type {Record<string, [number, string]>} */
 const REFUSALS = {
   401: [4500, "the token was refused"],
   403: [1006, "no such path, or refused: Starlette and FastAPI answer 403 to both"],
@@ -35,12 +36,12 @@ const REFUSALS = {
  * @param {string} [said] The text that the server refused it with.
  */
 export const explainFailure = (where, protocol, cause, said = "") => {
-  const [code, meaning] = REFUSALS[Number(/response: (\d+)/.exec(cause)?.[1])] ?? [1006, ""];
+  const [code, meaning] = REFUSALS[cause.split("response: ")[1]] ?? [1006, ""];
   const why = /^[^<{\n ]+( [^\n ]+){2,}/.exec(said)?.[0] ?? meaning; // A sentence, not a page.
   const isKnown = cause && !cause.includes("non-101"); // All that the WebSocket of Node itself says.
   const what = isKnown
     ? cause + (why && ` (${why})`)
     : "scripts are not told why: wrong URL, no server, or one that does not speak " +
       `${protocol}, restarts, or refuses this origin or the token`;
-  return { code, message: `cannot connect to ${where}: ${what} (${code})` };
+  return new ConnectionError(code, `cannot connect to ${where}: ${what} (${code})`);
 };

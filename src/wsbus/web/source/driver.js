@@ -1,35 +1,35 @@
 // Sockets, timers, promises, loops and events around a session, which decides.
 import { addressOf, explainFailure } from "./address.js";
 import { makeAlarm } from "./alarm.js";
-import { CommandError } from "./errors.js";
+import { CommandError, ConnectionError } from "./errors.js";
+import { gapOf } from "./gaps.js";
 import { makeHandlers } from "./handlers.js";
 import { join } from "./joining.js";
 import { watchPage } from "./page.js";
 import { makeSession } from "./session.js";
 import { listen } from "./socket.js";
-import { gapOf, makeStream } from "./stream.js";
-import { errorOf, makeTelling } from "./telling.js";
+import { ENDED, OPEN, WAITING } from "./states.js";
+import { makeStream } from "./stream.js";
+import { makeTelling } from "./telling.js";
 import { base64url, checkLength } from "./text.js";
 import { onAbort, wait } from "./waiting.js";
 
-/** @import { Action, Input, Message } from "./actions.js" */
+/** @import { Actions, Inputs, Message } from "./actions.js" */
 /** @import { Session } from "./session.js" */
 /** @import { SessionState } from "./states.js" */
 /** @import { Holder, Stream } from "./stream.js" */
-/** @import { ConnectionError } from "./errors.js" */
-/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, RequestOptions, Socket, State } from "./types.js" */
+/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, RequestOptions, Socket, State, Token } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
-const STATES = { waiting: "waiting", open: "connected", "ended": "closed" };
+const STATES = { [WAITING]: "waiting", [OPEN]: "connected", [ENDED]: "closed" };
 
 /** @type {(patterns: string | Iterable<string>) => string[]} */
 const listOf = (patterns) => [...new Set(typeof patterns === "string" ? [patterns] : patterns)];
 
 /**
- * @typedef {{ end: AbortController, isOpen: boolean, where: string, url?: string | URL, socket?: Socket }} Link One
- *   attempt, and the connection that it gives; `end` ends both. `where`: the address without its query,
- *   which may hold a token. `url`: what the function for it has returned.
+ * @typedef {{ end: AbortController, url?: string | URL, socket?: Socket }} Link One
+ *   attempt, and the connection that it gives; `end` ends both. `url`: what the function for it has returned.
  */
 
 /**
@@ -38,19 +38,35 @@ const listOf = (patterns) => [...new Set(typeof patterns === "string" ? [pattern
  * @param {(type: string, detail: unknown) => boolean} dispatch Tells the listeners of the application; returns
  *   whether they leave an error to the console.
  */
-export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSocket, retry, heartbeat, ...options }, dispatch) => {
+export const makeDriver = (
+  url,
+  {
+    token,
+    tokenIn,
+    protocol = "wsbus.v1",
+    WebSocket,
+    signal: until,
+    retry: { base = 1000, cap = 30_000, attempts = Infinity, first: waits } = {},
+    heartbeat: { interval = 15_000, timeout = 20_000 } = {},
+  },
+  dispatch,
+) => {
+  const tokenOf = typeof token === "function" ? token : undefined;
+  const urlOf = typeof url === "function" ? url : undefined;
   /** @type {Session<Holder, Waiter<unknown>>} */
   const session = makeSession(
     {
-      token: typeof token === "function" ? null : token,
-      isFetched: typeof token === "function" || typeof url === "function",
+      token: tokenOf ? null : /** @type {string | null} */ (token ?? null),
+      isFetched: !!(tokenOf || urlOf),
       inHandshake: tokenIn === "subprotocol",
       greets: protocol === "wsbus.v1",
-      retry: { ...retry, first: true }, // The client goes on, whatever `connect()` does.
-      heartbeat,
-      connectTimeout: heartbeat?.timeout ?? 20_000,
+      retry: { base, cap, attempts },
+      interval,
+      timeout,
+      connectTimeout: timeout,
     },
     Math.random,
+    () => globalThis.navigator?.onLine === false,
   );
   /** @type {Link} */
   let link;
@@ -72,12 +88,12 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   const streams = new Set();
 
   /** @returns {State} */
-  const stateOf = () => (session.state === "waiting" && session.deadline === Infinity ? "idle" : (STATES[session.state] ?? "connecting"));
+  const stateOf = () => (session.state === WAITING && session.deadline === Infinity ? "idle" : (STATES[session.state] ?? "connecting"));
 
-  const isConnected = () => session.state === "open";
+  const isConnected = () => session.state === OPEN;
 
   const renew = () => {
-    link = { end: new AbortController(), isOpen: false, where: "" };
+    link = { end: new AbortController() };
   };
 
   const begin = () => {
@@ -99,9 +115,112 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   // --- around the session ------------------------------------------------------------------------
 
-  /** Tell the session what has happened, and do what it wants. @param {Input<Holder, Waiter<unknown>>} input */
-  const give = (input) => {
-    const actions = session.handle({ ...input, isOffline: globalThis.navigator?.onLine === false }, performance.now());
+  /** @type {import("./actions.js").TableOf<Actions<Holder, Waiter<unknown>>>} */
+  const performers = {
+    /** Ask the page for a token, and for the URL; the latter only for a new connection. */
+    async fetchToken(generation) {
+      const mine = link;
+      const isRefresh = isConnected();
+      let step = "token";
+      try {
+        const answer = tokenOf ? await tokenOf({ signal: mine.end.signal }) : /** @type {Token} */ (token);
+        step = "URL";
+        if (urlOf && !isRefresh) mine.url = await urlOf();
+        give("token", generation, answer);
+      } catch (error) {
+        give("noToken", generation, `the function for the ${step} failed: ${error}`);
+      }
+    },
+
+    dial(shown) {
+      const mine = link;
+      /** @type {string[]} */
+      const offered = [protocol];
+      if (shown !== null) offered.push(`wsbus.token.${base64url(shown)}`);
+      try {
+        const { href, origin, pathname } = addressOf(mine.url ?? /** @type {string} */ (url));
+        const where = origin + pathname; // The query may hold a token.
+        const socket = new (WebSocket ?? globalThis.WebSocket)(href, offered);
+        mine.socket = socket;
+        listen(
+          socket,
+          mine.end.signal,
+          () => {
+            if (socket.protocol === protocol) give("opened");
+            else give("close", new ConnectionError(4510, `${where} does not speak ${protocol}`));
+          },
+          received,
+          lose,
+          (cause = "", said) => {
+            performers.hangUp();
+            give("failed", explainFailure(where, protocol, cause, said));
+          },
+        );
+      } catch (error) {
+        give("close", new ConnectionError(1006, `${error}`));
+      }
+    },
+
+    say: (text) => link.socket?.send(text),
+
+    hangUp() {
+      const { end, socket } = link;
+      end.abort();
+      renew();
+      try {
+        socket?.close(1000);
+      } catch {} // It was not open yet.
+    },
+
+    cut: () => lose(1006, ""),
+
+    answer(key, error, data) {
+      if (error) key.reject(error);
+      else key.resolve(data);
+    },
+
+    confirm: (holder) => holder.confirm?.(),
+
+    dismiss: (holder, error) => holder.dismiss(error),
+
+    lose: (holder, ...gap) => holder.lose?.(gapOf(...gap)),
+
+    tellGap: (...gap) => tell("gap", gapOf(...gap)),
+
+    tellConnected(reconnected, connectionId, subject) {
+      for (const waiter of connecting) waiter.resolve();
+      tell("connected", { reconnected, connectionId, subject });
+    },
+
+    tellReconnecting(attempt, delay, error) {
+      performers.hangUp();
+      if (!waits) for (const waiter of connecting) waiter.reject(error);
+      tell("reconnecting", { attempt, delay, error });
+    },
+
+    tellRefreshFailed: (why) => report(new CommandError("UNAUTHENTICATED", why)),
+
+    tellError: report,
+
+    stop(error) {
+      const { code = 1000, reason = "" } = error ?? {};
+      const ending = { code, reason, error };
+      if (!session.hasGivenUp) unwatch();
+      for (const waiter of [...connecting, ...joining]) waiter.reject(session.ending);
+      for (const stream of streams) stream.end(error, !!error);
+      end(ending);
+      tell("disconnected", ending);
+    },
+  };
+
+  /**
+   * Tell the session what has happened, and do what it wants.
+   * @template {keyof Inputs<Holder, Waiter<unknown>>} T
+   * @param {T} type
+   * @param {Inputs<Holder, Waiter<unknown>>[T]} details
+   */
+  const give = (type, ...details) => {
+    const actions = session.handle(performance.now(), type, ...details);
     together(() => {
       const state = stateOf();
       if (state !== told) {
@@ -111,67 +230,13 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
         told = state;
         tell("state", { state });
       }
-      actions.forEach(perform);
+      for (const [type, ...details] of actions) /** @type {(...details: unknown[]) => void} */ (performers[type])(...details);
       alarm(session.deadline, isConnected());
       settle();
     });
   };
 
-  const alarm = makeAlarm(() => give({ type: "deadline" }));
-
-  /** @param {Action<Holder, Waiter<unknown>>} action */
-  const perform = (action) => {
-    switch (action.type) {
-      case "fetchToken":
-        return fetchToken(action.generation);
-      case "dial":
-        return dial(action.token);
-      case "say":
-        return link.socket?.send(action.text);
-      case "hangUp":
-        return hangUp();
-      case "cut":
-        return lose(1006, "");
-      case "answer": {
-        const { data, error } = action.outcome;
-        return error ? action.key.reject(errorOf(error)) : action.key.resolve(data);
-      }
-      case "confirm":
-        return action.holder.confirm?.();
-      case "dismiss":
-        return action.holder.dismiss(errorOf(action.error));
-      case "lose":
-        return action.holder.lose?.(gapOf(action));
-      case "tellGap":
-        return tell("gap", gapOf(action));
-      case "tellConnected": {
-        const { isAgain: reconnected, connectionId, subject } = action;
-        for (const waiter of connecting) waiter.resolve();
-        return tell("connected", { reconnected, connectionId, subject });
-      }
-      case "tellReconnecting": {
-        const { attempt, delay } = action;
-        const error = errorOf(action.error);
-        hangUp();
-        if (!retry?.first) for (const waiter of connecting) waiter.reject(error);
-        return tell("reconnecting", { attempt, delay, error });
-      }
-      case "tellRefreshFailed":
-        return report(new CommandError("UNAUTHENTICATED", action.why));
-      case "tellError":
-        return report(errorOf(action.error));
-      case "stop": {
-        const error = action.error ? /** @type {ConnectionError} */ (errorOf(action.error)) : null;
-        const { code = 1000, reason = "" } = error ?? {};
-        const ending = { code, reason, error };
-        if (!session.hasGivenUp) unwatch();
-        for (const waiter of [...connecting, ...joining]) waiter.reject(error ?? errorOf(session.ending));
-        for (const stream of streams) stream.end(error, !!error);
-        end(ending);
-        return tell("disconnected", ending);
-      }
-    }
-  };
+  const alarm = makeAlarm(() => give("deadline"));
 
   // --- connections -------------------------------------------------------------------------------
 
@@ -180,80 +245,22 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     watching = undefined;
   };
 
-  const hangUp = () => {
-    const { end, socket } = link;
-    end.abort();
-    renew();
-    try {
-      socket?.close(1000);
-    } catch {} // It was not open yet.
-  };
-
   /** @param {number} code @param {string} reason */
   const lose = (code, reason) => {
-    hangUp();
-    give({ type: "lost", code, reason });
+    performers.hangUp();
+    give("lost", code, reason);
   };
 
-  /** Ask the page for a token, and for the URL; the latter only for a new connection. @param {number} generation */
-  const fetchToken = async (generation) => {
-    const { end, isOpen } = link;
-    const mine = link;
-    let step = "token";
-    try {
-      const answer = typeof token === "function" ? await token({ signal: end.signal }) : token;
-      step = "URL";
-      if (typeof url === "function" && !isOpen) mine.url = await url();
-      give({ type: "token", generation, token: answer });
-    } catch (error) {
-      give({ type: "noToken", generation, why: `the function for the ${step} failed: ${error}` });
-    }
-  };
-
-  /** @param {string | null} shown */
-  const dial = (shown) => {
-    /** @type {string[]} */
-    const offered = [protocol];
-    if (shown !== null) offered.push(`wsbus.token.${base64url(shown)}`);
-    try {
-      const address = addressOf(link.url ?? /** @type {string} */ (url));
-      link.where = address.origin + address.pathname;
-      use((link.socket = new (WebSocket ?? globalThis.WebSocket)(address.href, offered)));
-    } catch (error) {
-      give({ type: "close", error: { code: 1006, message: `${error}` } });
-    }
-  };
-
-  /** @param {Socket} socket */
-  const use = (socket) => {
-    const mine = link;
-    const { where, end } = mine;
-    listen(
-      socket,
-      end.signal,
-      () => {
-        mine.isOpen = true;
-        if (socket.protocol === protocol) give({ type: "opened" });
-        else give({ type: "close", error: { code: 4510, message: `${where} does not speak ${protocol}` } });
-      },
-      (data) => received(data, end.signal),
-      lose,
-      (cause = "", said) => {
-        hangUp();
-        give({ type: "failed", error: explainFailure(where, protocol, cause, said) });
-      },
-    );
-  };
-
-  /** @param {unknown} data @param {AbortSignal} signal */
-  const received = (data, signal) => {
+  /** @param {unknown} data */
+  const received = (data) => {
+    const { signal } = link.end;
     for (const text of protocol === "wsbus.v1" ? `${data}`.split("\n") : [`${data}`]) {
       if (signal.aborted) return;
       try {
         /** @type {Message} */
         const message = JSON.parse(text);
         if (message.type === "event") deliver(/** @type {BusEvent} */ (/** @type {unknown} */ (message)));
-        else give({ type: "heard", message });
+        else give("heard", message);
       } catch (cause) {
         report(new Error(`the server sent what this client cannot read: ${cause}`, { cause }));
       }
@@ -262,17 +269,15 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
 
   /** @param {BusEvent} message */
   const deliver = ({ channel, event, timestamp, data, position }) => {
-    /** @type {BusEvent} */
-    const seen = { channel, event, timestamp, data };
-    if (position) seen.position = position;
+    const seen = { channel, event, timestamp, data, ...(position && { position }) };
     for (const holder of session.audience(channel)) holder.push?.(seen);
     handlers.deliver(seen);
   };
 
   // --- what the application calls ----------------------------------------------------------------
 
-  /** @param {"subscribe" | "unsubscribe"} type @param {string} pattern @param {Holder} holder */
-  const change = (type, pattern, holder) => give({ type, pattern, holder, isBatched: true });
+  /** @type {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder) => void} */
+  const change = give;
 
   /** @param {string} what @param {number} ms */
   const late = (what, ms) => {
@@ -281,16 +286,16 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
   };
 
   const close = () => {
-    give({ type: "close" });
+    give("close");
     unwatch();
   };
 
   renew();
   begin();
   // Where there is no page, on a server that renders one, a path is judged when it is used.
-  if (typeof url !== "function") addressOf(url, globalThis.location?.href ?? "ws://page.invalid");
-  if (options.signal?.aborted) close();
-  options.signal?.addEventListener("abort", close, { once: true });
+  if (!urlOf) addressOf(/** @type {string} */ (url), globalThis.location?.href ?? "ws://page.invalid");
+  if (until?.aborted) close();
+  onAbort(until, close);
 
   return {
     close,
@@ -298,32 +303,32 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     closed: () => closed,
 
     /** @type {(options: Abortable) => Promise<void>} */
-    connect: ({ signal }) =>
-      wait({ signal }, (waiter) => {
+    connect: (options) =>
+      wait(options, (waiter) => {
         if (isConnected()) return waiter.resolve();
-        if (options.signal?.aborted) return waiter.reject(errorOf(session.ending));
+        if (until?.aborted) return waiter.reject(session.ending);
         if (!WebSocket && !globalThis.WebSocket) {
           throw new TypeError("no global WebSocket: pass the option WebSocket");
         }
-        if (typeof url !== "function") addressOf(url);
+        if (!urlOf) addressOf(/** @type {string} */ (url));
         connecting.add(waiter);
-        watching ??= watchPage(() => give({ type: "wake" }), () => give({ type: "check" }));
-        give({ type: "connect" });
+        watching ??= watchPage(() => give("wake"), () => give("check"));
+        give("connect");
         return () => {
           connecting.delete(waiter);
-          if (signal?.aborted && !connecting.size && !session.isKnown) give({ type: "pause" });
+          if (options.signal?.aborted && !connecting.size && !session.isKnown) give("pause");
         };
       }),
 
     /** @type {(patterns: string | Iterable<string>, options: Limited) => Promise<void>} */
-    subscribe: (patterns, { signal, timeout }) =>
+    subscribe: (patterns, options) =>
       wait(
-        { signal, timeout },
+        options,
         (waiter) => {
           const list = listOf(patterns);
           list.forEach(checkLength);
           joining.add(waiter);
-          const after = join(waiter, list, signal, change, report);
+          const after = join(waiter, list, options.signal, change, report);
           return (hasFailed) => {
             joining.delete(waiter);
             after(hasFailed);
@@ -333,14 +338,14 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
       ),
 
     /** @type {(patterns: string | Iterable<string>, options: Limited) => Promise<void>} */
-    unsubscribe(patterns, { signal, timeout }) {
+    unsubscribe(patterns, options) {
       for (const pattern of listOf(patterns)) {
         const calls = [...session.holders(pattern)].filter(({ leave }) => leave);
         // A call with a signal has its own way to end.
         (calls.find((call) => !call.signal) ?? calls[0])?.leave?.();
       }
       return wait(
-        { signal, timeout },
+        options,
         (waiter) => {
           leaving.add(waiter);
           settle();
@@ -378,21 +383,17 @@ export const makeDriver = (url, { token, tokenIn, protocol = "wsbus.v1", WebSock
     },
 
     /** @type {(message: { type: string, [key: string]: unknown }, options?: RequestOptions) => Promise<unknown>} */
-    ask(message, { signal, timeout, idempotent } = {}) {
-      /** @type {Waiter<unknown>} */
-      let key;
-      return wait(
-        { signal, timeout },
+    ask: (message, options = {}) =>
+      wait(
+        options,
         (waiter) => {
-          key = waiter;
-          give({ type: "request", key, message, isIdempotent: idempotent });
-          return (hasFailed) => hasFailed && give({ type: "forget", key });
+          give("request", waiter, message, options.idempotent);
+          return (hasFailed) => hasFailed && give("forget", waiter);
         },
-        (ms) => {
-          if (session.wasSent(key)) return new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`);
+        (ms, waiter) => {
+          if (session.wasSent(waiter)) return new CommandError("TIMEOUT", `no answer within ${ms} ms; it may still be acted on`);
           return late(isConnected() ? "not sent, since the server limits the rate," : "not sent", ms);
         },
-      );
-    },
+      ),
   };
 };

@@ -18,7 +18,10 @@ export const join = (waiter, list, signal, change, report) => {
   const pending = new Set();
   /** @type {Map<Holder, string>} Patterns that the call still wants. */
   const parts = new Map();
-  const off = () => [...parts.keys()].forEach((part) => part.leave?.());
+  const off = () => parts.forEach((_, part) => part.leave?.());
+  const check = () => {
+    if (!pending.size) waiter.resolve();
+  };
   let stay = () => {};
   for (const pattern of list) {
     /** @type {Holder & { leave(): void }} */
@@ -26,7 +29,7 @@ export const join = (waiter, list, signal, change, report) => {
       signal,
       confirm() {
         pending.delete(part);
-        if (!pending.size) waiter.resolve();
+        check();
       },
       dismiss(error) {
         if (pending.has(part)) waiter.reject(error);
@@ -43,8 +46,8 @@ export const join = (waiter, list, signal, change, report) => {
     pending.add(part);
     parts.set(part, pattern);
   }
-  for (const [part, pattern] of [...parts]) change("subscribe", pattern, part);
-  if (!pending.size) waiter.resolve();
+  parts.forEach((pattern, part) => change("subscribe", pattern, part));
+  check();
   /** @param {boolean} hasFailed */
   return (hasFailed) => {
     if (hasFailed) off();

@@ -15,15 +15,14 @@ const FORBIDDEN =
   /\p{Cc}\p{Cs}\p{Co}\p{NChar}\p{Z}\xAD\u0600-\u0605\u061C\u06DD\u070F\u0890\u0891\u08E2\u180E\u200B-\u200F\u202A-\u202E\u2060-\u2064\u2066-\u206F\uFEFF\uFFF9-\uFFFB\u{110BD}\u{110CD}\u{13430}-\u{1343F}\u{1BCA0}-\u{1BCA3}\u{1D173}-\u{1D17A}\u{E0001}\u{E0020}-\u{E007F}/u
     .source;
 const UNFIT = new RegExp(`[${FORBIDDEN}%.*]`, "gu");
-const INVALID = new RegExp(`[${FORBIDDEN}*]|^\\.|\\.\\.|\\.$|^$`, "u");
+const INVALID = new RegExp(`[${FORBIDDEN}*]|(^|\\.)(\\.|$)|(^|[./])[+#>]([./]|$)`, "u");
 
-/** @type {(part: string) => boolean} */
-const isWildcard = (part) => part === "+" || part === "#" || part === ">";
+const WILDCARD = /^[+#>]$/;
 
 /** @type {(char: string) => string} */
 const percent = (char) => {
   const code = char.charCodeAt(0);
-  const isLone = char.length === 1 && code >= 0xd800 && code <= 0xdfff; // Half of a pair.
+  const isLone = code >> 11 === 27 && char.length === 1; // Half of a pair.
   const bytes = isLone
     ? [224 | (code >> 12), 128 | ((code >> 6) & 63), 128 | (code & 63)]
     : [...encode(char)];
@@ -37,7 +36,7 @@ const percent = (char) => {
 export const escapeSegment = (text) => {
   if (typeof text !== "string") throw new TypeError("a name must be a string");
   const parts = text.replace(UNFIT, percent).split("/");
-  return parts.map((part) => (isWildcard(part) ? percent(part) : part)).join("/") || "%";
+  return parts.map((part) => (WILDCARD.test(part) ? percent(part) : part)).join("/") || "%";
 };
 
 /**
@@ -48,7 +47,7 @@ export const escapeSegment = (text) => {
  */
 export const channel = (head, ...names) => {
   const found = [head, ...names.map(escapeSegment)].join(".");
-  if (INVALID.test(found) || found.split(/[./]/).some(isWildcard)) {
+  if (INVALID.test(found)) {
     throw new CommandError("INVALID_CHANNEL", `"${head}" is not the name of a channel`);
   }
   checkLength(found);

@@ -66,31 +66,37 @@ const makeBucket = (told, last) => {
   };
 };
 
-/**
- * The limits of one connection, and what is left of them.
- * @param {import("./actions.js").Terms} terms What the server tells of its limits.
- * @param {number} now
- */
-export const makePace = (terms, now) => {
-  const messages = makeBucket(terms.messages_per_second, now);
-  const commands = makeBucket(terms.commands_per_second, now);
+/** The limits of the present connection, and what is left of them. */
+export const makePace = () => {
+  /** @type {ReturnType<typeof makeBucket>} */
+  let messages;
+  /** @type {ReturnType<typeof makeBucket>} */
+  let commands;
 
-  return {
+  const self = {
     /** The largest message that the server reads. */
-    maxBytes: limitOf(terms.max_message_bytes),
+    maxBytes: 0,
     /** The most names in one request. */
-    maxNames: Math.max(1, limitOf(terms.max_names, UNTOLD_NAMES)),
+    maxNames: 0,
+
+    /** @param {import("./actions.js").Terms} terms What the server tells of its limits. @param {number} now */
+    learn(terms, now) {
+      messages = makeBucket(terms.messages_per_second, now);
+      commands = makeBucket(terms.commands_per_second, now);
+      self.maxBytes = limitOf(terms.max_message_bytes);
+      self.maxNames = Math.max(1, limitOf(terms.max_names, UNTOLD_NAMES));
+    },
 
     /** When one more message may be sent: `now`, or later. @param {number} now @param {boolean} [isCommand] */
-    readyAt: (now, isCommand = false) => Math.max(messages.readyAt(now), isCommand ? commands.readyAt(now) : now),
+    readyAt: (now, isCommand) => Math.max(messages.readyAt(now), isCommand ? commands.readyAt(now) : now),
 
     /** How many names one request may hold now. @param {number} now */
     names(now) {
-      return Math.min(this.maxNames, NAMES_PER_MESSAGE * Math.max(1, Math.floor(messages.refill(now) + ROUNDING)));
+      return Math.min(self.maxNames, NAMES_PER_MESSAGE * Math.max(1, Math.floor(messages.refill(now) + ROUNDING)));
     },
 
-    /** A message is sent. @param {number} now @param {boolean} [isCommand] @param {number} [names] */
-    take(now, isCommand = false, names = 1) {
+    /** A message is sent. @param {number} now @param {number} [names] @param {boolean} [isCommand] */
+    take(now, names = 1, isCommand) {
       messages.take(now, Math.max(1, Math.ceil(names / NAMES_PER_MESSAGE)));
       if (isCommand) commands.take(now, 1);
     },
@@ -98,4 +104,6 @@ export const makePace = (terms, now) => {
     /** Whose limit it was. @param {boolean} [isCommand] */
     of: (isCommand) => (isCommand ? commands : messages),
   };
+  self.learn({}, 0);
+  return self;
 };

@@ -10,8 +10,10 @@ export const watchPage = (wake, check) => {
   const watching = new AbortController();
   const { signal } = watching;
   const page = globalThis.document;
-  globalThis.addEventListener?.("online", wake, { signal });
-  globalThis.addEventListener?.("offline", check, { signal });
-  page?.addEventListener("visibilitychange", () => page.hidden || wake(), { signal });
+  /** @type {(target: Partial<EventTarget> | undefined, type: string, run: () => void) => void} */
+  const on = (target, type, run) => target?.addEventListener?.(type, run, { signal });
+  on(globalThis, "online", wake);
+  on(globalThis, "offline", check);
+  on(page, "visibilitychange", () => page.hidden || wake());
   return () => watching.abort();
 };

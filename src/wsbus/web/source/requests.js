@@ -1,19 +1,16 @@
 // Requests that wait for an answer: each gets one, and none gets two. Pure; a port of
 // `core/client/requests.py`.
+import { CommandError } from "./errors.js";
 import { bytesOf } from "./text.js";
 
-/** @import { Failure, Outcome } from "./actions.js" */
+/** @import { Failure } from "./actions.js" */
 /** @import { Pace } from "./pace.js" */
-/**
- * @template K
- * @typedef {import("./actions.js").Action<never, K>} Action
- */
 /**
  * `text`: the message without its id, as it was when the application made the request. `wasSent`: it may
  * have been carried out.
  * @template K
  * @typedef {{ key: K, number: number, type: string, isCommand: boolean, text: string, bytes: number,
- *   isIdempotent: boolean, wasSent: boolean }} Pending
+ *   isIdempotent?: boolean, wasSent: boolean }} Pending
  */
 
 /** The bytes of the id, with its key, are added to those of the text. @type {(pending: Pending<unknown>, ref: string) => number} */
@@ -26,9 +23,10 @@ const sizeOf = ({ bytes }, ref) => bytes + 8 + ref.length;
 
 /**
  * @template K
- * @param {(action: Action<K>) => void} emit
+ * @param {import("./actions.js").Emit<never, K>} emit
+ * @param {Pace} pace
  */
-export const makeRequests = (emit) => {
+export const makeRequests = (emit, pace) => {
   /** Those that are not sent, in the order in which they were made. @type {Set<Pending<K>>} */
   let waiting = new Set();
   /** Those that were sent over this connection. @type {Map<string, Pending<K>>} */
@@ -44,26 +42,27 @@ export const makeRequests = (emit) => {
     waiting = new Set([...waiting, pending].sort((one, other) => one.number - other.number));
   };
 
-  /** @param {Pending<K>} pending @param {Outcome} outcome */
-  const settle = (pending, outcome) => {
+  /** @param {Pending<K>} pending @param {Failure} [error] @param {unknown} [data] */
+  const settle = (pending, error, data) => {
     waiting.delete(pending);
-    emit({ type: "answer", key: pending.key, outcome });
+    emit("answer", pending.key, error, data);
   };
 
   /** @param {Pending<K>} pending @param {string} code @param {string} message */
-  const fail = (pending, code, message) => settle(pending, { error: { code, message } });
+  const fail = (pending, code, message) => settle(pending, new CommandError(code, message));
 
-  /** Tell whether it is too large, and has failed. @param {Pending<K>} pending @param {Pace} pace @param {string} [ref] */
-  const refuse = (pending, { maxBytes }, ref = "0") => {
+  /** Tell whether it is too large, and has failed. @param {Pending<K>} pending @param {string} [ref] */
+  const refuse = (pending, ref = "0") => {
     const size = sizeOf(pending, ref);
+    const { maxBytes } = pace;
     if (size <= maxBytes) return false;
     fail(pending, "TOO_LARGE", `not sent: it has ${size} bytes, the server reads at most ${maxBytes}`);
     return true;
   };
 
   return {
-    /** When the first that waits can be sent; Infinity: nothing waits. @param {Pace} pace @param {number} now */
-    readyAt(pace, now) {
+    /** When the first that waits can be sent; Infinity: nothing waits. @param {number} now */
+    readyAt(now) {
       for (const { isCommand } of waiting) return pace.readyAt(now, isCommand);
       return Infinity;
     },
@@ -71,63 +70,62 @@ export const makeRequests = (emit) => {
     /** Whether a request may have been carried out. @param {K} key */
     wasSent: (key) => all().some((pending) => pending.key === key && pending.wasSent),
 
-    /** @param {K} key @param {{ type: string }} message @param {boolean} isIdempotent @param {Pace} pace */
-    add(key, message, isIdempotent, pace) {
+    /** @param {K} key @param {{ type: string }} message @param {boolean} [isIdempotent] */
+    add(key, message, isIdempotent) {
       const { type } = message;
       const text = JSON.stringify(message);
-      const flags = { isCommand: type === "command", isIdempotent, wasSent: false };
-      const pending = { key, number: count++, type, text, bytes: bytesOf(text), ...flags };
+      const isCommand = type === "command";
+      const pending = { key, number: count++, type, isCommand, text, bytes: bytesOf(text), isIdempotent, wasSent: false };
       waiting.add(pending);
-      refuse(pending, pace);
+      refuse(pending);
     },
 
-    /** The server has told its limit: fail what is too large for it. @param {Pace} pace */
-    judge(pace) {
-      for (const pending of waiting) refuse(pending, pace);
+    /** The server has told its limit: fail what is too large for it. */
+    judge() {
+      for (const pending of waiting) refuse(pending);
     },
 
     /**
      * Send those that wait, as many as the rates of the server allow.
      * @param {() => string} newRef
-     * @param {Pace} pace
      * @param {number} now
      * @param {number} held How many subscriptions there are: the answer to `get_status` names them all.
      */
-    send(newRef, pace, now, held) {
+    send(newRef, now, held) {
       for (const pending of waiting) {
         const { type, isCommand, text } = pending;
         if (pace.readyAt(now, isCommand) > now) return;
         const ref = newRef();
-        if (refuse(pending, pace, ref)) continue;
-        pace.take(now, isCommand, type === "get_status" ? held : 1);
+        if (refuse(pending, ref)) continue;
+        pace.take(now, type === "get_status" ? held : 1, isCommand);
         pending.wasSent = true;
         waiting.delete(pending);
         sent.set(ref, pending);
-        emit({ type: "say", text: `${text.slice(0, -1)},"id":"${ref}"}` });
+        emit("say", `${text.slice(0, -1)},"id":"${ref}"}`);
       }
     },
 
     /**
      * Take an answer. One that says that there were too many is none: the request is sent again.
      * @param {string} ref
-     * @param {Outcome} outcome
-     * @param {Pace} pace
      * @param {number} now
+     * @param {CommandError} [error]
+     * @param {unknown} [data]
      * @returns {boolean} Whether there is such a request.
      */
-    answer(ref, outcome, pace, now) {
+    answer(ref, now, error, data) {
       const pending = sent.get(ref);
       if (!pending) return false;
       sent.delete(ref);
       known = Math.max(known, sizeOf(pending, ref));
       const limit = pace.of(pending.isCommand);
-      if (outcome.error?.code === "RATE_LIMITED") {
+      if (error?.code === "RATE_LIMITED") {
         limit.refused(now);
         pending.wasSent = false;
         wait(pending);
       } else {
         limit.answered();
-        settle(pending, outcome);
+        settle(pending, error, data);
       }
       return true;
     },
@@ -157,7 +155,7 @@ export const makeRequests = (emit) => {
 
     /** There will be no answers any more. @param {Failure} error */
     fail(error) {
-      for (const pending of all()) settle(pending, { error });
+      for (const pending of all()) settle(pending, error);
       sent.clear();
     },
   };

@@ -1,5 +1,6 @@
 // When a client connects again: what a close code advises, and how long to wait. Pure; a port of
 // `core/client/retry.py`.
+import { ConnectionError } from "./errors.js";
 
 /** @typedef {"now" | "later" | "muchLater" | "newToken" | "stop"} Advice */
 
@@ -18,20 +19,18 @@ const MEANINGS = {
   4510: "refused, or ended by an operator",
 };
 
-/** Close codes that advise something else than to connect again after a short delay. */
-const ADVICE = new Map(
-  /** @type {[number, Advice][]} */ ([
-    [1000, "stop"],
-    [1003, "stop"],
-    [1007, "stop"],
-    [1011, "later"],
-    [4401, "newToken"],
-    [4429, "muchLater"],
-  ]),
-);
+/** Close codes that advise something else than to connect again after a short delay. @type {Record<number, Advice>} */
+const ADVICE = {
+  1000: "stop",
+  1003: "stop",
+  1007: "stop",
+  1011: "later",
+  4401: "newToken",
+  4429: "muchLater",
+};
 
 /** @type {(code: number) => Advice} */
-export const adviceFor = (code) => ADVICE.get(code) ?? (code >= 4500 && code < 5000 ? "stop" : "now");
+export const adviceFor = (code) => ADVICE[code] ?? (code >= 4500 && code < 5000 ? "stop" : "now");
 
 /**
  * The close code that was meant: servers built on the websockets library say 1011 for a 4408.
@@ -42,6 +41,12 @@ export const meantBy = (code, reason) => (code === 1011 && reason === "keepalive
 /** A close code, and what the server said with it, for people. @type {(code: number, why: string) => string} */
 export const explain = (code, why) =>
   `${MEANINGS[code] ?? "the server closed the connection"}${why && `: ${why}`} (${code})`;
+
+/** Why there is no further attempt. @type {(error: ConnectionError, failures: number) => ConnectionError} */
+export const gaveUp = (error, failures) =>
+  failures
+    ? new ConnectionError(error.code, `gave up after ${failures} attempt${failures === 1 ? "" : "s"}: ${error.message}`, error.reason)
+    : error;
 
 /**
  * The ms before an attempt: exponential backoff with full jitter.

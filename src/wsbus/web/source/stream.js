@@ -1,6 +1,6 @@
 // The events of one pattern, as an async iterator with a bounded buffer.
+import { join } from "./gaps.js";
 
-/** @import { LostOn } from "./actions.js" */
 /** @import { BusEvent, Gap } from "./types.js" */
 
 /**
@@ -9,47 +9,6 @@
  *   signal?: AbortSignal, leave?(): void }} Holder
  */
 /** @typedef {Holder & { events: AsyncGenerator<BusEvent, undefined>, end(error?: unknown, isOthers?: boolean): void }} Stream */
-
-/**
- * A gap as the session tells it, for the application.
- * @param {{ lost: number | null, cause: Gap["cause"], channels?: LostOn[] }} told
- * @returns {Gap}
- */
-export const gapOf = ({ lost, cause, channels }) => ({
-  lost,
-  cause,
-  ...(channels && { channels: new Map(channels.map(({ channel, lost = null, ...more }) => [channel, { lost, ...more }])) }),
-});
-
-/** Of several causes, the first one counts. @type {Gap["cause"][]} */
-const CAUSES = ["reconnect", "broker", "server", "buffer"];
-
-/** A gap that concerns more channels names none. */
-const MAX_CHANNELS = 16;
-
-/** Of what is not known there is no sum. @param {number | null} one @param {number | null} other */
-const add = (one, other) => (one === null || other === null ? null : one + other);
-
-/**
- * Two gaps before the same event are one.
- * @param {Gap | undefined} first
- * @param {Gap | undefined} second
- * @returns {Gap | undefined}
- */
-const join = (first, second) => {
-  if (!first || !second) return first ?? second;
-  const channels = new Map(first.channels);
-  for (const [name, loss] of second.channels ?? []) {
-    const before = channels.get(name);
-    channels.set(name, before ? { ...before, ...loss, lost: add(before.lost, loss.lost) } : loss);
-  }
-  const areKnown = first.channels && second.channels && channels.size <= MAX_CHANNELS;
-  return {
-    lost: add(first.lost, second.lost),
-    cause: CAUSES.find((cause) => cause === first.cause || cause === second.cause) ?? first.cause,
-    ...(areKnown && { channels }),
-  };
-};
 
 /**
  * @param {number} limit Of more than so many unread events the oldest go.

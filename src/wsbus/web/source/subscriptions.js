@@ -3,13 +3,11 @@
 //
 // The server is asked for a name once, however many holders want it. Holders get something only while
 // the server has confirmed their name.
+import { CommandError } from "./errors.js";
+import { sum } from "./gaps.js";
 import { bytesOf, fits } from "./text.js";
 
 /** @import { Failure, GapCause, LostOn, Message } from "./actions.js" */
-/**
- * @template H
- * @typedef {import("./actions.js").Action<H, never>} Action
- */
 /**
  * One name, as it was spelled. `isHeld`: the server has confirmed it. `missed`: the holders that got
  * something before the last connection ended. `ref`: of the request that asks for it; none: the server is
@@ -25,7 +23,7 @@ import { bytesOf, fits } from "./text.js";
 
 /**
  * @template H
- * @param {(action: Action<H>) => void} emit
+ * @param {import("./actions.js").Emit<H, never>} emit
  */
 export const makeSubscriptions = (emit) => {
   /** @type {Map<string, Name<H>>} In the order in which they were wanted. */
@@ -43,7 +41,7 @@ export const makeSubscriptions = (emit) => {
   /** @param {Name<H>} name @param {Failure} error */
   const dismiss = ({ text, holders }, error) => {
     names.delete(text);
-    for (const holder of holders) emit({ type: "dismiss", holder, error });
+    for (const holder of holders) emit("dismiss", holder, error);
   };
 
   /** The request asks for what was held before. @param {string} [ref] */
@@ -84,7 +82,7 @@ export const makeSubscriptions = (emit) => {
         names.set(text, name);
       }
       name.holders.add(holder);
-      if (name.isHeld) emit({ type: "confirm", holder });
+      if (name.isHeld) emit("confirm", holder);
     },
 
     /** Idempotent. @param {string} text @param {H} holder */
@@ -142,14 +140,15 @@ export const makeSubscriptions = (emit) => {
         if (channels.includes(text)) {
           name.isHeld = true;
           for (const holder of holders) {
-            emit(missed.delete(holder) ? { type: "lose", holder, lost: null, cause: "reconnect" } : { type: "confirm", holder });
+            if (missed.delete(holder)) emit("lose", holder, null, "reconnect");
+            else emit("confirm", holder);
           }
         } else {
           const { code, message } = rejected.find(({ channel }) => channel === text) ?? {
             code: "INTERNAL_ERROR",
             message: "the server did not answer",
           };
-          dismiss(name, { code, message: `${text}: ${message}` });
+          dismiss(name, new CommandError(code, `${text}: ${message}`));
         }
       }
     },
@@ -161,12 +160,11 @@ export const makeSubscriptions = (emit) => {
     },
 
     /** The server took names away that it had confirmed. @param {string[]} channels @param {string} [reason] */
-    taken(channels, reason) {
-      const why = reason === undefined ? "" : `: ${reason}`;
+    taken(channels, reason = "") {
       for (const text of channels) {
         const name = names.get(text);
-        const message = `${text}: the server took the subscription away${why}`;
-        if (name?.isHeld) dismiss(name, { code: "FORBIDDEN", message });
+        const message = `${text}: the server took the subscription away${reason && `: ${reason}`}`;
+        if (name?.isHeld) dismiss(name, new CommandError("FORBIDDEN", message));
       }
     },
 
@@ -192,9 +190,8 @@ export const makeSubscriptions = (emit) => {
       for (const { segments, isHeld, holders } of all()) {
         const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
         if (!isHeld || theirs?.length === 0) continue;
-        const count = theirs ? theirs.reduce((sum, each) => sum + (each.lost ?? NaN), 0) : lost;
-        const known = Number.isNaN(count) ? null : count;
-        for (const holder of holders) emit({ type: "lose", holder, lost: known, cause, channels: theirs });
+        const count = theirs ? theirs.map(({ lost = null }) => lost).reduce(sum, 0) : lost;
+        for (const holder of holders) emit("lose", holder, count, cause, theirs);
       }
     },
   };

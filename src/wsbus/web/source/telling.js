@@ -1,11 +1,4 @@
-// Errors for the application, and events for its listeners, when all that belongs together is done.
-import { CommandError, ConnectionError } from "./errors.js";
-
-/** @import { Failure } from "./actions.js" */
-
-/** @type {(failure: Failure) => CommandError | ConnectionError} */
-export const errorOf = ({ code, message, reason }) =>
-  typeof code === "number" ? new ConnectionError(code, message, reason) : new CommandError(code, message);
+// Events for the listeners of the application, when all that belongs together is done.
 
 /**
  * Listeners may call anything: so they run at the end of what tells them.

@@ -7,10 +7,11 @@
  */
 
 /** A rejection with one of these codes follows from what the page itself did: it is not reported as unhandled. */
+/** @type {unknown[]} */
 const OURS = ["CLOSED", "UNSUBSCRIBED"];
 
 /** Timers take whole numbers, and cannot wait longer. @type {(ms: number) => number} */
-export const clamp = (ms) => Math.min(Math.ceil(ms), 2 ** 31 - 1);
+export const clamp = (ms) => Math.min(Math.ceil(ms), 2e9);
 
 /** Call when a signal is aborted; returns what ends that. @type {(signal: AbortSignal | undefined, run: () => void) => () => void} */
 export const onAbort = (signal, run) => {
@@ -24,7 +25,7 @@ export const onAbort = (signal, run) => {
  * @template T
  * @param {Limited} options
  * @param {(waiter: Waiter<T>) => ((hasFailed: boolean) => void) | void} begin
- * @param {(timeout: number) => Error} [late]
+ * @param {(timeout: number, waiter: Waiter<T>) => Error} [late]
  * @returns {Promise<T>}
  */
 export const wait = ({ signal, timeout = 30_000 }, begin, late) => {
@@ -51,7 +52,7 @@ export const wait = ({ signal, timeout = 30_000 }, begin, late) => {
     const waiter = {
       resolve: once(resolve, false),
       reject: once((error) => {
-        const { code = "" } = /** @type {{ code?: string }} */ (error ?? {});
+        const code = /** @type {{ code?: unknown } | undefined} */ (error)?.code;
         if (signal?.aborted || OURS.includes(code)) queueMicrotask(() => promise.catch(() => {}));
         reject(error);
       }, true),
@@ -59,7 +60,7 @@ export const wait = ({ signal, timeout = 30_000 }, begin, late) => {
     const abort = () => waiter.reject(signal?.reason);
     if (signal?.aborted) return abort();
     stay = onAbort(signal, abort);
-    if (late) timer = setTimeout(() => waiter.reject(late(timeout)), clamp(timeout));
+    if (late) timer = setTimeout(() => waiter.reject(late(timeout, waiter)), clamp(timeout));
     try {
       after = begin(waiter);
     } catch (error) {
