@@ -6,7 +6,7 @@ failure. The bus dials again, follows again, and reports what was missed
 (:mod:`wsbus.server.relay`). So a client library's own retries and reconnects must be off.
 
 :mod:`wsbus.brokers` has brokers for one process, for Redis and Valkey, and for NATS.
-:func:`wsbus.testing.check_broker` tests one of your own.
+``wsbus.testing.check_broker`` tests one of your own.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import pytest
 
 from wsbus.core import errors
 from wsbus.core.errors import (
+    BrokerUnavailable,
     CloseCode,
     CommandError,
     ErrorCode,
@@ -19,13 +20,13 @@ from wsbus.core.errors import (
 
 
 def test_the_branch_says_whom_to_blame() -> None:
-    """Every error is the peer's fault or the caller's, never both."""
+    """Every error is the peer's fault, or the caller's, or a broker's, and only one of these."""
     tree = [
         kind
         for kind in vars(errors).values()
         if isinstance(kind, type)
         and issubclass(kind, WsbusError)
-        and kind not in {WsbusError, RemoteError, UsageError}
+        and kind not in {WsbusError, RemoteError, UsageError, BrokerUnavailable}
     ]
 
     assert len(tree) == 9

@@ -317,6 +317,7 @@ class BrokerUnavailable(WsbusError):
     def __init__(self, message: str, *, may_have_arrived: bool = False) -> None:
         super().__init__(message)
         self.may_have_arrived: Final = may_have_arrived
+        """Whether other processes may have got it in spite of this error."""
 
 
 class MessageTooLarge(UsageError):

@@ -61,7 +61,7 @@ class Gap(msgspec.Struct, frozen=True):
     """The losses by channel; None: the channels are unknown, or more than 16."""
 
     def joined(self, later: Gap) -> Gap:
-        """Return one gap for both; its cause is the one that :class:`GapCause` has first."""
+        """Return one gap for both; its cause is the one that :class:`.GapCause` has first."""
         unknown = self.lost is None or later.lost is None
         lost = None if unknown else (self.lost or 0) + (later.lost or 0)
         cause = next(cause for cause in GapCause if cause in (self.cause, later.cause))

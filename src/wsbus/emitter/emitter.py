@@ -97,7 +97,7 @@ class Emitter:
         Args are those of :meth:`.EmitterBatch.publish`.
 
         Returns:
-            A receipt without receivers: only nodes know theirs.
+            A receipt; it counts no receivers, which only nodes know.
 
         Raises:
             InvalidChannel, UsageError: As :meth:`.EmitterBatch.publish`; or it is not in use.

@@ -91,7 +91,7 @@ class SyncEmitter:
         Args are those of :meth:`.EmitterBatch.publish`, and ``timeout``, in seconds.
 
         Returns:
-            A receipt without receivers: only nodes know theirs.
+            A receipt; it counts no receivers, which only nodes know.
 
         Raises:
             InvalidChannel, UsageError: As :meth:`.EmitterBatch.publish`; or the emitter is closed.

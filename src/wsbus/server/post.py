@@ -106,7 +106,7 @@ class Post:
                 matches.
 
         Returns:
-            Whether the broker has taken it, once that is known; None: no other node wants it.
+            A handover, which learns if the broker takes it; None where no other node wants it.
         """
         outgoing = self.outgoing
         if outgoing is None:
