@@ -2,10 +2,10 @@
 
 One task dials, and dials again. While a link lasts, three tasks use it: one hands over what is
 published (:mod:`wsbus.server.outgoing`), one follows what is wanted, and one sends a beacon every
-:data:`.PROBE_SECONDS` and waits until it comes back. A link may be alive while its subscriptions are
-dead, and a frozen broker keeps its sockets open; the way of the beacon shows both. Whatever fails
-ends the link, and nothing else: the node goes on, publications that need the broker are refused,
-and subscribers get what is published here.
+:data:`.PROBE_SECONDS` and waits until it comes back. A link may be alive while its subscriptions
+are dead, and a frozen broker keeps its sockets open; the way of the beacon shows both. Whatever
+fails ends the link, and nothing else: the node goes on, publications that need the broker are
+refused, and subscribers get what is published here.
 
 When a link is back, everything wanted is followed first. Only then each subscriber gets a ``gap``:
 what it reads anew after that holds all that was missed. What the link brought by then comes after.
