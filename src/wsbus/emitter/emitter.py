@@ -40,7 +40,7 @@ class Emitter:
     asyncio.
 
     Args:
-        broker: The broker of the service, or its URL; see :func:`wsbus.brokers.broker_of`.
+        broker: The broker of the service, or its URL; see ``wsbus.brokers.broker_of``.
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
 
     Raises:

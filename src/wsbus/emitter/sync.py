@@ -36,7 +36,7 @@ class SyncEmitter:
     ``with``, or as the process ends.
 
     Args:
-        broker: The broker of the service, or its URL; see :func:`wsbus.brokers.broker_of`.
+        broker: The broker of the service, or its URL; see ``wsbus.brokers.broker_of``.
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
 
     Raises:
