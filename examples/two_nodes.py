@@ -27,11 +27,11 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
 from msgspec import Meta
-from wsbus.emitter import SyncEmitter
 
 from wsbus import Bus
 from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
 from wsbus.brokers import broker_of
+from wsbus.emitter import SyncEmitter
 
 BROKER: Final = "TWO_NODES_BROKER"
 """The variable by which workers and job know the broker's URL."""
