@@ -71,7 +71,7 @@ def run_job(url: str, seconds: float) -> None:
         while True:
             number += 1
             emitter.publish("job.ticks", {"number": number, "job": os.getpid()}, event="tick")
-            time.sleep(seconds)
+            time.sleep(seconds)  # The job's own pace: it waits for nothing but the clock.
 
 
 PAGE: Final = Path(__file__).with_name("two_nodes.html").read_text(encoding="utf-8")

@@ -335,7 +335,7 @@ ONE: Final = {
 WARNING: Final = "processes serve one address, and each has a bus of its own"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="is found on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="it is read from /proc")
 @pytest.mark.parametrize("name", SEVERAL)
 async def test_several_workers_without_a_broker_are_told(name: str, tmp_path: Path) -> None:
     """Once, with their number and what to do, by whatever server they were started."""
@@ -352,7 +352,7 @@ async def test_several_workers_without_a_broker_are_told(name: str, tmp_path: Pa
     assert "give all of them one broker" in line
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="is found on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="it is read from /proc")
 @pytest.mark.parametrize("name", ONE)
 async def test_one_worker_is_not_taken_for_several(name: str, tmp_path: Path) -> None:
     """Nor are a supervisor and its worker, or workers that a broker joins."""

@@ -17,19 +17,19 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NamedTuple
 
+from tests.brokers.servers import KINDS, Server
 from wsbus.bench.load import FixedRate, Load, Script, Window, cpu_seconds, need_files
-from wsbus.bench.processes import Server, running
+from wsbus.bench.processes import Server as Node
+from wsbus.bench.processes import running
 from wsbus.bench.scripts import bus_script
 
 _PAD: Final = "x" * 160
@@ -46,35 +46,11 @@ class Figures(NamedTuple):
     """CPU time of the process that subscribes."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def broker(kind: str) -> Iterator[tuple[str, int]]:
     """Run a broker; yield its URL and its process id."""
-    port = _free_port()
-    with tempfile.TemporaryDirectory() as directory:
-        command = {
-            "redis": ["redis-server", "--port", str(port), "--save", "", "--dir", directory],
-            "nats": ["nats-server", "-a", "127.0.0.1", "-p", str(port)],
-        }[kind]
-        if shutil.which(command[0]) is None:
-            raise SystemExit(f"{command[0]} is not installed")
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            for _ in range(500):
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    time.sleep(0.01)  # Another process opens the port; no event tells.
-            yield f"{kind}://127.0.0.1:{port}", process.pid
-        finally:
-            process.terminate()
-            process.wait()
+    with Server(KINDS[{"redis": "redis7", "nats": "nats2.15"}[kind]]) as server:
+        yield server.url, server.pid
 
 
 # --- the raw library, two processes ---------------------------------------------------------------
@@ -211,7 +187,7 @@ def two_processes(url: str, outstanding: int, count: int, kind: str = "") -> Fig
 
 
 @contextmanager
-def nodes(url: str, *options: str) -> Iterator[tuple[Server, Server]]:
+def nodes(url: str, *options: str) -> Iterator[tuple[Node, Node]]:
     """Run two servers that share a broker."""
     command = [sys.executable, "-m", "wsbus", "bench", "serve", "--server", "websockets"]
     command += ["--port", "0", "--broker", url, *options]

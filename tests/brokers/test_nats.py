@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
+from tests.brokers.links import Seen, turn_of
 from tests.brokers.servers import NATS, Server
 from wsbus import Bus
 from wsbus.broker import BoundedLink, Link
@@ -42,34 +43,6 @@ pytestmark = pytest.mark.anyio
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     """nats-py runs on asyncio only."""
     return request.param
-
-
-class Seen:
-    """What a link brought: the one byte that each message ends with."""
-
-    def __init__(self) -> None:
-        self.items: list[int] = []
-        self._more = Event()
-
-    def __call__(self, message: bytes) -> None:
-        self.items.append(message[-1])
-        self._more.set()
-        self._more = Event()
-
-    async def until(self, count: int) -> list[int]:
-        """Wait until so many have come."""
-        with fail_after(10):
-            while len(self.items) < count:
-                await self._more.wait()
-        return self.items
-
-
-def turn_of(*items: tuple[Feed, int]) -> Turn:
-    """Return a turn with these items, each of one byte."""
-    turn = Turn("node", 1, 0.0)
-    for feed, item in items:
-        turn.add(feed, bytes((item,)))
-    return turn
 
 
 async def stay(

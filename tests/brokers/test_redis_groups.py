@@ -12,8 +12,9 @@ import pytest
 from anyio import fail_after, sleep, to_thread
 from redis import Redis
 
+from tests.brokers.links import Seen, turn_of
 from tests.brokers.servers import KINDS, Kind, Server
-from tests.brokers.test_redis import Seen, feeds, free_port, stay, turn_of
+from tests.brokers.test_redis import feeds, free_port, stay
 from wsbus.brokers import RedisBroker
 from wsbus.core.errors import BrokerUnavailable
 from wsbus.core.feeds import ALL_NODES, Feed
