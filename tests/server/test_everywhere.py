@@ -13,6 +13,7 @@ from tests.server.clients import UNLIMITED, Client, connecting, judge
 from wsbus import BrokerUnavailable, Bus, ConnectionId, Endpoint, TransportClosed
 from wsbus.broker import Link, Receive
 from wsbus.brokers import MemoryBroker
+from wsbus.bus import host_of
 
 
 class Pair(NamedTuple):
@@ -119,6 +120,16 @@ async def test_local_names_see_this_node_only() -> None:
         assert {node.id for node in nodes.here.nodes()} == {n.id for n in nodes.there.nodes()}
 
 
+async def test_what_cannot_be_read_is_a_gap() -> None:
+    """A message that a node cannot read may have been a publication: its subscribers learn so."""
+    async with pair() as nodes:
+        relay = host_of(nodes.there).services.relay
+        assert relay is not None
+        relay.inbox.receive(b"\x09 of a version that is far ahead")
+        for client in (nodes.other_ada, nodes.bob):
+            assert (await client.hear("gap"))["data"] == {"lost": None, "cause": "broker"}
+
+
 async def test_orders_fail_loudly_without_a_link() -> None:
     """Without a broker to take them, verbs do their work here and raise."""
 
@@ -134,7 +145,12 @@ async def test_orders_fail_loudly_without_a_link() -> None:
 
     bus = Bus(broker=Nowhere())
     async with bus, connecting(way_in(bus)) as connect:
-        await connect("ada")
+        ada = await connect("ada")
+        ada.say("publish", channel="news", data=1, id="p")
+        answer = await ada.hear("error", "response")
+        assert (answer["id"], answer["error"]["code"]) == ("p", "UNAVAILABLE")
+        ada.say("publish", channel="news", data=1)
+        assert (await ada.hear("error"))["error"]["code"] == "UNAVAILABLE"
         for call in (
             lambda: bus.publish_soon("news", 1),
             lambda: bus.send_soon("mail", 1, to="ada"),
