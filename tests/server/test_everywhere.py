@@ -147,10 +147,12 @@ async def test_orders_fail_loudly_without_a_link() -> None:
     async with bus, connecting(way_in(bus)) as connect:
         ada = await connect("ada")
         ada.say("publish", channel="news", data=1, id="p")
-        answer = await ada.hear("error", "response")
+        with fail_after(5):
+            answer = await ada.hear("error", "response")
         assert (answer["id"], answer["error"]["code"]) == ("p", "UNAVAILABLE")
         ada.say("publish", channel="news", data=1)
-        assert (await ada.hear("error"))["error"]["code"] == "UNAVAILABLE"
+        with fail_after(5):
+            assert (await ada.hear("error"))["error"]["code"] == "UNAVAILABLE"
         for call in (
             lambda: bus.publish_soon("news", 1),
             lambda: bus.send_soon("mail", 1, to="ada"),
