@@ -202,8 +202,14 @@ class MatchCache(Generic[M, A]):
         before, undone = self._now, frozenset([change])
         if pattern is not None:
             found = next((answers for each, answers in self._aside if each == undone), None)
-            # Who comes and goes once does not pay for a copy.
-            if found is None and times > _JOIN_AND_LEAVE and before.concerns(pattern):
+            # Who comes and goes once does not pay for a copy. Without ``edit`` the order counts, and
+            # a member that is back does not stand where it stood.
+            if (
+                found is None
+                and self._edit is not None
+                and times > _JOIN_AND_LEAVE
+                and before.concerns(pattern)
+            ):
                 found = before.without(pattern)
             if found is not None:
                 others = [(each ^ undone, a) for each, a in self._aside if a is not found]
@@ -267,11 +273,7 @@ class MatchCache(Generic[M, A]):
                 return self._nothing
             entry = self._renewed(channel, entry, found, touched)
         entry.known = self._version
-        if is_recent:
-            self._count(entry)
-            self._recent[channel] = entry
-        else:
-            self._keep(channel, entry)
+        self._keep(channel, entry, is_new=not is_recent)
         self._now.add(channel, entry)
         return entry.arranged
 
@@ -337,14 +339,18 @@ class MatchCache(Generic[M, A]):
 
     def _count(self, entry: KeptAnswer[M, A]) -> None:
         # An edited arrangement counts again: other entries may hold the one that it was made from.
-        if entry.answer.generation != self._generation:
+        if entry.base is not entry.answer.arranged:
+            self._used += len(entry.base)
+        elif entry.answer.generation != self._generation:
             entry.answer.generation = self._generation
             self._used += len(entry.base)
         if _takes_places(entry):
             self._used += len(entry.arranged)
 
-    def _keep(self, channel: Channel, entry: KeptAnswer[M, A]) -> None:
-        if len(self._recent) >= self._size or self._used > self._places:
+    def _keep(self, channel: Channel, entry: KeptAnswer[M, A], *, is_new: bool) -> None:
+        # What is renewed counts, too: answers that are set aside hold what it was made from.
+        if (is_new and len(self._recent) >= self._size) or self._used > self._places:
+            self._recent.pop(channel, None)
             self._older, self._recent = self._recent, {}
             self._renew_all()
             self._used = 0
