@@ -11,14 +11,24 @@ failure. The bus dials again, follows again, and reports what was missed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from .core.envelope import Turn
+from .core.events import Position
 from .core.feeds import Feed
+from .core.history import HistoryPage, HistoryRead, Stored
 
-__all__ = ["CALL_SECONDS", "DIAL_SECONDS", "BoundedLink", "Broker", "Link", "Receive"]
+__all__ = [
+    "CALL_SECONDS",
+    "DIAL_SECONDS",
+    "BoundedLink",
+    "Broker",
+    "HistoryLink",
+    "Link",
+    "Receive",
+]
 
 DIAL_SECONDS: Final = 3.0
 """A link that is not there after that is given up."""
@@ -77,6 +87,43 @@ class BoundedLink(Protocol):
 
         The link splits what a turn holds (:meth:`.Turn.messages`). A publication that alone is
         larger is refused.
+        """
+        ...
+
+
+@runtime_checkable
+class HistoryLink(Protocol):
+    """A link whose broker keeps history, for families that have it.
+
+    Its store numbers everything in one sequence; see :mod:`wsbus.core.history`, whose
+    :class:`~wsbus.core.history.MemoryHistory` is the model of each of them. What is kept is
+    published as :class:`~wsbus.core.envelope.Kept` items, in the order of their offsets, to every
+    link that follows their feeds, the link that stored them among them.
+    """
+
+    async def store(self, turn: Turn) -> Sequence[Stored]:
+        """Number and keep the drafts of a turn, publish them, and publish its other items.
+
+        All of it in one step that other nodes see whole, or not at all.
+
+        Returns:
+            The outcome of each draft, in order.
+        """
+        ...
+
+    async def read(self, reads: Sequence[HistoryRead]) -> Sequence[HistoryPage]:
+        """Answer questions; the answers stand in the order of the questions.
+
+        An answer holds everything that was kept, and brought to any link, before the call.
+        """
+        ...
+
+    async def head(self) -> Position:
+        """Return the position of the store: what is kept later comes after it.
+
+        It also checks that the store still knows what this link has seen. If it does not (it was
+        emptied, or a copy that lacks the end of it has taken over) the store gets a new epoch, so
+        that no offset of the old one is used again under the same name.
         """
         ...
 

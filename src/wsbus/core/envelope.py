@@ -13,14 +13,16 @@ it, and what is wrong costs its item only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from .channels import parse_channel
+from .channels import Channel, parse_channel
 from .errors import InvalidChannel
+from .events import Position
+from .families import History
 from .feeds import Feed, feeds_around
 from .limits import MAX_DEPTH, too_deep
 from .messages import Publication
@@ -30,14 +32,19 @@ __all__ = [
     "Addressed",
     "Beacon",
     "Dismissed",
+    "Draft",
     "Envelope",
     "Item",
+    "Kept",
     "Published",
     "Revoked",
     "Turn",
     "encode_item",
+    "kept_item",
+    "kept_publication",
     "largest_item",
     "open_envelope",
+    "open_kept",
     "publication_of",
     "publish_item",
     "read_items",
@@ -103,7 +110,25 @@ class Beacon(msgspec.Struct, frozen=True, array_like=True, tag="n", gc=False):
     is_leaving: bool = False
 
 
-Item: TypeAlias = Published | Dismissed | Revoked | Beacon
+class Kept(msgspec.Struct, frozen=True, array_like=True, tag="k", gc=False):
+    """A publication that a store has numbered. A store keeps just this, too."""
+
+    published: Published
+    node: str
+    """The node that accepted it."""
+    epoch: str
+    offset: int
+    previous: int = 0
+    """The offset of the channel's publication before it; 0: there was none."""
+    tag: str = ""
+
+    @property
+    def position(self) -> Position:
+        """Its position."""
+        return Position(self.epoch, self.offset, self.tag)
+
+
+Item: TypeAlias = Published | Dismissed | Revoked | Beacon | Kept
 """The content of an envelope."""
 
 
@@ -121,6 +146,7 @@ _head: Final = msgspec.msgpack.Decoder(Envelope).decode
 _items: Final = msgspec.msgpack.Decoder(list[Item]).decode
 _raw_items: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _item: Final = msgspec.msgpack.Decoder(Item).decode
+_kept: Final = msgspec.msgpack.Decoder(Kept).decode
 _json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _NEWLINE: Final = ord("\n")  # To look for a byte is quicker than to look for bytes (3.11).
 _channel: Final = lru_cache(4096)(parse_channel)
@@ -151,6 +177,37 @@ def publish_item(
             to,
         )
     )
+
+
+def kept_item(item: bytes, node: str, position: Position, previous: int) -> bytes:
+    """Encode a publication that a store has numbered.
+
+    Args:
+        item: What :func:`publish_item` made of it.
+        node: The node that accepted it.
+        position: Its position.
+        previous: The offset of the channel's publication before it; 0: there was none.
+    """
+    raw = msgspec.Raw(item)
+    epoch, offset, tag = position.epoch, position.offset, position.tag
+    return _encode(("k", raw, node, epoch, offset, previous, tag))
+
+
+def open_kept(entry: bytes) -> Kept | None:
+    """Read what :func:`kept_item` made; None: it cannot be read."""
+    try:
+        return _kept(entry)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def kept_publication(kept: Kept) -> Publication | None:
+    """Return a publication with its position; None: it is not fit for subscribers."""
+    publication = publication_of(kept.published, kept.published.channel, kept.node)
+    if publication is None or kept.offset < 1 or kept.previous < 0:
+        return None
+    previous = Position(kept.epoch, kept.previous) if kept.previous else None
+    return msgspec.structs.replace(publication, position=kept.position, previous=previous)
 
 
 def open_envelope(message: bytes) -> Envelope | None:
@@ -199,6 +256,17 @@ def publication_of(item: Published, channel: str, node: str) -> Publication | No
     return Publication(name, item.event, data, item.timestamp, item.key, node, item.number)
 
 
+class Draft(NamedTuple):
+    """A publication for a store to number, keep and publish."""
+
+    feed: Feed
+    channel: Channel
+    item: bytes
+    """What :func:`publish_item` made of it."""
+    history: History
+    idempotency_key: str | None = None
+
+
 class Turn:
     """The items that a node hands to its broker at once, in order.
 
@@ -213,12 +281,24 @@ class Turn:
         self._number: Final = number
         self._sent_at: Final = sent_at
         self._order: Final[list[tuple[Feed, msgspec.Raw]]] = []
+        self.drafts: Final[list[Draft]] = []
+        """What is to be kept first; see :class:`wsbus.broker.HistoryLink`."""
         self.size: int = 0
         """The size of the items."""
 
     def __len__(self) -> int:
-        """Return the number of items."""
-        return len(self._order)
+        """Return the number of items and drafts."""
+        return len(self._order) + len(self.drafts)
+
+    @property
+    def node(self) -> str:
+        """The node."""
+        return self._node
+
+    def draft(self, draft: Draft) -> None:
+        """Append what a store is to keep."""
+        self.drafts.append(draft)
+        self.size += len(draft.item)
 
     def add(self, feed: Feed, item: bytes) -> None:
         """Append an item; see :func:`encode_item`."""
@@ -242,7 +322,16 @@ class Turn:
                     feeds.setdefault(wider, []).append(item)
         for feed, items in feeds.items():
             for part in [items] if most is None else _parts(items, largest_item(most)):
-                yield feed, _VERSION + _encode((self._node, self._number, self._sent_at, part))
+                yield feed, self.envelope(part)
+
+    def envelope(self, items: Sequence[msgspec.Raw]) -> bytes:
+        """Return an envelope with these items; it begins with :attr:`head`."""
+        return _VERSION + _encode((self._node, self._number, self._sent_at, items))
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes of each envelope of this turn; the array of its items follows."""
+        return self.envelope(())[:-1]
 
 
 def largest_item(most: int) -> int:

@@ -26,7 +26,10 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     epoch: str
     """Identifies one numbering. Offsets of two epochs cannot be compared."""
     offset: int
-    """Its number. Later publications of the channel have greater ones, not always the next."""
+    """Its number. Later publications have greater ones; those of a channel skip numbers."""
+    tag: str = ""
+    """Tells numbers apart that a store used twice, because it lost the end of what it had kept;
+    empty where that cannot happen."""
 
 
 class GapCause(StrEnum):
@@ -99,3 +102,6 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
     """The gap right before it; None: no known gap."""
     position: Position | None = None
     """The position in its channel; None: the channel has no history."""
+    is_latest: bool = False
+    """Whether it was published before the subscription began, and came because it was the latest
+    one on its channel."""

@@ -16,16 +16,49 @@ from typing import Final
 
 import msgspec
 
-from .choices import member_of, shown
+from .choices import is_number, member_of, shown
 from .errors import UsageError
 from .overflow import Overflow
 from .patterns import Pattern, parse_pattern
 
-__all__ = ["Families", "Family"]
+__all__ = ["Families", "Family", "History"]
 
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _CACHE_SIZE: Final = 4096
 """Channels whose family is kept at hand."""
+_WILDCARDS: Final = frozenset("*+")
+_MAX_SIZE: Final = 100_000
+_MAX_TTL: Final = 366 * 86_400.0
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the channels of a family keep what was published; see :meth:`.Bus.family`.
+
+    Raises:
+        UsageError: A number is out of its range.
+    """
+
+    size: int = 100
+    """Publications that a channel keeps at most, 1 to 100,000."""
+    ttl: float = 3600.0
+    """Seconds for which a publication is kept, above 0 and at most 366 days."""
+    latest: bool | None = None
+    """Whether a new subscriber gets the latest publication of each channel at once; in a family
+    with a ``key``, the latest of each value of that. None: if ``size`` is 1."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if type(self.size) is not int or not 1 <= self.size <= _MAX_SIZE:
+            raise UsageError(f"size is 1 to {_MAX_SIZE} publications, not {shown(self.size)}")
+        if not is_number(self.ttl) or not 0 < self.ttl <= _MAX_TTL:
+            raise UsageError(f"ttl is above 0 s and at most 366 days, not {shown(self.ttl)}")
+        if self.latest is not None and type(self.latest) is not bool:
+            raise UsageError(f"latest is True, False or None, not {shown(self.latest)}")
+
+    @property
+    def gives_latest(self) -> bool:
+        """Whether a new subscriber gets the latest publication."""
+        return self.size == 1 if self.latest is None else self.latest
 
 
 class Family(msgspec.Struct, frozen=True):
@@ -38,6 +71,8 @@ class Family(msgspec.Struct, frozen=True):
     key: str | None = None
     """The field of the data by which ``conflate`` tells publications apart; None: only channel and
     event do."""
+    history: History | None = None
+    """How long its channels keep what is published; None: they keep nothing."""
 
     def key_in(self, data: bytes) -> bytes | None:
         """Return the value of the field :attr:`key` as JSON text; None: the data has none.
@@ -70,20 +105,28 @@ class Families:
         self._wild: list[Family] = []
         """Those with wildcards, the most specific first."""
         self._search: Final = lru_cache(_CACHE_SIZE)(self._first_match)
+        self.keep_history: bool = False
+        """Whether one of them keeps history."""
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self._declared)
 
     def declare(
-        self, pattern: str, *, overflow: Overflow | str | None = None, key: str | None = None
+        self,
+        pattern: str,
+        *,
+        overflow: Overflow | str | None = None,
+        key: str | None = None,
+        history: History | None = None,
     ) -> Family:
         """Add a family.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: Another family's pattern matches the same channels, or ``overflow`` is no
-                policy, or ``key`` is no text, or cannot take effect under this policy.
+                policy, or ``key`` is no text, or cannot take effect under this policy, or
+                ``history`` is none.
         """
         policy = None if overflow is None else member_of(Overflow, overflow, "overflow")
         if key is not None:
@@ -91,7 +134,9 @@ class Families:
                 raise UsageError(f"key is the name of a field of the data, not {shown(key)}")
             if policy is not None and policy is not Overflow.CONFLATE:
                 raise UsageError('key is for overflow="conflate": leave one of them out')
-        family = Family(parse_pattern(pattern), policy, key)
+        if history is not None and not isinstance(history, History):
+            raise UsageError(f"history is History(size=…, ttl=…), not {shown(history)}")
+        family = Family(parse_pattern(pattern), policy, key, history)
         meaning = _meaning(family.pattern)
         other = self._declared.get(meaning)
         if other is not None:
@@ -105,6 +150,7 @@ class Families:
         else:
             self._wild = sorted([*self._wild, family], key=attrgetter("rank"), reverse=True)
         self._search.cache_clear()
+        self.keep_history = self.keep_history or history is not None
         return family
 
     def find(self, channel: str) -> Family | None:
@@ -117,11 +163,57 @@ class Families:
             return None
         return self._search(channel)
 
+    def history_of(self, channel: str) -> History | None:
+        """Return how long a channel keeps what is published; None: it keeps nothing."""
+        if not self.keep_history:
+            return None
+        family = self._search(channel)
+        return None if family is None else family.history
+
+    def over(self, pattern: Pattern) -> list[Family]:
+        """Return the families of the channels that a pattern matches, the most specific first."""
+        if pattern.is_exact:
+            family = self.find(pattern.text)
+            return [] if family is None else [family]
+        families = []
+        for family in sorted(self._declared.values(), key=attrgetter("rank"), reverse=True):
+            if _overlaps(family.pattern, pattern):
+                families.append(family)
+                if family.pattern.covers(pattern):
+                    break
+        return families
+
+    def keeps_any(self, pattern: Pattern) -> bool:
+        """Tell whether some channel that a pattern matches may keep history."""
+        return self.keep_history and any(family.history for family in self.over(pattern))
+
+    def keeps_all(self, pattern: Pattern) -> bool:
+        """Tell whether every channel that a pattern matches keeps history."""
+        families = self.over(pattern)
+        return (
+            bool(families)
+            and all(family.history for family in families)
+            and families[-1].pattern.covers(pattern)
+        )
+
     def _first_match(self, channel: str) -> Family | None:
         exact = self._exact.get(channel)
         if exact is not None:
             return exact
         return next((family for family in self._wild if family.pattern.matches(channel)), None)
+
+
+def _overlaps(one: Pattern, other: Pattern) -> bool:
+    """Tell whether some channel matches both."""
+    for mine, theirs in zip(one.segments, other.segments, strict=False):
+        if mine not in _WILDCARDS and theirs not in _WILDCARDS and mine != theirs:
+            return False
+    mine_count, their_count = len(one.segments), len(other.segments)
+    return (
+        mine_count == their_count
+        or (one.has_tail and mine_count < their_count)
+        or (other.has_tail and their_count < mine_count)
+    )
 
 
 def _meaning(pattern: Pattern) -> tuple[str, ...]:

@@ -1,0 +1,164 @@
+"""Recovery: what a new subscription gets of the past, worked out from what a store answered.
+
+A subscription of a pattern may begin where an earlier one ended (``since``), and it may begin with
+the latest publication of each channel. Both are questions to a store (:func:`reads_of`), and
+:func:`recover` puts the answers together: for each pattern its outcome, and for all of them the
+publications to replay, each once, in the order of their offsets.
+
+*Recovered* means that the replay and what follows live hold everything that was published on the
+pattern's channels since, each once and in order. So a pattern is not recovered if a part of it is
+gone, if it is more than :data:`MAX_REPLAY`, or if the pattern also matches channels without
+history, of which nothing can be known.
+
+Several patterns may match one channel. A client that was subscribed to both has got everything up
+to the greater of their positions, so what is not after every position of a channel is not replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from .events import Position
+from .families import Families
+from .history import HistoryPage, HistoryRead, offset_of
+from .messages import Publication
+from .patterns import Pattern
+
+__all__ = [
+    "MAX_LATEST",
+    "MAX_REPLAY",
+    "Brought",
+    "Outcome",
+    "Since",
+    "Wanted",
+    "reads_of",
+    "recover",
+]
+
+MAX_REPLAY: Final = 300
+"""The most publications that are replayed for one pattern; more are a gap."""
+
+MAX_LATEST: Final = 1000
+"""The most publications that a subscription begins with, of all channels of its pattern."""
+
+
+class Since(msgspec.Struct, frozen=True, gc=False):
+    """The position where a subscriber goes on."""
+
+    position: Position
+    is_strict: bool = False
+    """Whether the subscription is rejected if that is not possible."""
+
+
+class Wanted(NamedTuple):
+    """A pattern that is about to be subscribed."""
+
+    pattern: Pattern
+    since: Since | None = None
+
+
+class Outcome(NamedTuple):
+    """The outcome for one pattern."""
+
+    is_reached: bool = True
+    """Whether what other nodes publish is brought here."""
+    position: Position | None = None
+    """Where the subscription stands before the replay: what comes is after it. None: the pattern
+    has no history."""
+    is_recovered: bool | None = None
+    """Whether nothing is missing; None: it has no ``since``."""
+
+
+class Brought(NamedTuple):
+    """What a request for patterns gets: an outcome for each, and what was published before."""
+
+    outcomes: Sequence[Outcome]
+    replay: Sequence[Publication] = ()
+    """What was missed, in order."""
+    latest: Sequence[Publication] = ()
+    """The latest publications of new subscriptions, in order. They come before the replay."""
+
+
+def reads_of(wanted: Sequence[Wanted], families: Families) -> list[HistoryRead]:
+    """Return the questions whose answers :func:`recover` takes, in the same order."""
+    reads = []
+    for pattern, since in wanted:
+        if since is not None and families.keeps_any(pattern):
+            reads.append(HistoryRead(pattern, since.position, limit=MAX_REPLAY))
+        newest = _newest(pattern, families)
+        if newest is not None:
+            reads.append(HistoryRead(pattern, limit=MAX_LATEST, newest=newest, is_from_end=True))
+    return reads
+
+
+def recover(
+    wanted: Sequence[Wanted], pages: Sequence[HistoryPage], families: Families, head: Position
+) -> Brought:
+    """Put the answers of a store together.
+
+    Args:
+        wanted: The patterns, each once.
+        pages: The answers to :func:`reads_of`.
+        families: Those of the bus.
+        head: The position of the store before the questions were asked, or later, if what was
+            published between is known not to have been delivered.
+    """
+    answers = iter(pages)
+    outcomes: list[Outcome] = []
+    replay: dict[int, Publication] = {}
+    latest: dict[int, Publication] = {}
+    starts: list[tuple[Pattern, int]] = []
+    for pattern, since in wanted:
+        if not families.keeps_any(pattern):
+            outcomes.append(Outcome(is_recovered=None if since is None else False))
+            continue
+        position, is_recovered = head, None
+        if since is not None:
+            page = next(answers)
+            is_recovered = page.is_complete and not page.has_more
+            if is_recovered:
+                position = since.position
+                starts.append((pattern, position.offset))
+                replay.update((offset_of(each), each) for each in page.publications)
+                is_recovered = families.keeps_all(pattern)
+        if _newest(pattern, families) is not None:
+            page = next(answers)
+            if position is head:
+                latest.update((offset_of(each), each) for each in _latest(page, families))
+        outcomes.append(Outcome(position=position, is_recovered=is_recovered))
+    missed = [
+        publication
+        for offset, publication in sorted(replay.items())
+        if all(start < offset or not p.matches(publication.channel) for p, start in starts)
+    ]
+    fresh = [each for offset, each in sorted(latest.items()) if offset not in replay]
+    return Brought(outcomes, missed, fresh)
+
+
+def _newest(pattern: Pattern, families: Families) -> int | None:
+    """Return how many publications of each channel hold the latest ones; None: none is wanted."""
+    counts = [
+        1 if family.key is None else family.history.size
+        for family in families.over(pattern)
+        if family.history is not None and family.history.gives_latest
+    ]
+    return max(counts, default=None)
+
+
+def _latest(page: HistoryPage, families: Families) -> list[Publication]:
+    """Return the latest publication of each channel, or of each key where the family has one."""
+    latest: dict[object, Publication] = {}
+    for publication in page.publications:
+        family = families.find(publication.channel)
+        if family is None or family.history is None or not family.history.gives_latest:
+            continue
+        key: object = publication.channel
+        if family.key is not None:
+            value = publication.key or family.key_in(publication.data)
+            key = (publication.channel, publication.event, value)
+        latest.pop(key, None)
+        latest[key] = publication
+    return [*latest.values()]
