@@ -25,6 +25,7 @@ from .core.errors import (
     ErrorCode,
     InvalidChannel,
     NotStarted,
+    PositionLost,
     RemoteError,
     TransportClosed,
     Unauthenticated,
@@ -32,7 +33,7 @@ from .core.errors import (
     WsbusError,
 )
 from .core.events import ChannelLoss, Event, Gap, GapCause, Position
-from .core.families import Family
+from .core.families import Family, History
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
 from .core.messages import Receipt
@@ -74,6 +75,7 @@ __all__ = [
     "Grants",
     "Handshake",
     "HeartbeatPolicy",
+    "History",
     "Hook",
     "Identity",
     "InvalidChannel",
@@ -84,6 +86,7 @@ __all__ = [
     "Overflow",
     "Pattern",
     "Position",
+    "PositionLost",
     "Receipt",
     "Refusal",
     "RemoteError",

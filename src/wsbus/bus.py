@@ -14,6 +14,7 @@ from .core.choices import is_number, member_of, shown
 from .core.encoding import EncHook
 from .core.envelope import Addressed, Dismissed, Item, Revoked, encode_item
 from .core.errors import CloseCode, UsageError, check_sendable
+from .core.events import Position
 from .core.feeds import ALL_NODES
 from .core.heartbeat import HeartbeatPolicy
 from .core.instant import Instant
@@ -257,6 +258,7 @@ class Bus(Publisher, Hooks):
         max_messages: int = 1000,
         max_bytes: int = 1 << 20,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
+        since: Position | None = None,
     ) -> Subscription:
         """Subscribe inside the process: ``async with bus.subscribe("grid.*") as events:``.
 
@@ -265,10 +267,13 @@ class Bus(Publisher, Hooks):
             max_messages: Largest number of publications that wait for the consumer.
             max_bytes: Their largest size, in bytes of JSON.
             overflow: The policy for further ones.
+            since: Begin with what was published after this position, on channels with history;
+                None: with what is published from now on, and with the latest publications where
+                the history says so.
 
         Raises:
             InvalidChannel: The pattern is invalid.
-            UsageError: ``overflow`` is not a policy.
+            UsageError: ``overflow`` is not a policy, or ``since`` is no position.
         """
         return Subscription(
             lambda: self._host.services,
@@ -276,6 +281,7 @@ class Bus(Publisher, Hooks):
             max_messages=max_messages,
             max_bytes=max_bytes,
             overflow=member_of(Overflow, overflow, "overflow"),
+            since=_position(since),
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:
@@ -382,6 +388,14 @@ class Bus(Publisher, Hooks):
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""
         return self._host.statistics()
+
+
+def _position(since: Position | None) -> Position | None:
+    if since is not None and not isinstance(since, Position):
+        raise UsageError(
+            f"since is a Position, of an event or of bus.position(), not {shown(since)}"
+        )
+    return since
 
 
 def host_of(bus: Bus) -> BusHost:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from .channels import Channel
 from .events import Position
-from .messages import Command, Excess, Malformed, Publish, Refused, Request, ServerMessage
+from .messages import (
+    Command,
+    Excess,
+    Malformed,
+    Publication,
+    Publish,
+    Refused,
+    Request,
+    ServerMessage,
+    Since,
+)
 from .patterns import Pattern
 from .permissions import Identity
 
@@ -19,11 +29,14 @@ __all__ = [
     "AskPermission",
     "AskToken",
     "Attach",
+    "Brought",
     "Close",
     "Emit",
     "Invoke",
     "Join",
     "Leave",
+    "Outcome",
+    "Replay",
     "ReportStatus",
     "Send",
     "refuse",
@@ -106,8 +119,39 @@ class Attach(msgspec.Struct, frozen=True):
     request: int
     """The number of the pending request, which comes back with the answer."""
     patterns: tuple[Pattern, ...]
-    since: Mapping[Pattern, Position] = {}
-    """The position where history begins, by pattern; always empty: nothing keeps any yet."""
+    since: Mapping[Pattern, Since] = {}
+    """The positions where the client goes on, by pattern."""
+
+
+class Outcome(NamedTuple):
+    """The outcome of an :class:`Attach` for one pattern."""
+
+    is_reached: bool = True
+    """Whether what other nodes publish is brought here."""
+    position: Position | None = None
+    """Where the subscription stands before the replay: what comes is after it. None: the pattern
+    has no history."""
+    is_recovered: bool | None = None
+    """Whether nothing is missing; None: it has no ``since``."""
+
+
+class Brought(NamedTuple):
+    """The answer to an :class:`Attach`."""
+
+    outcomes: Sequence[Outcome]
+    """One for each pattern, in order."""
+    replay: Sequence[Publication] = ()
+    """What was missed, in order."""
+    latest: Sequence[Publication] = ()
+    """The latest publications for new subscriptions, in order."""
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """Say what was published before."""
+
+    publications: Sequence[Publication]
+    is_latest: bool = False
+    """They are the latest of their channels, for a new subscription."""
 
 
 class Close(msgspec.Struct, frozen=True):
@@ -128,6 +172,7 @@ Action: TypeAlias = (
     | AskToken
     | AskPermission
     | Attach
+    | Replay
     | Close
 )
 

@@ -33,6 +33,7 @@ __all__ = [
     "InvalidChannel",
     "MessageTooLarge",
     "NotStarted",
+    "PositionLost",
     "RemoteError",
     "TransportClosed",
     "Unauthenticated",
@@ -64,6 +65,10 @@ class ErrorCode(StrEnum):
     """Too many messages or commands; this one was not acted on."""
     UNAVAILABLE = "UNAVAILABLE"
     """The source of a subscription cannot be reached now; the client may ask again."""
+    POSITION_LOST = "POSITION_LOST"
+    """What was published after the position of a subscription is not kept any more."""
+    NOT_REPEATABLE = "NOT_REPEATABLE"
+    """A publication is sent again on a channel without history, which cannot tell it apart."""
     UNKNOWN_ACTION = "UNKNOWN_ACTION"
     """No command of this name is registered."""
     VALIDATION_ERROR = "VALIDATION_ERROR"
@@ -301,6 +306,10 @@ class NotStarted(UsageError):
 
     def __init__(self) -> None:
         super().__init__("the bus is not running: use it inside `async with bus:`")
+
+
+class PositionLost(WsbusError):
+    """What was published after a position is not kept any more: read the state anew."""
 
 
 class BrokerUnavailable(WsbusError):

@@ -83,7 +83,8 @@ class Hub:
     """Members, what they subscribe to, and what they owe."""
 
     def __init__(self, families: Families | None = None, *, cache_size: int = 16_384) -> None:
-        self._families: Final = Families() if families is None else families
+        self.families: Final = Families() if families is None else families
+        """The policies of channels."""
         self.table: Final = SubscriptionTable[Member, Audience](
             self._arrange, cache_size, edit=Audience.edited, narrow=self._narrow
         )
@@ -173,7 +174,7 @@ class Hub:
             if denied:
                 # In one order, so that channels denied to the same members share their groups.
                 audience = audience.edited((), sorted(denied, key=id))
-        family = self._families.find(channel)
+        family = self.families.find(channel)
         return audience if family is None else audience.under(family)
 
     def _intern(self, members: tuple[Member, ...]) -> Group:
@@ -236,6 +237,25 @@ class Hub:
                 if member not in excluded:
                     accepted -= not self._enqueue(member, entry.owed_in(None))
         return Receipt(matched, accepted)
+
+    def replay(
+        self, member: Member, publications: Iterable[Publication], *, is_latest: bool = False
+    ) -> None:
+        """Owe to one member what was published before; its denies are the caller's business."""
+        protocol = member.protocol
+        encode = None
+        if protocol is not None:
+            encode = protocol.encode_latest if is_latest else protocol.encode_publication
+        for publication in publications:
+            frame = None if encode is None else encode(publication)
+            family = self.families.find(publication.channel)
+            owed = Owed(frame, publication, family, is_latest=is_latest)
+            self._matched += 1
+            if member.standing is _READY:
+                self._log.append((member, owed))
+                self.owed_bytes += owed.size
+            else:
+                self._enqueue(member, owed)
 
     def send(self, member: Member, frame: Frame) -> None:
         """Owe a control frame to one member; it keeps its place among the publications."""

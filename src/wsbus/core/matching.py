@@ -202,8 +202,8 @@ class MatchCache(Generic[M, A]):
         before, undone = self._now, frozenset([change])
         if pattern is not None:
             found = next((answers for each, answers in self._aside if each == undone), None)
-            # Who comes and goes once does not pay for a copy. Without `edit` the order counts, and a
-            # member that is back does not stand where it stood.
+            # Who comes and goes once does not pay for a copy. Without `edit` the order counts, and
+            # a member that is back does not stand where it stood.
             if (
                 found is None
                 and self._edit is not None

@@ -7,6 +7,7 @@ into frames.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -36,6 +37,8 @@ __all__ = [
     "Request",
     "Response",
     "ServerMessage",
+    "Since",
+    "StartPosition",
     "Status",
     "Subscribe",
     "Subscribed",
@@ -108,7 +111,10 @@ class Receipt(
     local_accepted: int
     """Of these, the ones that will get it unless they go away; the rest have full queues."""
     position: Position | None = None
-    """The position in its channel; None: the channel has no history."""
+    """The position in its channel; None: the channel has no history, or it is not known yet."""
+    repeated: bool = False
+    """Whether its idempotency key was used before: the position is that of the first publication
+    with this key, and nothing was published now."""
 
 
 # --- requests: client → server --------------------------------------------------------------
@@ -121,11 +127,21 @@ class Auth(msgspec.Struct, frozen=True):
     ref: str | None = None
 
 
+class Since(msgspec.Struct, frozen=True, gc=False):
+    """The position where a subscriber goes on."""
+
+    position: Position
+    is_strict: bool = False
+    """Whether the subscription is rejected if that is not possible."""
+
+
 class Subscribe(msgspec.Struct, frozen=True):
     """The client wants the publications that match any of ``names``, as it spelled them."""
 
     names: tuple[str, ...]
     ref: str | None = None
+    since: Mapping[str, Since] = {}
+    """The positions where it goes on, by name."""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
@@ -151,6 +167,10 @@ class Publish(msgspec.Struct, frozen=True):
     event: str
     data: bytes
     ref: str | None = None
+    idempotency_key: str | None = None
+    """A text that a repetition of this message has, too."""
+    is_retry: bool = False
+    """The client has sent it before, and does not know if it was acted on."""
 
 
 class Ping(msgspec.Struct, frozen=True):
@@ -250,6 +270,15 @@ class Rejection(msgspec.Struct, frozen=True):
     message: str
 
 
+class StartPosition(msgspec.Struct, frozen=True, gc=False):
+    """The position of a subscription before what is replayed."""
+
+    name: str
+    position: Position
+    is_recovered: bool | None = None
+    """Whether nothing is missing since the client's position; None: it gave none."""
+
+
 class Subscribed(msgspec.Struct, frozen=True):
     """The answer to one subscribe request: accepted names, in order, and rejected ones."""
 
@@ -258,6 +287,8 @@ class Subscribed(msgspec.Struct, frozen=True):
     """Subscriptions of the connection after this request."""
     rejected: tuple[Rejection, ...] = ()
     ref: str | None = None
+    positions: tuple[StartPosition, ...] = ()
+    """Those of the accepted names that have history."""
 
 
 class Unsubscribed(msgspec.Struct, frozen=True):

@@ -18,13 +18,15 @@ __all__ = ["Outlet", "Owed"]
 class Owed:
     """One publication or control frame on its way to members."""
 
-    __slots__ = ("_key", "family", "frame", "publication", "size")
+    __slots__ = ("_key", "family", "frame", "is_latest", "publication", "size")
 
     def __init__(
         self,
         frame: Frame | None,
         publication: Publication | None,
         family: Family | None = None,
+        *,
+        is_latest: bool = False,
     ) -> None:
         self.frame: Final = frame
         """None: for members without a protocol."""
@@ -32,6 +34,8 @@ class Owed:
         """None: a control frame, which no policy drops."""
         self.family: Final = family
         """The channel's family; None: it has none."""
+        self.is_latest: Final = is_latest
+        """Whether it is the latest of its channel, for a new subscription."""
         self._key: object = None
         counted = publication if frame is None else frame
         assert counted is not None  # One of them is there.

@@ -70,6 +70,13 @@ class WireProtocol(Protocol):
         that all subscribers get the same.
         """
 
+    def encode_latest(self, publication: Publication) -> Frame:
+        """Return the frame for the latest publication of a channel, for a new subscription.
+
+        By default it is that of :meth:`encode_publication`.
+        """
+        return self.encode_publication(publication)
+
     def pattern(self, name: str) -> Pattern:
         """Return the pattern for the ``name`` in a subscribe or unsubscribe request.
 

@@ -19,20 +19,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import msgspec
-
+from .actions import Brought, Outcome
 from .events import Position
 from .families import Families
 from .history import HistoryPage, HistoryRead, offset_of
-from .messages import Publication
+from .messages import Publication, Since
 from .patterns import Pattern
 
 __all__ = [
     "MAX_LATEST",
     "MAX_REPLAY",
-    "Brought",
-    "Outcome",
-    "Since",
     "Wanted",
     "reads_of",
     "recover",
@@ -45,41 +41,11 @@ MAX_LATEST: Final = 1000
 """The most publications that a subscription begins with, of all channels of its pattern."""
 
 
-class Since(msgspec.Struct, frozen=True, gc=False):
-    """The position where a subscriber goes on."""
-
-    position: Position
-    is_strict: bool = False
-    """Whether the subscription is rejected if that is not possible."""
-
-
 class Wanted(NamedTuple):
     """A pattern that is about to be subscribed."""
 
     pattern: Pattern
     since: Since | None = None
-
-
-class Outcome(NamedTuple):
-    """The outcome for one pattern."""
-
-    is_reached: bool = True
-    """Whether what other nodes publish is brought here."""
-    position: Position | None = None
-    """Where the subscription stands before the replay: what comes is after it. None: the pattern
-    has no history."""
-    is_recovered: bool | None = None
-    """Whether nothing is missing; None: it has no ``since``."""
-
-
-class Brought(NamedTuple):
-    """What a request for patterns gets: an outcome for each, and what was published before."""
-
-    outcomes: Sequence[Outcome]
-    replay: Sequence[Publication] = ()
-    """What was missed, in order."""
-    latest: Sequence[Publication] = ()
-    """The latest publications of new subscriptions, in order. They come before the replay."""
 
 
 def reads_of(wanted: Sequence[Wanted], families: Families) -> list[HistoryRead]:

@@ -10,7 +10,7 @@ in :mod:`wsbus.core.session_subscriptions`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from .actions import (
@@ -19,6 +19,7 @@ from .actions import (
     AskPermission,
     AskToken,
     Attach,
+    Brought,
     Close,
     Emit,
     Invoke,
@@ -59,7 +60,6 @@ __all__ = ["Session", "State"]
 
 _OPEN, _CLOSED = State.OPEN, State.CLOSED  # Slow to look up in enum classes (3.11).
 _BEATS: Final = (Ping, Pong)
-_NOT_REACHED: Final = "it cannot be reached now; try again later"
 _TOO_FAST: Final = "too many messages"
 
 
@@ -74,7 +74,7 @@ class Session:
         now: The moment of the handshake.
         takes_tokens: Whether the endpoint can judge tokens at all.
         asks: Whether what the grants allow is put to the application as a question, too.
-        attaches: Whether what is subscribed must be brought here first.
+        attaches: Whether something must be brought for a pattern that is subscribed; None: never.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class Session:
         now: Instant,
         takes_tokens: bool = False,
         asks: bool = False,
-        attaches: bool = False,
+        attaches: Callable[[Pattern], bool] | None = None,
     ) -> None:
         self.state: State = State.AWAITING
         self.identity = identity
@@ -229,14 +229,16 @@ class Session:
 
     def _attach(self, judged: JudgedRequest) -> list[Action]:
         """Have what is permitted brought here, where it is not anyway, and answer then."""
-        if not (self._attaches and (patterns := judged.permitted)):
-            return self._holdings.subscribe(judged)
+        attaches = self._attaches
+        if attaches is None or not any(map(attaches, patterns := judged.permitted)):
+            return self._holdings.subscribe(judged, self._trusted.grants)
 
-        def answered(outcomes: Sequence[bool], now: Instant) -> list[Action]:
-            judged.keep(patterns, outcomes, ErrorCode.UNAVAILABLE, _NOT_REACHED)
-            return self._holdings.subscribe(judged)
+        def answered(brought: Brought, now: Instant) -> list[Action]:
+            judged.accept(patterns, brought)
+            return self._holdings.subscribe(judged, self._trusted.grants, patterns, brought)
 
-        return [Attach(self.pending.begin(judged.request, answered, judged), tuple(patterns))]
+        number = self.pending.begin(judged.request, answered, judged)
+        return [Attach(number, tuple(patterns), judged.since())]
 
     def assign(self, pattern: Pattern) -> list[Action]:
         """Subscribe on the server's account: not told to the client, not counted against it."""
@@ -294,12 +296,13 @@ class Session:
         """Take the answer to :class:`.AskPermission`: a yes or no for each name, in order."""
         return self._handle_answer(request, allowed, now)
 
-    def handle_attached(self, request: int, outcomes: Sequence[bool], now: Instant) -> list[Action]:
-        """Take the answer to :class:`.Attach`: for each pattern, whether it is brought here.
+    def handle_attached(self, request: int, brought: Brought, now: Instant) -> list[Action]:
+        """Take the answer to :class:`.Attach`.
 
-        The reply and the joins follow in one step: perform them before anything else is published.
+        The reply, what is replayed and the joins follow in one step: perform them before anything
+        else is published.
         """
-        return self._handle_answer(request, outcomes, now)
+        return self._handle_answer(request, brought, now)
 
     def _handle_answer(self, number: int, answer: object, now: Instant) -> list[Action]:
         if not self.pending.awaits(number):

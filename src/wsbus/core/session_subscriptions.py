@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
-from .actions import Action, Join, Leave, Send
+from .actions import Action, Brought, Join, Leave, Replay, Send
 from .errors import ErrorCode, InvalidChannel
 from .limits import NAMES_PER_MESSAGE, Limits
 from .messages import (
     GetStatus,
+    Publication,
     Rejection,
     Request,
+    Since,
+    StartPosition,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -21,15 +24,20 @@ from .patterns import Pattern
 from .permissions import Grants
 from .protocol import WireProtocol
 
-__all__ = ["LISTS", "NOT_ALLOWED", "NOT_GRANTED", "Holdings", "JudgedRequest"]
+__all__ = ["LISTS", "NOT_ALLOWED", "NOT_GRANTED", "NOT_REACHED", "Holdings", "JudgedRequest"]
 
 LISTS: Final = (Subscribe, Unsubscribe, GetStatus)
 """Requests that hold many names, or are answered with many; see :meth:`Holdings.cost`."""
 
 NOT_ALLOWED: Final = "the application does not allow this"
 NOT_GRANTED: Final = "no grant covers this"
+_POSITION_LOST: Final = "what was published after this position is not kept any more"
 _TAKEN: Final = "the subscription was taken away"
+NOT_REACHED: Final = "it cannot be reached now; try again later"
 _NOT_ADMIN: Final = "* itself needs admin; a grant for * covers everything else"
+
+
+_NOTHING: Final = Brought(())
 
 
 class JudgedRequest(NamedTuple):
@@ -42,6 +50,27 @@ class JudgedRequest(NamedTuple):
     def permitted(self) -> list[Pattern]:
         """Patterns that may be subscribed; two names may mean one pattern, which is here once."""
         return list(dict.fromkeys(v for v in self.verdicts.values() if isinstance(v, Pattern)))
+
+    def since(self) -> dict[Pattern, Since]:
+        """Return the positions where permitted patterns go on; of two names, the later one."""
+        verdicts, since = self.verdicts, self.request.since
+        return {
+            verdict: since[name]
+            for name in since
+            if isinstance(verdict := verdicts.get(name), Pattern)
+        }
+
+    def accept(self, patterns: Sequence[Pattern], brought: Brought) -> None:
+        """Reject what cannot be reached, and what must be recovered and is not."""
+        reached = [outcome.is_reached for outcome in brought.outcomes]
+        self.keep(patterns, reached, ErrorCode.UNAVAILABLE, NOT_REACHED)
+        since = self.since()
+        lost = {
+            pattern
+            for pattern, outcome in zip(patterns, brought.outcomes, strict=True)
+            if outcome.is_recovered is False and since[pattern].is_strict
+        }
+        self.refuse(lost, _POSITION_LOST, ErrorCode.POSITION_LOST)
 
     def keep(
         self, patterns: Sequence[Pattern], answers: Sequence[bool], code: str, why: str
@@ -111,8 +140,24 @@ class Holdings:
             verdicts[name] = verdict
         return JudgedRequest(request, verdicts)
 
-    def subscribe(self, judged: JudgedRequest) -> list[Action]:
-        """Join what is permitted; one answer collects the whole request."""
+    def subscribe(
+        self,
+        judged: JudgedRequest,
+        grants: Grants,
+        patterns: Sequence[Pattern] = (),
+        brought: Brought = _NOTHING,
+    ) -> list[Action]:
+        """Join what is permitted; one answer collects the whole request.
+
+        Args:
+            judged: The request.
+            grants: The client's: what they deny is not replayed.
+            patterns: The patterns that something was brought for.
+            brought: What was.
+        """
+        before = self.patterns if brought.replay or brought.latest else ()
+        outcomes = dict(zip(patterns, brought.outcomes, strict=True))
+        positions: list[StartPosition] = []
         accepted: list[str] = []
         rejected: list[Rejection] = []
         joins: list[Action] = []
@@ -123,11 +168,23 @@ class Holdings:
                     rejected.append(verdict)
                     continue
                 joins += self._hold(name, verdict)
+                outcome = outcomes.get(verdict)
+                if outcome is not None and outcome.position is not None:
+                    positions.append(StartPosition(name, outcome.position, outcome.is_recovered))
             accepted.append(name)
         # The answer before the joins: no event may come before it.
         ref = judged.request.ref
-        answer = Subscribed(tuple(accepted), len(self.names), tuple(rejected), ref)
-        return [Send(answer), *joins]
+        rejections, places = tuple(rejected), tuple(positions)
+        answer = Subscribed(tuple(accepted), len(self.names), rejections, ref, places)
+        if not (brought.replay or brought.latest):
+            return [Send(answer), *joins]
+        is_new = _Newly(before, [join.pattern for join in joins if isinstance(join, Join)], grants)
+        replays = [
+            Replay(publications, is_latest=is_latest)
+            for found, is_latest in ((brought.latest, True), (brought.replay, False))
+            if (publications := [*filter(is_new, found)])
+        ]
+        return [Send(answer), *replays, *joins]
 
     def unsubscribe(self, names: Collection[str], ref: str | None = None) -> list[Action]:
         """Leave; idempotent, and answered with the names as they were given."""
@@ -201,6 +258,29 @@ class Holdings:
             if left:
                 self._aliased[pattern] = left
         return [] if self._holds(pattern) else [Leave(pattern)]
+
+
+class _Newly:
+    """Tells whether a publication reaches a client by patterns that it joins now, and no other."""
+
+    def __init__(
+        self, before: Collection[Pattern], joined: Collection[Pattern], grants: Grants
+    ) -> None:
+        self._before: Final = before
+        self._joined: Final = joined
+        self._grants: Final = grants
+        self._known: Final[dict[str, bool]] = {}
+
+    def __call__(self, publication: Publication) -> bool:
+        channel = publication.channel
+        known = self._known.get(channel)
+        if known is None:
+            known = self._known[channel] = (
+                self._grants.may_receive(channel)
+                and any(pattern.matches(channel) for pattern in self._joined)
+                and not any(pattern.matches(channel) for pattern in self._before)
+            )
+        return known
 
 
 def _taken(name: str) -> Rejection:

@@ -22,6 +22,7 @@ __all__ = [
     "Dialogue",
     "FromClient",
     "FromServer",
+    "Rejected",
     "milliseconds",
 ]
 
@@ -146,7 +147,9 @@ class _AuthResult(FromServer, frozen=True, kw_only=True, tag="auth_result"):
     error: _Fault | UnsetType = UNSET
 
 
-class _Rejected(msgspec.Struct, frozen=True):
+class Rejected(msgspec.Struct, frozen=True):
+    """A pattern that was not subscribed."""
+
     channel: str
     code: str
     message: str
@@ -155,7 +158,7 @@ class _Rejected(msgspec.Struct, frozen=True):
 class _Subscriptions(msgspec.Struct, frozen=True, omit_defaults=True):
     channels: tuple[str, ...]
     active_subscriptions: int
-    rejected: tuple[_Rejected, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
 
 
 class _Subscribed(_WithId, frozen=True, kw_only=True, tag="subscribed"):
@@ -213,7 +216,7 @@ class Dialogue(TaggedJson):
             case core.Ping():
                 return _ServerPing(id=reply.ref, timestamp=at)
             case core.Subscribed():
-                rejected = tuple(_Rejected(r.name, r.code, r.message) for r in reply.rejected)
+                rejected = tuple(Rejected(r.name, r.code, r.message) for r in reply.rejected)
                 data = _Subscriptions(reply.names, reply.active, rejected)
                 return _Subscribed(id=reply.ref, timestamp=at, data=data)
             case core.Unsubscribed():

@@ -10,19 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 import msgspec
 from msgspec import Raw
 
 from ..core import messages as core
 from ..core.events import MAX_GAP_CHANNELS, Gap, GapCause, Position
+from ..core.frame import Frame
 from ..core.patterns import Pattern, parse_pattern
 from .common import (
     COMMON_MESSAGES,
     Dialogue,
     FromClient,
     FromServer,
+    Rejected,
     milliseconds,
 )
 from .tagged import ClientMessage
@@ -34,17 +36,43 @@ _LINE: Final = re.compile(r"[^\n\r\t ][^\n]*")
 _text: Final = re.Match[str].group
 
 
+_Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
 class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
     is_call = True
 
     channel: str
     event: str = "message"
     data: Any
+    idempotency_key: _Text | None = None
+    retry: bool = False
 
     def request(self) -> core.Request:
         # Encoded anew: data that go into the frames of others must hold no newline, no number out
         # of range and no lone surrogate, whatever the client wrote.
-        return core.Publish(self.channel, self.event, msgspec.json.encode(self.data), self.id)
+        data, key = msgspec.json.encode(self.data), self.idempotency_key
+        is_retry = self.retry and key is not None
+        return core.Publish(self.channel, self.event, data, self.id, key, is_retry)
+
+
+class _Start(msgspec.Struct, frozen=True):
+    epoch: _Text
+    offset: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+    tag: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    strict: bool = False
+
+    def since(self) -> core.Since:
+        return core.Since(Position(self.epoch, self.offset, self.tag), self.strict)
+
+
+class _Subscribe(FromClient, frozen=True, tag="subscribe"):
+    channels: tuple[str, ...]
+    since: dict[str, _Start] = msgspec.field(default_factory=dict)
+
+    def request(self) -> core.Request:
+        since = {name: start.since() for name, start in self.since.items()}
+        return core.Subscribe(self.channels, self.id, since)
 
 
 class _GetStatus(FromClient, frozen=True, tag="get_status"):
@@ -71,6 +99,7 @@ class _Connected(FromServer, frozen=True, tag="connected"):
 class _Position(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: str
     offset: int
+    tag: str = ""
     previous: int | None = None
 
 
@@ -80,6 +109,7 @@ class _StoredEvent(FromServer, frozen=True, tag="event"):
     timestamp: int
     position: _Position
     data: Raw
+    latest: bool = False
 
 
 class _ChannelLoss(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,6 +127,27 @@ class _Loss(msgspec.Struct, frozen=True, omit_defaults=True):
 class _Gap(FromServer, frozen=True, tag="gap"):
     timestamp: int
     data: _Loss
+
+
+class _StartPosition(msgspec.Struct, frozen=True, omit_defaults=True):
+    channel: str
+    epoch: str
+    offset: int
+    tag: str = ""
+    recovered: bool | None = None
+
+
+class _Held(msgspec.Struct, frozen=True, omit_defaults=True):
+    channels: tuple[str, ...]
+    active_subscriptions: int
+    rejected: tuple[Rejected, ...] = ()
+    positions: tuple[_StartPosition, ...] = ()
+
+
+class _Subscribed(FromServer, frozen=True, kw_only=True, tag="subscribed"):
+    id: str | None = None
+    timestamp: int
+    data: _Held
 
 
 class _Facts(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -131,7 +182,12 @@ class Native(Dialogue):
 
     name = "wsbus.v1"
     joins = True
-    messages: ClassVar[tuple[type[ClientMessage], ...]] = (*COMMON_MESSAGES, _Publish, _GetStatus)
+    messages: ClassVar[tuple[type[ClientMessage], ...]] = (
+        *[message for message in COMMON_MESSAGES if message.__struct_config__.tag != "subscribe"],
+        _Subscribe,
+        _Publish,
+        _GetStatus,
+    )
 
     def split(self, frame: str | bytes) -> Iterable[str | bytes]:
         """Cut a frame at newlines, one by one; blank lines are skipped.
@@ -159,10 +215,12 @@ class Native(Dialogue):
 
     def stored_event(self, publication: core.Publication, at: int, data: Raw) -> FromServer:
         """Return the message for a publication that has a position, with the position."""
-        position = publication.position
-        assert position is not None
-        where = _position(position, publication.previous)
-        return _StoredEvent(publication.channel, publication.event, at, where, data)
+        return _stored(publication, at, data)
+
+    def encode_latest(self, publication: core.Publication) -> Frame:
+        """Return an event's frame that says that it is the latest of its channel."""
+        at, data = milliseconds(publication.timestamp), Raw(publication.data)
+        return Frame(msgspec.json.encode(_stored(publication, at, data, is_latest=True)))
 
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``; ``at`` in milliseconds."""
@@ -171,6 +229,11 @@ class Native(Dialogue):
                 return _Connected(at, _terms(reply))
             case Gap():
                 return _Gap(at, _loss(reply))
+            case core.Subscribed(positions=(_, *_)):
+                rejected = tuple([Rejected(r.name, r.code, r.message) for r in reply.rejected])
+                positions = tuple([_start_position(each) for each in reply.positions])
+                held = _Held(reply.names, reply.active, rejected, positions)
+                return _Subscribed(id=reply.ref, timestamp=at, data=held)
             case core.Unsubscribed(reason=str()):
                 data = _Withdrawal(reply.names, reply.active, reply.reason)
                 return _Withdrawn(id=reply.ref, timestamp=at, data=data)
@@ -206,8 +269,24 @@ def _facts(status: core.Status) -> _Facts:
 
 def _position(position: Position, previous: Position | None = None) -> _Position:
     if previous is None or previous.epoch != position.epoch:
-        return _Position(position.epoch, position.offset)
-    return _Position(position.epoch, position.offset, previous.offset)
+        return _Position(position.epoch, position.offset, position.tag)
+    return _Position(position.epoch, position.offset, position.tag, previous.offset)
+
+
+def _stored(
+    publication: core.Publication, at: int, data: Raw, *, is_latest: bool = False
+) -> _StoredEvent:
+    position = publication.position
+    assert position is not None
+    where = _position(position, publication.previous)
+    return _StoredEvent(publication.channel, publication.event, at, where, data, is_latest)
+
+
+def _start_position(start: core.StartPosition) -> _StartPosition:
+    position = start.position
+    return _StartPosition(
+        start.name, position.epoch, position.offset, position.tag, start.is_recovered
+    )
 
 
 def _loss(gap: Gap) -> _Loss:

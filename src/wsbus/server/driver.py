@@ -259,6 +259,9 @@ class Driver:
                 case actions.Join():
                     services.hub.join(member, action.pattern)
                     self._note(services.hooks.subscribe, action.pattern.text)
+                case actions.Replay():
+                    services.hub.replay(member, action.publications, is_latest=action.is_latest)
+                    services.flusher.soon()
                 case actions.Leave():
                     services.hub.leave(member, action.pattern)
                     self._note(services.hooks.unsubscribe, action.pattern.text)

@@ -13,12 +13,14 @@ from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
-from ..core.families import Families, Family
+from ..core.families import Families, Family, History
+from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.overflow import Overflow
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
+from .archive import Archive
 from .commands import Commands
 from .driver import Driver
 from .flusher import Flusher
@@ -143,11 +145,18 @@ class BusHost:
         life.check_here()
         return life.is_up
 
-    def declare(self, pattern: str, *, overflow: Overflow | str | None, key: str | None) -> Family:
+    def declare(
+        self,
+        pattern: str,
+        *,
+        overflow: Overflow | str | None,
+        key: str | None,
+        history: History | None,
+    ) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""
         if self.life is not None and not self.life.is_over:
             raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
-        return self._families.declare(pattern, overflow=overflow, key=key)
+        return self._families.declare(pattern, overflow=overflow, key=key, history=history)
 
     async def start(self) -> None:
         """Start. Cancellation: it has not started, and can be started again.
@@ -183,12 +192,16 @@ class BusHost:
 
     def _make_services(self, tasks: TaskGroup) -> Services:
         hub, runner, clock = Hub(self._families), Runner(tasks), self._clock
+        archive = None
+        if self._families.keep_history and self._broker is None:
+            archive = Archive(self._families, MemoryHistory(new_id()), clock)
         flusher = Flusher(hub, runner, clock, self._flush_interval)
         node = new_id()
         services = Services(
             hub=hub,
             flusher=flusher,
-            post=Post(hub, flusher, clock, self._encode, node),
+            post=Post(hub, flusher, clock, self._encode, node, archive=archive),
+            archive=archive,
             runner=runner,
             clock=clock,
             commands=self._commands,

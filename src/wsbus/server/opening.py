@@ -36,7 +36,7 @@ def new_session(
         now=now,
         takes_tokens=endpoint.authenticator is not None,
         asks=services.authorize is not None,
-        attaches=services.interest is not None,
+        attaches=services.attaches,
     )
 
 

@@ -19,12 +19,16 @@ from collections.abc import Callable, Collection
 from typing import Final, TypeAlias
 
 from ..core.channels import Channel
+from ..core.choices import shown
 from ..core.envelope import Addressed, publish_item
+from ..core.errors import UsageError
+from ..core.families import History
 from ..core.feeds import ALL_NODES, Feed
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Member
 from ..core.messages import Publication, Receipt
+from .archive import Archive
 from .flusher import Flusher
 from .outgoing import Handover, Outgoing
 from .source import Encode, Source
@@ -47,6 +51,7 @@ class Post:
         clock: Reads both clocks.
         encode: Turns data into JSON.
         node: Identifies this run of the bus.
+        archive: Keeps what is published on channels with history; None: nothing here does.
     """
 
     def __init__(
@@ -56,8 +61,12 @@ class Post:
         clock: Callable[[], Instant],
         encode: Encode,
         node: str,
+        *,
+        archive: Archive | None = None,
     ) -> None:
         self.node: Final = node
+        self._history_of: Final = hub.families.history_of
+        self._archive: Final = archive
         self._hub: Final = hub
         self._flusher: Final = flusher
         source: Final = Source(node, encode, clock)
@@ -70,6 +79,69 @@ class Post:
         """Flush at the end of this turn; at once if much is owed already."""
         self.is_pressed: bool = False
         """Whether the connection whose client published last is to await :meth:`relieved`."""
+
+    def keeps(self, channel: Channel) -> bool:
+        """Tell whether a channel has history."""
+        return self._history_of(channel) is not None
+
+    def scoped(self, idempotency_key: str, channel: Channel, owner: str = "") -> str:
+        """Return the key under which a store remembers a publication.
+
+        Args:
+            idempotency_key: The publisher's.
+            channel: Where it publishes.
+            owner: The subject whose client publishes; others may use the same key.
+
+        Raises:
+            UsageError: It is no text, or the channel has no history.
+        """
+        if not isinstance(idempotency_key, str) or not idempotency_key:  # type: ignore[redundant-expr]
+            raise UsageError(f"an idempotency key is a text, not {shown(idempotency_key)}")
+        if not self.keeps(channel):
+            raise UsageError(
+                f"idempotency_key needs history: bus.family({str(channel)!r}, history=History())"
+            )
+        return f"{channel} {owner} {idempotency_key}"
+
+    def publish(
+        self,
+        publication: Publication,
+        excluded: frozenset[Member] = _NO_MEMBERS,
+        absent: Addressed | None = None,
+        idempotency_key: str | None = None,
+    ) -> Sent:
+        """Keep a publication, if its channel has history, and have it delivered on every node.
+
+        Follow it with :meth:`pace` or :attr:`soon`.
+
+        Args:
+            publication: What was accepted here.
+            excluded: Members that do not get it.
+            absent: Connections of other nodes that do not get it.
+            idempotency_key: A text that a repetition of this publication has, too. A channel
+                without history takes no notice of it.
+        """
+        history = self._history_of(publication.channel)
+        if history is None:
+            return self.deliver(publication, excluded), self.hand_over(publication, absent)
+        return self._keep(publication, history, excluded, idempotency_key)
+
+    def _keep(
+        self,
+        publication: Publication,
+        history: History,
+        excluded: frozenset[Member],
+        idempotency_key: str | None,
+    ) -> Sent:
+        archive = self._archive
+        assert archive is not None  # A bus whose families have history has one.
+        if idempotency_key is not None:
+            position = archive.repeated(idempotency_key)
+            if position is not None:
+                return Receipt(0, 0, position, repeated=True), None
+        kept = archive.keep(publication, history, idempotency_key)
+        receipt = self.deliver(kept, excluded)
+        return Receipt(receipt.local_matched, receipt.local_accepted, kept.position), None
 
     def deliver(
         self,
@@ -116,17 +188,19 @@ class Post:
             return None
         return outgoing.put(feed, publish_item(publication, excluded, to))
 
-    def emit(self, channel: Channel, event: str, data: bytes) -> Sent:
+    def emit(
+        self, channel: Channel, event: str, data: bytes, idempotency_key: str | None = None
+    ) -> Sent:
         """Accept and deliver what a client publishes; its protocol has checked the data.
 
         It flushes at once when much is owed, and the connection of the client waits for the readers
         before the next message.
         """
         publication = self._take(channel, event, data)
-        receipt = self.deliver(publication)
+        sent = self.publish(publication, idempotency_key=idempotency_key)
         self.is_pressed = self._flusher.is_overdue
         self.soon()
-        return receipt, self.hand_over(publication)
+        return sent
 
     def settle(self, is_alone: bool) -> None:  # noqa: FBT001  # called once, by position
         """Have what another node published written.

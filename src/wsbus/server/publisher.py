@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ..core.errors import NotStarted, UsageError
-from ..core.families import Family
+from ..core.families import Family, History
 from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
@@ -40,7 +40,12 @@ class Publisher:
         self._recipients: Final = Recipients(host.endpoints)
 
     def family(
-        self, pattern: str, *, overflow: Overflow | str | None = None, key: str | None = None
+        self,
+        pattern: str,
+        *,
+        overflow: Overflow | str | None = None,
+        key: str | None = None,
+        history: History | None = None,
     ) -> Family:
         """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
 
@@ -56,13 +61,16 @@ class Publisher:
             key: For ``conflate``, the field of the data by whose value newer publications replace
                 older ones; what a client publishes, too. None, and data without that field: only
                 channel and event count. ``publish(…, key=…)`` goes before it.
+            history: How long each channel keeps what is published, for subscribers that come back
+                or come late; None: it keeps nothing.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: The bus is running; another family has a pattern that matches the same
-                channels; ``overflow`` is no policy; or ``key`` is no text, or cannot take effect.
+                channels; ``overflow`` is no policy; ``key`` is no text, or cannot take effect; or
+                ``history`` is none.
         """
-        return self._host.declare(pattern, overflow=overflow, key=key)
+        return self._host.declare(pattern, overflow=overflow, key=key, history=history)
 
     async def publish(
         self,
@@ -72,6 +80,7 @@ class Publisher:
         event: str = "message",
         exclude: Who = (),
         key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Receipt:
         """Publish to everyone whose patterns match, in the order of the calls.
 
@@ -87,14 +96,17 @@ class Publisher:
             event: The event: a word that says what happened.
             exclude: Receivers to leave out: a connection, several, or the subject of an identity.
             key: For ``conflate``, the key; None: channel and event.
+            idempotency_key: On a channel with history, a text that a repetition of this publication
+                has, too: of those within two minutes only the first is published.
 
         Returns:
-            The number of receivers, and how many of them will get it.
+            The number of receivers, how many of them will get it, and its position.
 
         Raises:
             InvalidChannel: The channel is invalid; a pattern, for example.
-            UsageError: The data has no JSON form, or an argument has the wrong type: nothing was
-                published. Or it is larger than the broker takes: other processes do not get it.
+            UsageError: The data has no JSON form, or an argument has the wrong type, or there is an
+                ``idempotency_key`` and no history: nothing was published. Or it is larger than the
+                broker takes: other processes do not get it.
             NotStarted: The bus is not running.
             BrokerUnavailable: The broker has not taken it, so that other processes do not get it;
                 the subscribers of this one do.
@@ -103,7 +115,7 @@ class Publisher:
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        receipt, handover = self._deliver(services, publication, exclude)
+        receipt, handover = self._deliver(services, publication, exclude, idempotency_key)
         await post.pace()
         if handover is not None:
             await handover.wait()
@@ -117,6 +129,7 @@ class Publisher:
         event: str = "message",
         exclude: Who = (),
         key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Receipt:
         """Publish from code that cannot await; like :meth:`publish`, and in one order with it.
 
@@ -130,7 +143,7 @@ class Publisher:
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        receipt, handover = self._deliver(services, publication, exclude)
+        receipt, handover = self._deliver(services, publication, exclude, idempotency_key)
         post.soon()
         return receipt if handover is None else handover.checked(receipt)
 
@@ -354,13 +367,20 @@ class Publisher:
         absent = recipients.elsewhere(exclude, endpoint)
         return receipt, post.hand_over(publication, absent, elsewhere)
 
-    def _deliver(self, services: Services, publication: Publication, exclude: Who) -> Sent:
+    def _deliver(
+        self,
+        services: Services,
+        publication: Publication,
+        exclude: Who,
+        idempotency_key: str | None = None,
+    ) -> Sent:
         post, recipients = services.post, self._recipients
         excluded = recipients.members(services.registry, exclude)
-        receipt = post.deliver(publication, excluded)
-        if post.outgoing is None or not post.outgoing.has_others:
-            return receipt, None
-        return receipt, post.hand_over(publication, recipients.elsewhere(exclude))
+        absent = None if post.outgoing is None else recipients.elsewhere(exclude)
+        scoped = None
+        if idempotency_key is not None:
+            scoped = post.scoped(idempotency_key, publication.channel)
+        return post.publish(publication, excluded, absent, scoped)
 
     def _from_thread(
         self, instead: str, accept: Callable[[], Receipt], timeout: float | None

@@ -13,7 +13,15 @@ from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import msgspec
 
-from ..core.actions import Action, AskPermission, AskToken, Attach, Emit
+from ..core.actions import (
+    Action,
+    AskPermission,
+    AskToken,
+    Attach,
+    Brought,
+    Emit,
+    Outcome,
+)
 from ..core.errors import CloseCode, ErrorCode
 from ..core.instant import Instant
 from ..core.messages import Refused, Response
@@ -76,12 +84,12 @@ def question(
         case AskPermission():
             submit(partial(put, asker, _judge_permission, services, ask))
         case Attach():
-            assert services.interest is not None  # Or the session would not attach.
-            if not services.interest.ask(ask.patterns):
+            if services.interest is not None and not services.interest.ask(ask.patterns):
                 submit(partial(put, asker, _await_interest, services, ask))
                 return
-            now, outcomes = now or services.clock(), [True] * len(ask.patterns)
-            asker.perform(asker.session.handle_attached(ask.request, outcomes, now), now)
+            now = now or services.clock()
+            brought = services.bring(ask.patterns, ask.since)
+            asker.perform(asker.session.handle_attached(ask.request, brought, now), now)
 
 
 def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
@@ -90,7 +98,16 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
     A client that asks for no answer gets one if only this node's subscribers get the publication.
     """
     publish = action.publish
-    receipt, handover = post.emit(action.channel, publish.event, publish.data)
+    if publish.is_retry and not post.keeps(action.channel):
+        why = "this channel has no history, which would tell a repetition apart"
+        refused = Refused(ErrorCode.NOT_REPEATABLE, why, publish.ref, publish.ref is not None)
+        asker.send(refused)
+        return
+    key = publish.idempotency_key
+    if key is not None:
+        owner = asker.identity.subject if asker.identity else ""
+        key = post.scoped(key, action.channel, owner) if post.keeps(action.channel) else None
+    receipt, handover = post.emit(action.channel, publish.event, publish.data, key)
 
     def answer(error: NotTaken | None) -> None:
         if error is not None:
@@ -135,8 +152,8 @@ async def _await_interest(asker: Asker, services: Services, ask: Attach) -> None
     interest = services.interest
     assert interest is not None
     try:
-        outcomes = await interest.outcomes(ask.patterns, REACH_SECONDS)
-        now = services.clock()
-        asker.go_on(asker.session.handle_attached(ask.request, outcomes, now), now)
+        reached = await interest.outcomes(ask.patterns, REACH_SECONDS)
+        now, brought = services.clock(), Brought([Outcome(each) for each in reached])
+        asker.go_on(asker.session.handle_attached(ask.request, brought, now), now)
     finally:  # After the joins, if there are any.
         interest.release(ask.patterns)

@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
@@ -15,13 +15,17 @@ from anyio import current_time
 
 from .._application import Overdue, name_of
 from .._log import BoundedLog
-from ..core.actions import AskPermission
-from ..core.events import Gap, GapCause
+from ..core.actions import AskPermission, Brought, Outcome
+from ..core.events import Gap, GapCause, Position
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
 from ..core.hub import Hub
 from ..core.instant import Instant
+from ..core.member import Member
+from ..core.messages import Since
+from ..core.patterns import Pattern
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
+from .archive import Archive
 from .commands import Commands
 from .connection import ConnectionDriver
 from .flusher import Flusher
@@ -70,6 +74,10 @@ def new_heartbeat(policy: HeartbeatPolicy, now: float) -> Heartbeat:
     return Heartbeat(policy, now, 1 - chance / 2 if policy.spreads else 1.0)
 
 
+def _always(_: Pattern) -> bool:
+    return True
+
+
 class InProcess(Protocol):
     """A subscription inside the process, which ends with the bus."""
 
@@ -101,6 +109,8 @@ class Services:
     """The patterns wanted from other nodes; None: there are no other nodes."""
     relay: Relay | None = None
     """The way to other nodes; None: there are none."""
+    archive: Archive | None = None
+    """Keeps history in this process; None: no family has any, or a broker keeps it."""
     registry: Registry[ConnectionDriver] = field(default_factory=Registry)
     heartbeats: dict[Endpoint, HeartbeatPolicy] = field(default_factory=dict)
     """The heartbeats that were applied to their connections last."""
@@ -113,6 +123,45 @@ class Services:
     """Replies for which a dialect had no message."""
     log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
     """The log for failures of the application's functions."""
+
+    @property
+    def attaches(self) -> Callable[[Pattern], bool] | None:
+        """Tells whether a pattern that is subscribed must be brought here; None: none must."""
+        if self.interest is not None:
+            return _always
+        return None if self.archive is None else self.hub.families.keeps_any
+
+    async def begin(
+        self,
+        member: Member,
+        pattern: Pattern,
+        since: Position | None,
+        begin: Callable[[Brought], None],
+    ) -> None:
+        """Join a member of this process to a pattern, once that is brought here.
+
+        Args:
+            member: It is attached.
+            pattern: What it subscribes to.
+            since: The position where it goes on; None: here.
+            begin: Takes what was published before.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached.
+            PositionLost: ``begin`` says so.
+        """
+        if self.archive is not None:
+            start = {} if since is None else {pattern: Since(since, is_strict=True)}
+            begin(self.archive.bring((pattern,), start))
+        self.hub.join(member, pattern)
+        if self.interest is not None:
+            await self.interest.reach(pattern)
+
+    def bring(self, patterns: Sequence[Pattern], since: Mapping[Pattern, Since]) -> Brought:
+        """Return what patterns get that are subscribed now."""
+        if self.archive is None:
+            return Brought([Outcome()] * len(patterns))
+        return self.archive.bring(patterns, since)
 
     def follow(self, provider: InterestProvider) -> None:
         """Have a provider bring what is wanted here; to be called before any client connects."""

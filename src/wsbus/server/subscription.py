@@ -9,11 +9,11 @@ from typing import Any, Final, Self
 import anyio
 import msgspec
 
+from ..core.actions import Brought
 from ..core.choices import member_of
-from ..core.errors import UsageError
-from ..core.events import Event, Gap, GapCause
+from ..core.errors import PositionLost, UsageError
+from ..core.events import Event, Gap, GapCause, Position
 from ..core.member import Member
-from ..core.messages import Publication
 from ..core.outlet import Outlet, Owed
 from ..core.overflow import Overflow
 from ..core.pacing import MAX_JOIN_BYTES
@@ -41,11 +41,15 @@ class Subscription(Outlet):
         max_messages: int,
         max_bytes: int,
         overflow: Overflow | str,
+        since: Position | None = None,
     ) -> None:
         self.pattern: Final = pattern
+        self.position: Position | None = since
+        """The position where it goes on; once it is entered, of what it has returned last. None:
+        the pattern has no history."""
         self._find: Final = services
         self._services: Services | None = None
-        self._taken: list[Publication] = []
+        self._taken: list[Owed] = []
         self._gap: Gap | None = None
         self._wake = anyio.Event()
         self._is_closed = False
@@ -78,20 +82,33 @@ class Subscription(Outlet):
 
         Raises:
             BrokerUnavailable: The broker cannot be reached.
+            PositionLost: What was published after ``since`` is not kept any more.
         """
         if self._is_closed or self._services is not None:
             raise UsageError("a subscription is entered once")
         services = self._services = self._find()
         services.subscriptions.add(self)
         services.hub.attach(self._member)
-        services.hub.join(self._member, self.pattern)
-        if services.interest is not None:
-            try:
-                await services.interest.reach(self.pattern)
-            except BaseException:
-                self.close()
-                raise
+        try:
+            await services.begin(self._member, self.pattern, self.position, self._begin)
+        except BaseException:
+            self.close()
+            raise
         return self
+
+    def _begin(self, brought: Brought) -> None:
+        """Take what was published before; the pattern is joined right after it."""
+        (outcome,) = brought.outcomes
+        if outcome.is_recovered is False:
+            raise PositionLost(
+                f"what was published on {self.pattern.text!r} after this position is not kept any "
+                "more: read the state anew, and subscribe since the position that belongs to it"
+            )
+        self.position = outcome.position
+        hub = self._services.hub if self._services is not None else None
+        assert hub is not None  # It is being entered.
+        hub.replay(self._member, brought.latest, is_latest=True)
+        hub.replay(self._member, brought.replay)
 
     async def __aexit__(
         self,
@@ -125,7 +142,7 @@ class Subscription(Outlet):
             loss, items = self._member.take(MAX_JOIN_BYTES)
             if loss is not None:
                 self.lose(loss.gap(GapCause.BUFFER))
-            self._taken = [item.publication for item in reversed(items) if item.publication]
+            self._taken = [item for item in reversed(items) if item.publication]
             if not self._taken:
                 self._wake = anyio.Event()
                 self._is_awaited = True
@@ -133,7 +150,11 @@ class Subscription(Outlet):
                     await self._wake.wait()
                 finally:
                     self._is_awaited = False
-        publication = self._taken.pop()
+        owed = self._taken.pop()
+        publication = owed.publication
+        assert publication is not None  # Those without were left out.
+        if publication.position is not None and not owed.is_latest:
+            self.position = publication.position
         gap, self._gap = self._gap, None
         data = msgspec.json.decode(publication.data)
         return Event(
@@ -143,6 +164,7 @@ class Subscription(Outlet):
             publication.timestamp,
             gap,
             publication.position,
+            owed.is_latest,
         )
 
     @property
