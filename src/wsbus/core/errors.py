@@ -151,6 +151,10 @@ class RemoteError(WsbusError):
     """The peer did something wrong, or went away."""
 
 
+class PositionLost(RemoteError):
+    """What was published after a position is not kept any more: read the state anew."""
+
+
 class CommandError(RemoteError):
     """A command cannot be carried out.
 
@@ -306,10 +310,6 @@ class NotStarted(UsageError):
 
     def __init__(self) -> None:
         super().__init__("the bus is not running: use it inside `async with bus:`")
-
-
-class PositionLost(WsbusError):
-    """What was published after a position is not kept any more: read the state anew."""
 
 
 class BrokerUnavailable(WsbusError):

@@ -66,7 +66,7 @@ class _Start(msgspec.Struct, frozen=True):
         return core.Since(Position(self.epoch, self.offset, self.tag), self.strict)
 
 
-class _Subscribe(FromClient, frozen=True, tag="subscribe"):
+class _SubscribeSince(FromClient, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
     since: dict[str, _Start] = msgspec.field(default_factory=dict)
 
@@ -144,7 +144,7 @@ class _Held(msgspec.Struct, frozen=True, omit_defaults=True):
     positions: tuple[_StartPosition, ...] = ()
 
 
-class _Subscribed(FromServer, frozen=True, kw_only=True, tag="subscribed"):
+class _SubscribedAt(FromServer, frozen=True, kw_only=True, tag="subscribed"):
     id: str | None = None
     timestamp: int
     data: _Held
@@ -184,7 +184,7 @@ class Native(Dialogue):
     joins = True
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (
         *[message for message in COMMON_MESSAGES if message.__struct_config__.tag != "subscribe"],
-        _Subscribe,
+        _SubscribeSince,
         _Publish,
         _GetStatus,
     )
@@ -233,7 +233,7 @@ class Native(Dialogue):
                 rejected = tuple([Rejected(r.name, r.code, r.message) for r in reply.rejected])
                 positions = tuple([_start_position(each) for each in reply.positions])
                 held = _Held(reply.names, reply.active, rejected, positions)
-                return _Subscribed(id=reply.ref, timestamp=at, data=held)
+                return _SubscribedAt(id=reply.ref, timestamp=at, data=held)
             case core.Unsubscribed(reason=str()):
                 data = _Withdrawal(reply.names, reply.active, reply.reason)
                 return _Withdrawn(id=reply.ref, timestamp=at, data=data)
