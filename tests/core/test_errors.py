@@ -47,6 +47,7 @@ def test_error_codes_are_the_words_that_clients_see() -> None:
             "RATE_LIMITED",
             "UNAVAILABLE",
             "POSITION_LOST",
+            "NO_HISTORY",
             "NOT_REPEATABLE",
             "UNKNOWN_ACTION",
             "VALIDATION_ERROR",

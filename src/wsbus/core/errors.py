@@ -67,6 +67,8 @@ class ErrorCode(StrEnum):
     """The source of a subscription cannot be reached now; the client may ask again."""
     POSITION_LOST = "POSITION_LOST"
     """What was published after the position of a subscription is not kept any more."""
+    NO_HISTORY = "NO_HISTORY"
+    """The channel keeps no history that could be read."""
     NOT_REPEATABLE = "NOT_REPEATABLE"
     """A publication is sent again on a channel without history, which cannot tell it apart."""
     UNKNOWN_ACTION = "UNKNOWN_ACTION"

@@ -16,8 +16,10 @@ from anyio import current_time
 from .._application import Overdue, name_of
 from .._log import BoundedLog
 from ..core.actions import AskPermission, Brought, Outcome
+from ..core.errors import UsageError
 from ..core.events import Gap, GapCause, Position
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
+from ..core.history import HistoryPage, HistoryRead
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Member
@@ -156,6 +158,17 @@ class Services:
         self.hub.join(member, pattern)
         if self.interest is not None:
             await self.interest.reach(pattern)
+
+    async def read(self, read: HistoryRead) -> HistoryPage:
+        """Read history.
+
+        Raises:
+            BrokerUnavailable: The broker that keeps it cannot be reached.
+            UsageError: No family keeps history.
+        """
+        if self.archive is None:
+            raise UsageError("no channel has history: bus.family(…, history=History())")
+        return self.archive.read(read)
 
     def bring(self, patterns: Sequence[Pattern], since: Mapping[Pattern, Since]) -> Brought:
         """Return what patterns get that are subscribed now."""
