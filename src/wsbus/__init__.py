@@ -33,7 +33,7 @@ from .core.errors import (
     WsbusError,
 )
 from .core.events import ChannelLoss, Event, Gap, GapCause, Position
-from .core.families import Family, History
+from .core.families import Family, History, Presence
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
 from .core.messages import Receipt
@@ -87,6 +87,7 @@ __all__ = [
     "Pattern",
     "Position",
     "PositionLost",
+    "Presence",
     "Receipt",
     "Refusal",
     "RemoteError",

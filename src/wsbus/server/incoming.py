@@ -8,6 +8,8 @@ from typing import Final
 
 from ..core.envelope import (
     Addressed,
+    AttendanceAsked,
+    Attended,
     Dismissed,
     Item,
     Published,
@@ -57,7 +59,7 @@ class Incoming:
             logger.exception("a publication of another process cannot be delivered")
             return False
 
-    def carry_out(self, item: Item, _node: str) -> bool:
+    def carry_out(self, item: Item, node: str) -> bool:
         """Carry an order of another node out; never waits, never raises.
 
         Returns:
@@ -67,6 +69,8 @@ class Incoming:
             match item:
                 case Dismissed():
                     return self._dismiss(item)
+                case Attended() | AttendanceAsked():
+                    self._services.attendances.hear(item, node)
                 case Revoked():
                     for driver in self._find(item.to):
                         driver.connection.revoke(item.pattern, item.reason)

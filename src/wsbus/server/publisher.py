@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ..core.errors import NotStarted, UsageError
-from ..core.families import Family, History
+from ..core.families import Family, History, Presence
 from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
@@ -46,6 +46,7 @@ class Publisher:
         overflow: Overflow | str | None = None,
         key: str | None = None,
         history: History | None = None,
+        presence: Presence | None = None,
     ) -> Family:
         """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
 
@@ -63,14 +64,17 @@ class Publisher:
                 channel and event count. ``publish(…, key=…)`` goes before it.
             history: How long each channel keeps what is published, for subscribers that come back
                 or come late; None: it keeps nothing.
+            presence: Whether a channel says which connections are subscribed to exactly it.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: The bus is running; another family has a pattern that matches the same
                 channels; ``overflow`` is no policy; ``key`` is no text, or cannot take effect; or
-                ``history`` is none.
+                ``history`` or ``presence`` is none.
         """
-        return self._host.declare(pattern, overflow=overflow, key=key, history=history)
+        return self._host.declare(
+            pattern, overflow=overflow, key=key, history=history, presence=presence
+        )
 
     async def publish(
         self,

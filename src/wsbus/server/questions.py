@@ -96,7 +96,7 @@ def question(
                 return
             now = now or services.clock()
             brought = services.bring(ask.patterns, ask.since)
-            asker.perform(asker.session.handle_attached(ask.request, brought, now), now)
+            asker.perform(asker.session.handle_answer(ask.request, brought, now), now)
 
 
 def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
@@ -179,7 +179,7 @@ async def _judge_token(asker: Asker, services: Services, ask: AskToken) -> None:
         if isinstance(answer, Identity) and not (asker.identity or await asker.enter(answer)):
             return
     now = services.clock()
-    asker.go_on(asker.session.handle_token(ask.request, answer, now), now)
+    asker.go_on(asker.session.handle_answer(ask.request, answer, now), now)
 
 
 async def _judge_permission(asker: Asker, services: Services, ask: AskPermission) -> None:
@@ -187,7 +187,7 @@ async def _judge_permission(asker: Asker, services: Services, ask: AskPermission
     seconds = asker.endpoint.limits.command_timeout
     allowed = await services.judge(ask, seconds, asker.context)
     now = services.clock()
-    asker.go_on(asker.session.handle_permission(ask.request, allowed, now), now)
+    asker.go_on(asker.session.handle_answer(ask.request, allowed, now), now)
 
 
 async def _await_interest(asker: Asker, services: Services, ask: Attach) -> None:
@@ -197,6 +197,6 @@ async def _await_interest(asker: Asker, services: Services, ask: Attach) -> None
     try:
         reached = await interest.outcomes(ask.patterns, REACH_SECONDS)
         now, brought = services.clock(), Brought([Outcome(each) for each in reached])
-        asker.go_on(asker.session.handle_attached(ask.request, brought, now), now)
+        asker.go_on(asker.session.handle_answer(ask.request, brought, now), now)
     finally:  # After the joins, if there are any.
         interest.release(ask.patterns)

@@ -101,6 +101,8 @@ class Relay:
         settle: Called after the items of an envelope; see :class:`.Inbox`.
         tell_gap: Called when publications of other nodes may be missing: after a link is back, once
             everything wanted is followed, and when something could not be read.
+        meet: Called when a link is there: nodes may have missed each other's news.
+        forget: Called with each node that is gone.
     """
 
     def __init__(
@@ -114,6 +116,8 @@ class Relay:
         carry_out: Callable[[Item, str], bool],
         settle: Callable[[bool], None],
         tell_gap: Callable[[], None],
+        meet: Callable[[], None],
+        forget: Callable[[str], None],
     ) -> None:
         self._broker: Final = broker
         self._node: Final = node
@@ -121,6 +125,8 @@ class Relay:
         self._count_connections: Final = count_connections
         self._obey: Final = carry_out
         self._tell_gap: Final = tell_gap
+        self._meet: Final = meet
+        self._forget: Final = forget
         self._started_at: Final = clock().wall
         self.outgoing: Final = Outgoing(node, self._wall)
         """Takes what goes to other nodes."""
@@ -201,7 +207,9 @@ class Relay:
                 "may be missing",
                 self._broker.address,
             )
+        self._directory.renew(current_time())
         self.inbox.release()
+        self._meet()
         self._attempted.set()
         self._tell_progress()
 
@@ -314,7 +322,13 @@ class Relay:
             if self.inbox.unreadable > unreadable:
                 unreadable = self.inbox.unreadable
                 self._report_gap()
+            for node in self._directory.expire(current_time()):
+                self._forget(node)
             await sleep(PROBE_SECONDS)
+
+    def tell(self, item: Item) -> None:
+        """Tell all nodes something; what is told while there is no link is lost."""
+        self.outgoing.put(ALL_NODES, encode_item(item))
 
     def _send_beacon(self, *, is_leaving: bool = False) -> None:
         self._beacons += 1
@@ -333,6 +347,8 @@ class Relay:
     def _carry_out(self, item: Item, node: str) -> bool:
         if not isinstance(item, Beacon):
             return self._obey(item, node)
+        if item.is_leaving:
+            self._forget(node)
         if self._directory.note(node, item, current_time()):
             self._send_beacon()  # So that a node which has just come knows this one at once.
         return True
