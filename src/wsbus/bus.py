@@ -29,6 +29,7 @@ from .server.directory import Node
 from .server.hooks import Hooks
 from .server.host import BusHost
 from .server.publisher import Publisher
+from .server.reading import position_setting
 from .server.recipients import Who, subscribers
 from .server.services import Authorize, read_clocks
 from .server.source import encoder
@@ -281,7 +282,7 @@ class Bus(Publisher, Hooks):
             max_messages=max_messages,
             max_bytes=max_bytes,
             overflow=member_of(Overflow, overflow, "overflow"),
-            since=_position(since),
+            since=position_setting("since", since),
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:
@@ -388,14 +389,6 @@ class Bus(Publisher, Hooks):
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""
         return self._host.statistics()
-
-
-def _position(since: Position | None) -> Position | None:
-    if since is not None and not isinstance(since, Position):
-        raise UsageError(
-            f"since is a Position, of an event or of bus.position(), not {shown(since)}"
-        )
-    return since
 
 
 def host_of(bus: Bus) -> BusHost:

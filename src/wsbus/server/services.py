@@ -18,6 +18,7 @@ from .._log import BoundedLog
 from ..core.actions import AskPermission, Brought, Outcome
 from ..core.events import Gap, GapCause, Position
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
+from ..core.history import HistoryPage, HistoryRead
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Member
@@ -162,6 +163,15 @@ class Services:
         if self.archive is None:
             return Brought([Outcome()] * len(patterns))
         return self.archive.bring(patterns, since)
+
+    async def read(self, read: HistoryRead) -> HistoryPage:
+        """Answer a question about what is kept; some channel of its pattern keeps something.
+
+        Raises:
+            BrokerUnavailable: The broker, which keeps it, cannot be reached.
+        """
+        assert self.archive is not None
+        return self.archive.read(read)
 
     def follow(self, provider: InterestProvider) -> None:
         """Have a provider bring what is wanted here; to be called before any client connects."""
