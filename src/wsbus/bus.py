@@ -29,7 +29,6 @@ from .server.directory import Node
 from .server.hooks import Hooks
 from .server.host import BusHost
 from .server.publisher import Publisher
-from .server.reading import position_setting
 from .server.recipients import Who, subscribers
 from .server.services import Authorize, read_clocks
 from .server.source import encoder
@@ -268,9 +267,8 @@ class Bus(Publisher, Hooks):
             max_messages: Largest number of publications that wait for the consumer.
             max_bytes: Their largest size, in bytes of JSON.
             overflow: The policy for further ones.
-            since: Begin with what was published after this position, on channels with history;
-                None: with what is published from now on, and with the latest publications where
-                the history says so.
+            since: On channels with history, go on after this position. None: begin with what is
+                published from now on, and with the latest publications where the family says so.
 
         Raises:
             InvalidChannel: The pattern is invalid.
@@ -282,7 +280,7 @@ class Bus(Publisher, Hooks):
             max_messages=max_messages,
             max_bytes=max_bytes,
             overflow=member_of(Overflow, overflow, "overflow"),
-            since=position_setting("since", since),
+            since=since,
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:

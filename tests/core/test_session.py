@@ -14,11 +14,13 @@ from wsbus.core.actions import (
     AskPermission,
     AskToken,
     Attach,
+    Brought,
     Close,
     Emit,
     Invoke,
     Join,
     Leave,
+    Outcome,
     ReportStatus,
     Send,
 )
@@ -89,13 +91,18 @@ def make(
         now=START,
         takes_tokens=takes_tokens,
         asks=asks,
-        attaches=attaches,
+        attaches=(lambda _: True) if attaches else None,
     )
 
 
 def at(seconds: float) -> Instant:
     """Return the moment that long after START."""
     return START.later(seconds)
+
+
+def brought(*reached: bool) -> Brought:
+    """Return what was brought for patterns without history."""
+    return Brought([Outcome(each) for each in reached])
 
 
 def replies(actions: Sequence[Action]) -> list[ServerMessage]:
@@ -1207,7 +1214,7 @@ def test_what_a_refresh_takes_away_is_refused_although_it_is_permitted() -> None
     (attach,) = session.handle_permission(asked.request, [True, True], START)
     assert isinstance(attach, Attach)
     assert attach.patterns == (parse_pattern("system.a"),)
-    assert joined(session.handle_attached(attach.request, [True], START)) == ["system.a"]
+    assert joined(session.handle_attached(attach.request, brought(True), START)) == ["system.a"]
     for question in (call, publish):
         actions = session.handle_permission(question.request, [True], START)
         assert codes(actions) == [ErrorCode.FORBIDDEN]
@@ -1220,7 +1227,7 @@ def test_what_cannot_be_brought_is_rejected() -> None:
     assert isinstance(attach, Attach)
     assert attach.patterns == (parse_pattern("grid.a"), parse_pattern("grid.b"))
     assert not session.patterns
-    actions = session.handle_attached(attach.request, [False, True], START)
+    actions = session.handle_attached(attach.request, brought(False, True), START)
 
     why = "it cannot be reached now; try again later"
     rejection = Rejection("grid.a", ErrorCode.UNAVAILABLE, why)
@@ -1228,7 +1235,7 @@ def test_what_cannot_be_brought_is_rejected() -> None:
         Send(Subscribed(("grid.b",), 1, (rejection,), "1")),
         Join(parse_pattern("grid.b")),
     ]
-    assert session.handle_attached(attach.request, [True, True], START) == []
+    assert session.handle_attached(attach.request, brought(True, True), START) == []
 
 
 def test_a_name_that_is_taken_away_while_others_are_judged_is_rejected() -> None:

@@ -15,6 +15,7 @@ from .messages import (
     Malformed,
     Publication,
     Publish,
+    ReadHistory,
     Refused,
     Request,
     ServerMessage,
@@ -32,6 +33,7 @@ __all__ = [
     "Brought",
     "Close",
     "Emit",
+    "Fetch",
     "Invoke",
     "Join",
     "Leave",
@@ -82,6 +84,13 @@ class Emit(msgspec.Struct, frozen=True):
     publish: Publish
 
 
+class Fetch(msgspec.Struct, frozen=True):
+    """Answer with the history that the client may read."""
+
+    channel: Channel
+    request: ReadHistory
+
+
 class ReportStatus(msgspec.Struct, frozen=True):
     """Answer with what is known of the connection."""
 
@@ -100,7 +109,7 @@ class AskPermission(msgspec.Struct, frozen=True):
     """May the identity do ``action`` on each of ``names``?
 
     Answer with :meth:`.Session.handle_permission`. ``action`` is ``subscribe`` (the names are
-    patterns), ``publish`` (one channel) or ``command`` (one action).
+    patterns), ``publish`` or ``history`` (one channel) or ``command`` (one action).
     """
 
     request: int
@@ -168,6 +177,7 @@ Action: TypeAlias = (
     | Adopt
     | Invoke
     | Emit
+    | Fetch
     | ReportStatus
     | AskToken
     | AskPermission

@@ -28,7 +28,7 @@ MAX_GAP_CHANNELS: Final = 16
 """The most channels that a gap names; a gap that concerns more names none."""
 
 
-class Position(msgspec.Struct, frozen=True, gc=False):
+class Position(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The position of a publication in its channel."""
 
     epoch: str

@@ -24,12 +24,14 @@ __all__ = [
     "Gap",
     "GetStatus",
     "Greeting",
+    "HistoryResult",
     "Malformed",
     "Notice",
     "Ping",
     "Pong",
     "Publication",
     "Publish",
+    "ReadHistory",
     "Receipt",
     "Refused",
     "Rejection",
@@ -173,6 +175,18 @@ class Publish(msgspec.Struct, frozen=True):
     """The client has sent it before, and does not know if it was acted on."""
 
 
+class ReadHistory(msgspec.Struct, frozen=True):
+    """The client asks for what was published on a channel."""
+
+    channel: str
+    limit: int
+    before: Position | None = None
+    """Only what was published before it; None: up to now."""
+    after: Position | None = None
+    """Only what was published after it."""
+    ref: str | None = None
+
+
 class Ping(msgspec.Struct, frozen=True):
     """A question whether the peer is there, in both directions."""
 
@@ -215,6 +229,7 @@ Request: TypeAlias = (
     | Unsubscribe
     | Command
     | Publish
+    | ReadHistory
     | Ping
     | Pong
     | GetStatus
@@ -337,8 +352,29 @@ class Status(msgspec.Struct, frozen=True):
     ref: str | None = None
 
 
+class HistoryResult(msgspec.Struct, frozen=True):
+    """What was published on a channel, as far as it is kept."""
+
+    channel: str
+    publications: tuple[Publication, ...]
+    """The oldest first."""
+    position: Position
+    """The position of the store: what is published later comes after it."""
+    has_more: bool
+    """Whether there are more: older ones, or newer ones if the client gave ``after``."""
+    ref: str | None = None
+
+
 Reply: TypeAlias = (
-    AuthAccepted | AuthRefused | Subscribed | Unsubscribed | Response | Refused | Pong | Status
+    AuthAccepted
+    | AuthRefused
+    | Subscribed
+    | Unsubscribed
+    | Response
+    | Refused
+    | Pong
+    | Status
+    | HistoryResult
 )
 """Answers to requests. :class:`Unsubscribed` and :class:`Refused` also come without a request."""
 

@@ -22,6 +22,7 @@ from .actions import (
     Brought,
     Close,
     Emit,
+    Fetch,
     Invoke,
     ReportStatus,
     Send,
@@ -30,7 +31,7 @@ from .actions import (
 from .errors import CloseCode, ErrorCode
 from .heartbeat import Heartbeat
 from .instant import Instant
-from .limits import ExcessRun, Limits, TokenBucket
+from .limits import ExcessRun, Limits, bucket
 from .messages import (
     Auth,
     AuthAccepted,
@@ -42,6 +43,7 @@ from .messages import (
     Ping,
     Pong,
     Publish,
+    ReadHistory,
     Request,
     Subscribe,
     Unsubscribe,
@@ -50,7 +52,7 @@ from .patterns import Pattern
 from .pending import PendingRequests
 from .permissions import Identity
 from .protocol import WireProtocol
-from .session_calls import judge_command, judge_publish, judge_twice
+from .session_calls import asked_about, judge_command, judge_publish, judge_read, judge_twice
 from .session_states import TABLE, SessionDuty, SessionInput, State
 from .session_subscriptions import LISTS, NOT_ALLOWED, NOT_GRANTED, Holdings, JudgedRequest
 from .session_time import due, next_deadline
@@ -114,7 +116,7 @@ class Session:
         self.heartbeat: Final = heartbeat
         self.deadline: float = 0.0
         """When :meth:`handle_deadline` has something to do, in monotonic seconds."""
-        self.rate: Final = _bucket(limits.messages_per_second)
+        self.rate: Final = bucket(limits.messages_per_second)
         """The rate of messages. What comes while it has no token need not be decoded: hand in what
         :meth:`.WireProtocol.glance` makes of it. None: any number."""
         self._protocol: Final = protocol
@@ -122,7 +124,7 @@ class Session:
         self._takes_tokens: Final = takes_tokens
         self._asks: Final = asks
         self._attaches: Final = attaches
-        self._commands: Final = _bucket(limits.commands_per_second)
+        self._commands: Final = bucket(limits.commands_per_second)
         self._excess: ExcessRun | None = None
         self._holdings: Final = Holdings(limits)
         self.pending: Final = PendingRequests(limits, protocol.channel, self._holdings.free)
@@ -176,6 +178,8 @@ class Session:
                 return self._holdings.unsubscribe(command.names, command.ref)
             case Auth():
                 return self._handle_auth(command)
+            case ReadHistory():
+                return self._ask_first(judge_read(command, self._protocol, self._trusted.grants))
             case GetStatus():
                 return [ReportStatus(command.ref)]
             case Malformed():
@@ -196,7 +200,7 @@ class Session:
             return self._limited(call, "too many commands", now)
         return self._ask_first(judge_command(call, self._trusted.grants))
 
-    def _ask_first(self, action: Invoke | Emit | Send) -> list[Action]:
+    def _ask_first(self, action: Invoke | Emit | Fetch | Send) -> list[Action]:
         """Ask the application about what the grants allow, where it wants to be asked."""
         if not self._asks or isinstance(action, Send):
             return [action]
@@ -204,12 +208,9 @@ class Session:
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
             return [judge_twice(action, self._trusted.grants, is_allowed=all(allowed))]
 
-        who = self._trusted
-        if isinstance(action, Invoke):
-            number = self.pending.begin(action.call, answered)
-            return [AskPermission(number, who, "command", (action.call.action,))]
-        number = self.pending.begin(action.publish, answered)
-        return [AskPermission(number, who, "publish", (action.channel,))]
+        request, kind, name = asked_about(action)
+        number = self.pending.begin(request, answered)
+        return [AskPermission(number, self._trusted, kind, (name,))]
 
     # --- subscriptions -----------------------------------------------------------------------
 
@@ -396,7 +397,3 @@ class Session:
     def _trusted(self) -> Identity:
         assert self.identity is not None  # OPEN and HELD imply it; see TABLE.
         return self.identity
-
-
-def _bucket(rate: float | None) -> TokenBucket | None:
-    return None if rate is None else TokenBucket(rate)

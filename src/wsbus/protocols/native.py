@@ -56,17 +56,35 @@ class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
         return core.Publish(self.channel, self.event, data, self.id, key, is_retry)
 
 
-class _Start(msgspec.Struct, frozen=True):
+class _GivenPosition(msgspec.Struct, frozen=True):
     epoch: _Text
     offset: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
     tag: Annotated[str, msgspec.Meta(max_length=128)] = ""
+
+    def position(self) -> Position:
+        return Position(self.epoch, self.offset, self.tag)
+
+
+class _ReadHistory(FromClient, frozen=True, kw_only=True, tag="history"):
+    channel: str
+    limit: Annotated[int, msgspec.Meta(ge=1, le=300)] = 50
+    before: _GivenPosition | None = None
+    after: _GivenPosition | None = None
+
+    def request(self) -> core.Request:
+        before = None if self.before is None else self.before.position()
+        after = None if self.after is None else self.after.position()
+        return core.ReadHistory(self.channel, self.limit, before, after, self.id)
+
+
+class _Start(_GivenPosition, frozen=True):
     strict: bool = False
 
     def since(self) -> core.Since:
-        return core.Since(Position(self.epoch, self.offset, self.tag), self.strict)
+        return core.Since(self.position(), self.strict)
 
 
-class _Subscribe(FromClient, frozen=True, tag="subscribe"):
+class _SubscribeSince(FromClient, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
     since: dict[str, _Start] = msgspec.field(default_factory=dict)
 
@@ -144,10 +162,30 @@ class _Held(msgspec.Struct, frozen=True, omit_defaults=True):
     positions: tuple[_StartPosition, ...] = ()
 
 
-class _Subscribed(FromServer, frozen=True, kw_only=True, tag="subscribed"):
+class _SubscribedAt(FromServer, frozen=True, kw_only=True, tag="subscribed"):
     id: str | None = None
     timestamp: int
     data: _Held
+
+
+class _PastEvent(msgspec.Struct, frozen=True):
+    event: str
+    timestamp: int
+    position: _Position
+    data: Raw
+
+
+class _History(msgspec.Struct, frozen=True):
+    channel: str
+    events: tuple[_PastEvent, ...]
+    position: _Position
+    more: bool
+
+
+class _HistoryAnswer(FromServer, frozen=True, kw_only=True, tag="history"):
+    id: str | None = None
+    timestamp: int
+    data: _History
 
 
 class _Facts(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -184,8 +222,9 @@ class Native(Dialogue):
     joins = True
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (
         *[message for message in COMMON_MESSAGES if message.__struct_config__.tag != "subscribe"],
-        _Subscribe,
+        _SubscribeSince,
         _Publish,
+        _ReadHistory,
         _GetStatus,
     )
 
@@ -233,7 +272,9 @@ class Native(Dialogue):
                 rejected = tuple([Rejected(r.name, r.code, r.message) for r in reply.rejected])
                 positions = tuple([_start_position(each) for each in reply.positions])
                 held = _Held(reply.names, reply.active, rejected, positions)
-                return _Subscribed(id=reply.ref, timestamp=at, data=held)
+                return _SubscribedAt(id=reply.ref, timestamp=at, data=held)
+            case core.HistoryResult():
+                return _HistoryAnswer(id=reply.ref, timestamp=at, data=_history(reply))
             case core.Unsubscribed(reason=str()):
                 data = _Withdrawal(reply.names, reply.active, reply.reason)
                 return _Withdrawn(id=reply.ref, timestamp=at, data=data)
@@ -280,6 +321,15 @@ def _stored(
     assert position is not None
     where = _position(position, publication.previous)
     return _StoredEvent(publication.channel, publication.event, at, where, data, is_latest)
+
+
+def _history(result: core.HistoryResult) -> _History:
+    events = []
+    for publication in result.publications:
+        at, data = milliseconds(publication.timestamp), Raw(publication.data)
+        stored = _stored(publication, at, data)
+        events.append(_PastEvent(stored.event, at, stored.position, data))
+    return _History(result.channel, tuple(events), _position(result.position), result.has_more)
 
 
 def _start_position(start: core.StartPosition) -> _StartPosition:

@@ -29,7 +29,7 @@ from .connection import ConnectionDriver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_outlet, new_session, take_name
 from .outlet import SocketOutlet
-from .questions import emit, put, question
+from .questions import emit, fetch, put, question
 from .reader import Reader
 from .services import Services
 
@@ -240,7 +240,7 @@ class Driver:
 
     # --- in --------------------------------------------------------------------------------------
 
-    def perform(  # noqa: C901  # one row per action
+    def perform(  # noqa: C901, PLR0912  # one row per action
         self, todo: Sequence[actions.Action], now: Instant | None = None
     ) -> None:
         """Do what the session wants, in order and with nothing in between."""
@@ -262,6 +262,8 @@ class Driver:
                 case actions.Replay():
                     services.hub.replay(member, action.publications, is_latest=action.is_latest)
                     services.flusher.soon()
+                case actions.Fetch():
+                    services.runner.submit(partial(put, self, fetch, services, action))
                 case actions.Leave():
                     services.hub.leave(member, action.pattern)
                     self._note(services.hooks.unsubscribe, action.pattern.text)

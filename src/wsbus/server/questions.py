@@ -20,12 +20,16 @@ from ..core.actions import (
     Attach,
     Brought,
     Emit,
+    Fetch,
     Outcome,
 )
-from ..core.errors import CloseCode, ErrorCode
+from ..core.errors import BrokerUnavailable, CloseCode, ErrorCode
+from ..core.history import HistoryRead
 from ..core.instant import Instant
-from ..core.messages import Refused, Response
+from ..core.messages import HistoryResult, Publication, Refused, Response
+from ..core.patterns import parse_pattern
 from ..core.permissions import Identity
+from ..core.session_subscriptions import NOT_REACHED
 from ..endpoint import Refusal
 from .connection import ConnectionDriver
 from .interest import REACH_SECONDS
@@ -33,10 +37,13 @@ from .outgoing import NotTaken
 from .post import Post
 from .services import Services
 
-__all__ = ["Asker", "emit", "put", "question"]
+__all__ = ["Asker", "emit", "fetch", "put", "question"]
 
 logger: Final = logging.getLogger("wsbus.connection")
 
+
+_ANSWER_BYTES: Final = 256 * 1024
+"""Data in an answer with history; what does not fit is left for the next one."""
 
 _NOT_RELAYED: Final = "only subscribers at this server have got it: the others cannot be reached"
 
@@ -119,6 +126,42 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
         answer(None)
     else:
         handover.then(answer)
+
+
+async def fetch(asker: Asker, services: Services, action: Fetch) -> None:
+    """Answer with the history of a channel."""
+    read = action.request
+    if not services.post.keeps(action.channel):
+        why = "this channel keeps no history"
+        asker.send(Refused(ErrorCode.NO_HISTORY, why, read.ref))
+        return
+    try:
+        page = await services.read(
+            HistoryRead(
+                parse_pattern(action.channel),
+                read.after,
+                read.before,
+                read.limit,
+                is_from_end=read.after is None,
+            )
+        )
+    except BrokerUnavailable:
+        asker.send(Refused(ErrorCode.UNAVAILABLE, NOT_REACHED, read.ref))
+        return
+    found = _within(page.publications, is_from_end=read.after is None)
+    has_more = page.has_more or len(found) < len(page.publications)
+    asker.send(HistoryResult(action.channel, found, page.head, has_more, read.ref))
+
+
+def _within(publications: Sequence[Publication], *, is_from_end: bool) -> tuple[Publication, ...]:
+    """Return those that fit into an answer, at least one: the newest, or the oldest."""
+    room, fit = _ANSWER_BYTES, 0
+    for publication in reversed(publications) if is_from_end else publications:
+        room -= publication.size
+        if fit and room < 0:
+            break
+        fit += 1
+    return tuple(publications[len(publications) - fit :] if is_from_end else publications[:fit])
 
 
 async def _judge_token(asker: Asker, services: Services, ask: AskToken) -> None:

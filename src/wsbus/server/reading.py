@@ -16,7 +16,7 @@ from ..core.patterns import parse_pattern
 from .host import BusHost
 from .services import Services
 
-__all__ = ["HistoryReader", "position_setting"]
+__all__ = ["HistoryReader"]
 
 _MAX_EVENTS: Final = 1000
 """The most events of one page."""
@@ -79,8 +79,8 @@ class HistoryReader:
         name = _checked(services, channel)
         if type(limit) is not int or not 1 <= limit <= _MAX_EVENTS:
             raise UsageError(f"limit is 1 to {_MAX_EVENTS} events, not {shown(limit)}")
-        after = position_setting("after", after)
-        before = position_setting("before", before)
+        after = _position("after", after)
+        before = _position("before", before)
         read = HistoryRead(
             parse_pattern(name), after, before, limit=limit, is_from_end=after is None
         )
@@ -93,7 +93,7 @@ class HistoryReader:
         return _events(page)
 
 
-def position_setting(name: str, given: Position | None) -> Position | None:
+def _position(name: str, given: Position | None) -> Position | None:
     """Return a position that a caller gave.
 
     Raises:

@@ -16,6 +16,7 @@ from anyio import current_time
 from .._application import Overdue, name_of
 from .._log import BoundedLog
 from ..core.actions import AskPermission, Brought, Outcome
+from ..core.errors import UsageError
 from ..core.events import Gap, GapCause, Position
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
 from ..core.history import HistoryPage, HistoryRead
@@ -158,20 +159,22 @@ class Services:
         if self.interest is not None:
             await self.interest.reach(pattern)
 
+    async def read(self, read: HistoryRead) -> HistoryPage:
+        """Read history.
+
+        Raises:
+            BrokerUnavailable: The broker that keeps it cannot be reached.
+            UsageError: No family keeps history.
+        """
+        if self.archive is None:
+            raise UsageError("no channel has history: bus.family(…, history=History())")
+        return self.archive.read(read)
+
     def bring(self, patterns: Sequence[Pattern], since: Mapping[Pattern, Since]) -> Brought:
         """Return what patterns get that are subscribed now."""
         if self.archive is None:
             return Brought([Outcome()] * len(patterns))
         return self.archive.bring(patterns, since)
-
-    async def read(self, read: HistoryRead) -> HistoryPage:
-        """Answer a question about what is kept; some channel of its pattern keeps something.
-
-        Raises:
-            BrokerUnavailable: The broker, which keeps it, cannot be reached.
-        """
-        assert self.archive is not None
-        return self.archive.read(read)
 
     def follow(self, provider: InterestProvider) -> None:
         """Have a provider bring what is wanted here; to be called before any client connects."""

@@ -12,11 +12,13 @@ from wsbus.core.actions import (
     AskPermission,
     AskToken,
     Attach,
+    Brought,
     Close,
     Emit,
     Invoke,
     Join,
     Leave,
+    Outcome,
     ReportStatus,
     Send,
 )
@@ -246,7 +248,7 @@ class SessionMachine(RuleBasedStateMachine):
             now=START,
             takes_tokens=True,
             asks=asks,
-            attaches=not is_local,
+            attaches=None if is_local else lambda _: True,
         )
 
     # --- the driver --------------------------------------------------------------------------
@@ -652,13 +654,14 @@ class SessionMachine(RuleBasedStateMachine):
         assert isinstance(question, Attach)
         size = len(question.patterns)
         outcomes = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+        brought = [Outcome(each) for each in outcomes]
 
         def then() -> None:
             missed = [p for p, ok in zip(question.patterns, outcomes, strict=True) if not ok]
             self.judged[ref].refuse(missed, ErrorCode.UNAVAILABLE)
 
         answer = self.session.handle_attached
-        self.settle(number, lambda: answer(number, outcomes, self.now), then)
+        self.settle(number, lambda: answer(number, Brought(brought), self.now), then)
 
     @rule(number=st.integers(-1, 9), good=st.booleans())
     def answer_late(self, number: int, *, good: bool) -> None:
@@ -666,7 +669,7 @@ class SessionMachine(RuleBasedStateMachine):
             verdict = Identity("u", GRANTS[-1]) if good else "no"
             assert self.session.handle_token(number, verdict, self.now) == []
             assert self.session.handle_permission(number, [good], self.now) == []
-            assert self.session.handle_attached(number, [good], self.now) == []
+            assert self.session.handle_attached(number, Brought([Outcome(good)]), self.now) == []
 
     @rule(pattern=st.sampled_from(PATTERNS))
     def assign(self, pattern: Pattern) -> None:
