@@ -32,7 +32,7 @@ from .core.errors import (
     UsageError,
     WsbusError,
 )
-from .core.events import ChannelLoss, Event, Gap, GapCause, Position
+from .core.events import ChannelLoss, Event, EventPage, Gap, GapCause, Position
 from .core.families import Family, History, Presence
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
@@ -69,6 +69,7 @@ __all__ = [
     "Endpoint",
     "ErrorCode",
     "Event",
+    "EventPage",
     "Family",
     "Gap",
     "GapCause",

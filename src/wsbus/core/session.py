@@ -62,7 +62,7 @@ from .session_states import TABLE, SessionDuty, SessionInput, State
 from .session_subscriptions import LISTS, NOT_ALLOWED, NOT_GRANTED, Holdings, JudgedRequest
 from .session_time import due, next_deadline
 
-__all__ = ["SettledAnswer", "Session", "State"]
+__all__ = ["Session", "SettledAnswer", "State"]
 
 
 _OPEN, _CLOSED = State.OPEN, State.CLOSED  # Slow to look up in enum classes (3.11).

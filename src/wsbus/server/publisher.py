@@ -14,6 +14,7 @@ from ..endpoint import Endpoint
 from ._threads import LoopCall
 from .host import BusHost
 from .post import Sent
+from .reading import HistoryReader
 from .recipients import Recipients, Who
 from .services import Services
 
@@ -28,14 +29,14 @@ class _Options(TypedDict, total=False):
     key: str | None
 
 
-class Publisher:
+class Publisher(HistoryReader):
     """The methods of a :class:`.Bus` that publish; not for use by itself.
 
     Call them in the thread of the event loop, except those whose names end with ``_threadsafe``.
     """
 
     def __init__(self, host: BusHost) -> None:
-        self._host: Final = host
+        super().__init__(host)
         self._broadcasts: Final[set[str]] = set()
         self._recipients: Final = Recipients(host.endpoints)
 

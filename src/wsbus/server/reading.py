@@ -1,0 +1,130 @@
+"""The methods of a bus that read what channels keep."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from ..core.channels import Channel, parse_channel
+from ..core.choices import shown
+from ..core.errors import PositionLost, UsageError
+from ..core.events import Event, EventPage, Position
+from ..core.history import HistoryPage, HistoryRead
+from ..core.messages import Publication
+from ..core.patterns import parse_pattern
+from .host import BusHost
+from .services import Services
+
+__all__ = ["HistoryReader"]
+
+_MAX_EVENTS: Final = 1000
+"""The most events of one page."""
+
+
+class HistoryReader:
+    """The methods of a :class:`.Bus` that read history; not for use by itself."""
+
+    def __init__(self, host: BusHost) -> None:
+        self._host: Final = host
+
+    async def position(self, channel: str) -> Position:
+        """Return the position where a channel stands: what is published later comes after it.
+
+        Ask for it *before* you read the state that belongs to it; then ``bus.subscribe(…, since=)``
+        or a client that subscribes since there gets every change that the state may lack.
+
+        Args:
+            channel: A channel with history.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: It has no history.
+            NotStarted: The bus is not running.
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        services = self._host.services
+        name = _checked(services, channel)
+        read = HistoryRead(parse_pattern(name), limit=1, is_from_end=True)
+        return (await services.read(read)).head
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        limit: int = 50,
+        before: Position | None = None,
+        after: Position | None = None,
+    ) -> EventPage[Any]:
+        """Return what a channel keeps: its newest publications, or those beside a position.
+
+        Args:
+            channel: A channel with history.
+            limit: The most events, 1 to 1000.
+            before: Only what was published before it, the newest first to be included: the page
+                before another one.
+            after: Only what was published after it, the oldest first to be included.
+
+        Returns:
+            The events, ascending.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: It has no history, or an argument is wrong.
+            PositionLost: A part of what was published after ``after`` is not kept any more.
+            NotStarted: The bus is not running.
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        services = self._host.services
+        name = _checked(services, channel)
+        if type(limit) is not int or not 1 <= limit <= _MAX_EVENTS:
+            raise UsageError(f"limit is 1 to {_MAX_EVENTS} events, not {shown(limit)}")
+        after = _position("after", after)
+        before = _position("before", before)
+        read = HistoryRead(
+            parse_pattern(name), after, before, limit=limit, is_from_end=after is None
+        )
+        page = await services.read(read)
+        if after is not None and not page.is_complete:
+            raise PositionLost(
+                f"what was published on {name!r} after this position is not kept any more: leave "
+                "after= out to get what is kept"
+            )
+        return _events(page)
+
+
+def _position(name: str, given: Position | None) -> Position | None:
+    """Return a position that a caller gave.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if given is not None and not isinstance(given, Position):
+        raise UsageError(
+            f"{name} is a Position, of an event or of bus.position(), not {shown(given)}"
+        )
+    return given
+
+
+def _checked(services: Services, channel: str) -> Channel:
+    name = parse_channel(channel)
+    if not services.post.keeps(name):
+        raise UsageError(
+            f"the channel {str(name)!r} keeps nothing: bus.family({str(name)!r}, history=History())"
+        )
+    return name
+
+
+def _events(page: HistoryPage) -> EventPage[Any]:
+    return EventPage((*map(_event, page.publications),), page.head, page.has_more)
+
+
+def _event(publication: Publication) -> Event[Any]:
+    data = msgspec.json.decode(publication.data)
+    return Event(
+        publication.channel,
+        publication.event,
+        data,
+        publication.timestamp,
+        position=publication.position,
+    )
