@@ -50,7 +50,7 @@ _WATCH_SECONDS: Final = 1.5
 
 _MULTI: Final = (b"MULTI",)
 _EXEC: Final = (b"EXEC",)
-_UINT64: Final = b"\xcf"
+_UINT32: Final = b"\xce"
 
 
 @asynccontextmanager
@@ -206,7 +206,7 @@ class _RedisLink:
                     return
                 if reply[0] == b"message":
                     message = reply[2]
-                    if message[-9:-8] == _UINT64:
+                    if message[-5:-4] == _UINT32:
                         self._newest = message
                     receive(message)
                 else:

@@ -29,8 +29,8 @@ _FAR: Final = 1 << 53
 """No offset is as great: the numbers of a script are floats."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_tail: Final = struct.Struct(">B8sBQBQB8sBQ").unpack
-_TAIL_MARKS: Final = (0xA8, 0xCF, 0xCF, 0xA8, 0xCF)
+_tail: Final = struct.Struct(">B8sBQBQB8sBQBI").unpack
+_TAIL_MARKS: Final = (0xA8, 0xCF, 0xCF, 0xA8, 0xCF, 0xCE)
 
 
 class RedisStore:
@@ -193,8 +193,8 @@ def position_in(message: bytes) -> Position | None:
     """Return the position of the last entry of a message; None: it ends with something else."""
     if len(message) < TAIL_BYTES:
         return None
-    a, epoch, b, offset, c, _, d, tag, e, _ = _tail(message[-TAIL_BYTES:])
-    if (a, b, c, d, e) != _TAIL_MARKS or offset >= _FAR:
+    a, epoch, b, offset, c, _, d, tag, e, _, f, _ = _tail(message[-TAIL_BYTES:])
+    if (a, b, c, d, e, f) != _TAIL_MARKS or offset >= _FAR:
         return None
     return Position(_text(epoch), offset, _text(tag))
 

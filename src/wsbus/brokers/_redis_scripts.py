@@ -6,17 +6,20 @@ names the keys that it uses:
 ===================  =======  ==================================================================
 key                  type     content
 ===================  =======  ==================================================================
-``…history``         hash     ``epoch``, ``offset`` and ``tag`` of the last turn, and ``floor``:
-                              the greatest offset of a channel that was forgotten
+``…history``         hash     ``epoch``, ``offset`` and ``tag`` of the last turn; ``floor``: the
+                              greatest offset of a channel that was forgotten; ``at`` and
+                              ``since``: when a period began, and the offset then
 ``…channels``        zset     the last offset of each channel
 ``…turns``           zset     the last offset of each turn, by its tag
 ``…h:<channel>``     list     what the channel keeps
 ``…k:<key>``         string   the position that an idempotency key was given
 ===================  =======  ==================================================================
 
-**Entries.** What a list keeps is the very item that is published (:class:`.Kept`), with one more
-field, which readers of items skip: when its time is over, in milliseconds of the server's clock.
-Everything after the node has a fixed size, so that a script reads it without decoding the rest.
+**Entries.** What a list keeps is the very item that is published (:class:`.Kept`), with two more
+fields, which readers of items skip: when its time is over, in milliseconds of the server's clock,
+and how many entries the channel keeps. Everything after the node has a fixed size, so that a script
+reads it without decoding the rest. What is too old, or too much, is not read. A list is shortened
+once it is an eighth too long, and expires as a whole some seconds after its newest entry.
 
 **Epoch.** A store without its hash, or without one of its indexes (they were evicted, or someone
 removed them), is a new one: it gets the epoch that the script was given, and forgets the indexes. A
@@ -44,8 +47,12 @@ MAX_CHANNELS: Final = 100_000
 MAX_TURNS: Final = 20_000
 """Turns that are remembered."""
 
-TAIL_BYTES: Final = 45
-"""The end of each entry: epoch, offset, previous offset, tag and the end of its time."""
+TAIL_BYTES: Final = 50
+"""The end of each entry: epoch, offset, previous offset, tag, the end of its time, and how many
+entries its channel keeps."""
+
+_PERIOD: Final = 10.0
+"""Seconds within which the time of a list is not set again."""
 
 
 class LuaScript:
@@ -71,15 +78,16 @@ local call, pack, unpacked = redis.call, struct.pack, struct.unpack
 local floor_of, max, min, sub = math.floor, math.max, math.min, string.sub
 local STATE, CHANNELS, TURNS = KEYS[1], KEYS[2], KEYS[3]
 local MAX_TURNS, MAX_CHANNELS, MANY = {MAX_TURNS}, {MAX_CHANNELS}, 1000
+local PERIOD = {round(_PERIOD * 1000)}
 local plan = cmsgpack.unpack(ARGV[1])
 
-local state = call('HMGET', STATE, 'epoch', 'offset', 'floor', 'tag')
+local state = call('HMGET', STATE, 'epoch', 'offset', 'floor', 'tag', 'at', 'since')
 local epoch, offset, floor, tag = state[1], tonumber(state[2]), tonumber(state[3]), state[4]
 
 local function renew()
   epoch, offset, floor, tag = plan[1], 0, 0, ''
   call('DEL', CHANNELS, TURNS)
-  call('HSET', STATE, 'epoch', epoch, 'offset', 0, 'floor', 0, 'tag', '')
+  call('HSET', STATE, 'epoch', epoch, 'offset', 0, 'floor', 0, 'tag', '', 'at', 0, 'since', 0)
 end
 
 if not (epoch and #epoch == 8 and offset and floor and tag)
@@ -134,28 +142,34 @@ local prefix, mark, head, node = plan[2], plan[3], plan[4], plan[5]
 local sizes, times, of, items, keyed, groups, others = unpack(plan, 6, 12)
 local start, repeated = offset, {{}}
 
+local function joined(entries, numbers)
+  local some = {{}}
+  for _, i in ipairs(numbers) do some[#some + 1] = entries[i] or nil end
+  return head .. pack('>BI4', 221, #some) .. table.concat(some)
+end
+
 if #items > 0 then
   local now, names, channels, cut = milliseconds(), {{}}, #sizes, #prefix + 3
   for c = 1, channels do names[c] = sub(KEYS[3 + c], cut) end
   local last = last_offsets(names)
-  local lists, order, tails, entries, first = {{}}, {{}}, {{}}, {{}}, {{}}
+  local lists, order, tails, entries, before = {{}}, {{}}, {{}}, {{}}, {{}}
   local middle = node .. '\\168' .. epoch
   for i, item in ipairs(items) do
     local c, key = of[i], keyed and keyed[i] > 0 and KEYS[3 + channels + keyed[i]]
-    local before = key and redis.pcall('GET', key)
-    if type(before) == 'string' and string.find(before, '^%S+ %S+ %d+$') then
+    local given = key and redis.pcall('GET', key)
+    if type(given) == 'string' and string.find(given, '^%S+ %S+ %d+$') then
       repeated[#repeated + 1] = i - 1
-      repeated[#repeated + 1] = before
+      repeated[#repeated + 1] = given
       entries[i] = false
     else
       offset = offset + 1
       local list = lists[c]
       if not list then
         list = {{}}
-        lists[c], order[#order + 1], first[c] = list, c, last[c] == 0
-        tails[c] = '\\168' .. mark .. pack('>BI8', 207, now + times[c])
+        lists[c], order[#order + 1], before[c] = list, c, last[c]
+        tails[c] = '\\168' .. mark .. pack('>BI8BI4', 207, now + times[c], 206, sizes[c])
       end
-      local entry = '\\152\\161k' .. item .. middle
+      local entry = '\\153\\161k' .. item .. middle
         .. pack('>BI8BI8', 207, offset, 207, last[c]) .. tails[c]
       list[#list + 1], entries[i], last[c] = entry, entry, offset
       if key then
@@ -166,7 +180,9 @@ if #items > 0 then
   end
 
   if offset > start then
-    call('HSET', STATE, 'offset', offset, 'tag', mark)
+    local at, since = tonumber(state[5]) or 0, tonumber(state[6]) or 0
+    if now < at or now > at + PERIOD or since > start then at, since = now, start end
+    call('HSET', STATE, 'offset', offset, 'tag', mark, 'at', at, 'since', since)
     call('ZADD', TURNS, offset, mark)
     if floor_of(offset / 64) > floor_of(start / 64) then
       call('ZREMRANGEBYRANK', TURNS, 0, -MAX_TURNS - 1)
@@ -184,7 +200,7 @@ if #items > 0 then
     end
     for _, c in ipairs(order) do
       local key, list, size = KEYS[3 + c], lists[c], 0
-      if first[c] then call('DEL', key) end
+      if before[c] == 0 then call('DEL', key) end
       for from = 1, #list, MANY do
         size = redis.pcall('RPUSH', key, unpack(list, from, min(from + MANY - 1, #list)))
         if type(size) == 'table' then
@@ -192,15 +208,23 @@ if #items > 0 then
           size = call('RPUSH', key, unpack(list, from, min(from + MANY - 1, #list)))
         end
       end
-      if size > sizes[c] then call('LPOP', key, size - sizes[c]) end
-      call('PEXPIRE', key, times[c])
+      if size > sizes[c] + floor_of(sizes[c] / 8) then call('LPOP', key, size - sizes[c]) end
+      if before[c] <= since or size <= #list then call('PEXPIRE', key, times[c] + PERIOD) end
     end
-    for _, group in ipairs(groups) do
-      local some = {{}}
-      for _, i in ipairs(group[2]) do some[#some + 1] = entries[i] or nil end
-      if #some > 0 then
-        local message = head .. pack('>BI4', 221, #some) .. table.concat(some)
-        for _, feed in ipairs(group[1]) do call('PUBLISH', prefix .. feed, message) end
+    local feeds, owners, messages = {{}}, {{}}, {{}}
+    for g, group in ipairs(groups) do
+      for _, feed in ipairs(group[1]) do
+        feeds[#feeds + 1], owners[#owners + 1] = prefix .. feed, g
+      end
+    end
+    for from = 1, #feeds, MANY do
+      local counts = call('PUBSUB', 'NUMSUB', unpack(feeds, from, min(from + MANY - 1, #feeds)))
+      for i = 1, #counts / 2 do
+        if counts[2 * i] > 0 then
+          local g = owners[from + i - 1]
+          messages[g] = messages[g] or joined(entries, groups[g][2])
+          call('PUBLISH', counts[2 * i - 1], messages[g])
+        end
       end
     end
   end
@@ -237,15 +261,24 @@ local names = {}
 for c = 1, #KEYS - 3 do names[c] = sub(KEYS[3 + c], cut) end
 local last, found, cutoff = last_offsets(names), {}, 0
 
--- Returns the offset of an entry, the one before it, and when its time is over.
+-- Returns the offset of an entry, the one before it, when its time is over, and the list's size.
 local function opened(text)
-  if not text or #text < 48 then return end
-  local a, own, b, at, c, previous, d, _, e, till =
-    unpacked('>Bc8BI8BI8Bc8BI8', text, #text - 44)
-  if own == epoch and a == 168 and b == 207 and c == 207 and d == 168 and e == 207
+  if not text or #text < 50 then return end
+  local a, own, b, at, c, previous, d, _, e, till, f, size =
+    unpacked('>Bc8BI8BI8Bc8BI8BI4', text, #text - 49)
+  if own == epoch and a == 168 and b == 207 and c == 207 and d == 168 and e == 207 and f == 206
       and at <= offset then
-    return at, previous, till
+    return at, previous, till, size
   end
+end
+
+-- Returns the index of the oldest entry that is kept.
+local function oldest(key, count)
+  for i = count - 1, 0, -1 do
+    local at, _, _, size = opened(call('LINDEX', key, i))
+    if at then return max(0, count - size) end
+  end
+  return count
 end
 
 -- Finds the first index in [low, high) whose entry is not early; entries come in order.
@@ -303,7 +336,8 @@ for c = #names, 1, -1 do
   if last[c] > start and last[c] >= cutoff then
     count = redis.pcall('LLEN', key)
     if type(count) == 'table' then count, is_complete = 0, false end
-    local low = first_index(key, 0, count, function(at, till) return at <= start or till <= now end)
+    local low = oldest(key, count)
+    low = first_index(key, low, count, function(at, till) return at <= start or till <= now end)
     if after and is_complete then
       local first = taken(key, low, count, 1)[1]
       is_complete = is_complete and first and first[3] <= start
