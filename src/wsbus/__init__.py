@@ -40,6 +40,7 @@ from .core.messages import Receipt
 from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
+from .core.presence import Occupant
 from .endpoint import Admission, Endpoint, Refusal
 from .server.directory import Node
 from .server.hooks import Hook, SubscriptionHook
@@ -84,6 +85,7 @@ __all__ = [
     "LinkStatistics",
     "Node",
     "NotStarted",
+    "Occupant",
     "Overflow",
     "Pattern",
     "Position",

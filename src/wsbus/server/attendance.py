@@ -143,6 +143,10 @@ class Attendances:
         members = tuple(there[: policy.max_members])
         driver.send(PresenceResult(channel, members, len(there), is_watched, request.ref))
 
+    def shows(self, channel: str) -> bool:
+        """Tell whether a channel says who is there."""
+        return self._policy(channel) is not None
+
     def present(self, channel: str) -> list[Occupant]:
         """Return who is on a channel now."""
         return self._attendance.present(channel)

@@ -14,7 +14,7 @@ from ..endpoint import Endpoint
 from ._threads import LoopCall
 from .host import BusHost
 from .post import Sent
-from .reading import HistoryReader
+from .reading import ChannelReader
 from .recipients import Recipients, Who
 from .services import Services
 
@@ -29,7 +29,7 @@ class _Options(TypedDict, total=False):
     key: str | None
 
 
-class Publisher(HistoryReader):
+class Publisher(ChannelReader):
     """The methods of a :class:`.Bus` that publish; not for use by itself.
 
     Call them in the thread of the event loop, except those whose names end with ``_threadsafe``.
