@@ -335,6 +335,11 @@ class Driver:
             self.session.release()
             self.go_on((), self._services.clock())
 
+    async def free(self) -> None:
+        """Wait until no hooks of the application hold the session."""
+        while self._calls is not None and self._calls.holds:
+            await self._await_calls(self._calls, self._services.runner.ask)
+
     def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, reader = self._services, self.endpoint.limits, self._reader
         cancelling, seconds = reader.cancelling, limits.command_timeout

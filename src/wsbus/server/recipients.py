@@ -110,6 +110,20 @@ class Recipients:
         ids = [each.id for each in _several(who, "who") if isinstance(each, ConnectionId)]
         return Addressed(tuple(ids)) if ids else None
 
+    def everywhere(self, who: Who) -> Addressed | None:
+        """Return what every node looks for, this one included; None: nobody is named.
+
+        Args:
+            who: As for :meth:`find`, which has checked it.
+        """
+        if isinstance(who, str) or who == ():
+            return self.elsewhere(who)
+        ids: list[str] = []
+        own: list[str] = []
+        for each in _several(who, "who"):
+            (own if isinstance(each, Connection) else ids).append(each.id)
+        return Addressed(tuple(ids), own=tuple(own)) if ids or own else None
+
     def members(
         self, registry: Registry[ConnectionDriver], who: Who, endpoint: Endpoint | None = None
     ) -> frozenset[Member]:
