@@ -48,6 +48,7 @@ def test_error_codes_are_the_words_that_clients_see() -> None:
             "UNAVAILABLE",
             "POSITION_LOST",
             "NO_HISTORY",
+            "NO_PRESENCE",
             "NOT_REPEATABLE",
             "UNKNOWN_ACTION",
             "VALIDATION_ERROR",

@@ -1,16 +1,17 @@
-"""A link to Redis: two connections to one server.
+"""A link to Redis: two connections to one server, and a third one once history is read.
 
-One publishes, and reads the replies. The other subscribes; its reader passes each message on as it
-is parsed, without a queue, so that what a node cannot take in time waits at the server.
+One publishes and stores, and reads the replies. Another subscribes; its reader passes each message
+on as it is parsed, without a queue, so that what a node cannot take in time waits at the server.
+The third one reads history, so that long answers do not hold up what is published.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from anyio import CancelScope
 from redis.exceptions import RedisError
@@ -18,8 +19,11 @@ from redis.exceptions import RedisError
 from ..broker import Link, Receive
 from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable
+from ..core.events import Position
 from ..core.feeds import Feed
+from ..core.history import HistoryPage, HistoryRead, Stored
 from ._redis_dial import (
+    ErrorReply,
     RedisPlace,
     Stream,
     Words,
@@ -30,48 +34,67 @@ from ._redis_dial import (
     reason_of,
     refusal_of,
 )
+from ._redis_history import Question, RedisStore
+from ._redis_scripts import HEAD, READ, STORE, LuaScript
 
 __all__ = ["linked"]
 
 _CHUNK: Final = 512
 """Channels of one SUBSCRIBE."""
 
+_MOST_READS: Final = 128
+"""Questions of one write."""
+
 _WATCH_SECONDS: Final = 1.5
 """Seconds between two questions to sentinels."""
 
 _MULTI: Final = (b"MULTI",)
 _EXEC: Final = (b"EXEC",)
+_UINT32: Final = b"\xce"
 
 
 @asynccontextmanager
-async def linked(place: RedisPlace, names: str, receive: Receive) -> AsyncIterator[Link]:
+async def linked(
+    place: RedisPlace, names: str, store: RedisStore, receive: Receive
+) -> AsyncIterator[Link]:
     """Find the server, dial it, and yield a link to it, until that fails.
 
     Args:
         place: Where it is.
         names: What the names of all channels and keys begin with.
+        store: The history of these names.
         receive: Called with each message.
 
     Raises:
         BrokerUnavailable: It cannot be reached, it refuses, or the link has failed.
     """
     check = (b"DEL", f"{names}primary".encode())
-    outward = inward = None
+    streams: list[Stream] = []
     tasks: list[asyncio.Task[None]] = []
     try:
         with bounded():
             address, outward = await find(place, check)
+            streams.append(outward)
             inward = await open_stream(address, place.login)
+            streams.append(inward)
+
+        async def open_reader() -> Stream:
+            with bounded():
+                streams.append(await open_stream(address, place.login))
+            return streams[-1]
+
         with CancelScope() as scope:
             link = _RedisLink(
                 outward,
                 inward,
                 names=names,
                 check=check,
+                store=store,
+                open_reader=open_reader,
                 receive=receive,
                 on_lost=scope.cancel,
             )
-            tasks.append(asyncio.create_task(link.read()))
+            tasks.append(asyncio.create_task(link.listen()))
             if place.kind == "sentinel":
                 tasks.append(asyncio.create_task(link.watch(place)))
             yield link
@@ -83,9 +106,8 @@ async def linked(place: RedisPlace, names: str, receive: Receive) -> AsyncIterat
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
-            for stream in (outward, inward):
-                if stream is not None:
-                    await stream.close()
+            for stream in streams:
+                await stream.close()
 
 
 class _RedisLink:
@@ -96,6 +118,8 @@ class _RedisLink:
         *,
         names: str,
         check: Words,
+        store: RedisStore,
+        open_reader: Callable[[], Awaitable[Stream]],
         receive: Receive,
         on_lost: Callable[[], None],
     ) -> None:
@@ -103,6 +127,11 @@ class _RedisLink:
         self._inward: Final = inward
         self._names: Final = names
         self._check: Final = check
+        self._store: Final = store
+        self._open_reader: Final = open_reader
+        self._reader: Stream | None = None
+        self._opening: Final = asyncio.Lock()
+        self._newest = b""  # The last message that ends with an entry.
         self._receive: Final = receive
         self._on_lost: Final = on_lost
         self._asked = self._confirmed = 0  # Channels, to be followed or not.
@@ -119,19 +148,7 @@ class _RedisLink:
             return
         if len(commands) > 1:
             commands = [_MULTI, *commands, _EXEC]
-        try:
-            first, *others = await self._outward.call(self._check, *commands)
-        except (OSError, RedisError) as exc:
-            reason = self._lose(reason_of(exc))
-            raise BrokerUnavailable(
-                f"{reason}; this is published, or not", may_have_arrived=True
-            ) from None
-        except BaseException:
-            self._lose("a call to it was given up")  # Its replies would be taken for later ones.
-            raise
-        wrong = fault_of(first)
-        if wrong is not None:
-            raise BrokerUnavailable(self._lose(wrong), may_have_arrived=True)
+        others = await self._call(self._outward, commands)
         results = [*others, *others[-1]] if type(others[-1]) is list else others
         if any(isinstance(reply, Exception) for reply in results):
             reason = next(str(reply) for reply in results if isinstance(reply, Exception))
@@ -139,6 +156,31 @@ class _RedisLink:
                 self._lose(refusal_of(reason)),
                 may_have_arrived=any(type(reply) is int for reply in results),
             )
+
+    async def store(self, turn: Turn) -> Sequence[Stored]:
+        if not turn.drafts:
+            await self.publish(turn)
+            return []
+        self._check_life()
+        command, tag = self._store.storing(turn)
+        [reply] = await self._run(self._outward, STORE, [command])
+        return self._store.stored(reply, tag, len(turn.drafts))
+
+    async def read(self, reads: Sequence[HistoryRead]) -> Sequence[HistoryPage]:
+        questions = [Question(read, self._store) for read in reads]
+        open_ones = questions
+        while open_ones:
+            for start in range(0, len(open_ones), _MOST_READS):
+                part = open_ones[start : start + _MOST_READS]
+                replies = await self._ask(READ, [question.next() for question in part])
+                for question, reply in zip(part, replies, strict=True):
+                    question.take(reply)
+            open_ones = [question for question in open_ones if question.page is None]
+        return [question.page for question in questions if question.page is not None]
+
+    async def head(self) -> Position:
+        [reply] = await self._ask(HEAD, [self._store.asking_head(self._newest)])
+        return self._store.head(reply)
 
     async def follow(self, feeds: Collection[Feed]) -> None:
         await self._change(b"SUBSCRIBE", feeds)
@@ -153,7 +195,7 @@ class _RedisLink:
     def is_wanted(self, feed: Feed) -> bool:
         return True
 
-    async def read(self) -> None:
+    async def listen(self) -> None:
         """Pass on what the server sends, until the link fails."""
         receive = self._receive
         try:
@@ -163,7 +205,10 @@ class _RedisLink:
                     self._lose(refusal_of(str(reply)))
                     return
                 if reply[0] == b"message":
-                    receive(reply[2])
+                    message = reply[2]
+                    if message[-5:-4] == _UINT32:
+                        self._newest = message
+                    receive(message)
                 else:
                     self._confirm()
         except (OSError, RedisError) as exc:
@@ -185,6 +230,51 @@ class _RedisLink:
             await stream.close()
             if has_moved:
                 self._lose("the sentinels name another primary")
+
+    async def _ask(self, script: LuaScript, commands: list[Words]) -> list[Any]:
+        """Run a script beside what is published."""
+        self._check_life()
+        if self._reader is None:
+            async with self._opening:
+                if self._reader is None:
+                    try:
+                        self._reader = await self._open_reader()
+                    except BrokerUnavailable as exc:
+                        raise BrokerUnavailable(self._lose(str(exc))) from None
+        return await self._run(self._reader, script, commands)
+
+    async def _run(self, stream: Stream, script: LuaScript, commands: list[Words]) -> list[Any]:
+        """Run a script some times, and have the server learn it if it does not know it."""
+        replies = await self._call(stream, commands)
+        if any(_is_unknown(reply) for reply in replies):
+            await self._call(stream, [script.load])
+            again = [index for index, reply in enumerate(replies) if _is_unknown(reply)]
+            for index, reply in zip(
+                again, await self._call(stream, [commands[index] for index in again]), strict=True
+            ):
+                replies[index] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                # The script may have failed at any of its commands.
+                raise BrokerUnavailable(self._lose(refusal_of(str(reply))), may_have_arrived=True)
+        return replies
+
+    async def _call(self, stream: Stream, commands: list[Words]) -> list[Any]:
+        """Send commands in one write, and return the replies of a server that may write."""
+        try:
+            first, *others = await stream.call(self._check, *commands)
+        except (OSError, RedisError) as exc:
+            reason = self._lose(reason_of(exc))
+            raise BrokerUnavailable(
+                f"{reason}; this is published, or not", may_have_arrived=True
+            ) from None
+        except BaseException:
+            self._lose("a call to it was given up")  # Its replies would be taken for later ones.
+            raise
+        wrong = fault_of(first)
+        if wrong is not None:
+            raise BrokerUnavailable(self._lose(wrong), may_have_arrived=True)
+        return others
 
     async def _change(self, command: bytes, feeds: Collection[Feed]) -> None:
         self._check_life()
@@ -229,3 +319,8 @@ class _RedisLink:
 
     def _name(self, feed: Feed) -> bytes:
         return (self._names + feed).encode()
+
+
+def _is_unknown(reply: object) -> bool:
+    """Whether the server does not know a script."""
+    return isinstance(reply, ErrorReply) and str(reply).startswith("NOSCRIPT")

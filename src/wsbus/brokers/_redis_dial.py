@@ -127,6 +127,7 @@ class Stream:
     def __init__(self, connection: Connection | UnixDomainSocketConnection) -> None:
         self._connection: Final[Any] = connection
         self._at_once = 0  # Replies read since another task could run.
+        self._calls: Final = asyncio.Lock()
 
     @property
     def peer(self) -> object:
@@ -140,8 +141,9 @@ class Stream:
 
     async def call(self, *commands: Words) -> list[Any]:
         """Send commands in one write, and return their replies; errors are items."""
-        await self.send(*commands)
-        return [await self._reply() for _ in commands]
+        async with self._calls:
+            await self.send(*commands)
+            return [await self._reply() for _ in commands]
 
     async def receive(self) -> Any:
         """Wait for a reply that no command asked for; an error is returned, too."""

@@ -94,7 +94,7 @@ class RedisBroker:
         self, url: str, *, prefix: str = "wsbus", tls: ssl.SSLContext | None = None
     ) -> None:
         try:
-            from . import _redis  # noqa: F401  # it needs the extra
+            from ._redis_history import RedisStore  # It needs the extra.
         except ModuleNotFoundError as exc:
             raise missing_extra("RedisBroker", "redis", exc) from None
         if not _is_prefix(prefix):
@@ -104,6 +104,7 @@ class RedisBroker:
         self._place, self._address = _read(url, tls)
         database = self._place.login.database
         self._names: Final = f"{prefix}:{{0}}:" if not database else f"{prefix}:{{0}}@{database}:"
+        self._store: Final = RedisStore(self._names)
 
     @property
     def address(self) -> str:
@@ -124,7 +125,7 @@ class RedisBroker:
             raise UsageError("RedisBroker needs asyncio: redis-py does not run on trio") from None
         from . import _redis
 
-        async with _redis.linked(self._place, self._names, receive) as link:
+        async with _redis.linked(self._place, self._names, self._store, receive) as link:
             yield link
 
 

@@ -12,6 +12,7 @@ from .events import Position
 from .messages import (
     Command,
     Excess,
+    GetPresence,
     Malformed,
     Publication,
     Publish,
@@ -37,6 +38,7 @@ __all__ = [
     "Invoke",
     "Join",
     "Leave",
+    "Look",
     "Outcome",
     "Replay",
     "ReportStatus",
@@ -91,6 +93,13 @@ class Fetch(msgspec.Struct, frozen=True):
     request: ReadHistory
 
 
+class Look(msgspec.Struct, frozen=True):
+    """Answer who is on a channel that the client may look at."""
+
+    channel: Channel
+    request: GetPresence
+
+
 class ReportStatus(msgspec.Struct, frozen=True):
     """Answer with what is known of the connection."""
 
@@ -98,7 +107,7 @@ class ReportStatus(msgspec.Struct, frozen=True):
 
 
 class AskToken(msgspec.Struct, frozen=True):
-    """Have the token judged; answer with :meth:`.Session.handle_token`."""
+    """Have the token judged; answer with :meth:`.Session.handle_answer`."""
 
     request: int
     """The number of the pending request, which comes back with the answer."""
@@ -108,8 +117,8 @@ class AskToken(msgspec.Struct, frozen=True):
 class AskPermission(msgspec.Struct, frozen=True):
     """May the identity do ``action`` on each of ``names``?
 
-    Answer with :meth:`.Session.handle_permission`. ``action`` is ``subscribe`` (the names are
-    patterns), ``publish`` or ``history`` (one channel) or ``command`` (one action).
+    Answer with :meth:`.Session.handle_answer`. ``action`` is ``subscribe`` (the names are
+    patterns), ``publish``, ``history`` or ``presence`` (one channel) or ``command`` (one action).
     """
 
     request: int
@@ -120,7 +129,7 @@ class AskPermission(msgspec.Struct, frozen=True):
 
 
 class Attach(msgspec.Struct, frozen=True):
-    """Bring what matches these patterns here; answer with :meth:`.Session.handle_attached`.
+    """Bring what matches these patterns here; answer with :meth:`.Session.handle_answer`.
 
     The client gets nothing of it before: the answer brings :class:`Join`.
     """
@@ -178,6 +187,7 @@ Action: TypeAlias = (
     | Invoke
     | Emit
     | Fetch
+    | Look
     | ReportStatus
     | AskToken
     | AskPermission

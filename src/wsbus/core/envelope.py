@@ -26,10 +26,13 @@ from .families import History
 from .feeds import Feed, feeds_around
 from .limits import MAX_DEPTH, too_deep
 from .messages import Publication
+from .presence import ChannelNews
 
 __all__ = [
     "VERSION",
     "Addressed",
+    "AttendanceAsked",
+    "Attended",
     "Beacon",
     "Dismissed",
     "Draft",
@@ -130,7 +133,22 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag="k", gc=False):
         return Position(self.epoch, self.offset, self.tag)
 
 
-Item: TypeAlias = Published | Dismissed | Revoked | Beacon | Kept
+class Attended(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
+    """A node's news of who is on its channels; see :mod:`wsbus.core.presence`."""
+
+    number: int
+    channels: tuple[ChannelNews, ...]
+    is_whole: bool = False
+
+
+class AttendanceAsked(msgspec.Struct, frozen=True, array_like=True, tag="w", gc=False):
+    """A node asks another to say again who is on its channels."""
+
+    node: str
+    """Empty: all nodes."""
+
+
+Item: TypeAlias = Published | Dismissed | Revoked | Beacon | Kept | Attended | AttendanceAsked
 """The content of an envelope."""
 
 

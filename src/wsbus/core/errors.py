@@ -69,6 +69,8 @@ class ErrorCode(StrEnum):
     """What was published after the position of a subscription is not kept any more."""
     NO_HISTORY = "NO_HISTORY"
     """The channel keeps no history that could be read."""
+    NO_PRESENCE = "NO_PRESENCE"
+    """The channel does not say who is there."""
     NOT_REPEATABLE = "NOT_REPEATABLE"
     """A publication is sent again on a channel without history, which cannot tell it apart."""
     UNKNOWN_ACTION = "UNKNOWN_ACTION"

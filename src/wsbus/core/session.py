@@ -11,7 +11,7 @@ in :mod:`wsbus.core.session_subscriptions`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from .actions import (
     Action,
@@ -21,9 +21,6 @@ from .actions import (
     Attach,
     Brought,
     Close,
-    Emit,
-    Fetch,
-    Invoke,
     ReportStatus,
     Send,
     refuse,
@@ -38,6 +35,7 @@ from .messages import (
     AuthRefused,
     Command,
     Excess,
+    GetPresence,
     GetStatus,
     Malformed,
     Ping,
@@ -52,16 +50,27 @@ from .patterns import Pattern
 from .pending import PendingRequests
 from .permissions import Identity
 from .protocol import WireProtocol
-from .session_calls import asked_about, judge_command, judge_publish, judge_read, judge_twice
+from .session_calls import (
+    Asked,
+    asked_about,
+    judge_command,
+    judge_publish,
+    judge_question,
+    judge_twice,
+)
 from .session_states import TABLE, SessionDuty, SessionInput, State
 from .session_subscriptions import LISTS, NOT_ALLOWED, NOT_GRANTED, Holdings, JudgedRequest
 from .session_time import due, next_deadline
 
-__all__ = ["Session", "State"]
+__all__ = ["Session", "SettledAnswer", "State"]
 
 
 _OPEN, _CLOSED = State.OPEN, State.CLOSED  # Slow to look up in enum classes (3.11).
 _BEATS: Final = (Ping, Pong)
+SettledAnswer: TypeAlias = Identity | str | Sequence[bool] | Brought
+"""The identity that a token proves, or why it was refused; a yes or no for each name, in order; or
+what was brought."""
+
 _TOO_FAST: Final = "too many messages"
 
 
@@ -178,8 +187,9 @@ class Session:
                 return self._holdings.unsubscribe(command.names, command.ref)
             case Auth():
                 return self._handle_auth(command)
-            case ReadHistory():
-                return self._ask_first(judge_read(command, self._protocol, self._trusted.grants))
+            case ReadHistory() | GetPresence():
+                grants = self._trusted.grants
+                return self._ask_first(judge_question(command, self._protocol, grants))
             case GetStatus():
                 return [ReportStatus(command.ref)]
             case Malformed():
@@ -200,7 +210,7 @@ class Session:
             return self._limited(call, "too many commands", now)
         return self._ask_first(judge_command(call, self._trusted.grants))
 
-    def _ask_first(self, action: Invoke | Emit | Fetch | Send) -> list[Action]:
+    def _ask_first(self, action: Asked | Send) -> list[Action]:
         """Ask the application about what the grants allow, where it wants to be asked."""
         if not self._asks or isinstance(action, Send):
             return [action]
@@ -287,25 +297,12 @@ class Session:
         self._take(SessionInput.JUDGE)
         return [AskToken(self.pending.begin(auth, answered), auth.token)]
 
-    def handle_token(self, request: int, verdict: Identity | str, now: Instant) -> list[Action]:
-        """Take the answer to :class:`.AskToken`: the identity, or why the token was refused."""
-        return self._handle_answer(request, verdict, now)
+    def handle_answer(self, number: int, answer: SettledAnswer, now: Instant) -> list[Action]:
+        """Take an answer to :class:`.AskToken`, :class:`.AskPermission` or :class:`.Attach`.
 
-    def handle_permission(
-        self, request: int, allowed: Sequence[bool], now: Instant
-    ) -> list[Action]:
-        """Take the answer to :class:`.AskPermission`: a yes or no for each name, in order."""
-        return self._handle_answer(request, allowed, now)
-
-    def handle_attached(self, request: int, brought: Brought, now: Instant) -> list[Action]:
-        """Take the answer to :class:`.Attach`.
-
-        The reply, what is replayed and the joins follow in one step: perform them before anything
-        else is published.
+        What follows from :class:`.Brought`, that is the reply, the replay and the joins, is one
+        step: perform it before anything else is published.
         """
-        return self._handle_answer(request, brought, now)
-
-    def _handle_answer(self, number: int, answer: object, now: Instant) -> list[Action]:
         if not self.pending.awaits(number):
             return []
         if self._take(SessionInput.ANSWER) is SessionDuty.WAIT:
@@ -322,7 +319,7 @@ class Session:
         if self.state is not _OPEN:
             return None
         if (kept := self.pending.take_answer()) is not None:
-            return self._handle_answer(*kept, now)
+            return self.handle_answer(*kept, now)
         request = self.pending.take_request()
         return None if request is None else self._act(request, now)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import chain
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import Raw
 
 from ..core import messages as core
-from ..core.events import MAX_GAP_CHANNELS, Gap, GapCause, Position
+from ..core.events import MAX_GAP_CHANNELS, Gap, GapCause
 from ..core.frame import Frame
 from ..core.patterns import Pattern, parse_pattern
 from .common import (
@@ -27,6 +27,17 @@ from .common import (
     Rejected,
     milliseconds,
 )
+from .native_past import (
+    GivenPosition,
+    PresenceMessage,
+    ReadHistoryMessage,
+    Text,
+    WirePosition,
+    history_answer,
+    presence_answer,
+    presence_notice,
+    wire_position,
+)
 from .tagged import ClientMessage
 
 __all__ = ["Native"]
@@ -36,16 +47,13 @@ _LINE: Final = re.compile(r"[^\n\r\t ][^\n]*")
 _text: Final = re.Match[str].group
 
 
-_Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-
-
 class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
     is_call = True
 
     channel: str
     event: str = "message"
     data: Any
-    idempotency_key: _Text | None = None
+    idempotency_key: Text | None = None
     retry: bool = False
 
     def request(self) -> core.Request:
@@ -56,28 +64,7 @@ class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
         return core.Publish(self.channel, self.event, data, self.id, key, is_retry)
 
 
-class _GivenPosition(msgspec.Struct, frozen=True):
-    epoch: _Text
-    offset: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
-    tag: Annotated[str, msgspec.Meta(max_length=128)] = ""
-
-    def position(self) -> Position:
-        return Position(self.epoch, self.offset, self.tag)
-
-
-class _ReadHistory(FromClient, frozen=True, kw_only=True, tag="history"):
-    channel: str
-    limit: Annotated[int, msgspec.Meta(ge=1, le=300)] = 50
-    before: _GivenPosition | None = None
-    after: _GivenPosition | None = None
-
-    def request(self) -> core.Request:
-        before = None if self.before is None else self.before.position()
-        after = None if self.after is None else self.after.position()
-        return core.ReadHistory(self.channel, self.limit, before, after, self.id)
-
-
-class _Start(_GivenPosition, frozen=True):
+class _Start(GivenPosition, frozen=True):
     strict: bool = False
 
     def since(self) -> core.Since:
@@ -114,18 +101,11 @@ class _Connected(FromServer, frozen=True, tag="connected"):
     data: _Terms
 
 
-class _Position(msgspec.Struct, frozen=True, omit_defaults=True):
-    epoch: str
-    offset: int
-    tag: str = ""
-    previous: int | None = None
-
-
 class _StoredEvent(FromServer, frozen=True, tag="event"):
     channel: str
     event: str
     timestamp: int
-    position: _Position
+    position: WirePosition
     data: Raw
     latest: bool = False
 
@@ -133,7 +113,7 @@ class _StoredEvent(FromServer, frozen=True, tag="event"):
 class _ChannelLoss(msgspec.Struct, frozen=True, omit_defaults=True):
     channel: str
     lost: int | None = None
-    position: _Position | None = None
+    position: WirePosition | None = None
 
 
 class _Loss(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -166,26 +146,6 @@ class _SubscribedAt(FromServer, frozen=True, kw_only=True, tag="subscribed"):
     id: str | None = None
     timestamp: int
     data: _Held
-
-
-class _PastEvent(msgspec.Struct, frozen=True):
-    event: str
-    timestamp: int
-    position: _Position
-    data: Raw
-
-
-class _History(msgspec.Struct, frozen=True):
-    channel: str
-    events: tuple[_PastEvent, ...]
-    position: _Position
-    more: bool
-
-
-class _HistoryAnswer(FromServer, frozen=True, kw_only=True, tag="history"):
-    id: str | None = None
-    timestamp: int
-    data: _History
 
 
 class _Facts(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -224,7 +184,8 @@ class Native(Dialogue):
         *[message for message in COMMON_MESSAGES if message.__struct_config__.tag != "subscribe"],
         _SubscribeSince,
         _Publish,
-        _ReadHistory,
+        ReadHistoryMessage,
+        PresenceMessage,
         _GetStatus,
     )
 
@@ -274,7 +235,11 @@ class Native(Dialogue):
                 held = _Held(reply.names, reply.active, rejected, positions)
                 return _SubscribedAt(id=reply.ref, timestamp=at, data=held)
             case core.HistoryResult():
-                return _HistoryAnswer(id=reply.ref, timestamp=at, data=_history(reply))
+                return history_answer(reply, at)
+            case core.PresenceResult():
+                return presence_answer(reply, at)
+            case core.PresenceChanged():
+                return presence_notice(reply, at)
             case core.Unsubscribed(reason=str()):
                 data = _Withdrawal(reply.names, reply.active, reply.reason)
                 return _Withdrawn(id=reply.ref, timestamp=at, data=data)
@@ -308,28 +273,13 @@ def _facts(status: core.Status) -> _Facts:
     )
 
 
-def _position(position: Position, previous: Position | None = None) -> _Position:
-    if previous is None or previous.epoch != position.epoch:
-        return _Position(position.epoch, position.offset, position.tag)
-    return _Position(position.epoch, position.offset, position.tag, previous.offset)
-
-
 def _stored(
     publication: core.Publication, at: int, data: Raw, *, is_latest: bool = False
 ) -> _StoredEvent:
     position = publication.position
     assert position is not None
-    where = _position(position, publication.previous)
+    where = wire_position(position, publication.previous)
     return _StoredEvent(publication.channel, publication.event, at, where, data, is_latest)
-
-
-def _history(result: core.HistoryResult) -> _History:
-    events = []
-    for publication in result.publications:
-        at, data = milliseconds(publication.timestamp), Raw(publication.data)
-        stored = _stored(publication, at, data)
-        events.append(_PastEvent(stored.event, at, stored.position, data))
-    return _History(result.channel, tuple(events), _position(result.position), result.has_more)
 
 
 def _start_position(start: core.StartPosition) -> _StartPosition:
@@ -344,7 +294,9 @@ def _loss(gap: Gap) -> _Loss:
     if gap.channels is None or len(gap.channels) > MAX_GAP_CHANNELS:
         return _Loss(gap.lost, cause)
     channels = [
-        _ChannelLoss(name, loss.lost, None if loss.position is None else _position(loss.position))
+        _ChannelLoss(
+            name, loss.lost, None if loss.position is None else wire_position(loss.position)
+        )
         for name, loss in gap.channels.items()
     ]
     return _Loss(gap.lost, cause, tuple(channels))

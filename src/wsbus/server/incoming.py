@@ -8,6 +8,8 @@ from typing import Final
 
 from ..core.envelope import (
     Addressed,
+    AttendanceAsked,
+    Attended,
     Dismissed,
     Item,
     Kept,
@@ -84,6 +86,8 @@ class Incoming:
             match item:
                 case Dismissed():
                     return self._dismiss(item, node)
+                case Attended() | AttendanceAsked():
+                    self._services.attendances.hear(item, node)
                 case Revoked():
                     for driver in self._find(item.to, node):
                         driver.connection.revoke(item.pattern, item.reason)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ..core.errors import NotStarted, UsageError
-from ..core.families import Family, History
+from ..core.families import Family, History, Presence
 from ..core.messages import Publication, Receipt
 from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
 from .host import BusHost
 from .post import Sent
-from .reading import HistoryReader
+from .reading import ChannelReader
 from .recipients import Recipients, Who
 from .services import Services
 
@@ -29,7 +29,7 @@ class _Options(TypedDict, total=False):
     key: str | None
 
 
-class Publisher(HistoryReader):
+class Publisher(ChannelReader):
     """The methods of a :class:`.Bus` that publish; not for use by itself.
 
     Call them in the thread of the event loop, except those whose names end with ``_threadsafe``.
@@ -47,6 +47,7 @@ class Publisher(HistoryReader):
         overflow: Overflow | str | None = None,
         key: str | None = None,
         history: History | None = None,
+        presence: Presence | None = None,
     ) -> Family:
         """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
 
@@ -64,14 +65,17 @@ class Publisher(HistoryReader):
                 channel and event count. ``publish(…, key=…)`` goes before it.
             history: How long each channel keeps what is published, for subscribers that come back
                 or come late; None: it keeps nothing.
+            presence: Whether a channel says which connections are subscribed to exactly it.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: The bus is running; another family has a pattern that matches the same
                 channels; ``overflow`` is no policy; ``key`` is no text, or cannot take effect; or
-                ``history`` is none.
+                ``history`` or ``presence`` is none.
         """
-        return self._host.declare(pattern, overflow=overflow, key=key, history=history)
+        return self._host.declare(
+            pattern, overflow=overflow, key=key, history=history, presence=presence
+        )
 
     async def publish(
         self,
@@ -376,8 +380,7 @@ class Publisher(HistoryReader):
         excluded = recipients.members(services.registry, exclude)
         absent = None
         if post.outgoing is not None:
-            is_kept = post.keeps(publication.channel)
-            absent = (recipients.everywhere if is_kept else recipients.elsewhere)(exclude)
+            absent = recipients.elsewhere(exclude, and_here=post.keeps(publication.channel))
         scoped = None
         if idempotency_key is not None:
             scoped = post.scoped(idempotency_key, publication.channel)

@@ -100,7 +100,7 @@ def question(
                 submit(partial(put, asker, _await_brought, services, ask))
                 return
             now = now or services.clock()
-            asker.perform(asker.session.handle_attached(ask.request, brought, now), now)
+            asker.perform(asker.session.handle_answer(ask.request, brought, now), now)
 
 
 def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
@@ -187,7 +187,7 @@ async def _judge_token(asker: Asker, services: Services, ask: AskToken) -> None:
         if isinstance(answer, Identity) and not (asker.identity or await asker.enter(answer)):
             return
     now = services.clock()
-    asker.go_on(asker.session.handle_token(ask.request, answer, now), now)
+    asker.go_on(asker.session.handle_answer(ask.request, answer, now), now)
 
 
 async def _judge_permission(asker: Asker, services: Services, ask: AskPermission) -> None:
@@ -195,7 +195,7 @@ async def _judge_permission(asker: Asker, services: Services, ask: AskPermission
     seconds = asker.endpoint.limits.command_timeout
     allowed = await services.judge(ask, seconds, asker.context)
     now = services.clock()
-    asker.go_on(asker.session.handle_permission(ask.request, allowed, now), now)
+    asker.go_on(asker.session.handle_answer(ask.request, allowed, now), now)
 
 
 async def _await_brought(asker: Asker, services: Services, ask: Attach) -> None:
@@ -203,7 +203,7 @@ async def _await_brought(asker: Asker, services: Services, ask: Attach) -> None:
 
     def act(brought: Brought) -> None:
         now = services.clock()
-        asker.go_on(asker.session.handle_attached(ask.request, brought, now), now)
+        asker.go_on(asker.session.handle_answer(ask.request, brought, now), now)
 
     assert services.recoveries is not None
     await services.recoveries.bring(ask.patterns, ask.since, act, asker.free)

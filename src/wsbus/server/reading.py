@@ -1,4 +1,4 @@
-"""The methods of a bus that read what channels keep."""
+"""The methods of a bus that read what channels keep, and who is there."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from ..core.events import Event, EventPage, Position
 from ..core.history import HistoryPage, HistoryRead
 from ..core.messages import Publication
 from ..core.patterns import parse_pattern
+from ..core.presence import Occupant
 from .host import BusHost
 from .services import Services
 
-__all__ = ["HistoryReader"]
+__all__ = ["ChannelReader"]
 
 _MAX_EVENTS: Final = 1000
 """The most events of one page."""
 
 
-class HistoryReader:
-    """The methods of a :class:`.Bus` that read history; not for use by itself."""
+class ChannelReader:
+    """The methods of a :class:`.Bus` that read what is known of channels; not for use by itself."""
 
     def __init__(self, host: BusHost) -> None:
         self._host: Final = host
@@ -91,6 +92,28 @@ class HistoryReader:
                 "after= out to get what is kept"
             )
         return _events(page)
+
+    def presence(self, channel: str) -> list[Occupant]:
+        """Return the connections that are subscribed to exactly this channel, on every node.
+
+        Cost: O(connections on it); nothing is asked of the broker.
+
+        Args:
+            channel: A channel of a family with ``presence=Presence()``.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: Its family does not show presence.
+            NotStarted: The bus is not running.
+        """
+        services = self._host.services
+        name = parse_channel(channel)
+        if not services.attendances.shows(name):
+            raise UsageError(
+                f"the channel {str(name)!r} does not say who is there: "
+                f"bus.family({str(name)!r}, presence=Presence())"
+            )
+        return services.attendances.present(name)
 
 
 def _position(name: str, given: Position | None) -> Position | None:

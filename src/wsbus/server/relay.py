@@ -7,8 +7,8 @@ are dead, and a frozen broker keeps its sockets open; the way of the beacon show
 fails ends the link, and nothing else: the node goes on, publications that need the broker are
 refused, and subscribers get what is published here.
 
-When a link is back, everything wanted is followed first. Only then each subscriber gets a ``gap``:
-what it reads anew after that holds all that was missed. What the link brought by then comes after.
+When a link is back, everything wanted is followed first. Then what a store has kept meanwhile is
+read, other subscribers get a ``gap``, and what the link has brought by then comes after.
 
 :class:`.Cover` says what to follow, and the task brings the link there: what is new before it gives
 up what is old. Meanwhile two feeds may bring the same, and the inbox drops the copies.
@@ -99,13 +99,14 @@ class Relay:
         clock: Reads both clocks.
         count_connections: Returns how many connections the beacon tells.
         storage: The history that the broker keeps; None: the bus keeps none.
-        keep: Called with each publication that a store has numbered; see :class:`.Inbox`.
-        publish: Called with each publication of another node; see :class:`.Inbox`.
-        carry_out: Called with each order of another node, in the same way.
-        settle: Called after the items of an envelope; see :class:`.Inbox`.
-        tell_gap: Called when publications of other nodes may be missing, with whether those on
-            channels with history may be, too: after a link is back, once everything wanted is
-            followed, and when something could not be read.
+        keep: See :class:`.Inbox`, and so for the next three.
+        publish: Called with each publication of another node.
+        carry_out: Called with each order of another node.
+        settle: Called after the items of an envelope.
+        tell_gap: Called when publications of other nodes may be missing, and with whether those on
+            channels with history may be, too.
+        meet: Called when a link is there: nodes may have missed each other's news.
+        forget: Called with each node that is gone.
     """
 
     def __init__(
@@ -121,6 +122,8 @@ class Relay:
         carry_out: Callable[[Item, str], bool],
         settle: Callable[[bool], None],
         tell_gap: Callable[[bool], None],
+        meet: Callable[[], None],
+        forget: Callable[[str], None],
     ) -> None:
         self._broker: Final = broker
         self._node: Final = node
@@ -129,6 +132,8 @@ class Relay:
         self._count_connections: Final = count_connections
         self._obey: Final = carry_out
         self._tell_gap: Final = tell_gap
+        self._meet: Final = meet
+        self._forget: Final = forget
         self._started_at: Final = clock().wall
         self.outgoing: Final = Outgoing(node, self._wall)
         """Takes what goes to other nodes."""
@@ -185,7 +190,8 @@ class Relay:
                 self._lose(exc)
                 self._attempted.set()
             finally:
-                self._depart()
+                self._is_up = False
+                self._followed.clear()
             await sleep(pause * (1 + random.random()) / 2)  # noqa: S311  # it spreads attempts
             pause = min(pause * 2, _BACKOFF[1])
 
@@ -208,39 +214,33 @@ class Relay:
         self._since, self._failure = current_time(), None
         if self._attempted.is_set():
             is_complete = is_complete and not self.inbox.has_overflowed
-            self._report_gap(of_kept=not is_complete)
+            self._gaps += 1
+            self._tell_gap(not is_complete)
             logger.warning(
-                "the link to %s is there; subscribers %sget a gap, since events of other processes "
+                "the link to %s is there; subscribers%s get a gap, since events of other processes "
                 "may be missing",
                 self._broker.address,
-                "of channels without history " if is_complete else "",
+                " of channels without history" if is_complete else "",
             )
+        self._directory.renew(current_time())
         self.inbox.release()
+        self._meet()
         self._attempted.set()
         self._tell_progress()
-
-    def _report_gap(self, *, of_kept: bool = True) -> None:
-        self._gaps += 1
-        self._tell_gap(of_kept)
-
-    def _depart(self) -> None:
-        self._is_up = False
-        self._followed.clear()
 
     def _lose(self, exc: Exception) -> None:
         while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
             exc = exc.exceptions[0]
-        why = "no other process gets what is published here, until it is back"
         if self._is_up:
             self._losses += 1
             self._since = current_time()
         self._failure = str(exc) or type(exc).__name__
         is_known = isinstance(exc, BrokerUnavailable | OSError)
         self._log.error(
-            "there is no link to %s: %s; %s",
+            "there is no link to %s: %s; no other process gets what is published here, until it is "
+            "back",
             self._broker.address,
             exc,
-            why,
             exc=None if is_known else exc,
         )
         self.outgoing.close(BrokerUnavailable(f"there is no link to {self._broker.address}: {exc}"))
@@ -309,8 +309,6 @@ class Relay:
             else:
                 await self._changed.wait()
 
-    # --- nodes -------------------------------------------------------------------------------
-
     def nodes(self) -> list[Node]:
         """Return the nodes that are there, as far as their beacons tell; this one is the first."""
         return self._directory.nodes(self._beacon(), current_time())
@@ -322,8 +320,8 @@ class Relay:
         """
         unreadable = self.inbox.unreadable
         while True:
-            storage = self._storage
-            confirm = None if storage is None else await storage.look(link, self._followed)
+            look = None if self._storage is None else self._storage.look
+            confirm = None if look is None else await look(link, self._followed)
             self._echo, sent = Event(), current_time()
             self._send_beacon()
             with move_on_after(CALL_SECONDS):
@@ -337,8 +335,15 @@ class Relay:
                 confirm()
             if self.inbox.unreadable > unreadable:
                 unreadable = self.inbox.unreadable
-                self._report_gap()
+                self._gaps += 1
+                self._tell_gap(True)  # noqa: FBT003  # by position, as it is declared
+            for node in self._directory.expire(current_time()):
+                self._forget(node)
             await sleep(PROBE_SECONDS)
+
+    def tell(self, item: Item) -> None:
+        """Tell all nodes something; what is told while there is no link is lost."""
+        self.outgoing.put(ALL_NODES, encode_item(item))
 
     def _send_beacon(self, *, is_leaving: bool = False) -> None:
         self._beacons += 1
@@ -356,11 +361,11 @@ class Relay:
     def _carry_out(self, item: Item, node: str) -> bool:
         if not isinstance(item, Beacon):
             return self._obey(item, node)
+        if item.is_leaving:
+            self._forget(node)
         if self._directory.note(node, item, current_time()):
             self._send_beacon()  # So that a node which has just come knows this one at once.
         return True
-
-    # --- for operators -----------------------------------------------------------------------
 
     def statistics(self) -> LinkStatistics:
         """Return the counters of the link."""

@@ -29,6 +29,7 @@ from ..core.patterns import Pattern
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from .archive import Archive
+from .attendance import Attendances
 from .commands import Commands
 from .connection import ConnectionDriver
 from .flusher import Flusher
@@ -112,6 +113,7 @@ class Services:
     hub: Hub
     flusher: Flusher
     post: Post
+    attendances: Attendances
     runner: Runner
     clock: Callable[[], Instant]
     new_id: Callable[[], str] = new_id

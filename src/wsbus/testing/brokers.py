@@ -18,6 +18,7 @@ from unittest import SkipTest
 from anyio import fail_after
 
 from ..broker import Broker
+from . import history
 from .checks import links
 from .nodes import BreakLinks, BrokerUnderTest
 
@@ -44,6 +45,16 @@ _ALL: Final[tuple[BrokerCheck, ...]] = (
     links.bodies,
     links.cancellation,
     links.lost_links,
+    history.kept_items,
+    history.kept_order,
+    history.kept_turns,
+    history.kept_names,
+    history.history_reads,
+    history.history_trims,
+    history.history_positions,
+    history.history_ages,
+    history.idempotency_keys,
+    history.lost_history,
 )
 
 BROKER_CHECKS: Final = MappingProxyType({check.__name__: check for check in _ALL})
@@ -69,8 +80,8 @@ async def check_broker(
     Raises:
         ConformanceError: The broker breaks a law.
         TimeoutError: A check did not end.
-        unittest.SkipTest: The check needs ``cut``; pytest reports a skip. Not raised where all are
-            checked.
+        unittest.SkipTest: The check needs ``cut``, or a link that keeps history
+            (:class:`.HistoryLink`); pytest reports a skip. Not raised where all are checked.
     """
     checks = _ALL if name is None else (BROKER_CHECKS[name],)
     for check in checks:

@@ -12,7 +12,15 @@ import msgspec
 from anyio import Event
 
 from ..broker import Broker, Link
-from ..core.envelope import Beacon, Published, Turn, encode_item, open_envelope, read_items
+from ..core.envelope import (
+    Beacon,
+    Kept,
+    Published,
+    Turn,
+    encode_item,
+    open_envelope,
+    read_items,
+)
 from ..core.feeds import ALL_NODES, Feed
 from .adapters import expect
 
@@ -69,6 +77,8 @@ class LinkedNode:
         self.link: Link
         self.heard: Final[list[tuple[str, Published]]] = []
         """Publications of the nodes of this check, each with its node, copies included."""
+        self.kept: Final[list[Kept]] = []
+        """What stores have numbered and published for the nodes of this check, copies included."""
         self.unreadable: int = 0
         """Messages that are no envelopes."""
         self._beacons: Final[set[int]] = set()
@@ -88,6 +98,8 @@ class LinkedNode:
         for item in items:
             if isinstance(item, Published):
                 self.heard.append((envelope.node, item))
+            elif isinstance(item, Kept):
+                self.kept.append(item)
             elif isinstance(item, Beacon):
                 self._beacons.add(item.number)
         changed, self._changed = self._changed, Event()
@@ -122,12 +134,16 @@ class LinkedNode:
 
     async def publish(self, items: Collection[tuple[Feed, str]]) -> None:
         """Publish texts on feeds, in one turn."""
+        await self.link.publish(self.turn(items))
+
+    def turn(self, items: Collection[tuple[Feed, str]] = ()) -> Turn:
+        """Return this node's next turn, with texts on feeds."""
         turn = Turn(self.name, next(self._turns), 0.0)
         for feed, text in items:
             number, data = next(self.case.numbers), msgspec.json.encode(text)
             item = Published(number, feed[1:].removesuffix("."), "check", data, 0.0)
             turn.add(feed, encode_item(item))
-        await self.link.publish(turn)
+        return turn
 
     async def settle(self, *others: LinkedNode) -> None:
         """Wait until these nodes have got everything that this one has published.
@@ -135,12 +151,17 @@ class LinkedNode:
         A beacon goes after it: what comes on any feed comes before that.
         """
         number = next(self.case.numbers)
-        turn = Turn(self.name, next(self._turns), 0.0)
+        turn = self.turn()
         turn.add(ALL_NODES, encode_item(Beacon(number, "", 0, 0, 0.0)))
         await self.link.publish(turn)
         for node in others:
             while number not in node._beacons:  # noqa: SLF001  # the same class
                 await node._changed.wait()  # noqa: SLF001
+
+    async def gets(self, count: int) -> None:
+        """Wait until so many numbered publications have come."""
+        while len(self.kept) < count:
+            await self._changed.wait()
 
 
 def _text(item: Published) -> str:
