@@ -16,6 +16,7 @@ from wsbus import (
     BrokerUnavailable,
     Bus,
     Event,
+    Gap,
     GapCause,
     History,
     Position,
@@ -157,12 +158,11 @@ def test_a_node_that_loses_its_link_gets_what_it_missed() -> None:
             (event,) = await take(live, 1)
             assert event.gap is not None
             assert event.gap.cause is GapCause.BROKER
-            assert [*(event.gap.channels or ())] == ["live"]
 
     run(test)
 
 
-def test_what_is_not_kept_any_more_is_a_gap_that_names_its_channel() -> None:
+def test_what_is_not_kept_any_more_is_a_gap() -> None:
     """A node that missed more than a channel keeps tells it, and goes on in order."""
 
     async def test(world: World) -> None:
@@ -175,8 +175,7 @@ def test_what_is_not_kept_any_more_is_a_gap_that_names_its_channel() -> None:
             await two.publish("kept.a", 60)
             (event,) = await take(events, 1)
             assert event.data == 60
-            assert event.gap is not None
-            assert [*(event.gap.channels or ())] == ["kept.a"]
+            assert event.gap == Gap(None, GapCause.BROKER)
 
     run(test)
 

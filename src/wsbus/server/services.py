@@ -219,8 +219,8 @@ class Services:
     def tell_gap(self, *, of_live: bool = True, of_kept: bool = True) -> None:
         """Tell subscribers that publications of other nodes may be missing.
 
-        Only those are told that such a channel may concern. The gap names the channels of a
-        subscriber that are known: where it has no pattern with wildcards that may match others.
+        Only those are told that such a channel may concern. Where it concerns a part of what they
+        subscribe to, and that part is known by name, the gap names the channels.
 
         Args:
             of_live: Publications on channels without history.
@@ -235,7 +235,8 @@ class Services:
                     known[pattern] = (of_live and not keeps_all(pattern)) or (
                         of_kept and keeps_any(pattern)
                     )
-            return _gap([pattern for pattern in patterns if known[pattern]])
+            concerned = [pattern for pattern in patterns if known[pattern]]
+            return _gap(concerned, is_part=len(concerned) < len(patterns))
 
         now = self.clock()
         for driver in self.registry.connected():
@@ -334,10 +335,11 @@ class Services:
         )
 
 
-def _gap(patterns: Sequence[Pattern]) -> Gap | None:
+def _gap(patterns: Sequence[Pattern], *, is_part: bool) -> Gap | None:
     """Return the gap of a subscriber whose patterns may have lost something; None: none has."""
     if not patterns:
         return None
-    if len(patterns) > MAX_GAP_CHANNELS or not all(pattern.is_exact for pattern in patterns):
+    is_named = is_part and all(pattern.is_exact for pattern in patterns)
+    if not is_named or len(patterns) > MAX_GAP_CHANNELS:
         return Gap(None, GapCause.BROKER)
     return Gap(None, GapCause.BROKER, {p.text: ChannelLoss(None) for p in patterns})
