@@ -68,6 +68,8 @@ class Addressed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The number of the identity's authenticator; None: the first one of the bus."""
     endpoint: int | None = None
     """The number of the identity's endpoint; None: every endpoint with that authenticator."""
+    own: tuple[str, ...] = ()
+    """Ids of connections of the node that sends this; others may have some of the same name."""
 
 
 class Published(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):

@@ -35,6 +35,7 @@ from .services import Authorize, Services, new_id, read_clocks
 from .siblings import warn_of_siblings
 from .source import Encode
 from .statistics import BusStatistics
+from .storage import Storage
 
 __all__ = ["BusHost"]
 
@@ -217,15 +218,25 @@ class BusHost:
             tasks.start_soon(services.attendances.run)
         if self._broker is not None:
             incoming = Incoming(services, self.endpoints)
+            if self._families.keep_history:
+                services.storage = Storage(
+                    self._families,
+                    self._broker.address,
+                    keep=incoming.keep,
+                    deliver=services.post.deliver,
+                    tell=services.tell_loss,
+                )
             relay = services.relay = Relay(
                 self._broker,
                 node,
                 clock,
                 count_connections=services.registry.__len__,
+                storage=services.storage,
+                keep=incoming.keep,
                 publish=incoming.publish,
                 carry_out=incoming.carry_out,
                 settle=services.post.settle,
-                tell_gap=services.tell_gap,
+                tell_gap=lambda of_kept: services.tell_gap(of_kept=of_kept),
                 meet=services.attendances.meet,
                 forget=services.attendances.forget,
             )

@@ -75,17 +75,15 @@ class Publisher(Channels):
                 broker takes: other processes do not get it.
             NotStarted: The bus is not running.
             BrokerUnavailable: The broker has not taken it, so that other processes do not get it;
-                the subscribers of this one do.
+                the subscribers of this one do, unless the broker keeps the history of the channel.
         Cancellation: accepted already.
         """
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        receipt, handover = self._deliver(services, publication, exclude, idempotency_key)
+        sent = self._deliver(services, publication, exclude, idempotency_key)
         await post.pace()
-        if handover is not None:
-            await handover.wait()
-        return receipt
+        return await sent.taken()
 
     def publish_soon(
         self,
@@ -100,7 +98,8 @@ class Publisher(Channels):
         """Publish from code that cannot await; like :meth:`publish`, and in one order with it.
 
         It never waits; in a tight loop queues may overflow. What the broker does not confirm later
-        is logged and counted (:attr:`.LinkStatistics.unconfirmed`).
+        is logged and counted (:attr:`.LinkStatistics.unconfirmed`). Where the broker keeps the
+        history, the receipt has no position.
 
         Raises:
             BrokerUnavailable: There is no link to the broker now.
@@ -109,9 +108,9 @@ class Publisher(Channels):
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        receipt, handover = self._deliver(services, publication, exclude, idempotency_key)
+        sent = self._deliver(services, publication, exclude, idempotency_key)
         post.soon()
-        return receipt if handover is None else handover.checked(receipt)
+        return sent.checked()
 
     @overload
     def publish_threadsafe(
@@ -171,9 +170,9 @@ class Publisher(Channels):
 
         def deliver() -> Receipt:
             services = self._host.services
-            receipt, handover = self._deliver(services, publication, exclude)
+            sent = self._deliver(services, publication, exclude)
             services.post.soon()
-            return receipt if handover is None else handover.checked(receipt)
+            return sent.checked()
 
         return self._from_thread("publish_soon", deliver, timeout if wait else None)
 
@@ -233,11 +232,9 @@ class Publisher(Channels):
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+        sent = self._deliver_to(services, publication, to, exclude, endpoint)
         await services.post.pace()
-        if handover is not None:
-            await handover.wait()
-        return receipt
+        return await sent.taken()
 
     def send_soon(
         self,
@@ -257,9 +254,9 @@ class Publisher(Channels):
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+        sent = self._deliver_to(services, publication, to, exclude, endpoint)
         services.post.soon()
-        return receipt if handover is None else handover.checked(receipt)
+        return sent.checked()
 
     @overload
     def send_threadsafe(
@@ -309,9 +306,9 @@ class Publisher(Channels):
 
         def deliver() -> Receipt:
             services = self._host.services
-            receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+            sent = self._deliver_to(services, publication, to, exclude, endpoint)
             services.post.soon()
-            return receipt if handover is None else handover.checked(receipt)
+            return sent.checked()
 
         return self._from_thread("send_soon", deliver, timeout if wait else None)
 
@@ -329,9 +326,9 @@ class Publisher(Channels):
         receipt = post.deliver(publication, excluded, members)
         elsewhere = None if post.outgoing is None else recipients.elsewhere(to, endpoint)
         if elsewhere is None:
-            return receipt, None
+            return Sent(receipt)
         absent = recipients.elsewhere(exclude, endpoint)
-        return receipt, post.hand_over(publication, absent, elsewhere)
+        return Sent(receipt, post.hand_over(publication, absent, elsewhere))
 
     def _deliver(
         self,
@@ -342,7 +339,9 @@ class Publisher(Channels):
     ) -> Sent:
         post, recipients = services.post, self._recipients
         excluded = recipients.members(services.registry, exclude)
-        absent = None if post.outgoing is None else recipients.elsewhere(exclude)
+        absent = None
+        if post.outgoing is not None:
+            absent = recipients.elsewhere(exclude, and_here=post.keeps(publication.channel))
         scoped = None
         if idempotency_key is not None:
             scoped = post.scoped(idempotency_key, publication.channel)
