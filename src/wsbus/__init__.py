@@ -32,14 +32,15 @@ from .core.errors import (
     UsageError,
     WsbusError,
 )
-from .core.events import ChannelLoss, Event, Gap, GapCause, Position
-from .core.families import Family, History
+from .core.events import ChannelLoss, Event, EventPage, Gap, GapCause, Position
+from .core.families import Family, History, Presence
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
 from .core.messages import Receipt
 from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
+from .core.presence import Occupant
 from .endpoint import Admission, Endpoint, Refusal
 from .server.directory import Node
 from .server.hooks import Hook, SubscriptionHook
@@ -69,6 +70,7 @@ __all__ = [
     "Endpoint",
     "ErrorCode",
     "Event",
+    "EventPage",
     "Family",
     "Gap",
     "GapCause",
@@ -83,10 +85,12 @@ __all__ = [
     "LinkStatistics",
     "Node",
     "NotStarted",
+    "Occupant",
     "Overflow",
     "Pattern",
     "Position",
     "PositionLost",
+    "Presence",
     "Receipt",
     "Refusal",
     "RemoteError",

@@ -267,9 +267,8 @@ class Bus(Publisher, Hooks):
             max_messages: Largest number of publications that wait for the consumer.
             max_bytes: Their largest size, in bytes of JSON.
             overflow: The policy for further ones.
-            since: Begin with what was published after this position, on channels with history;
-                None: with what is published from now on, and with the latest publications where
-                the history says so.
+            since: On channels with history, go on after this position. None: begin with what is
+                published from now on, and with the latest publications where the family says so.
 
         Raises:
             InvalidChannel: The pattern is invalid.
@@ -281,7 +280,7 @@ class Bus(Publisher, Hooks):
             max_messages=max_messages,
             max_bytes=max_bytes,
             overflow=member_of(Overflow, overflow, "overflow"),
-            since=_position(since),
+            since=since,
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:
@@ -388,14 +387,6 @@ class Bus(Publisher, Hooks):
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""
         return self._host.statistics()
-
-
-def _position(since: Position | None) -> Position | None:
-    if since is not None and not isinstance(since, Position):
-        raise UsageError(
-            f"since is a Position, of an event or of bus.position(), not {shown(since)}"
-        )
-    return since
 
 
 def host_of(bus: Bus) -> BusHost:

@@ -29,7 +29,7 @@ def test_the_branch_says_whom_to_blame() -> None:
         and kind not in {WsbusError, RemoteError, UsageError, BrokerUnavailable}
     ]
 
-    assert len(tree) == 9
+    assert len(tree) == 10
     assert all(issubclass(kind, RemoteError) != issubclass(kind, UsageError) for kind in tree)
 
 
@@ -46,6 +46,10 @@ def test_error_codes_are_the_words_that_clients_see() -> None:
             "TOO_MANY_SUBSCRIPTIONS",
             "RATE_LIMITED",
             "UNAVAILABLE",
+            "POSITION_LOST",
+            "NO_HISTORY",
+            "NO_PRESENCE",
+            "NOT_REPEATABLE",
             "UNKNOWN_ACTION",
             "VALIDATION_ERROR",
             "TIMEOUT",

@@ -14,11 +14,13 @@ from wsbus.core.actions import (
     AskPermission,
     AskToken,
     Attach,
+    Brought,
     Close,
     Emit,
     Invoke,
     Join,
     Leave,
+    Outcome,
     ReportStatus,
     Send,
 )
@@ -89,13 +91,18 @@ def make(
         now=START,
         takes_tokens=takes_tokens,
         asks=asks,
-        attaches=attaches,
+        attaches=(lambda _: True) if attaches else None,
     )
 
 
 def at(seconds: float) -> Instant:
     """Return the moment that long after START."""
     return START.later(seconds)
+
+
+def brought(*reached: bool) -> Brought:
+    """Return what was brought for patterns without history."""
+    return Brought([Outcome(each) for each in reached])
 
 
 def replies(actions: Sequence[Action]) -> list[ServerMessage]:
@@ -135,7 +142,7 @@ def ask(session: Session, command: Request, now: Instant = START) -> AskToken | 
 def sign_in(session: Session, identity: Identity, now: Instant = START) -> list[Action]:
     """Show a token that is found to be good."""
     question = ask(session, Auth("t"), now)
-    return session.handle_token(question.request, identity, now)
+    return session.handle_answer(question.request, identity, now)
 
 
 def resumed(session: Session, actions: list[Action], now: Instant = START) -> list[Action]:
@@ -186,7 +193,7 @@ def test_an_answer_moves_the_session_on(
     session = in_state(before)
     if before is State.OPEN:
         ask(session, Auth("t"))
-    session.handle_token(1, answer, START)
+    session.handle_answer(1, answer, START)
 
     assert session.state is after
 
@@ -256,7 +263,7 @@ def test_nothing_is_acted_on_after_the_end(command: Request) -> None:
     session.close(CloseCode.NORMAL, "")
 
     assert session.handle(command, START) == []
-    assert session.handle_token(1, ADMIN, START) == []
+    assert session.handle_answer(1, ADMIN, START) == []
     assert not session.hold()
     session.release()
     assert session.handle_deadline(at(1e6)) == []
@@ -292,7 +299,7 @@ def test_a_good_token_makes_the_client_somebody() -> None:
     question = ask(session, Auth("secret", "7"))
 
     assert question == AskToken(1, "secret")
-    assert session.handle_token(1, identity, START) == [
+    assert session.handle_answer(1, identity, START) == [
         Adopt(identity),
         Send(AuthAccepted("u1", at(60).wall, "7")),
     ]
@@ -304,7 +311,7 @@ def test_a_bad_first_token_ends_the_conversation() -> None:
     session = make(None)
     question = ask(session, Auth("secret", "7"))
 
-    assert session.handle_token(question.request, "expired", START) == [
+    assert session.handle_answer(question.request, "expired", START) == [
         Send(AuthRefused("expired", ref="7")),
         Close(CloseCode.TOKEN_REFUSED, "token refused"),
     ]
@@ -317,7 +324,9 @@ def test_a_failed_refresh_leaves_the_old_token_in_force() -> None:
     deadline = session.deadline
     question = ask(session, Auth("bad", "7"))
 
-    assert session.handle_token(question.request, "no", at(1)) == [Send(AuthRefused("no", ref="7"))]
+    assert session.handle_answer(question.request, "no", at(1)) == [
+        Send(AuthRefused("no", ref="7"))
+    ]
     assert list(session.subscriptions) == ["grid.*"]
     assert session.deadline == deadline
     assert session.handle_deadline(at(60)) == [Close(CloseCode.TOKEN_EXPIRED, "token expired")]
@@ -395,18 +404,18 @@ def test_an_answer_to_another_question_is_ignored(generation: int) -> None:
     question = ask(session, Auth("t"))
 
     assert question.request == 2
-    assert session.handle_token(generation, ADMIN, START) == []
-    assert session.handle_token(2, USER, START) != []
+    assert session.handle_answer(generation, ADMIN, START) == []
+    assert session.handle_answer(2, USER, START) != []
 
 
 def test_an_answer_counts_once() -> None:
     """The same answer again does nothing."""
     session = make(None)
     question = ask(session, Auth("t"))
-    session.handle_token(question.request, USER, START)
+    session.handle_answer(question.request, USER, START)
 
-    assert session.handle_token(question.request, USER, START) == []
-    assert session.handle_token(question.request, "no", START) == []
+    assert session.handle_answer(question.request, USER, START) == []
+    assert session.handle_answer(question.request, "no", START) == []
     assert session.state is State.OPEN
 
 
@@ -416,7 +425,7 @@ def test_an_answer_after_the_end_is_ignored() -> None:
     question = ask(session, Auth("t"))
     session.close(CloseCode.DISCONNECTED, "")
 
-    assert session.handle_token(question.request, USER, START) == []
+    assert session.handle_answer(question.request, USER, START) == []
     assert session.identity is None
 
 
@@ -427,7 +436,7 @@ def test_while_a_token_is_judged_commands_wait_in_order() -> None:
     assert session.handle(Subscribe(("grid.a",), "1"), START) == []
     assert session.handle(Command("grid.start", b"{}", "2"), START) == []
     assert session.handle(Unsubscribe(("grid.a",), "3"), START) == []
-    answer = session.handle_token(question.request, USER, START)
+    answer = session.handle_answer(question.request, USER, START)
     actions = resumed(session, answer)[2:]
 
     assert actions == [
@@ -461,7 +470,7 @@ def test_sixteen_that_are_not_settled_are_enough(state: State) -> None:
     assert session.handle(Ping(), START) == [Send(Pong())]
 
     if state is State.JUDGING:
-        actions = resumed(session, session.handle_token(1, USER, START))
+        actions = resumed(session, session.handle_answer(1, USER, START))
     else:
         session.release()
         actions = resumed(session, [])
@@ -474,11 +483,11 @@ def test_what_waited_for_a_refused_token_is_not_acted_on() -> None:
     session = make(None)
     question = ask(session, Auth("t"))
     session.handle(Subscribe(("grid.a",)), START)
-    actions = resumed(session, session.handle_token(question.request, "no", START))
+    actions = resumed(session, session.handle_answer(question.request, "no", START))
 
     assert isinstance(actions[-1], Close)
     assert joined(actions) == []
-    assert session.handle_token(question.request, USER, START) == []
+    assert session.handle_answer(question.request, USER, START) == []
 
 
 def test_a_second_auth_waits_for_the_first() -> None:
@@ -487,11 +496,11 @@ def test_a_second_auth_waits_for_the_first() -> None:
     first = ask(session, Auth("a", "1"))
     session.handle(Auth("b", "2"), START)
     session.handle(Subscribe(("grid.a",)), START)
-    actions = resumed(session, session.handle_token(first.request, USER, START))
+    actions = resumed(session, session.handle_answer(first.request, USER, START))
 
     assert AskToken(2, "b") in actions
     assert joined(actions) == ["grid.a"]  # A refresh stops nothing but another one.
-    actions = resumed(session, session.handle_token(2, USER, START))
+    actions = resumed(session, session.handle_answer(2, USER, START))
     assert replies(actions) == [AuthAccepted("u1", None, "2")]
 
 
@@ -501,7 +510,7 @@ def test_permissions_are_asked_after_the_grants() -> None:
     question = ask(session, Subscribe(("grid.a", "secret", "a..b", "grid.*", "grid.a"), "5"))
 
     assert question == AskPermission(1, USER, "subscribe", ("grid.a", "grid.*"))
-    actions = session.handle_permission(1, [False, True], START)
+    actions = session.handle_answer(1, [False, True], START)
     (answer,) = replies(actions)
     assert isinstance(answer, Subscribed)
     assert answer.names == ("grid.*",)
@@ -548,9 +557,9 @@ def test_a_permission_stands_before_the_action(
     session = make(USER, asks=True)
 
     assert ask(session, command) == AskPermission(1, USER, verb, (name,))
-    assert session.handle_permission(1, [True], START) == [then]
+    assert session.handle_answer(1, [True], START) == [then]
     ask(session, command)
-    refused = session.handle_permission(2, [False], START)
+    refused = session.handle_answer(2, [False], START)
     why = "the application does not allow this"
     assert replies(refused) == [Refused(ErrorCode.FORBIDDEN, why, "1", True)]
     assert session.state is State.OPEN
@@ -560,13 +569,13 @@ def test_no_more_is_asked_than_could_be_accepted() -> None:
     """Names past the places left, and names that are held, are not put to the application."""
     session = make(USER, max_subscriptions=3, asks=True)
     held = ask(session, Subscribe(("grid.a",)))
-    session.handle_permission(held.request, [True], START)
+    session.handle_answer(held.request, [True], START)
     names = ("grid.b", "grid.a", "grid.b", "grid.c", "grid.d", "secret", "grid.e")
     question = ask(session, Subscribe(names))
 
     assert isinstance(question, AskPermission)
     assert question.names == ("grid.b", "grid.c")
-    (answer,) = replies(session.handle_permission(question.request, [False, True], START))
+    (answer,) = replies(session.handle_answer(question.request, [False, True], START))
     assert isinstance(answer, Subscribed)
     assert answer.names == ("grid.a", "grid.c")
     assert [(r.name, r.code) for r in answer.rejected] == [
@@ -592,7 +601,7 @@ def test_a_refusal_says_who_refuses(grants: Grants, why: str, *, allowed: bool) 
     name = "b" if "grant covers this" in why else "*"
     actions = session.handle(Subscribe((name,)), START)
     if isinstance(actions[0], AskPermission):
-        actions = session.handle_permission(1, [allowed], START)
+        actions = session.handle_answer(1, [allowed], START)
     (answer,) = replies(actions)
 
     assert isinstance(answer, Subscribed)
@@ -975,7 +984,7 @@ def test_commands_that_waited_count_when_they_act() -> None:
     question = ask(session, Auth("t"))
     for _ in range(3):
         session.handle(Command("grid.start"), START)
-    actions = resumed(session, session.handle_token(question.request, USER, START))
+    actions = resumed(session, session.handle_answer(question.request, USER, START))
 
     assert sum(isinstance(action, Invoke) for action in actions) == 2
     assert codes(actions) == [ErrorCode.RATE_LIMITED]
@@ -1082,14 +1091,14 @@ def test_a_request_that_is_being_judged_is_revoked_too() -> None:
     session = make(USER, asks=True)
     question = ask(session, Subscribe(("grid.a", "grid.b"), "1"))
     assert session.revoke(parse_pattern("grid.a"), "banned") == []
-    actions = session.handle_permission(question.request, [True, True], START)
+    actions = session.handle_answer(question.request, [True, True], START)
 
     assert joined(actions) == ["grid.b"]
     (answer,) = replies(actions)
     assert isinstance(answer, Subscribed)
     assert answer.rejected == (Rejection("grid.a", ErrorCode.FORBIDDEN, "banned"),)
     again = ask(session, Subscribe(("grid.a",)))
-    assert joined(session.handle_permission(again.request, [True], START)) == ["grid.a"]
+    assert joined(session.handle_answer(again.request, [True], START)) == ["grid.a"]
 
 
 # --- what waits ----------------------------------------------------------------------------------
@@ -1102,7 +1111,7 @@ def test_what_waited_acts_one_message_at_a_time() -> None:
     session.handle(Subscribe(("grid.a",)), START)
     session.handle(Command("grid.start"), START)
     session.handle(Unsubscribe(("grid.a",)), START)
-    session.handle_token(question.request, USER, START)
+    session.handle_answer(question.request, USER, START)
 
     assert joined(session.resume(START) or []) == ["grid.a"]
     assert session.resume(START) == [Invoke(Command("grid.start"))]
@@ -1150,14 +1159,14 @@ def test_a_slow_permission_stops_nothing_else() -> None:
 
     assert session.handle(Ping("9"), START) == [Send(Pong("9"))]
     assert session.handle(GetStatus("s"), START) == [ReportStatus("s")]
-    assert session.handle_permission(publish.request, [True], START) == [
+    assert session.handle_answer(publish.request, [True], START) == [
         Emit(parse_channel("chat.a"), Publish("chat.a", "e", b"1", "publish"))
     ]
-    assert session.handle_permission(call.request, [True], START) == [
+    assert session.handle_answer(call.request, [True], START) == [
         Invoke(Command("grid.start", b"{}", "call"))
     ]
-    assert joined(session.handle_permission(other.request, [True], START)) == ["grid.b"]
-    assert joined(session.handle_permission(slow.request, [True], START)) == ["grid.a"]
+    assert joined(session.handle_answer(other.request, [True], START)) == ["grid.b"]
+    assert joined(session.handle_answer(slow.request, [True], START)) == ["grid.a"]
 
 
 @pytest.mark.parametrize(
@@ -1179,9 +1188,9 @@ def test_requests_about_the_same_keep_their_order(first: Request, second: Reques
     assert session.handle(second, START) == []
     assert session.resume(START) is None
     if isinstance(question, AskToken):
-        session.handle_token(question.request, USER, START)
+        session.handle_answer(question.request, USER, START)
     else:
-        session.handle_permission(question.request, [True] * len(question.names), START)
+        session.handle_answer(question.request, [True] * len(question.names), START)
     assert session.resume(START) not in (None, [])
 
 
@@ -1190,10 +1199,10 @@ def test_a_subscribe_that_may_find_no_place_waits() -> None:
     session = make(USER, asks=True, max_subscriptions=1)
     question = ask(session, Subscribe(("grid.a",)))
     assert session.handle(Subscribe(("grid.b",)), START) == []
-    session.handle_permission(question.request, [False], START)
+    session.handle_answer(question.request, [False], START)
 
     (number,) = numbers(session.resume(START) or [])
-    assert joined(session.handle_permission(number, [True], START)) == ["grid.b"]
+    assert joined(session.handle_answer(number, [True], START)) == ["grid.b"]
 
 
 def test_what_a_refresh_takes_away_is_refused_although_it_is_permitted() -> None:
@@ -1204,12 +1213,12 @@ def test_what_a_refresh_takes_away_is_refused_although_it_is_permitted() -> None
     publish = ask(session, Publish("chat.a", "e", b"1", "3"))
     sign_in(session, Identity("u1", Grants.of(subscribe=["system.*"])))
 
-    (attach,) = session.handle_permission(asked.request, [True, True], START)
+    (attach,) = session.handle_answer(asked.request, [True, True], START)
     assert isinstance(attach, Attach)
     assert attach.patterns == (parse_pattern("system.a"),)
-    assert joined(session.handle_attached(attach.request, [True], START)) == ["system.a"]
+    assert joined(session.handle_answer(attach.request, brought(True), START)) == ["system.a"]
     for question in (call, publish):
-        actions = session.handle_permission(question.request, [True], START)
+        actions = session.handle_answer(question.request, [True], START)
         assert codes(actions) == [ErrorCode.FORBIDDEN]
 
 
@@ -1220,7 +1229,7 @@ def test_what_cannot_be_brought_is_rejected() -> None:
     assert isinstance(attach, Attach)
     assert attach.patterns == (parse_pattern("grid.a"), parse_pattern("grid.b"))
     assert not session.patterns
-    actions = session.handle_attached(attach.request, [False, True], START)
+    actions = session.handle_answer(attach.request, brought(False, True), START)
 
     why = "it cannot be reached now; try again later"
     rejection = Rejection("grid.a", ErrorCode.UNAVAILABLE, why)
@@ -1228,18 +1237,18 @@ def test_what_cannot_be_brought_is_rejected() -> None:
         Send(Subscribed(("grid.b",), 1, (rejection,), "1")),
         Join(parse_pattern("grid.b")),
     ]
-    assert session.handle_attached(attach.request, [True, True], START) == []
+    assert session.handle_answer(attach.request, brought(True, True), START) == []
 
 
 def test_a_name_that_is_taken_away_while_others_are_judged_is_rejected() -> None:
     """It was held when it was asked for again, and is not when the answer is given."""
     session = make(USER, asks=True)
     held = ask(session, Subscribe(("grid.a",)))
-    session.handle_permission(held.request, [True], START)
+    session.handle_answer(held.request, [True], START)
     question = ask(session, Subscribe(("grid.a", "grid.b")))
     session.revoke(parse_pattern("grid.a"), None)
 
-    (answer,) = replies(session.handle_permission(question.request, [True], START))
+    (answer,) = replies(session.handle_answer(question.request, [True], START))
     assert isinstance(answer, Subscribed)
     assert answer.names == ("grid.b",)
     assert [(r.name, r.code) for r in answer.rejected] == [("grid.a", ErrorCode.FORBIDDEN)]
@@ -1251,7 +1260,7 @@ def test_answers_wait_while_hooks_run() -> None:
     question = ask(session, Command("grid.start"))
     session.hold()
 
-    assert session.handle_permission(question.request, [True], START) == []
+    assert session.handle_answer(question.request, [True], START) == []
     session.release()
     assert session.resume(START) == [Invoke(Command("grid.start"))]
     assert session.resume(START) is None

@@ -281,7 +281,7 @@ class Server(Player):
 
     def judged(self, verdict: Identity | str) -> None:
         """Answer what the session asks; then it acts on what waited."""
-        self.do(self.live.handle_token(self.questions.popleft(), verdict, self.now))
+        self.do(self.live.handle_answer(self.questions.popleft(), verdict, self.now))
         while (waited := self.live.resume(self.now)) is not None:
             self.do(waited)
 

@@ -19,7 +19,7 @@ from ..bus import Bus
 from ..core.choices import shown
 from ..core.errors import BrokerUnavailable, NotStarted, UsageError
 from ..core.limits import MAX_DEPTH, too_deep
-from ..server.drafts import Draft, UnfitDraft, publish_all
+from ..server.drafts import HttpDraft, UnfitDraft, publish_all
 from ..web.pages import AssetResponse
 
 __all__ = ["Publishing"]
@@ -36,7 +36,7 @@ logger: Final = logging.getLogger("wsbus.publish")
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One publication, or several."""
 
-    publications: list[Draft] | UnsetType = UNSET
+    publications: list[HttpDraft] | UnsetType = UNSET
     channel: str | UnsetType = UNSET
     data: Any = UNSET
     event: str | UnsetType = UNSET
@@ -46,7 +46,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _decode: Final = msgspec.json.Decoder(_Body).decode
-_ALONE: Final = Draft.__struct_fields__
+_ALONE: Final = HttpDraft.__struct_fields__
 
 
 class _HttpRefusal(Exception):
@@ -134,7 +134,7 @@ class Publishing:
         matches = [hmac.compare_digest(given, each) for each in self._tokens]
         return scheme.lower() == "bearer" and any(matches)
 
-    async def _publish(self, drafts: Sequence[Draft], *, is_one: bool) -> AssetResponse:
+    async def _publish(self, drafts: Sequence[HttpDraft], *, is_one: bool) -> AssetResponse:
         try:
             receipts = await publish_all(self._bus, drafts)
         except UnfitDraft as exc:
@@ -189,7 +189,7 @@ async def _collect(headers: Sequence[tuple[str, str]], chunks: AsyncIterator[byt
     return bytes(body)
 
 
-def _read(body: bytes) -> tuple[Sequence[Draft], bool]:
+def _read(body: bytes) -> tuple[Sequence[HttpDraft], bool]:
     """Return the publications of a body, and whether it has the form for one."""
     try:
         text = body.decode()
@@ -206,7 +206,7 @@ def _read(body: bytes) -> tuple[Sequence[Draft], bool]:
     if found.publications is UNSET:
         if "channel" not in given:
             raise _HttpRefusal(400, "channel is missing, or publications", "$")
-        return [Draft(**given)], True
+        return [HttpDraft(**given)], True
     if given:
         raise _HttpRefusal(
             400, "give publications, or one publication, not both", f"$.{min(given)}"

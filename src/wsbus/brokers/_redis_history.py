@@ -1,4 +1,4 @@
-"""What a link asks the scripts of a store, and what it makes of their replies.
+"""Questions of a link to the scripts of a store, and the meaning of their replies.
 
 Nothing here waits: :mod:`wsbus.brokers._redis` sends the commands.
 """

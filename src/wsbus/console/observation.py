@@ -37,7 +37,7 @@ from .sampling import (
     sendable,
     sorted_by,
 )
-from .tap import ChannelTap, Kept, Tail
+from .tap import ChannelTap, Recorded, Tail
 
 __all__ = ["Observation"]
 
@@ -302,6 +302,6 @@ def _tail(watch: Watch, grants: Grants) -> Tail:
     return Tail(pattern, watch.text, grants)
 
 
-def _tail_event(kept: Kept) -> TailEvent:
+def _tail_event(kept: Recorded) -> TailEvent:
     text = kept.data.decode(errors="ignore")
     return TailEvent(kept.channel, cut(kept.event), kept.at, text, kept.size)

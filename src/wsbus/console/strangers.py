@@ -131,7 +131,7 @@ class Stranger:
         else:
             answer = verdict or "the token was refused"
         now = read_clocks()
-        await self._perform(self._session.handle_token(question.request, answer, now), now)
+        await self._perform(self._session.handle_answer(question.request, answer, now), now)
 
     async def _perform(self, todo: Sequence[actions.Action], now: Instant | None = None) -> None:
         for action in todo:

@@ -18,7 +18,7 @@ from ..core.patterns import Pattern
 from ..core.permissions import Grants
 from .samples import CUT
 
-__all__ = ["MAX_CHANNELS", "ChannelTap", "Kept", "Seen", "Tail"]
+__all__ = ["MAX_CHANNELS", "ChannelTap", "Recorded", "Seen", "Tail"]
 
 MAX_CHANNELS: Final = 10_000
 """Channels that are counted separately, whose names have at most 255 bytes; publications on others
@@ -70,7 +70,7 @@ class Seen:
         """Tails that match the channel; None: not computed yet."""
 
 
-class Kept(NamedTuple):
+class Recorded(NamedTuple):
     """A publication in a tail: copies, so that nothing larger stays in memory."""
 
     channel: str
@@ -98,7 +98,7 @@ class Tail:
         self.text: Final = text
         self.matched: int = 0
         """Publications that matched, shown or not."""
-        self.kept: Final[deque[Kept]] = deque(maxlen=KEPT)
+        self.kept: Final[deque[Recorded]] = deque(maxlen=KEPT)
         self._needle: Final = text.encode("utf-8", "surrogatepass").lower()
         self._grants: Final = grants
 
@@ -112,7 +112,7 @@ class Tail:
             return
         self.matched += 1
         self.kept.append(
-            Kept(
+            Recorded(
                 publication.channel,
                 publication.event[:CUT],
                 publication.data[:MAX_TEXT],
@@ -121,7 +121,7 @@ class Tail:
             )
         )
 
-    def take(self) -> list[Kept]:
+    def take(self) -> list[Recorded]:
         """Return the publications kept, and forget them."""
         taken = list(self.kept)
         self.kept.clear()

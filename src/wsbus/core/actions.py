@@ -12,9 +12,11 @@ from .events import Position
 from .messages import (
     Command,
     Excess,
+    GetPresence,
     Malformed,
     Publication,
     Publish,
+    ReadHistory,
     Refused,
     Request,
     ServerMessage,
@@ -32,9 +34,11 @@ __all__ = [
     "Brought",
     "Close",
     "Emit",
+    "Fetch",
     "Invoke",
     "Join",
     "Leave",
+    "Look",
     "Outcome",
     "Replay",
     "ReportStatus",
@@ -82,6 +86,20 @@ class Emit(msgspec.Struct, frozen=True):
     publish: Publish
 
 
+class Fetch(msgspec.Struct, frozen=True):
+    """Answer with the history that the client may read."""
+
+    channel: Channel
+    request: ReadHistory
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Answer which connections are on a channel that the client may look at."""
+
+    channel: Channel
+    request: GetPresence
+
+
 class ReportStatus(msgspec.Struct, frozen=True):
     """Answer with what is known of the connection."""
 
@@ -89,7 +107,7 @@ class ReportStatus(msgspec.Struct, frozen=True):
 
 
 class AskToken(msgspec.Struct, frozen=True):
-    """Have the token judged; answer with :meth:`.Session.handle_token`."""
+    """Have the token judged; answer with :meth:`.Session.handle_answer`."""
 
     request: int
     """The number of the pending request, which comes back with the answer."""
@@ -99,8 +117,8 @@ class AskToken(msgspec.Struct, frozen=True):
 class AskPermission(msgspec.Struct, frozen=True):
     """May the identity do ``action`` on each of ``names``?
 
-    Answer with :meth:`.Session.handle_permission`. ``action`` is ``subscribe`` (the names are
-    patterns), ``publish`` (one channel) or ``command`` (one action).
+    Answer with :meth:`.Session.handle_answer`. ``action`` is ``subscribe`` (the names are
+    patterns), ``publish``, ``history`` or ``presence`` (one channel) or ``command`` (one action).
     """
 
     request: int
@@ -111,7 +129,7 @@ class AskPermission(msgspec.Struct, frozen=True):
 
 
 class Attach(msgspec.Struct, frozen=True):
-    """Bring what matches these patterns here; answer with :meth:`.Session.handle_attached`.
+    """Bring what matches these patterns here; answer with :meth:`.Session.handle_answer`.
 
     The client gets nothing of it before: the answer brings :class:`Join`.
     """
@@ -129,7 +147,7 @@ class Outcome(NamedTuple):
     is_reached: bool = True
     """Whether what other nodes publish is brought here."""
     position: Position | None = None
-    """Where the subscription stands before the replay: what comes is after it. None: the pattern
+    """The position before the replay: what comes is after it. None: the pattern
     has no history."""
     is_recovered: bool | None = None
     """Whether nothing is missing; None: it has no ``since``."""
@@ -141,7 +159,7 @@ class Brought(NamedTuple):
     outcomes: Sequence[Outcome]
     """One for each pattern, in order."""
     replay: Sequence[Publication] = ()
-    """What was missed, in order."""
+    """Publications that were missed, in order."""
     latest: Sequence[Publication] = ()
     """The latest publications for new subscriptions, in order."""
 
@@ -168,6 +186,8 @@ Action: TypeAlias = (
     | Adopt
     | Invoke
     | Emit
+    | Fetch
+    | Look
     | ReportStatus
     | AskToken
     | AskPermission

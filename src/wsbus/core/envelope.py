@@ -26,10 +26,13 @@ from .families import History
 from .feeds import Feed, feeds_around
 from .limits import MAX_DEPTH, too_deep
 from .messages import Publication
+from .presence import ChannelNews
 
 __all__ = [
     "VERSION",
     "Addressed",
+    "AttendanceAsked",
+    "Attended",
     "Beacon",
     "Dismissed",
     "Draft",
@@ -65,6 +68,8 @@ class Addressed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The number of the identity's authenticator; None: the first one of the bus."""
     endpoint: int | None = None
     """The number of the identity's endpoint; None: every endpoint with that authenticator."""
+    own: tuple[str, ...] = ()
+    """Ids of connections of the node that sends this; others may have some of the same name."""
 
 
 class Published(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
@@ -128,7 +133,22 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag="k", gc=False):
         return Position(self.epoch, self.offset, self.tag)
 
 
-Item: TypeAlias = Published | Dismissed | Revoked | Beacon | Kept
+class Attended(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
+    """A node's news of which connections are on its channels; see :mod:`wsbus.core.presence`."""
+
+    number: int
+    channels: tuple[ChannelNews, ...]
+    is_whole: bool = False
+
+
+class AttendanceAsked(msgspec.Struct, frozen=True, array_like=True, tag="w", gc=False):
+    """A node asks another to say again which connections are on its channels."""
+
+    node: str
+    """Empty: all nodes."""
+
+
+Item: TypeAlias = Published | Dismissed | Revoked | Beacon | Kept | Attended | AttendanceAsked
 """The content of an envelope."""
 
 
@@ -262,7 +282,7 @@ class Draft(NamedTuple):
     feed: Feed
     channel: Channel
     item: bytes
-    """What :func:`publish_item` made of it."""
+    """It as :func:`publish_item` encodes it."""
     history: History
     idempotency_key: str | None = None
 
@@ -282,7 +302,7 @@ class Turn:
         self._sent_at: Final = sent_at
         self._order: Final[list[tuple[Feed, msgspec.Raw]]] = []
         self.drafts: Final[list[Draft]] = []
-        """What is to be kept first; see :class:`wsbus.broker.HistoryLink`."""
+        """Publications to be kept first; see :class:`wsbus.broker.HistoryLink`."""
         self.size: int = 0
         """The size of the items."""
 

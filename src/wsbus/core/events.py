@@ -12,7 +12,15 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-__all__ = ["MAX_GAP_CHANNELS", "ChannelLoss", "Event", "Gap", "GapCause", "Position"]
+__all__ = [
+    "MAX_GAP_CHANNELS",
+    "ChannelLoss",
+    "Event",
+    "EventPage",
+    "Gap",
+    "GapCause",
+    "Position",
+]
 
 T = TypeVar("T")
 
@@ -20,7 +28,7 @@ MAX_GAP_CHANNELS: Final = 16
 """The most channels that a gap names; a gap that concerns more names none."""
 
 
-class Position(msgspec.Struct, frozen=True, gc=False):
+class Position(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The position of a publication in its channel."""
 
     epoch: str
@@ -105,3 +113,14 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
     is_latest: bool = False
     """Whether it was published before the subscription began, and came because it was the latest
     one on its channel."""
+
+
+class EventPage(msgspec.Struct, Generic[T], frozen=True):
+    """A part of what a channel keeps; see :meth:`.Bus.history`."""
+
+    events: tuple[Event[T], ...]
+    """In the order in which they were published."""
+    head: Position
+    """The position at the time of the answer: what is published later comes after it."""
+    more: bool = False
+    """Whether more is kept on the side where the limit cut the page off."""

@@ -21,7 +21,7 @@ from .errors import UsageError
 from .overflow import Overflow
 from .patterns import Pattern, parse_pattern
 
-__all__ = ["Families", "Family", "History"]
+__all__ = ["Families", "Family", "History", "Presence"]
 
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _CACHE_SIZE: Final = 4096
@@ -61,6 +61,23 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
         return self.size == 1 if self.latest is None else self.latest
 
 
+class Presence(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the channels of a family say which connections are there; see :meth:`.Bus.family`.
+
+    Raises:
+        UsageError: A number is out of its range.
+    """
+
+    max_members: int = 1000
+    """Connections of a channel that are named, 1 to 100,000. While there are more, watchers get
+    their number only."""
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if type(self.max_members) is not int or not 1 <= self.max_members <= _MAX_SIZE:
+            raise UsageError(f"max_members is 1 to {_MAX_SIZE}, not {shown(self.max_members)}")
+
+
 class Family(msgspec.Struct, frozen=True):
     """Channels that match a pattern, and their policy; made by :meth:`.Bus.family`."""
 
@@ -73,6 +90,8 @@ class Family(msgspec.Struct, frozen=True):
     event do."""
     history: History | None = None
     """How long its channels keep what is published; None: they keep nothing."""
+    presence: Presence | None = None
+    """Whether its channels say which connections are there; None: they do not."""
 
     def key_in(self, data: bytes) -> bytes | None:
         """Return the value of the field :attr:`key` as JSON text; None: the data has none.
@@ -107,6 +126,8 @@ class Families:
         self._search: Final = lru_cache(_CACHE_SIZE)(self._first_match)
         self.keep_history: bool = False
         """Whether one of them keeps history."""
+        self.show_presence: bool = False
+        """Whether one of them shows presence."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -119,6 +140,7 @@ class Families:
         overflow: Overflow | str | None = None,
         key: str | None = None,
         history: History | None = None,
+        presence: Presence | None = None,
     ) -> Family:
         """Add a family.
 
@@ -126,7 +148,7 @@ class Families:
             InvalidChannel: The pattern is none.
             UsageError: Another family's pattern matches the same channels, or ``overflow`` is no
                 policy, or ``key`` is no text, or cannot take effect under this policy, or
-                ``history`` is none.
+                ``history`` or ``presence`` is none.
         """
         policy = None if overflow is None else member_of(Overflow, overflow, "overflow")
         if key is not None:
@@ -136,7 +158,9 @@ class Families:
                 raise UsageError('key is for overflow="conflate": leave one of them out')
         if history is not None and not isinstance(history, History):
             raise UsageError(f"history is History(size=…, ttl=…), not {shown(history)}")
-        family = Family(parse_pattern(pattern), policy, key, history)
+        if presence is not None and not isinstance(presence, Presence):
+            raise UsageError(f"presence is Presence(), not {shown(presence)}")
+        family = Family(parse_pattern(pattern), policy, key, history, presence)
         meaning = _meaning(family.pattern)
         other = self._declared.get(meaning)
         if other is not None:
@@ -151,6 +175,7 @@ class Families:
             self._wild = sorted([*self._wild, family], key=attrgetter("rank"), reverse=True)
         self._search.cache_clear()
         self.keep_history = self.keep_history or history is not None
+        self.show_presence = self.show_presence or presence is not None
         return family
 
     def find(self, channel: str) -> Family | None:

@@ -21,6 +21,7 @@ __all__ = [
     "ExcessRun",
     "Limits",
     "TokenBucket",
+    "bucket",
     "has_extremes",
     "has_long_numbers",
     "too_deep",
@@ -167,6 +168,11 @@ class TokenBucket:
                 return False
         self.tokens -= count
         return True
+
+
+def bucket(rate: float | None) -> TokenBucket | None:
+    """Return a full bucket of this rate; None: any number is taken."""
+    return None if rate is None else TokenBucket(rate)
 
 
 class ExcessRun:

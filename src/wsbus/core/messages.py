@@ -8,12 +8,13 @@ into frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
-from .channels import Channel
 from .events import Gap, Position
+from .presence import Occupant
+from .publications import Publication, Receipt, is_event
 
 __all__ = [
     "Auth",
@@ -22,14 +23,19 @@ __all__ = [
     "Command",
     "Excess",
     "Gap",
+    "GetPresence",
     "GetStatus",
     "Greeting",
+    "HistoryResult",
     "Malformed",
     "Notice",
     "Ping",
     "Pong",
+    "PresenceChanged",
+    "PresenceResult",
     "Publication",
     "Publish",
+    "ReadHistory",
     "Receipt",
     "Refused",
     "Rejection",
@@ -46,76 +52,6 @@ __all__ = [
     "Unsubscribed",
     "is_event",
 ]
-
-_MAX_EVENT_BYTES: Final = 255
-
-
-def is_event(text: str) -> bool:
-    """Tell whether ``text`` can be an event: printable, at most 255 bytes of UTF-8."""
-    return text.isprintable() and len(text.encode()) <= _MAX_EVENT_BYTES
-
-
-class Publication(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Data accepted on a channel; compared by identity."""
-
-    channel: Channel
-    event: str
-    """A word that says what happened, such as ``update``."""
-    data: bytes
-    """The data as compact JSON text in UTF-8, checked, so that it is safe in any frame."""
-    timestamp: float
-    """When it was accepted, in seconds since the epoch."""
-    key: str | None = None
-    """For ``conflate``: a newer publication with the same key replaces this one in a queue.
-    None: channel and event."""
-    node: str = ""
-    """The run of a bus that accepted it; empty where that is not known, as in a client."""
-    number: int = 0
-    """Counts what the node accepted."""
-    position: Position | None = None
-    """The position in its channel; None: the channel has no history."""
-    previous: Position | None = None
-    """The position of the channel's publication before it; None: there is none, or the channel has
-    no history. Not every broker numbers each channel by itself, so offsets may skip."""
-
-    @property
-    def id(self) -> str:
-        """Identifies it among the publications of all nodes."""
-        return f"{self.node}-{self.number}"
-
-    @property
-    def conflation_key(self) -> object:
-        """The key for ``conflate``."""
-        return self.key if self.key is not None else (self.channel, self.event)
-
-    @property
-    def size(self) -> int:
-        """Its size in a queue of publications, in bytes."""
-        return len(self.data)
-
-
-class Receipt(
-    msgspec.Struct,
-    frozen=True,
-    gc=False,
-    omit_defaults=True,
-    rename={"local_matched": "matched", "local_accepted": "accepted"},
-):
-    """The result of a publication, as the node that accepted it knows it.
-
-    In JSON the counts are ``matched`` and ``accepted``.
-    """
-
-    local_matched: int
-    """Receivers at that node: connections, and subscriptions inside the process."""
-    local_accepted: int
-    """Of these, the ones that will get it unless they go away; the rest have full queues."""
-    position: Position | None = None
-    """The position in its channel; None: the channel has no history, or it is not known yet."""
-    repeated: bool = False
-    """Whether its idempotency key was used before: the position is that of the first publication
-    with this key, and nothing was published now."""
-
 
 # --- requests: client → server --------------------------------------------------------------
 
@@ -173,6 +109,27 @@ class Publish(msgspec.Struct, frozen=True):
     """The client has sent it before, and does not know if it was acted on."""
 
 
+class ReadHistory(msgspec.Struct, frozen=True):
+    """The client asks for what was published on a channel."""
+
+    channel: str
+    limit: int
+    before: Position | None = None
+    """Only what was published before it; None: up to now."""
+    after: Position | None = None
+    """Only what was published after it."""
+    ref: str | None = None
+
+
+class GetPresence(msgspec.Struct, frozen=True):
+    """The client asks which connections are on a channel."""
+
+    channel: str
+    watch: bool | None = None
+    """Whether it wants to hear of changes from now on; None: as before."""
+    ref: str | None = None
+
+
 class Ping(msgspec.Struct, frozen=True):
     """A question whether the peer is there, in both directions."""
 
@@ -215,6 +172,8 @@ Request: TypeAlias = (
     | Unsubscribe
     | Command
     | Publish
+    | ReadHistory
+    | GetPresence
     | Ping
     | Pong
     | GetStatus
@@ -337,12 +296,60 @@ class Status(msgspec.Struct, frozen=True):
     ref: str | None = None
 
 
+class PresenceResult(msgspec.Struct, frozen=True):
+    """The connections on a channel."""
+
+    channel: str
+    members: tuple[Occupant, ...]
+    """Those that were there longest, up to the bound of the family."""
+    total: int
+    """How many there are."""
+    is_watched: bool
+    """Whether the client hears of changes."""
+    ref: str | None = None
+
+
+class PresenceChanged(msgspec.Struct, frozen=True):
+    """Connections have joined a channel that the client watches, or left it."""
+
+    channel: str
+    joined: tuple[Occupant, ...]
+    left: tuple[Occupant, ...]
+    """Both are empty if there are too many to name."""
+    total: int
+    """How many there are now."""
+    is_watched: bool = True
+    """False: the client hears of no more changes, since its grants do not cover it any more."""
+
+
+class HistoryResult(msgspec.Struct, frozen=True):
+    """Publications on a channel, as far as they are kept."""
+
+    channel: str
+    publications: tuple[Publication, ...]
+    """The oldest first."""
+    position: Position
+    """The position of the store: what is published later comes after it."""
+    has_more: bool
+    """Whether there are more: older ones, or newer ones if the client gave ``after``."""
+    ref: str | None = None
+
+
 Reply: TypeAlias = (
-    AuthAccepted | AuthRefused | Subscribed | Unsubscribed | Response | Refused | Pong | Status
+    AuthAccepted
+    | AuthRefused
+    | Subscribed
+    | Unsubscribed
+    | Response
+    | Refused
+    | Pong
+    | Status
+    | HistoryResult
+    | PresenceResult
 )
 """Answers to requests. :class:`Unsubscribed` and :class:`Refused` also come without a request."""
 
-Notice: TypeAlias = Greeting | Gap | Ping
+Notice: TypeAlias = Greeting | Gap | Ping | PresenceChanged
 """Messages of the server that answer no request."""
 
 ServerMessage: TypeAlias = Reply | Notice

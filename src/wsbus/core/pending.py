@@ -82,7 +82,7 @@ class PendingRequests:
         # None: there are none, as in every idle conversation.
         self._slots: dict[int, Slot] | None = None
         self._waiting: list[Request] | None = None
-        self._answers: list[tuple[int, object]] | None = None
+        self._answers: list[tuple[int, Any]] | None = None
 
     def begin(
         self, request: Request, answered: Answered, judged: JudgedRequest | None = None
@@ -108,13 +108,13 @@ class PendingRequests:
         self._count()
         return slot
 
-    def keep(self, number: int, answer: object) -> None:
+    def keep(self, number: int, answer: Any) -> None:
         """Keep an answer until :meth:`take_answer` returns it; its request is not settled yet."""
         if self._answers is None:
             self._answers = []
         self._answers.append((number, answer))
 
-    def take_answer(self) -> tuple[int, object] | None:
+    def take_answer(self) -> tuple[int, Any] | None:
         """Return the first answer that was kept, with its number; None: there is none."""
         if not self._answers:
             self._answers = None

@@ -29,7 +29,13 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     publish: tuple[Pattern, ...] = ()
     command: tuple[Pattern, ...] = ()
     """Patterns over names of actions, such as ``grid.*`` for ``grid.start``."""
+    history: tuple[Pattern, ...] = ()
+    """Patterns over channels whose history may be read by a request. What a subscription gets of
+    the past needs no grant but that to subscribe."""
+    presence: tuple[Pattern, ...] = ()
+    """Patterns over channels about which the client may ask which connections are there."""
     deny_subscribe: tuple[Pattern, ...] = ()
+    """It denies reading history and presence, too."""
     deny_publish: tuple[Pattern, ...] = ()
     deny_command: tuple[Pattern, ...] = ()
     admin: bool = False
@@ -56,6 +62,8 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
         subscribe: Iterable[str] = (),
         publish: Iterable[str] = (),
         command: Iterable[str] = (),
+        history: Iterable[str] = (),
+        presence: Iterable[str] = (),
         deny_subscribe: Iterable[str] = (),
         deny_publish: Iterable[str] = (),
         deny_command: Iterable[str] = (),
@@ -70,6 +78,8 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
             subscribe=_parse_all(subscribe),
             publish=_parse_all(publish),
             command=_parse_all(command),
+            history=_parse_all(history),
+            presence=_parse_all(presence),
             deny_subscribe=_parse_all(deny_subscribe),
             deny_publish=_parse_all(deny_publish),
             deny_command=_parse_all(deny_command),
@@ -78,11 +88,11 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def open(cls) -> Grants:
-        """Grant every subscription and every command, and no publishing.
+        """Grant every subscription, every command, all history and presence, and no publishing.
 
         It is for endpoints without an authenticator.
         """
-        return cls.of(command=("*",), admin=True)
+        return cls.of(command=("*",), history=("*",), presence=("*",), admin=True)
 
     def may_subscribe(self, pattern: Pattern) -> bool:
         """Tell whether a subscription to ``pattern`` is granted.
@@ -105,6 +115,18 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     def may_publish(self, channel: str) -> bool:
         """Tell whether publishing on ``channel`` is granted, and not denied."""
         return _any_matches(self.publish, channel) and not _any_matches(self.deny_publish, channel)
+
+    def may_read(self, channel: str) -> bool:
+        """Tell whether reading the history of ``channel`` is granted, and not denied."""
+        return _any_matches(self.history, channel) and not _any_matches(
+            self.deny_subscribe, channel
+        )
+
+    def may_look(self, channel: str) -> bool:
+        """Tell whether asking which connections are on ``channel`` is granted, and not denied."""
+        return _any_matches(self.presence, channel) and not _any_matches(
+            self.deny_subscribe, channel
+        )
 
     def may_command(self, action: str) -> bool:
         """Tell whether the command is granted, and not denied.

@@ -11,7 +11,7 @@ in :mod:`wsbus.core.session_subscriptions`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from .actions import (
     Action,
@@ -21,8 +21,6 @@ from .actions import (
     Attach,
     Brought,
     Close,
-    Emit,
-    Invoke,
     ReportStatus,
     Send,
     refuse,
@@ -30,18 +28,20 @@ from .actions import (
 from .errors import CloseCode, ErrorCode
 from .heartbeat import Heartbeat
 from .instant import Instant
-from .limits import ExcessRun, Limits, TokenBucket
+from .limits import ExcessRun, Limits, bucket
 from .messages import (
     Auth,
     AuthAccepted,
     AuthRefused,
     Command,
     Excess,
+    GetPresence,
     GetStatus,
     Malformed,
     Ping,
     Pong,
     Publish,
+    ReadHistory,
     Request,
     Subscribe,
     Unsubscribe,
@@ -50,16 +50,27 @@ from .patterns import Pattern
 from .pending import PendingRequests
 from .permissions import Identity
 from .protocol import WireProtocol
-from .session_calls import judge_command, judge_publish, judge_twice
+from .session_calls import (
+    Asked,
+    asked_about,
+    judge_command,
+    judge_publish,
+    judge_question,
+    judge_twice,
+)
 from .session_states import TABLE, SessionDuty, SessionInput, State
 from .session_subscriptions import LISTS, NOT_ALLOWED, NOT_GRANTED, Holdings, JudgedRequest
 from .session_time import due, next_deadline
 
-__all__ = ["Session", "State"]
+__all__ = ["Session", "SettledAnswer", "State"]
 
 
 _OPEN, _CLOSED = State.OPEN, State.CLOSED  # Slow to look up in enum classes (3.11).
 _BEATS: Final = (Ping, Pong)
+SettledAnswer: TypeAlias = Identity | str | Sequence[bool] | Brought
+"""The identity that a token proves, or why it was refused; a yes or no for each name, in order; or
+what was brought."""
+
 _TOO_FAST: Final = "too many messages"
 
 
@@ -114,7 +125,7 @@ class Session:
         self.heartbeat: Final = heartbeat
         self.deadline: float = 0.0
         """When :meth:`handle_deadline` has something to do, in monotonic seconds."""
-        self.rate: Final = _bucket(limits.messages_per_second)
+        self.rate: Final = bucket(limits.messages_per_second)
         """The rate of messages. What comes while it has no token need not be decoded: hand in what
         :meth:`.WireProtocol.glance` makes of it. None: any number."""
         self._protocol: Final = protocol
@@ -122,7 +133,7 @@ class Session:
         self._takes_tokens: Final = takes_tokens
         self._asks: Final = asks
         self._attaches: Final = attaches
-        self._commands: Final = _bucket(limits.commands_per_second)
+        self._commands: Final = bucket(limits.commands_per_second)
         self._excess: ExcessRun | None = None
         self._holdings: Final = Holdings(limits)
         self.pending: Final = PendingRequests(limits, protocol.channel, self._holdings.free)
@@ -176,6 +187,9 @@ class Session:
                 return self._holdings.unsubscribe(command.names, command.ref)
             case Auth():
                 return self._handle_auth(command)
+            case ReadHistory() | GetPresence():
+                grants = self._trusted.grants
+                return self._ask_first(judge_question(command, self._protocol, grants))
             case GetStatus():
                 return [ReportStatus(command.ref)]
             case Malformed():
@@ -196,7 +210,7 @@ class Session:
             return self._limited(call, "too many commands", now)
         return self._ask_first(judge_command(call, self._trusted.grants))
 
-    def _ask_first(self, action: Invoke | Emit | Send) -> list[Action]:
+    def _ask_first(self, action: Asked | Send) -> list[Action]:
         """Ask the application about what the grants allow, where it wants to be asked."""
         if not self._asks or isinstance(action, Send):
             return [action]
@@ -204,12 +218,9 @@ class Session:
         def answered(allowed: Sequence[bool], now: Instant) -> list[Action]:
             return [judge_twice(action, self._trusted.grants, is_allowed=all(allowed))]
 
-        who = self._trusted
-        if isinstance(action, Invoke):
-            number = self.pending.begin(action.call, answered)
-            return [AskPermission(number, who, "command", (action.call.action,))]
-        number = self.pending.begin(action.publish, answered)
-        return [AskPermission(number, who, "publish", (action.channel,))]
+        request, kind, name = asked_about(action)
+        number = self.pending.begin(request, answered)
+        return [AskPermission(number, self._trusted, kind, (name,))]
 
     # --- subscriptions -----------------------------------------------------------------------
 
@@ -286,25 +297,12 @@ class Session:
         self._take(SessionInput.JUDGE)
         return [AskToken(self.pending.begin(auth, answered), auth.token)]
 
-    def handle_token(self, request: int, verdict: Identity | str, now: Instant) -> list[Action]:
-        """Take the answer to :class:`.AskToken`: the identity, or why the token was refused."""
-        return self._handle_answer(request, verdict, now)
+    def handle_answer(self, number: int, answer: SettledAnswer, now: Instant) -> list[Action]:
+        """Take an answer to :class:`.AskToken`, :class:`.AskPermission` or :class:`.Attach`.
 
-    def handle_permission(
-        self, request: int, allowed: Sequence[bool], now: Instant
-    ) -> list[Action]:
-        """Take the answer to :class:`.AskPermission`: a yes or no for each name, in order."""
-        return self._handle_answer(request, allowed, now)
-
-    def handle_attached(self, request: int, brought: Brought, now: Instant) -> list[Action]:
-        """Take the answer to :class:`.Attach`.
-
-        The reply, what is replayed and the joins follow in one step: perform them before anything
-        else is published.
+        What follows from :class:`.Brought`, that is the reply, the replay and the joins, is one
+        step: perform it before anything else is published.
         """
-        return self._handle_answer(request, brought, now)
-
-    def _handle_answer(self, number: int, answer: object, now: Instant) -> list[Action]:
         if not self.pending.awaits(number):
             return []
         if self._take(SessionInput.ANSWER) is SessionDuty.WAIT:
@@ -321,7 +319,7 @@ class Session:
         if self.state is not _OPEN:
             return None
         if (kept := self.pending.take_answer()) is not None:
-            return self._handle_answer(*kept, now)
+            return self.handle_answer(*kept, now)
         request = self.pending.take_request()
         return None if request is None else self._act(request, now)
 
@@ -396,7 +394,3 @@ class Session:
     def _trusted(self) -> Identity:
         assert self.identity is not None  # OPEN and HELD imply it; see TABLE.
         return self.identity
-
-
-def _bucket(rate: float | None) -> TokenBucket | None:
-    return None if rate is None else TokenBucket(rate)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from .actions import Emit, Invoke, Send, refuse
+from typing import TypeAlias
+
+from .actions import Emit, Fetch, Invoke, Look, Send, refuse
 from .errors import ErrorCode, InvalidChannel
-from .messages import Command, Publish, is_event
+from .messages import Command, GetPresence, Publish, ReadHistory, Request, is_event
 from .permissions import Grants
 from .protocol import WireProtocol
 from .session_subscriptions import NOT_ALLOWED, NOT_GRANTED
 
-__all__ = ["judge_command", "judge_publish", "judge_twice"]
+__all__ = [
+    "Asked",
+    "asked_about",
+    "judge_command",
+    "judge_publish",
+    "judge_question",
+    "judge_twice",
+]
+
+
+Asked: TypeAlias = Invoke | Emit | Fetch | Look
+"""Actions that the application may be asked about."""
 
 
 def judge_command(command: Command, grants: Grants) -> Invoke | Send:
@@ -33,13 +46,54 @@ def judge_publish(publish: Publish, protocol: WireProtocol, grants: Grants) -> E
     return Emit(channel, publish)
 
 
-def judge_twice(action: Invoke | Emit, grants: Grants, *, is_allowed: bool) -> Invoke | Emit | Send:
+def judge_question(
+    request: ReadHistory | GetPresence, protocol: WireProtocol, grants: Grants
+) -> Fetch | Look | Send:
+    """Return what to do with a question about a channel: answer it, or refuse it."""
+    try:
+        channel = protocol.channel(request.channel)
+    except InvalidChannel as exc:
+        return refuse(request, ErrorCode.INVALID_CHANNEL, exc.reason)
+    if isinstance(request, ReadHistory):
+        action: Fetch | Look = Fetch(channel, request)
+    else:
+        action = Look(channel, request)
+    return action if _is_granted(action, grants) else _not_granted(request)
+
+
+def asked_about(action: Asked) -> tuple[Request, str, str]:
+    """Return the request, and the action and the name that the application is asked about."""
+    match action:
+        case Invoke(call):
+            return call, "command", call.action
+        case Emit(channel, publish):
+            return publish, "publish", channel
+        case Fetch(channel, read):
+            return read, "history", channel
+        case Look(channel, question):
+            return question, "presence", channel
+
+
+def judge_twice(action: Asked, grants: Grants, *, is_allowed: bool) -> Asked | Send:
     """Return what to do after the application's answer, with the grants of this moment."""
-    request = action.call if isinstance(action, Invoke) else action.publish
+    request, _, _ = asked_about(action)
     if not is_allowed:
         return refuse(request, ErrorCode.FORBIDDEN, NOT_ALLOWED)
     if isinstance(action, Invoke):
         return judge_command(action.call, grants)
-    if not grants.may_publish(action.channel):  # A refresh has taken it away meanwhile.
-        return refuse(request, ErrorCode.FORBIDDEN, NOT_GRANTED)
-    return action
+    # A refresh may have taken it away meanwhile.
+    return action if _is_granted(action, grants) else _not_granted(request)
+
+
+def _is_granted(action: Emit | Fetch | Look, grants: Grants) -> bool:
+    match action:
+        case Emit(channel):
+            return grants.may_publish(channel)
+        case Fetch(channel):
+            return grants.may_read(channel)
+        case Look(channel):
+            return grants.may_look(channel)
+
+
+def _not_granted(request: Request) -> Send:
+    return refuse(request, ErrorCode.FORBIDDEN, NOT_GRANTED)

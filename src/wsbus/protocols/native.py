@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import chain
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import Raw
 
 from ..core import messages as core
-from ..core.events import MAX_GAP_CHANNELS, Gap, GapCause, Position
+from ..core.events import MAX_GAP_CHANNELS, Gap, GapCause
 from ..core.frame import Frame
 from ..core.patterns import Pattern, parse_pattern
 from .common import (
@@ -27,6 +27,17 @@ from .common import (
     Rejected,
     milliseconds,
 )
+from .native_past import (
+    GivenPosition,
+    PresenceMessage,
+    ReadHistoryMessage,
+    Text,
+    WirePosition,
+    history_answer,
+    presence_answer,
+    presence_notice,
+    wire_position,
+)
 from .tagged import ClientMessage
 
 __all__ = ["Native"]
@@ -36,16 +47,13 @@ _LINE: Final = re.compile(r"[^\n\r\t ][^\n]*")
 _text: Final = re.Match[str].group
 
 
-_Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-
-
 class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
     is_call = True
 
     channel: str
     event: str = "message"
     data: Any
-    idempotency_key: _Text | None = None
+    idempotency_key: Text | None = None
     retry: bool = False
 
     def request(self) -> core.Request:
@@ -56,17 +64,14 @@ class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
         return core.Publish(self.channel, self.event, data, self.id, key, is_retry)
 
 
-class _Start(msgspec.Struct, frozen=True):
-    epoch: _Text
-    offset: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
-    tag: Annotated[str, msgspec.Meta(max_length=128)] = ""
+class _Start(GivenPosition, frozen=True):
     strict: bool = False
 
     def since(self) -> core.Since:
-        return core.Since(Position(self.epoch, self.offset, self.tag), self.strict)
+        return core.Since(self.position(), self.strict)
 
 
-class _Subscribe(FromClient, frozen=True, tag="subscribe"):
+class _SubscribeSince(FromClient, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
     since: dict[str, _Start] = msgspec.field(default_factory=dict)
 
@@ -96,18 +101,11 @@ class _Connected(FromServer, frozen=True, tag="connected"):
     data: _Terms
 
 
-class _Position(msgspec.Struct, frozen=True, omit_defaults=True):
-    epoch: str
-    offset: int
-    tag: str = ""
-    previous: int | None = None
-
-
 class _StoredEvent(FromServer, frozen=True, tag="event"):
     channel: str
     event: str
     timestamp: int
-    position: _Position
+    position: WirePosition
     data: Raw
     latest: bool = False
 
@@ -115,7 +113,7 @@ class _StoredEvent(FromServer, frozen=True, tag="event"):
 class _ChannelLoss(msgspec.Struct, frozen=True, omit_defaults=True):
     channel: str
     lost: int | None = None
-    position: _Position | None = None
+    position: WirePosition | None = None
 
 
 class _Loss(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -144,7 +142,7 @@ class _Held(msgspec.Struct, frozen=True, omit_defaults=True):
     positions: tuple[_StartPosition, ...] = ()
 
 
-class _Subscribed(FromServer, frozen=True, kw_only=True, tag="subscribed"):
+class _SubscribedAt(FromServer, frozen=True, kw_only=True, tag="subscribed"):
     id: str | None = None
     timestamp: int
     data: _Held
@@ -184,8 +182,10 @@ class Native(Dialogue):
     joins = True
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (
         *[message for message in COMMON_MESSAGES if message.__struct_config__.tag != "subscribe"],
-        _Subscribe,
+        _SubscribeSince,
         _Publish,
+        ReadHistoryMessage,
+        PresenceMessage,
         _GetStatus,
     )
 
@@ -233,7 +233,13 @@ class Native(Dialogue):
                 rejected = tuple([Rejected(r.name, r.code, r.message) for r in reply.rejected])
                 positions = tuple([_start_position(each) for each in reply.positions])
                 held = _Held(reply.names, reply.active, rejected, positions)
-                return _Subscribed(id=reply.ref, timestamp=at, data=held)
+                return _SubscribedAt(id=reply.ref, timestamp=at, data=held)
+            case core.HistoryResult():
+                return history_answer(reply, at)
+            case core.PresenceResult():
+                return presence_answer(reply, at)
+            case core.PresenceChanged():
+                return presence_notice(reply, at)
             case core.Unsubscribed(reason=str()):
                 data = _Withdrawal(reply.names, reply.active, reply.reason)
                 return _Withdrawn(id=reply.ref, timestamp=at, data=data)
@@ -267,18 +273,12 @@ def _facts(status: core.Status) -> _Facts:
     )
 
 
-def _position(position: Position, previous: Position | None = None) -> _Position:
-    if previous is None or previous.epoch != position.epoch:
-        return _Position(position.epoch, position.offset, position.tag)
-    return _Position(position.epoch, position.offset, position.tag, previous.offset)
-
-
 def _stored(
     publication: core.Publication, at: int, data: Raw, *, is_latest: bool = False
 ) -> _StoredEvent:
     position = publication.position
     assert position is not None
-    where = _position(position, publication.previous)
+    where = wire_position(position, publication.previous)
     return _StoredEvent(publication.channel, publication.event, at, where, data, is_latest)
 
 
@@ -294,7 +294,9 @@ def _loss(gap: Gap) -> _Loss:
     if gap.channels is None or len(gap.channels) > MAX_GAP_CHANNELS:
         return _Loss(gap.lost, cause)
     channels = [
-        _ChannelLoss(name, loss.lost, None if loss.position is None else _position(loss.position))
+        _ChannelLoss(
+            name, loss.lost, None if loss.position is None else wire_position(loss.position)
+        )
         for name, loss in gap.channels.items()
     ]
     return _Loss(gap.lost, cause, tuple(channels))

@@ -9,6 +9,7 @@ from ..core.errors import UsageError
 from ..core.instant import Instant
 from ..core.member import Member
 from ..core.messages import ServerMessage
+from ..endpoint import Endpoint
 from .outlet import SocketOutlet
 
 __all__ = ["ConnectionDriver", "driver_of", "orphan"]
@@ -34,6 +35,11 @@ class ConnectionDriver(Driven, Protocol):
     @property
     def outlet(self) -> SocketOutlet:
         """The place that its frames go to."""
+        ...
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint that it came by."""
         ...
 
     @property

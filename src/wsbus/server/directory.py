@@ -52,9 +52,18 @@ class Directory:
             self._seen.pop(node, None)
         else:
             self._seen[node] = (beacon, now)
-        for gone in [n for n, (_, seen) in self._seen.items() if now - seen > _GONE_SECONDS]:
-            del self._seen[gone]
         return is_new
+
+    def expire(self, now: float) -> list[str]:
+        """Drop the nodes that are not there any more, and return them."""
+        gone = [n for n, (_, seen) in self._seen.items() if now - seen > _GONE_SECONDS]
+        for node in gone:
+            del self._seen[node]
+        return gone
+
+    def renew(self, now: float) -> None:
+        """Take every node to be there: no beacon could come for a while."""
+        self._seen.update({node: (beacon, now) for node, (beacon, _) in self._seen.items()})
 
     def nodes(self, own: Beacon, now: float) -> list[Node]:
         """Return the nodes that are there; this one, with its own beacon, is the first."""

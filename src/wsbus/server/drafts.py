@@ -13,10 +13,10 @@ from ..core.messages import Receipt
 from .post import Sent
 from .publisher import Publisher
 
-__all__ = ["Draft", "UnfitDraft", "publish_all"]
+__all__ = ["HttpDraft", "UnfitDraft", "publish_all"]
 
 
-class Draft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class HttpDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A publication as a request holds it; not checked yet."""
 
     channel: str
@@ -44,7 +44,7 @@ class UnfitDraft(Exception):
         self.field = field
 
 
-async def publish_all(bus: Publisher, drafts: Sequence[Draft]) -> list[Receipt]:
+async def publish_all(bus: Publisher, drafts: Sequence[HttpDraft]) -> list[Receipt]:
     """Publish in order, once all are checked; return the receipts.
 
     Raises:
@@ -75,7 +75,4 @@ async def publish_all(bus: Publisher, drafts: Sequence[Draft]) -> list[Receipt]:
             done = bus._deliver_to(services, publication, draft.to, exclude, None)  # noqa: SLF001
             sent.append(done)
         await post.pace()
-    for _, handover in sent:
-        if handover is not None:
-            await handover.wait()
-    return [receipt for receipt, _ in sent]
+    return [await each.taken() for each in sent]

@@ -29,7 +29,7 @@ from .connection import ConnectionDriver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_outlet, new_session, take_name
 from .outlet import SocketOutlet
-from .questions import emit, put, question
+from .questions import emit, fetch, put, question
 from .reader import Reader
 from .services import Services
 
@@ -226,6 +226,7 @@ class Driver:
     def _end(self) -> None:
         self.session.close(CloseCode.ABNORMAL, "")
         self._services.hub.detach(self.member, self.session.patterns)
+        self._services.attendances.drop(self, self.session.patterns)
         self._services.registry.remove(self)
         if self._place is not None:
             self._place.release()
@@ -240,7 +241,7 @@ class Driver:
 
     # --- in --------------------------------------------------------------------------------------
 
-    def perform(  # noqa: C901  # one row per action
+    def perform(  # noqa: C901, PLR0912  # one row per action
         self, todo: Sequence[actions.Action], now: Instant | None = None
     ) -> None:
         """Do what the session wants, in order and with nothing in between."""
@@ -258,12 +259,18 @@ class Driver:
                     emit(self, services.post, action)
                 case actions.Join():
                     services.hub.join(member, action.pattern)
+                    services.attendances.join(self, action.pattern)
                     self._note(services.hooks.subscribe, action.pattern.text)
                 case actions.Replay():
                     services.hub.replay(member, action.publications, is_latest=action.is_latest)
                     services.flusher.soon()
+                case actions.Look():
+                    services.attendances.look(self, action.channel, action.request)
+                case actions.Fetch():
+                    services.runner.submit(partial(put, self, fetch, services, action))
                 case actions.Leave():
                     services.hub.leave(member, action.pattern)
+                    services.attendances.leave(self, (action.pattern,))
                     self._note(services.hooks.unsubscribe, action.pattern.text)
                 case actions.Adopt():
                     self._adopt(action.identity, is_renewal=action.is_renewal)
@@ -291,12 +298,11 @@ class Driver:
     def _adopt(self, identity: Identity, *, is_renewal: bool = False) -> None:
         self._services.hub.restrict(self.member, identity.grants)
         if is_renewal:
+            self._services.attendances.review(self, identity.grants)
             return
         self._note(self._services.hooks.authenticated)
         if self.endpoint.broadcast is not None:
             self.connection.subscribe(self.endpoint.broadcast)
-
-    # --- hooks -------------------------------------------------------------------------------
 
     def _note(
         self, hooks: Sequence[Callable[..., object]], *args: object, is_first: bool = False
@@ -333,6 +339,11 @@ class Driver:
             self.session.release()
             self.go_on((), self._services.clock())
 
+    async def free(self) -> None:
+        """See :meth:`.Asker.free`."""
+        while self._calls is not None and self._calls.holds:
+            await self._await_calls(self._calls, self._services.runner.ask)
+
     def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, reader = self._services, self.endpoint.limits, self._reader
         cancelling, seconds = reader.cancelling, limits.command_timeout
@@ -366,8 +377,6 @@ class Driver:
         self._adopting = identity
         await self._arrive(replaced)
         return True
-
-    # --- out -----------------------------------------------------------------------------------
 
     def send(self, reply: ServerMessage, now: Instant | None = None) -> int:
         """Send it to the client; return how many bytes that takes."""

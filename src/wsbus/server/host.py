@@ -13,7 +13,7 @@ from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
-from ..core.families import Families, Family, History
+from ..core.families import Families, Family, History, Presence
 from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
@@ -21,6 +21,7 @@ from ..core.overflow import Overflow
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
 from .archive import Archive
+from .attendance import Attendances
 from .commands import Commands
 from .driver import Driver
 from .flusher import Flusher
@@ -34,6 +35,7 @@ from .services import Authorize, Services, new_id, read_clocks
 from .siblings import warn_of_siblings
 from .source import Encode
 from .statistics import BusStatistics
+from .storage import Storage
 
 __all__ = ["BusHost"]
 
@@ -152,11 +154,14 @@ class BusHost:
         overflow: Overflow | str | None,
         key: str | None,
         history: History | None,
+        presence: Presence | None,
     ) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""
         if self.life is not None and not self.life.is_over:
             raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
-        return self._families.declare(pattern, overflow=overflow, key=key, history=history)
+        return self._families.declare(
+            pattern, overflow=overflow, key=key, history=history, presence=presence
+        )
 
     async def start(self) -> None:
         """Start. Cancellation: it has not started, and can be started again.
@@ -201,6 +206,7 @@ class BusHost:
             hub=hub,
             flusher=flusher,
             post=Post(hub, flusher, clock, self._encode, node, archive=archive),
+            attendances=Attendances(node, self._families, flusher, clock),
             archive=archive,
             runner=runner,
             clock=clock,
@@ -208,18 +214,33 @@ class BusHost:
             authorize=self._authorize,
             hooks=self._hooks,
         )
+        if self._families.show_presence:
+            tasks.start_soon(services.attendances.run)
         if self._broker is not None:
             incoming = Incoming(services, self.endpoints)
+            if self._families.keep_history:
+                services.storage = Storage(
+                    self._families,
+                    self._broker.address,
+                    keep=incoming.keep,
+                    deliver=services.post.deliver,
+                    tell=services.tell_loss,
+                )
             relay = services.relay = Relay(
                 self._broker,
                 node,
                 clock,
                 count_connections=services.registry.__len__,
+                storage=services.storage,
+                keep=incoming.keep,
                 publish=incoming.publish,
                 carry_out=incoming.carry_out,
                 settle=services.post.settle,
-                tell_gap=services.tell_gap,
+                tell_gap=lambda of_kept: services.tell_gap(of_kept=of_kept),
+                meet=services.attendances.meet,
+                forget=services.attendances.forget,
             )
+            services.attendances.send = relay.tell
             services.follow(relay)
             services.post.outgoing = relay.outgoing
         if not self.is_private and (self._broker is None or self._broker.address == "memory:"):

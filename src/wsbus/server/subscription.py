@@ -10,7 +10,7 @@ import anyio
 import msgspec
 
 from ..core.actions import Brought
-from ..core.choices import member_of
+from ..core.choices import member_of, shown
 from ..core.errors import PositionLost, UsageError
 from ..core.events import Event, Gap, GapCause, Position
 from ..core.member import Member
@@ -43,6 +43,8 @@ class Subscription(Outlet):
         overflow: Overflow | str,
         since: Position | None = None,
     ) -> None:
+        if since is not None and not isinstance(since, Position):
+            raise UsageError(f"since is a Position, such as event.position, not {shown(since)}")
         self.pattern: Final = pattern
         self.position: Position | None = since
         """The position where it goes on; once it is entered, of what it has returned last. None:

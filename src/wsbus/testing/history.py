@@ -53,7 +53,7 @@ _STRANGE: Final = ("a", "A", "ä", "a\u0308", "%", "%25", "a>b", "$JS", "{1}", "
 
 
 async def kept_items(case: BrokerUnderTest) -> None:
-    """What is stored comes once to every link that follows, the storing one too, as it was.
+    """A stored publication comes once to every link that follows, the storing one too, as it was.
 
     It comes with its position and the offset before it on its channel, and is read the same.
     """
@@ -146,7 +146,7 @@ async def kept_names(case: BrokerUnderTest) -> None:
 
 
 async def history_reads(case: BrokerUnderTest) -> None:
-    """Whatever two links store, each answers every question as :class:`.MemoryHistory` does."""
+    """Two links store, and each answers every question as :class:`.MemoryHistory` does."""
     await _run(case, 1, _SIZES)
 
 

@@ -705,7 +705,7 @@ class ClientMachine(RuleBasedStateMachine):
         generation, link.asked = link.asked.request, None
         ends = None if lifetime is None else self.now.wall + lifetime
         verdict = Identity("u", LESS if is_less else ALL, ends)
-        self.serve(link, link.session.handle_token(generation, verdict, self.now))
+        self.serve(link, link.session.handle_answer(generation, verdict, self.now))
         while (waited := link.session.resume(self.now)) is not None:
             self.serve(link, waited)
 

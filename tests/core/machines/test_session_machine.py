@@ -12,11 +12,13 @@ from wsbus.core.actions import (
     AskPermission,
     AskToken,
     Attach,
+    Brought,
     Close,
     Emit,
     Invoke,
     Join,
     Leave,
+    Outcome,
     ReportStatus,
     Send,
 )
@@ -246,7 +248,7 @@ class SessionMachine(RuleBasedStateMachine):
             now=START,
             takes_tokens=True,
             asks=asks,
-            attaches=not is_local,
+            attaches=None if is_local else lambda _: True,
         )
 
     # --- the driver --------------------------------------------------------------------------
@@ -605,7 +607,7 @@ class SessionMachine(RuleBasedStateMachine):
                     gone = [p for p in judged.wanted if not grants.may_subscribe(p)]
                     judged.refuse(gone, ErrorCode.FORBIDDEN)
 
-        self.settle(number, lambda: self.session.handle_token(number, verdict, self.now), then)
+        self.settle(number, lambda: self.session.handle_answer(number, verdict, self.now), then)
 
     @precondition(lambda self: bool(self.outs(AskToken)))
     @rule()
@@ -614,7 +616,7 @@ class SessionMachine(RuleBasedStateMachine):
         was_nobody = self.identity is None
 
         def answer() -> list[Action]:
-            actions = self.session.handle_token(number, "no", self.now)
+            actions = self.session.handle_answer(number, "no", self.now)
             if not self.is_held:
                 assert isinstance(actions[0], Send)
                 assert isinstance(actions[0].reply, AuthRefused)
@@ -640,7 +642,7 @@ class SessionMachine(RuleBasedStateMachine):
                 no = [PATTERN[name] for name, yes in zip(asked, allowed, strict=True) if not yes]
                 self.judged[ref].refuse(no, ErrorCode.FORBIDDEN)
 
-        answer = self.session.handle_permission
+        answer = self.session.handle_answer
         self.settle(number, lambda: answer(number, allowed, self.now), then)
 
     @precondition(lambda self: bool(self.outs(Attach)))
@@ -652,21 +654,22 @@ class SessionMachine(RuleBasedStateMachine):
         assert isinstance(question, Attach)
         size = len(question.patterns)
         outcomes = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+        brought = [Outcome(each) for each in outcomes]
 
         def then() -> None:
             missed = [p for p, ok in zip(question.patterns, outcomes, strict=True) if not ok]
             self.judged[ref].refuse(missed, ErrorCode.UNAVAILABLE)
 
-        answer = self.session.handle_attached
-        self.settle(number, lambda: answer(number, outcomes, self.now), then)
+        answer = self.session.handle_answer
+        self.settle(number, lambda: answer(number, Brought(brought), self.now), then)
 
     @rule(number=st.integers(-1, 9), good=st.booleans())
     def answer_late(self, number: int, *, good: bool) -> None:
         if number not in self.out:
             verdict = Identity("u", GRANTS[-1]) if good else "no"
-            assert self.session.handle_token(number, verdict, self.now) == []
-            assert self.session.handle_permission(number, [good], self.now) == []
-            assert self.session.handle_attached(number, [good], self.now) == []
+            assert self.session.handle_answer(number, verdict, self.now) == []
+            assert self.session.handle_answer(number, [good], self.now) == []
+            assert self.session.handle_answer(number, Brought([Outcome(good)]), self.now) == []
 
     @rule(pattern=st.sampled_from(PATTERNS))
     def assign(self, pattern: Pattern) -> None:
