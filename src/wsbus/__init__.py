@@ -40,9 +40,10 @@ from .core.messages import Receipt
 from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
+from .core.presence import Occupant
 from .endpoint import Admission, Endpoint, Refusal
 from .server.directory import Node
-from .server.hooks import Hook, SubscriptionHook
+from .server.hooks import Hook, PatternHook, SubscriptionHook
 from .server.relay import LinkStatistics
 from .server.services import Authorize
 from .server.statistics import BusStatistics
@@ -84,8 +85,10 @@ __all__ = [
     "LinkStatistics",
     "Node",
     "NotStarted",
+    "Occupant",
     "Overflow",
     "Pattern",
+    "PatternHook",
     "Position",
     "PositionLost",
     "Presence",

@@ -129,7 +129,6 @@ class _RedisLink:
         self._open_reader: Final = open_reader
         self._reader: Stream | None = None
         self._opening: Final = asyncio.Lock()
-        self._newest = b""  # The last message that ends with an entry.
         self._receive: Final = receive
         self._on_lost: Final = on_lost
         self._asked = self._confirmed = 0  # Channels, to be followed or not.
@@ -177,7 +176,7 @@ class _RedisLink:
         return [question.page for question in questions if question.page is not None]
 
     async def head(self) -> Position:
-        [reply] = await self._ask(HEAD, [self._store.asking_head(self._newest)])
+        [reply] = await self._ask(HEAD, [self._store.asking_head()])
         return self._store.head(reply)
 
     async def follow(self, feeds: Collection[Feed]) -> None:
@@ -204,7 +203,7 @@ class _RedisLink:
         elif reply[0] == b"message":
             message = reply[2]
             if message[-5:-4] == _UINT32:
-                self._newest = message
+                self._store.newest = message
             self._receive(message)
         else:
             self._confirm()
@@ -230,7 +229,10 @@ class _RedisLink:
                 self._lose("the sentinels name another primary")
 
     async def _ask(self, script: LuaScript, commands: list[Words]) -> list[Any]:
-        """Run a script beside what is published."""
+        """Run a script beside what is published.
+
+        It runs to its end, though its caller may be cancelled: the next one needs the connection.
+        """
         self._check_life()
         if self._reader is None:
             async with self._opening:
@@ -246,12 +248,12 @@ class _RedisLink:
         """Run a script some times, and have the server learn it if it does not know it."""
         replies = await self._call(stream, commands)
         if any(_is_unknown(reply) for reply in replies):
-            await self._call(stream, [script.load])
             again = [index for index, reply in enumerate(replies) if _is_unknown(reply)]
-            for index, reply in zip(
-                again, await self._call(stream, [commands[index] for index in again]), strict=True
-            ):
-                replies[index] = reply
+            load, *others = await self._call(
+                stream, [script.load, *[commands[index] for index in again]]
+            )
+            for index, reply in zip(again, others, strict=True):
+                replies[index] = load if isinstance(load, Exception) else reply
         for reply in replies:
             if isinstance(reply, Exception):
                 # The script may have failed at any of its commands.

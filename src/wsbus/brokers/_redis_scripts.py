@@ -249,13 +249,14 @@ READ: Final = LuaScript(
     _STATE
     + """
 local after, before, limit, newest, from_end = unpack(plan, 2, 6)
-local cut, within, since = plan[7], plan[8], plan[9]
+local cut, within, since, is_last = unpack(plan, 7, 10)
 local start, stop, is_complete, now = 0, offset + 1, true, milliseconds()
 if after then
   is_complete = after[1] == epoch and is_known(after[2], after[3])
   start = is_complete and after[2] or 0
 end
 if before and before[1] == epoch then stop = before[2] end
+if is_last then stop = min(stop, since + 1) end
 
 local names = {}
 for c = 1, #KEYS - 3 do names[c] = sub(KEYS[3 + c], cut) end
@@ -362,7 +363,7 @@ local skipped = has_more and from_end and 1 or 0
 for i = 1, min(limit, #found) do texts[i] = found[i + skipped][2] end
 
 local changed = {}
-if within then
+if within and not is_last then
   local least = '(' .. string.format('%.0f', since or start)
   for _, name in ipairs(call('ZRANGEBYSCORE', CHANNELS, least, '+inf')) do
     if sub(name, 1, #within) == within then changed[#changed + 1] = name end
@@ -376,7 +377,8 @@ return {epoch, offset, tag, is_complete and 1 or 0, has_more and 1 or 0, texts, 
 Keys: also the lists of the channels, those with lesser last offsets first. Plan: a new epoch;
 ``after``, ``before``, ``limit``, ``newest`` and ``is_from_end`` of the question; the index where
 the name of a channel begins in its key. For a pattern with wildcards: its literal start, and an
-offset. What changed after that is returned, too; None: after ``after``.
+offset. What changed after that is returned, too; None: after ``after``. At last: whether nothing
+after that offset is wanted any more.
 
 Reply: epoch, offset and tag of the store, whether the answer is complete, whether it is cut,
 its entries in order, and the channels that have changed.
