@@ -108,8 +108,8 @@ async def works(broker: RedisBroker) -> None:
 
 
 def documented_rights() -> list[str]:
-    """Return the words of the line that the guide prints."""
-    [line] = re.findall(r"^ACL SETUSER wsbus .*$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    """Return the words of the first line that the guide prints."""
+    line, _ = re.findall(r"^ACL SETUSER wsbus .*$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     return shlex.split(line)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 from anyio import (
     CancelScope,
     create_memory_object_stream,
@@ -24,18 +25,56 @@ from anyio import (
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from wsbus.broker import Link, Receive
-from wsbus.core.envelope import Turn
+from wsbus.core.envelope import Published, Turn, kept_item, publication_of
 from wsbus.core.errors import BrokerUnavailable
-from wsbus.core.feeds import Feed
+from wsbus.core.events import Position
+from wsbus.core.feeds import Feed, feeds_around
+from wsbus.core.history import HistoryPage, HistoryRead, MemoryHistory, Stored
 
 __all__ = ["Board", "Switch"]
 
 
 class Board:
-    """What the switches are joined by."""
+    """What the switches are joined by, and the store of what they keep."""
 
     def __init__(self) -> None:
         self.links: dict[SwitchedLink, None] = {}
+        self.history = MemoryHistory("epoch-0")
+        self.epochs = 0
+        self.reads: list[list[HistoryRead]] = []
+        """The questions of each call."""
+
+    def flush(self) -> None:
+        """Empty the store, which begins anew."""
+        self.epochs += 1
+        self.history = MemoryHistory(f"epoch-{self.epochs}")
+
+    def store(self, turn: Turn) -> list[Stored]:
+        """Keep the drafts of a turn, bring them in their order, and publish the rest."""
+        stored = []
+        for draft in turn.drafts:
+            now, key = current_time(), draft.idempotency_key
+            position = None if key is None else self.history.repeated(key, now)
+            if position is not None:
+                stored.append(Stored(position, is_repeated=True))
+                continue
+            published = msgspec.msgpack.decode(draft.item, type=Published)
+            publication = publication_of(published, draft.channel, turn.node)
+            assert publication is not None
+            kept = self.history.keep(publication, draft.history, now, key)
+            assert kept.position is not None
+            stored.append(Stored(kept.position))
+            previous = 0 if kept.previous is None else kept.previous.offset
+            item = kept_item(draft.item, turn.node, kept.position, previous)
+            self._spread(draft.feed, turn.envelope([msgspec.Raw(item)]))
+        self.publish(turn)
+        return stored
+
+    def _spread(self, feed: Feed, message: bytes) -> None:
+        for each in (feed, *feeds_around(feed)):
+            for link in [*self.links]:
+                if each in link.followed:
+                    link.bring(each, message)
 
     def publish(self, turn: Turn) -> None:
         """Bring a turn to every link, one copy for each feed that it follows."""
@@ -141,6 +180,25 @@ class SwitchedLink:
             raise
         self._board.publish(turn)
         await self._half()
+
+    async def store(self, turn: Turn) -> list[Stored]:
+        await self._half("store")
+        stored = self._board.store(turn)
+        await self._half()
+        return stored
+
+    async def read(self, reads: Sequence[HistoryRead]) -> list[HistoryPage]:
+        await self._half("read")
+        self._board.reads.append([*reads])
+        pages = [self._board.history.read(read, current_time()) for read in reads]
+        await self._half()
+        return pages
+
+    async def head(self) -> Position:
+        await self._half("head")
+        head = self._board.history.head
+        await self._half()
+        return head
 
     async def follow(self, feeds: Collection[Feed]) -> None:
         taken = {*feeds}

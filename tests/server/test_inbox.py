@@ -8,7 +8,7 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbus.core.envelope import Beacon, Envelope, Item, Published, Turn, encode_item
+from wsbus.core.envelope import Beacon, Item, Kept, Published, Turn, encode_item
 from wsbus.core.feeds import Feed
 from wsbus.server import inbox as module
 from wsbus.server.inbox import Inbox
@@ -19,13 +19,15 @@ class Got:
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Item]] = []
-        self.echoes: list[Envelope] = []
+        self.echoes: list[Beacon] = []
+        self.kept: list[int] = []
         self.now = 5.0
         self.alone: list[bool] = []
         self.inbox = Inbox(
             "self",
             publish=self._take,
             carry_out=self._take,
+            keep=self._keep,
             echo=self.echoes.append,
             wall=lambda: self.now,
             settle=self.alone.append,
@@ -34,6 +36,10 @@ class Got:
     def _take(self, item: Item, node: str) -> bool:
         self.items.append((node, item))
         return not isinstance(item, Published) or item.event != "unfit"
+
+    def _keep(self, kept: Kept) -> bool:
+        self.kept.append(kept.offset)
+        return True
 
     @property
     def numbers(self) -> list[tuple[str, int]]:
@@ -57,11 +63,11 @@ def test_each_item_is_passed_on_with_its_node() -> None:
     """Items of other nodes come in order, the own ones are an echo, and the lag is known."""
     got = Got()
     got.inbox.receive(message("one", 1, item(1), item(2)))
-    got.inbox.receive(message("self", 1, item(1)))
+    got.inbox.receive(message("self", 1, item(1), Beacon(7, "host", 2, 3, 4.0)))
     got.inbox.receive(message("two", 1, item(1), Beacon(1, "host", 2, 3, 4.0)))
 
     assert got.numbers == [("one", 1), ("one", 2), ("two", 1)]
-    assert [envelope.node for envelope in got.echoes] == ["self"]
+    assert [beacon.number for beacon in got.echoes] == [7]
     assert (got.inbox.envelopes, got.inbox.items, got.inbox.lag) == (2, 4, 1.5)
 
 
@@ -164,3 +170,19 @@ def test_what_is_held_comes_after_the_release() -> None:
     got.inbox.release()
     numbers = [number for _, number in got.numbers]
     assert numbers == [*range(100, module._MOST_HELD + 100)]
+
+
+def test_what_a_store_has_numbered_is_passed_on_whoever_sent_it() -> None:
+    """Own ones are brought back, and so are those of an envelope that is late for the rest."""
+    got = Got()
+
+    def kept(offset: int) -> Kept:
+        return Kept(item(offset), "any", "epoch", offset)
+
+    got.inbox.receive(message("self", 1, item(1), kept(1)))
+    got.inbox.receive(message("one", 2, item(2), kept(2)))
+    got.inbox.receive(message("one", 1, item(1), kept(3)))
+
+    assert got.kept == [1, 2, 3]
+    assert got.numbers == [("one", 2)]
+    assert got.inbox.late == 1

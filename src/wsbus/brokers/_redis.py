@@ -70,7 +70,7 @@ async def linked(
     """
     check = (b"DEL", f"{names}primary".encode())
     streams: list[Stream] = []
-    tasks: list[asyncio.Task[None]] = []
+    tasks: set[asyncio.Task[Any]] = set()
     try:
         with bounded():
             address, outward = await find(place, check)
@@ -91,12 +91,13 @@ async def linked(
                 check=check,
                 store=store,
                 open_reader=open_reader,
+                tasks=tasks,
                 receive=receive,
                 on_lost=scope.cancel,
             )
-            tasks.append(asyncio.create_task(link.listen()))
+            tasks.add(asyncio.create_task(link.listen()))
             if place.kind == "sentinel":
-                tasks.append(asyncio.create_task(link.watch(place)))
+                tasks.add(asyncio.create_task(link.watch(place)))
             yield link
         if link.failure is not None:
             raise BrokerUnavailable(link.failure)
@@ -120,6 +121,7 @@ class _RedisLink:
         check: Words,
         store: RedisStore,
         open_reader: Callable[[], Awaitable[Stream]],
+        tasks: set[asyncio.Task[Any]],
         receive: Receive,
         on_lost: Callable[[], None],
     ) -> None:
@@ -129,9 +131,9 @@ class _RedisLink:
         self._check: Final = check
         self._store: Final = store
         self._open_reader: Final = open_reader
+        self._tasks: Final = tasks
         self._reader: Stream | None = None
         self._opening: Final = asyncio.Lock()
-        self._newest = b""  # The last message that ends with an entry.
         self._receive: Final = receive
         self._on_lost: Final = on_lost
         self._asked = self._confirmed = 0  # Channels, to be followed or not.
@@ -179,7 +181,7 @@ class _RedisLink:
         return [question.page for question in questions if question.page is not None]
 
     async def head(self) -> Position:
-        [reply] = await self._ask(HEAD, [self._store.asking_head(self._newest)])
+        [reply] = await self._ask(HEAD, [self._store.asking_head()])
         return self._store.head(reply)
 
     async def follow(self, feeds: Collection[Feed]) -> None:
@@ -197,7 +199,7 @@ class _RedisLink:
 
     async def listen(self) -> None:
         """Pass on what the server sends, until the link fails."""
-        receive = self._receive
+        receive, store = self._receive, self._store
         try:
             while True:
                 reply = await self._inward.receive()
@@ -207,7 +209,7 @@ class _RedisLink:
                 if reply[0] == b"message":
                     message = reply[2]
                     if message[-5:-4] == _UINT32:
-                        self._newest = message
+                        store.newest = message
                     receive(message)
                 else:
                     self._confirm()
@@ -232,7 +234,10 @@ class _RedisLink:
                 self._lose("the sentinels name another primary")
 
     async def _ask(self, script: LuaScript, commands: list[Words]) -> list[Any]:
-        """Run a script beside what is published."""
+        """Run a script beside what is published.
+
+        It runs to its end, though its caller may be cancelled: the next one needs the connection.
+        """
         self._check_life()
         if self._reader is None:
             async with self._opening:
@@ -241,18 +246,26 @@ class _RedisLink:
                         self._reader = await self._open_reader()
                     except BrokerUnavailable as exc:
                         raise BrokerUnavailable(self._lose(str(exc))) from None
-        return await self._run(self._reader, script, commands)
+        task = asyncio.create_task(self._run(self._reader, script, commands))
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # Its caller may be cancelled before it looks.
 
     async def _run(self, stream: Stream, script: LuaScript, commands: list[Words]) -> list[Any]:
         """Run a script some times, and have the server learn it if it does not know it."""
         replies = await self._call(stream, commands)
         if any(_is_unknown(reply) for reply in replies):
-            await self._call(stream, [script.load])
             again = [index for index, reply in enumerate(replies) if _is_unknown(reply)]
-            for index, reply in zip(
-                again, await self._call(stream, [commands[index] for index in again]), strict=True
-            ):
-                replies[index] = reply
+            load, *others = await self._call(
+                stream, [script.load, *[commands[index] for index in again]]
+            )
+            for index, reply in zip(again, others, strict=True):
+                replies[index] = load if isinstance(load, Exception) else reply
         for reply in replies:
             if isinstance(reply, Exception):
                 # The script may have failed at any of its commands.

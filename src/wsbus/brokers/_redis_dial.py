@@ -40,6 +40,7 @@ from ..broker import DIAL_SECONDS
 from ..core.errors import BrokerUnavailable
 
 __all__ = [
+    "HISTORY_RIGHTS",
     "RIGHTS",
     "Address",
     "ErrorReply",
@@ -69,6 +70,16 @@ RIGHTS: Final = (
     "&wsbus:* ~wsbus:* +publish +subscribe +unsubscribe +multi +exec +del +client|setname"
 )
 """The rights of a user, as ``ACL SETUSER`` takes them; for the prefix ``wsbus``."""
+
+HISTORY_RIGHTS: Final = (
+    "+evalsha +script|load +exists +get +set +hmget +hset +time +pexpire +rpush +lpop +llen"
+    " +lindex +lrange +zadd +zcard +zscore +zmscore +zrange +zrangebyscore +zremrangebyrank"
+    " +pubsub|numsub"
+)
+"""What it needs as well where families keep history."""
+
+_NO_RIGHT: Final = ("NOPERM", "can't run this command", "ACL failure")
+"""In the error of a script whose user lacks a right."""
 
 _MOST_MOVES: Final = 5
 _NOT_PRIMARY: Final = {
@@ -333,13 +344,20 @@ def refusal_of(text: str) -> str:
     text = text.removeprefix("EXECABORT Transaction discarded because of: ")
     text = text.partition(", with args")[0]  # It may repeat what it was sent.
     code = text.partition(" ")[0]
-    if code == "NOPERM":
-        return f"it refuses: {text}; a user needs {RIGHTS}, for the prefix wsbus"
+    if code == "NOPERM" or any(phrase in text for phrase in _NO_RIGHT):
+        return _needed(text)
     if code == "NOAUTH":
         return "it asks for a login: write redis://user:password@…"
     if code == "LOADING":
         return "it is loading its data"
     return f"it answers: {text}"
+
+
+def _needed(refusal: str) -> str:
+    return (
+        f"it refuses: {refusal}; a user needs {RIGHTS}, for the prefix wsbus, and for history also "
+        f"{HISTORY_RIGHTS}"
+    )
 
 
 def reason_of(exc: BaseException) -> str:
@@ -349,7 +367,7 @@ def reason_of(exc: BaseException) -> str:
     if isinstance(exc, AuthenticationError):
         return f"it refused the login: {exc}"
     if isinstance(exc, NoPermissionError):
-        return f"it refuses: {exc}; a user needs {RIGHTS}, for the prefix wsbus"
+        return _needed(str(exc))
     if isinstance(exc, InvalidResponse):
         return "it does not speak the protocol of Redis"
     if isinstance(exc, RedisTimeoutError):

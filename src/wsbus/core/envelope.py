@@ -68,6 +68,8 @@ class Addressed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The number of the identity's authenticator; None: the first one of the bus."""
     endpoint: int | None = None
     """The number of the identity's endpoint; None: every endpoint with that authenticator."""
+    own: tuple[str, ...] = ()
+    """Ids of connections of the node that sends this; others may have some of the same name."""
 
 
 class Published(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
@@ -132,7 +134,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag="k", gc=False):
 
 
 class Attended(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
-    """A node's news of who is on its channels; see :mod:`wsbus.core.presence`."""
+    """A node's news of which connections are on its channels; see :mod:`wsbus.core.presence`."""
 
     number: int
     channels: tuple[ChannelNews, ...]
@@ -140,7 +142,7 @@ class Attended(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
 
 
 class AttendanceAsked(msgspec.Struct, frozen=True, array_like=True, tag="w", gc=False):
-    """A node asks another to say again who is on its channels."""
+    """A node asks another to say again which connections are on its channels."""
 
     node: str
     """Empty: all nodes."""
@@ -280,7 +282,7 @@ class Draft(NamedTuple):
     feed: Feed
     channel: Channel
     item: bytes
-    """What :func:`publish_item` made of it."""
+    """It as :func:`publish_item` encodes it."""
     history: History
     idempotency_key: str | None = None
 
@@ -300,7 +302,7 @@ class Turn:
         self._sent_at: Final = sent_at
         self._order: Final[list[tuple[Feed, msgspec.Raw]]] = []
         self.drafts: Final[list[Draft]] = []
-        """What is to be kept first; see :class:`wsbus.broker.HistoryLink`."""
+        """Publications to be kept first; see :class:`wsbus.broker.HistoryLink`."""
         self.size: int = 0
         """The size of the items."""
 

@@ -75,7 +75,4 @@ async def publish_all(bus: Publisher, drafts: Sequence[HttpDraft]) -> list[Recei
             done = bus._deliver_to(services, publication, draft.to, exclude, None)  # noqa: SLF001
             sent.append(done)
         await post.pace()
-    for _, handover in sent:
-        if handover is not None:
-            await handover.wait()
-    return [receipt for receipt, _ in sent]
+    return [await each.taken() for each in sent]

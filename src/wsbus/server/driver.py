@@ -304,8 +304,6 @@ class Driver:
         if self.endpoint.broadcast is not None:
             self.connection.subscribe(self.endpoint.broadcast)
 
-    # --- hooks -------------------------------------------------------------------------------
-
     def _note(
         self, hooks: Sequence[Callable[..., object]], *args: object, is_first: bool = False
     ) -> None:
@@ -341,6 +339,11 @@ class Driver:
             self.session.release()
             self.go_on((), self._services.clock())
 
+    async def free(self) -> None:
+        """See :meth:`.Asker.free`."""
+        while self._calls is not None and self._calls.holds:
+            await self._await_calls(self._calls, self._services.runner.ask)
+
     def _invoke(self, call: Command, now: Instant | None) -> None:
         services, limits, reader = self._services, self.endpoint.limits, self._reader
         cancelling, seconds = reader.cancelling, limits.command_timeout
@@ -374,8 +377,6 @@ class Driver:
         self._adopting = identity
         await self._arrive(replaced)
         return True
-
-    # --- out -----------------------------------------------------------------------------------
 
     def send(self, reply: ServerMessage, now: Instant | None = None) -> int:
         """Send it to the client; return how many bytes that takes."""

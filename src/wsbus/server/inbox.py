@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from .._log import BoundedLog
-from ..core.envelope import Envelope, Item, Published, open_envelope, read_items
+from ..core.envelope import (
+    Beacon,
+    Envelope,
+    Item,
+    Kept,
+    Published,
+    open_envelope,
+    read_items,
+)
 
 __all__ = ["Inbox"]
 
@@ -33,11 +41,14 @@ class Inbox:
     """Reads envelopes, and passes their items on.
 
     Args:
-        node: This node, whose own publications its members have got already.
+        node: This node, whose own publications its members have got already, but for those that a
+            store numbers.
         publish: Called with each publication of another node, and that node; it returns whether the
             content is fit, and does not raise.
         carry_out: Called with each other item, and its node, in the same way.
-        echo: Called with each envelope of this node.
+        keep: Called with each publication that a store has numbered, of this node, too, and in late
+            envelopes; it returns whether the content is fit, and does not raise.
+        echo: Called with each beacon of this node.
         wall: Reads the time, in seconds since the epoch.
         settle: Called after the items of an envelope, with whether it came by itself: no other one
             came right before it.
@@ -49,13 +60,15 @@ class Inbox:
         *,
         publish: Callable[[Published, str], bool],
         carry_out: Callable[[Item, str], bool],
-        echo: Callable[[Envelope], None],
+        keep: Callable[[Kept], bool],
+        echo: Callable[[Beacon], None],
         wall: Callable[[], float],
         settle: Callable[[bool], None],
     ) -> None:
         self._node: Final = node
         self._publish: Final = publish
         self._carry_out: Final = carry_out
+        self._keep: Final = keep
         self._echo: Final = echo
         self._wall: Final = wall
         self._settle: Final = settle
@@ -87,11 +100,13 @@ class Inbox:
         if envelope is None:
             self._drop(1)
             return
-        if envelope.node == self._node:
-            self._echo(envelope)
+        node = envelope.node
+        if node == self._node:
+            self._take_back(envelope)
             return
         if self._is_late(envelope):
             self.late += 1
+            self._take_kept(read_items(envelope)[0])
             return
         self.envelopes += 1
         now = self._wall()
@@ -100,10 +115,9 @@ class Inbox:
         self.items += len(items)
         if unread:
             self._drop(unread)
-        node = envelope.node
         for item in items:
             if type(item) is not Published:
-                is_fit = self._carry_out(item, node)
+                is_fit = self._take_other(item, node)
             elif self._seen is not None and self._is_copy(node, item.number):
                 continue
             else:
@@ -112,6 +126,28 @@ class Inbox:
                 self._drop(1)
         self._settle(not 0 <= now - self._last < _TOGETHER_SECONDS)
         self._last = now
+
+    def _take_other(self, item: Item, node: str) -> bool:
+        return self._keep(item) if type(item) is Kept else self._carry_out(item, node)
+
+    def _take_back(self, envelope: Envelope) -> None:
+        """Take what this node sent: its members have got all of it but what a store numbered."""
+        items, _ = read_items(envelope)
+        for item in items:
+            if type(item) is Beacon:
+                self._echo(item)
+        self._take_kept(items)
+
+    def _take_kept(self, items: Iterable[Item]) -> None:
+        """Pass on what a store has numbered, and nothing else."""
+        kept = [item for item in items if type(item) is Kept]
+        for item in kept:
+            if not self._keep(item):
+                self._drop(1)
+        if kept:
+            now = self._wall()
+            self._settle(not 0 <= now - self._last < _TOGETHER_SECONDS)
+            self._last = now
 
     def _is_copy(self, node: str, number: int) -> bool:
         """Whether a publication has come by another feed; remember it otherwise."""
@@ -143,6 +179,11 @@ class Inbox:
     def hold(self) -> None:
         """Keep what comes: the gap that stands before it was not reported yet."""
         self._held = deque(maxlen=_MOST_HELD)
+
+    @property
+    def has_overflowed(self) -> bool:
+        """Whether so much has come since :meth:`hold` that the oldest may be lost."""
+        return self._held is not None and len(self._held) >= _MOST_HELD
 
     def release(self) -> None:
         """Pass on what was kept, and what comes."""

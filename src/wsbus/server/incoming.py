@@ -12,8 +12,10 @@ from ..core.envelope import (
     Attended,
     Dismissed,
     Item,
+    Kept,
     Published,
     Revoked,
+    kept_publication,
     publication_of,
 )
 from ..core.errors import WsbusError, is_sendable
@@ -59,6 +61,21 @@ class Incoming:
             logger.exception("a publication of another process cannot be delivered")
             return False
 
+    def keep(self, kept: Kept) -> bool:
+        """Deliver a publication that a store has numbered, of any node; never waits, never raises.
+
+        Returns:
+            Whether its content is fit.
+        """
+        try:
+            publication = kept_publication(kept)
+            if publication is not None:
+                self._deliver(publication, self._excluded(kept.published, kept.node))
+        except Exception:
+            logger.exception("a publication that the broker keeps cannot be delivered")
+            return False
+        return publication is not None
+
     def carry_out(self, item: Item, node: str) -> bool:
         """Carry an order of another node out; never waits, never raises.
 
@@ -68,11 +85,11 @@ class Incoming:
         try:
             match item:
                 case Dismissed():
-                    return self._dismiss(item)
+                    return self._dismiss(item, node)
                 case Attended() | AttendanceAsked():
                     self._services.attendances.hear(item, node)
                 case Revoked():
-                    for driver in self._find(item.to):
+                    for driver in self._find(item.to, node):
                         driver.connection.revoke(item.pattern, item.reason)
         except WsbusError:
             return False
@@ -83,12 +100,10 @@ class Incoming:
 
     def _publish(self, item: Published, node: str) -> bool:
         """Deliver what goes to some connections, not to others, or to the broadcast channels."""
-        excluded = _NO_MEMBERS
-        if item.excluded is not None:
-            excluded = frozenset([driver.member for driver in self._find(item.excluded)])
+        excluded = self._excluded(item, node)
         members = None
         if item.to is not None:
-            members = [driver.member for driver in self._find(item.to)]
+            members = [driver.member for driver in self._find(item.to, node)]
         is_fit = True
         for channel in (item.channel,) if item.channel else self._broadcast_channels():
             publication = publication_of(item, channel, node)
@@ -98,10 +113,16 @@ class Incoming:
                 self._deliver(publication, excluded, members)
         return is_fit
 
-    def _dismiss(self, item: Dismissed) -> bool:
+    def _excluded(self, item: Published, node: str) -> frozenset[Member]:
+        """Return the members that do not get a publication of a node."""
+        if item.excluded is None:
+            return _NO_MEMBERS
+        return frozenset([driver.member for driver in self._find(item.excluded, node)])
+
+    def _dismiss(self, item: Dismissed, node: str) -> bool:
         if not is_sendable(item.code):
             return False
-        for driver in self._find(item.to):
+        for driver in self._find(item.to, node):
             driver.connection.disconnect(item.code, item.reason)
         return True
 
@@ -109,11 +130,12 @@ class Incoming:
         names = [endpoint.broadcast for endpoint in self._endpoints]
         return [*dict.fromkeys([name for name in names if name is not None])]
 
-    def _find(self, to: Addressed) -> list[ConnectionDriver]:
-        """Return the connections of this node that are addressed."""
+    def _find(self, to: Addressed, node: str) -> list[ConnectionDriver]:
+        """Return the connections of this node that another one addresses, or this one itself."""
         registry = self._services.registry
         found: dict[ConnectionDriver, None] = {}
-        for name in to.connections:
+        own = to.own if node == self._services.post.node else ()
+        for name in (*to.connections, *own):
             for endpoint in registry.endpoints():
                 driver = registry.named(endpoint, name)
                 if driver is not None:

@@ -17,7 +17,6 @@ from typing import Final, Protocol, TypeAlias
 
 from anyio import Event, move_on_after, sleep
 
-from ..core.errors import BrokerUnavailable
 from ..core.instant import Instant
 from ..core.patterns import Pattern
 from .runner import Runner
@@ -99,13 +98,17 @@ class Interest:
 
     # --- requests --------------------------------------------------------------------------------
 
+    def brings(self, patterns: Sequence[Pattern]) -> bool:
+        """Tell whether patterns are brought already."""
+        return all(map(self._is_here, patterns))
+
     def ask(self, patterns: Sequence[Pattern]) -> bool:
         """Have patterns brought for a request; tell whether they are already.
 
         If not, they stay wanted until :meth:`release`.
         """
         self._want(patterns)
-        if all(map(self._is_here, patterns)):
+        if self.brings(patterns):
             for pattern in patterns:
                 self._let_go(pattern)  # It lingers until the request joins it.
             return True
@@ -124,23 +127,6 @@ class Interest:
                 if coming is not None:
                     await coming.settled.wait()
         return [*map(self._is_here, patterns)]
-
-    async def reach(self, pattern: Pattern) -> None:
-        """Wait until a pattern is brought.
-
-        Raises:
-            BrokerUnavailable: It was not within :data:`REACH_SECONDS`.
-        """
-        if self.ask((pattern,)):
-            return
-        try:
-            (is_reached,) = await self.outcomes((pattern,), REACH_SECONDS)
-        finally:
-            self.release((pattern,))
-        if not is_reached:
-            raise BrokerUnavailable(
-                f"the broker cannot bring what other processes publish on {pattern.text!r} now"
-            )
 
     def release(self, patterns: Sequence[Pattern]) -> None:
         """Give back what was asked for: what has no member lingers, or was never brought."""

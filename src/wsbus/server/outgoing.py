@@ -8,15 +8,16 @@ its own: the beacons of the relay go the same way, and end a link on which they 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from anyio import Event
 
-from ..broker import BoundedLink, Link
-from ..core.envelope import Turn, largest_item
+from ..broker import BoundedLink, HistoryLink, Link
+from ..core.envelope import Draft, Turn, largest_item
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
+from ..core.history import Stored
 from ..core.messages import Receipt
 from ._wakeup import Wakeup
 
@@ -34,13 +35,15 @@ NotTaken: TypeAlias = BrokerUnavailable | UsageError
 class Handover:
     """Whether the broker has taken what one turn put."""
 
-    __slots__ = ("_callbacks", "_error", "_event", "_is_settled")
+    __slots__ = ("_callbacks", "_error", "_event", "_is_settled", "stored")
 
     def __init__(self, error: NotTaken | None = None) -> None:
         self._error = error
         self._is_settled = error is not None
         self._event: Event | None = None
         self._callbacks: list[Callable[[NotTaken | None], None]] = []
+        self.stored: Sequence[Stored] = ()
+        """The outcomes of the drafts of the turn, once it was taken."""
 
     @property
     def error(self) -> NotTaken | None:
@@ -146,24 +149,44 @@ class Outgoing:
         Returns:
             What to ask whether it was taken. All items of a turn share it.
         """
+        found = self._turn_for(item, "no other process gets it")
+        if isinstance(found, Handover):
+            return found
+        turn, handover = found
+        turn.add(feed, item)
+        return handover
+
+    def draft(self, draft: Draft) -> tuple[Handover, int]:
+        """Add what the broker is to keep to this turn; never waits.
+
+        Returns:
+            What to ask whether it was taken, and the place of its outcome.
+        """
+        found = self._turn_for(draft.item, "it is not published")
+        if isinstance(found, Handover):
+            return found, 0
+        turn, handover = found
+        turn.draft(draft)
+        return handover, len(turn.drafts) - 1
+
+    def _turn_for(self, item: bytes, otherwise: str) -> tuple[Turn, Handover] | Handover:
+        """Return the turn that takes an item; or a handover that says why none does."""
         if self._link is None:
             return Handover(self._reason)
         if len(item) > self._largest:
             return Handover(
                 UsageError(
-                    f"this has {len(item)} bytes, and the broker takes {self._largest}; "
-                    "no other process gets it"
+                    f"this has {len(item)} bytes, and the broker takes {self._largest}; {otherwise}"
                 )
             )
         if self._turn is None:
             self._number += 1
             self._turn = Turn(self._node, self._number, self._wall()), Handover()
             self._due.set()
-        turn, handover = self._turn
-        if _is_full(turn):
-            return Handover(BrokerUnavailable(f"{len(turn)} items wait for the broker already"))
-        turn.add(feed, item)
-        return handover
+        if _is_full(self._turn[0]):
+            waiting = len(self._turn[0])
+            return Handover(BrokerUnavailable(f"{waiting} items wait for the broker already"))
+        return self._turn
 
     async def room(self) -> None:
         """Wait until an item can be put, or there is no link."""
@@ -219,7 +242,10 @@ class Outgoing:
             may_have_arrived=True,
         )
         try:
-            await link.publish(turn)
+            if turn.drafts:
+                handover.stored = await _store(link, turn)
+            else:
+                await link.publish(turn)
             error = None
             self.turns += 1
             self.items += len(turn)
@@ -232,3 +258,15 @@ class Outgoing:
 
 def _is_full(turn: Turn) -> bool:
     return len(turn) >= MAX_ITEMS or turn.size >= MAX_BYTES
+
+
+async def _store(link: Link, turn: Turn) -> Sequence[Stored]:
+    """Have a link keep the drafts of a turn, and publish all of it."""
+    assert isinstance(link, HistoryLink)  # There are drafts for such a link only.
+    stored = await link.store(turn)
+    if len(stored) != len(turn.drafts):
+        raise BrokerUnavailable(
+            f"the broker answered {len(stored)} of {len(turn.drafts)} publications",
+            may_have_arrived=True,
+        )
+    return stored

@@ -16,11 +16,11 @@ much is owed (:attr:`Post.soon`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 from ..core.channels import Channel
 from ..core.choices import shown
-from ..core.envelope import Addressed, publish_item
+from ..core.envelope import Addressed, Draft, publish_item
 from ..core.errors import UsageError
 from ..core.families import History
 from ..core.feeds import ALL_NODES, Feed
@@ -35,9 +35,51 @@ from .source import Encode, Source
 
 __all__ = ["Post", "Sent"]
 
-Sent: TypeAlias = tuple[Receipt, Handover | None]
-"""The result of a publication at this node, and whether the broker has taken it; None: no other
-node wants it."""
+
+class Sent(NamedTuple):
+    """A publication that this node has accepted."""
+
+    receipt: Receipt
+    """Its result here. If a broker is to keep it, nobody has got it yet, and the receipt counts the
+    members that match now."""
+    handover: Handover | None = None
+    """Whether the broker has taken it; None: no other node wants it."""
+    draft: int | None = None
+    """The place of its outcome among :attr:`.Handover.stored`; None: the broker does not keep
+    it."""
+
+    async def taken(self) -> Receipt:
+        """Return the receipt once the broker, if there is one, has taken it.
+
+        Raises:
+            BrokerUnavailable: It has not, or that will never be known.
+            UsageError: It is larger than the broker takes.
+        """
+        if self.handover is None:
+            return self.receipt
+        await self.handover.wait()
+        return self.result
+
+    def checked(self) -> Receipt:
+        """Return the receipt, unless it is known that the broker has not taken it.
+
+        Raises:
+            BrokerUnavailable: There is no link, or too much waits for it.
+            UsageError: It is larger than the broker takes.
+        """
+        return self.receipt if self.handover is None else self.handover.checked(self.receipt)
+
+    @property
+    def result(self) -> Receipt:
+        """The receipt with the position, once the broker has taken it."""
+        receipt, handover, draft = self
+        if handover is None or draft is None:
+            return receipt
+        stored = handover.stored[draft]
+        if stored.is_repeated:
+            return Receipt(0, 0, stored.position, repeated=True)
+        return Receipt(receipt.local_matched, receipt.local_accepted, stored.position)
+
 
 _NO_MEMBERS: Final[frozenset[Member]] = frozenset()
 
@@ -117,31 +159,51 @@ class Post:
         Args:
             publication: What was accepted here.
             excluded: Members that do not get it.
-            absent: Connections of other nodes that do not get it.
+            absent: Connections that do not get it on other nodes; where a broker keeps it, on this
+                one, too.
             idempotency_key: A text that a repetition of this publication has, too. A channel
                 without history takes no notice of it.
         """
         history = self._history_of(publication.channel)
         if history is None:
-            return self.deliver(publication, excluded), self.hand_over(publication, absent)
-        return self._keep(publication, history, excluded, idempotency_key)
+            return Sent(self.deliver(publication, excluded), self.hand_over(publication, absent))
+        if self._archive is None:
+            return self._draft(publication, history, excluded, absent, idempotency_key)
+        return self._keep(self._archive, publication, history, excluded, idempotency_key)
+
+    def _draft(
+        self,
+        publication: Publication,
+        history: History,
+        excluded: frozenset[Member],
+        absent: Addressed | None,
+        idempotency_key: str | None,
+    ) -> Sent:
+        """Have the broker keep a publication, and bring it to every node, this one included."""
+        outgoing, channel = self.outgoing, publication.channel
+        assert outgoing is not None  # A bus whose families have history keeps it, or has a broker.
+        item = publish_item(publication, absent)
+        feed = Feed("=" + channel)
+        handover, place = outgoing.draft(Draft(feed, channel, item, history, idempotency_key))
+        matching = self._hub.matching(channel)
+        matched = len(excluded.union(matching)) - len(excluded) if excluded else len(matching)
+        return Sent(Receipt(matched, matched), handover, place)
 
     def _keep(
         self,
+        archive: Archive,
         publication: Publication,
         history: History,
         excluded: frozenset[Member],
         idempotency_key: str | None,
     ) -> Sent:
-        archive = self._archive
-        assert archive is not None  # A bus whose families have history has one.
         if idempotency_key is not None:
             position = archive.repeated(idempotency_key)
             if position is not None:
-                return Receipt(0, 0, position, repeated=True), None
+                return Sent(Receipt(0, 0, position, repeated=True))
         kept = archive.keep(publication, history, idempotency_key)
         receipt = self.deliver(kept, excluded)
-        return Receipt(receipt.local_matched, receipt.local_accepted, kept.position), None
+        return Sent(Receipt(receipt.local_matched, receipt.local_accepted, kept.position))
 
     def deliver(
         self,

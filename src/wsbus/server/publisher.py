@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ..core.errors import NotStarted, UsageError
-from ..core.families import Family, History, Presence
 from ..core.messages import Publication, Receipt
-from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
+from .channels import Channels
 from .host import BusHost
 from .post import Sent
-from .reading import ChannelReader
 from .recipients import Recipients, Who
 from .services import Services
 
@@ -29,7 +27,7 @@ class _Options(TypedDict, total=False):
     key: str | None
 
 
-class Publisher(ChannelReader):
+class Publisher(Channels):
     """The methods of a :class:`.Bus` that publish; not for use by itself.
 
     Call them in the thread of the event loop, except those whose names end with ``_threadsafe``.
@@ -39,43 +37,6 @@ class Publisher(ChannelReader):
         super().__init__(host)
         self._broadcasts: Final[set[str]] = set()
         self._recipients: Final = Recipients(host.endpoints)
-
-    def family(
-        self,
-        pattern: str,
-        *,
-        overflow: Overflow | str | None = None,
-        key: str | None = None,
-        history: History | None = None,
-        presence: Presence | None = None,
-    ) -> Family:
-        """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
-
-        A channel belongs to the most specific family that matches it: an exact name comes before
-        every wildcard, ``prices.BTC.*`` before ``prices.*``, ``prices.+`` before ``prices.*``. See
-        :mod:`wsbus.core.families` for the rule. Declare families before the bus runs, the same ones
-        in each process of a service.
-
-        Args:
-            pattern: The channels, in the form of a subscription.
-            overflow: What a full queue does with their publications, as :class:`.Overflow` or its
-                text; None: as the receiving endpoint or subscription says.
-            key: For ``conflate``, the field of the data by whose value newer publications replace
-                older ones; what a client publishes, too. None, and data without that field: only
-                channel and event count. ``publish(…, key=…)`` goes before it.
-            history: How long each channel keeps what is published, for subscribers that come back
-                or come late; None: it keeps nothing.
-            presence: Whether a channel says which connections are subscribed to exactly it.
-
-        Raises:
-            InvalidChannel: The pattern is none.
-            UsageError: The bus is running; another family has a pattern that matches the same
-                channels; ``overflow`` is no policy; ``key`` is no text, or cannot take effect; or
-                ``history`` or ``presence`` is none.
-        """
-        return self._host.declare(
-            pattern, overflow=overflow, key=key, history=history, presence=presence
-        )
 
     async def publish(
         self,
@@ -114,17 +75,15 @@ class Publisher(ChannelReader):
                 broker takes: other processes do not get it.
             NotStarted: The bus is not running.
             BrokerUnavailable: The broker has not taken it, so that other processes do not get it;
-                the subscribers of this one do.
+                the subscribers of this one do, unless the broker keeps the history of the channel.
         Cancellation: accepted already.
         """
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        receipt, handover = self._deliver(services, publication, exclude, idempotency_key)
+        sent = self._deliver(services, publication, exclude, idempotency_key)
         await post.pace()
-        if handover is not None:
-            await handover.wait()
-        return receipt
+        return await sent.taken()
 
     def publish_soon(
         self,
@@ -139,7 +98,8 @@ class Publisher(ChannelReader):
         """Publish from code that cannot await; like :meth:`publish`, and in one order with it.
 
         It never waits; in a tight loop queues may overflow. What the broker does not confirm later
-        is logged and counted (:attr:`.LinkStatistics.unconfirmed`).
+        is logged and counted (:attr:`.LinkStatistics.unconfirmed`). Where the broker keeps the
+        history, the receipt has no position.
 
         Raises:
             BrokerUnavailable: There is no link to the broker now.
@@ -148,9 +108,9 @@ class Publisher(ChannelReader):
         services = self._host.services
         post = services.post
         publication = post.accept(channel, event, data, key)
-        receipt, handover = self._deliver(services, publication, exclude, idempotency_key)
+        sent = self._deliver(services, publication, exclude, idempotency_key)
         post.soon()
-        return receipt if handover is None else handover.checked(receipt)
+        return sent.checked()
 
     @overload
     def publish_threadsafe(
@@ -210,9 +170,9 @@ class Publisher(ChannelReader):
 
         def deliver() -> Receipt:
             services = self._host.services
-            receipt, handover = self._deliver(services, publication, exclude)
+            sent = self._deliver(services, publication, exclude)
             services.post.soon()
-            return receipt if handover is None else handover.checked(receipt)
+            return sent.checked()
 
         return self._from_thread("publish_soon", deliver, timeout if wait else None)
 
@@ -272,11 +232,9 @@ class Publisher(ChannelReader):
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+        sent = self._deliver_to(services, publication, to, exclude, endpoint)
         await services.post.pace()
-        if handover is not None:
-            await handover.wait()
-        return receipt
+        return await sent.taken()
 
     def send_soon(
         self,
@@ -296,9 +254,9 @@ class Publisher(ChannelReader):
         """
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
-        receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+        sent = self._deliver_to(services, publication, to, exclude, endpoint)
         services.post.soon()
-        return receipt if handover is None else handover.checked(receipt)
+        return sent.checked()
 
     @overload
     def send_threadsafe(
@@ -348,9 +306,9 @@ class Publisher(ChannelReader):
 
         def deliver() -> Receipt:
             services = self._host.services
-            receipt, handover = self._deliver_to(services, publication, to, exclude, endpoint)
+            sent = self._deliver_to(services, publication, to, exclude, endpoint)
             services.post.soon()
-            return receipt if handover is None else handover.checked(receipt)
+            return sent.checked()
 
         return self._from_thread("send_soon", deliver, timeout if wait else None)
 
@@ -368,9 +326,9 @@ class Publisher(ChannelReader):
         receipt = post.deliver(publication, excluded, members)
         elsewhere = None if post.outgoing is None else recipients.elsewhere(to, endpoint)
         if elsewhere is None:
-            return receipt, None
+            return Sent(receipt)
         absent = recipients.elsewhere(exclude, endpoint)
-        return receipt, post.hand_over(publication, absent, elsewhere)
+        return Sent(receipt, post.hand_over(publication, absent, elsewhere))
 
     def _deliver(
         self,
@@ -381,7 +339,9 @@ class Publisher(ChannelReader):
     ) -> Sent:
         post, recipients = services.post, self._recipients
         excluded = recipients.members(services.registry, exclude)
-        absent = None if post.outgoing is None else recipients.elsewhere(exclude)
+        absent = None
+        if post.outgoing is not None:
+            absent = recipients.elsewhere(exclude, and_here=post.keeps(publication.channel))
         scoped = None
         if idempotency_key is not None:
             scoped = post.scoped(idempotency_key, publication.channel)

@@ -21,7 +21,6 @@ from ..core.actions import (
     Brought,
     Emit,
     Fetch,
-    Outcome,
 )
 from ..core.errors import BrokerUnavailable, CloseCode, ErrorCode
 from ..core.history import HistoryRead
@@ -32,7 +31,6 @@ from ..core.permissions import Identity
 from ..core.session_subscriptions import NOT_REACHED
 from ..endpoint import Refusal
 from .connection import ConnectionDriver
-from .interest import REACH_SECONDS
 from .outgoing import NotTaken
 from .post import Post
 from .services import Services
@@ -46,6 +44,8 @@ _ANSWER_BYTES: Final = 256 * 1024
 """Data in an answer with history; what does not fit is left for the next one."""
 
 _NOT_RELAYED: Final = "only subscribers at this server have got it: the others cannot be reached"
+_NOT_KEPT: Final = "it is not published: the history of this channel cannot be reached"
+_MAY_BE_KEPT: Final = "it may be published: the history of this channel was lost before it answered"
 
 
 class Asker(ConnectionDriver, Protocol):
@@ -53,6 +53,10 @@ class Asker(ConnectionDriver, Protocol):
 
     async def enter(self, identity: Identity) -> bool:
         """Take the name of an identity; false: the connection is closed instead."""
+        ...
+
+    async def free(self) -> None:
+        """Wait until no hooks of the application hold the session."""
         ...
 
     def go_on(self, todo: Sequence[Action], now: Instant) -> None:
@@ -91,11 +95,11 @@ def question(
         case AskPermission():
             submit(partial(put, asker, _judge_permission, services, ask))
         case Attach():
-            if services.interest is not None and not services.interest.ask(ask.patterns):
-                submit(partial(put, asker, _await_interest, services, ask))
+            brought = services.bring(ask.patterns, ask.since)
+            if brought is None:
+                submit(partial(put, asker, _await_brought, services, ask))
                 return
             now = now or services.clock()
-            brought = services.bring(ask.patterns, ask.since)
             asker.perform(asker.session.handle_answer(ask.request, brought, now), now)
 
 
@@ -114,18 +118,22 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
     if key is not None:
         owner = asker.identity.subject if asker.identity else ""
         key = post.scoped(key, action.channel, owner) if post.keeps(action.channel) else None
-    receipt, handover = post.emit(action.channel, publish.event, publish.data, key)
+    sent = post.emit(action.channel, publish.event, publish.data, key)
 
     def answer(error: NotTaken | None) -> None:
         if error is not None:
-            asker.send(Refused(ErrorCode.UNAVAILABLE, _NOT_RELAYED, publish.ref))
+            why = _NOT_RELAYED
+            if sent.draft is not None:
+                is_open = isinstance(error, BrokerUnavailable) and error.may_have_arrived
+                why = _MAY_BE_KEPT if is_open else _NOT_KEPT
+            asker.send(Refused(ErrorCode.UNAVAILABLE, why, publish.ref))
         elif publish.ref is not None:
-            asker.send(Response(msgspec.json.encode(receipt), publish.ref))
+            asker.send(Response(msgspec.json.encode(sent.result), publish.ref))
 
-    if handover is None:
+    if sent.handover is None:
         answer(None)
     else:
-        handover.then(answer)
+        sent.handover.then(answer)
 
 
 async def fetch(asker: Asker, services: Services, action: Fetch) -> None:
@@ -190,13 +198,12 @@ async def _judge_permission(asker: Asker, services: Services, ask: AskPermission
     asker.go_on(asker.session.handle_answer(ask.request, allowed, now), now)
 
 
-async def _await_interest(asker: Asker, services: Services, ask: Attach) -> None:
+async def _await_brought(asker: Asker, services: Services, ask: Attach) -> None:
     """Wait until what a request needs is brought here, or cannot be; then have it answered."""
-    interest = services.interest
-    assert interest is not None
-    try:
-        reached = await interest.outcomes(ask.patterns, REACH_SECONDS)
-        now, brought = services.clock(), Brought([Outcome(each) for each in reached])
+
+    def act(brought: Brought) -> None:
+        now = services.clock()
         asker.go_on(asker.session.handle_answer(ask.request, brought, now), now)
-    finally:  # After the joins, if there are any.
-        interest.release(ask.patterns)
+
+    assert services.recoveries is not None
+    await services.recoveries.bring(ask.patterns, ask.since, act, asker.free)

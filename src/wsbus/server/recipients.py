@@ -94,12 +94,15 @@ class Recipients:
                 drivers.extend([driver for driver in named if driver is not None])
         return registry.present(drivers)
 
-    def elsewhere(self, who: Who, endpoint: Endpoint | None = None) -> Addressed | None:
+    def elsewhere(
+        self, who: Who, endpoint: Endpoint | None = None, *, and_here: bool = False
+    ) -> Addressed | None:
         """Return what other nodes look for; None: only connections of this node are named.
 
         Args:
             who: As for :meth:`find`, which has checked it.
             endpoint: The same.
+            and_here: Whether this node looks for it, too, when it comes back from the broker.
         """
         if who == ():
             return None
@@ -107,8 +110,13 @@ class Recipients:
             if endpoint is None:
                 return Addressed((), who, self._default())
             return Addressed((), who, endpoint.realm, self._endpoints.index(endpoint))
-        ids = [each.id for each in _several(who, "who") if isinstance(each, ConnectionId)]
-        return Addressed(tuple(ids)) if ids else None
+        ids: list[str] = []
+        own: list[str] = []
+        for each in _several(who, "who"):
+            (own if isinstance(each, Connection) else ids).append(each.id)
+        if not and_here:
+            own = []
+        return Addressed(tuple(ids), own=tuple(own)) if ids or own else None
 
     def members(
         self, registry: Registry[ConnectionDriver], who: Who, endpoint: Endpoint | None = None

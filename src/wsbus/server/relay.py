@@ -7,12 +7,11 @@ are dead, and a frozen broker keeps its sockets open; the way of the beacon show
 fails ends the link, and nothing else: the node goes on, publications that need the broker are
 refused, and subscribers get what is published here.
 
-When a link is back, everything wanted is followed first. Only then each subscriber gets a ``gap``:
-what it reads anew after that holds all that was missed. What the link brought by then comes after.
+When a link is back, everything wanted is followed first. Then what a store has kept meanwhile is
+read, other subscribers get a ``gap``, and what the link has brought by then comes after.
 
-Theory of following: :class:`.Cover` says what is wanted now, and the task brings the link there. It
-follows what is new before it gives up what is old, so that a wider feed takes over from narrower
-ones without a hole. Meanwhile two feeds may bring the same, and the inbox drops the copies.
+:class:`.Cover` says what to follow, and the task brings the link there: what is new before it gives
+up what is old. Meanwhile two feeds may bring the same, and the inbox drops the copies.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from heapq import nsmallest
 from typing import Final
 
 import msgspec
-from anyio import Event, create_task_group, current_time, fail_after, move_on_after, sleep
+from anyio import Event, create_task_group, current_time, move_on_after, sleep
 
 from .._log import BoundedLog
 from ..broker import CALL_SECONDS, DIAL_SECONDS, Broker, Link
-from ..core.envelope import Beacon, Envelope, Item, Published, encode_item, read_items
+from ..core.envelope import Beacon, Item, Kept, Published, encode_item
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
@@ -37,6 +37,8 @@ from ..core.patterns import Pattern
 from .directory import PROBE_SECONDS, Directory, Node, own_beacon
 from .inbox import Inbox
 from .outgoing import Outgoing
+from .reads import within
+from .storage import Storage
 
 __all__ = ["LinkStatistics", "Relay"]
 
@@ -96,11 +98,13 @@ class Relay:
         node: This run of the bus.
         clock: Reads both clocks.
         count_connections: Returns how many connections the beacon tells.
-        publish: Called with each publication of another node; see :class:`.Inbox`.
-        carry_out: Called with each order of another node, in the same way.
-        settle: Called after the items of an envelope; see :class:`.Inbox`.
-        tell_gap: Called when publications of other nodes may be missing: after a link is back, once
-            everything wanted is followed, and when something could not be read.
+        storage: The history that the broker keeps; None: the bus keeps none.
+        keep: See :class:`.Inbox`, and so for the next three.
+        publish: Called with each publication of another node.
+        carry_out: Called with each order of another node.
+        settle: Called after the items of an envelope.
+        tell_gap: Called when publications of other nodes may be missing, and with whether those on
+            channels with history may be, too.
         meet: Called when a link is there: nodes may have missed each other's news.
         forget: Called with each node that is gone.
     """
@@ -112,16 +116,19 @@ class Relay:
         clock: Callable[[], Instant],
         *,
         count_connections: Callable[[], int],
+        storage: Storage | None,
+        keep: Callable[[Kept], bool],
         publish: Callable[[Published, str], bool],
         carry_out: Callable[[Item, str], bool],
         settle: Callable[[bool], None],
-        tell_gap: Callable[[], None],
+        tell_gap: Callable[[bool], None],
         meet: Callable[[], None],
         forget: Callable[[str], None],
     ) -> None:
         self._broker: Final = broker
         self._node: Final = node
         self._clock: Final = clock
+        self._storage: Final = storage
         self._count_connections: Final = count_connections
         self._obey: Final = carry_out
         self._tell_gap: Final = tell_gap
@@ -134,6 +141,7 @@ class Relay:
             node,
             publish=publish,
             carry_out=self._carry_out,
+            keep=keep if storage is None else storage.take,
             echo=self._echoed,
             wall=self._wall,
             settle=settle,
@@ -170,16 +178,20 @@ class Relay:
             try:
                 async with self._broker.connect(self.inbox.receive) as link:
                     wanted = {*self._cover.wanted}  # More may be wanted when this is followed.
-                    await _within(DIAL_SECONDS, link.follow(wanted))
-                    self._arrive(link, wanted)
+                    await within(DIAL_SECONDS, partial(link.follow, wanted))
+                    storage = self._storage
+                    is_complete = storage is not None and await storage.arrive(link, wanted)
+                    self._arrive(link, wanted, is_complete=is_complete)
                     pause = _BACKOFF[0]
                     await self._use(link)
             except UsageError:  # The broker cannot work here, however often it is dialled.
                 raise
             except Exception as exc:  # noqa: BLE001  # whatever a link raises costs that link only
                 self._lose(exc)
+                self._attempted.set()
             finally:
-                self._depart()
+                self._is_up = False
+                self._followed.clear()
             await sleep(pause * (1 + random.random()) / 2)  # noqa: S311  # it spreads attempts
             pause = min(pause * 2, _BACKOFF[1])
 
@@ -194,18 +206,21 @@ class Relay:
                 self._send_beacon(is_leaving=True)
                 await self.outgoing.drain()
 
-    def _arrive(self, link: Link, followed: AbstractSet[Feed]) -> None:
+    def _arrive(self, link: Link, followed: AbstractSet[Feed], *, is_complete: bool) -> None:
         """The link is there, and brings what was wanted when it was dialled."""
         self._followed.update(followed)
         self.outgoing.open(link)
         self._is_up = True
         self._since, self._failure = current_time(), None
         if self._attempted.is_set():
-            self._report_gap()
+            is_complete = is_complete and not self.inbox.has_overflowed
+            self._gaps += 1
+            self._tell_gap(not is_complete)
             logger.warning(
-                "the link to %s is there; subscribers get a gap, since events of other processes "
+                "the link to %s is there; subscribers%s get a gap, since events of other processes "
                 "may be missing",
                 self._broker.address,
+                " of channels without history" if is_complete else "",
             )
         self._directory.renew(current_time())
         self.inbox.release()
@@ -213,29 +228,19 @@ class Relay:
         self._attempted.set()
         self._tell_progress()
 
-    def _report_gap(self) -> None:
-        self._gaps += 1
-        self._tell_gap()
-
-    def _depart(self) -> None:
-        self._is_up = False
-        self._followed.clear()
-        self._attempted.set()
-
     def _lose(self, exc: Exception) -> None:
         while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
             exc = exc.exceptions[0]
-        why = "no other process gets what is published here, until it is back"
         if self._is_up:
             self._losses += 1
             self._since = current_time()
         self._failure = str(exc) or type(exc).__name__
         is_known = isinstance(exc, BrokerUnavailable | OSError)
         self._log.error(
-            "there is no link to %s: %s; %s",
+            "there is no link to %s: %s; no other process gets what is published here, until it is "
+            "back",
             self._broker.address,
             exc,
-            why,
             exc=None if is_known else exc,
         )
         self.outgoing.close(BrokerUnavailable(f"there is no link to {self._broker.address}: {exc}"))
@@ -244,7 +249,9 @@ class Relay:
         async with create_task_group() as tasks:
             tasks.start_soon(self.outgoing.run, link)
             tasks.start_soon(self._follow, link)
-            tasks.start_soon(self._probe)
+            tasks.start_soon(self._probe, link)
+            if self._storage is not None:
+                tasks.start_soon(self._storage.run, link)
 
     # --- interest ----------------------------------------------------------------------------
 
@@ -285,13 +292,15 @@ class Relay:
             if any(map(is_prefix, new | old)):
                 self.inbox.watch_copies()
             if new:
-                await _within(CALL_SECONDS, link.follow(new))
+                await within(CALL_SECONDS, partial(link.follow, new))
                 self._followed.update(new)
                 self._tell_progress()
             elif old:
                 # First: a pattern that comes to want one of them waits until it is followed again.
                 self._followed.difference_update(old)
-                await _within(CALL_SECONDS, link.unfollow(old))
+                if self._storage is not None:
+                    self._storage.forget(old, self._followed)
+                await within(CALL_SECONDS, partial(link.unfollow, old))
             elif self.inbox.is_watching:
                 with move_on_after(_COPY_SECONDS) as scope:
                     await self._changed.wait()
@@ -300,16 +309,19 @@ class Relay:
             else:
                 await self._changed.wait()
 
-    # --- nodes -------------------------------------------------------------------------------
-
     def nodes(self) -> list[Node]:
         """Return the nodes that are there, as far as their beacons tell; this one is the first."""
         return self._directory.nodes(self._beacon(), current_time())
 
-    async def _probe(self) -> None:
-        """Send a beacon, see it come back, and again; report what could not be read meanwhile."""
+    async def _probe(self, link: Link) -> None:
+        """Send a beacon, see it come back, and again; report what could not be read meanwhile.
+
+        What was kept before the beacon was sent has come before it.
+        """
         unreadable = self.inbox.unreadable
         while True:
+            look = None if self._storage is None else self._storage.look
+            confirm = None if look is None else await look(link, self._followed)
             self._echo, sent = Event(), current_time()
             self._send_beacon()
             with move_on_after(CALL_SECONDS):
@@ -319,15 +331,18 @@ class Relay:
                     f"what this process sent did not come back within {CALL_SECONDS:g} s"
                 )
             self._round_trip = current_time() - sent
+            if confirm is not None:
+                confirm()
             if self.inbox.unreadable > unreadable:
                 unreadable = self.inbox.unreadable
-                self._report_gap()
+                self._gaps += 1
+                self._tell_gap(True)  # noqa: FBT003  # by position, as it is declared
             for node in self._directory.expire(current_time()):
                 self._forget(node)
             await sleep(PROBE_SECONDS)
 
     def tell(self, item: Item) -> None:
-        """Tell all nodes something; what is told while there is no link is lost."""
+        """Tell all nodes something; without a link it is lost."""
         self.outgoing.put(ALL_NODES, encode_item(item))
 
     def _send_beacon(self, *, is_leaving: bool = False) -> None:
@@ -338,10 +353,9 @@ class Relay:
         connections = self._count_connections()
         return own_beacon(self._beacons, connections, self._started_at, is_leaving=is_leaving)
 
-    def _echoed(self, envelope: Envelope) -> None:
-        """Something of this node has come back."""
-        items, _ = read_items(envelope)
-        if any(type(item) is Beacon and item.number == self._beacons for item in items):
+    def _echoed(self, beacon: Beacon) -> None:
+        """A beacon of this node has come back."""
+        if beacon.number == self._beacons:
             self._echo.set()
 
     def _carry_out(self, item: Item, node: str) -> bool:
@@ -352,8 +366,6 @@ class Relay:
         if self._directory.note(node, item, current_time()):
             self._send_beacon()  # So that a node which has just come knows this one at once.
         return True
-
-    # --- for operators -----------------------------------------------------------------------
 
     def statistics(self) -> LinkStatistics:
         """Return the counters of the link."""
@@ -386,12 +398,3 @@ class Relay:
 
     def _wall(self) -> float:
         return self._clock().wall
-
-
-async def _within(seconds: float, call: Awaitable[None]) -> None:
-    """Await a call of a link; one that takes too long means that the link is lost."""
-    try:
-        with fail_after(seconds):
-            await call
-    except TimeoutError:
-        raise BrokerUnavailable(f"the broker did not answer within {seconds:g} s") from None

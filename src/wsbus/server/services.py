@@ -6,18 +6,19 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from anyio import current_time
 
 from .._application import Overdue, name_of
 from .._log import BoundedLog
 from ..core.actions import AskPermission, Brought, Outcome
-from ..core.errors import UsageError
-from ..core.events import Gap, GapCause, Position
+from ..core.channels import parse_channel
+from ..core.errors import BrokerUnavailable, UsageError
+from ..core.events import MAX_GAP_CHANNELS, ChannelLoss, Gap, GapCause, Position
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
 from ..core.history import HistoryPage, HistoryRead
 from ..core.hub import Hub
@@ -35,10 +36,12 @@ from .flusher import Flusher
 from .hooks import HookLists
 from .interest import Interest, InterestProvider
 from .post import Post
+from .recoveries import Recoveries, StandIn
 from .registry import Registry
 from .relay import Relay
 from .runner import Runner
 from .statistics import BusStatistics
+from .storage import Storage
 
 __all__ = [
     "SWEEP_SECONDS",
@@ -81,11 +84,21 @@ def _always(_: Pattern) -> bool:
     return True
 
 
-class InProcess(Protocol):
-    """A subscription inside the process, which ends with the bus."""
+@runtime_checkable
+class Lossy(Protocol):
+    """A receiver inside the process."""
 
     def lose(self, gap: Gap) -> None:
         """Note that publications are missing."""
+        ...
+
+
+class InProcess(Lossy, Protocol):
+    """A subscription inside the process, which ends with the bus."""
+
+    @property
+    def pattern(self) -> Pattern:
+        """What it subscribes to."""
         ...
 
     def close(self) -> None:
@@ -113,6 +126,12 @@ class Services:
     """The patterns wanted from other nodes; None: there are no other nodes."""
     relay: Relay | None = None
     """The way to other nodes; None: there are none."""
+    storage: Storage | None = None
+    """The history that the broker keeps; None: no family has any, or this process keeps it."""
+    recoveries: Recoveries | None = None
+    """Finds what subscriptions get; None: there are no other nodes."""
+    stand_ins: set[StandIn] = field(default_factory=set)
+    """Stand-ins for subscriptions whose past is being read."""
     archive: Archive | None = None
     """Keeps history in this process; None: no family has any, or a broker keeps it."""
     registry: Registry[ConnectionDriver] = field(default_factory=Registry)
@@ -154,12 +173,21 @@ class Services:
             BrokerUnavailable: The broker cannot be reached.
             PositionLost: ``begin`` says so.
         """
-        if self.archive is not None:
-            start = {} if since is None else {pattern: Since(since, is_strict=True)}
-            begin(self.archive.bring((pattern,), start))
-        self.hub.join(member, pattern)
-        if self.interest is not None:
-            await self.interest.reach(pattern)
+        start = {} if since is None else {pattern: Since(since, is_strict=True)}
+
+        def act(brought: Brought) -> None:
+            if not brought.outcomes[0].is_reached:
+                raise BrokerUnavailable(
+                    f"the broker cannot bring what other processes publish on {pattern.text!r} now"
+                )
+            begin(brought)
+            self.hub.join(member, pattern)
+
+        brought = self.bring((pattern,), start)
+        if brought is not None:
+            act(brought)
+        elif self.recoveries is not None:
+            await self.recoveries.bring((pattern,), start, act)
 
     async def read(self, read: HistoryRead) -> HistoryPage:
         """Read history.
@@ -168,29 +196,79 @@ class Services:
             BrokerUnavailable: The broker that keeps it cannot be reached.
             UsageError: No family keeps history.
         """
+        if self.storage is not None:
+            return (await self.storage.read([read]))[0]
         if self.archive is None:
             raise UsageError("no channel has history: bus.family(…, history=History())")
         return self.archive.read(read)
 
-    def bring(self, patterns: Sequence[Pattern], since: Mapping[Pattern, Since]) -> Brought:
-        """Return what patterns get that are subscribed now."""
-        if self.archive is None:
+    def bring(self, patterns: Sequence[Pattern], since: Mapping[Pattern, Since]) -> Brought | None:
+        """Return what patterns get that are subscribed now; None: :attr:`recoveries` finds it."""
+        if self.archive is not None:
+            return self.archive.bring(patterns, since)
+        if self.recoveries is None:
             return Brought([Outcome()] * len(patterns))
-        return self.archive.bring(patterns, since)
+        return self.recoveries.bring_now(patterns, since)
 
     def follow(self, provider: InterestProvider) -> None:
         """Have a provider bring what is wanted here; to be called before any client connects."""
         interest = self.hub.interest = self.interest = Interest(provider, self.runner, self.clock)
+        self.recoveries = Recoveries(self.hub, interest, self.storage, self.stand_ins)
         self.runner.submit(interest.run)
 
-    def tell_gap(self) -> None:
-        """Tell all subscribers that publications of other nodes may be missing."""
-        gap, now = Gap(None, GapCause.BROKER), self.clock()
+    def tell_gap(self, *, of_live: bool = True, of_kept: bool = True) -> None:
+        """Tell subscribers that publications of other nodes may be missing.
+
+        Only those are told that such a channel may concern. Where it concerns a part of what they
+        subscribe to, and that part is known by name, the gap names the channels.
+
+        Args:
+            of_live: Publications on channels without history.
+            of_kept: Publications on channels with history.
+        """
+        keeps_any, keeps_all = self.hub.families.keeps_any, self.hub.families.keeps_all
+        known: dict[Pattern, bool] = {}
+
+        def gap_of(patterns: Collection[Pattern]) -> Gap | None:
+            for pattern in patterns:
+                if pattern not in known:
+                    known[pattern] = (of_live and not keeps_all(pattern)) or (
+                        of_kept and keeps_any(pattern)
+                    )
+            concerned = [pattern for pattern in patterns if known[pattern]]
+            return _gap(concerned, is_part=len(concerned) < len(patterns))
+
+        now = self.clock()
         for driver in self.registry.connected():
-            if driver.session.patterns:
+            gap = gap_of(driver.session.patterns)
+            if gap is not None:
                 driver.send(gap, now)
         for subscription in self.subscriptions:
-            subscription.lose(gap)
+            gap = gap_of((subscription.pattern,))
+            if gap is not None:
+                subscription.lose(gap)
+        if of_kept:
+            for stand_in in self.stand_ins:
+                stand_in.lose(Gap(None, GapCause.BROKER))
+
+    def tell_loss(self, channel: str | None, position: Position | None) -> None:
+        """Tell the subscribers of a channel that publications are missing.
+
+        Args:
+            channel: The channel; None: all channels with history.
+            position: The position of the newest one that is missing.
+        """
+        if channel is None:
+            self.tell_gap(of_live=False)
+            return
+        gap = Gap(None, GapCause.BROKER, {channel: ChannelLoss(None, position)})
+        now = self.clock()
+        receivers = [m.outlet.receiver for m in self.hub.matching(parse_channel(channel))]
+        for driver in self.registry.present(receivers):
+            driver.send(gap, now)
+        for receiver in receivers:
+            if isinstance(receiver, Lossy):
+                receiver.lose(gap)
 
     def sweep_seconds(self) -> float:
         """Return how long the sweeper may sleep: a second, or a third of the quickest heartbeat."""
@@ -255,3 +333,13 @@ class Services:
             flushes=self.flusher.flushes,
             broker=None if self.relay is None else self.relay.statistics(),
         )
+
+
+def _gap(patterns: Sequence[Pattern], *, is_part: bool) -> Gap | None:
+    """Return the gap of a subscriber whose patterns may have lost something; None: none has."""
+    if not patterns:
+        return None
+    is_named = is_part and all(pattern.is_exact for pattern in patterns)
+    if not is_named or len(patterns) > MAX_GAP_CHANNELS:
+        return Gap(None, GapCause.BROKER)
+    return Gap(None, GapCause.BROKER, {p.text: ChannelLoss(None) for p in patterns})

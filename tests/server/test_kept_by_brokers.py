@@ -1,0 +1,291 @@
+"""History that a broker keeps: two nodes over one board, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import trio
+from anyio import create_task_group, current_time, fail_after, sleep
+from trio.testing import MockClock
+
+from tests.server.switchboard import Board, Switch
+from wsbus import (
+    BrokerUnavailable,
+    Bus,
+    Event,
+    Gap,
+    GapCause,
+    History,
+    Position,
+    PositionLost,
+    Receipt,
+    UsageError,
+)
+from wsbus.core.instant import Instant
+
+
+def clock() -> Instant:
+    return Instant(current_time(), 1e9 + current_time())
+
+
+class World:
+    """Two nodes, whose families keep ``kept.*``."""
+
+    def __init__(self) -> None:
+        self.board = Board()
+        self.switches = [Switch(self.board), Switch(self.board)]
+        self.buses = [Bus(broker=switch, clock=clock) for switch in self.switches]
+        for bus in self.buses:
+            bus.family("kept.*", history=History(size=50))
+
+    async def cut(self, node: int, seconds: float = 3.0) -> None:
+        """Take the link of a node away for a while."""
+        switch = self.switches[node]
+        switch.refuses = True
+        switch.lose()
+        await sleep(seconds)
+
+    async def join(self, node: int) -> None:
+        """Let the link of a node come back, and wait until it is there."""
+        self.switches[node].refuses = False
+        await sleep(5)
+        assert self.buses[node].healthy
+
+
+def run(test: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        world = World()
+        async with AsyncExitStack() as stack:
+            for bus in world.buses:
+                await stack.enter_async_context(bus)
+            with fail_after(600):
+                await test(world)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+async def take(events: Any, count: int) -> list[Event[Any]]:
+    with fail_after(10):
+        return [await anext(events) for _ in range(count)]
+
+
+def test_a_receipt_has_the_position_that_every_node_delivers() -> None:
+    """One order for all: what is published comes back with its position, here and elsewhere."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        async with one.subscribe("kept.a") as here, two.subscribe("kept.*") as there:
+            receipts = [await bus.publish("kept.a", n) for n, bus in enumerate((one, two, one))]
+            positions = [receipt.position for receipt in receipts]
+            assert [p.offset for p in positions if p is not None] == [1, 2, 3]
+            assert receipts[0] == Receipt(1, 1, positions[0])
+            for events in (here, there):
+                got = await take(events, 3)
+                assert [event.data for event in got] == [0, 1, 2]
+                assert [event.position for event in got] == positions
+
+    run(test)
+
+
+def test_nothing_is_delivered_before_the_broker_has_kept_it() -> None:
+    """While no link is there, publishing raises, and subscribers of no node get anything."""
+
+    async def test(world: World) -> None:
+        one, _ = world.buses
+        async with one.subscribe("kept.a") as events:
+            await world.cut(0)
+            with pytest.raises(BrokerUnavailable) as caught:
+                await one.publish("kept.a", "lost")
+            assert not caught.value.may_have_arrived
+            with pytest.raises(BrokerUnavailable):
+                one.publish_soon("kept.a", "lost, too")
+            await world.join(0)
+            await one.publish("kept.a", "kept")
+            (event,) = await take(events, 1)
+            assert (event.data, event.gap) == ("kept", None)
+
+    run(test)
+
+
+def test_a_publication_under_way_as_its_link_is_lost_may_have_arrived() -> None:
+    """Its publisher learns that, and can repeat it with the same key: it is published once."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        async with two.subscribe("kept.a") as events:
+            world.switches[0].seconds = 1.0
+            async with create_task_group() as tasks:
+
+                async def publish() -> None:
+                    with pytest.raises(BrokerUnavailable) as caught:
+                        await one.publish("kept.a", 1, idempotency_key="k")
+                    assert caught.value.may_have_arrived
+
+                tasks.start_soon(publish)
+                await sleep(1.5)
+                world.switches[0].lose()
+            world.switches[0].seconds = 0.0
+            await world.join(0)
+            receipt = await one.publish("kept.a", 1, idempotency_key="k")
+            assert (receipt.repeated, receipt.local_matched) == (True, 0)
+            again = await two.publish("kept.a", 2)
+            assert [event.data for event in await take(events, 2)] == [1, 2]
+            assert again.position is not None
+
+    run(test)
+
+
+def test_a_node_that_loses_its_link_gets_what_it_missed() -> None:
+    """In order and without a gap; subscribers of live channels get a gap."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        async with one.subscribe("kept.*") as kept, one.subscribe("live") as live:
+            await two.publish("kept.a", 0)
+            await take(kept, 1)
+            await world.cut(0)
+            for n in range(1, 30):
+                await two.publish(f"kept.{'ab'[n % 2]}", n)
+            await world.join(0)
+            await two.publish("kept.a", 30)
+            await two.publish("live", "x")
+            got = await take(kept, 30)
+            assert [event.data for event in got] == [*range(1, 31)]
+            assert {event.gap for event in got} == {None}
+            (event,) = await take(live, 1)
+            assert event.gap is not None
+            assert event.gap.cause is GapCause.BROKER
+
+    run(test)
+
+
+def test_what_is_not_kept_any_more_is_a_gap() -> None:
+    """A node that missed more than a channel keeps tells it, and goes on in order."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        async with one.subscribe("kept.a") as events:
+            await world.cut(0)
+            for n in range(60):
+                await two.publish("kept.a", n)
+            await world.join(0)
+            await two.publish("kept.a", 60)
+            (event,) = await take(events, 1)
+            assert event.data == 60
+            assert event.gap == Gap(None, GapCause.BROKER)
+
+    run(test)
+
+
+def test_a_store_that_is_emptied_is_noticed_without_traffic() -> None:
+    """Within six seconds subscribers of channels with history get a gap; others do not."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        async with one.subscribe("kept.a") as kept, one.subscribe("live") as live:
+            await two.publish("kept.a", 0)
+            await take(kept, 1)
+            world.board.flush()
+            await sleep(6)
+            start = await one.position("kept.a")
+            assert start == Position("epoch-1", 0)
+            await two.publish("kept.a", 1)
+            await two.publish("live", 1)
+            (event,) = await take(kept, 1)
+            assert event.gap is not None
+            assert (await take(live, 1))[0].gap is None
+
+    run(test)
+
+
+def test_a_subscription_goes_on_where_another_one_ended() -> None:
+    """``since`` brings what was missed, then what is live, each once; a lost position is told."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        start = await one.position("kept.a")
+        for n in range(5):
+            await two.publish("kept.a", n)
+        async with create_task_group() as tasks:
+
+            async def publish() -> None:
+                for n in range(5, 40):
+                    await two.publish("kept.a", n)
+                    await sleep(0.01)
+
+            world.switches[0].seconds = 0.05
+            world.switches[0].latency = 0.07
+            tasks.start_soon(publish)
+            async with one.subscribe("kept.a", since=start) as events:
+                got = await take(events, 40)
+                assert [event.data for event in got] == [*range(40)]
+                assert events.position == got[-1].position
+        for n in range(60):
+            await two.publish("kept.a", n)
+        with pytest.raises(PositionLost):
+            async with one.subscribe("kept.a", since=start):
+                pass
+        page = await one.history("kept.a", limit=2)
+        assert [event.data for event in page.events] == [58, 59]
+        assert page.more
+
+    run(test)
+
+
+def test_a_subscription_that_cannot_be_recovered_in_time_leaves_nothing_behind() -> None:
+    """It raises at the deadline; neither a member nor an interest stays."""
+
+    async def test(world: World) -> None:
+        one, _ = world.buses
+        start = await one.position("kept.a")
+        await world.cut(0)
+        before = current_time()
+        with pytest.raises(BrokerUnavailable):
+            async with one.subscribe("kept.a", since=start):
+                pass
+        assert 4 < current_time() - before < 7
+        await sleep(3)
+        assert one.statistics().patterns == 0
+        await world.join(0)
+
+    run(test)
+
+
+def test_a_broker_without_history_is_a_mistake_of_setting_up() -> None:
+    """A bus whose families keep history does not run over a broker that keeps none."""
+
+    class Plain:
+        address = "plain:"
+
+        def connect(self, receive: Any) -> Any:
+            return self
+
+        async def __aenter__(self) -> Any:
+            return self
+
+        async def __aexit__(self, *exc: object) -> None:
+            """Nothing is there to end."""
+
+        async def publish(self, turn: Any) -> None:
+            """Nobody gets it."""
+
+        async def follow(self, feeds: Any) -> None:
+            """Nothing comes."""
+
+        unfollow = follow
+        has_others = True
+
+        def is_wanted(self, feed: Any) -> bool:
+            return True
+
+    async def main() -> None:
+        bus = Bus(broker=Plain())
+        bus.family("kept.*", history=History())
+        with pytest.raises(UsageError, match="keeps no history"):
+            async with bus:
+                pass
+
+    trio.run(main)
