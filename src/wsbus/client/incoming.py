@@ -15,6 +15,7 @@ from ..core.channels import MAX_CHANNEL_BYTES, Channel
 from ..core.client.actions import Admitted, Heard, LatestPublication
 from ..core.events import ChannelLoss, Gap, GapCause, Position
 from ..core.messages import Publication
+from ..core.presence import Occupant
 
 __all__ = ["COMMON_MESSAGES", "NATIVE_MESSAGES", "Incoming", "Said"]
 
@@ -254,6 +255,27 @@ class _HistoryIn(Incoming, frozen=True, kw_only=True, tag="history"):
         )
 
 
+class _OccupantIn(msgspec.Struct, frozen=True):
+    id: str
+    subject: str | None = None
+
+
+class _ThereIn(msgspec.Struct, frozen=True):
+    channel: str
+    count: int
+    members: tuple[_OccupantIn, ...] = ()
+    watching: bool = False
+
+
+class _PresenceIn(Incoming, frozen=True, kw_only=True, tag="presence"):
+    data: _ThereIn
+
+    def heard(self) -> Said:
+        data = self.data
+        members = tuple([Occupant(each.id, each.subject) for each in data.members])
+        return core.PresenceResult(data.channel, members, data.count, data.watching, self.id)
+
+
 class _ChannelLossIn(msgspec.Struct, frozen=True):
     channel: str
     lost: int | None = None
@@ -326,5 +348,6 @@ NATIVE_MESSAGES: Final[tuple[type[Incoming], ...]] = (
     _GapIn,
     _StatusIn,
     _HistoryIn,
+    _PresenceIn,
 )
 """Those of ``wsbus.v1``."""
