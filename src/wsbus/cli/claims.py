@@ -44,7 +44,7 @@ _MEANINGS: Final = {
     "publish": "may publish",
     "command": "may command",
     "history": "may read the history of",
-    "presence": "may see who is on",
+    "presence": "may see presence on",
     "deny_subscribe": "may not subscribe",
     "deny_publish": "may not publish",
     "deny_command": "may not command",

@@ -94,7 +94,7 @@ class Fetch(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Answer who is on a channel that the client may look at."""
+    """Answer which connections are on a channel that the client may look at."""
 
     channel: Channel
     request: GetPresence
@@ -147,7 +147,7 @@ class Outcome(NamedTuple):
     is_reached: bool = True
     """Whether what other nodes publish is brought here."""
     position: Position | None = None
-    """Where the subscription stands before the replay: what comes is after it. None: the pattern
+    """The position before the replay: what comes is after it. None: the pattern
     has no history."""
     is_recovered: bool | None = None
     """Whether nothing is missing; None: it has no ``since``."""
@@ -159,7 +159,7 @@ class Brought(NamedTuple):
     outcomes: Sequence[Outcome]
     """One for each pattern, in order."""
     replay: Sequence[Publication] = ()
-    """What was missed, in order."""
+    """Publications that were missed, in order."""
     latest: Sequence[Publication] = ()
     """The latest publications for new subscriptions, in order."""
 

@@ -134,7 +134,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag="k", gc=False):
 
 
 class Attended(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
-    """A node's news of who is on its channels; see :mod:`wsbus.core.presence`."""
+    """A node's news of which connections are on its channels; see :mod:`wsbus.core.presence`."""
 
     number: int
     channels: tuple[ChannelNews, ...]
@@ -142,7 +142,7 @@ class Attended(msgspec.Struct, frozen=True, array_like=True, tag="a", gc=False):
 
 
 class AttendanceAsked(msgspec.Struct, frozen=True, array_like=True, tag="w", gc=False):
-    """A node asks another to say again who is on its channels."""
+    """A node asks another to say again which connections are on its channels."""
 
     node: str
     """Empty: all nodes."""
@@ -282,7 +282,7 @@ class Draft(NamedTuple):
     feed: Feed
     channel: Channel
     item: bytes
-    """What :func:`publish_item` made of it."""
+    """It as :func:`publish_item` encodes it."""
     history: History
     idempotency_key: str | None = None
 
@@ -302,7 +302,7 @@ class Turn:
         self._sent_at: Final = sent_at
         self._order: Final[list[tuple[Feed, msgspec.Raw]]] = []
         self.drafts: Final[list[Draft]] = []
-        """What is to be kept first; see :class:`wsbus.broker.HistoryLink`."""
+        """Publications to be kept first; see :class:`wsbus.broker.HistoryLink`."""
         self.size: int = 0
         """The size of the items."""
 

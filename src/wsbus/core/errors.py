@@ -66,11 +66,11 @@ class ErrorCode(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
     """The source of a subscription cannot be reached now; the client may ask again."""
     POSITION_LOST = "POSITION_LOST"
-    """What was published after the position of a subscription is not kept any more."""
+    """A part of what was published after the position of a subscription is not kept any more."""
     NO_HISTORY = "NO_HISTORY"
     """The channel keeps no history that could be read."""
     NO_PRESENCE = "NO_PRESENCE"
-    """The channel does not say who is there."""
+    """The channel does not say which connections are there."""
     NOT_REPEATABLE = "NOT_REPEATABLE"
     """A publication is sent again on a channel without history, which cannot tell it apart."""
     UNKNOWN_ACTION = "UNKNOWN_ACTION"
@@ -156,7 +156,7 @@ class RemoteError(WsbusError):
 
 
 class PositionLost(RemoteError):
-    """What was published after a position is not kept any more: read the state anew."""
+    """A part of what was published after a position is not kept any more: read the state anew."""
 
 
 class CommandError(RemoteError):

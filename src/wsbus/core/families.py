@@ -62,7 +62,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the channels of a family say who is there; see :meth:`.Bus.family`.
+    """Whether the channels of a family say which connections are there; see :meth:`.Bus.family`.
 
     Raises:
         UsageError: A number is out of its range.
@@ -91,7 +91,7 @@ class Family(msgspec.Struct, frozen=True):
     history: History | None = None
     """How long its channels keep what is published; None: they keep nothing."""
     presence: Presence | None = None
-    """Whether its channels say who is there; None: they do not."""
+    """Whether its channels say which connections are there; None: they do not."""
 
     def key_in(self, data: bytes) -> bytes | None:
         """Return the value of the field :attr:`key` as JSON text; None: the data has none.

@@ -122,7 +122,7 @@ class ReadHistory(msgspec.Struct, frozen=True):
 
 
 class GetPresence(msgspec.Struct, frozen=True):
-    """The client asks who is on a channel."""
+    """The client asks which connections are on a channel."""
 
     channel: str
     watch: bool | None = None
@@ -323,7 +323,7 @@ class PresenceChanged(msgspec.Struct, frozen=True):
 
 
 class HistoryResult(msgspec.Struct, frozen=True):
-    """What was published on a channel, as far as it is kept."""
+    """Publications on a channel, as far as they are kept."""
 
     channel: str
     publications: tuple[Publication, ...]

@@ -33,7 +33,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns over channels whose history may be read by a request. What a subscription gets of
     the past needs no grant but that to subscribe."""
     presence: tuple[Pattern, ...] = ()
-    """Patterns over channels about which the client may ask who is there."""
+    """Patterns over channels about which the client may ask which connections are there."""
     deny_subscribe: tuple[Pattern, ...] = ()
     """It denies reading history and presence, too."""
     deny_publish: tuple[Pattern, ...] = ()
@@ -123,7 +123,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def may_look(self, channel: str) -> bool:
-        """Tell whether asking who is on ``channel`` is granted, and not denied."""
+        """Tell whether asking which connections are on ``channel`` is granted, and not denied."""
         return _any_matches(self.presence, channel) and not _any_matches(
             self.deny_subscribe, channel
         )

@@ -79,7 +79,7 @@ class Attendance:
         self._holders: Final[dict[tuple[str, str], object]] = {}
         """For a channel and an id of this node: what holds the place."""
         self._before: Final[dict[str, dict[_Key, Occupant | None]]] = {}
-        """What changed, as it was when the watchers were told last; None: not there."""
+        """Changed places, as the watchers know them; None: not there."""
         self._number = 0
         self._heard: Final[dict[str, int]] = {}
         """The number of the latest news, by node."""
@@ -132,7 +132,7 @@ class Attendance:
     # --- what is there ---------------------------------------------------------------------------
 
     def told(self, channel: str) -> list[Occupant]:
-        """Return who is on a channel, as the watchers were told last."""
+        """Return which connections are on a channel, as the watchers were told last."""
         return [*self._told(channel).values()]
 
     def _told(self, channel: str) -> dict[_Key, Occupant]:
@@ -145,7 +145,7 @@ class Attendance:
         return there
 
     def present(self, channel: str) -> list[Occupant]:
-        """Return who is on a channel now."""
+        """Return which connections are on a channel now."""
         return [*self._there.get(channel, {}).values()]
 
     def take(self) -> tuple[list[PresenceChange], list[News]]:

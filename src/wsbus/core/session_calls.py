@@ -22,7 +22,7 @@ __all__ = [
 
 
 Asked: TypeAlias = Invoke | Emit | Fetch | Look
-"""What the application may be asked about."""
+"""Actions that the application may be asked about."""
 
 
 def judge_command(command: Command, grants: Grants) -> Invoke | Send:

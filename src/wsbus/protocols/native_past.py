@@ -1,4 +1,4 @@
-"""Messages of ``wsbus.v1`` about what was published before, and about who is there."""
+"""Messages of ``wsbus.v1`` about the past of channels, and about presence."""
 
 from __future__ import annotations
 

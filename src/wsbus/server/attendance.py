@@ -1,6 +1,6 @@
-"""Presence in a running bus: notes who is on channels, and tells watchers and other nodes.
+"""Presence in a running bus: notes which connections are on channels, and tells it.
 
-Changes are told :data:`TELL_SECONDS` after the first of them, so that a storm of joins costs one
+Changes go out :data:`TELL_SECONDS` after the first of them, so that a storm of joins costs one
 message for each channel and watcher.
 """
 
@@ -144,11 +144,11 @@ class Attendances:
         driver.send(PresenceResult(channel, members, len(there), is_watched, request.ref))
 
     def shows(self, channel: str) -> bool:
-        """Tell whether a channel says who is there."""
+        """Tell whether a channel says which connections are there."""
         return self._policy(channel) is not None
 
     def present(self, channel: str) -> list[Occupant]:
-        """Return who is on a channel now."""
+        """Return which connections are on a channel now."""
         return self._attendance.present(channel)
 
     # --- other nodes -----------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class Attendances:
             self._changed.set()
 
     def meet(self) -> None:
-        """Ask all nodes who is there, and tell them: news may have been missed either way."""
+        """Ask all nodes for their connections, and tell them: news may have been missed."""
         if not self._families.show_presence:
             return
         self._is_wanted = True

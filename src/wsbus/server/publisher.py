@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Final, Literal, TypedDict, Unpack, overload
 
 from ..core.errors import NotStarted, UsageError
-from ..core.families import Family, History, Presence
 from ..core.messages import Publication, Receipt
-from ..core.overflow import Overflow
 from ..endpoint import Endpoint
 from ._threads import LoopCall
+from .channels import Channels
 from .host import BusHost
 from .post import Sent
-from .reading import ChannelReader
 from .recipients import Recipients, Who
 from .services import Services
 
@@ -29,7 +27,7 @@ class _Options(TypedDict, total=False):
     key: str | None
 
 
-class Publisher(ChannelReader):
+class Publisher(Channels):
     """The methods of a :class:`.Bus` that publish; not for use by itself.
 
     Call them in the thread of the event loop, except those whose names end with ``_threadsafe``.
@@ -39,43 +37,6 @@ class Publisher(ChannelReader):
         super().__init__(host)
         self._broadcasts: Final[set[str]] = set()
         self._recipients: Final = Recipients(host.endpoints)
-
-    def family(
-        self,
-        pattern: str,
-        *,
-        overflow: Overflow | str | None = None,
-        key: str | None = None,
-        history: History | None = None,
-        presence: Presence | None = None,
-    ) -> Family:
-        """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
-
-        A channel belongs to the most specific family that matches it: an exact name comes before
-        every wildcard, ``prices.BTC.*`` before ``prices.*``, ``prices.+`` before ``prices.*``. See
-        :mod:`wsbus.core.families` for the rule. Declare families before the bus runs, the same ones
-        in each process of a service.
-
-        Args:
-            pattern: The channels, in the form of a subscription.
-            overflow: What a full queue does with their publications, as :class:`.Overflow` or its
-                text; None: as the receiving endpoint or subscription says.
-            key: For ``conflate``, the field of the data by whose value newer publications replace
-                older ones; what a client publishes, too. None, and data without that field: only
-                channel and event count. ``publish(…, key=…)`` goes before it.
-            history: How long each channel keeps what is published, for subscribers that come back
-                or come late; None: it keeps nothing.
-            presence: Whether a channel says which connections are subscribed to exactly it.
-
-        Raises:
-            InvalidChannel: The pattern is none.
-            UsageError: The bus is running; another family has a pattern that matches the same
-                channels; ``overflow`` is no policy; ``key`` is no text, or cannot take effect; or
-                ``history`` or ``presence`` is none.
-        """
-        return self._host.declare(
-            pattern, overflow=overflow, key=key, history=history, presence=presence
-        )
 
     async def publish(
         self,

@@ -342,7 +342,7 @@ class Relay:
             await sleep(PROBE_SECONDS)
 
     def tell(self, item: Item) -> None:
-        """Tell all nodes something; what is told while there is no link is lost."""
+        """Tell all nodes something; without a link it is lost."""
         self.outgoing.put(ALL_NODES, encode_item(item))
 
     def _send_beacon(self, *, is_leaving: bool = False) -> None:

@@ -23,12 +23,12 @@ from ..core.patterns import parse_pattern
 from .adapters import expect
 from .nodes import BrokerUnderTest, LinkedNode
 
-__all__ = ["Entry", "Keeper", "Model", "read_of", "same", "two_keepers"]
+__all__ = ["Keeper", "KeptEntry", "Model", "read_of", "same", "two_keepers"]
 
 _ALL: Final = History(size=1000)
 
 
-class Entry(NamedTuple):
+class KeptEntry(NamedTuple):
     """A publication to store."""
 
     publication: Publication
@@ -47,17 +47,17 @@ class Keeper:
 
     def entry(
         self, name: str, text: object = 0, history: History = _ALL, key: str | None = None
-    ) -> Entry:
+    ) -> KeptEntry:
         """Return something to store on a channel of this check."""
         case, data = self.node.case, msgspec.json.encode(text)
         channel, number = parse_channel(f"{case.base}.{name}"), next(case.numbers)
         publication = Publication(
             channel, "check", data, time(), "k" if number % 3 else None, self.node.name, number
         )
-        return Entry(publication, history, None if key is None else f"{case.base} {key}")
+        return KeptEntry(publication, history, None if key is None else f"{case.base} {key}")
 
     async def store(
-        self, entries: Sequence[Entry], others: Sequence[tuple[Feed, str]] = ()
+        self, entries: Sequence[KeptEntry], others: Sequence[tuple[Feed, str]] = ()
     ) -> Sequence[Stored]:
         """Store entries, and publish texts on feeds, in one turn."""
         turn = self.node.turn(others)
@@ -90,7 +90,7 @@ class Keeper:
 
 
 class Model:
-    """What was stored, in the memory of this process."""
+    """Stored publications, in the memory of this process."""
 
     def __init__(self) -> None:
         self._memory: Final = MemoryHistory("model")
@@ -99,7 +99,7 @@ class Model:
         self.kept: Final[dict[int, Publication]] = {}
         """By number, as a store must give it back."""
 
-    def keep(self, entries: Sequence[Entry], stored: Sequence[Stored]) -> list[Stored]:
+    def keep(self, entries: Sequence[KeptEntry], stored: Sequence[Stored]) -> list[Stored]:
         """Take what was stored, check its outcome, and return those that were published."""
         fresh = []
         for entry, outcome in zip(entries, stored, strict=True):

@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..errors import WsbusError
-from ..events import Gap
+from ..events import Gap, Position
 from ..messages import (
     AuthRefused,
     Greeting,
+    HistoryResult,
     Ping,
     Pong,
+    Publication,
     Refused,
     Request,
     Response,
@@ -36,6 +38,7 @@ __all__ = [
     "FetchToken",
     "HangUp",
     "Heard",
+    "LatestPublication",
     "Lose",
     "Say",
     "Stop",
@@ -68,7 +71,13 @@ Heard: TypeAlias = (
     | Pong
     | Gap
     | Status
+    | HistoryResult
 )
+
+
+class LatestPublication(Publication, frozen=True, eq=False, gc=False):
+    """An event that is older than the subscription, and came because it is its channel's latest."""
+
 
 # --- wanted --------------------------------------------------------------------------------------
 
@@ -107,13 +116,15 @@ class Answer(msgspec.Struct, frozen=True):
     """Give a request its only outcome."""
 
     key: Any
-    outcome: Response | Status | WsbusError
+    outcome: Response | Status | HistoryResult | WsbusError
 
 
 class Confirm(msgspec.Struct, frozen=True):
     """The server has confirmed the holder's subscription."""
 
     holder: Any
+    position: Position | None
+    """What comes is after it; None: the pattern has no history."""
 
 
 class Dismiss(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The methods of a bus that read what channels keep, and who is there."""
+"""The methods of a bus about channels: their policies, what they keep, and presence."""
 
 from __future__ import annotations
 
@@ -10,24 +10,63 @@ from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
 from ..core.errors import PositionLost, UsageError
 from ..core.events import Event, EventPage, Position
+from ..core.families import Family, History, Presence
 from ..core.history import HistoryPage, HistoryRead
 from ..core.messages import Publication
+from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.presence import Occupant
 from .host import BusHost
 from .services import Services
 
-__all__ = ["ChannelReader"]
+__all__ = ["Channels"]
 
 _MAX_EVENTS: Final = 1000
 """The most events of one page."""
 
 
-class ChannelReader:
-    """The methods of a :class:`.Bus` that read what is known of channels; not for use by itself."""
+class Channels:
+    """The methods of a :class:`.Bus` about channels; not for use by itself."""
 
     def __init__(self, host: BusHost) -> None:
         self._host: Final = host
+
+    def family(
+        self,
+        pattern: str,
+        *,
+        overflow: Overflow | str | None = None,
+        key: str | None = None,
+        history: History | None = None,
+        presence: Presence | None = None,
+    ) -> Family:
+        """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
+
+        A channel belongs to the most specific family that matches it: an exact name comes before
+        every wildcard, ``prices.BTC.*`` before ``prices.*``, ``prices.+`` before ``prices.*``. See
+        :mod:`wsbus.core.families` for the rule. Declare families before the bus runs, the same ones
+        in each process of a service.
+
+        Args:
+            pattern: The channels, in the form of a subscription.
+            overflow: What a full queue does with their publications, as :class:`.Overflow` or its
+                text; None: as the receiving endpoint or subscription says.
+            key: For ``conflate``, the field of the data by whose value newer publications replace
+                older ones; what a client publishes, too. None, and data without that field: only
+                channel and event count. ``publish(…, key=…)`` goes before it.
+            history: How long each channel keeps what is published, for subscribers that come back
+                or come late; None: it keeps nothing.
+            presence: Whether a channel says which connections are subscribed to exactly it.
+
+        Raises:
+            InvalidChannel: The pattern is none.
+            UsageError: The bus is running; another family has a pattern that matches the same
+                channels; ``overflow`` is no policy; ``key`` is no text, or cannot take effect; or
+                ``history`` or ``presence`` is none.
+        """
+        return self._host.declare(
+            pattern, overflow=overflow, key=key, history=history, presence=presence
+        )
 
     async def position(self, channel: str) -> Position:
         """Return the position where a channel stands: what is published later comes after it.
@@ -110,7 +149,7 @@ class ChannelReader:
         name = parse_channel(channel)
         if not services.attendances.shows(name):
             raise UsageError(
-                f"the channel {str(name)!r} does not say who is there: "
+                f"the channel {str(name)!r} does not say which connections are there: "
                 f"bus.family({str(name)!r}, presence=Presence())"
             )
         return services.attendances.present(name)
