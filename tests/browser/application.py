@@ -8,14 +8,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from wsbus import Bus, Connection, Grants
+from wsbus import Bus, Connection, Grants, History
 from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
 
 PAGE = "<!doctype html><html lang=en><title>page</title><link rel=icon href='data:,'>"
 
 bus = Bus()
-endpoint = bus.endpoint(anonymous=Grants.of(subscribe=["*"], publish=["*"], command=["*"]))
+bus.family("kept.*", history=History(size=300))
+grants = Grants.of(subscribe=["*"], publish=["*"], command=["*"], history=["*"])
+endpoint = bus.endpoint(anonymous=grants)
 
 
 @bus.command("double")
@@ -29,6 +31,18 @@ async def cut(who: Connection) -> None:
     """End the connection without a word."""
     who.abort()
     await anyio.sleep(10)
+
+
+@bus.command("flood")
+async def flood(channel: str, count: int, who: Connection) -> None:
+    """Publish the numbers from 0, one at a time, and cut the connection twice meanwhile."""
+    away: list[Connection] = [who]
+    for number in range(count):
+        if number in {count // 4, count // 2}:
+            for connection in bus.connections():
+                connection.abort()
+        await bus.publish(channel, number)
+        await anyio.sleep(0.005)  # So that much of it falls into the time without a connection.
 
 
 async def page(_request: Request) -> HTMLResponse:
