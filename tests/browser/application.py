@@ -33,18 +33,6 @@ async def cut(who: Connection) -> None:
     await anyio.sleep(10)
 
 
-@bus.command("flood")
-async def flood(channel: str, count: int, who: Connection) -> None:
-    """Publish the numbers from 0, one at a time, and cut the connection twice meanwhile."""
-    away: list[Connection] = [who]
-    for number in range(count):
-        if number in {count // 4, count // 2}:
-            for connection in bus.connections():
-                connection.abort()
-        await bus.publish(channel, number)
-        await anyio.sleep(0.005)  # So that much of it falls into the time without a connection.
-
-
 async def page(_request: Request) -> HTMLResponse:
     """Show nothing much."""
     return HTMLResponse(PAGE)
