@@ -79,6 +79,11 @@ class Storage:
         """
         return self._continuity.mark
 
+    @property
+    def calls(self) -> int:
+        """How often a link was asked."""
+        return self._reads.calls
+
     async def read(self, reads: Sequence[HistoryRead]) -> list[HistoryPage]:
         """Return the answers of the store, in order; see :meth:`.Reads.read`."""
         return await self._reads.read(reads)
