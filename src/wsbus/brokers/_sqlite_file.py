@@ -115,6 +115,8 @@ class HistoryFile:
         self._channels: Final[dict[str, _Channel]] = {}
         """The one that was published on longest ago first."""
         self._by_number: Final[dict[int, _Channel]] = {}
+        self._files: list[tuple[int, int] | None] = []
+        """What the database and its log are to the system."""
         self._tag: Final = token_urlsafe(6)
         try:
             self._lock()
@@ -123,7 +125,7 @@ class HistoryFile:
             self._reader: Final = self._connect()
             self._reader.execute("PRAGMA query_only = 1")
             self._load(seen, now)
-            self._file: Final = _identity(path)
+            self._files = [_identity(path), _identity(f"{path}-wal")]
         except sqlite3.Error as exc:
             self.close()
             raise in_words(exc, path) from exc
@@ -211,9 +213,21 @@ class HistoryFile:
     def close(self) -> None:
         """Close it, whatever has failed."""
         with self._reading:
+            self._leave_log()
             while self._open:  # The lock at last.
                 with suppress(sqlite3.Error):
                     self._open.pop().close()
+
+    @property
+    def _is_replaced(self) -> bool:
+        return bool(self._files) and _identity(self._path) != self._files[0]
+
+    def _leave_log(self) -> None:
+        """Take the log away if the database was replaced: SQLite would apply it to the new one."""
+        log = Path(f"{self._path}-wal")
+        if self._is_replaced and _identity(str(log)) == self._files[1]:
+            with suppress(OSError):
+                log.unlink()
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -279,10 +293,8 @@ class HistoryFile:
             self._drop(old)
             writer.execute("DELETE FROM keys WHERE ends <= ?", [now])
             writer.execute("COMMIT")
-        ends = row_of(writer, "SELECT min(ends) FROM entries") + row_of(
-            writer, "SELECT min(ends) FROM keys"
-        )
-        return min((each for each in ends if each is not None), default=None)
+        ends = [*writer.execute("SELECT min(ends) FROM entries UNION SELECT min(ends) FROM keys")]
+        return min((each for (each,) in ends if each is not None), default=None)
 
     def _new_channel(self, draft: Draft) -> _Channel:
         channel = _Channel(_Row(self._next_number, draft.channel, gone=self._floor))
@@ -369,7 +381,7 @@ class HistoryFile:
         Raises:
             BrokerUnavailable: The file was replaced or removed.
         """
-        if _identity(self._path) != self._file:
+        if self._is_replaced:
             raise BrokerUnavailable(f"{self._path} was replaced or removed while it was in use")
         with self._reading:
             return state_of(self._reader)[0]
