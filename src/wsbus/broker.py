@@ -169,7 +169,7 @@ class BrokerReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class InspectedBroker(Protocol):
-    """A broker that can tell more of its server than whether a link is there."""
+    """A broker that says which server it is, and what its user may not do there."""
 
     async def inspect(self) -> BrokerReport:
         """Dial the server, and say what it is; nothing is published or changed.
