@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from .._extras import missing_extra
-from ..broker import Link, Receive
+from ..broker import BrokerReport, Link, Receive
 from ..core.choices import choice, shown
 from ..core.errors import UsageError
 
@@ -110,6 +110,7 @@ class RedisBroker:
             )
         self._place, self._address = _read(url, tls)
         database = self._place.login.database
+        self._prefix: Final = prefix
         self._names: Final = f"{prefix}:{{0}}:" if not database else f"{prefix}:{{0}}@{database}:"
         self._store: Final = RedisStore(self._names)
 
@@ -134,6 +135,16 @@ class RedisBroker:
 
         async with _redis.linked(self._place, self._names, self._store, receive) as link:
             yield link
+
+    async def inspect(self) -> BrokerReport:
+        """Say what the server is, and which rights its user lacks.
+
+        Raises:
+            BrokerUnavailable: The server cannot be reached, or refuses the login.
+        """
+        from ._redis_rights import inspect
+
+        return await inspect(self._place, self._names, self._prefix)
 
 
 def _read(url: str, tls: ssl.SSLContext | None) -> tuple[RedisPlace, str]:
