@@ -43,7 +43,7 @@ from .core.permissions import Grants, Identity
 from .core.presence import Occupant
 from .endpoint import Admission, Endpoint, Refusal
 from .server.directory import Node
-from .server.hooks import Hook, SubscriptionHook
+from .server.hooks import Hook, PatternHook, SubscriptionHook
 from .server.relay import LinkStatistics
 from .server.services import Authorize
 from .server.statistics import BusStatistics
@@ -88,6 +88,7 @@ __all__ = [
     "Occupant",
     "Overflow",
     "Pattern",
+    "PatternHook",
     "Position",
     "PositionLost",
     "Presence",

@@ -170,8 +170,10 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
         "on_authenticated",
         "on_connect",
         "on_disconnect",
+        "on_occupied",
         "on_subscribe",
         "on_unsubscribe",
+        "on_vacated",
     }
     assert publishes == {
         "broadcast",

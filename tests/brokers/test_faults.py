@@ -19,6 +19,35 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+SURVIVED = sorted({*FAULTS} - {"killed", "restarted"})
+"""Faults that leave a store without persistence as it was."""
+
+
+@pytest.mark.parametrize("kind", ["redis7"])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_history_loses_nothing(
+    fault: str, kind: str, start_server: Callable[..., Server]
+) -> None:
+    """Everything that was acknowledged arrives once and in order, however long a link was away.
+
+    Only what the store itself has lost is missing, and a gap says so.
+    """
+    arguments = overflow_arguments(kind) if fault == "overflow" else []
+
+    async def judge(seed: int, server: Server) -> None:
+        outcome = await run(server, fault, seed, pace=2 * PACE, keeps=True)
+        assert outcome.wrong == 0, f"seed {seed}: {outcome}"
+        assert outcome.arrived > 0, f"seed {seed}: {outcome}"
+        if fault in SURVIVED:
+            assert outcome.told == outcome.gaps == 0, f"seed {seed}: {outcome}"
+
+    servers = [start_server(kind, *arguments) for _ in range(2)]
+    with shortened():
+        async with create_task_group() as runs:
+            for seed, server in enumerate(servers):
+                runs.start_soon(judge, seed, server)
+
+
 @pytest.mark.parametrize("kind", ["redis7", "nats2.15"])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_nothing_is_lost_in_silence(

@@ -7,13 +7,15 @@ from typing import Any, Final, Self, cast
 
 import pytest
 import trio
-from anyio import Event, sleep
+from anyio import Event, fail_after, sleep
+from anyio.lowlevel import checkpoint
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from trio.testing import MockClock
 
 from tests.server.clients import EVERYTHING, UNLIMITED, Client, connecting, judge, quiet
 from wsbus import Bus, Endpoint, Grants, HeartbeatPolicy, Identity, Limits
+from wsbus.brokers import MemoryBroker
 from wsbus.core.instant import Instant
 from wsbus.core.patterns import Pattern, parse_pattern
 from wsbus.server.interest import LINGER_SECONDS, Interest, InterestProvider
@@ -370,3 +372,59 @@ async def test_two_that_want_the_same_are_brought_it_once() -> None:
         for client in clients:
             assert (await client.hear("subscribed"))["data"]["channels"] == ["a"]
         assert provider.log == ["+a"]
+
+
+# --- hooks ---------------------------------------------------------------------------------
+
+
+async def test_hooks_learn_of_the_first_and_the_last_subscriber() -> None:
+    """Of connections and of the application; who comes back within a second is not mentioned."""
+    bus = Bus(clock=clock())
+    seen = list[str]()
+    told = Event()
+
+    @bus.on_occupied
+    async def occupied(pattern: str) -> None:
+        await checkpoint()
+        seen.append(f"+{pattern}")
+
+    @bus.on_vacated
+    def vacated(pattern: str) -> None:
+        nonlocal told
+        seen.append(f"-{pattern}")
+        told.set()
+
+    @bus.on_occupied
+    def failing(pattern: str) -> None:
+        raise ValueError(pattern)
+
+    async with bus, connecting(bus.endpoint(limits=UNLIMITED)) as connect:
+        with fail_after(10):
+            ada, bob = await connect(), await connect()
+            await ada.subscribe("prices.*")
+            await bob.subscribe("prices.*")
+            async with bus.subscribe("news"):
+                ada.say("unsubscribe", channels=["prices.*"])
+                await ada.hear("unsubscribed")
+                ada.say("subscribe", channels=["prices.*"])
+                await ada.hear("subscribed")
+            ada.peer.close()
+            bob.peer.close()
+            while "-prices.*" not in seen:
+                told = Event()
+                await told.wait()
+    assert seen == ["+prices.*", "+news", "-news", "-prices.*"]
+
+
+async def test_hooks_and_a_broker_hear_the_same() -> None:
+    """The hook comes beside the way to other nodes, not in its place."""
+    broker, seen = MemoryBroker(), list[str]()
+    here, there = Bus(broker=broker), Bus(broker=broker)
+    here.on_occupied(seen.append)
+    async with here, there, here.subscribe("news.*") as events:
+        with fail_after(10):
+            await there.publish("news.today", 1)
+            assert (await anext(events)).data == 1
+            while not seen:
+                await checkpoint()
+    assert seen == ["news.*"]

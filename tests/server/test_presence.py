@@ -136,7 +136,7 @@ async def test_presence_needs_a_grant_and_a_family() -> None:
     async with stage(authenticator=allowing("*")) as at:
         ada = await at.connect("ada")
         assert (await look(ada, "news"))["code"] == "NO_PRESENCE"
-        with pytest.raises(UsageError, match="does not say who is there"):
+        with pytest.raises(UsageError, match="does not say which"):
             at.bus.presence("news")
 
 

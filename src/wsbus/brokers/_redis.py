@@ -1,7 +1,7 @@
 """A link to Redis: two connections to one server, and a third one once history is read.
 
-One publishes and stores, and reads the replies. Another subscribes; its reader passes each message
-on as it is parsed, without a queue, so that what a node cannot take in time waits at the server.
+One publishes and stores, and reads the replies. Another subscribes, and passes each message on as
+it is parsed, without a queue, so that what a node cannot take in time waits at the server.
 The third one reads history, so that long answers do not hold up what is published.
 """
 
@@ -23,10 +23,7 @@ from ..core.events import Position
 from ..core.feeds import Feed
 from ..core.history import HistoryPage, HistoryRead, Stored
 from ._redis_dial import (
-    ErrorReply,
     RedisPlace,
-    Stream,
-    Words,
     bounded,
     fault_of,
     find,
@@ -36,6 +33,7 @@ from ._redis_dial import (
 )
 from ._redis_history import Question, RedisStore
 from ._redis_scripts import HEAD, READ, STORE, LuaScript
+from ._redis_stream import ErrorReply, Stream, Words
 
 __all__ = ["linked"]
 
@@ -94,7 +92,7 @@ async def linked(
                 receive=receive,
                 on_lost=scope.cancel,
             )
-            tasks.append(asyncio.create_task(link.listen()))
+            link.listen()
             if place.kind == "sentinel":
                 tasks.append(asyncio.create_task(link.watch(place)))
             yield link
@@ -131,7 +129,6 @@ class _RedisLink:
         self._open_reader: Final = open_reader
         self._reader: Stream | None = None
         self._opening: Final = asyncio.Lock()
-        self._newest = b""  # The last message that ends with an entry.
         self._receive: Final = receive
         self._on_lost: Final = on_lost
         self._asked = self._confirmed = 0  # Channels, to be followed or not.
@@ -179,7 +176,7 @@ class _RedisLink:
         return [question.page for question in questions if question.page is not None]
 
     async def head(self) -> Position:
-        [reply] = await self._ask(HEAD, [self._store.asking_head(self._newest)])
+        [reply] = await self._ask(HEAD, [self._store.asking_head()])
         return self._store.head(reply)
 
     async def follow(self, feeds: Collection[Feed]) -> None:
@@ -195,24 +192,24 @@ class _RedisLink:
     def is_wanted(self, feed: Feed) -> bool:
         return True
 
-    async def listen(self) -> None:
-        """Pass on what the server sends, until the link fails."""
-        receive = self._receive
-        try:
-            while True:
-                reply = await self._inward.receive()
-                if type(reply) is not list or len(reply) != 3:
-                    self._lose(refusal_of(str(reply)))
-                    return
-                if reply[0] == b"message":
-                    message = reply[2]
-                    if message[-5:-4] == _UINT32:
-                        self._newest = message
-                    receive(message)
-                else:
-                    self._confirm()
-        except (OSError, RedisError) as exc:
-            self._lose(reason_of(exc))
+    def listen(self) -> None:
+        """Pass on what the server sends from now on, until the link fails."""
+        self._outward.listen(None, self._ended)
+        self._inward.listen(self._take, self._ended)
+
+    def _take(self, reply: Any) -> None:
+        if type(reply) is not list or len(reply) != 3:
+            self._lose(refusal_of(str(reply)))
+        elif reply[0] == b"message":
+            message = reply[2]
+            if message[-5:-4] == _UINT32:
+                self._store.newest = message
+            self._receive(message)
+        else:
+            self._confirm()
+
+    def _ended(self, exc: Exception) -> None:
+        self._lose(reason_of(exc))
 
     async def watch(self, place: RedisPlace) -> None:
         """Ask the sentinels now and then, and end the link if they name another primary.
@@ -232,13 +229,17 @@ class _RedisLink:
                 self._lose("the sentinels name another primary")
 
     async def _ask(self, script: LuaScript, commands: list[Words]) -> list[Any]:
-        """Run a script beside what is published."""
+        """Run a script beside what is published.
+
+        It runs to its end, though its caller may be cancelled: the next one needs the connection.
+        """
         self._check_life()
         if self._reader is None:
             async with self._opening:
                 if self._reader is None:
                     try:
                         self._reader = await self._open_reader()
+                        self._reader.listen(None, self._ended)
                     except BrokerUnavailable as exc:
                         raise BrokerUnavailable(self._lose(str(exc))) from None
         return await self._run(self._reader, script, commands)
@@ -247,12 +248,12 @@ class _RedisLink:
         """Run a script some times, and have the server learn it if it does not know it."""
         replies = await self._call(stream, commands)
         if any(_is_unknown(reply) for reply in replies):
-            await self._call(stream, [script.load])
             again = [index for index, reply in enumerate(replies) if _is_unknown(reply)]
-            for index, reply in zip(
-                again, await self._call(stream, [commands[index] for index in again]), strict=True
-            ):
-                replies[index] = reply
+            load, *others = await self._call(
+                stream, [script.load, *[commands[index] for index in again]]
+            )
+            for index, reply in zip(again, others, strict=True):
+                replies[index] = load if isinstance(load, Exception) else reply
         for reply in replies:
             if isinstance(reply, Exception):
                 # The script may have failed at any of its commands.
@@ -268,9 +269,6 @@ class _RedisLink:
             raise BrokerUnavailable(
                 f"{reason}; this is published, or not", may_have_arrived=True
             ) from None
-        except BaseException:
-            self._lose("a call to it was given up")  # Its replies would be taken for later ones.
-            raise
         wrong = fault_of(first)
         if wrong is not None:
             raise BrokerUnavailable(self._lose(wrong), may_have_arrived=True)
@@ -289,7 +287,7 @@ class _RedisLink:
             for start in range(0, len(channels), _CHUNK)
         ]
         try:
-            await self._inward.send(*commands)
+            self._inward.send(*commands)
         except (OSError, RedisError) as exc:
             raise BrokerUnavailable(self._lose(reason_of(exc))) from None
         await confirmed

@@ -17,13 +17,13 @@ from ..core.events import Position
 from ..core.feeds import Feed, feed_of, feeds_around
 from ..core.history import HistoryPage, HistoryRead, Stored
 from ..core.messages import Publication
-from ._redis_dial import Words
 from ._redis_scripts import HEAD, READ, STORE, TAIL_BYTES
+from ._redis_stream import Words
 
 __all__ = ["Question", "RedisStore"]
 
-_MOST_READS: Final = 8
-"""How often a pattern is read again, because new channels of it have come meanwhile."""
+_MOST_READS: Final = 4
+"""How often a pattern is read again, because channels of it have come meanwhile."""
 
 _FAR: Final = 1 << 53
 """No offset is as great: the numbers of a script are floats."""
@@ -47,6 +47,8 @@ class RedisStore:
         self._state: Final = [f"{names}{key}".encode() for key in ("history", "channels", "turns")]
         self._cut: Final = len(f"{names}h:".encode()) + 1
         self._seen: Position | None = None
+        self.newest: bytes = b""
+        """The last message that a link was brought and that ends with an entry."""
 
     def storing(self, turn: Turn) -> tuple[Words, str]:
         """Return the command that stores a turn, and the tag that it gives."""
@@ -72,7 +74,7 @@ class RedisStore:
             token_urlsafe(6),
             *(names, tag, _binary(turn.head), _binary(_encode(turn.node))),
             *(sizes, times, channels, items),
-            *(keyed if keys else False, _groups(turn.drafts), others),
+            *(keyed if keys else False, *_runs(turn.drafts), others),
         )
         all_keys = [
             *self._state,
@@ -97,13 +99,9 @@ class RedisStore:
             self.see(Position(epoch, offset, tag))
         return outcomes
 
-    def asking_head(self, newest: bytes) -> Words:
-        """Return the command that asks for the head.
-
-        Args:
-            newest: The last message with entries that has come; empty: none has.
-        """
-        position = position_in(newest)
+    def asking_head(self) -> Words:
+        """Return the command that asks for the head."""
+        position = position_in(self.newest)
         seen = self._seen
         if position is not None and (seen is None or position.epoch == seen.epoch):
             self.see(position)
@@ -124,15 +122,30 @@ class RedisStore:
             self._seen = position
 
     def reading(
-        self, read: HistoryRead, channels: Sequence[str], within: str | None, since: int | None
+        self,
+        read: HistoryRead,
+        channels: Sequence[str],
+        within: str | None = None,
+        since: int | None = None,
+        *,
+        is_last: bool = False,
     ) -> Words:
-        """Return the command that answers a question about some channels."""
+        """Return the command that answers a question about some channels.
+
+        Args:
+            read: The question.
+            channels: The channels.
+            within: The literal start of a pattern with wildcards; None: it has none.
+            since: Channels of that start that have changed since this offset are returned, too;
+                None: since ``after``.
+            is_last: Whether the answer is that of the moment when the head was there.
+        """
         after, before = read.after, read.before
         plan = (
             token_urlsafe(6),
             after and (after.epoch, _offset(after), after.tag),
             before and (before.epoch, _offset(before)),
-            *(read.limit, read.newest, read.is_from_end, self._cut, within, since),
+            *(read.limit, read.newest, read.is_from_end, self._cut, within, since, is_last),
         )
         keys = [f"{self._names}h:{channel}".encode() for channel in channels]
         return READ.call([*self._state, *keys], _encode(plan))
@@ -143,7 +156,8 @@ class Question:
 
     The channels of a pattern are in the index of the store. The first command asks which of them
     have changed, and each later one reads them, and asks which others have changed meanwhile. So
-    the last one has read all of them in one step.
+    the last one has read all of them in one step. If channels never stop coming, the answer is
+    that of the moment of an earlier command, as far as it is still kept.
     """
 
     def __init__(self, read: HistoryRead, store: RedisStore) -> None:
@@ -151,7 +165,9 @@ class Question:
         self._store: Final = store
         self._count = 0
         self._head: Position | None = None
+        """The head of the last reply."""
         self._channels: dict[str, None] = {}
+        """Those that had changed by then, in the order in which they were found."""
         self._within: str | None = None
         if read.pattern.is_exact:
             self._channels[read.pattern.text] = None
@@ -163,30 +179,38 @@ class Question:
     def next(self) -> Words:
         """Return the next command."""
         since = None if self._head is None else self._head.offset
-        return self._store.reading(self._read, [*self._channels], self._within, since)
+        return self._store.reading(
+            self._read, [*self._channels], self._within, since, is_last=self._is_last
+        )
 
     def take(self, reply: Any) -> None:
         """Take the reply."""
         epoch, offset, tag, is_complete, has_more, entries, changed = reply
-        head = Position(_text(epoch), offset, _text(tag))
-        matches = self._read.pattern.matches
+        head, before = Position(_text(epoch), offset, _text(tag)), self._head
+        self._store.see(head)
+        if before is not None and before.epoch != head.epoch:
+            self._head, self._channels = None, {}  # The store is a new one: ask anew.
+            return
+        if before is not None and self._is_last:
+            head, changed = before, ()
+        matches, known = self._read.pattern.matches, self._channels
         fresh = [
             name
             for name in [_text(each) for each in changed]
-            if name not in self._channels and matches(name)
+            if name not in known and matches(name)
         ]
-        self._store.see(head)
         self._count += 1
-        if self._head is not None and self._head.epoch != head.epoch:
-            self._head, self._channels = None, {}  # The store is a new one: ask anew.
-        else:
-            self._head = head
-            # A channel that has changed stands behind those that have not.
-            self._channels.update(dict.fromkeys(fresh))
-            if not fresh or self._count > _MOST_READS:
-                publications = _publications(entries, self._read)
-                is_whole = is_complete and len(publications) == len(entries) and not fresh
-                self.page = HistoryPage(tuple(publications), head, bool(is_whole), bool(has_more))
+        self._head = head
+        if fresh:
+            known.update(dict.fromkeys(fresh))
+            return
+        publications = _publications(entries, self._read)
+        is_whole = bool(is_complete) and len(publications) == len(entries)
+        self.page = HistoryPage(tuple(publications), head, is_whole, bool(has_more))
+
+    @property
+    def _is_last(self) -> bool:
+        return self._head is not None and self._count >= _MOST_READS
 
 
 def position_in(message: bytes) -> Position | None:
@@ -199,16 +223,32 @@ def position_in(message: bytes) -> Position | None:
     return Position(_text(epoch), offset, _text(tag))
 
 
-def _groups(drafts: Sequence[Draft]) -> list[tuple[list[Feed], tuple[int, ...]]]:
-    """Return feeds that get the same items, and the numbers of these."""
-    numbers: dict[Feed, list[int]] = {}
+def _runs(drafts: Sequence[Draft]) -> tuple[list[Feed], list[tuple[list[int], int, int]]]:
+    """Return the feeds of drafts, and the messages for them, the first ones first.
+
+    A message has the numbers of the feeds that get it, of its first item and of its last one. It
+    ends where a draft is not of its feed, so that what comes on several feeds that do not hold each
+    other is in order.
+    """
+    feeds: dict[Feed, int] = {}
+    runs: list[list[int]] = []
+    latest: list[list[int]] = [[0, 0, 0]]
     for number, draft in enumerate(drafts, 1):
         for feed in (draft.feed, *feeds_around(draft.feed)):
-            numbers.setdefault(feed, []).append(number)
-    groups: dict[tuple[int, ...], list[Feed]] = {}
-    for feed, some in numbers.items():
-        groups.setdefault(tuple(some), []).append(feed)
-    return [(feeds, some) for some, feeds in groups.items()]
+            index = feeds.get(feed)
+            if index is None:
+                index = feeds[feed] = len(feeds) + 1
+                latest.append([0, 0, 0])
+            run = latest[index]
+            if run[2] == number - 1 and run[0]:
+                run[2] = number
+            else:
+                latest[index] = run = [index, number, number]
+                runs.append(run)
+    messages: dict[tuple[int, int], list[int]] = {}
+    for index, start, end in runs:
+        messages.setdefault((start, end), []).append(index)
+    return [*feeds], [(some, start, end) for (start, end), some in messages.items()]
 
 
 def _binary(data: bytes) -> msgspec.Raw:

@@ -139,13 +139,14 @@ STORE: Final = LuaScript(
     _STATE
     + f"""
 local prefix, mark, head, node = plan[2], plan[3], plan[4], plan[5]
-local sizes, times, of, items, keyed, groups, others = unpack(plan, 6, 12)
+local sizes, times, of, items, keyed, feeds, messages, others = unpack(plan, 6, 13)
 local start, repeated = offset, {{}}
 
-local function joined(entries, numbers)
-  local some = {{}}
-  for _, i in ipairs(numbers) do some[#some + 1] = entries[i] or nil end
-  return head .. pack('>BI4', 221, #some) .. table.concat(some)
+local function joined(entries, from, to)
+  local count = 0
+  for i = from, to do count = count + (entries[i] == '' and 0 or 1) end
+  if count == 0 then return '' end
+  return head .. pack('>BI4', 221, count) .. table.concat(entries, '', from, to)
 end
 
 if #items > 0 then
@@ -160,7 +161,7 @@ if #items > 0 then
     if type(given) == 'string' and string.find(given, '^%S+ %S+ %d+$') then
       repeated[#repeated + 1] = i - 1
       repeated[#repeated + 1] = given
-      entries[i] = false
+      entries[i] = ''
     else
       offset = offset + 1
       local list = lists[c]
@@ -211,19 +212,18 @@ if #items > 0 then
       if size > sizes[c] + floor_of(sizes[c] / 8) then call('LPOP', key, size - sizes[c]) end
       if before[c] <= since or size <= #list then call('PEXPIRE', key, times[c] + PERIOD) end
     end
-    local feeds, owners, messages = {{}}, {{}}, {{}}
-    for g, group in ipairs(groups) do
-      for _, feed in ipairs(group[1]) do
-        feeds[#feeds + 1], owners[#owners + 1] = prefix .. feed, g
-      end
-    end
+    for f = 1, #feeds do feeds[f] = prefix .. feeds[f] end
+    local followers = {{}}
     for from = 1, #feeds, MANY do
       local counts = call('PUBSUB', 'NUMSUB', unpack(feeds, from, min(from + MANY - 1, #feeds)))
-      for i = 1, #counts / 2 do
-        if counts[2 * i] > 0 then
-          local g = owners[from + i - 1]
-          messages[g] = messages[g] or joined(entries, groups[g][2])
-          call('PUBLISH', counts[2 * i - 1], messages[g])
+      for i = 2, #counts, 2 do followers[from + i / 2 - 1] = counts[i] end
+    end
+    for _, message in ipairs(messages) do
+      local text
+      for _, f in ipairs(message[1]) do
+        if followers[f] > 0 then
+          text = text or joined(entries, message[2], message[3])
+          if text ~= '' then call('PUBLISH', feeds[f], text) end
         end
       end
     end
@@ -239,8 +239,8 @@ return {{epoch, start, repeated}}
 Keys: also the lists of its channels, and the idempotency keys. Plan: a new epoch, the prefix of all
 names, the tag of the turn, the start of its envelopes, its node as MessagePack; how many entries
 each channel keeps, and for how many milliseconds; for each item the number of its channel, the item
-itself, and the number of its idempotency key (0: none); which feeds get which items; and
-feeds with further messages for them.
+itself, and the number of its idempotency key (0: none); the feeds; for each message those that get
+it, by number, its first item and its last one; and feeds with further messages for them.
 
 Reply: the epoch, the offset before the turn, and for each repetition its index and position.
 """
@@ -249,13 +249,14 @@ READ: Final = LuaScript(
     _STATE
     + """
 local after, before, limit, newest, from_end = unpack(plan, 2, 6)
-local cut, within, since = plan[7], plan[8], plan[9]
+local cut, within, since, is_last = unpack(plan, 7, 10)
 local start, stop, is_complete, now = 0, offset + 1, true, milliseconds()
 if after then
   is_complete = after[1] == epoch and is_known(after[2], after[3])
   start = is_complete and after[2] or 0
 end
 if before and before[1] == epoch then stop = before[2] end
+if is_last then stop = min(stop, since + 1) end
 
 local names = {}
 for c = 1, #KEYS - 3 do names[c] = sub(KEYS[3 + c], cut) end
@@ -362,7 +363,7 @@ local skipped = has_more and from_end and 1 or 0
 for i = 1, min(limit, #found) do texts[i] = found[i + skipped][2] end
 
 local changed = {}
-if within then
+if within and not is_last then
   local least = '(' .. string.format('%.0f', since or start)
   for _, name in ipairs(call('ZRANGEBYSCORE', CHANNELS, least, '+inf')) do
     if sub(name, 1, #within) == within then changed[#changed + 1] = name end
@@ -376,7 +377,8 @@ return {epoch, offset, tag, is_complete and 1 or 0, has_more and 1 or 0, texts, 
 Keys: also the lists of the channels, those with lesser last offsets first. Plan: a new epoch;
 ``after``, ``before``, ``limit``, ``newest`` and ``is_from_end`` of the question; the index where
 the name of a channel begins in its key. For a pattern with wildcards: its literal start, and an
-offset. What changed after that is returned, too; None: after ``after``.
+offset. What changed after that is returned, too; None: after ``after``. At last: whether nothing
+after that offset is wanted any more.
 
 Reply: epoch, offset and tag of the store, whether the answer is complete, whether it is cut,
 its entries in order, and the channels that have changed.

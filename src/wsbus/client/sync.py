@@ -28,6 +28,7 @@ from ..core.errors import UsageError
 from ..core.events import Event
 from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
+from ..core.presence import Roster
 from .client import Client
 from .connecting import Connecting
 from .connecting import connect as connect_async
@@ -289,6 +290,14 @@ class SyncClient:
         """
         publish = partial(self._client.publish, channel, data, event=event, timeout=timeout)
         return self._portal.run(publish)
+
+    def presence(self, channel: str, *, timeout: float = 30.0) -> Roster:
+        """Return the connections on a channel; see :meth:`.Client.presence`.
+
+        Raises:
+            WsbusError: As :meth:`.Client.presence`.
+        """
+        return self._portal.run(partial(self._client.presence, channel, timeout=timeout))
 
     def status(self, *, timeout: float = 30.0) -> Status:
         """Return what the server knows about this connection; see :meth:`.Client.status`.

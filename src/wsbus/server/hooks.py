@@ -21,7 +21,7 @@ from .._log import BoundedLog
 from .._settings import function_setting
 from ..connection import Connection
 
-__all__ = ["Hook", "HookCalls", "HookLists", "Hooks", "SubscriptionHook"]
+__all__ = ["Hook", "HookCalls", "HookLists", "Hooks", "PatternHook", "SubscriptionHook"]
 
 logger: Final = logging.getLogger("wsbus.hooks")
 
@@ -31,8 +31,12 @@ Hook: TypeAlias = Callable[[Connection], object]
 SubscriptionHook: TypeAlias = Callable[[Connection, str], object]
 """Called with a connection and a pattern; otherwise like :data:`Hook`."""
 
+PatternHook: TypeAlias = Callable[[str], object]
+"""Called with a pattern, and awaited if it can be; its exceptions are logged."""
+
 _Ask: TypeAlias = Callable[..., Awaitable[Any]]
 _H = TypeVar("_H", bound=Hook)
+_P = TypeVar("_P", bound=PatternHook)
 _S = TypeVar("_S", bound=SubscriptionHook)
 
 
@@ -45,6 +49,8 @@ class HookLists:
     subscribe: list[SubscriptionHook] = field(default_factory=list)
     unsubscribe: list[SubscriptionHook] = field(default_factory=list)
     disconnect: list[Hook] = field(default_factory=list)
+    occupied: list[PatternHook] = field(default_factory=list)
+    vacated: list[PatternHook] = field(default_factory=list)
     log: BoundedLog = field(default_factory=lambda: BoundedLog(logger))
     """Bounded, since any client can cause its lines by connecting."""
 
@@ -124,6 +130,33 @@ class Hooks:
         """
         function_setting("on_disconnect", hook, "connection")
         self._hooks.disconnect.append(hook)
+        return hook
+
+    def on_occupied(self, hook: _P) -> _P:
+        """Register a hook that is called with a pattern that gets its first subscriber here.
+
+        *Here* is this process: connections, and subscriptions of the application. So a source of
+        data can be opened when the first client wants it; :meth:`on_vacated` says when to close
+        it. Both are called in the order of what happened, one call at a time, and stop nothing.
+        Register them before the bus runs.
+
+        Raises:
+            UsageError: It is no function of one argument.
+        """
+        function_setting("on_occupied", hook, "pattern")
+        self._hooks.occupied.append(hook)
+        return hook
+
+    def on_vacated(self, hook: _P) -> _P:
+        """Register a hook that is called with a pattern a second after its last subscriber left.
+
+        If another one comes within that second, neither hook is called.
+
+        Raises:
+            UsageError: It is no function of one argument.
+        """
+        function_setting("on_vacated", hook, "pattern")
+        self._hooks.vacated.append(hook)
         return hook
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, Final
 
 from anyio.abc import TaskGroup
@@ -27,7 +28,9 @@ from .driver import Driver
 from .flusher import Flusher
 from .hooks import HookLists
 from .incoming import Incoming
+from .interest import InterestProvider
 from .lifecycle import FORKED, Life
+from .occupancy import Occupancy
 from .post import Post
 from .relay import Relay
 from .runner import Runner
@@ -216,6 +219,7 @@ class BusHost:
         )
         if self._families.show_presence:
             tasks.start_soon(services.attendances.run)
+        provider: InterestProvider | None = None
         if self._broker is not None:
             incoming = Incoming(services, self.endpoints)
             if self._families.keep_history:
@@ -241,8 +245,12 @@ class BusHost:
                 forget=services.attendances.forget,
             )
             services.attendances.send = relay.tell
-            services.follow(relay)
+            provider = relay
             services.post.outgoing = relay.outgoing
+        if self._hooks.occupied or self._hooks.vacated:
+            provider = Occupancy(self._hooks, runner, copy_context(), provider)
+        if provider is not None:
+            services.follow(provider)
         if not self.is_private and (self._broker is None or self._broker.address == "memory:"):
             tasks.start_soon(warn_of_siblings)
         return services

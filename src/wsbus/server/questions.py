@@ -156,6 +156,10 @@ async def fetch(asker: Asker, services: Services, action: Fetch) -> None:
     except BrokerUnavailable:
         asker.send(Refused(ErrorCode.UNAVAILABLE, NOT_REACHED, read.ref))
         return
+    if read.after is not None and not page.is_complete:
+        why = "what was published after this position is not kept any more"
+        asker.send(Refused(ErrorCode.POSITION_LOST, why, read.ref))
+        return
     found = _within(page.publications, is_from_end=read.after is None)
     has_more = page.has_more or len(found) < len(page.publications)
     asker.send(HistoryResult(action.channel, found, page.head, has_more, read.ref))

@@ -51,6 +51,7 @@ _ALL: Final[tuple[BrokerCheck, ...]] = (
     history.kept_names,
     history.history_reads,
     history.history_trims,
+    history.history_moments,
     history.history_positions,
     history.history_ages,
     history.idempotency_keys,

@@ -15,13 +15,14 @@ from ..broker import CALL_SECONDS
 from ..core.errors import BrokerUnavailable
 from ..core.events import Position
 from ..core.families import History
-from ..core.history import HistoryRead, Stored
+from ..core.history import HistoryPage, HistoryRead, Stored
 from .adapters import expect
 from .keepers import Keeper, Model, read_of, same, two_keepers
 from .nodes import BrokerUnderTest
 
 __all__ = [
     "history_ages",
+    "history_moments",
     "history_positions",
     "history_reads",
     "history_trims",
@@ -79,13 +80,16 @@ async def kept_items(case: BrokerUnderTest) -> None:
 
 
 async def kept_order(case: BrokerUnderTest) -> None:
-    """However many links store at once, each feed brings everything in the order of offsets."""
+    """However many links store at once, everything comes in the order of offsets.
+
+    So it is on all feeds together that a link follows.
+    """
     async with two_keepers(case) as (one, two), case.join() as exact, case.join() as below:
-        await exact.follow(case.exact("a.b"))
-        await below.follow(case.below("a"))
+        await exact.follow(case.exact("a.b"), case.exact("b"), case.exact("a.c"))
+        await below.follow(case.below("a"), case.exact("b"))
         await two.node.follow(case.below())
         stored: list[tuple[str, Stored]] = []
-        names = ("a.b", "a.c", "a.b.c", "b")
+        names = ("a.b", "a.c", "a.b.c", "b", "c")
 
         async def store_all(keeper: Keeper, seed: int) -> None:
             random = Random(seed)  # noqa: S311  # a choice of examples
@@ -98,7 +102,11 @@ async def kept_order(case: BrokerUnderTest) -> None:
             tasks.start_soon(store_all, one, 1)
             tasks.start_soon(store_all, two, 2)
         stored.sort(key=lambda each: each[1].position.offset)
-        for node, wanted in ((exact, {"a.b"}), (below, {*names[:3]}), (two.node, {*names})):
+        for node, wanted in (
+            (exact, {"a.b", "a.c", "b"}),
+            (below, {*names[:4]}),
+            (two.node, {*names}),
+        ):
             expected = [outcome for name, outcome in stored if name in wanted]
             await node.gets(len(expected))
             offsets = [item.offset for item in node.kept]
@@ -194,6 +202,41 @@ def _question(
         read._replace(after=after, before=before),
         read._replace(after=real_after, before=real_before),
     )
+
+
+async def history_moments(case: BrokerUnderTest) -> None:
+    """An answer about a pattern is of one moment: it has everything up to the head that it names.
+
+    So it is while channels come, and while what they keep is replaced.
+    """
+    async with two_keepers(case) as (one, two):
+        begun = await one.link.head()
+        stored: list[Stored] = []
+        pages: list[HistoryPage] = []
+
+        async def store_all() -> None:
+            for turn in range(150):
+                names = (f"n{turn}", f"n{turn // 2}.x", "a")
+                stored.extend(await one.store([one.entry(name) for name in names]))
+                await checkpoint()
+            tasks.cancel_scope.cancel()
+
+        async def ask_all() -> None:
+            while True:
+                pages.append(await two.ask("*", after=begun, limit=1000))
+                await checkpoint()
+
+        async with create_task_group() as tasks:
+            tasks.start_soon(store_all)
+            tasks.start_soon(ask_all)
+        pages.append(await two.ask("*", after=begun, limit=1000))
+        positions = [outcome.position for outcome in stored]
+        expect(len(pages[-1].publications) == len(positions), "the last answer has all")
+        for page in pages:
+            expect(page.is_complete, "nothing is missing")
+            came = [each.position for each in page.publications]
+            expected = [each for each in positions if each.offset <= page.head.offset]
+            expect(came == expected, f"up to {page.head} came {len(came)} of {len(expected)}")
 
 
 async def history_positions(case: BrokerUnderTest) -> None:
