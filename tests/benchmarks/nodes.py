@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +33,8 @@ from wsbus.bench.processes import running
 from wsbus.bench.scripts import bus_script
 
 _PAD: Final = "x" * 160
+_WARM: Final = 500
+"""Publications that are not measured."""
 
 
 class Figures(NamedTuple):
@@ -53,134 +55,153 @@ def broker(kind: str) -> Iterator[tuple[str, int]]:
         yield server.url, server.pid
 
 
-# --- the raw library, two processes ---------------------------------------------------------------
+# --- two processes: each with the library alone, or each with a bus ------------------------------
 
 
 async def _redis_raw(url: str, role: str, outstanding: int, count: int) -> None:
     import redis.asyncio as redis
 
     client = redis.Redis.from_url(url, max_connections=1000)
-    payload = json.dumps({"pad": _PAD}).encode()
     if role == "subscriber":
         async with client.pubsub() as pubsub:
             await pubsub.subscribe("raw")
             await pubsub.get_message(timeout=5)
-            _say(0)
-            async for _ in pubsub.listen():
-                _count()
+            arrivals = _Arrivals(count)
+            async for message in pubsub.listen():
+                arrivals.note(json.loads(message["data"]))
         return
-    _say(0)
-    await _publish_raw(lambda: client.publish("raw", payload), outstanding, count)
+    await _publish(lambda data: client.publish("raw", json.dumps(data)), outstanding, count)
 
 
 async def _nats_raw(url: str, role: str, outstanding: int, count: int) -> None:
     import nats
 
     client = await nats.connect(url)
-    payload = json.dumps({"pad": _PAD}).encode()
     if role == "subscriber":
+        arrivals = _Arrivals(count)
 
-        async def take(_message: Any) -> None:
-            _count()
+        async def take(message: Any) -> None:
+            arrivals.note(json.loads(message.data))
 
         await client.subscribe("raw", cb=take)
         await client.flush()
-        _say(0)
         await asyncio.Event().wait()
 
-    async def publish() -> None:
-        await client.publish("raw", payload)
+    async def publish(data: object) -> None:
+        await client.publish("raw", json.dumps(data).encode())
         await client.flush()
 
-    _say(0)
-    await _publish_raw(publish, outstanding, count)
+    await _publish(publish, outstanding, count)
 
 
 async def _bus(url: str, role: str, outstanding: int, count: int) -> None:
     from wsbus import Bus
     from wsbus.brokers import broker_of
 
-    data = {"pad": _PAD}
     async with Bus(broker=broker_of(url)) as bus:
         if role == "bus-subscriber":
             async with bus.subscribe("raw.channel", max_messages=100_000) as events:
-                _say(0)
-                async for _ in events:
-                    _count()
+                arrivals = _Arrivals(count)
+                async for event in events:
+                    arrivals.note(event.data)
             return
-        _say(0)
-        await _publish_raw(lambda: bus.publish("raw.channel", data), outstanding, count)
+        await _publish(lambda data: bus.publish("raw.channel", data), outstanding, count)
 
 
-def _say(number: int) -> None:
-    print(number, flush=True)
-
-
-def _count() -> None:
-    os.write(1, b".")
-
-
-async def _publish_raw(publish: Callable[[], Any], outstanding: int, count: int) -> None:
-    """Publish what stdin asks for: each byte is one publication, done by its own task."""
+async def _publish(
+    publish: Callable[[object], Awaitable[object]], outstanding: int, count: int
+) -> None:
+    """Publish what stdin asks for: each byte is one publication, awaited by a task of its own."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    tasks: set[asyncio.Task[Any]] = set()
+    tasks: set[asyncio.Future[object]] = set()
+    _say("ready")
     while chunk := await reader.read(65536):
         for _ in chunk:
-            task = asyncio.ensure_future(publish())
+            data = {"sent": time.perf_counter(), "pad": _PAD}
+            task = asyncio.ensure_future(publish(data))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
 
-def _raw_process(url: str, role: str, outstanding: int, count: int) -> subprocess.Popen[bytes]:
+class _Arrivals:
+    """Says how many publications have arrived, once in each turn of the loop."""
+
+    def __init__(self, count: int) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._left = _WARM + count
+        self._count: Final = count
+        self._fresh = 0
+        self._latencies: Final[list[float]] = []
+        _say("ready")
+
+    def note(self, data: Any) -> None:
+        self._latencies.append(time.perf_counter() - data["sent"])
+        if not self._fresh:
+            self._loop.call_soon(self._tell)
+        self._fresh += 1
+
+    def _tell(self) -> None:
+        fresh, self._fresh = self._fresh, 0
+        self._left -= fresh
+        text = b"." * fresh
+        if self._left == 0:
+            text += f"{statistics.median(self._latencies[-self._count :]):.9f}\n".encode()
+        os.write(1, text)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextmanager
+def _process(
+    url: str, role: str, outstanding: int, count: int
+) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "tests.benchmarks.nodes", "--raw", url, role]
     command += [str(outstanding), str(count)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-    assert process.stdout is not None
-    process.stdout.readline()
-    return process
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
 
 
 def two_processes(url: str, outstanding: int, count: int, kind: str = "") -> Figures:
-    """Measure a process that publishes and one that subscribes, by themselves.
+    """Measure a process that publishes and one that subscribes.
 
     Args:
         url: The broker's.
-        outstanding: Publications under way.
-        count: How many are measured.
+        outstanding: Publications under way; each is awaited by a task of its own.
+        count: How many publications are measured.
         kind: Empty: with the client library alone. ``bus-``: each with a bus.
     """
-    subscriber = _raw_process(url, f"{kind}subscriber", outstanding, count)
-    publisher = _raw_process(url, f"{kind}publisher", outstanding, count)
-    assert publisher.stdin is not None
-    assert subscriber.stdout is not None
-    asked, got = publisher.stdin.fileno(), subscriber.stdout.fileno()
-    latencies: list[float] = []
-    cpu = [0.0, 0.0]
-    try:
-        for warm in (True, False):
+    with (
+        _process(url, f"{kind}subscriber", outstanding, count) as subscriber,
+        _process(url, f"{kind}publisher", outstanding, count) as publisher,
+    ):
+        assert publisher.stdin is not None
+        assert subscriber.stdout is not None
+        asked, got = publisher.stdin.fileno(), subscriber.stdout.fileno()
+        before = [0.0, 0.0]
+        sent = done = 0
+        text = b""
+        for total in (_WARM, _WARM + count):
             before = [cpu_seconds(publisher.pid), cpu_seconds(subscriber.pid)]
-            sent, done = 0, 0
-            moments: list[float] = []
-            total = 200 if warm else count
-            latencies.clear()
             while done < total:
                 want = min(outstanding - (sent - done), total - sent)
                 if want > 0:
-                    moments += [time.perf_counter()] * want
                     os.write(asked, b"." * want)
                     sent += want
-                arrived = len(os.read(got, 65536))
-                now = time.perf_counter()
-                latencies += [now - moments[done + n] for n in range(arrived)]
-                done += arrived
-            cpu = [cpu_seconds(publisher.pid) - before[0], cpu_seconds(subscriber.pid) - before[1]]
-    finally:
-        for process in (publisher, subscriber):
-            process.kill()
-            process.wait()
-    return Figures(statistics.median(latencies), cpu[0] / count, cpu[1] / count)
+                dots, _, text = os.read(got, 65536).partition(b"0")
+                done += len(dots)
+        cpu = [cpu_seconds(publisher.pid) - before[0], cpu_seconds(subscriber.pid) - before[1]]
+        return Figures(float(b"0" + text), cpu[0] / count, cpu[1] / count)
 
 
 # --- two nodes -----------------------------------------------------------------------------------
@@ -210,36 +231,29 @@ def over_two(url: str, outstanding: int, count: int, script: Script) -> Figures:
         return Figures(result.p50_ms / 1e3, cpu[0] / count, cpu[1] / count)
 
 
-def compare(url: str, windows: Sequence[int], rounds: int) -> None:
-    """Print latency and CPU beside the raw library."""
+def compare(url: str, windows: Sequence[int], rounds: int, *, by_websocket: bool) -> None:
+    """Print latency and CPU beside the raw library; medians of the rounds."""
     script = bus_script(payload=200)
-    heads = (
-        "p50 µs, by WebSocket",
-        "p50 µs",
-        "CPU µs, publisher",
-        "CPU µs, receiver",
-        "receiver, by WebSocket",
-    )
+    heads = ["p50 µs", "CPU µs, publisher", "CPU µs, receiver", "CPU µs, both"]
+    heads += ["p50 µs, by WebSocket"] * by_websocket
     print(f"{'outstanding':>11} | " + " | ".join([f"{head:^22}" for head in heads]))
     for window in windows:
-        count = 2000 if window == 1 else 10_000
-        ours, theirs, clients = [], [], []
+        count = 3000 if window == 1 else 20_000
+        pairs: list[list[tuple[float, float]]] = [[] for _ in heads]
         for _ in range(rounds):
-            theirs.append(two_processes(url, window, count))
-            ours.append(two_processes(url, window, count, "bus-"))
-            clients.append(over_two(url, window, count, script))
+            theirs = two_processes(url, window, count)
+            ours = two_processes(url, window, count, "bus-")
+            for column, pair in enumerate(zip(ours, theirs, strict=True)):
+                pairs[column].append(pair)
+            pairs[3].append((sum(ours[1:]), sum(theirs[1:])))
+            if by_websocket:
+                pairs[4].append((over_two(url, window, 3000, script).latency, theirs.latency))
         cells = []
-        for figure in range(3):
+        for measured in pairs:
             own, other = (
-                statistics.median([each[figure] for each in side]) * 1e6 for side in (ours, theirs)
+                statistics.median([pair[side] for pair in measured]) * 1e6 for side in (0, 1)
             )
-            cells.append(f"{own:6.0f} / {other:5.0f} = {own / other:4.2f}")
-        for place, figure in ((0, 0), (4, 2)):
-            own, other = (
-                statistics.median([each[figure] for each in side]) * 1e6
-                for side in (clients, theirs)
-            )
-            cells.insert(place, f"{own:6.0f} / {other:5.0f} = {own / other:4.2f}")
+            cells.append(f"{own:6.1f} / {other:6.1f} = {own / other:4.2f}")
         print(f"{window:11} | " + " | ".join(cells), flush=True)
 
 
@@ -292,6 +306,7 @@ def main() -> None:
     parser.add_argument("--broker", choices=["redis", "nats"], default="redis")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--outstanding", type=int, nargs="*", default=[1, 16, 64])
+    parser.add_argument("--by-websocket", action="store_true", help="also with clients")
     parser.add_argument("--thrift", action="store_true", help="measure that instead")
     parser.add_argument("--connections", type=int, default=250, help="on each node")
     parser.add_argument("--rate", type=int, default=1000)
@@ -308,7 +323,7 @@ def main() -> None:
         if given.thrift:
             thrift(url, pid, given.connections, given.rate, given.seconds)
         else:
-            compare(url, given.outstanding, given.rounds)
+            compare(url, given.outstanding, given.rounds, by_websocket=given.by_websocket)
 
 
 if __name__ == "__main__":

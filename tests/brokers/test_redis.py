@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ from typing import Final
 from urllib.parse import quote
 
 import pytest
-from anyio import create_task_group, fail_after, sleep_forever, to_thread
+from anyio import CancelScope, create_task_group, fail_after, sleep_forever, to_thread
 from anyio.lowlevel import checkpoint
 from redis import Redis
 
@@ -71,6 +72,32 @@ async def test_a_link_brings_what_it_follows(redis_server: Server) -> None:
         await link.unfollow(feeds("~x."))
         await link.publish(turn)
         assert await seen.until(5) == [1, 3, 5, 1, 5]
+
+
+def test_nodes_meet_in_a_loop_that_anyio_has_not_started(redis_server: Server) -> None:
+    """What a link brings finds its event loop, although a callback of the socket brings it."""
+
+    async def main() -> None:
+        broker = RedisBroker(redis_server.url, prefix="meet")
+        with fail_after(20):
+            async with Bus(broker=broker) as here, Bus(broker=broker) as there:
+                async with there.subscribe("a.b") as events:
+                    await here.publish("a.b", 1)
+                    assert (await anext(events)).data == 1
+                while len(here.nodes()) < 2 or len(there.nodes()) < 2:
+                    await checkpoint()
+
+    asyncio.run(main())
+
+
+async def test_a_call_that_is_given_up_costs_no_other_call(redis_server: Server) -> None:
+    """The replies of a cancelled call are not taken for those of the next one."""
+    async with RedisBroker(redis_server.url).connect(Seen()) as link:
+        with CancelScope() as scope:
+            scope.cancel()
+            await link.publish(turn_of((Feed("=a.b"), 1), (Feed("=a.c"), 2)))
+        await link.publish(turn_of((Feed("=a.b"), 3)))
+        await link.publish(turn_of((Feed("=a.b"), 4), (Feed("=a.c"), 5)))
 
 
 async def test_a_killed_server_ends_the_link(start_server: StartServer) -> None:

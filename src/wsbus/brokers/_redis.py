@@ -1,7 +1,7 @@
 """A link to Redis: two connections to one server, and a third one once history is read.
 
-One publishes and stores, and reads the replies. Another subscribes; its reader passes each message
-on as it is parsed, without a queue, so that what a node cannot take in time waits at the server.
+One publishes and stores, and reads the replies. Another subscribes, and passes each message on as
+it is parsed, without a queue, so that what a node cannot take in time waits at the server.
 The third one reads history, so that long answers do not hold up what is published.
 """
 
@@ -23,10 +23,7 @@ from ..core.events import Position
 from ..core.feeds import Feed
 from ..core.history import HistoryPage, HistoryRead, Stored
 from ._redis_dial import (
-    ErrorReply,
     RedisPlace,
-    Stream,
-    Words,
     bounded,
     fault_of,
     find,
@@ -36,6 +33,7 @@ from ._redis_dial import (
 )
 from ._redis_history import Question, RedisStore
 from ._redis_scripts import HEAD, READ, STORE, LuaScript
+from ._redis_stream import ErrorReply, Stream, Words
 
 __all__ = ["linked"]
 
@@ -70,7 +68,7 @@ async def linked(
     """
     check = (b"DEL", f"{names}primary".encode())
     streams: list[Stream] = []
-    tasks: set[asyncio.Task[Any]] = set()
+    tasks: list[asyncio.Task[None]] = []
     try:
         with bounded():
             address, outward = await find(place, check)
@@ -91,13 +89,12 @@ async def linked(
                 check=check,
                 store=store,
                 open_reader=open_reader,
-                tasks=tasks,
                 receive=receive,
                 on_lost=scope.cancel,
             )
-            tasks.add(asyncio.create_task(link.listen()))
+            link.listen()
             if place.kind == "sentinel":
-                tasks.add(asyncio.create_task(link.watch(place)))
+                tasks.append(asyncio.create_task(link.watch(place)))
             yield link
         if link.failure is not None:
             raise BrokerUnavailable(link.failure)
@@ -121,7 +118,6 @@ class _RedisLink:
         check: Words,
         store: RedisStore,
         open_reader: Callable[[], Awaitable[Stream]],
-        tasks: set[asyncio.Task[Any]],
         receive: Receive,
         on_lost: Callable[[], None],
     ) -> None:
@@ -131,7 +127,6 @@ class _RedisLink:
         self._check: Final = check
         self._store: Final = store
         self._open_reader: Final = open_reader
-        self._tasks: Final = tasks
         self._reader: Stream | None = None
         self._opening: Final = asyncio.Lock()
         self._receive: Final = receive
@@ -197,24 +192,24 @@ class _RedisLink:
     def is_wanted(self, feed: Feed) -> bool:
         return True
 
-    async def listen(self) -> None:
-        """Pass on what the server sends, until the link fails."""
-        receive, store = self._receive, self._store
-        try:
-            while True:
-                reply = await self._inward.receive()
-                if type(reply) is not list or len(reply) != 3:
-                    self._lose(refusal_of(str(reply)))
-                    return
-                if reply[0] == b"message":
-                    message = reply[2]
-                    if message[-5:-4] == _UINT32:
-                        store.newest = message
-                    receive(message)
-                else:
-                    self._confirm()
-        except (OSError, RedisError) as exc:
-            self._lose(reason_of(exc))
+    def listen(self) -> None:
+        """Pass on what the server sends from now on, until the link fails."""
+        self._outward.listen(None, self._ended)
+        self._inward.listen(self._take, self._ended)
+
+    def _take(self, reply: Any) -> None:
+        if type(reply) is not list or len(reply) != 3:
+            self._lose(refusal_of(str(reply)))
+        elif reply[0] == b"message":
+            message = reply[2]
+            if message[-5:-4] == _UINT32:
+                self._store.newest = message
+            self._receive(message)
+        else:
+            self._confirm()
+
+    def _ended(self, exc: Exception) -> None:
+        self._lose(reason_of(exc))
 
     async def watch(self, place: RedisPlace) -> None:
         """Ask the sentinels now and then, and end the link if they name another primary.
@@ -244,17 +239,10 @@ class _RedisLink:
                 if self._reader is None:
                     try:
                         self._reader = await self._open_reader()
+                        self._reader.listen(None, self._ended)
                     except BrokerUnavailable as exc:
                         raise BrokerUnavailable(self._lose(str(exc))) from None
-        task = asyncio.create_task(self._run(self._reader, script, commands))
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # Its caller may be cancelled before it looks.
+        return await self._run(self._reader, script, commands)
 
     async def _run(self, stream: Stream, script: LuaScript, commands: list[Words]) -> list[Any]:
         """Run a script some times, and have the server learn it if it does not know it."""
@@ -281,9 +269,6 @@ class _RedisLink:
             raise BrokerUnavailable(
                 f"{reason}; this is published, or not", may_have_arrived=True
             ) from None
-        except BaseException:
-            self._lose("a call to it was given up")  # Its replies would be taken for later ones.
-            raise
         wrong = fault_of(first)
         if wrong is not None:
             raise BrokerUnavailable(self._lose(wrong), may_have_arrived=True)
@@ -302,7 +287,7 @@ class _RedisLink:
             for start in range(0, len(channels), _CHUNK)
         ]
         try:
-            await self._inward.send(*commands)
+            self._inward.send(*commands)
         except (OSError, RedisError) as exc:
             raise BrokerUnavailable(self._lose(reason_of(exc))) from None
         await confirmed

@@ -1,8 +1,8 @@
-"""Finding and dialling a server of Redis, and calls to it: all of it through redis-py.
+"""Finding and dialling a server of Redis, and what its errors mean.
 
-redis-py dials, speaks TLS, logs in, packs commands and reads replies; its retries, its pools and
-its subscriptions are not used, so that a connection ends at its first failure and what is lost is
-seen. A message that is brought costs 2.5 µs, and 12 µs with redis-py's ``listen()``.
+redis-py dials, speaks TLS and logs in; its retries, its pools and its subscriptions are not used,
+so that a connection ends at its first failure and what is lost is seen.
+:mod:`wsbus.brokers._redis_stream` has the calls.
 
 **Primary.** A replica takes a PUBLISH, and passes it to its own subscribers only. So each turn
 starts with ``DEL`` of a key that does not exist. A server that may not write answers ``READONLY``,
@@ -12,42 +12,37 @@ of them ends the link, and the turn does not count as published. It costs a turn
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from random import sample
 from ssl import SSLContext, SSLError
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
-from anyio import CancelScope, fail_after
+from anyio import fail_after
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
-    BusyLoadingError,
     InvalidResponse,
     NoPermissionError,
     RedisError,
-    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..broker import DIAL_SECONDS
 from ..core.errors import BrokerUnavailable
+from ._redis_stream import Stream, Words, drop
 
 __all__ = [
     "HISTORY_RIGHTS",
     "RIGHTS",
     "Address",
-    "ErrorReply",
     "Login",
     "RedisPlace",
-    "Stream",
-    "Words",
     "bounded",
     "fault_of",
     "find",
@@ -59,12 +54,6 @@ __all__ = [
 
 Address: TypeAlias = tuple[str, int] | str
 """A host and a port, or the path of a socket."""
-
-Words: TypeAlias = tuple[bytes, ...]
-"""A command and its arguments."""
-
-_MOST_AT_ONCE: Final = 128
-"""Replies that are read, and passed on, before other tasks run."""
 
 RIGHTS: Final = (
     "&wsbus:* ~wsbus:* +publish +subscribe +unsubscribe +multi +exec +del +client|setname"
@@ -126,64 +115,6 @@ class _Moved(BrokerUnavailable):
     def __init__(self, message: str, address: Address) -> None:
         super().__init__(message)
         self.address: Final = address
-
-
-class ErrorReply(Exception):
-    """An error that a server replies with, as the server spelled it."""
-
-
-class Stream:
-    """A connection of redis-py: commands go out, replies come in."""
-
-    def __init__(self, connection: Connection | UnixDomainSocketConnection) -> None:
-        self._connection: Final[Any] = connection
-        self._at_once = 0  # Replies read since another task could run.
-        self._calls: Final = asyncio.Lock()
-
-    @property
-    def peer(self) -> object:
-        """The address of the server, as the socket has it."""
-        return self._connection._writer.get_extra_info("peername")  # noqa: SLF001
-
-    async def send(self, *commands: Words) -> None:
-        """Send commands in one write."""
-        packed = self._connection.pack_commands(commands)
-        await self._connection.send_packed_command(packed, check_health=False)
-
-    async def call(self, *commands: Words) -> list[Any]:
-        """Send commands in one write, and return their replies; errors are items."""
-        async with self._calls:
-            await self.send(*commands)
-            return [await self._reply() for _ in commands]
-
-    async def receive(self) -> Any:
-        """Wait for a reply that no command asked for; an error is returned, too."""
-        self._at_once += 1
-        if self._at_once >= _MOST_AT_ONCE:  # To read does not wait while more is there.
-            self._at_once = 0
-            await asyncio.sleep(0)
-        return await self._reply()
-
-    async def close(self) -> None:
-        """Drop the connection; what was not sent yet is lost."""
-        await _drop(self._connection)
-
-    async def _reply(self) -> Any:
-        try:
-            reply = await self._connection.read_response(
-                disable_decoding=True, disconnect_on_error=False
-            )
-        except (ResponseError, BusyLoadingError, AuthenticationError) as exc:
-            return _spelled(exc)
-        if type(reply) is list:
-            return [_spelled(each) if isinstance(each, RedisError) else each for each in reply]
-        return reply
-
-
-def _spelled(exc: RedisError) -> ErrorReply:
-    """Return an error with the code that redis-py has cut from its text."""
-    code = exc.status_code
-    return ErrorReply(f"{code} {exc}" if code else str(exc))
 
 
 async def find(place: RedisPlace, check: Words) -> tuple[Address, Stream]:
@@ -284,19 +215,11 @@ async def open_stream(address: Address, login: Login) -> Stream:
         connection.socket_timeout = None  # The bus notices what is silent; each timer costs 20 µs.
         return Stream(connection)
     except (RedisError, OSError) as exc:
-        await _drop(connection)
+        await drop(connection)
         raise BrokerUnavailable(reason_of(exc)) from None
     except BaseException:
-        await _drop(connection)
+        await drop(connection)
         raise
-
-
-async def _drop(connection: Connection | UnixDomainSocketConnection) -> None:
-    """Close a connection at once, even in a task that is cancelled."""
-    if connection._writer is not None:  # noqa: SLF001
-        connection._writer.transport.abort()  # noqa: SLF001  # TLS would wait for the other side
-    with CancelScope(shield=True), suppress(RedisError):
-        await connection.disconnect()
 
 
 def _moved_to(error: str, asked: Address) -> Address | None:

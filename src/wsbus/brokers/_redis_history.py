@@ -17,8 +17,8 @@ from ..core.events import Position
 from ..core.feeds import Feed, feed_of, feeds_around
 from ..core.history import HistoryPage, HistoryRead, Stored
 from ..core.messages import Publication
-from ._redis_dial import Words
 from ._redis_scripts import HEAD, READ, STORE, TAIL_BYTES
+from ._redis_stream import Words
 
 __all__ = ["Question", "RedisStore"]
 

@@ -26,6 +26,7 @@ from ..core.errors import UsageError
 from ..core.events import EventPage, Position
 from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
+from ..core.presence import Roster
 from .client import Client
 from .connecting import Connecting
 from .connecting import connect as connect_async
@@ -367,6 +368,14 @@ class SyncClient:
             timeout=timeout,
         )
         return self._portal.run(history)
+
+    def presence(self, channel: str, *, timeout: float = 30.0) -> Roster:
+        """Return the connections on a channel; see :meth:`.Caller.presence`.
+
+        Raises:
+            WsbusError: As :meth:`.Caller.presence`.
+        """
+        return self._portal.run(partial(self._client.presence, channel, timeout=timeout))
 
     def status(self, *, timeout: float = 30.0) -> Status:
         """Return what the server knows about this connection; see :meth:`.Caller.status`.
