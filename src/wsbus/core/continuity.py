@@ -60,6 +60,10 @@ class Continuity:
         self.mark: Position | None = None
         """The position of what was taken last; None: nothing is known of the store yet."""
 
+    def covers(self, feed: Feed) -> bool:
+        """Whether everything on a feed that comes after the mark is brought."""
+        return is_within(feed, self._continuous)
+
     def take(self, kept: Kept) -> Verdict:
         """Judge an item, and note that it was taken."""
         mark, channel, offset = self.mark, kept.published.channel, kept.offset
