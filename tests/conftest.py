@@ -11,10 +11,12 @@ from hypothesis import settings
 
 from wsbus.adapters import asgi
 
-settings.register_profile("full", max_examples=100, stateful_step_count=50, deadline=None)
-# For one more interpreter, once another one has run the full profile.
-settings.register_profile("again", max_examples=20, stateful_step_count=30, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "full")
+# HYPOTHESIS_PROFILE chooses: what a plain `pytest` tries, what one more interpreter tries after
+# another one has done that, and what is worth a night.
+settings.register_profile("ci", max_examples=40, stateful_step_count=40, deadline=None)
+settings.register_profile("again", max_examples=12, stateful_step_count=25, deadline=None)
+settings.register_profile("deep", max_examples=2_000, stateful_step_count=80, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "ci")
 
 
 @pytest.fixture(

@@ -11,6 +11,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 
 import anyio
@@ -36,7 +37,9 @@ def _row(kind: str, fault: str, outcomes: Sequence[Outcome]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-async def _run_all(kinds: Sequence[str], faults: Sequence[str], runs: int, first: int) -> bool:
+async def _run_all(
+    kinds: Sequence[str], faults: Sequence[str], runs: int, first: int, *, keeps: bool
+) -> bool:
     print(_HEAD, flush=True)
     is_right = True
     for kind in kinds:
@@ -45,7 +48,7 @@ async def _run_all(kinds: Sequence[str], faults: Sequence[str], runs: int, first
             outcomes = []
             with Server(KINDS[kind], *arguments) as server:
                 for seed in range(first, first + runs):
-                    outcomes.append(await run(server, fault, seed))
+                    outcomes.append(await run(server, fault, seed, keeps=keeps))
                     if outcomes[-1].wrong:
                         is_right = False
                         print(f"{kind} {fault} seed {seed}: {outcomes[-1]}", file=sys.stderr)
@@ -59,13 +62,14 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--broker", action="append", choices=KINDS, help="default: all")
+    parser.add_argument("--history", action="store_true", help="on channels with history")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="default: all")
     options = parser.parse_args()
     logging.getLogger("wsbus").addHandler(logging.NullHandler())
     logging.getLogger("wsbus").propagate = False
     with shortened():
         is_right = anyio.run(
-            _run_all,
+            partial(_run_all, keeps=options.history),
             options.broker or [*KINDS],
             options.fault or [*FAULTS],
             options.runs,

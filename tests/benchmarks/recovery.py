@@ -1,8 +1,8 @@
 """A storm of recoveries: ``python -m tests.benchmarks.recovery [--broker redis|memory]``.
 
 Clients are cut at one moment, miss publications, and come back together, each with the position
-that it had. The figures: how long until all of them have everything, and what the store was asked. The
-server is one process, the clients are another.
+that it had. The figures: how long until all of them have everything, and what the store was asked.
+The server is one process, the clients are another.
 """
 
 from __future__ import annotations

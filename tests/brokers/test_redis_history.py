@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import Any, Final
 
 import pytest
@@ -22,6 +23,7 @@ from redis import Redis
 from tests.brokers.servers import REDIS, Server
 from tests.brokers.test_redis import GUIDE
 from tests.brokers.test_redis_groups import QUIET, ask, until
+from wsbus import Bus
 from wsbus.brokers import RedisBroker
 from wsbus.brokers._redis_dial import HISTORY_RIGHTS, RIGHTS
 from wsbus.brokers._redis_history import position_in
@@ -385,15 +387,15 @@ async def test_the_index_of_channels_is_bounded(case: Case) -> None:
 
 async def test_a_channel_with_one_entry_is_small(case: Case) -> None:
     """The latest value of 200 bytes of each of many channels takes less than 900 bytes."""
-    count = 2_000
+    channels = 2_000
     async with case.keeper() as one:
         await stored(one, "x")
         before = case.ask("INFO", "memory")["used_memory_dataset"]
         latest = History(size=1)
         for _ in range(2):
-            await one.store([one.entry(f"c{n}", "x" * 198, latest) for n in range(count)])
+            await one.store([one.entry(f"c{n}", "x" * 198, latest) for n in range(channels)])
         after = case.ask("INFO", "memory")["used_memory_dataset"]
-        assert (after - before) / count < 900
+        assert (after - before) / channels < 900
 
 
 async def test_calls_of_several_tasks_do_not_disturb_each_other(case: Case) -> None:
@@ -457,6 +459,65 @@ async def test_the_end_of_a_message_names_its_position(case: Case) -> None:
     assert [position_in(message) for message in messages] == [None, positions[-1]]
     for other in (b"", b"x", b"\xce" * 5, bytes(200), b"\xa8" * 200):
         assert position_in(other) is None
+
+
+async def test_subscribers_learn_that_a_store_was_emptied(start_server: StartServer) -> None:
+    """What is published after FLUSHALL comes behind a gap, on each node."""
+    server = start_server("redis7")
+    near, far = (Bus(broker=RedisBroker(server.url)) for _ in range(2))
+    for bus in (near, far):
+        bus.family("kept.*", history=History())
+    async with near, far, near.subscribe("kept.a") as one, far.subscribe("kept.*") as two:
+        streams = [aiter(one), aiter(two)]
+        with fail_after(20):
+            await near.publish("kept.a", "before")
+            assert [(await anext(each)).gap for each in streams] == [None, None]
+            ask(server, "FLUSHALL")
+            await far.publish("kept.a", "after")
+            for each in streams:
+                event = await anext(each)
+                assert (event.data, event.gap is not None) == ("after", True)
+
+
+async def test_subscribers_learn_that_a_store_lacks_its_end(start_server: StartServer) -> None:
+    """After a failover to a replica without the end, what is new comes behind a gap."""
+    primary = start_server("redis7", *QUIET)
+    replica = start_server("redis7", *QUIET, "--replicaof", "127.0.0.1", str(primary.port))
+    near, far = (Bus(broker=RedisBroker(primary.url)) for _ in range(2))
+    for bus in (near, far):
+        bus.family("kept.*", history=History())
+    async with near, far, near.subscribe("kept.a") as one, far.subscribe("kept.*") as two:
+        streams = [aiter(one), aiter(two)]
+        with fail_after(20):
+            await near.publish("kept.a", 0)
+            until(lambda: ask(replica, "HGET", "wsbus:{0}:history", "offset") == "1")
+            ask(replica, "REPLICAOF", "NO", "ONE")
+            for n in (1, 2, 3):
+                await near.publish("kept.a", n)
+            for each in streams:
+                assert [(await anext(each)).data for _ in range(4)] == [0, 1, 2, 3]
+            primary.kill()
+            ask(replica, "CONFIG", "SET", "port", str(primary.port))
+            async with create_task_group() as tasks:
+                tasks.start_soon(publish_always, far)
+                for each in streams:
+                    event = await anext(each)
+                    assert event.gap is not None
+                    assert str(event.data).startswith("after")
+                    later = await anext(each)
+                    assert later.gap is None
+                    assert event.position is not None
+                    assert later.position is not None
+                    assert later.position.epoch == event.position.epoch
+                tasks.cancel_scope.cancel()
+
+
+async def publish_always(bus: Bus) -> None:
+    """Publish, and again, whenever there is a broker."""
+    for n in count():
+        with suppress(BrokerUnavailable):
+            await bus.publish("kept.a", f"after {n}")
+        await checkpoint()
 
 
 def history_rights() -> list[str]:

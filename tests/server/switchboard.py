@@ -43,6 +43,8 @@ class Board:
         self.epochs = 0
         self.reads: list[list[HistoryRead]] = []
         """The questions of each call."""
+        self.kept: list[tuple[Position, str, str]] = []
+        """All that was ever kept: position, channel and data."""
 
     def flush(self) -> None:
         """Empty the store, which begins anew."""
@@ -64,6 +66,7 @@ class Board:
             kept = self.history.keep(publication, draft.history, now, key)
             assert kept.position is not None
             stored.append(Stored(kept.position))
+            self.kept.append((kept.position, draft.channel, publication.data.decode()))
             previous = 0 if kept.previous is None else kept.previous.offset
             item = kept_item(draft.item, turn.node, kept.position, previous)
             self._spread(draft.feed, turn.envelope([msgspec.Raw(item)]))

@@ -139,9 +139,10 @@ class Client {
         this.#handle("heard", message);
         continue;
       }
-      const { channel, event, timestamp, data } = message;
-      const holders = [...this.#session.audience(channel)].sort();
-      if (holders.length) this.#told.push({ what: "event", holders, channel, event, timestamp, data });
+      const { channel, event, timestamp, data, latest } = message;
+      const holders = [...(this.#session.receive(message) ?? [])].sort();
+      const more = latest ? { latest } : {};
+      if (holders.length) this.#told.push({ what: "event", holders, channel, event, timestamp, data, ...more });
     }
   }
 

@@ -413,7 +413,7 @@ class Client(Player):
             if not isinstance(heard, Publication):
                 self.do(self.session.handle(heard, self.now))
                 continue
-            holders = sorted(self.session.audience(heard.channel))
+            holders = sorted(self.session.receive(heard))
             if holders:
                 told = {"channel": heard.channel, "event": heard.event}
                 at = round(heard.timestamp * 1000)
@@ -449,7 +449,7 @@ class Client(Player):
             case client_actions.Answer(key, WsbusError() as error):
                 is_lost = isinstance(error, ConnectError | ConnectionLost)
                 self.tell("failed", key=key, code="CONNECTION_LOST" if is_lost else code_of(error))
-            case client_actions.Confirm(holder):
+            case client_actions.Confirm(holder, _):
                 self.tell("confirmed", holder=holder)
             case client_actions.Dismiss(holder, error):
                 self.tell("dismissed", holder=holder, code=code_of(error))

@@ -74,7 +74,7 @@ class RedisStore:
             token_urlsafe(6),
             *(names, tag, _binary(turn.head), _binary(_encode(turn.node))),
             *(sizes, times, channels, items),
-            *(keyed if keys else False, _groups(turn.drafts), others),
+            *(keyed if keys else False, *_runs(turn.drafts), others),
         )
         all_keys = [
             *self._state,
@@ -223,16 +223,32 @@ def position_in(message: bytes) -> Position | None:
     return Position(_text(epoch), offset, _text(tag))
 
 
-def _groups(drafts: Sequence[Draft]) -> list[tuple[list[Feed], tuple[int, ...]]]:
-    """Return feeds that get the same items, and the numbers of these."""
-    numbers: dict[Feed, list[int]] = {}
+def _runs(drafts: Sequence[Draft]) -> tuple[list[Feed], list[tuple[list[int], int, int]]]:
+    """Return the feeds of drafts, and the messages for them, the first ones first.
+
+    A message has the numbers of the feeds that get it, of its first item and of its last one. It
+    ends where a draft is not of its feed, so that what comes on several feeds that do not hold each
+    other is in order.
+    """
+    feeds: dict[Feed, int] = {}
+    runs: list[list[int]] = []
+    latest: list[list[int]] = [[0, 0, 0]]
     for number, draft in enumerate(drafts, 1):
         for feed in (draft.feed, *feeds_around(draft.feed)):
-            numbers.setdefault(feed, []).append(number)
-    groups: dict[tuple[int, ...], list[Feed]] = {}
-    for feed, some in numbers.items():
-        groups.setdefault(tuple(some), []).append(feed)
-    return [(feeds, some) for some, feeds in groups.items()]
+            index = feeds.get(feed)
+            if index is None:
+                index = feeds[feed] = len(feeds) + 1
+                latest.append([0, 0, 0])
+            run = latest[index]
+            if run[2] == number - 1 and run[0]:
+                run[2] = number
+            else:
+                latest[index] = run = [index, number, number]
+                runs.append(run)
+    messages: dict[tuple[int, int], list[int]] = {}
+    for index, start, end in runs:
+        messages.setdefault((start, end), []).append(index)
+    return [*feeds], [(some, start, end) for (start, end), some in messages.items()]
 
 
 def _binary(data: bytes) -> msgspec.Raw:

@@ -139,13 +139,14 @@ STORE: Final = LuaScript(
     _STATE
     + f"""
 local prefix, mark, head, node = plan[2], plan[3], plan[4], plan[5]
-local sizes, times, of, items, keyed, groups, others = unpack(plan, 6, 12)
+local sizes, times, of, items, keyed, feeds, messages, others = unpack(plan, 6, 13)
 local start, repeated = offset, {{}}
 
-local function joined(entries, numbers)
-  local some = {{}}
-  for _, i in ipairs(numbers) do some[#some + 1] = entries[i] or nil end
-  return head .. pack('>BI4', 221, #some) .. table.concat(some)
+local function joined(entries, from, to)
+  local count = 0
+  for i = from, to do count = count + (entries[i] == '' and 0 or 1) end
+  if count == 0 then return '' end
+  return head .. pack('>BI4', 221, count) .. table.concat(entries, '', from, to)
 end
 
 if #items > 0 then
@@ -160,7 +161,7 @@ if #items > 0 then
     if type(given) == 'string' and string.find(given, '^%S+ %S+ %d+$') then
       repeated[#repeated + 1] = i - 1
       repeated[#repeated + 1] = given
-      entries[i] = false
+      entries[i] = ''
     else
       offset = offset + 1
       local list = lists[c]
@@ -173,7 +174,7 @@ if #items > 0 then
         .. pack('>BI8BI8', 207, offset, 207, last[c]) .. tails[c]
       list[#list + 1], entries[i], last[c] = entry, entry, offset
       if key then
-        local position = epoch .. ' ' .. mark .. ' ' .. string.format('%.0f', offset)
+        local position = epoch .. ' ' .. mark .. ' ' .. string.format('%d', offset)
         call('SET', key, position, 'PX', {round(IDEMPOTENCY_SECONDS * 1000)})
       end
     end
@@ -188,7 +189,9 @@ if #items > 0 then
       call('ZREMRANGEBYRANK', TURNS, 0, -MAX_TURNS - 1)
     end
     local scores, added = {{}}, 0
-    for i, c in ipairs(order) do scores[2 * i - 1], scores[2 * i] = last[c], names[c] end
+    for i, c in ipairs(order) do
+      scores[2 * i - 1], scores[2 * i] = string.format('%d', last[c]), names[c]
+    end
     for from = 1, #scores, MANY do
       added = added + call('ZADD', CHANNELS, unpack(scores, from, min(from + MANY - 1, #scores)))
     end
@@ -211,19 +214,18 @@ if #items > 0 then
       if size > sizes[c] + floor_of(sizes[c] / 8) then call('LPOP', key, size - sizes[c]) end
       if before[c] <= since or size <= #list then call('PEXPIRE', key, times[c] + PERIOD) end
     end
-    local feeds, owners, messages = {{}}, {{}}, {{}}
-    for g, group in ipairs(groups) do
-      for _, feed in ipairs(group[1]) do
-        feeds[#feeds + 1], owners[#owners + 1] = prefix .. feed, g
-      end
-    end
+    for f = 1, #feeds do feeds[f] = prefix .. feeds[f] end
+    local followers = {{}}
     for from = 1, #feeds, MANY do
       local counts = call('PUBSUB', 'NUMSUB', unpack(feeds, from, min(from + MANY - 1, #feeds)))
-      for i = 1, #counts / 2 do
-        if counts[2 * i] > 0 then
-          local g = owners[from + i - 1]
-          messages[g] = messages[g] or joined(entries, groups[g][2])
-          call('PUBLISH', counts[2 * i - 1], messages[g])
+      for i = 2, #counts, 2 do followers[from + i / 2 - 1] = counts[i] end
+    end
+    for _, message in ipairs(messages) do
+      local text
+      for _, f in ipairs(message[1]) do
+        if followers[f] > 0 then
+          text = text or joined(entries, message[2], message[3])
+          if text ~= '' then call('PUBLISH', feeds[f], text) end
         end
       end
     end
@@ -239,8 +241,8 @@ return {{epoch, start, repeated}}
 Keys: also the lists of its channels, and the idempotency keys. Plan: a new epoch, the prefix of all
 names, the tag of the turn, the start of its envelopes, its node as MessagePack; how many entries
 each channel keeps, and for how many milliseconds; for each item the number of its channel, the item
-itself, and the number of its idempotency key (0: none); which feeds get which items; and
-feeds with further messages for them.
+itself, and the number of its idempotency key (0: none); the feeds; for each message those that get
+it, by number, its first item and its last one; and feeds with further messages for them.
 
 Reply: the epoch, the offset before the turn, and for each repetition its index and position.
 """
@@ -364,7 +366,7 @@ for i = 1, min(limit, #found) do texts[i] = found[i + skipped][2] end
 
 local changed = {}
 if within and not is_last then
-  local least = '(' .. string.format('%.0f', since or start)
+  local least = '(' .. string.format('%d', since or start)
   for _, name in ipairs(call('ZRANGEBYSCORE', CHANNELS, least, '+inf')) do
     if sub(name, 1, #within) == within then changed[#changed + 1] = name end
   end

@@ -13,6 +13,10 @@ what is followed changes from a feed to one around it; the inbox drops them by t
 is a hash tag: all channels and keys of a prefix belong to one slot, and a link dials the primary
 that has it.
 
+**History.** What families keep is in lists beside the channels; scripts number, keep and publish it
+in one step (:class:`.HistoryLink`). It needs Redis 6.2 or newer, or Valkey, and a server that does
+not evict keys without a time of their own.
+
 redis-py is asyncio only, and so is this broker.
 """
 
@@ -63,6 +67,9 @@ _is_scheme: Final = re.compile(r"(?:redis|valkey)(s?)(?:\+(sentinel|cluster))?|u
 
 class RedisBroker:
     """Joins processes through Redis or Valkey; asyncio only.
+
+    It keeps the history of families, on Redis from 6.2 on and on Valkey. What a server has lost, by
+    a restart or by the failover to a replica that lacks the end, subscribers learn by a gap.
 
     Args:
         url: Where the server is, and how to log in; percent-encode what is special in a name or

@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import sys
 import warnings
-from copy import copy
 from typing import Any, Final, TypeVar, overload
 
-import msgspec
-from anyio import fail_after, move_on_after
+from anyio import move_on_after
 
-from ..core.channels import parse_channel
 from ..core.choices import member_of
-from ..core.client.requests import OpenRequest
-from ..core.encoding import encode_data
-from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
-from ..core.messages import Command, GetStatus, Publish, Receipt, Response, Status
+from ..core.errors import UsageError
+from ..core.events import Position
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
+from .calls import Caller
 from .changes import Changes, Closed, Connected
-from .driver import ClientDriver, PendingReply
 from .events import Events
-from .payloads import decode, decoder_of
+from .past import checked_position
+from .payloads import decoder_of
 
 __all__ = ["Client"]
 
 T = TypeVar("T")
 _ABORT_SECONDS: Final = 1.0
-_DECODE_RECEIPT: Final = decoder_of(Receipt)
 
 
-class Client:
+class Client(Caller):
     """A client of one server, across reconnects; made by :func:`wsbus.client.connecting.connect`.
 
     Use it on the event loop that it was made on. Any number of tasks may use it at once.
     """
-
-    def __init__(self, driver: ClientDriver) -> None:
-        self._driver: Final = driver
 
     def __del__(self) -> None:
         """Warn about a client that was not closed and has not ended."""
@@ -99,6 +91,7 @@ class Client:
         buffer_bytes: int = ...,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
+        since: Position | None = None,
     ) -> Events[Any]: ...
 
     @overload
@@ -112,6 +105,7 @@ class Client:
         buffer_bytes: int = ...,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
+        since: Position | None = None,
     ) -> Events[T]: ...
 
     @overload
@@ -125,6 +119,7 @@ class Client:
         buffer_bytes: int = ...,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
+        since: Position | None = None,
     ) -> Events[Any]: ...
 
     def subscribe(
@@ -137,6 +132,7 @@ class Client:
         buffer_bytes: int = 4 << 20,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
+        since: Position | None = None,
     ) -> Events[Any]:
         """Return what matches ``pattern``: ``async with`` it, then iterate.
 
@@ -149,12 +145,20 @@ class Client:
             buffer_bytes: Largest size of their data, in bytes; more than the largest event has.
             overflow: What happens when the buffer is full. ``close`` ends the subscription.
             timeout: Seconds for the server to confirm it; they also pass without a connection.
+            since: Where it begins: the position of an event, of ``events.position`` or of
+                :meth:`.Bus.position`. What was published after it comes first, or entering raises
+                :class:`.PositionLost`. None: it begins now. Only in ``wsbus.v1``, and only for a
+                pattern that this client is not subscribed to already.
 
         Raises:
             UsageError: The pattern is invalid (:class:`.InvalidChannel`), or an option is.
         """
         if not timeout > 0:
             raise UsageError("a timeout must be positive seconds")
+        if since is not None:
+            self._require_rich("since")
+            if not ask:
+                raise UsageError("since= asks the server: leave ask=False out")
         return Events(
             self._driver,
             parse_pattern(pattern, plus=self._driver.settings.dialect.has_plus),
@@ -164,110 +168,8 @@ class Client:
             buffer_bytes=buffer_bytes,
             overflow=member_of(Overflow, overflow, "overflow"),
             timeout=timeout,
+            since=checked_position("since", since),
         )
-
-    @overload
-    async def command(
-        self,
-        action: str,
-        params: object = None,
-        *,
-        timeout: float = 30.0,
-        idempotent: bool = False,
-    ) -> Any: ...
-
-    @overload
-    async def command(
-        self,
-        action: str,
-        params: object = None,
-        *,
-        returns: type[T],
-        timeout: float = 30.0,
-        idempotent: bool = False,
-    ) -> T: ...
-
-    @overload
-    async def command(  # What is no class: a union, say.
-        self,
-        action: str,
-        params: object = None,
-        *,
-        returns: object,
-        timeout: float = 30.0,
-        idempotent: bool = False,
-    ) -> Any: ...
-
-    async def command(
-        self,
-        action: str,
-        params: object = None,
-        *,
-        returns: Any = Any,
-        timeout: float = 30.0,
-        idempotent: bool = False,
-    ) -> Any:
-        """Call a command of the application, and return its result.
-
-        The call waits for a connection, and until the server's rates allow it. Once sent, it is
-        sent again over the next connection only if it is ``idempotent``.
-
-        Args:
-            action: The command's name.
-            params: Its parameters: a mapping, or anything that becomes an object in JSON.
-            returns: The type of the result, any that msgspec decodes; by default JSON as it is.
-            timeout: Seconds.
-            idempotent: Whether it does no harm to carry it out twice.
-
-        Raises:
-            CommandError: The server refuses it, or it fails. ``TIMEOUT``: no answer came in time,
-                or it could not be sent in time; the message says which.
-            ConnectionLost: The connection ended before the answer came; it may have been done.
-            UnexpectedData: The result does not fit ``returns``.
-            MessageTooLarge: It is larger than the messages that the server reads; it was not sent.
-            UsageError: The client is closed, the parameters have no form in JSON, or the caller
-                is not on the event loop that the client was made on.
-            RemoteError: The client has ended; the error says why.
-
-        Cancellation: the server carries the command out nevertheless.
-        """
-        data = b"{}" if params is None else encode_data(params)
-        to = decoder_of(returns)
-        response = await self._ask(Command(action, data), timeout, action, idempotent=idempotent)
-        return decode(response.data, to, f"the result of {action}")
-
-    async def publish(
-        self, channel: str, data: object, *, event: str = "message", timeout: float = 30.0
-    ) -> Receipt:
-        """Publish; return what became of it on the node that the client is connected to.
-
-        Args:
-            channel: Where; no wildcards.
-            data: Anything that has a form in JSON.
-            event: What happened.
-            timeout: Seconds.
-
-        Raises:
-            UsageError: The dialect cannot publish, the channel is invalid, or the data have no
-                form in JSON.
-            RemoteError: As :meth:`command`.
-        """
-        self._require_rich("publish")
-        publish = Publish(parse_channel(channel), event, encode_data(data))
-        response = await self._ask(publish, timeout, f"publish on {channel}")
-        return decode(response.data, _DECODE_RECEIPT, "the answer to publish")
-
-    async def status(self, *, timeout: float = 30.0) -> Status:
-        """Return what the server knows about this connection.
-
-        Raises:
-            UsageError: The dialect cannot ask for it.
-            RemoteError: As :meth:`command`.
-        """
-        self._require_rich("status")
-        status = await self._request(GetStatus(), timeout, "status", idempotent=True)
-        assert isinstance(status, Status)  # The session pairs kinds.
-        return msgspec.structs.replace(status, ref=None)
 
     async def aclose(self) -> None:
         """Close the client: iterators end, requests fail, and it does not reconnect. Idempotent.
@@ -307,56 +209,8 @@ class Client:
             await self.aclose()
             raise self._reason()
 
-    async def _ask(
-        self, request: OpenRequest, timeout: float, what: str, *, idempotent: bool = False
-    ) -> Response:
-        response = await self._request(request, timeout, what, idempotent=idempotent)
-        assert isinstance(response, Response)  # The session pairs kinds.
-        return response
-
-    async def _request(
-        self, request: OpenRequest, timeout: float, what: str, *, idempotent: bool
-    ) -> Response | Status:
-        driver = self._driver
-        driver.check_caller()
-        if isinstance(driver.state, Closed):
-            raise self._reason()
-        reply = PendingReply()
-        driver.ask(reply, request, is_idempotent=idempotent)
-        try:
-            with fail_after(timeout):
-                await reply.done.wait()
-        except TimeoutError:
-            if reply.outcome is None:
-                why = "no answer came"
-                if driver.session.forget(reply):
-                    why = "there was no connection to send it over"
-                    if self.is_connected:
-                        why = "the rates of the server did not allow it"
-                text = f"{what}: {why} within {timeout:g} s"
-                if why != "no answer came":
-                    text += "; it was not carried out"
-                raise CommandError(ErrorCode.TIMEOUT, text) from None
-        finally:
-            driver.session.forget(reply)
-        outcome = reply.outcome
-        if isinstance(outcome, WsbusError):
-            raise outcome
-        assert outcome is not None
-        return outcome
-
     async def _abort(self) -> None:
         self._driver.abort()
         # Bounded: the client's own callback may close it.
         with move_on_after(_ABORT_SECONDS, shield=True):
             await self._driver.over.wait()
-
-    def _reason(self) -> WsbusError:
-        state = self._driver.state
-        error = state.error if isinstance(state, Closed) else None
-        return copy(error) if error else UsageError("the client is closed")
-
-    def _require_rich(self, what: str) -> None:
-        dialect = self._driver.settings.dialect
-        if not dialect.is_rich:
-            raise UsageError(f"{dialect.name} has no {what}; connect with protocol='wsbus.v1'")

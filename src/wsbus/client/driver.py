@@ -20,12 +20,13 @@ from websockets.uri import WebSocketURI
 
 from .._spawn import spawn
 from ..core.client import actions
+from ..core.client.actions import RequestAnswer
 from ..core.client.requests import OpenRequest
 from ..core.client.session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
 from ..core.events import Gap
 from ..core.instant import Instant
-from ..core.messages import Publication, Response, Status
+from ..core.messages import Publication
 from .address import DialFailed, bearer, token_subprotocol, with_token
 from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .dialects import ClientDialect
@@ -76,7 +77,7 @@ class PendingReply:
 
     def __init__(self) -> None:
         self.done: Final = anyio.Event()
-        self.outcome: Response | Status | WsbusError | None = None
+        self.outcome: RequestAnswer | WsbusError | None = None
 
 
 class ClientDriver:
@@ -144,11 +145,12 @@ class ClientDriver:
         if isinstance(self.state, Closed):
             subscription.end(self.state.error or UsageError("the client is closed"))
             return
-        self._subscriptions.add(subscription)
         if subscription.asks:
-            todo = self.session.subscribe(subscription.parsed, subscription, _now())
+            pattern, since = subscription.parsed, subscription.since
+            todo = self.session.subscribe(pattern, subscription, _now(), since)
         else:
             todo = self.session.listen(subscription.parsed, subscription)
+        self._subscriptions.add(subscription)
         self.perform(todo)
 
     def ask(self, reply: PendingReply, request: OpenRequest, *, is_idempotent: bool) -> None:
@@ -297,7 +299,7 @@ class ClientDriver:
                     if not isinstance(heard, Publication):
                         self.perform(session.handle(heard, _now()))
                         continue
-                    for subscription in session.audience(heard.channel):
+                    for subscription in session.receive(heard):
                         subscription.offer(heard)
                     events += 1
                     if events >= _TURN:
@@ -324,8 +326,8 @@ class ClientDriver:
             case actions.Answer(key, outcome):
                 key.outcome = outcome
                 key.done.set()
-            case actions.Confirm(holder):
-                holder.confirmed()
+            case actions.Confirm(holder, position):
+                holder.confirmed(position)
             case actions.Dismiss(holder, error):
                 holder.end(error)
             case actions.Lose(holder, gap):

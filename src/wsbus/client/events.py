@@ -10,8 +10,9 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 import anyio
 from anyio import fail_after
 
+from ..core.client.actions import LatestPublication
 from ..core.errors import CommandError, ErrorCode, UsageError, WsbusError
-from ..core.events import Event, Gap, GapCause
+from ..core.events import Event, Gap, GapCause, Position
 from ..core.messages import Publication
 from ..core.overflow import Offer, Overflow
 from ..core.patterns import Pattern
@@ -64,8 +65,9 @@ class Events(Generic[T]):
     """Events that match a pattern; made by :meth:`wsbus.client.client.Client.subscribe`.
 
     ``async with`` returns once the server has confirmed it, and gives it up at the end. It
-    outlives connections: after each it is asked for anew, and the first event after that says so
-    in :attr:`.Event.gap`. One task may iterate. Its buffer is bounded: a task that
+    outlives connections: after each it is asked for anew. On channels with history it goes on where
+    it was, and misses nothing; else the first event after that says so in :attr:`.Event.gap`. One
+    task may iterate. Its buffer is bounded: a task that
     iterates too slowly loses by the overflow policy, finds the loss in :attr:`.Event.gap`, and
     holds up nobody else.
 
@@ -87,10 +89,15 @@ class Events(Generic[T]):
         buffer_bytes: int,
         overflow: Overflow,
         timeout: float,
+        since: Position | None = None,
     ) -> None:
         self.pattern: Final = pattern.text
         self.parsed: Final = pattern
         self.asks: Final = asks
+        self.since: Final = since
+        self.position: Position | None = since
+        """The position of the last event that was taken, at first where the subscription begins:
+        ``since=events.position`` goes on there. None: the pattern has no history."""
         self._owner: Final = owner
         self._decode: Final = decode
         self._overflow: Final = overflow
@@ -118,6 +125,8 @@ class Events(Generic[T]):
 
         Raises:
             CommandError: The server refuses it (``FORBIDDEN``, say), or says nothing (``TIMEOUT``).
+            PositionLost: What was published after ``since`` is not kept any more.
+            UsageError: ``since`` is given, and the client is subscribed to the pattern already.
             RemoteError: The client has ended; why.
         """
         if self._is_entered:
@@ -202,9 +211,12 @@ class Events(Generic[T]):
                 self._wake = None
 
     def _event(self, item: Publication) -> Event[T]:
+        if item.position is not None and not isinstance(item, LatestPublication):
+            self.position = item.position
         data = decode(item.data, self._decode, f"an event on {item.channel}")
         gap, self._gap = self._gap, None
-        return Event(item.channel, item.event, data, item.timestamp, gap, item.position)
+        is_latest = isinstance(item, LatestPublication)
+        return Event(item.channel, item.event, data, item.timestamp, gap, item.position, is_latest)
 
     def _pass(self, marker: _Marker) -> None:
         if marker is self._marker:
@@ -221,8 +233,9 @@ class Events(Generic[T]):
 
     # --- for the client --------------------------------------------------------------------------
 
-    def confirmed(self) -> None:
-        """The server has confirmed it."""
+    def confirmed(self, position: Position | None) -> None:
+        """The server has confirmed it; what comes is after a position."""
+        self.position = position
         self._confirmed.set()
 
     def offer(self, publication: Publication) -> None:

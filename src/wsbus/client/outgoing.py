@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from ..core import messages as core
+from ..core.events import Position
 from ..core.messages import Request
 
 __all__ = ["encode_request"]
@@ -24,9 +26,17 @@ class _AuthOut(_Out, frozen=True, tag="auth"):
     id: str | None = None
 
 
+class _PositionOut(_Out, frozen=True, tag=False):
+    epoch: str
+    offset: int
+    tag: str = ""
+    strict: bool = False
+
+
 class _SubscribeOut(_Out, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
     id: str | None = None
+    since: dict[str, _PositionOut] = {}
 
 
 class _UnsubscribeOut(_Out, frozen=True, tag="unsubscribe"):
@@ -44,6 +54,21 @@ class _PublishOut(_Out, frozen=True, tag="publish"):
     channel: str
     event: str
     data: Raw
+    id: str | None = None
+    idempotency_key: str | None = None
+    retry: bool = False
+
+
+class _ReadHistoryOut(_Out, frozen=True, tag="history"):
+    channel: str
+    limit: int
+    before: _PositionOut | None = None
+    after: _PositionOut | None = None
+    id: str | None = None
+
+
+class _GetPresenceOut(_Out, frozen=True, tag="presence"):
+    channel: str
     id: str | None = None
 
 
@@ -64,18 +89,30 @@ def encode_request(request: Request) -> bytes:
     return _encode(_message(request))
 
 
-def _message(request: Request) -> _Out:
+def _message(request: Request) -> _Out:  # noqa: C901  # one table
     match request:
         case core.Command():
             return _CommandOut(request.action, Raw(request.params), request.ref)
         case core.Publish():
-            return _PublishOut(request.channel, request.event, Raw(request.data), request.ref)
+            data, key = Raw(request.data), request.idempotency_key
+            ref, is_retry = request.ref, request.is_retry
+            return _PublishOut(request.channel, request.event, data, ref, key, is_retry)
+        case core.ReadHistory():
+            return _ReadHistoryOut(
+                request.channel,
+                request.limit,
+                _position(request.before),
+                _position(request.after),
+                request.ref,
+            )
+        case core.GetPresence():
+            return _GetPresenceOut(request.channel, request.ref)
         case core.Pong():
             return _PongOut(request.ref)
         case core.Ping():
             return _PingOut(request.ref)
         case core.Subscribe():
-            return _SubscribeOut(request.names, request.ref)
+            return _SubscribeOut(request.names, request.ref, _since(request.since))
         case core.Unsubscribe():
             return _UnsubscribeOut(request.names, request.ref)
         case core.Auth():
@@ -84,3 +121,15 @@ def _message(request: Request) -> _Out:
             return _GetStatusOut(request.ref)
         case _:
             raise AssertionError(request)
+
+
+def _since(since: Mapping[str, core.Since]) -> dict[str, _PositionOut]:
+    return {name: _start(each.position, is_strict=each.is_strict) for name, each in since.items()}
+
+
+def _start(position: Position, *, is_strict: bool = False) -> _PositionOut:
+    return _PositionOut(position.epoch, position.offset, position.tag, is_strict)
+
+
+def _position(position: Position | None) -> _PositionOut | None:
+    return None if position is None else _start(position)

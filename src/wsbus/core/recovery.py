@@ -10,8 +10,8 @@ pattern's channels since, each once and in order. So a pattern is not recovered 
 gone, if it is more than :data:`MAX_REPLAY`, or if the pattern also matches channels without
 history, of which nothing can be known.
 
-Several patterns may match one channel. A client that was subscribed to both has got everything up
-to the greater of their positions, so what is not after every position of a channel is not replayed.
+Several patterns may match one channel. What is after the position of one of them is replayed, since
+a client keeps a mark for each pattern and drops by it what its subscribers have got.
 """
 
 from __future__ import annotations
@@ -76,7 +76,6 @@ def recover(
     outcomes: list[Outcome] = []
     replay: dict[int, Publication] = {}
     latest: dict[int, Publication] = {}
-    starts: list[tuple[Pattern, int]] = []
     for pattern, since in wanted:
         if not families.keeps_any(pattern):
             outcomes.append(Outcome(is_recovered=None if since is None else False))
@@ -87,7 +86,6 @@ def recover(
             is_recovered = page.is_complete and not page.has_more
             if is_recovered:
                 position = since.position
-                starts.append((pattern, position.offset))
                 replay.update((offset_of(each), each) for each in page.publications)
                 is_recovered = families.keeps_all(pattern)
         if _newest(pattern, families) is not None:
@@ -95,11 +93,7 @@ def recover(
             if position is head:
                 latest.update((offset_of(each), each) for each in _latest(page, families))
         outcomes.append(Outcome(position=position, is_recovered=is_recovered))
-    missed = [
-        publication
-        for offset, publication in sorted(replay.items())
-        if all(start < offset or not p.matches(publication.channel) for p, start in starts)
-    ]
+    missed = [publication for _, publication in sorted(replay.items())]
     fresh = [each for offset, each in sorted(latest.items()) if offset not in replay]
     return Brought(outcomes, missed, fresh)
 

@@ -24,14 +24,22 @@ from .patterns import Pattern
 from .permissions import Grants
 from .protocol import WireProtocol
 
-__all__ = ["LISTS", "NOT_ALLOWED", "NOT_GRANTED", "NOT_REACHED", "Holdings", "JudgedRequest"]
+__all__ = [
+    "LISTS",
+    "NOT_ALLOWED",
+    "NOT_GRANTED",
+    "NOT_REACHED",
+    "POSITION_LOST",
+    "Holdings",
+    "JudgedRequest",
+]
 
 LISTS: Final = (Subscribe, Unsubscribe, GetStatus)
 """Requests that hold many names, or are answered with many; see :meth:`Holdings.cost`."""
 
 NOT_ALLOWED: Final = "the application does not allow this"
 NOT_GRANTED: Final = "no grant covers this"
-_POSITION_LOST: Final = "what was published after this position is not kept any more"
+POSITION_LOST: Final = "what was published after this position is not kept any more"
 _TAKEN: Final = "the subscription was taken away"
 NOT_REACHED: Final = "it cannot be reached now; try again later"
 _NOT_ADMIN: Final = "* itself needs admin; a grant for * covers everything else"
@@ -70,7 +78,7 @@ class JudgedRequest(NamedTuple):
             for pattern, outcome in zip(patterns, brought.outcomes, strict=True)
             if outcome.is_recovered is False and since[pattern].is_strict
         }
-        self.refuse(lost, _POSITION_LOST, ErrorCode.POSITION_LOST)
+        self.refuse(lost, POSITION_LOST, ErrorCode.POSITION_LOST)
 
     def keep(
         self, patterns: Sequence[Pattern], answers: Sequence[bool], code: str, why: str
@@ -155,7 +163,6 @@ class Holdings:
             patterns: The patterns that something was brought for.
             brought: What was.
         """
-        before = self.patterns if brought.replay or brought.latest else ()
         outcomes = dict(zip(patterns, brought.outcomes, strict=True))
         positions: list[StartPosition] = []
         accepted: list[str] = []
@@ -178,7 +185,8 @@ class Holdings:
         answer = Subscribed(tuple(accepted), len(self.names), rejections, ref, places)
         if not (brought.replay or brought.latest):
             return [Send(answer), *joins]
-        is_new = _Newly(before, [join.pattern for join in joins if isinstance(join, Join)], grants)
+        joined = [join.pattern for join in joins if isinstance(join, Join)]
+        is_new = _Newly(joined, grants)
         replays = [
             Replay(publications, is_latest=is_latest)
             for found, is_latest in ((brought.latest, True), (brought.replay, False))
@@ -261,12 +269,13 @@ class Holdings:
 
 
 class _Newly:
-    """Tells whether a publication reaches a client by patterns that it joins now, and no other."""
+    """Tells whether a publication reaches a client by patterns that it joins now.
 
-    def __init__(
-        self, before: Collection[Pattern], joined: Collection[Pattern], grants: Grants
-    ) -> None:
-        self._before: Final = before
+    Whether an older subscription of the client has brought it before is not asked: what this
+    subscription goes on with has not come to its own subscribers yet.
+    """
+
+    def __init__(self, joined: Collection[Pattern], grants: Grants) -> None:
         self._joined: Final = joined
         self._grants: Final = grants
         self._known: Final[dict[str, bool]] = {}
@@ -275,10 +284,8 @@ class _Newly:
         channel = publication.channel
         known = self._known.get(channel)
         if known is None:
-            known = self._known[channel] = (
-                self._grants.may_receive(channel)
-                and any(pattern.matches(channel) for pattern in self._joined)
-                and not any(pattern.matches(channel) for pattern in self._before)
+            known = self._known[channel] = self._grants.may_receive(channel) and any(
+                pattern.matches(channel) for pattern in self._joined
             )
         return known
 

@@ -129,8 +129,10 @@ class Recoveries:
             return None
         if self._storage is None:
             return self._here(patterns, None)
-        mark = self._storage.mark
-        if mark is None or reads_of(_wanted(patterns, since), self._hub.families):
+        mark, families = self._storage.mark, self._hub.families
+        if mark is None or reads_of(_wanted(patterns, since), families):
+            return None
+        if not all(map(self._storage.covers, filter(families.keeps_any, patterns))):
             return None
         return self._here(patterns, mark)
 

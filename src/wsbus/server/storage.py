@@ -21,7 +21,7 @@ from ..core.envelope import Kept
 from ..core.errors import UsageError
 from ..core.events import Position
 from ..core.families import Families
-from ..core.feeds import ALL_NODES, Feed
+from ..core.feeds import ALL_NODES, Feed, feed_of
 from ..core.history import HistoryPage, HistoryRead, offset_of
 from ..core.messages import Publication
 from ..core.patterns import Pattern, parse_pattern
@@ -73,11 +73,15 @@ class Storage:
 
     @property
     def mark(self) -> Position | None:
-        """The position of what was delivered last; None: nothing is known of the store yet.
-
-        What is published on a followed feed and comes after it will be delivered.
-        """
+        """The position of what was delivered last; None: nothing is known of the store yet."""
         return self._continuity.mark
+
+    def covers(self, pattern: Pattern) -> bool:
+        """Whether everything that matches and comes after :attr:`mark` will be delivered.
+
+        That is not so for a feed that was followed after the store was asked where it stands.
+        """
+        return self._continuity.covers(feed_of(pattern))
 
     @property
     def calls(self) -> int:

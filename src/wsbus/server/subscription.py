@@ -49,6 +49,7 @@ class Subscription(Outlet):
         self.position: Position | None = since
         """The position where it goes on; once it is entered, of what it has returned last. None:
         the pattern has no history."""
+        self._start: Position | None = None
         self._find: Final = services
         self._services: Services | None = None
         self._taken: list[Owed] = []
@@ -106,7 +107,7 @@ class Subscription(Outlet):
                 f"what was published on {self.pattern.text!r} after this position is not kept any "
                 "more: read the state anew, and subscribe since the position that belongs to it"
             )
-        self.position = outcome.position
+        self.position = self._start = outcome.position
         hub = self._services.hub if self._services is not None else None
         assert hub is not None  # It is being entered.
         hub.replay(self._member, brought.latest, is_latest=True)
@@ -144,7 +145,7 @@ class Subscription(Outlet):
             loss, items = self._member.take(MAX_JOIN_BYTES)
             if loss is not None:
                 self.lose(loss.gap(GapCause.BUFFER))
-            self._taken = [item for item in reversed(items) if item.publication]
+            self._taken = [item for item in reversed(items) if self._is_news(item)]
             if not self._taken:
                 self._wake = anyio.Event()
                 self._is_awaited = True
@@ -168,6 +169,17 @@ class Subscription(Outlet):
             publication.position,
             owed.is_latest,
         )
+
+    def _is_news(self, owed: Owed) -> bool:
+        """Whether it is a publication after the position where the subscription began.
+
+        The store may have been ahead of what the broker had brought.
+        """
+        publication, start = owed.publication, self._start
+        if publication is None or start is None or owed.is_latest:
+            return publication is not None
+        position = publication.position
+        return position is None or position.epoch != start.epoch or position.offset > start.offset
 
     @property
     def receiver(self) -> Subscription:

@@ -80,13 +80,16 @@ async def kept_items(case: BrokerUnderTest) -> None:
 
 
 async def kept_order(case: BrokerUnderTest) -> None:
-    """However many links store at once, each feed brings everything in the order of offsets."""
+    """However many links store at once, everything comes in the order of offsets.
+
+    So it is on all feeds together that a link follows.
+    """
     async with two_keepers(case) as (one, two), case.join() as exact, case.join() as below:
-        await exact.follow(case.exact("a.b"))
-        await below.follow(case.below("a"))
+        await exact.follow(case.exact("a.b"), case.exact("b"), case.exact("a.c"))
+        await below.follow(case.below("a"), case.exact("b"))
         await two.node.follow(case.below())
         stored: list[tuple[str, Stored]] = []
-        names = ("a.b", "a.c", "a.b.c", "b")
+        names = ("a.b", "a.c", "a.b.c", "b", "c")
 
         async def store_all(keeper: Keeper, seed: int) -> None:
             random = Random(seed)  # noqa: S311  # a choice of examples
@@ -99,7 +102,11 @@ async def kept_order(case: BrokerUnderTest) -> None:
             tasks.start_soon(store_all, one, 1)
             tasks.start_soon(store_all, two, 2)
         stored.sort(key=lambda each: each[1].position.offset)
-        for node, wanted in ((exact, {"a.b"}), (below, {*names[:3]}), (two.node, {*names})):
+        for node, wanted in (
+            (exact, {"a.b", "a.c", "b"}),
+            (below, {*names[:4]}),
+            (two.node, {*names}),
+        ):
             expected = [outcome for name, outcome in stored if name in wanted]
             await node.gets(len(expected))
             offsets = [item.offset for item in node.kept]

@@ -1,6 +1,8 @@
 export type Position = {
     epoch: string;
     offset: number;
+    tag?: string;
+    previous?: number;
 };
 export type Gap = {
     lost: number | null;
@@ -17,6 +19,24 @@ export type BusEvent<T = unknown> = {
     data: T;
     gap?: Gap;
     position?: Position;
+    latest?: true;
+};
+export type Receipt = {
+    matched: number;
+    accepted: number;
+    position?: Position;
+    repeated?: true;
+};
+export type HistoryPage<T = unknown> = {
+    channel: string;
+    events: (BusEvent<T> & {
+        position: Position;
+    })[];
+    position: Position;
+    more: boolean;
+};
+export type Resumable = {
+    since?: Position;
 };
 export type Abortable = {
     signal?: AbortSignal;
@@ -158,9 +178,9 @@ export declare class Client extends Target {
      * All or none; resolves when confirmed. `unsubscribe` takes back one call; aborting `signal` takes
      * back this one, after the confirmation, too.
      * @param {string | Iterable<string>} patterns
-     * @param {Limited} [options]
+     * @param {Limited & Resumable} [options]
      */
-    subscribe(patterns: string | Iterable<string>, options?: Limited): Promise<void>;
+    subscribe(patterns: string | Iterable<string>, options?: Limited & Resumable): Promise<void>;
     /**
      * Resolves when the server has confirmed it, or there is no connection.
      * @param {string | Iterable<string>} patterns
@@ -179,11 +199,29 @@ export declare class Client extends Target {
      * Subscribe at once, until the loop is left. Of more than `buffer` unread events the oldest go.
      * @template [T=unknown]
      * @param {string} pattern
-     * @param {Abortable & { buffer?: number }} [options]
+     * @param {Abortable & Resumable & { buffer?: number }} [options]
      */
-    events<T = unknown>(pattern: string, options?: Abortable & {
+    events<T = unknown>(pattern: string, options?: Abortable & Resumable & {
         buffer?: number;
     }): AsyncIterableIterator<BusEvent<T>>;
+    /**
+     * Up to where the handlers of a subscription have everything: for `since`. Undefined: it is not
+     * confirmed, or has no history.
+     * @param {string} pattern
+     * @returns {Position | undefined}
+     */
+    position(pattern: string): Position | undefined;
+    /**
+     * Read what is kept of a channel: the newest (50), or those right before or after a position.
+     * @template [T=unknown]
+     * @param {string} channel
+     * @param {RequestOptions & { limit?: number, before?: Position, after?: Position }} [options]
+     */
+    history<T = unknown>(channel: string, { limit, before, after, ...options }?: RequestOptions & {
+        limit?: number;
+        before?: Position;
+        after?: Position;
+    }): Promise<HistoryPage<T>>;
     /**
      * @template [T=unknown]
      * @param {string} action
@@ -192,16 +230,16 @@ export declare class Client extends Target {
      */
     command<T = unknown>(action: string, params?: unknown, options?: RequestOptions): Promise<T>;
     /**
+     * A channel with history takes it once, also if the connection is lost before the answer: it knows
+     * `idempotencyKey`, a random one if you give none, for two minutes.
      * @param {string} channel
      * @param {unknown} data
-     * @param {RequestOptions & { event?: string }} [options]
+     * @param {RequestOptions & { event?: string, idempotencyKey?: string }} [options]
      */
-    publish(channel: string, data?: unknown, { event, ...options }?: RequestOptions & {
+    publish(channel: string, data?: unknown, { event, idempotencyKey, ...options }?: RequestOptions & {
         event?: string;
-    }): Promise<{
-        matched: number;
-        accepted: number;
-    }>;
+        idempotencyKey?: string;
+    }): Promise<Receipt>;
     /**
      * @param {RequestOptions} [options]
      * @returns {Promise<{ connection_id: string, subject?: string, connected_at: number,

@@ -59,6 +59,7 @@ from wsbus.core.messages import (
     Greeting,
     Ping,
     Pong,
+    Publication,
     Publish,
     Refused,
     Rejection,
@@ -82,7 +83,7 @@ STATUS: Final = Status("c1", "u1", 0.0, (), 0, 0, "1")
 CALL: Final = Command("run")
 GRID: Final = parse_pattern("grid.*")
 OTHER: Final = parse_pattern("other")
-CHANNEL: Final = parse_channel("grid.a")
+EVENT: Final = Publication(parse_channel("grid.a"), "e", b"1", 0.0)
 
 
 def at(seconds: float) -> Instant:
@@ -146,7 +147,7 @@ def reconnect(session: ClientSession[str], code: int = 1006) -> list[ClientActio
 def subscribed(session: ClientSession[str], holder: str = "h") -> None:
     """Subscribe a holder, and have it confirmed."""
     ref = ref_of(session.subscribe(GRID, holder, START))
-    assert session.handle(Subscribed(("grid.*",), 1, ref=ref), START) == [Confirm(holder)]
+    assert session.handle(Subscribed(("grid.*",), 1, ref=ref), START) == [Confirm(holder, None)]
 
 
 # --- beginning -----------------------------------------------------------------------------------
@@ -382,15 +383,15 @@ def test_events_come_from_the_confirmation_to_the_end() -> None:
     session = opened()
     todo = session.subscribe(GRID, "h", START)
     assert said(todo) == [Subscribe(("grid.*",), ref_of(todo))]
-    assert list(session.audience(CHANNEL)) == []
+    assert list(session.receive(EVENT)) == []
 
     session.handle(Subscribed(("grid.*",), 1, ref=ref_of(todo)), START)
-    assert list(session.audience(CHANNEL)) == ["h"]
+    assert list(session.receive(EVENT)) == ["h"]
     assert list(session.subscriptions) == ["grid.*"]
 
     todo = session.unsubscribe(GRID, "h", START)
     assert said(todo) == [Unsubscribe(("grid.*",), ref_of(todo))]
-    assert list(session.audience(CHANNEL)) == []
+    assert list(session.receive(EVENT)) == []
     assert session.unsubscribe(GRID, "h", START) == []
 
 
@@ -400,11 +401,11 @@ def test_one_name_is_asked_for_once() -> None:
     ref = ref_of(session.subscribe(GRID, "a", START))
     assert session.subscribe(GRID, "b", START) == []
     assert session.handle(Subscribed(("grid.*",), 1, ref=ref), START) == [
-        Confirm("a"),
-        Confirm("b"),
+        Confirm("a", None),
+        Confirm("b", None),
     ]
-    assert session.subscribe(GRID, "c", START) == [Confirm("c")]
-    assert list(session.audience(CHANNEL)) == ["a", "b", "c"]
+    assert session.subscribe(GRID, "c", START) == [Confirm("c", None)]
+    assert list(session.receive(EVENT)) == ["a", "b", "c"]
 
     assert session.unsubscribe(GRID, "a", START) == session.unsubscribe(GRID, "c", START) == []
     assert [type(command) for command in said(session.unsubscribe(GRID, "b", START))] == [
@@ -420,7 +421,7 @@ def test_a_late_confirmation_is_for_nobody() -> None:
     second = ref_of(session.subscribe(GRID, "b", START))
 
     assert session.handle(Subscribed(("grid.*",), 1, ref=first), START) == []
-    assert session.handle(Subscribed(("grid.*",), 1, ref=second), START) == [Confirm("b")]
+    assert session.handle(Subscribed(("grid.*",), 1, ref=second), START) == [Confirm("b", None)]
 
 
 def test_a_refusal_dismisses() -> None:
@@ -437,7 +438,7 @@ def test_a_refusal_dismisses() -> None:
         dismissed = only(todo, Dismiss)
         assert dismissed.holder == "h"
         assert words in str(dismissed.error)
-        assert list(session.subscriptions) == list(session.audience(CHANNEL)) == []
+        assert list(session.subscriptions) == list(session.receive(EVENT)) == []
         assert session.unsubscribe(GRID, "h", START) == []
 
 
@@ -452,11 +453,11 @@ def test_what_the_server_takes_away_is_told() -> None:
     assert isinstance(dismissed.error, CommandError)
     assert dismissed.error.code == "FORBIDDEN"
     assert str(dismissed.error).endswith("the server took the subscription away: banned")
-    assert list(session.audience(CHANNEL)) == []
+    assert list(session.receive(EVENT)) == []
     # What is asked for anew has an answer of its own to come.
     ref = ref_of(session.subscribe(GRID, "h", START))
     assert session.handle(Unsubscribed(("grid.*",), 0), START) == []
-    assert session.handle(Subscribed(("grid.*",), 1, ref=ref), START) == [Confirm("h")]
+    assert session.handle(Subscribed(("grid.*",), 1, ref=ref), START) == [Confirm("h", None)]
 
 
 def test_all_is_asked_for_anew() -> None:
@@ -464,10 +465,10 @@ def test_all_is_asked_for_anew() -> None:
     session = opened()
     subscribed(session, "old")
     session.subscribe(OTHER, "waits", START)
-    assert list(session.audience(CHANNEL)) == ["old"]
+    assert list(session.receive(EVENT)) == ["old"]
 
     session.lost(1006, "", START, 0.0)
-    assert list(session.audience(CHANNEL)) == list(session.subscriptions) == []
+    assert list(session.receive(EVENT)) == list(session.subscriptions) == []
     session.subscribe(GRID, "new", START)
     session.handle_deadline(START)
     session.opened(START)
@@ -475,13 +476,13 @@ def test_all_is_asked_for_anew() -> None:
 
     assert todo[0] == TellConnected("c1", "u1", is_again=True)
     assert said(todo) == [Subscribe(("grid.*", "other"), ref_of(todo))]
-    assert list(session.audience(CHANNEL)) == []
+    assert list(session.receive(EVENT)) == []
     assert session.handle(Subscribed(("grid.*", "other"), 2, ref=ref_of(todo)), START) == [
         Lose("old", Gap(None, GapCause.RECONNECT)),
-        Confirm("new"),
-        Confirm("waits"),
+        Confirm("new", None),
+        Confirm("waits", None),
     ]
-    assert list(session.audience(CHANNEL)) == ["old", "new"]
+    assert list(session.receive(EVENT)) == ["old", "new"]
 
 
 def test_many_names_are_asked_for_in_several_messages() -> None:
@@ -530,14 +531,14 @@ def test_what_cannot_be_served_again_yet_is_asked_for_again() -> None:
 def test_who_only_listens_asks_nothing() -> None:
     """A listener gets what comes by itself, over every connection, and is told of the gap."""
     session = opened()
-    assert session.listen(GRID, "l") == [Confirm("l")]
-    assert list(session.audience(CHANNEL)) == ["l"]
+    assert session.listen(GRID, "l") == [Confirm("l", None)]
+    assert list(session.receive(EVENT)) == ["l"]
     assert list(session.subscriptions) == []
 
     assert only(reconnect(session), Lose) == Lose("l", Gap(None, GapCause.RECONNECT))
-    assert list(session.audience(CHANNEL)) == ["l"]
+    assert list(session.receive(EVENT)) == ["l"]
     assert session.unsubscribe(GRID, "l", START) == []
-    assert list(session.audience(CHANNEL)) == []
+    assert list(session.receive(EVENT)) == []
 
 
 def test_a_gap_of_the_server_is_for_all() -> None:
@@ -964,7 +965,7 @@ def test_subscribing_too_fast_is_no_refusal() -> None:
     assert action.command.names == ("grid.*",)
     now = START.later(10)
     confirmed = session.handle(Subscribed(("grid.*",), 1, ref=action.command.ref), now)
-    assert confirmed == [Confirm("h")]
+    assert confirmed == [Confirm("h", None)]
     ref = ref_of(session.unsubscribe(GRID, "h", now))
     assert session.handle(Refused("RATE_LIMITED", "slow down", ref), now) == []
     ((_, action),) = play(session, START.monotonic + 30)

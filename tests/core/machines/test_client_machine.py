@@ -255,7 +255,7 @@ class ClientMachine(RuleBasedStateMachine):
                     self.say(command)
                 case wanted.Answer(key, outcome):
                     self.answer(key, outcome)
-                case wanted.Confirm(holder):
+                case wanted.Confirm(holder, _):
                     assert not holder.is_confirmed
                     assert not holder.was_confirmed
                     self.confirm(holder, max(self.confirmed_since(holder), self.last_heard))
@@ -536,7 +536,7 @@ class ClientMachine(RuleBasedStateMachine):
 
     def deliver(self, delivery: Publication) -> None:
         number = int(delivery.data)
-        audience = self.client.audience(delivery.channel)
+        audience = self.client.receive(delivery)
         expected = [
             holder
             for holder in self.holders

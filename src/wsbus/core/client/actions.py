@@ -11,12 +11,15 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..errors import WsbusError
-from ..events import Gap
+from ..events import Gap, Position
 from ..messages import (
     AuthRefused,
     Greeting,
+    HistoryResult,
     Ping,
     Pong,
+    PresenceResult,
+    Publication,
     Refused,
     Request,
     Response,
@@ -36,7 +39,9 @@ __all__ = [
     "FetchToken",
     "HangUp",
     "Heard",
+    "LatestPublication",
     "Lose",
+    "RequestAnswer",
     "Say",
     "Stop",
     "TellConnected",
@@ -68,9 +73,20 @@ Heard: TypeAlias = (
     | Pong
     | Gap
     | Status
+    | HistoryResult
+    | PresenceResult
 )
 
+
+class LatestPublication(Publication, frozen=True, eq=False, gc=False):
+    """An event that is older than the subscription, and came because it is its channel's latest."""
+
+
 # --- wanted --------------------------------------------------------------------------------------
+
+
+RequestAnswer: TypeAlias = Response | Status | HistoryResult | PresenceResult
+"""The answers to requests that the application makes."""
 
 
 class FetchToken(msgspec.Struct, frozen=True):
@@ -107,13 +123,15 @@ class Answer(msgspec.Struct, frozen=True):
     """Give a request its only outcome."""
 
     key: Any
-    outcome: Response | Status | WsbusError
+    outcome: RequestAnswer | WsbusError
 
 
 class Confirm(msgspec.Struct, frozen=True):
     """The server has confirmed the holder's subscription."""
 
     holder: Any
+    position: Position | None
+    """The position that what comes is after; None: the pattern has no history."""
 
 
 class Dismiss(msgspec.Struct, frozen=True):

@@ -10,13 +10,23 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from ..errors import CommandError, ErrorCode, MessageTooLarge, WsbusError
-from ..messages import Command, GetStatus, Publish, Response, Status
-from .actions import Answer, ClientAction, Say
+from ..messages import (
+    Command,
+    GetPresence,
+    GetStatus,
+    HistoryResult,
+    PresenceResult,
+    Publish,
+    ReadHistory,
+    Response,
+    Status,
+)
+from .actions import Answer, ClientAction, RequestAnswer, Say
 from .pace import Pace
 
 __all__ = ["Measure", "OpenRequest", "Requests"]
 
-OpenRequest: TypeAlias = Command | Publish | GetStatus
+OpenRequest: TypeAlias = Command | Publish | GetStatus | ReadHistory | GetPresence
 Measure: TypeAlias = Callable[[OpenRequest], int]
 """Returns the size of a request in the client's dialect, in bytes."""
 
@@ -30,13 +40,26 @@ class _Pending(NamedTuple):
     is_idempotent: bool
     number: int
     """In the order in which the requests were made."""
-    was_sent: bool = False
-    """Whether it was sent over a connection that was lost, and may have been carried out."""
+    lost: WsbusError | None = None
+    """Why no answer came, if it was sent before and may have been carried out."""
 
     @property
     def is_call(self) -> bool:
         """Whether it counts against the rate of commands, too."""
         return isinstance(self.request, Command)
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it may be sent again: the server finds a publication by its key."""
+        request = self.request
+        has_key = isinstance(request, Publish) and request.idempotency_key is not None
+        return self.is_idempotent or has_key
+
+    def with_ref(self, ref: str) -> OpenRequest:
+        """Return the request to send; a publication says that it is sent again."""
+        if self.lost is not None and isinstance(self.request, Publish):
+            return msgspec.structs.replace(self.request, ref=ref, is_retry=True)
+        return msgspec.structs.replace(self.request, ref=ref)
 
 
 _number_of: Final = attrgetter("number")
@@ -100,7 +123,7 @@ class Requests:
                 break
             _, pending = self._waiting.popitem(last=False)
             ref = new_ref()
-            request = msgspec.structs.replace(pending.request, ref=ref)
+            request = pending.with_ref(ref)
             error = self._too_large(request, pace.max_bytes)
             if error is not None:
                 actions.append(Answer(pending.key, error))
@@ -113,9 +136,15 @@ class Requests:
         return actions
 
     def answer(
-        self, ref: str | None, outcome: Response | Status | WsbusError, pace: Pace, now: float
+        self,
+        ref: str | None,
+        outcome: RequestAnswer | WsbusError,
+        pace: Pace,
+        now: float,
     ) -> list[ClientAction] | None:
         """Take an answer; after ``RATE_LIMITED`` the request is sent again instead.
+
+        After ``NOT_REPEATABLE`` nobody knows whether it was carried out when it was sent first.
 
         Returns:
             The actions; None if it answers no request, or one of another kind, and is ignored.
@@ -123,9 +152,7 @@ class Requests:
         pending = self._sent.get(ref) if ref is not None else None
         if pending is None or ref is None:
             return None
-        is_query = isinstance(pending.request, GetStatus)
-        is_error = isinstance(outcome, WsbusError)
-        if isinstance(outcome, Status) is not is_query and not is_error:
+        if not isinstance(outcome, (_answer_to(pending.request), WsbusError)):
             return None
         del self._sent[ref], self._refs[pending.key]
         if isinstance(outcome, CommandError) and outcome.code == ErrorCode.RATE_LIMITED:
@@ -134,6 +161,8 @@ class Requests:
             return []
         pace.answered(is_call=pending.is_call)
         self._answered = max(self._answered, _data_of(pending.request))
+        if isinstance(outcome, CommandError) and outcome.code == ErrorCode.NOT_REPEATABLE:
+            outcome = pending.lost or outcome
         return [Answer(pending.key, outcome)]
 
     def forget(self, key: Hashable) -> bool:
@@ -146,7 +175,7 @@ class Requests:
         if ref is not None:
             del self._sent[ref]
         pending = self._waiting.pop(key, None)
-        return pending is not None and not pending.was_sent
+        return pending is not None and pending.lost is None
 
     def cut(
         self, new_error: Callable[[], WsbusError], *, is_too_big: bool = False
@@ -162,8 +191,8 @@ class Requests:
         again: list[_Pending] = []
         for pending in self._sent.values():
             is_suspect = is_too_big and _data_of(pending.request) > self._answered
-            if pending.is_idempotent and not is_suspect:
-                again.append(pending._replace(was_sent=True))
+            if pending.may_repeat and not is_suspect:
+                again.append(pending._replace(lost=new_error()))
             else:
                 failed.append(Answer(pending.key, new_error()))
         self._wait_again(again)
@@ -196,7 +225,7 @@ class Requests:
     def _too_large(self, request: OpenRequest, limit: int | None) -> MessageTooLarge | None:
         if limit is None or self._measure is None:
             return None
-        if isinstance(request, GetStatus):
+        if isinstance(request, GetStatus | ReadHistory | GetPresence):
             return None
         if isinstance(request, Command):
             data, what = request.params, request.action
@@ -206,6 +235,18 @@ class Requests:
             return None
         size = self._measure(request)
         return MessageTooLarge(what, size, limit) if size > limit else None
+
+
+def _answer_to(request: OpenRequest) -> type[RequestAnswer]:
+    match request:
+        case GetStatus():
+            return Status
+        case ReadHistory():
+            return HistoryResult
+        case GetPresence():
+            return PresenceResult
+        case _:
+            return Response
 
 
 def _data_of(request: OpenRequest) -> int:

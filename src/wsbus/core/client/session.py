@@ -23,6 +23,7 @@ from ..errors import (
     UsageError,
     WsbusError,
 )
+from ..events import Position
 from ..heartbeat import Beat
 from ..instant import Instant
 from ..patterns import Pattern
@@ -77,8 +78,8 @@ class ClientSession(Generic[H]):
         self._greets: Final = greets
         self._connect_timeout: Final = connect_timeout
         self._holdings: Final = ClientHoldings[H]()
-        self.audience: Final = self._holdings.audience
-        """Returns the holders for a channel; an attribute, to save a call for each event."""
+        self.receive: Final = self._holdings.receive
+        """Returns the holders for an event; an attribute, to save a call for each event."""
         self._requests: Final = Requests(measure)
         self._pace: Final = Pace()
         self._outbox: Final = Outbox(self._holdings, self._requests, self._pace)
@@ -96,9 +97,11 @@ class ClientSession(Generic[H]):
         """The names that the server has confirmed, as they were spelled."""
         return self._holdings.held
 
-    def subscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
+    def subscribe(
+        self, pattern: Pattern, holder: H, now: Instant, since: Position | None = None
+    ) -> list[ClientAction]:
         """Subscribe; the holder is confirmed, or dismissed, later."""
-        return [*self._holdings.add(pattern, holder), *self._flush(now)]
+        return [*self._holdings.add(pattern, holder, since), *self._flush(now)]
 
     def listen(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Receive events that match without subscribing at the server."""
@@ -181,7 +184,7 @@ class ClientSession(Generic[H]):
         return self._retreat(ConnectError(f"no token: {why}"), Advice.NOW, now, chance)
 
     def handle(self, heard: Heard, now: Instant) -> list[ClientAction]:  # noqa: C901, PLR0912
-        """Act on one message of the server; for events see :meth:`audience`."""
+        """Act on one message of the server; for events see :attr:`receive`."""
         self._at = now.monotonic
         match heard:
             case _ if not self._takes(ClientInput.HEARD):
@@ -191,7 +194,7 @@ class ClientSession(Generic[H]):
                 return [actions.Say(messages.Pong(ref))]
             case messages.Pong(ref):
                 return self._handle_pong(ref, now)
-            case messages.Response() | messages.Status():
+            case _ if isinstance(heard, actions.RequestAnswer):
                 return self._requests.answer(heard.ref, heard, self._pace, self._at) or []
             case messages.Refused():
                 return self._handle_refused(heard, now)
@@ -207,7 +210,7 @@ class ClientSession(Generic[H]):
                     return self._cut("the server cannot serve the subscriptions again yet")
                 todo = self._holdings.answered(heard)
                 self._attempts.is_settled |= self._holdings.is_settled
-                return todo
+                return todo + self._flush(now)
             case messages.Unsubscribed(ref=None):
                 return self._holdings.taken(heard.names, heard.reason)
             case messages.Subscribed() | messages.Unsubscribed():

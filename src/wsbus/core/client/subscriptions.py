@@ -1,7 +1,13 @@
 """A client's subscriptions, and their holders in the client.
 
 A name is subscribed once for all its holders. Holders get events only while the server has
-confirmed their name: the table of :meth:`ClientHoldings.audience` has no others.
+confirmed their name: the table of :meth:`ClientHoldings.receive` has no others.
+
+A name of channels with history has a *mark*: the position up to which its holders have everything.
+The server's confirmation sets it, and each new event moves it before the holders get that event. An
+event that is not after the mark is not new for the holders of that name. After a lost connection
+the name goes on at its mark, and the server says whether nothing is missing since. See the protocol
+reference, "History and recovery".
 """
 
 from __future__ import annotations
@@ -9,42 +15,33 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable
 from typing import Final, Generic, TypeVar
 
-from ..channels import Channel
-from ..errors import CommandError, ErrorCode, WsbusError
-from ..events import Gap, GapCause
-from ..messages import Subscribe, Subscribed, Unsubscribe
+from ..errors import CommandError, ErrorCode, PositionLost, UsageError, WsbusError
+from ..events import Gap, GapCause, Position
+from ..messages import (
+    Publication,
+    StartPosition,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+)
 from ..patterns import Pattern
 from ..subscriptions import SubscriptionTable
-from .actions import ClientAction, Confirm, Dismiss, Lose
+from .actions import ClientAction, Confirm, Dismiss, LatestPublication, Lose
+from .names import ClientName, size_of, take_names
 
 __all__ = ["ClientHoldings"]
 
 H = TypeVar("H", bound=Hashable)
+T = TypeVar("T", bound=Hashable)
 _CACHE_SIZE: Final = 1024
 _RECONNECTED: Final = Gap(None, GapCause.RECONNECT)
-
-
-class _Name(Generic[H]):
-    """One name, as spelled, and its holders."""
-
-    __slots__ = ("holders", "is_held", "missed", "pattern", "ref")
-
-    def __init__(self, pattern: Pattern) -> None:
-        self.pattern: Final = pattern
-        self.holders: Final[dict[H, None]] = {}
-        self.missed: Final[set[H]] = set()
-        """Holders that were confirmed before the last connection ended."""
-        self.is_held = False
-        """Whether the server has confirmed it, and not taken it back."""
-        self.ref: str | None = None
-        """The ref of the request that subscribes to it."""
 
 
 class ClientHoldings(Generic[H]):
     """Names, their holders, and the server's answers about them."""
 
     def __init__(self) -> None:
-        self._names: Final[dict[str, _Name[H]]] = {}
+        self._names: Final[dict[str, ClientName[H]]] = {}
         self._wanted: dict[str, None] = {}
         """Names to subscribe to."""
         self._unwanted: Final[dict[str, None]] = {}
@@ -54,11 +51,33 @@ class ClientHoldings(Generic[H]):
         self._unasked: Final[dict[H, Pattern]] = {}
         self._missed: Final[set[H]] = set()
         """Holders without a subscription that may have missed events since the last connection."""
-        self._table = self._new_table()
+        self._fresh: set[ClientName[H]] = set()
+        """Names of the last confirmation that did not go on: the latest events are for them."""
+        self._table: SubscriptionTable[H, Collection[H]] = _new_table()
+        self._held: SubscriptionTable[ClientName[H], Collection[ClientName[H]]] = _new_table()
 
-    def audience(self, channel: Channel) -> Collection[H]:
-        """Return the holders that get events of a channel now, each once. Cost: a look-up."""
-        return self._table.match(channel)
+    def receive(self, publication: Publication) -> Collection[H]:
+        """Return the holders that get an event, each once, and move the marks of their names.
+
+        Call it once for each event, in their order. Cost: a look-up; two where there is history.
+        """
+        holders = self._table.match(publication.channel)
+        position = publication.position
+        if position is None:
+            return holders
+        names = self._held.match(publication.channel)
+        if isinstance(publication, LatestPublication):
+            takers = [name for name in names if name in self._fresh]
+        else:
+            takers = [name for name in names if name.takes(position)]
+        if len(takers) == len(names):
+            return holders
+        return [
+            holder
+            for holder in holders
+            if any(holder in name.holders for name in takers)
+            or (takers and holder in self._unasked)
+        ]
 
     @property
     def names(self) -> Collection[str]:
@@ -89,23 +108,33 @@ class ClientHoldings(Generic[H]):
         codes = [rejected.code for rejected in answer.rejected]
         return ErrorCode.UNAVAILABLE in codes and self.is_renewal(answer.ref or "")
 
-    def add(self, pattern: Pattern, holder: H) -> list[ClientAction]:
-        """Add a holder, and subscribe to its name if that is new."""
+    def add(self, pattern: Pattern, holder: H, since: Position | None) -> list[ClientAction]:
+        """Add a holder, and subscribe to its name if that is new.
+
+        Raises:
+            UsageError: It is to begin at a position, and the name is subscribed already.
+        """
         name = self._names.get(pattern.text)
         if name is None:
-            name = self._names[pattern.text] = _Name(pattern)
+            name = self._names[pattern.text] = ClientName(pattern)
+            name.start, name.starter = since, None if since is None else holder
             self._wanted[pattern.text] = None
+        elif since is not None:
+            raise UsageError(
+                f"{pattern.text}: this client is subscribed to it already, and gets what is new; "
+                "end that subscription before you subscribe since a position"
+            )
         name.holders[holder] = None
         if not name.is_held:
             return []
         self._table.add(pattern, holder)
-        return [Confirm(holder)]
+        return [Confirm(holder, name.mark)]
 
     def add_unasked(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Add a holder that gets events that the server sends without a subscription."""
         self._unasked[holder] = pattern
         self._table.add(pattern, holder)
-        return [Confirm(holder)]
+        return [Confirm(holder, None)]
 
     def remove(self, pattern: Pattern, holder: H) -> None:
         """Forget a holder, and unsubscribe from a name without holders."""
@@ -119,6 +148,7 @@ class ClientHoldings(Generic[H]):
         name.missed.discard(holder)
         if not name.holders:
             del self._names[pattern.text]
+            self._held.discard(pattern, name)
             self._wanted.pop(pattern.text, None)
             if name.is_held or name.ref is not None:
                 self._unwanted[pattern.text] = None
@@ -126,16 +156,27 @@ class ClientHoldings(Generic[H]):
     def next_request(
         self, new_ref: Callable[[], str], max_names: int, max_bytes: int
     ) -> Subscribe | Unsubscribe | None:
-        """Return the next request, or None; names are given up before new ones are added."""
+        """Return the next request, or None; names are given up before new ones are added.
+
+        Args:
+            new_ref: Returns the next ``ref``.
+            max_names: Names in it.
+            max_bytes: Bytes of names and positions, half of what the server reads at most; at least
+                one name is in it.
+        """
         if self._unwanted:
-            names = _some(self._unwanted, max_names, max_bytes)
+            names = take_names(self._unwanted, max_names, max_bytes, size_of)
             leave = Unsubscribe(names, new_ref())
             assert leave.ref is not None
             self._leaving[leave.ref] = names
             return leave
         if self._wanted:
-            names = _some(self._wanted, max_names, max_bytes)
-            ask = Subscribe(names, new_ref())
+            names = take_names(
+                self._wanted, max_names, max_bytes, lambda text: self._names[text].size
+            )
+            found = {text: self._names[text].since(max_bytes) for text in names}
+            since = {text: at for text, at in found.items() if at is not None}
+            ask = Subscribe(names, new_ref(), since)
             for text in names:
                 self._names[text].ref = ask.ref
             return ask
@@ -171,9 +212,15 @@ class ClientHoldings(Generic[H]):
             for rejected in answer.rejected
         }
         accepted = frozenset(answer.names)
-        for text in [text for text, name in self._names.items() if name.ref == answer.ref]:
+        starts = {start.name: start for start in answer.positions}
+        texts = [text for text, name in self._names.items() if name.ref == answer.ref]
+        if texts:
+            self._fresh = set()
+        for text in texts:
             if text in accepted:
-                actions += self._hold(self._names[text])
+                actions += self._hold(self._names[text], starts.get(text))
+            elif text in refused and refused[text].code == ErrorCode.POSITION_LOST:
+                actions += self._cannot_start(text, PositionLost(refused[text].message))
             else:
                 # A server that omits a name must not leave its holders waiting.
                 why = f"{text}: the server did not say whether it accepts this"
@@ -201,6 +248,7 @@ class ClientHoldings(Generic[H]):
     def dismiss(self, text: str, error: WsbusError) -> list[ClientAction]:
         """Forget a name; its holders get the error."""
         name = self._names.pop(text)
+        self._held.discard(name.pattern, name)
         self._wanted.pop(text, None)
         for holder in name.holders:
             self._table.discard(name.pattern, holder)
@@ -214,7 +262,8 @@ class ClientHoldings(Generic[H]):
 
     def disconnected(self) -> None:
         """Handle the end of the connection: no name is confirmed any more."""
-        self._table = self._new_table()
+        self._fresh = set()
+        self._table, self._held = _new_table(), _new_table()
         for holder, pattern in self._unasked.items():
             self._table.add(pattern, holder)
         self._missed.update(self._unasked)
@@ -238,20 +287,39 @@ class ClientHoldings(Generic[H]):
             if (share := _share(gap, pattern)) is not None
         ]
 
-    def _hold(self, name: _Name[H]) -> list[ClientAction]:
-        name.is_held, name.ref = True, None
+    def _hold(self, name: ClientName[H], start: StartPosition | None) -> list[ClientAction]:
+        name.is_held, name.ref, name.start, name.starter = True, None, None, None
+        name.mark = None if start is None else start.position
+        is_recovered = start is not None and start.is_recovered is True
+        if not is_recovered:
+            self._fresh.add(name)
+        self._held.add(name.pattern, name)
         actions: list[ClientAction] = []
         for holder in name.holders:
             self._table.add(name.pattern, holder)
-            if holder in name.missed:
+            if holder not in name.missed:
+                actions.append(Confirm(holder, name.mark))
+            elif not is_recovered:
                 actions.append(Lose(holder, _RECONNECTED))
-            else:
-                actions.append(Confirm(holder))
         name.missed.clear()
         return actions
 
-    def _new_table(self) -> SubscriptionTable[H, Collection[H]]:
-        return SubscriptionTable(tuple, cache_size=_CACHE_SIZE)
+    def _cannot_start(self, text: str, error: PositionLost) -> list[ClientAction]:
+        """Dismiss the holder that wanted a position; for others the name is asked for without."""
+        name = self._names[text]
+        starter, name.start, name.starter = name.starter, None, None
+        if not any(holder != starter for holder in name.holders):
+            return self.dismiss(text, error)
+        name.ref = None
+        self._wanted[text] = None
+        if starter is None or starter not in name.holders:
+            return []
+        del name.holders[starter]
+        return [Dismiss(starter, error)]
+
+
+def _new_table() -> SubscriptionTable[T, Collection[T]]:
+    return SubscriptionTable(tuple, cache_size=_CACHE_SIZE)
 
 
 def _share(gap: Gap, pattern: Pattern) -> Gap | None:
@@ -264,17 +332,3 @@ def _share(gap: Gap, pattern: Pattern) -> Gap | None:
     counts = [loss.lost for loss in theirs.values()]
     known = [count for count in counts if count is not None]
     return Gap(sum(known) if len(known) == len(counts) else None, gap.cause, theirs)
-
-
-def _some(texts: dict[str, None], max_names: int, max_bytes: int) -> tuple[str, ...]:
-    """Remove and return the first names, at least one, within the bounds."""
-    names: list[str] = []
-    size = 0
-    for text in texts:
-        size += len(text.encode()) + 3  # quotes and a comma
-        if names and (size > max_bytes or len(names) >= max_names):
-            break
-        names.append(text)
-    for text in names:
-        del texts[text]
-    return tuple(names)

@@ -9,7 +9,7 @@
 // - Times are milliseconds of one monotonic clock.
 // - The session begins with the input `connect`; in Python its first deadline is due at once.
 // - A server's message goes in as it is on the wire, parsed; what is to be sent comes out as text. An
-//   `event` does not go in: `audience(channel)` says who gets it.
+//   `event` does not go in: `receive(event)` says who gets it.
 // - `subscribe` and `unsubscribe` say nothing yet, since more may follow in this turn: the deadline is
 //   then due at once.
 //
@@ -17,10 +17,10 @@
 // `listen` is missing: handlers that ask for nothing are the driver's.
 
 /** @import { CommandError, ConnectionError } from "./errors.js" */
+/** @import { BusEvent, Position } from "./types.js" */
 
 /** @typedef {CommandError | ConnectionError} Failure */
-/** @typedef {{ epoch: string, offset: number, previous?: number }} WirePosition */
-/** @typedef {{ channel: string, lost?: number | null, position?: WirePosition }} LostOn */
+/** @typedef {{ channel: string, lost?: number | null, position?: Position }} LostOn */
 /** @typedef {"reconnect" | "broker" | "server" | "buffer"} GapCause */
 /**
  * What a server says of itself and of its limits.
@@ -42,14 +42,15 @@
  * @property {boolean} [success]
  * @property {{ code: string, message: string }} [error]
  * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at: number, lost?: number | null, cause?: string,
- *   rejected?: { channel: string, code: string, message: string }[] }} data
+ *   rejected?: { channel: string, code: string, message: string }[],
+ *   positions?: (Position & { channel: string, recovered?: boolean })[], channel: string, events: BusEvent[] }} data
  */
 /**
  * @template H What takes events: a subscription of the application.
  * @template K What names a request.
  * @typedef {{
  *   connect: [], pause: [], close: [error?: ConnectionError],
- *   subscribe: [pattern: string, holder: H], unsubscribe: [pattern: string, holder: H],
+ *   subscribe: [pattern: string, holder: H, since?: Position], unsubscribe: [pattern: string, holder: H],
  *   request: [key: K, message: { type: string }, isIdempotent?: boolean], forget: [key: K],
  *   opened: [], failed: [error: ConnectionError], lost: [code: number, reason: string],
  *   token: [generation: number, token: string | null | undefined], noToken: [generation: number, why: string],

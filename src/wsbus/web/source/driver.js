@@ -18,7 +18,7 @@ import { onAbort, wait } from "./waiting.js";
 /** @import { Session } from "./session.js" */
 /** @import { SessionState } from "./states.js" */
 /** @import { Holder, Stream } from "./stream.js" */
-/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, RequestOptions, Socket, State, Token } from "./types.js" */
+/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, Position, RequestOptions, Resumable, Socket, State, Token } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
@@ -268,16 +268,18 @@ export const makeDriver = (
   };
 
   /** @param {BusEvent} message */
-  const deliver = ({ channel, event, timestamp, data, position }) => {
-    const seen = { channel, event, timestamp, data, ...(position && { position }) };
-    for (const holder of session.audience(channel)) holder.push?.(seen);
+  const deliver = ({ channel, event, timestamp, data, position, latest }) => {
+    const seen = { channel, event, timestamp, data, ...(position && { position }), ...(latest && { latest }) };
+    const holders = session.receive(seen);
+    if (!holders) return; // It is not new.
+    for (const holder of holders) holder.push?.(seen);
     handlers.deliver(seen);
   };
 
   // --- what the application calls ----------------------------------------------------------------
 
-  /** @type {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder) => void} */
-  const change = give;
+  /** @type {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder, since?: Position) => void} */
+  const change = (type, pattern, ...more) => give(type, pattern, ...more);
 
   /** @param {string} what @param {number} ms */
   const late = (what, ms) => {
@@ -307,9 +309,7 @@ export const makeDriver = (
       wait(options, (waiter) => {
         if (isConnected()) return waiter.resolve();
         if (until?.aborted) return waiter.reject(session.ending);
-        if (!WebSocket && !globalThis.WebSocket) {
-          throw new TypeError("no global WebSocket: pass the option WebSocket");
-        }
+        if (!WebSocket && !globalThis.WebSocket) throw new TypeError("no global WebSocket: pass the option WebSocket");
         if (!urlOf) addressOf(/** @type {string} */ (url));
         connecting.add(waiter);
         watching ??= watchPage(() => give("wake"), () => give("check"));
@@ -320,7 +320,7 @@ export const makeDriver = (
         };
       }),
 
-    /** @type {(patterns: string | Iterable<string>, options: Limited) => Promise<void>} */
+    /** @type {(patterns: string | Iterable<string>, options: Limited & Resumable) => Promise<void>} */
     subscribe: (patterns, options) =>
       wait(
         options,
@@ -328,7 +328,7 @@ export const makeDriver = (
           const list = listOf(patterns);
           list.forEach(checkLength);
           joining.add(waiter);
-          const after = join(waiter, list, options.signal, change, report);
+          const after = join(waiter, list, options, change, report);
           return (hasFailed) => {
             joining.delete(waiter);
             after(hasFailed);
@@ -356,9 +356,10 @@ export const makeDriver = (
     },
 
     on: handlers.on,
+    position: session.position,
 
-    /** @type {(pattern: string, options: Abortable & { buffer?: number }) => AsyncIterableIterator<BusEvent>} */
-    events(pattern, { signal, buffer = 1000 }) {
+    /** @type {(pattern: string, options: Abortable & Resumable & { buffer?: number }) => AsyncIterableIterator<BusEvent>} */
+    events(pattern, { signal, since, buffer = 1000 }) {
       let stay = () => {};
       const abort = () => stream.end(signal?.reason);
       const stream = makeStream(
@@ -375,7 +376,7 @@ export const makeDriver = (
         streams.add(stream);
         stay = onAbort(signal, abort);
         if (signal?.aborted) abort();
-        else change("subscribe", pattern, stream);
+        else change("subscribe", pattern, stream, since);
       } catch (error) {
         stream.end(error, true);
       }

@@ -3,17 +3,18 @@ import { CommandError } from "./errors.js";
 import { onAbort } from "./waiting.js";
 
 /** @import { Holder } from "./stream.js" */
+/** @import { Position } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /**
  * Subscribe; returns what is called when the waiter is settled, with whether the call has failed.
  * @param {Waiter<void>} waiter
  * @param {string[]} list Its patterns.
- * @param {AbortSignal | undefined} signal Takes the call back, after the confirmation, too.
- * @param {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder) => void} change
+ * @param {import("./types.js").Limited & import("./types.js").Resumable} options The signal takes the call back, after the confirmation, too.
+ * @param {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder, since?: Position) => void} change
  * @param {(error: unknown) => void} report Called with what ends it after the call has returned.
  */
-export const join = (waiter, list, signal, change, report) => {
+export const join = (waiter, list, { signal, since }, change, report) => {
   /** @type {Set<Holder>} Patterns that the server has not confirmed. */
   const pending = new Set();
   /** @type {Map<Holder, string>} Patterns that the call still wants. */
@@ -46,7 +47,7 @@ export const join = (waiter, list, signal, change, report) => {
     pending.add(part);
     parts.set(part, pattern);
   }
-  parts.forEach((pattern, part) => change("subscribe", pattern, part));
+  parts.forEach((pattern, part) => change("subscribe", pattern, part, since));
   check();
   /** @param {boolean} hasFailed */
   return (hasFailed) => {

@@ -6,15 +6,17 @@ import { bytesOf } from "./text.js";
 /** @import { Failure } from "./actions.js" */
 /** @import { Pace } from "./pace.js" */
 /**
- * `text`: the message without its id, as it was when the application made the request. `wasSent`: it may
- * have been carried out.
+ * `text`: the message without its id, as it was when the application made the request. `hasKey`: the server
+ * finds it by its key, should it come again. `lost`: why no answer came over an earlier connection.
  * @template K
  * @typedef {{ key: K, number: number, type: string, isCommand: boolean, text: string, bytes: number,
- *   isIdempotent?: boolean, wasSent: boolean }} Pending
+ *   isIdempotent?: boolean, hasKey: boolean, lost?: CommandError }} Pending
  */
 
 /** The bytes of the id, with its key, are added to those of the text. @type {(pending: Pending<unknown>, ref: string) => number} */
 const sizeOf = ({ bytes }, ref) => bytes + 8 + ref.length;
+
+const RETRY = ',"retry":true';
 
 /**
  * @template K
@@ -35,11 +37,15 @@ export const makeRequests = (emit, pace) => {
   let known = 0;
   let count = 0;
 
-  const all = () => [...sent.values(), ...waiting];
+  /** @type {(one: Pending<K>, other: Pending<K>) => number} */
+  const byNumber = (one, other) => one.number - other.number;
+
+  /** In the order in which they were made. */
+  const all = () => [...sent.values(), ...waiting].sort(byNumber);
 
   /** It is to be sent again. @param {Pending<K>} pending */
   const wait = (pending) => {
-    waiting = new Set([...waiting, pending].sort((one, other) => one.number - other.number));
+    waiting = new Set([...waiting, pending].sort(byNumber));
   };
 
   /** @param {Pending<K>} pending @param {Failure} [error] @param {unknown} [data] */
@@ -68,14 +74,15 @@ export const makeRequests = (emit, pace) => {
     },
 
     /** Whether a request may have been carried out. @param {K} key */
-    wasSent: (key) => all().some((pending) => pending.key === key && pending.wasSent),
+    wasSent: (key) => all().some((pending) => pending.key === key && (pending.lost || !waiting.has(pending))),
 
-    /** @param {K} key @param {{ type: string }} message @param {boolean} [isIdempotent] */
+    /** @param {K} key @param {{ type: string, idempotency_key?: string }} message @param {boolean} [isIdempotent] */
     add(key, message, isIdempotent) {
       const { type } = message;
       const text = JSON.stringify(message);
       const isCommand = type === "command";
-      const pending = { key, number: count++, type, isCommand, text, bytes: bytesOf(text), isIdempotent, wasSent: false };
+      const hasKey = !!message.idempotency_key;
+      const pending = { key, number: count++, type, isCommand, text, bytes: bytesOf(text), isIdempotent, hasKey };
       waiting.add(pending);
       refuse(pending);
     },
@@ -98,7 +105,6 @@ export const makeRequests = (emit, pace) => {
         const ref = newRef();
         if (refuse(pending, ref)) continue;
         pace.take(now, type === "get_status" ? held : 1, isCommand);
-        pending.wasSent = true;
         waiting.delete(pending);
         sent.set(ref, pending);
         emit("say", `${text.slice(0, -1)},"id":"${ref}"}`);
@@ -121,11 +127,10 @@ export const makeRequests = (emit, pace) => {
       const limit = pace.of(pending.isCommand);
       if (error?.code === "RATE_LIMITED") {
         limit.refused(now);
-        pending.wasSent = false;
         wait(pending);
       } else {
         limit.answered();
-        settle(pending, error, data);
+        settle(pending, error?.code === "NOT_REPEATABLE" ? (pending.lost ?? error) : error, data);
       }
       return true;
     },
@@ -147,8 +152,16 @@ export const makeRequests = (emit, pace) => {
         const size = sizeOf(pending, ref);
         const isSuspect = isTooBig && size > known;
         const what = isSuspect ? `it had ${size} bytes and is not sent again` : "no answer came";
-        if (pending.isIdempotent && !isSuspect) wait(pending);
-        else fail(pending, "CONNECTION_LOST", `${what}: ${why}`);
+        const error = new CommandError("CONNECTION_LOST", `${what}: ${why}`);
+        if (isSuspect || !(pending.isIdempotent || pending.hasKey)) settle(pending, error);
+        else {
+          if (!pending.isIdempotent && !pending.lost) {
+            pending.text = `${pending.text.slice(0, -1)}${RETRY}}`;
+            pending.bytes += RETRY.length;
+          }
+          pending.lost = error;
+          wait(pending);
+        }
       }
       sent.clear();
     },

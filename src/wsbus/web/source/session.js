@@ -47,12 +47,10 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
 
   let now = 0;
   let pingRef = ""; // Of the last ping.
-  /** Of the message that shows the token and is not answered yet. */
-  let tokenRef = "";
+  let tokenRef = ""; // Of the message that shows the token and is not answered yet.
   /** Of the last question to the application: an answer to an older one is late. */
   let generation = 0;
-  /** Why this side gives the connection up. */
-  let verdict = "";
+  let verdict = ""; // Why this side gives the connection up.
   /** Connections and attempts that have ended since the last success. */
   let failures = 0;
   let begunAt = 0; // When the last attempt began.
@@ -88,9 +86,9 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
       subscriptions.disconnected(true);
     },
 
-    subscribe(pattern, holder) {
+    subscribe(pattern, holder, since) {
       if (is(ENDED)) emit("dismiss", holder, self.ending);
-      else subscriptions.add(pattern, holder);
+      else subscriptions.add(pattern, holder, since);
     },
 
     unsubscribe: subscriptions.remove,
@@ -199,7 +197,6 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     liveness.rest(now);
     emit("tellConnected", self.isKnown, terms.connection_id, terms.subject);
     wasSettled = !subscriptions.size();
-    isReturning = subscriptions.haveMissed();
     self.isKnown = true;
   };
 
@@ -233,7 +230,7 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     generation++;
     refresh.admitted(NaN, now);
     tokenRef = pingRef = verdict = "";
-    wasSettled = false;
+    wasSettled = isReturning = false;
     pace.learn({}, now);
     subscriptions.disconnected();
   };
@@ -297,7 +294,8 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
         return tokenRef && (!id || id === tokenRef) && authResult(message);
       case "subscribed":
         pace.of().answered();
-        return id && (subscriptions.isCutShort(message) ? notAgain("UNAVAILABLE") : subscriptions.answered(message));
+        if (subscriptions.isCutShort(message)) return notAgain("UNAVAILABLE");
+        return id && (isReturning = subscriptions.answered(message) || isReturning);
       case "unsubscribed":
         return id ? subscriptions.left(id) : subscriptions.taken(data.channels, data.reason);
       case "gap": {
@@ -306,6 +304,9 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
         subscriptions.lose(lost, cause, channels);
         return emit("tellGap", lost, cause, channels);
       }
+      case "history":
+        for (const event of data.events) event.channel = data.channel;
+      // falls through
       case "response":
       case "status":
       case "error":
@@ -331,12 +332,10 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     return subscriptions.refused(id, error);
   };
 
-  /** @param {"ping" | "dead" | undefined} beat */
+  /** @param {"ping" | "dead" | void} beat */
   const beat = (beat) => {
-    if (beat === "dead") return late(liveness.patience);
-    if (!beat) return undefined;
-    pingRef = outbox.ask({ type: "ping" }, now);
-    return undefined;
+    if (beat === "dead") late(liveness.patience);
+    else if (beat) pingRef = outbox.ask({ type: "ping" }, now);
   };
 
   /** A server that is short of something may take later what it had taken before. @param {string} code */
@@ -366,7 +365,8 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
 
     // What else a driver asks; nothing of it changes anything.
     isLeaving: subscriptions.isLeaving,
-    audience: subscriptions.audience,
+    receive: subscriptions.receive,
+    position: subscriptions.position,
     holders: subscriptions.holders,
     wasSent: requests.wasSent,
 

@@ -3,18 +3,51 @@
 //
 // The server is asked for a name once, however many holders want it. Holders get something only while
 // the server has confirmed their name.
+//
+// A name of channels with history has a mark: the position up to which its holders have everything. The
+// confirmation sets it, and each new event moves it. After a lost connection the name goes on at its mark,
+// and the server says whether nothing is missing since.
 import { CommandError } from "./errors.js";
 import { sum } from "./gaps.js";
 import { bytesOf, fits } from "./text.js";
 
 /** @import { Failure, GapCause, LostOn, Message } from "./actions.js" */
+/** @import { BusEvent, Position } from "./types.js" */
 /**
  * One name, as it was spelled. `isHeld`: the server has confirmed it. `missed`: the holders that got
  * something before the last connection ended. `ref`: of the request that asks for it; none: the server is
- * still to be asked.
+ * still to be asked. `start`: where the application wants it to begin, and `starter`: for this holder. `isFresh`:
+ * the last confirmation has begun it, so that the latest events are for it.
  * @template H
- * @typedef {{ text: string, segments: string[], holders: Set<H>, missed: Set<H>, isHeld: boolean, ref?: string }} Name
+ * @typedef {{ text: string, segments: string[], holders: Set<H>, missed: Set<H>, isHeld: boolean, ref?: string,
+ *   mark?: Position, start?: Position, starter?: H, isFresh?: boolean }} Name
  */
+
+/** What a text takes in a list, in bytes: with quotes and a comma. @param {string} [text] */
+const size = (text = "") => bytesOf(text) + 3;
+
+/** A position, and nothing else that came with it. @type {(position: Position) => Position} */
+const plain = ({ epoch, offset, tag }) => ({ epoch, offset, ...(tag && { tag }) });
+
+/** What a name takes in a request, in bytes: its text, and where it goes on. @type {(name: Name<unknown>) => number} */
+const sizeOf = ({ text, start, mark }) => {
+  const since = start ?? mark;
+  return size(text) + (since ? size(text) + size(since.epoch) + size(since.tag) + 48 : 0);
+};
+
+/** Where a request for a name goes on, if the server can read that. @type {(name: Name<unknown>, maxBytes: number) => Position | undefined} */
+const sinceOf = (name, maxBytes) => name.start ?? (sizeOf(name) + 72 > 2 * maxBytes ? undefined : name.mark);
+
+/** Tell whether an event is new for the holders of a name; if it is, it moves the mark. @type {(name: Name<unknown>, event: BusEvent) => unknown} */
+const takes = (name, { position, latest }) => {
+  const { mark } = name;
+  if (latest) return name.isFresh;
+  if (position && mark) {
+    if (mark.epoch === position.epoch && position.offset <= mark.offset) return false;
+    name.mark = plain(position);
+  }
+  return true;
+};
 
 /**
  * @template H
@@ -68,18 +101,28 @@ export const makeSubscriptions = (emit) => {
     /** Who wants a name. @param {string} text @returns {Iterable<H>} */
     holders: (text) => names.get(text)?.holders ?? [],
 
-    /** Who gets what is published on a channel now. @param {string} channel */
-    audience(channel) {
-      const segments = channel.split(".");
-      return all().flatMap((name) => (name.isHeld && fits(name.segments, segments) ? [...name.holders] : []));
+    /** Up to where the holders of a name have everything. @param {string} text */
+    position: (text) => names.get(text)?.mark,
+
+    /**
+     * Who gets an event; undefined: it is new for no name that matches. Moves the marks: once for each event.
+     * @param {BusEvent} event
+     */
+    receive(event) {
+      const segments = event.channel.split(".");
+      const held = all().filter((name) => name.isHeld && fits(name.segments, segments));
+      const takers = held.filter((name) => takes(name, event));
+      return held.length && !takers.length ? undefined : takers.flatMap(({ holders }) => [...holders]);
     },
 
-    /** @param {string} text @param {H} holder */
-    add(text, holder) {
+    /** @param {string} text @param {H} holder @param {Position} [since] Nothing after it may be missing. */
+    add(text, holder, since) {
       let name = names.get(text);
       if (!name) {
-        name = { text, segments: text.split("."), holders: new Set(), missed: new Set(), isHeld: false };
+        name = { text, segments: text.split("."), holders: new Set(), missed: new Set(), isHeld: false, start: since, starter: holder };
         names.set(text, name);
+      } else if (since) {
+        return emit("dismiss", holder, new CommandError("ALREADY_SUBSCRIBED", `${text}: it cannot begin at a position`));
       }
       name.holders.add(holder);
       if (name.isHeld) emit("confirm", holder);
@@ -99,20 +142,27 @@ export const makeSubscriptions = (emit) => {
      * What to say to the server next: that names are not wanted any more, then which ones are.
      * @param {string} id
      * @param {number} maxNames
-     * @param {number} maxBytes Of the names together; one is always taken.
+     * @param {number} maxBytes Of names and positions, half of what the server reads; one is always taken.
      */
     next(id, maxNames, maxBytes) {
-      const isLeaving = unwanted.size > 0;
-      const texts = isLeaving ? [...unwanted] : askedBy().map(({ text }) => text);
-      let size = 0;
-      const channels = texts.slice(0, maxNames).filter((text, i) => (size += bytesOf(text) + 3) <= maxBytes || !i);
-      for (const text of channels) {
-        const name = names.get(text);
-        if (name && !isLeaving) name.ref = id;
-        unwanted.delete(text);
+      let bytes = 0;
+      /** @type {(size: number, i: number) => boolean} */
+      const fitsIn = (size, i) => i < maxNames && ((bytes += size) <= maxBytes || !i);
+      if (unwanted.size) {
+        const channels = [...unwanted].filter((text, i) => fitsIn(size(text), i));
+        for (const text of channels) unwanted.delete(text);
+        leaving.set(id, channels);
+        return { type: "unsubscribe", channels, id };
       }
-      if (isLeaving) leaving.set(id, channels);
-      return { type: isLeaving ? "unsubscribe" : "subscribe", channels, id };
+      const asked = askedBy().filter((name, i) => fitsIn(sizeOf(name), i));
+      /** @type {[string, object][]} */
+      const since = [];
+      for (const name of asked) {
+        const position = sinceOf(name, maxBytes);
+        if (position) since.push([name.text, { ...plain(position), ...(name.start && { strict: true }) }]);
+        name.ref = id;
+      }
+      return { type: "subscribe", channels: asked.map(({ text }) => text), since: since.length ? Object.fromEntries(since) : undefined, id };
     },
 
     /** How many names a request has that is not answered yet; 0: it is none of these. @param {string} ref */
@@ -133,24 +183,40 @@ export const makeSubscriptions = (emit) => {
     /** The server forgot the names of this request. @param {string} ref */
     left: (ref) => void leaving.delete(ref),
 
-    /** The answer to a request; names that it did not ask for are ignored. @param {Message} message */
-    answered({ id, data: { channels = [], rejected = [] } }) {
-      for (const name of askedBy(id)) {
-        const { text, holders, missed } = name;
+    /**
+     * The answer to a request; names that it did not ask for are ignored. Returns whether something may be missing.
+     * @param {Message} message
+     */
+    answered({ id, data: { channels = [], rejected = [], positions = [] } }) {
+      const asked = askedBy(id);
+      let isMissing = false;
+      if (asked.length) for (const name of all()) name.isFresh = false;
+      for (const name of asked) {
+        const { text, holders, missed, starter } = name;
+        /** @param {{ channel: string }} answer */
+        const isIts = ({ channel }) => channel === text;
+        const { code, message } = rejected.find(isIts) ?? { code: "INTERNAL_ERROR", message: "the server did not answer" };
+        const error = new CommandError(code, `${text}: ${message}`);
         if (channels.includes(text)) {
+          const position = positions.find(isIts);
           name.isHeld = true;
+          name.start = undefined;
+          name.mark = position && plain(position);
+          name.isFresh = !position?.recovered;
           for (const holder of holders) {
-            if (missed.delete(holder)) emit("lose", holder, null, "reconnect");
-            else emit("confirm", holder);
+            if (!missed.delete(holder)) emit("confirm", holder);
+            else if (name.isFresh) {
+              isMissing = true;
+              emit("lose", holder, null, "reconnect");
+            }
           }
-        } else {
-          const { code, message } = rejected.find(({ channel }) => channel === text) ?? {
-            code: "INTERNAL_ERROR",
-            message: "the server did not answer",
-          };
-          dismiss(name, new CommandError(code, `${text}: ${message}`));
-        }
+        } else if (code === "POSITION_LOST" && name.start && holders.size > +holders.has(/** @type {H} */ (starter))) {
+          // The others ask for no position.
+          name.ref = name.start = undefined;
+          if (holders.delete(/** @type {H} */ (starter))) emit("dismiss", /** @type {H} */ (starter), error);
+        } else dismiss(name, error);
       }
+      return isMissing;
     },
 
     /** The whole request was refused. @param {string} ref @param {Failure} error */

@@ -2,7 +2,10 @@
 
 /** @import { ConnectionError } from "./errors.js" */
 
-/** Where a publication stands among those of its channel. @typedef {{ epoch: string, offset: number }} Position */
+/**
+ * A place among all that is kept: everything up to here. `previous`: the offset of the channel's publication before.
+ * @typedef {{ epoch: string, offset: number, tag?: string, previous?: number }} Position
+ */
 /**
  * What is missing. `lost`: how many events; null: nobody knows. `cause`: there was no connection for a
  * while (`reconnect`); the link between servers was lost (`broker`); the queue of the `server` was full; the
@@ -13,10 +16,17 @@
  */
 /**
  * `timestamp`: ms since 1970. `gap`: what is missing right before this event, in a loop; absent: nothing
- * that is known. `position`: absent if the channel has no history.
+ * that is known. `position`: absent if the channel has no history. `latest`: it is older than the subscription.
  * @template [T=unknown]
- * @typedef {{ channel: string, event: string, timestamp: number, data: T, gap?: Gap, position?: Position }} BusEvent
+ * @typedef {{ channel: string, event: string, timestamp: number, data: T, gap?: Gap, position?: Position, latest?: true }} BusEvent
  */
+/** `repeated`: the server has got it before, with this key. @typedef {{ matched: number, accepted: number, position?: Position, repeated?: true }} Receipt */
+/**
+ * `events`: the oldest first. `position`: of all that is kept. `more`: there are more before these, or after them if `after` was given.
+ * @template [T=unknown]
+ * @typedef {{ channel: string, events: (BusEvent<T> & { position: Position })[], position: Position, more: boolean }} HistoryPage
+ */
+/** `since`: everything after it comes first; if a part of that is gone, the error has the code `POSITION_LOST`. @typedef {{ since?: Position }} Resumable */
 /** @typedef {{ signal?: AbortSignal }} Abortable */
 /**
  * `timeout`: ms (30,000).

@@ -4,7 +4,7 @@ import { makeDriver } from "./driver.js";
 export { CommandError, ConnectionError } from "./errors.js";
 export { channel, escapeSegment, matches } from "./names.js";
 
-/** @import { Abortable, BusEvent, ClientEventTarget, ClientOptions, Limited, RequestOptions } from "./types.js" */
+/** @import { Abortable, BusEvent, ClientEventTarget, ClientOptions, HistoryPage, Limited, Position, Receipt, RequestOptions, Resumable } from "./types.js" */
 
 const Target = /** @type {new () => ClientEventTarget} */ (/** @type {unknown} */ (EventTarget));
 
@@ -44,7 +44,7 @@ export class Client extends Target {
    * All or none; resolves when confirmed. `unsubscribe` takes back one call; aborting `signal` takes
    * back this one, after the confirmation, too.
    * @param {string | Iterable<string>} patterns
-   * @param {Limited} [options]
+   * @param {Limited & Resumable} [options]
    */
   subscribe(patterns, options = {}) {
     return this.#driver.subscribe(patterns, options);
@@ -74,10 +74,32 @@ export class Client extends Target {
    * Subscribe at once, until the loop is left. Of more than `buffer` unread events the oldest go.
    * @template [T=unknown]
    * @param {string} pattern
-   * @param {Abortable & { buffer?: number }} [options]
+   * @param {Abortable & Resumable & { buffer?: number }} [options]
    */
   events(pattern, options = {}) {
     return /** @type {AsyncIterableIterator<BusEvent<T>>} */ (this.#driver.events(pattern, options));
+  }
+
+  /**
+   * Up to where the handlers of a subscription have everything: for `since`. Undefined: it is not
+   * confirmed, or has no history.
+   * @param {string} pattern
+   * @returns {Position | undefined}
+   */
+  position(pattern) {
+    return this.#driver.position(pattern);
+  }
+
+  /**
+   * Read what is kept of a channel: the newest (50), or those right before or after a position.
+   * @template [T=unknown]
+   * @param {string} channel
+   * @param {RequestOptions & { limit?: number, before?: Position, after?: Position }} [options]
+   */
+  history(channel, { limit, before, after, ...options } = {}) {
+    return /** @type {Promise<HistoryPage<T>>} */ (
+      this.#driver.ask({ type: "history", channel, limit, before, after }, { idempotent: true, ...options })
+    );
   }
 
   /**
@@ -91,14 +113,15 @@ export class Client extends Target {
   }
 
   /**
+   * A channel with history takes it once, also if the connection is lost before the answer: it knows
+   * `idempotencyKey`, a random one if you give none, for two minutes.
    * @param {string} channel
    * @param {unknown} data
-   * @param {RequestOptions & { event?: string }} [options]
+   * @param {RequestOptions & { event?: string, idempotencyKey?: string }} [options]
    */
-  publish(channel, data = null, { event, ...options } = {}) {
-    return /** @type {Promise<{ matched: number, accepted: number }>} */ (
-      this.#driver.ask({ type: "publish", channel, event, data }, options)
-    );
+  publish(channel, data = null, { event, idempotencyKey, ...options } = {}) {
+    const idempotency_key = idempotencyKey ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
+    return /** @type {Promise<Receipt>} */ (this.#driver.ask({ type: "publish", channel, event, data, idempotency_key }, options));
   }
 
   /**
