@@ -11,6 +11,7 @@ import trio
 from anyio import create_task_group, current_time, fail_after, sleep
 from trio.testing import MockClock
 
+from tests.server.clients import connecting
 from tests.server.kept_world import World as KeptWorld
 from tests.server.kept_world import in_virtual_time
 from tests.server.switchboard import Board, Switch
@@ -21,6 +22,7 @@ from wsbus import (
     Gap,
     GapCause,
     History,
+    Limits,
     Position,
     PositionLost,
     Receipt,
@@ -323,3 +325,39 @@ def test_an_emitter_keeps_what_its_families_say(caplog: pytest.LogCaptureFixture
 
     in_virtual_time(scenario, backend="asyncio")
     assert "a publication on kept.a is not kept" in caplog.text
+
+
+@pytest.mark.parametrize("count", [200, 400], ids=["kept", "too many"])
+@pytest.mark.parametrize("broker", [True, False], ids=["broker", "alone"])
+def test_a_slow_reader_gets_what_its_queue_lost(broker: bool, count: int) -> None:
+    """In its place and in order, and so it gets no gap; what is more than a replay is a gap."""
+
+    async def main() -> None:
+        bus = Bus(broker=Switch(Board()) if broker else None, clock=clock)
+        bus.family("kept.*", history=History(size=1000))
+        way_in = bus.endpoint(limits=Limits(queue_messages=10, messages_per_second=None))
+        async with bus, connecting(way_in) as connect:
+            client = await connect()
+            await client.subscribe("kept.a", "kept.b")
+            client.peer.stop_reading()
+            for n in range(count):
+                bus.publish_soon(f"kept.{'ab'[n % 2]}", n)
+            await sleep(1)
+            client.peer.read_on()
+            heard: list[dict[str, Any]] = []
+            with fail_after(5):
+                while not heard or heard[-1].get("data") != count - 1:
+                    heard.append(await client.hear())
+            numbers = [each["data"] for each in heard if each["type"] == "event"]
+            gaps = [each["data"] for each in heard if each["type"] == "gap"]
+            if count == 200:
+                assert numbers == [*range(count)]
+                assert gaps == []
+                assert bus.statistics().dropped == 0
+            else:
+                assert numbers[-10:] == [*range(count - 10, count)]
+                (gap,) = gaps
+                newest = {each["channel"]: each["position"]["offset"] for each in gap["channels"]}
+                assert newest == {"kept.a": count - 11, "kept.b": count - 10}
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
