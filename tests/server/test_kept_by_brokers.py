@@ -361,3 +361,32 @@ def test_a_slow_reader_gets_what_its_queue_lost(broker: bool, count: int) -> Non
                 assert newest == {"kept.a": count - 11, "kept.b": count - 10}
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_thousand_that_come_back_ask_a_few_times() -> None:
+    """About one pattern a store is asked at most once in 100 ms, whoever asks, and whence."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        starts = [await one.position("kept.a")]
+        for n in range(20):
+            await two.publish("kept.a", n)
+            starts.append(await one.position("kept.a"))
+        world.board.reads.clear()
+        got: list[int] = []
+
+        async def come_back(number: int) -> None:
+            start = number % len(starts)
+            async with one.subscribe("kept.a", since=starts[start]) as events:
+                await two.publish("kept.b", "other")
+                for n in range(start, 20):
+                    assert (await anext(events)).data == n
+                got.append(number)
+
+        async with create_task_group() as tasks:
+            for number in range(1000):
+                tasks.start_soon(come_back, number)
+        assert len(got) == 1000
+        assert sum(len(reads) for reads in world.board.reads) <= 3
+
+    run(test)
