@@ -35,6 +35,7 @@ from wsbus.testing.memory import MemoryPeer
 __all__ = [
     "CHANNELS",
     "FAULTS",
+    "PACE",
     "Load",
     "Log",
     "Outcome",
@@ -155,7 +156,7 @@ async def half_dead(stage: Stage) -> None:
 
 async def overflow(stage: Stage) -> None:
     """B reads far less than is published, until the broker cuts it off, or its beacon is late."""
-    stage.load.data = "x" * 4_000
+    stage.load.data = "x" * round(1_000_000 * stage.load.pace)  # 4 MB a second.
     stage.proxies[1].trickle(50_000)
     await sleep(1.2)
     stage.load.data = "x" * 100
@@ -245,7 +246,7 @@ class Load:
         pace: float = PACE,
     ) -> None:
         self._publish = publish
-        self._pace = pace
+        self.pace: Final = pace
         self.outcomes: dict[str, list[bool | None]] = {channel: [] for channel in channels}
         """For each publication: acknowledged, refused (False), or not known (None)."""
         self.data = "x" * 100
@@ -259,7 +260,7 @@ class Load:
                 tasks.start_soon(self._run, channel)
 
     async def _run(self, channel: str) -> None:
-        outcomes, pace = self.outcomes[channel], self._pace
+        outcomes, pace = self.outcomes[channel], self.pace
         due = current_time()
         while not self.is_over:
             data = {"n": len(outcomes), "pad": self.data}
@@ -285,13 +286,16 @@ class Load:
             await sleep(0.02)
 
 
-async def run(server: Server, fault: str, seed: int, *, keeps: bool = False) -> Outcome:
+async def run(
+    server: Server, fault: str, seed: int, *, pace: float = PACE, keeps: bool = False
+) -> Outcome:
     """Run one fault on a server that is up, and is left up; see :func:`shortened`.
 
     Args:
         server: The broker.
         fault: The name of the fault.
         seed: Chooses its details.
+        pace: See :class:`Load`.
         keeps: Whether the channels have history.
     """
     async with FaultProxy(*server.address) as to_a, FaultProxy(*server.address) as to_b:
@@ -302,7 +306,7 @@ async def run(server: Server, fault: str, seed: int, *, keeps: bool = False) -> 
             await sleep(chance.uniform(0.0, 0.2))
             await FAULTS[fault](Stage(server, (to_a, to_b), chance, load))
 
-        return await under_load((a, b), act, keeps=keeps)
+        return await under_load((a, b), act, pace=pace, keeps=keeps)
 
 
 async def under_load(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from anyio import create_task_group
 
-from tests.brokers.fault_runs import FAULTS, overflow_arguments, run, shortened
+from tests.brokers.fault_runs import FAULTS, PACE, overflow_arguments, run, shortened
 from tests.brokers.servers import Server
 
 RUNS = 5
@@ -32,14 +33,19 @@ async def test_history_loses_nothing(
     Only what the store itself has lost is missing, and a gap says so.
     """
     arguments = overflow_arguments(kind) if fault == "overflow" else []
-    server = start_server(kind, *arguments)
+
+    async def judge(seed: int, server: Server) -> None:
+        outcome = await run(server, fault, seed, pace=2 * PACE, keeps=True)
+        assert outcome.wrong == 0, f"seed {seed}: {outcome}"
+        assert outcome.arrived > 0, f"seed {seed}: {outcome}"
+        if fault in SURVIVED:
+            assert outcome.told == outcome.gaps == 0, f"seed {seed}: {outcome}"
+
+    servers = [start_server(kind, *arguments) for _ in range(2)]
     with shortened():
-        for seed in range(2):
-            outcome = await run(server, fault, seed, keeps=True)
-            assert outcome.wrong == 0, f"seed {seed}: {outcome}"
-            assert outcome.arrived > 0, f"seed {seed}: {outcome}"
-            if fault in SURVIVED:
-                assert outcome.told == outcome.gaps == 0, f"seed {seed}: {outcome}"
+        async with create_task_group() as runs:
+            for seed, server in enumerate(servers):
+                runs.start_soon(judge, seed, server)
 
 
 @pytest.mark.parametrize("kind", ["redis7", "nats2.15"])
@@ -49,14 +55,20 @@ async def test_nothing_is_lost_in_silence(
 ) -> None:
     """What is acknowledged arrives once and in order, or a gap says so where it is missing.
 
-    Five runs, a thousand publications a second: a publish during the outage is acknowledged or
-    raises, and the nodes say meanwhile that they are not healthy.
+    Five runs at once, each with a broker of its own, a thousand publications a second in all of
+    them: a publish during the outage is acknowledged or raises, and the nodes say meanwhile that
+    they are not healthy.
     """
     arguments = overflow_arguments(kind) if fault == "overflow" else []
-    server = start_server(kind, *arguments)
+
+    async def judge(seed: int, server: Server) -> None:
+        outcome = await run(server, fault, seed, pace=RUNS * PACE)
+        assert outcome.wrong == 0, f"seed {seed}: {outcome}"
+        assert outcome.arrived > 0, f"seed {seed}: {outcome}"
+        assert outcome.noticed is not None, f"seed {seed}: {outcome}"
+
+    servers = [start_server(kind, *arguments) for _ in range(RUNS)]
     with shortened():
-        for seed in range(RUNS):
-            outcome = await run(server, fault, seed)
-            assert outcome.wrong == 0, f"seed {seed}: {outcome}"
-            assert outcome.arrived > 0, f"seed {seed}: {outcome}"
-            assert outcome.noticed is not None, f"seed {seed}: {outcome}"
+        async with create_task_group() as runs:
+            for seed, server in enumerate(servers):
+                runs.start_soon(judge, seed, server)

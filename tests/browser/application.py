@@ -8,14 +8,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from wsbus import Bus, Connection, Grants
+from wsbus import Bus, Connection, Grants, History
 from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
 
 PAGE = "<!doctype html><html lang=en><title>page</title><link rel=icon href='data:,'>"
 
 bus = Bus()
-endpoint = bus.endpoint(anonymous=Grants.of(subscribe=["*"], publish=["*"], command=["*"]))
+bus.family("kept.*", history=History(size=300))
+bus.family("chat.*", history=History(size=300))
+grants = Grants.of(subscribe=["*"], publish=["*"], command=["*"], history=["*"])
+endpoint = bus.endpoint(anonymous=grants)
 
 
 @bus.command("double")

@@ -90,6 +90,65 @@ def test_a_page_listens_and_asks(page: Page, complaints: list[str]) -> None:
     assert complaints == []
 
 
+def test_a_page_misses_nothing_while_its_connection_is_cut(
+    page: Page, complaints: list[str]
+) -> None:
+    """The server cuts the connection while publications go on: all come in order, once, no gap."""
+    seen = page.evaluate("""async () => {
+      const seen = [];
+      const off = client.on("kept.*", ({ data }) => seen.push(data));
+      const events = client.events("kept.room");
+      await client.subscribe("kept.*");
+      const other = make("/ws");
+      await other.connect();
+      for (let number = 0; number < 200; number++) {
+        if (number % 50 === 25) client.command("cut").catch(() => {});
+        await other.publish("kept.room", number, { event: "said" });
+      }
+      for await (const { data, gap } of events) {
+        if (gap) throw new Error("a gap");
+        if (data === 199) break;
+      }
+      return seen;
+    }""")
+
+    assert seen == list(range(200))
+    assert len(told(page, "reconnecting")) >= 2
+    assert told(page, "gap") == []
+    assert complaints == []
+
+
+def test_a_reloaded_page_goes_on_where_it_was(page: Page, complaints: list[str]) -> None:
+    """A position that was kept in ``sessionStorage`` outlives the page: nothing is missing."""
+    page.evaluate("""async () => {
+      await client.subscribe("kept.*");
+      await client.publish("kept.room", "seen");
+      await client.status();
+      sessionStorage.position = JSON.stringify(client.position("kept.*"));
+      await client.publish("kept.room", "missed");
+      await client.publish("kept.other", "missed, too");
+    }""")
+    page.reload()
+    page.evaluate(PREPARE)
+    found = page.evaluate("""async () => {
+      const since = JSON.parse(sessionStorage.position);
+      const seen = [];
+      client.on("kept.*", ({ data, latest }) => seen.push([data, latest]));
+      await client.subscribe("kept.*", { since });
+      await client.publish("kept.room", "new");
+      await client.status();
+      const { events } = await client.history("kept.room", { limit: 2 });
+      return { seen, history: events.map(({ data }) => data) };
+    }""")
+
+    assert found == {
+        "seen": [["missed", None], ["missed, too", None], ["new", None]],
+        "history": ["missed", "new"],
+    }
+    assert told(page, "gap") == []
+    assert complaints == []
+
+
 def test_a_throwing_handler_reaches_the_console(page: Page, complaints: list[str]) -> None:
     """It is told as any error of the page is, unless the page has dealt with it."""
     page.evaluate("""async () => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import math
 import socket
 import ssl
 import struct
@@ -30,7 +31,16 @@ from anyio import (
 )
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 
-from wsbus import Bus, CommandError, Connection, Grants, Handshake, Identity, Unauthenticated
+from wsbus import (
+    Bus,
+    CommandError,
+    Connection,
+    Grants,
+    Handshake,
+    History,
+    Identity,
+    Unauthenticated,
+)
 from wsbus.adapters.websockets import serve
 from wsbus.testing.frames import Opcode
 
@@ -39,7 +49,9 @@ HOST: Final = "127.0.0.1"
 PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 BROKEN: Final = (OSError, BrokenResourceError, ClosedResourceError, EndOfStream)
-EVERYTHING: Final = Grants.of(admin=True, subscribe=["*"], publish=["*"], command=["*"])
+EVERYTHING: Final = Grants.of(
+    admin=True, subscribe=["*"], publish=["*"], command=["*"], history=["*"]
+)
 GUEST: Final = Grants.of(subscribe=["public.*"], command=["add"])
 
 
@@ -59,6 +71,9 @@ class Server:
 
     def __init__(self, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
         self.bus = Bus()
+        self.bus.family("chat.*", history=History(size=10_000))
+        self.bus.family("short.*", history=History(size=3))
+        self.bus.family("state.*", history=History(size=1))
         self.port = 0
         self.calls: list[str] = []
         """What the command ``note`` was told."""
@@ -176,6 +191,8 @@ class Proxy:
         """Connections over all."""
         self.is_black_hole = False
         """Whether bytes vanish, both ways, on connections old and new."""
+        self.muted = 0
+        """What the server says over the first so many connections vanishes."""
         self._tasks: Final = tasks
         self._open: Final[set[SocketStream]] = set()
 
@@ -194,23 +211,30 @@ class Proxy:
     async def handle(self, client: SocketStream) -> None:
         """Pass bytes on between one client and the server."""
         self.accepted += 1
+        number = self.accepted
         try:
             async with client, await connect_tcp(HOST, self.target) as server:
                 self._open.update((client, server))
                 try:
                     async with create_task_group() as tasks:
-                        tasks.start_soon(self._pass, client, server, tasks.cancel_scope)
-                        tasks.start_soon(self._pass, server, client, tasks.cancel_scope)
+                        tasks.start_soon(self._pass, client, server, tasks.cancel_scope, math.inf)
+                        tasks.start_soon(self._pass, server, client, tasks.cancel_scope, number)
                 finally:
                     self._open.difference_update((client, server))
         except BROKEN:
             pass  # there is no server
 
-    async def _pass(self, source: SocketStream, sink: SocketStream, scope: CancelScope) -> None:
+    async def _pass(
+        self,
+        source: SocketStream,
+        sink: SocketStream,
+        scope: CancelScope,
+        number: float,
+    ) -> None:
         try:
             while True:
                 data = await source.receive()
-                if not self.is_black_hole:
+                if not self.is_black_hole and number > self.muted:
                     await sink.send(data)
         except BROKEN:
             if not self.is_black_hole:

@@ -19,6 +19,7 @@ from wsbus.core.limits import Limits
 from wsbus.core.messages import Malformed, Publication, Refused, Rejection, ServerMessage
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
+from wsbus.core.presence import Occupant
 from wsbus.protocols import Native, ZigQuant
 from wsbus.protocols.common import Dialogue, FromServer
 from wsbus.protocols.tagged import ClientMessage
@@ -59,6 +60,32 @@ REPLIES: Final[list[ServerMessage]] = [
         dropped=0,
         ref="q1",
     ),
+    messages.Subscribed(
+        ("chat.*", "grid.*"),
+        2,
+        ref="s1",
+        positions=(messages.StartPosition("chat.*", Position("k3v9", 42), is_recovered=True),),
+    ),
+    messages.HistoryResult(
+        "chat.room",
+        (
+            Publication(
+                parse_channel("chat.room"),
+                "message",
+                b'{"text":"hello"}',
+                NOW.wall - 10,
+                position=Position("k3v9", 41),
+                previous=Position("k3v9", 38),
+            ),
+        ),
+        Position("k3v9", 57),
+        has_more=True,
+        ref="h1",
+    ),
+    messages.PresenceResult(
+        "chat.room", (Occupant("8e5c82e2cfed57af", "u1"),), 1, is_watched=True, ref="w1"
+    ),
+    messages.PresenceChanged("chat.room", (Occupant("b71e0c44d2a95f13", "u2"),), (), 2),
     messages.Refused(ErrorCode.INVALID_MESSAGE, NO_CHANNELS, "s1"),
     messages.Ping(),
     messages.Pong("7"),
@@ -186,7 +213,7 @@ def test_each_sample_is_of_the_server_or_understood_by_it() -> None:
         assert not isinstance(command, Malformed), sample
 
 
-@pytest.mark.parametrize("type_", ["publish", "get_status"])
+@pytest.mark.parametrize("type_", ["publish", "history", "presence", "get_status"])
 def test_the_differences_are_those_of_the_table(type_: str) -> None:
     """What zigquant-v2 lacks is answered as the page says."""
     samples = [sample for sample in SAMPLES if json.loads(sample)["type"] == type_]

@@ -505,3 +505,126 @@ test("a full buffer names the channels that lost something, up to sixteen", asyn
     assert.deepEqual(gap, { lost: count, cause: "buffer", ...(count === 16 && { channels }) });
   }
 });
+
+/** A client that comes again only when it is told to. */
+const patient = () => connected(server.url, { retry: { base: 1e9, cap: 1e9 } });
+
+/** Cut the client's connection, do something meanwhile, and have it come again. */
+async function away(client, meanwhile) {
+  const lost = heard(client, "reconnecting");
+  client.command("cut").catch(() => {});
+  await lost;
+  await meanwhile();
+  await client.connect();
+}
+
+test("what was published while the connection was lost comes in order, once, without a gap", async () => {
+  const [client, other] = [await patient(), await connected()];
+  const gaps = [];
+  const seen = [];
+  client.addEventListener("gap", ({ detail }) => gaps.push(detail));
+  client.on("kept.*", ({ data }) => seen.push(data));
+  const wide = client.events("kept.*");
+  const narrow = client.events("kept.cut");
+  await client.subscribe(["kept.*", "kept.cut"]);
+  for (const n of [0, 1, 2]) {
+    await other.publish("kept.cut", n);
+    await away(client, () => other.command("flood", { channel: "kept.cut", count: 20 }));
+  }
+  await other.publish("kept.cut", "last");
+
+  const twenty = [...Array(20).keys()];
+  const expected = [0, ...twenty, 1, ...twenty, 2, ...twenty, "last"];
+  for (const events of [wide, narrow]) {
+    const read = await take(events, expected.length);
+    assert.deepEqual(read.map(({ data }) => data), expected);
+    assert.ok(read.every(({ gap, position }) => !gap && position.offset > 0));
+    assert.equal(client.position("kept.cut").offset, read.at(-1).position.offset);
+  }
+  assert.deepEqual([seen, gaps], [expected, []]);
+});
+
+test("what is not kept any more is told as a gap", async () => {
+  const [client, other] = [await patient(), await connected()];
+  const events = client.events("short.*");
+  await client.subscribe("short.*");
+  const told = heard(client, "gap");
+  await away(client, () => other.command("flood", { channel: "short.cut", count: 3 }));
+  assert.equal((await told).cause, "reconnect");
+  await other.publish("short.cut", "next");
+  const [{ data, gap }] = await take(events, 1);
+  assert.deepEqual([data, gap], ["next", { lost: null, cause: "reconnect" }]);
+});
+
+test("a subscription since a position gets what came after it, or is refused", async () => {
+  const client = await connected();
+  const receipts = [];
+  for (let n = 0; n < 4; n++) receipts.push(await client.publish("short.since", n));
+  assert.deepEqual(receipts.map(({ repeated }) => repeated), Array(4).fill(undefined));
+  const other = await connected();
+  const seen = [];
+  other.on("short.*", ({ data }) => seen.push(data));
+  const read = await take(other.events("short.since", { since: receipts[1].position }), 2);
+  assert.deepEqual(read.map(({ data, latest }) => [data, latest]), [[2, undefined], [3, undefined]]);
+  await assert.rejects(other.subscribe("short.*", { since: receipts[0].position }), code("POSITION_LOST"));
+  await assert.rejects(other.subscribe("short.since", { since: receipts[2].position }), code("ALREADY_SUBSCRIBED"));
+  await other.subscribe("short.*", { since: receipts[3].position });
+  await client.publish("short.since", 4);
+  await other.status();
+  assert.deepEqual(seen, [2, 3, 4]);
+});
+
+test("the latest comes first, and says so", async () => {
+  const client = await connected();
+  await client.publish("price.btc", 1);
+  await client.publish("price.btc", 2);
+  const events = client.events("price.*");
+  await client.subscribe("price.*");
+  await client.publish("price.btc", 3);
+  const [latest, live] = await take(events, 2);
+  assert.deepEqual([latest.data, latest.latest, live.data, "latest" in live], [2, true, 3, false]);
+});
+
+test("history is read page by page", async () => {
+  const client = await connected();
+  for (let n = 0; n < 5; n++) await client.publish("kept.pages", n, { event: "said" });
+  const newest = await client.history("kept.pages", { limit: 2 });
+  const [first] = newest.events;
+  const older = await client.history("kept.pages", { limit: 2, before: first.position });
+  const newer = await client.history("kept.pages", { after: older.events[1].position });
+  const data = ({ events }) => events.map(({ data }) => data);
+  assert.deepEqual([data(older), data(newest), data(newer)], [[1, 2], [3, 4], [3, 4]]);
+  assert.deepEqual([older.more, newer.more, newest.channel], [true, false, "kept.pages"]);
+  assert.deepEqual([first.channel, first.event, typeof first.timestamp], ["kept.pages", "said", "number"]);
+  await assert.rejects(client.history("a.b"), code("NO_HISTORY"));
+});
+
+test("a publication is repeated by its key, and by itself after a cut", async () => {
+  const client = await connected();
+  const first = await client.publish("kept.once", 1, { idempotencyKey: "k" });
+  const second = await client.publish("kept.once", 1, { idempotencyKey: "k" });
+  assert.deepEqual([second.repeated, second.position], [true, first.position]);
+
+  /** Drops what comes: the server takes what is sent, and its answers are lost. */
+  let isDeaf = false;
+  class Deaf extends WebSocket {
+    addEventListener(type, listener) {
+      super.addEventListener(type, (event) => (isDeaf && type === "message") || listener(event));
+    }
+  }
+  const lossy = await connected(server.url, { WebSocket: Deaf });
+  for (const [channel, outcome] of [["kept.once", true], ["live", "CONNECTION_LOST"]]) {
+    const events = client.events(channel);
+    await client.subscribe(channel);
+    isDeaf = true;
+    const receipt = lossy.publish(channel, 2).then(({ repeated }) => repeated, ({ code }) => code);
+    assert.equal((await take(events, 1))[0].data, 2);
+    const lost = heard(lossy, "reconnecting");
+    lossy.command("cut").catch(() => {});
+    await lost;
+    isDeaf = false;
+    assert.equal(await receipt, outcome);
+    await client.publish(channel, 3);
+    assert.equal((await take(events, 1))[0].data, 3);
+  }
+});

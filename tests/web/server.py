@@ -18,7 +18,7 @@ import anyio
 from aiohttp import web
 from starlette.applications import Starlette
 
-from wsbus import JWT, Bus, CommandError, Connection, Grants, Limits
+from wsbus import JWT, Bus, CommandError, Connection, Grants, History, Limits
 from wsbus.adapters import aiohttp, starlette, websockets
 from wsbus.adapters.uvicorn import listen, serving
 
@@ -27,9 +27,17 @@ SECRET: Final = "for the tests: at least 32 bytes"
 PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
 
 bus: Final = Bus()
+bus.family("kept.*", history=History(size=100))
+bus.family("short.*", history=History(size=2))
+bus.family("price.*", history=History(size=1))
 limits: Final = Limits(messages_per_second=1000, commands_per_second=500)
 anonymous: Final = Grants.of(
-    subscribe=["*"], publish=["*"], command=["*"], deny_subscribe=["forbidden.*"], admin=True
+    subscribe=["*"],
+    publish=["*"],
+    history=["*"],
+    command=["*"],
+    deny_subscribe=["forbidden.*"],
+    admin=True,
 )
 open_door: Final = bus.endpoint(
     protocols=PROTOCOLS, anonymous=anonymous, limits=limits, origins="*"

@@ -311,3 +311,285 @@ test("in any order of things there is one socket at most, no timer in the past, 
   }
   assert.equal(seen.size, STATES.length);
 });
+
+const at = (offset, epoch = "e") => ({ epoch, offset });
+const start = (channel, offset, more = {}) => ({ channel, ...at(offset), ...more });
+const event = (channel, offset, more = {}) => ({ channel, event: "e", timestamp: 0, data: offset, position: { ...at(offset), previous: 0 }, ...more });
+const said = (actions) => actions.filter(([type]) => type === "say").map(([, text]) => JSON.parse(text));
+
+/** Subscribe in an open session; returns what it said. */
+function asks(session, pattern, holder, since) {
+  session.handle(0, "subscribe", pattern, holder, since);
+  return said(session.handle(0, "deadline"))[0];
+}
+
+/** A session that lost its connection and has the next one; returns what it said. */
+function again(session) {
+  after(session, ["lost", 1006, ""]);
+  session.handle(session.deadline, "deadline");
+  session.handle(2000, "opened");
+  return said(session.handle(2000, ...heard(HELLO)))[0];
+}
+
+test("a name goes on at its mark, which the confirmation sets and each event moves", () => {
+  const session = IN.open();
+  const first = asks(session, "chat.*", "h");
+  assert.equal(first.since, undefined);
+  session.handle(0, ...subscribed(first.id, ["chat.*"], { positions: [start("chat.*", 5, { tag: "t" })] }));
+  assert.deepEqual(session.position("chat.*"), { ...at(5), tag: "t" });
+  assert.equal(session.position("chat.a"), undefined);
+  assert.deepEqual(again(session).since, { "chat.*": { ...at(5), tag: "t" } });
+
+  const second = again(session);
+  session.handle(2000, ...subscribed(second.id, ["chat.*"], { positions: [start("chat.*", 5, { recovered: true })] }));
+  assert.deepEqual(session.receive(event("chat.a", 7)), ["h"]);
+  assert.equal(session.receive(event("chat.a", 7)), undefined);
+  assert.equal(session.receive(event("chat.b", 6)), undefined);
+  assert.deepEqual(session.receive(event("chat.a", 1, { position: at(1, "new") })), ["h"]);
+  assert.deepEqual(again(session).since, { "chat.*": at(1, "new") });
+});
+
+test("a page hears of a gap only where something may be missing", () => {
+  const gaps = ["lose", "tellGap"];
+  for (const [positions, expected] of [
+    [[start("a", 5, { recovered: true }), start("b", 5, { recovered: true })], []],
+    [[start("a", 5, { recovered: true }), start("b", 9, { recovered: false })], gaps],
+    [[start("a", 5, { recovered: true })], gaps],
+    [undefined, ["lose", ...gaps]],
+  ]) {
+    const session = IN.open();
+    asks(session, "a", "h");
+    asks(session, "b", "i");
+    for (const [id, name] of [["1", "a"], ["2", "b"]]) session.handle(0, ...subscribed(id, [name], { positions: [start(name, 5)] }));
+    const { id, since } = again(session);
+    assert.deepEqual(since, { a: at(5), b: at(5) });
+    assert.deepEqual(brief(session.handle(2000, ...subscribed(id, ["a", "b"], { positions }))), expected);
+  }
+});
+
+test("a subscription that begins at a position is strict until it has begun", () => {
+  const session = IN.open();
+  const strict = { "__proto__.a": { ...at(3), strict: true } };
+  assert.equal(JSON.stringify(asks(session, "__proto__.a", "h", { ...at(3), previous: 2 }).since), JSON.stringify(strict));
+  const { id, since } = again(session);
+  assert.equal(JSON.stringify(since), JSON.stringify(strict));
+  session.handle(2000, ...subscribed(id, ["__proto__.a"], { positions: [start("__proto__.a", 3, { recovered: true })] }));
+  assert.deepEqual(session.receive(event("__proto__.a", 4)), ["h"]);
+  assert.equal(JSON.stringify(again(session).since), JSON.stringify({ "__proto__.a": at(4) }));
+});
+
+test("who wants a position that is lost is dismissed; for the others the name is asked for without it", () => {
+  const lost = { channels: [], rejected: [{ channel: "a", code: "POSITION_LOST", message: "gone" }] };
+  const alone = IN.open();
+  const ask = asks(alone, "a", "h", at(3));
+  const [[type, holder, error]] = alone.handle(0, ...subscribed(ask.id, [], lost));
+  assert.deepEqual([type, holder, error.code], ["dismiss", "h", "POSITION_LOST"]);
+  assert.equal(asks(alone, "a", "h").since, undefined);
+
+  const shared = IN.open();
+  const { id } = asks(shared, "a", "h", at(3));
+  shared.handle(0, "subscribe", "a", "i");
+  assert.deepEqual(brief(shared.handle(0, "subscribe", "a", "j", at(4))), ["dismiss"]);
+  const actions = shared.handle(0, ...subscribed(id, [], lost));
+  assert.deepEqual(actions[0].slice(0, 2), ["dismiss", "h"]);
+  const [next] = said(actions);
+  assert.deepEqual([next.channels, next.since], [["a"], undefined]);
+  assert.deepEqual(shared.handle(0, ...subscribed(next.id, ["a"]))[0], ["confirm", "i"]);
+});
+
+test("the latest events are for names that have just begun, and move no mark", () => {
+  const session = IN.open();
+  const one = asks(session, "a.*", "h");
+  session.handle(0, ...subscribed(one.id, ["a.*"], { positions: [start("a.*", 5)] }));
+  const two = asks(session, "a.b", "i");
+  session.handle(0, ...subscribed(two.id, ["a.b"], { positions: [start("a.b", 5)] }));
+  assert.deepEqual(session.receive(event("a.b", 4, { latest: true })), ["i"]);
+  assert.deepEqual(session.receive(event("a.b", 6)), ["h", "i"]);
+  assert.deepEqual(session.position("a.b"), at(6));
+});
+
+test("positions count in how many names fit into a request", () => {
+  const small = heard({ ...HELLO, data: { ...HELLO.data, max_message_bytes: 300 } });
+  const session = after(IN.greeting(), small);
+  for (const name of ["a", "b", "c"]) {
+    const { id } = asks(session, name, name);
+    session.handle(0, ...subscribed(id, [name], { positions: [start(name, 5)] }));
+  }
+  after(session, ["lost", 1006, ""]);
+  session.handle(session.deadline, "deadline");
+  session.handle(2000, "opened");
+  const requests = said(session.handle(2000, ...small));
+  assert.deepEqual(requests.map(({ channels }) => channels), [["a", "b"], ["c"]]);
+  assert.deepEqual(requests.map(({ since }) => Object.keys(since)), [["a", "b"], ["c"]]);
+});
+
+test("a publication with a key is sent again after a cut, and says so; NOT_REPEATABLE is the cut of before", () => {
+  const publish = { type: "publish", channel: "a", data: 1, idempotency_key: "k" };
+  const refusal = { type: "response", success: false, error: { code: "NOT_REPEATABLE", message: "no" } };
+  const cases = [[false, true], [true, undefined]];
+  for (const [isIdempotent, retry] of cases) {
+    const session = IN.open();
+    const [first] = said(session.handle(0, "request", "p", publish, isIdempotent));
+    assert.deepEqual(first, { ...publish, id: first.id });
+    assert.ok(session.wasSent("p"));
+    const second = again(session);
+    assert.deepEqual(second, { ...publish, id: second.id, ...(retry && { retry }) });
+    const third = again(session);
+    assert.deepEqual(third, { ...second, id: third.id });
+    const [limited] = [session.handle(2000, ...heard({ ...refusal, id: third.id, error: { code: "RATE_LIMITED", message: "" } }))];
+    assert.deepEqual(brief(limited), []);
+    assert.ok(session.wasSent("p"));
+    const [fourth] = said(session.handle(session.deadline, "deadline"));
+    const [[type, key, error]] = session.handle(3000, ...heard({ ...refusal, id: fourth.id }));
+    assert.deepEqual([type, key, error.code], ["answer", "p", "CONNECTION_LOST"]);
+  }
+  const session = IN.open();
+  const [{ id }] = said(session.handle(0, "request", "p", publish));
+  assert.equal(session.handle(0, ...heard({ ...refusal, id }))[0][2].code, "NOT_REPEATABLE");
+});
+
+test("at the end all requests fail in the order in which they were made", () => {
+  const session = IN.open();
+  for (const key of ["a", "b", "c"]) session.handle(0, "request", key, { type: "command", action: "x" });
+  session.handle(0, ...heard({ type: "response", id: "1", success: false, error: { code: "RATE_LIMITED", message: "" } }));
+  assert.ok(!session.wasSent("a") && session.wasSent("b"));
+  const failed = session.handle(0, "close").filter(([type]) => type === "answer");
+  assert.deepEqual(failed.map(([, key]) => key), ["a", "b", "c"]);
+});
+
+test("events of the past name their channel", () => {
+  const session = IN.open();
+  const [{ id }] = said(session.handle(0, "request", "k", { type: "history", channel: "a" }, true));
+  const { channel, ...past } = event("a", 3);
+  const data = { channel, events: [past], position: at(3), more: false };
+  assert.deepEqual(session.handle(0, ...heard({ type: "history", id, data }))[0], ["answer", "k", undefined, { ...data, events: [{ ...past, channel }] }]);
+});
+
+/** A server that keeps what is published, behind a network that cuts: what its subscribers get is checked. */
+class Keeper {
+  epoch = 0;
+  log = []; // All that was published in this epoch; `kept` of it can still be read.
+  kept = 0;
+  wire = []; // On its way to the client.
+  names = []; // Of this connection.
+  holders = new Map(); // What each has got: the offset up to which nothing is missing, and the epoch.
+  gaps = 0;
+
+  constructor(seed) {
+    this.chance = chances(seed);
+    this.session = after(IN.greeting(), heard(HELLO));
+    this.now = 0;
+  }
+
+  pick = World.prototype.pick;
+
+  position(offset = this.log.length) {
+    return { epoch: `e${this.epoch}`, offset };
+  }
+
+  give(...input) {
+    const actions = this.session.handle(this.now, ...input);
+    for (const [type, first] of actions) {
+      if (type === "say") this.hear(JSON.parse(first));
+      // Nothing came yet: it has everything up to the mark.
+      const seen = this.holders.get(first);
+      if (type === "confirm" && !seen.since) seen.since = this.session.position(seen.pattern);
+      if (type === "lose") {
+        this.gaps++;
+        seen.since = this.session.position(seen.pattern);
+      }
+      if (type === "dismiss") this.holders.delete(first);
+    }
+  }
+
+  matching(pattern) {
+    return this.log.filter(({ channel }) => pattern === channel || pattern === "c.*");
+  }
+
+  hear({ type, channels, since = {}, id }) {
+    if (type !== "subscribe") return;
+    const positions = [];
+    const rejected = [];
+    const replay = new Set();
+    for (const name of channels) {
+      const from = since[name];
+      const isKept = from && from.epoch === `e${this.epoch}` && this.matching(name).every(({ data }) => data <= from.offset || data > this.kept);
+      if (from?.strict && !isKept) rejected.push({ channel: name, code: "POSITION_LOST", message: "gone" });
+      else {
+        this.names.push(name);
+        positions.push({ channel: name, ...(isKept ? from : this.position()), ...(from && { recovered: isKept }) });
+        if (isKept) for (const each of this.matching(name)) if (each.data > from.offset) replay.add(each.data);
+      }
+    }
+    this.wire.push(["answer", { type: "subscribed", id, data: { channels: positions.map(({ channel }) => channel), rejected, positions } }]);
+    for (const offset of [...replay].sort((one, other) => one - other)) this.wire.push(["event", this.log[offset - 1]]);
+  }
+
+  publish() {
+    const offset = this.log.length + 1;
+    const channel = this.pick(["c.a", "c.b", "c.c"]);
+    this.log.push({ channel, event: "e", timestamp: 0, data: offset, position: this.position(offset) });
+    if (this.names.some((name) => name === channel || name === "c.*")) this.wire.push(["event", this.log[offset - 1]]);
+  }
+
+  deliver() {
+    const [kind, message] = this.wire.shift() ?? [];
+    if (kind === "answer") this.give(...heard(message));
+    if (kind !== "event") return;
+    for (const holder of this.session.receive(message) ?? []) {
+      const seen = this.holders.get(holder);
+      const { epoch, offset } = message.position;
+      assert.equal(seen.since.epoch, epoch, `${holder}: of another epoch, without a gap`);
+      const next = this.matching(seen.pattern).find(({ data }) => data > seen.since.offset);
+      assert.equal(offset, next.data, `${holder}: not the next one`);
+      seen.since = message.position;
+      assert.deepEqual(this.session.position(seen.pattern), this.position(offset));
+    }
+  }
+
+  cut() {
+    this.wire = [];
+    this.names = [];
+    this.give("lost", 1006, "");
+    for (let n = this.pick([0, 1, 5]); n > 0; n--) this.publish();
+    if (this.chance() < 0.3) this.kept = this.log.length - this.pick([0, 1, 3]);
+    if (this.chance() < 0.1) [this.epoch, this.kept, this.log] = [this.epoch + 1, 0, []];
+    this.now = Math.max(this.now, this.session.deadline);
+    this.give("deadline");
+    this.give("opened");
+    this.give(...heard(HELLO));
+  }
+
+  subscribe(number) {
+    const pattern = this.pick(["c.a", "c.b", "c.*"]);
+    const since = this.chance() < 0.3 ? this.position(Math.max(0, this.log.length - this.pick([0, 2, 9]))) : undefined;
+    this.holders.set(number, { pattern, since });
+    this.give("subscribe", pattern, number, since);
+    this.give("deadline");
+  }
+}
+
+test("over any cuts, who subscribes gets all that is published, once and in order, or hears of a gap", () => {
+  let [events, gaps] = [0, 0];
+  for (let seed = 0; seed < 300; seed++) {
+    const keeper = new Keeper(seed);
+    try {
+      for (let step = 0; step < 150; step++) {
+        const what = keeper.pick(["publish", "publish", "publish", "deliver", "deliver", "deliver", "deliver", "cut", "subscribe"]);
+        if (what === "cut" && keeper.chance() < 0.5) continue;
+        keeper[what](step);
+      }
+      while (keeper.wire.length) keeper.deliver();
+      for (const [holder, { pattern, since }] of keeper.holders) {
+        const missing = keeper.matching(pattern).filter(({ data }) => data > since.offset);
+        assert.deepEqual(missing, [], `${holder} did not get all`);
+      }
+    } catch (error) {
+      error.message += ` (seed ${seed})`;
+      throw error;
+    }
+    events += keeper.log.length;
+    gaps += keeper.gaps;
+  }
+  assert.ok(events > 1000 && gaps > 50);
+});

@@ -1,6 +1,6 @@
 // What the types allow, and what they refuse; it is checked, and never run.
 import { channel, Client, CommandError, ConnectionError, escapeSegment, matches } from "../../src/wsbus/web/wsbus.js";
-import type { BusEvent, ClientOptions, Gap, State } from "../../src/wsbus/web/wsbus.js";
+import type { BusEvent, ClientOptions, Gap, HistoryPage, Position, State } from "../../src/wsbus/web/wsbus.js";
 
 interface Status {
   id: string;
@@ -54,6 +54,16 @@ export async function use(signal: AbortSignal): Promise<void> {
   (await client.command("grid.start")).grid_id;
   const { grid_id } = await client.command<{ grid_id: string }>("grid.start", { pair: "BTC" });
   const { accepted }: { accepted: number } = await client.publish("chat", grid_id, { event: "said" });
+  const receipt = await client.publish("chat", 1, { idempotencyKey: "order-17" });
+  const since: Position | undefined = client.position("chat.*") ?? receipt.position;
+  await client.subscribe("chat.*", { since, signal });
+  for await (const { latest } of client.events("chat.*", { since })) console.log(latest satisfies true | undefined, receipt.repeated);
+  const page: HistoryPage<Status> = await client.history<Status>("chat.room", { limit: 20, before: since, timeout: 100 });
+  for (const { channel, data, position } of page.events) console.log(channel, data.current_price, position.offset, page.more, page.position.tag);
+  // @ts-expect-error: a position is no number
+  await client.subscribe("chat.*", { since: 7 });
+  // @ts-expect-error: there may be none
+  console.log(client.position("chat.*").offset);
   const { subscriptions } = await client.status({ timeout: 1000 });
   console.log(accepted, subscriptions.join(), matches("a.*", "a.b") satisfies boolean, client.state);
   try {

@@ -25,13 +25,14 @@ from ..core.errors import (
     ConnectError,
     ConnectionLost,
     MessageTooLarge,
+    PositionLost,
     RemoteError,
     Unauthenticated,
     UnexpectedData,
     UsageError,
     WsbusError,
 )
-from ..core.events import ChannelLoss, Event, Gap, GapCause, Position
+from ..core.events import ChannelLoss, Event, EventPage, Gap, GapCause, Position
 from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
 from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
@@ -51,6 +52,7 @@ __all__ = [
     "Connecting",
     "ConnectionLost",
     "Event",
+    "EventPage",
     "Events",
     "Gap",
     "GapCause",
@@ -58,6 +60,7 @@ __all__ = [
     "Missed",
     "Overflow",
     "Position",
+    "PositionLost",
     "Receipt",
     "Reconnecting",
     "RefreshFailed",

@@ -10,19 +10,23 @@ import msgspec
 from anyio import fail_after
 
 from ..core.channels import parse_channel
+from ..core.client.actions import RequestAnswer
 from ..core.client.requests import OpenRequest
 from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, PositionLost, UsageError, WsbusError
 from ..core.events import EventPage, Position
 from ..core.messages import (
     Command,
+    GetPresence,
     GetStatus,
     HistoryResult,
+    PresenceResult,
     Publish,
     Receipt,
     Response,
     Status,
 )
+from ..core.presence import Roster
 from .changes import Closed, Connected
 from .driver import ClientDriver, PendingReply
 from .past import checked_key, page_of, read_history
@@ -223,6 +227,24 @@ class Caller:
         assert isinstance(result, HistoryResult)  # The session pairs kinds.
         return page_of(result, to)
 
+    async def presence(self, channel: str, *, timeout: float = 30.0) -> Roster:
+        """Return the connections that are subscribed to exactly this channel.
+
+        Args:
+            channel: A channel with presence.
+            timeout: Seconds.
+
+        Raises:
+            CommandError: The server refuses it; ``NO_PRESENCE``: the channel does not show them.
+            UsageError: The dialect cannot ask for it, or the channel is invalid.
+            RemoteError: As :meth:`command`.
+        """
+        self._require_rich("presence")
+        request = GetPresence(parse_channel(channel))
+        result = await self._request(request, timeout, f"presence of {channel}", idempotent=True)
+        assert isinstance(result, PresenceResult)  # The session pairs kinds.
+        return Roster(result.members, result.total)
+
     async def status(self, *, timeout: float = 30.0) -> Status:
         """Return what the server knows about this connection.
 
@@ -244,7 +266,7 @@ class Caller:
 
     async def _request(
         self, request: OpenRequest, timeout: float, what: str, *, idempotent: bool
-    ) -> Response | Status | HistoryResult:
+    ) -> RequestAnswer:
         driver = self._driver
         driver.check_caller()
         if isinstance(driver.state, Closed):

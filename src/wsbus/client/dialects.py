@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from ..core.client.actions import Heard
 from ..core.errors import UsageError
 from ..core.messages import Publication, Request
-from .incoming import COMMON_MESSAGES, NATIVE_MESSAGES, Incoming, Said
+from .incoming import COMMON_MESSAGES, NATIVE_MESSAGES, MessageIn, Said
 from .outgoing import encode_request
 
 __all__ = ["ClientDialect", "dialect"]
@@ -44,10 +44,10 @@ class ClientDialect:
     """Whether a client can publish, and ask for the status."""
     has_plus: bool = False
     """Whether ``+`` is a wildcard."""
-    messages: ClassVar[tuple[type[Incoming], ...]] = COMMON_MESSAGES
+    messages: ClassVar[tuple[type[MessageIn], ...]] = COMMON_MESSAGES
 
     def __init__(self) -> None:
-        self._decoder: Final[msgspec.json.Decoder[Incoming]] = msgspec.json.Decoder(
+        self._decoder: Final[msgspec.json.Decoder[MessageIn]] = msgspec.json.Decoder(
             reduce(or_, self.messages)  # a union, made at run time
         )
         self._tags: Final = {str(m.__struct_config__.tag) for m in self.messages}
@@ -93,7 +93,7 @@ class NativeDialect(ClientDialect):
     is_named = True
     is_rich = True
     has_plus = True
-    messages: ClassVar[tuple[type[Incoming], ...]] = NATIVE_MESSAGES
+    messages: ClassVar[tuple[type[MessageIn], ...]] = NATIVE_MESSAGES
 
     def decode(self, text: str) -> Iterable[Heard | Publication]:
         """Decode one frame; messages that are not understood are logged and ignored."""

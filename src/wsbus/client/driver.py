@@ -20,12 +20,13 @@ from websockets.uri import WebSocketURI
 
 from .._spawn import spawn
 from ..core.client import actions
+from ..core.client.actions import RequestAnswer
 from ..core.client.requests import OpenRequest
 from ..core.client.session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
 from ..core.events import Gap
 from ..core.instant import Instant
-from ..core.messages import HistoryResult, Publication, Response, Status
+from ..core.messages import Publication
 from .address import DialFailed, bearer, token_subprotocol, with_token
 from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .dialects import ClientDialect
@@ -76,7 +77,7 @@ class PendingReply:
 
     def __init__(self) -> None:
         self.done: Final = anyio.Event()
-        self.outcome: Response | Status | HistoryResult | WsbusError | None = None
+        self.outcome: RequestAnswer | WsbusError | None = None
 
 
 class ClientDriver:

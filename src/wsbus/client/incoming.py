@@ -15,8 +15,9 @@ from ..core.channels import MAX_CHANNEL_BYTES, Channel
 from ..core.client.actions import Admitted, Heard, LatestPublication
 from ..core.events import ChannelLoss, Gap, GapCause, Position
 from ..core.messages import Publication
+from ..core.presence import Occupant
 
-__all__ = ["COMMON_MESSAGES", "NATIVE_MESSAGES", "Incoming", "Said"]
+__all__ = ["COMMON_MESSAGES", "NATIVE_MESSAGES", "MessageIn", "Said"]
 
 N = TypeVar("N", int, float)
 Said: TypeAlias = "Heard | Publication | None"
@@ -24,7 +25,7 @@ Said: TypeAlias = "Heard | Publication | None"
 _NULL: Final = Raw(b"null")
 
 
-class Incoming(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+class MessageIn(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """Base of the messages from the server."""
 
     id: str | None = None
@@ -36,7 +37,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
         raise AssertionError(self)
 
 
-class _EventIn(Incoming, frozen=True, kw_only=True, tag="event"):
+class _EventIn(MessageIn, frozen=True, kw_only=True, tag="event"):
     channel: str
     event: str = "message"
     data: Raw = _NULL
@@ -54,7 +55,7 @@ class _FaultIn(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class _ResponseIn(Incoming, frozen=True, kw_only=True, tag="response"):
+class _ResponseIn(MessageIn, frozen=True, kw_only=True, tag="response"):
     success: bool
     data: Raw = _NULL
     error: _FaultIn = _FaultIn()
@@ -65,7 +66,7 @@ class _ResponseIn(Incoming, frozen=True, kw_only=True, tag="response"):
         return core.Refused(self.error.code, self.error.message, self.id, is_call=True)
 
 
-class _ErrorIn(Incoming, frozen=True, kw_only=True, tag="error"):
+class _ErrorIn(MessageIn, frozen=True, kw_only=True, tag="error"):
     error: _FaultIn = _FaultIn()
 
     def heard(self) -> Said:
@@ -77,7 +78,7 @@ class _AccountIn(msgspec.Struct, frozen=True):
     expires_at: float | None = None
 
 
-class _AuthResultIn(Incoming, frozen=True, kw_only=True, tag="auth_result"):
+class _AuthResultIn(MessageIn, frozen=True, kw_only=True, tag="auth_result"):
     success: bool
     data: _AccountIn = _AccountIn()
     error: _FaultIn = _FaultIn()
@@ -104,7 +105,7 @@ class _SubscriptionsIn(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-class _SubscribedIn(Incoming, frozen=True, kw_only=True, tag="subscribed"):
+class _SubscribedIn(MessageIn, frozen=True, kw_only=True, tag="subscribed"):
     data: _SubscriptionsIn
 
     def heard(self) -> Said:
@@ -113,7 +114,7 @@ class _SubscribedIn(Incoming, frozen=True, kw_only=True, tag="subscribed"):
         return core.Subscribed(data.channels, data.active_subscriptions, rejected, self.id)
 
 
-class _UnsubscribedIn(Incoming, frozen=True, kw_only=True, tag="unsubscribed"):
+class _UnsubscribedIn(MessageIn, frozen=True, kw_only=True, tag="unsubscribed"):
     data: _SubscriptionsIn
 
     def heard(self) -> Said:
@@ -121,12 +122,12 @@ class _UnsubscribedIn(Incoming, frozen=True, kw_only=True, tag="unsubscribed"):
         return core.Unsubscribed(data.channels, data.active_subscriptions, self.id, data.reason)
 
 
-class _PingIn(Incoming, frozen=True, tag="ping"):
+class _PingIn(MessageIn, frozen=True, tag="ping"):
     def heard(self) -> Said:
         return core.Ping(self.id)
 
 
-class _PongIn(Incoming, frozen=True, tag="pong"):
+class _PongIn(MessageIn, frozen=True, tag="pong"):
     def heard(self) -> Said:
         return core.Pong(self.id)
 
@@ -142,7 +143,7 @@ class _TermsIn(msgspec.Struct, frozen=True):
     commands_per_second: float | None = None
 
 
-class _ConnectedIn(Incoming, frozen=True, kw_only=True, tag="connected"):
+class _ConnectedIn(MessageIn, frozen=True, kw_only=True, tag="connected"):
     data: _TermsIn
 
     def heard(self) -> Said:
@@ -230,7 +231,7 @@ class _PastIn(msgspec.Struct, frozen=True):
     more: bool = False
 
 
-class _HistoryIn(Incoming, frozen=True, kw_only=True, tag="history"):
+class _HistoryIn(MessageIn, frozen=True, kw_only=True, tag="history"):
     data: _PastIn
 
     def heard(self) -> Said:
@@ -254,6 +255,27 @@ class _HistoryIn(Incoming, frozen=True, kw_only=True, tag="history"):
         )
 
 
+class _OccupantIn(msgspec.Struct, frozen=True):
+    id: str
+    subject: str | None = None
+
+
+class _ThereIn(msgspec.Struct, frozen=True):
+    channel: str
+    count: int
+    members: tuple[_OccupantIn, ...] = ()
+    watching: bool = False
+
+
+class _PresenceIn(MessageIn, frozen=True, kw_only=True, tag="presence"):
+    data: _ThereIn
+
+    def heard(self) -> Said:
+        data = self.data
+        members = tuple([Occupant(each.id, each.subject) for each in data.members])
+        return core.PresenceResult(data.channel, members, data.count, data.watching, self.id)
+
+
 class _ChannelLossIn(msgspec.Struct, frozen=True):
     channel: str
     lost: int | None = None
@@ -266,7 +288,7 @@ class _LossIn(msgspec.Struct, frozen=True):
     channels: tuple[_ChannelLossIn, ...] | None = None
 
 
-class _GapIn(Incoming, frozen=True, kw_only=True, tag="gap"):
+class _GapIn(MessageIn, frozen=True, kw_only=True, tag="gap"):
     data: _LossIn
 
     def heard(self) -> Said:
@@ -285,7 +307,7 @@ class _FactsIn(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
 
 
-class _StatusIn(Incoming, frozen=True, kw_only=True, tag="status"):
+class _StatusIn(MessageIn, frozen=True, kw_only=True, tag="status"):
     data: _FactsIn
 
     def heard(self) -> Said:
@@ -306,7 +328,7 @@ def _positive(limit: N | None) -> N | None:
     return limit if limit is not None and limit > 0 else None
 
 
-COMMON_MESSAGES: Final[tuple[type[Incoming], ...]] = (
+COMMON_MESSAGES: Final[tuple[type[MessageIn], ...]] = (
     _EventIn,
     _ResponseIn,
     _ErrorIn,
@@ -318,7 +340,7 @@ COMMON_MESSAGES: Final[tuple[type[Incoming], ...]] = (
 )
 """Those of both dialects."""
 
-NATIVE_MESSAGES: Final[tuple[type[Incoming], ...]] = (
+NATIVE_MESSAGES: Final[tuple[type[MessageIn], ...]] = (
     *[each for each in COMMON_MESSAGES if each not in {_EventIn, _SubscribedIn}],
     _StoredEventIn,
     _SubscribedAtIn,
@@ -326,5 +348,6 @@ NATIVE_MESSAGES: Final[tuple[type[Incoming], ...]] = (
     _GapIn,
     _StatusIn,
     _HistoryIn,
+    _PresenceIn,
 )
 """Those of ``wsbus.v1``."""

@@ -67,6 +67,11 @@ class _ReadHistoryOut(_Out, frozen=True, tag="history"):
     id: str | None = None
 
 
+class _GetPresenceOut(_Out, frozen=True, tag="presence"):
+    channel: str
+    id: str | None = None
+
+
 class _GetStatusOut(_Out, frozen=True, tag="get_status"):
     id: str | None = None
 
@@ -84,7 +89,7 @@ def encode_request(request: Request) -> bytes:
     return _encode(_message(request))
 
 
-def _message(request: Request) -> _Out:
+def _message(request: Request) -> _Out:  # noqa: C901  # one table
     match request:
         case core.Command():
             return _CommandOut(request.action, Raw(request.params), request.ref)
@@ -100,6 +105,8 @@ def _message(request: Request) -> _Out:
                 _position(request.after),
                 request.ref,
             )
+        case core.GetPresence():
+            return _GetPresenceOut(request.channel, request.ref)
         case core.Pong():
             return _PongOut(request.ref)
         case core.Ping():

@@ -19,21 +19,20 @@ from contextlib import ExitStack
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
-
-from anyio import fail_after
+from typing import Any, Final, Self, TypeVar, overload
 
 from ..core.client.retry import Retry
 from ..core.errors import UsageError
-from ..core.events import Event
+from ..core.events import EventPage, Position
 from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
+from ..core.presence import Roster
 from .client import Client
 from .connecting import Connecting
 from .connecting import connect as connect_async
 from .driver import OnChange, TokenIn
-from .events import Events
 from .portal import Portal
+from .sync_events import SyncEvents
 from .tokens import TokenSource
 
 __all__ = ["SyncClient", "SyncEvents", "connect"]
@@ -157,6 +156,7 @@ class SyncClient:
         buffer_bytes: int = ...,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
+        since: Position | None = None,
     ) -> SyncEvents[Any]: ...
 
     @overload
@@ -170,6 +170,7 @@ class SyncClient:
         buffer_bytes: int = ...,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
+        since: Position | None = None,
     ) -> SyncEvents[T]: ...
 
     @overload
@@ -183,6 +184,7 @@ class SyncClient:
         buffer_bytes: int = ...,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
+        since: Position | None = None,
     ) -> SyncEvents[Any]: ...
 
     def subscribe(
@@ -195,6 +197,7 @@ class SyncClient:
         buffer_bytes: int = 4 << 20,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
+        since: Position | None = None,
     ) -> SyncEvents[Any]:
         """Return what matches ``pattern``: use it in a ``with`` block, and iterate.
 
@@ -206,6 +209,7 @@ class SyncClient:
             buffer_bytes: Largest size of their data, in bytes.
             overflow: What happens when the buffer is full.
             timeout: Seconds for the server to confirm it.
+            since: Where it begins, as in :meth:`.Client.subscribe`.
 
         Raises:
             UsageError: The pattern or an option is invalid.
@@ -219,6 +223,7 @@ class SyncClient:
             buffer_bytes=buffer_bytes,
             overflow=overflow,
             timeout=timeout,
+            since=since,
         )
         return SyncEvents(self._portal, events, wait)
 
@@ -263,10 +268,10 @@ class SyncClient:
         timeout: float = 30.0,
         idempotent: bool = False,
     ) -> Any:
-        """Call a command, and return its result; see :meth:`.Client.command`.
+        """Call a command, and return its result; see :meth:`.Caller.command`.
 
         Raises:
-            WsbusError: As :meth:`.Client.command`.
+            WsbusError: As :meth:`.Caller.command`.
         """
         return self._portal.run(
             partial(
@@ -280,21 +285,103 @@ class SyncClient:
         )
 
     def publish(
-        self, channel: str, data: object, *, event: str = "message", timeout: float = 30.0
+        self,
+        channel: str,
+        data: object,
+        *,
+        event: str = "message",
+        idempotency_key: str | None = None,
+        timeout: float = 30.0,
     ) -> Receipt:
-        """Publish; return how many receivers it has; see :meth:`.Client.publish`.
+        """Publish; return how many receivers it has; see :meth:`.Caller.publish`.
 
         Raises:
-            WsbusError: As :meth:`.Client.publish`.
+            WsbusError: As :meth:`.Caller.publish`.
         """
-        publish = partial(self._client.publish, channel, data, event=event, timeout=timeout)
+        publish = partial(
+            self._client.publish,
+            channel,
+            data,
+            event=event,
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+        )
         return self._portal.run(publish)
 
-    def status(self, *, timeout: float = 30.0) -> Status:
-        """Return what the server knows about this connection; see :meth:`.Client.status`.
+    @overload
+    def history(
+        self,
+        channel: str,
+        *,
+        limit: int = 50,
+        before: Position | None = None,
+        after: Position | None = None,
+        timeout: float = 30.0,
+    ) -> EventPage[Any]: ...
+
+    @overload
+    def history(
+        self,
+        channel: str,
+        payload: type[T],
+        *,
+        limit: int = 50,
+        before: Position | None = None,
+        after: Position | None = None,
+        timeout: float = 30.0,
+    ) -> EventPage[T]: ...
+
+    @overload
+    def history(  # What is no class: a union, say.
+        self,
+        channel: str,
+        payload: object,
+        *,
+        limit: int = 50,
+        before: Position | None = None,
+        after: Position | None = None,
+        timeout: float = 30.0,
+    ) -> EventPage[Any]: ...
+
+    def history(
+        self,
+        channel: str,
+        payload: Any = Any,
+        *,
+        limit: int = 50,
+        before: Position | None = None,
+        after: Position | None = None,
+        timeout: float = 30.0,
+    ) -> EventPage[Any]:
+        """Return what a channel keeps; see :meth:`.Caller.history`.
 
         Raises:
-            WsbusError: As :meth:`.Client.status`.
+            WsbusError: As :meth:`.Caller.history`.
+        """
+        history = partial(
+            self._client.history,
+            channel,
+            payload,
+            limit=limit,
+            before=before,
+            after=after,
+            timeout=timeout,
+        )
+        return self._portal.run(history)
+
+    def presence(self, channel: str, *, timeout: float = 30.0) -> Roster:
+        """Return the connections on a channel; see :meth:`.Caller.presence`.
+
+        Raises:
+            WsbusError: As :meth:`.Caller.presence`.
+        """
+        return self._portal.run(partial(self._client.presence, channel, timeout=timeout))
+
+    def status(self, *, timeout: float = 30.0) -> Status:
+        """Return what the server knows about this connection; see :meth:`.Caller.status`.
+
+        Raises:
+            WsbusError: As :meth:`.Caller.status`.
         """
         return self._portal.run(partial(self._client.status, timeout=timeout))
 
@@ -302,69 +389,3 @@ class SyncClient:
         """Close the client: iterators end, requests fail, its thread ends. Idempotent."""
         self._portal.check()
         self._stack.close()
-
-
-class SyncEvents(Generic[T]):
-    """Events that match a pattern; made by :meth:`SyncClient.subscribe`. One thread may iterate."""
-
-    def __init__(self, portal: Portal, events: Events[T], wait: float | None) -> None:
-        self._portal: Final = portal
-        self._events: Final = events
-        self._wait: Final = wait
-        self._stack: Final = ExitStack()
-
-    def __repr__(self) -> str:
-        return f"<Sync{repr(self._events)[1:]}"
-
-    def __enter__(self) -> Self:
-        """Subscribe, and wait until the server confirms it.
-
-        Raises:
-            WsbusError: The server refuses it, or does not answer in time.
-        """
-        self._stack.enter_context(self._portal.enter(self._events))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Unsubscribe."""
-        self._stack.close()
-
-    def __iter__(self) -> Self:
-        """Iterate."""
-        return self
-
-    def __next__(self) -> Event[T]:
-        """Wait for the next event; the iteration ends when none has come for ``wait`` seconds.
-
-        Raises:
-            WsbusError: As iterating :class:`.Events` does.
-        """
-        try:
-            return self.get(self._wait)
-        except (TimeoutError, EOFError):
-            raise StopIteration from None
-
-    def get(self, timeout: float | None = None) -> Event[T]:
-        """Wait for the next event.
-
-        Args:
-            timeout: Seconds; None: no limit. 0 takes only an event that is already there.
-
-        Raises:
-            TimeoutError: No event has come.
-            EOFError: The subscription, or the client, is closed.
-            WsbusError: As iterating :class:`.Events` does.
-        """
-        return self._portal.run(partial(self._next, timeout))
-
-    async def _next(self, timeout: float | None) -> Event[T]:  # noqa: ASYNC109
-        try:
-            with fail_after(timeout):
-                return await anext(self._events)
-        except StopAsyncIteration:  # A coroutine cannot raise StopIteration.
-            raise EOFError(f"{self._events.pattern}: the subscription is closed") from None

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-__all__ = ["Attendance", "ChannelNews", "News", "Occupant", "PresenceChange"]
+__all__ = ["Attendance", "ChannelNews", "News", "Occupant", "PresenceChange", "Roster"]
 
 _MOST_NEWS: Final = 2_000
 """Connections in one piece of news; more are several."""
@@ -30,6 +30,15 @@ class Occupant(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The id of the connection."""
     subject: str | None = None
     """The subject of its identity."""
+
+
+class Roster(msgspec.Struct, frozen=True, gc=False):
+    """The connections on a channel, as a client gets them."""
+
+    members: tuple[Occupant, ...]
+    """Those that were there longest, up to the bound of the family."""
+    count: int
+    """How many there are."""
 
 
 class PresenceChange(NamedTuple):

@@ -24,14 +24,22 @@ from .patterns import Pattern
 from .permissions import Grants
 from .protocol import WireProtocol
 
-__all__ = ["LISTS", "NOT_ALLOWED", "NOT_GRANTED", "NOT_REACHED", "Holdings", "JudgedRequest"]
+__all__ = [
+    "LISTS",
+    "NOT_ALLOWED",
+    "NOT_GRANTED",
+    "NOT_REACHED",
+    "POSITION_LOST",
+    "Holdings",
+    "JudgedRequest",
+]
 
 LISTS: Final = (Subscribe, Unsubscribe, GetStatus)
 """Requests that hold many names, or are answered with many; see :meth:`Holdings.cost`."""
 
 NOT_ALLOWED: Final = "the application does not allow this"
 NOT_GRANTED: Final = "no grant covers this"
-_POSITION_LOST: Final = "what was published after this position is not kept any more"
+POSITION_LOST: Final = "what was published after this position is not kept any more"
 _TAKEN: Final = "the subscription was taken away"
 NOT_REACHED: Final = "it cannot be reached now; try again later"
 _NOT_ADMIN: Final = "* itself needs admin; a grant for * covers everything else"
@@ -70,7 +78,7 @@ class JudgedRequest(NamedTuple):
             for pattern, outcome in zip(patterns, brought.outcomes, strict=True)
             if outcome.is_recovered is False and since[pattern].is_strict
         }
-        self.refuse(lost, _POSITION_LOST, ErrorCode.POSITION_LOST)
+        self.refuse(lost, POSITION_LOST, ErrorCode.POSITION_LOST)
 
     def keep(
         self, patterns: Sequence[Pattern], answers: Sequence[bool], code: str, why: str

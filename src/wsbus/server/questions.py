@@ -28,7 +28,7 @@ from ..core.instant import Instant
 from ..core.messages import HistoryResult, Publication, Refused, Response
 from ..core.patterns import parse_pattern
 from ..core.permissions import Identity
-from ..core.session_subscriptions import NOT_REACHED
+from ..core.session_subscriptions import NOT_REACHED, POSITION_LOST
 from ..endpoint import Refusal
 from .connection import ConnectionDriver
 from .outgoing import NotTaken
@@ -155,6 +155,9 @@ async def fetch(asker: Asker, services: Services, action: Fetch) -> None:
         )
     except BrokerUnavailable:
         asker.send(Refused(ErrorCode.UNAVAILABLE, NOT_REACHED, read.ref))
+        return
+    if read.after is not None and not page.is_complete:
+        asker.send(Refused(ErrorCode.POSITION_LOST, POSITION_LOST, read.ref))
         return
     found = _within(page.publications, is_from_end=read.after is None)
     has_more = page.has_more or len(found) < len(page.publications)

@@ -18,6 +18,7 @@ from ..messages import (
     HistoryResult,
     Ping,
     Pong,
+    PresenceResult,
     Publication,
     Refused,
     Request,
@@ -40,6 +41,7 @@ __all__ = [
     "Heard",
     "LatestPublication",
     "Lose",
+    "RequestAnswer",
     "Say",
     "Stop",
     "TellConnected",
@@ -72,6 +74,7 @@ Heard: TypeAlias = (
     | Gap
     | Status
     | HistoryResult
+    | PresenceResult
 )
 
 
@@ -80,6 +83,10 @@ class LatestPublication(Publication, frozen=True, eq=False, gc=False):
 
 
 # --- wanted --------------------------------------------------------------------------------------
+
+
+RequestAnswer: TypeAlias = Response | Status | HistoryResult | PresenceResult
+"""The answers to requests that the application makes."""
 
 
 class FetchToken(msgspec.Struct, frozen=True):
@@ -116,7 +123,7 @@ class Answer(msgspec.Struct, frozen=True):
     """Give a request its only outcome."""
 
     key: Any
-    outcome: Response | Status | HistoryResult | WsbusError
+    outcome: RequestAnswer | WsbusError
 
 
 class Confirm(msgspec.Struct, frozen=True):
@@ -124,7 +131,7 @@ class Confirm(msgspec.Struct, frozen=True):
 
     holder: Any
     position: Position | None
-    """What comes is after it; None: the pattern has no history."""
+    """The position that what comes is after; None: the pattern has no history."""
 
 
 class Dismiss(msgspec.Struct, frozen=True):

@@ -12,19 +12,21 @@ import msgspec
 from ..errors import CommandError, ErrorCode, MessageTooLarge, WsbusError
 from ..messages import (
     Command,
+    GetPresence,
     GetStatus,
     HistoryResult,
+    PresenceResult,
     Publish,
     ReadHistory,
     Response,
     Status,
 )
-from .actions import Answer, ClientAction, Say
+from .actions import Answer, ClientAction, RequestAnswer, Say
 from .pace import Pace
 
 __all__ = ["Measure", "OpenRequest", "Requests"]
 
-OpenRequest: TypeAlias = Command | Publish | GetStatus | ReadHistory
+OpenRequest: TypeAlias = Command | Publish | GetStatus | ReadHistory | GetPresence
 Measure: TypeAlias = Callable[[OpenRequest], int]
 """Returns the size of a request in the client's dialect, in bytes."""
 
@@ -136,7 +138,7 @@ class Requests:
     def answer(
         self,
         ref: str | None,
-        outcome: Response | Status | HistoryResult | WsbusError,
+        outcome: RequestAnswer | WsbusError,
         pace: Pace,
         now: float,
     ) -> list[ClientAction] | None:
@@ -223,7 +225,7 @@ class Requests:
     def _too_large(self, request: OpenRequest, limit: int | None) -> MessageTooLarge | None:
         if limit is None or self._measure is None:
             return None
-        if isinstance(request, GetStatus | ReadHistory):
+        if isinstance(request, GetStatus | ReadHistory | GetPresence):
             return None
         if isinstance(request, Command):
             data, what = request.params, request.action
@@ -235,12 +237,14 @@ class Requests:
         return MessageTooLarge(what, size, limit) if size > limit else None
 
 
-def _answer_to(request: OpenRequest) -> type[Response | Status | HistoryResult]:
+def _answer_to(request: OpenRequest) -> type[RequestAnswer]:
     match request:
         case GetStatus():
             return Status
         case ReadHistory():
             return HistoryResult
+        case GetPresence():
+            return PresenceResult
         case _:
             return Response
 

@@ -194,7 +194,7 @@ class ClientSession(Generic[H]):
                 return [actions.Say(messages.Pong(ref))]
             case messages.Pong(ref):
                 return self._handle_pong(ref, now)
-            case messages.Response() | messages.Status() | messages.HistoryResult():
+            case _ if isinstance(heard, actions.RequestAnswer):
                 return self._requests.answer(heard.ref, heard, self._pace, self._at) or []
             case messages.Refused():
                 return self._handle_refused(heard, now)

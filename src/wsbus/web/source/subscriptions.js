@@ -29,14 +29,14 @@ const size = (text = "") => bytesOf(text) + 3;
 /** A position, and nothing else that came with it. @type {(position: Position) => Position} */
 const plain = ({ epoch, offset, tag }) => ({ epoch, offset, ...(tag && { tag }) });
 
-/** Where a request for a name goes on. @type {(name: Name<unknown>) => Position | undefined} */
-const sinceOf = ({ start, mark }) => start ?? mark;
-
-/** What a name takes in a request. @type {(name: Name<unknown>) => number} */
-const sizeOf = (name) => {
-  const since = sinceOf(name);
-  return size(name.text) + (since ? size(name.text) + size(since.epoch) + size(since.tag) + 72 : 0);
+/** What a name takes in a request, in bytes: its text, and where it goes on. @type {(name: Name<unknown>) => number} */
+const sizeOf = ({ text, start, mark }) => {
+  const since = start ?? mark;
+  return size(text) + (since ? size(text) + size(since.epoch) + size(since.tag) + 48 : 0);
 };
+
+/** Where a request for a name goes on, if the server can read that. @type {(name: Name<unknown>, maxBytes: number) => Position | undefined} */
+const sinceOf = (name, maxBytes) => name.start ?? (sizeOf(name) + 72 > 2 * maxBytes ? undefined : name.mark);
 
 /** Tell whether an event is new for the holders of a name; if it is, it moves the mark. @type {(name: Name<unknown>, event: BusEvent) => unknown} */
 const takes = (name, { position, latest }) => {
@@ -142,7 +142,7 @@ export const makeSubscriptions = (emit) => {
      * What to say to the server next: that names are not wanted any more, then which ones are.
      * @param {string} id
      * @param {number} maxNames
-     * @param {number} maxBytes Of the names together; one is always taken.
+     * @param {number} maxBytes Of names and positions, half of what the server reads; one is always taken.
      */
     next(id, maxNames, maxBytes) {
       let bytes = 0;
@@ -158,7 +158,7 @@ export const makeSubscriptions = (emit) => {
       /** @type {[string, object][]} */
       const since = [];
       for (const name of asked) {
-        const position = sinceOf(name);
+        const position = sinceOf(name, maxBytes);
         if (position) since.push([name.text, { ...plain(position), ...(name.start && { strict: true }) }]);
         name.ref = id;
       }
