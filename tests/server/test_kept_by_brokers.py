@@ -11,16 +11,18 @@ import trio
 from anyio import create_task_group, current_time, fail_after, sleep
 from trio.testing import MockClock
 
-from tests.server.clients import connecting
+from tests.server.clients import UNLIMITED, connecting
 from tests.server.kept_world import World as KeptWorld
 from tests.server.kept_world import in_virtual_time
 from tests.server.switchboard import Board, Switch
 from wsbus import (
     BrokerUnavailable,
     Bus,
+    ConnectionId,
     Event,
     Gap,
     GapCause,
+    Grants,
     History,
     Limits,
     Position,
@@ -28,6 +30,7 @@ from wsbus import (
     Receipt,
     UsageError,
 )
+from wsbus.brokers import MemoryBroker
 from wsbus.core.instant import Instant
 from wsbus.emitter import Emitter
 
@@ -390,3 +393,48 @@ def test_a_thousand_that_come_back_ask_a_few_times() -> None:
         assert sum(len(reads) for reads in world.board.reads) <= 3
 
     run(test)
+
+
+async def test_exclude_holds_where_it_is_published_and_elsewhere() -> None:
+    """A connection that is left out gets nothing; one of the same name on another node does."""
+    broker = MemoryBroker()
+    buses = [Bus(broker=broker), Bus(broker=broker)]
+    ways_in = []
+    for bus in buses:
+        bus.family("kept.*", history=History())
+        ways_in.append(bus.endpoint(limits=UNLIMITED, name_connection=lambda _: "ada"))
+    async with AsyncExitStack() as stack:
+        for bus in buses:
+            await stack.enter_async_context(bus)
+        connects = [await stack.enter_async_context(connecting(way)) for way in ways_in]
+        here, there = [await connect() for connect in connects]
+        for client in (here, there):
+            await client.subscribe("kept.a")
+        await buses[0].publish("kept.a", 1, exclude=here.connection)
+        await buses[0].publish("kept.a", 2, exclude=ConnectionId("ada"))
+        await buses[1].publish("kept.a", 3)
+        with fail_after(5):
+            assert (await here.hear("event"))["data"] == 3
+            assert [(await there.hear("event"))["data"] for _ in range(2)] == [1, 3]
+
+
+async def test_a_client_is_answered_with_the_position() -> None:
+    """A publish request is answered once the broker keeps it; a repetition is told as such."""
+    broker = MemoryBroker()
+    bus = Bus(broker=broker)
+    bus.family("kept.*", history=History())
+    grants = Grants.of(admin=True, publish=["*"], subscribe=["*"])
+    async with bus, connecting(bus.endpoint(limits=UNLIMITED, anonymous=grants)) as connect:
+        client = await connect()
+        await client.subscribe("kept.a")
+        request = {"channel": "kept.a", "data": 1, "idempotency_key": "k"}
+        with fail_after(5):
+            client.say("publish", id="1", **request)
+            heard = [await client.hear("event", "response") for _ in range(2)]
+            (answer,) = [each for each in heard if each["type"] == "response"]
+            (event,) = [each for each in heard if each["type"] == "event"]
+            assert answer["data"]["position"] == event["position"]
+            client.say("publish", id="2", retry=True, **request)
+            again = await client.hear("event", "response")
+            assert again["data"]["repeated"] is True
+            assert again["data"]["position"] == event["position"]
