@@ -20,9 +20,9 @@ const endOf = (error) => {
   return codeOf(error) === "CONNECTION_LOST" ? error.code : codeOf(error);
 };
 
-const requestOf = ({ do: what, action, params = {}, channel, event = "message", data }) => {
+const requestOf = ({ do: what, action, params = {}, channel, event = "message", data, idempotency_key }) => {
   if (what === "client.command") return { type: "command", action, params };
-  if (what === "client.publish") return { type: "publish", channel, event, data };
+  if (what === "client.publish") return { type: "publish", channel, event, data, idempotency_key };
   return { type: "get_status" };
 };
 
@@ -92,7 +92,7 @@ class Client {
       case "client.close":
         return this.#handle("close");
       case "client.subscribe":
-        return this.#change("subscribe", pattern, holder);
+        return this.#change("subscribe", pattern, holder, step.since);
       case "client.unsubscribe":
         return this.#change("unsubscribe", pattern, holder);
       case "client.command":
@@ -122,8 +122,8 @@ class Client {
   }
 
   /** What a turn has changed is said at its end. */
-  #change(type, pattern, holder) {
-    this.#handle(type, pattern, holder);
+  #change(type, ...details) {
+    this.#handle(type, ...details);
     if (this.#session.deadline <= this.#now) this.#handle("deadline");
   }
 
