@@ -11,6 +11,8 @@ import trio
 from anyio import create_task_group, current_time, fail_after, sleep
 from trio.testing import MockClock
 
+from tests.server.kept_world import World as KeptWorld
+from tests.server.kept_world import in_virtual_time
 from tests.server.switchboard import Board, Switch
 from wsbus import (
     BrokerUnavailable,
@@ -25,6 +27,7 @@ from wsbus import (
     UsageError,
 )
 from wsbus.core.instant import Instant
+from wsbus.emitter import Emitter
 
 
 def clock() -> Instant:
@@ -289,3 +292,34 @@ def test_a_broker_without_history_is_a_mistake_of_setting_up() -> None:
                 pass
 
     trio.run(main)
+
+
+def test_an_emitter_keeps_what_its_families_say(caplog: pytest.LogCaptureFixture) -> None:
+    """It gets the position, or publishes live and unkept, which every node logs."""
+
+    async def scenario(world: KeptWorld) -> None:
+        emitter = Emitter(Switch(world.board))
+        with pytest.raises(UsageError, match="history"):
+            async with emitter:
+                await emitter.publish("kept.a", 0, idempotency_key="k")
+        async with world.buses[0].subscribe("kept.a") as events:
+            async with emitter:
+                receipt = await emitter.publish("kept.a", "unkept")
+                assert receipt.position is None
+                with pytest.raises(UsageError, match="before"):
+                    emitter.family("kept.*", history=History())
+            emitter.family("kept.*", history=History())
+            async with emitter:
+                first = await emitter.publish("kept.a", "kept", idempotency_key="k")
+                again = await emitter.publish("kept.a", "kept", idempotency_key="k")
+                async with emitter.batch() as batch:
+                    batch.publish("kept.a", "more")
+                    batch.publish("live", "more")
+            assert again.repeated
+            assert again.position == first.position == Position("epoch-0", 1)
+            got = await take(events, 3)
+            assert [event.data for event in got] == ["unkept", "kept", "more"]
+            assert [event.position is None for event in got] == [True, False, False]
+
+    in_virtual_time(scenario, backend="asyncio")
+    assert "a publication on kept.a is not kept" in caplog.text

@@ -98,7 +98,7 @@ class InProcess(Lossy, Protocol):
 
     @property
     def pattern(self) -> Pattern:
-        """What it subscribes to."""
+        """The pattern that it subscribes to."""
         ...
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class Services:
     def tell_gap(self, *, of_live: bool = True, of_kept: bool = True) -> None:
         """Tell subscribers that publications of other nodes may be missing.
 
-        Only those are told that such a channel may concern. Where it concerns a part of what they
+        Only those get it that such a channel may concern. Where it concerns a part of what they
         subscribe to, and that part is known by name, the gap names the channels.
 
         Args:

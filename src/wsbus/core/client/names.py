@@ -36,7 +36,7 @@ class ClientName(Generic[H]):
         self.mark: Position | None = None
         """The position up to which its holders have everything; None: unknown, or no history."""
         self.start: Position | None = None
-        """Where the application wants it to begin; None: now, or it has begun."""
+        """The position that the application begins at; None: now, or it has begun."""
         self.starter: H | None = None
         """The holder that wants it to begin there."""
 
