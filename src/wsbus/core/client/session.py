@@ -254,7 +254,7 @@ class ClientSession(Generic[H]):
             return self._flush(now)
         self._holdings.left(heard.ref)
         if not self._holdings.is_renewal(heard.ref):
-            return self._holdings.refuse(heard.ref, error)
+            return self._holdings.refuse(heard.ref, error) + self._flush(now)
         # It held these before: a server that is overloaded now may accept them later.
         return self._cut(f"the server did not take the subscriptions again: {heard.code}")
 
