@@ -171,9 +171,7 @@ class Recorder:
                 is_new = pattern not in self.holders.values()
                 since = {"since": self.position()} if is_new and chance.random() < 0.4 else {}
                 self.holders[holder] = pattern
-                self.give(
-                    {"do": "client.subscribe", "pattern": pattern, "holder": holder, **since}
-                )
+                self.give({"do": "client.subscribe", "pattern": pattern, "holder": holder, **since})
             case "unsubscribe" if self.holders:
                 holder = chance.choice(list(self.holders))
                 pattern = self.holders.pop(holder)

@@ -60,7 +60,7 @@ class Owed:
 
     @property
     def position(self) -> Position | None:
-        """The position at which a store has it; None: none has, or it stands outside of the order."""
+        """The position in a store; None: it has none, or stands outside of the order."""
         return None if self.publication is None or self.is_latest else self.publication.position
 
 
