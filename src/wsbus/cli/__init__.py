@@ -1,7 +1,8 @@
 """The command line ``wsbus``; a module for each command.
 
 Needs the extra ``cli``; ``demo`` needs ``demo``, ``bench`` the server that it measures, ``tail``,
-``pub`` and ``call`` need ``client``, ``doctor`` too for a server, and ``token`` needs ``jwt``.
+``history``, ``pub`` and ``call`` need ``client``, ``doctor`` too for a server, and ``token`` needs
+``jwt``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from wsbus import __version__
 
 __all__ = ["wsbus"]
 
-_COMMANDS: Final = ("bench", "call", "console", "demo", "doctor", "pub", "tail", "token")
+_COMMANDS: Final = (
+    "bench",
+    "call",
+    "console",
+    "demo",
+    "doctor",
+    "history",
+    "pub",
+    "tail",
+    "token",
+)
 
 
 class _Commands(click.Group):

@@ -396,7 +396,7 @@ class ClientMachine(RuleBasedStateMachine):
 
     # --- the server ------------------------------------------------------------------------------
 
-    def serve(self, link: Link, todo: Sequence[actions.Action]) -> None:
+    def serve(self, link: Link, todo: Sequence[actions.Action]) -> None:  # noqa: C901
         for action in todo:
             match action:
                 case actions.Send(reply):
@@ -552,11 +552,14 @@ class ClientMachine(RuleBasedStateMachine):
                     self.confirmed[name] = self.joined_at[heard.ref]
         self.perform(self.client.handle(heard, self.now))
         if isinstance(heard, Subscribed):
-            # "`recovered: true` … You missed nothing": nothing is told, and all is owed as before.
-            recovered = {start.name for start in heard.positions if start.is_recovered}
-            for holder in self.holders:
-                if holder.was_confirmed and holder.pattern.text in recovered & set(self.confirmed):
-                    holder.is_confirmed = True
+            self.recover(heard)
+
+    def recover(self, heard: Subscribed) -> None:
+        """Nothing is told, and all is owed as before: "`recovered: true` … You missed nothing"."""
+        recovered = {start.name for start in heard.positions if start.is_recovered}
+        for holder in self.holders:
+            if holder.was_confirmed and holder.pattern.text in recovered & set(self.confirmed):
+                holder.is_confirmed = True
 
     def deliver(self, delivery: Publication) -> None:
         number = int(delivery.data)
@@ -573,7 +576,7 @@ class ClientMachine(RuleBasedStateMachine):
         if isinstance(delivery, LatestPublication):
             return  # "It does not move a mark, and is no duplicate whatever its offset."
         for holder in set(expected) - set(audience):
-            # "An event is new for a pattern if …": else its subscribers have got it, or begin later.
+            # "An event is new for a pattern if …": else they have got it, or begin later.
             assert delivery.position is not None
             assert number in holder.got or number <= holder.since, "dropped, and it was new"
         for holder in audience:
@@ -605,10 +608,16 @@ class ClientMachine(RuleBasedStateMachine):
             self.lose_link(CloseCode.ABNORMAL, "", is_noticed=is_noticed)
 
     @precondition(lambda self: self.link is not None and not self.stopped)
-    @rule(channel=st.sampled_from(CHANNELS))
-    def come_again(self, channel: Channel) -> None:
-        """The next connection comes about at once, and something happens right away."""
+    @rule(channel=st.sampled_from(CHANNELS), missed=st.sampled_from([0, 1, 3, 8]))
+    def come_again(self, channel: Channel, missed: int) -> None:
+        """The next connection comes about soon, and something happens before it and after."""
+        if not any(holder.asks for holder in self.holders):
+            self.subscribe(PATTERNS[2], asks=True)
+        self.pass_all(channel, 1)
+        if self.link is None or self.stopped:
+            return
         self.cut(0, 0, is_noticed=True)
+        self.publish(channel, missed)
         self.now = self.now.later(30)
         for _ in range(2):
             self.tick_client()
