@@ -396,7 +396,7 @@ class ClientMachine(RuleBasedStateMachine):
 
     # --- the server ------------------------------------------------------------------------------
 
-    def serve(self, link: Link, todo: Sequence[actions.Action]) -> None:
+    def serve(self, link: Link, todo: Sequence[actions.Action]) -> None:  # noqa: C901  # one table
         for action in todo:
             match action:
                 case actions.Send(reply):
@@ -532,7 +532,7 @@ class ClientMachine(RuleBasedStateMachine):
         if self.link is link and link.closing and not link.down and not link.member.queue:
             self.lose_link(*link.closing)
 
-    def hear(self, heard: wanted.Heard | Publication) -> None:
+    def hear(self, heard: wanted.Heard | Publication) -> None:  # noqa: C901  # one table
         if isinstance(heard, Publication):
             self.deliver(heard)
             return
@@ -573,7 +573,7 @@ class ClientMachine(RuleBasedStateMachine):
         if isinstance(delivery, LatestPublication):
             return  # "It does not move a mark, and is no duplicate whatever its offset."
         for holder in set(expected) - set(audience):
-            # "An event is new for a pattern if …": else its subscribers have got it, or begin later.
+            # "An event is new for a pattern if …": else they have got it, or begin later.
             assert delivery.position is not None
             assert number in holder.got or number <= holder.since, "dropped, and it was new"
         for holder in audience:
