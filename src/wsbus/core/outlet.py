@@ -60,7 +60,7 @@ class Owed:
 
     @property
     def position(self) -> Position | None:
-        """Where a store has it; None: none has, or it stands outside of the order."""
+        """Its position in a store; None: none has it, or it stands outside of the order."""
         return None if self.publication is None or self.is_latest else self.publication.position
 
 
