@@ -157,7 +157,7 @@ class Broker(Protocol):
 
 
 class BrokerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a broker's server is, and what its user may not do; for ``wsbus doctor``."""
+    """A broker's server, and the rights that its user lacks there; for ``wsbus doctor``."""
 
     server: str
     """The name and version of the server, such as ``Redis 7.0.15``."""

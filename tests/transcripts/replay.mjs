@@ -20,9 +20,12 @@ const endOf = (error) => {
   return codeOf(error) === "CONNECTION_LOST" ? error.code : codeOf(error);
 };
 
-const requestOf = ({ do: what, action, params = {}, channel, event = "message", data }) => {
+const requestOf = ({ do: what, action, params = {}, channel, event = "message", data, idempotency_key }) => {
   if (what === "client.command") return { type: "command", action, params };
-  if (what === "client.publish") return { type: "publish", channel, event, data };
+  if (what === "client.publish") {
+    const publish = { type: "publish", channel, event, data };
+    return idempotency_key ? { ...publish, idempotency_key } : publish;
+  }
   return { type: "get_status" };
 };
 
@@ -85,14 +88,14 @@ class Client {
   }
 
   #happen(step) {
-    const { pattern, holder, key } = step;
+    const { pattern, holder, key, since } = step;
     switch (step.do ?? step.say) {
       case "client.connect":
         return this.#handle("connect");
       case "client.close":
         return this.#handle("close");
       case "client.subscribe":
-        return this.#change("subscribe", pattern, holder);
+        return this.#change("subscribe", pattern, holder, since);
       case "client.unsubscribe":
         return this.#change("unsubscribe", pattern, holder);
       case "client.command":
@@ -122,8 +125,8 @@ class Client {
   }
 
   /** What a turn has changed is said at its end. */
-  #change(type, pattern, holder) {
-    this.#handle(type, pattern, holder);
+  #change(type, pattern, holder, since) {
+    this.#handle(type, pattern, holder, since);
     if (this.#session.deadline <= this.#now) this.#handle("deadline");
   }
 

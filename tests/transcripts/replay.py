@@ -11,6 +11,7 @@ from wsbus.client.dialects import NativeDialect
 from wsbus.core import actions as server_actions
 from wsbus.core.channels import parse_channel
 from wsbus.core.client import actions as client_actions
+from wsbus.core.client.actions import LatestPublication
 from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.retry import Retry
 from wsbus.core.client.session import ClientSession
@@ -20,12 +21,15 @@ from wsbus.core.errors import (
     ConnectError,
     ConnectionLost,
     MessageTooLarge,
+    PositionLost,
     Unauthenticated,
     UsageError,
     WsbusError,
 )
-from wsbus.core.events import ChannelLoss, Gap, GapCause
+from wsbus.core.events import ChannelLoss, Gap, GapCause, Position
+from wsbus.core.families import Families, History
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
+from wsbus.core.history import MemoryHistory
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
 from wsbus.core.messages import (
@@ -42,6 +46,7 @@ from wsbus.core.patterns import parse_pattern
 from wsbus.core.permissions import Grants, Identity
 from wsbus.core.session import Session
 from wsbus.protocols.native import Native
+from wsbus.server.archive import Archive
 
 __all__ = ["TRANSCRIPTS", "Differs", "Step", "Transcript", "load", "replay"]
 
@@ -175,10 +180,18 @@ class Server(Player):
         self.connections = 0
         self.questions: deque[int] = deque()
         self.events = self.dropped = 0
+        self.families: Final = Families()
+        for pattern, kept in settings.get("history", {}).items():
+            self.families.declare(pattern, history=History(**kept))
+        self.restart("e1")
 
     @property
     def state(self) -> str:
         return self.session.state.name.lower() if self.session else "gone"
+
+    def restart(self, epoch: str) -> None:
+        """Begin another numbering: what was kept is gone."""
+        self.archive = Archive(self.families, MemoryHistory(epoch), lambda: self.now)
 
     def normal(self, expected: Any) -> Any:
         # Keys in the order in which they stand.
@@ -199,6 +212,8 @@ class Server(Player):
                 self.do(self.live.close(1003, "wsbus.v1 is text only"))
             case {"do": "server.publish"}:
                 self.publish(step)
+            case {"do": "server.restart", "epoch": epoch}:
+                self.restart(epoch)
             case {"do": "server.gap", "lost": lost}:
                 self.dropped += lost or 0
                 self.say(Gap(lost, GapCause(step.get("cause", "server")), losses(step)))
@@ -242,6 +257,7 @@ class Server(Player):
             identity=known,
             now=self.now,
             takes_tokens=self.settings.get("takes_tokens", False),
+            attaches=self.families.keeps_any,
         )
         limits, policy = self.limits, self.policy
         self.say(
@@ -270,13 +286,16 @@ class Server(Player):
                 self.do(session.handle(request, now))
 
     def publish(self, step: Step) -> None:
-        """Send an event, if anything that is subscribed matches."""
+        """Keep it if it has history, and send an event, if anything that is subscribed matches."""
         channel = parse_channel(step["channel"])
-        if any(pattern.matches(channel) for pattern in self.live.patterns):
+        event = step.get("event", "message")
+        publication = Publication(channel, event, text_of_data(step["data"]), self.now.wall)
+        history = self.families.history_of(channel)
+        if history is not None:
+            publication = self.archive.keep(publication, history, None)
+        patterns = () if self.session is None else self.session.patterns
+        if any(pattern.matches(channel) for pattern in patterns):
             self.events += 1
-            event = step.get("event", "message")
-            data = text_of_data(step["data"])
-            publication = Publication(channel, event, data, self.now.wall)
             self.said.append({"frame": PROTOCOL.encode_publication(publication).text})
 
     def judged(self, verdict: Identity | str) -> None:
@@ -290,7 +309,7 @@ class Server(Player):
         assert frame is not None
         self.said.append({"frame": masked(frame.text)})
 
-    def do(self, todo: list[server_actions.Action]) -> None:
+    def do(self, todo: list[server_actions.Action]) -> None:  # noqa: C901  # one row for each
         """Perform what the session wants."""
         for action in todo:
             match action:
@@ -303,12 +322,23 @@ class Server(Player):
                     self.tell("command", call.ref, **told)
                 case server_actions.Emit(channel, publish):
                     told = {"channel": channel, "event": publish.event}
+                    if publish.idempotency_key is not None:
+                        told["idempotency_key"] = publish.idempotency_key
+                    if publish.is_retry:
+                        told["retry"] = True
                     self.tell("publish", publish.ref, **told, data=json.loads(publish.data))
                 case server_actions.AskToken(generation, token):
                     self.questions.append(generation)
                     self.tell("token", token=token)
                 case server_actions.ReportStatus(ref):
                     self.say(self.status(ref))
+                case server_actions.Attach(number, patterns, since):
+                    brought = self.archive.bring(patterns, since)
+                    self.do(self.live.handle_answer(number, brought, self.now))
+                case server_actions.Replay(publications, is_latest):
+                    encode = PROTOCOL.encode_latest if is_latest else PROTOCOL.encode_publication
+                    self.events += len(publications)
+                    self.said.extend({"frame": encode(each).text} for each in publications)
                 case _:  # What only concerns the hub.
                     pass
 
@@ -372,7 +402,8 @@ class Client(Player):
                     raise Differs(f"its time is {session.deadline - MONOTONIC:g} s")
                 self.do(session.handle_deadline(now))
             case {"do": "client.subscribe", "pattern": pattern, "holder": holder}:
-                self.do(session.subscribe(parse_pattern(pattern), holder, now))
+                since = step.get("since") and Position(**step["since"])
+                self.do(session.subscribe(parse_pattern(pattern), holder, now, since))
             case {"do": "client.unsubscribe", "pattern": pattern, "holder": holder}:
                 self.do(session.unsubscribe(parse_pattern(pattern), holder, now))
             case {"do": "client.command", "key": key, "action": action}:
@@ -381,7 +412,8 @@ class Client(Player):
                 self.do(session.request(key, request, now, is_idempotent=idem))
             case {"do": "client.publish", "key": key, "channel": channel}:
                 data = text_of_data(step["data"])
-                publish = Publish(channel, step.get("event", "message"), data)
+                event, idempotency = step.get("event", "message"), step.get("idempotency_key")
+                publish = Publish(channel, event, data, None, idempotency)
                 self.do(session.request(key, publish, now))
             case {"do": "client.status", "key": key}:
                 self.do(session.request(key, GetStatus(), now))
@@ -417,8 +449,9 @@ class Client(Player):
             if holders:
                 told = {"channel": heard.channel, "event": heard.event}
                 at = round(heard.timestamp * 1000)
+                more = {"latest": True} if isinstance(heard, LatestPublication) else {}
                 data = json.loads(heard.data)
-                self.tell("event", holders=holders, **told, timestamp=at, data=data)
+                self.tell("event", holders=holders, **told, timestamp=at, data=data, **more)
 
     def do(self, todo: list[client_actions.ClientAction]) -> None:
         for action in todo:
@@ -473,6 +506,8 @@ def code_of(error: WsbusError) -> str | int:
     match error:
         case CommandError(code=code):
             return str(code)
+        case PositionLost():
+            return "POSITION_LOST"
         case Unauthenticated() | ConnectionLost(code=4401 | 4500):
             return "UNAUTHENTICATED"
         case MessageTooLarge():

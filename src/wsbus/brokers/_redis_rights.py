@@ -1,4 +1,4 @@
-"""What a server of Redis is, and which rights the user of a bus lacks there.
+"""The kind of a Redis server, and the rights that the user of a bus lacks there.
 
 ``ACL DRYRUN`` would be a right of its own. So the commands are queued in a ``MULTI`` that never
 runs: the server refuses each of them at once if the user may not run it, on these keys.

@@ -15,7 +15,17 @@ from wsbus import __version__
 
 __all__ = ["wsbus"]
 
-_COMMANDS: Final = ("bench", "call", "console", "demo", "doctor", "pub", "tail", "token")
+_COMMANDS: Final = (
+    "bench",
+    "call",
+    "console",
+    "demo",
+    "doctor",
+    "presence",
+    "pub",
+    "tail",
+    "token",
+)
 
 
 class _Commands(click.Group):

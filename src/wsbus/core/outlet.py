@@ -60,7 +60,7 @@ class Owed:
 
     @property
     def position(self) -> Position | None:
-        """Its position in a store; None: none has it, or it stands outside of the order."""
+        """The position in a store; None: it has none, or stands outside of the order."""
         return None if self.publication is None or self.is_latest else self.publication.position
 
 

@@ -17,6 +17,7 @@ from wsbus.client.dialects import ClientDialect, dialect
 from wsbus.core import actions
 from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.client import actions as wanted
+from wsbus.core.client.actions import LatestPublication
 from wsbus.core.client.liveness import Liveness
 from wsbus.core.client.retry import Advice, Retry
 from wsbus.core.client.session import ClientSession, ClientState
@@ -32,8 +33,10 @@ from wsbus.core.errors import (
     WsbusError,
 )
 from wsbus.core.events import GapCause
+from wsbus.core.families import Families, History
 from wsbus.core.frame import join_lines
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
+from wsbus.core.history import MemoryHistory
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
@@ -58,6 +61,7 @@ from wsbus.core.permissions import Grants, Identity
 from wsbus.core.queue import MessageQueue
 from wsbus.core.session import Session
 from wsbus.protocols import WireProtocol, protocol
+from wsbus.server.archive import Archive
 from wsbus.testing.frames import FrameReader
 
 START: Final = Instant(100.0, 1_700_000_000.0)
@@ -86,6 +90,8 @@ class Holder:
         self.was_confirmed = False
         self.is_over = False
         self.got: list[int] = []
+        self.last: dict[Channel, int] = {}
+        """The last one of each channel."""
         self.since = 0
         """Publications after this one are owed, as long as nothing is told to be missing."""
 
@@ -184,7 +190,11 @@ class ClientMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.hub = Hub()
+        self.families = Families()
+        self.families.declare("a.*", history=History(size=6))
+        self.hub = Hub(families=self.families)
+        self.epochs = 0
+        self.flush()
         self.link: Link | None = None
         self.zombies: list[Link] = []
         self.links = 0
@@ -227,6 +237,8 @@ class ClientMachine(RuleBasedStateMachine):
         assigned: list[Pattern],
     ) -> None:
         self.assigned = assigned
+        if name == "wsbus.v1":  # The other one cannot tell the latest from what is new.
+            self.families.declare("b", history=History(size=1))
         self.limits = Limits(max_subscriptions=3, **UNLIMITED | narrow)
         self.tells = tells and name == "wsbus.v1"
         self.server: WireProtocol = protocol(name)
@@ -384,7 +396,7 @@ class ClientMachine(RuleBasedStateMachine):
 
     # --- the server ------------------------------------------------------------------------------
 
-    def serve(self, link: Link, todo: Sequence[actions.Action]) -> None:
+    def serve(self, link: Link, todo: Sequence[actions.Action]) -> None:  # noqa: C901  # one table
         for action in todo:
             match action:
                 case actions.Send(reply):
@@ -402,6 +414,11 @@ class ClientMachine(RuleBasedStateMachine):
                     self.reply(link, status)
                 case actions.AskToken():
                     link.asked = action
+                case actions.Attach(number, patterns, since):
+                    brought = self.archive.bring(patterns, since)
+                    self.serve(link, link.session.handle_answer(number, brought, self.now))
+                case actions.Replay(publications, is_latest):
+                    self.hub.replay(link.member, publications, is_latest=is_latest)
                 case actions.Adopt():
                     pass
                 case actions.Close(code, reason):
@@ -443,6 +460,7 @@ class ClientMachine(RuleBasedStateMachine):
             identity=identity,
             now=self.now,
             takes_tokens=self.needs_token,
+            attaches=self.families.keeps_any,
         )
         link = self.link = Link(self.hub, self.server, self.links, session)
         limits = self.limits
@@ -514,7 +532,7 @@ class ClientMachine(RuleBasedStateMachine):
         if self.link is link and link.closing and not link.down and not link.member.queue:
             self.lose_link(*link.closing)
 
-    def hear(self, heard: wanted.Heard | Publication) -> None:
+    def hear(self, heard: wanted.Heard | Publication) -> None:  # noqa: C901  # one table
         if isinstance(heard, Publication):
             self.deliver(heard)
             return
@@ -533,6 +551,12 @@ class ClientMachine(RuleBasedStateMachine):
                     assert name in asked
                     self.confirmed[name] = self.joined_at[heard.ref]
         self.perform(self.client.handle(heard, self.now))
+        if isinstance(heard, Subscribed):
+            # "`recovered: true` … You missed nothing": nothing is told, and all is owed as before.
+            recovered = {start.name for start in heard.positions if start.is_recovered}
+            for holder in self.holders:
+                if holder.was_confirmed and holder.pattern.text in recovered & set(self.confirmed):
+                    holder.is_confirmed = True
 
     def deliver(self, delivery: Publication) -> None:
         number = int(delivery.data)
@@ -544,12 +568,20 @@ class ClientMachine(RuleBasedStateMachine):
             and not holder.is_over
             and holder.pattern.matches(delivery.channel)
         ]
-        assert set(audience) == set(expected)
-        assert len(audience) == len(expected), "twice at once"
+        assert set(audience) <= set(expected)
+        assert len(audience) == len(set(audience)), "twice at once"
+        if isinstance(delivery, LatestPublication):
+            return  # "It does not move a mark, and is no duplicate whatever its offset."
+        for holder in set(expected) - set(audience):
+            # "An event is new for a pattern if …": else they have got it, or begin later.
+            assert delivery.position is not None
+            assert number in holder.got or number <= holder.since, "dropped, and it was new"
         for holder in audience:
             if holder.asks:
                 assert holder.pattern.text in self.confirmed, "before its confirmation"
-            assert not holder.got or number > holder.got[-1], "twice, or out of order"
+                assert number not in holder.got, "twice"
+                assert number > holder.last.get(delivery.channel, 0), "out of order"
+            holder.last[delivery.channel] = number
             if holder.asks:
                 owed = [
                     other
@@ -687,7 +719,22 @@ class ClientMachine(RuleBasedStateMachine):
         for _ in range(count):
             number = len(self.published) + 1
             self.published.append((number, channel))
-            self.hub.publish(Publication(channel, "e", str(number).encode(), START.wall))
+            publication = Publication(channel, "e", str(number).encode(), START.wall)
+            history = self.families.history_of(channel)
+            if history is not None:
+                publication = self.archive.keep(publication, history, None)
+            self.hub.publish(publication)
+
+    @rule(sure=st.integers(0, 6))
+    def lose_the_store(self, sure: int) -> None:
+        """What was kept is gone, and another numbering begins."""
+        if not sure:
+            self.flush()
+
+    def flush(self) -> None:
+        self.epochs += 1
+        history = MemoryHistory(str(self.epochs))
+        self.archive = Archive(self.families, history, lambda: self.now)
 
     @precondition(lambda self: self.link is not None and self.link.calls)
     @rule(index=st.integers(0, 9))
