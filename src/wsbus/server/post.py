@@ -16,7 +16,9 @@ much is owed (:attr:`Post.soon`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from ..core.channels import Channel
 from ..core.envelope import Addressed, Draft, publish_item
@@ -34,7 +36,7 @@ from .source import Encode, Source, scoped_key
 __all__ = ["Post", "Sent"]
 
 
-class Sent(NamedTuple):
+class Sent(msgspec.Struct, frozen=True):
     """A publication that this node has accepted."""
 
     receipt: Receipt
@@ -70,7 +72,7 @@ class Sent(NamedTuple):
     @property
     def result(self) -> Receipt:
         """The receipt with the position, once the broker has taken it."""
-        receipt, handover, draft = self
+        receipt, handover, draft = self.receipt, self.handover, self.draft
         if handover is None or draft is None:
             return receipt
         stored = handover.stored[draft]
