@@ -24,7 +24,15 @@ from wsbus.core.history import (
 )
 from wsbus.core.messages import Publication, Since
 from wsbus.core.patterns import Pattern, parse_pattern
-from wsbus.core.recovery import MAX_LATEST, MAX_REPLAY, Wanted, reads_of, recover
+from wsbus.core.recovery import (
+    MAX_LATEST,
+    MAX_RECOVERED,
+    MAX_REPLAY,
+    MAX_REPLAY_BYTES,
+    Wanted,
+    reads_of,
+    recover,
+)
 
 NAMES: Final = ("a", "b", "a.a", "a.b", "b.a", "a.a.b")
 PATTERNS: Final = ("*", "a", "b", "a.a", "a.*", "a.+", "+", "*.b", "a.*.b", "+.a", "c")
@@ -360,7 +368,7 @@ def test_recovery(
     assert latest == sorted(set(latest))
     assert not {*replay} & {*latest}
     received = check_outcomes(wanted, brought.outcomes, families, ever)
-    # What the client lacks: publications after each of the marks of the patterns that match.
+    # What a subscriber of the client lacks: publications after a mark of a pattern that matches.
     lacks = [
         offset_of(each)
         for each in ever
@@ -369,7 +377,7 @@ def test_recovery(
                 at for name, at in received.items() if parse_pattern(name).matches(each.channel)
             ]
         )
-        and offset_of(each) > max(marks)
+        and offset_of(each) > min(marks)
     ]
     assert replay == lacks
     # The latest of each channel, or of each key, of names that begin anew.
@@ -396,6 +404,31 @@ def test_more_than_the_most_is_a_gap(missed: int) -> None:
     assert outcome.is_recovered == (missed <= MAX_REPLAY)
     assert len(brought.replay) == (missed if outcome.is_recovered else 0)
     assert outcome.position == (Position("e", 0) if outcome.is_recovered else store.head)
+
+
+def test_only_so_many_patterns_of_a_request_are_recovered() -> None:
+    """And only so many bytes: the rest begins at the head, and is a gap."""
+    families = Families()
+    families.declare("*", history=History(size=10))
+    store, policy = MemoryHistory("e"), History(size=10)
+    names = [f"a.{number}" for number in range(MAX_RECOVERED + 1)]
+    for name in names:
+        store.keep(publication(name), policy, 0)
+    wanted = [Wanted(parse_pattern(name), Since(Position("e", 0))) for name in names]
+    pages = [store.read(read, 0) for read in reads_of(wanted, families)]
+    assert len(pages) == MAX_RECOVERED
+    brought = recover(wanted, pages, families, store.head)
+    assert [each.is_recovered for each in brought.outcomes] == [True] * MAX_RECOVERED + [False]
+    assert len(brought.replay) == MAX_RECOVERED
+
+    large = b'"' + b"x" * (MAX_REPLAY_BYTES // 2) + b'"'
+    for name in ("b.1", "b.2"):
+        store.keep(publication(name, large), policy, 0)
+    wanted = [Wanted(parse_pattern(name), Since(Position("e", 0))) for name in ("b.1", "b.2")]
+    pages = [store.read(read, 0) for read in reads_of(wanted, families)]
+    brought = recover(wanted, pages, families, store.head)
+    assert [each.is_recovered for each in brought.outcomes] == [True, False]
+    assert [each.position for each in brought.outcomes] == [Position("e", 0), store.head]
 
 
 def test_latest_values_are_bounded() -> None:

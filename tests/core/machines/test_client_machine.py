@@ -532,7 +532,7 @@ class ClientMachine(RuleBasedStateMachine):
         if self.link is link and link.closing and not link.down and not link.member.queue:
             self.lose_link(*link.closing)
 
-    def hear(self, heard: wanted.Heard | Publication) -> None:  # noqa: C901  # one table
+    def hear(self, heard: wanted.Heard | Publication) -> None:  # one table
         if isinstance(heard, Publication):
             self.deliver(heard)
             return
