@@ -22,7 +22,11 @@ from typing_extensions import override
 from ..broker import DIAL_SECONDS, Link, Receive
 from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable, UsageError
+from ..core.events import Position
 from ..core.feeds import Feed
+from ..core.history import HistoryPage, HistoryRead, Stored
+from ._nats_history import live_message
+from ._nats_stream import INBOX, NatsStream, why_no_history
 
 __all__ = ["NatsServer", "linked", "version_of"]
 
@@ -83,7 +87,10 @@ class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def linked(
-    servers: Sequence[NatsServer], receive: Receive, subject_of: Callable[[Feed], str]
+    servers: Sequence[NatsServer],
+    receive: Receive,
+    subject_of: Callable[[Feed], str],
+    prefix: str,
 ) -> AsyncIterator[Link]:
     """Dial the servers until one answers, and yield a link to it, until that fails.
 
@@ -94,7 +101,11 @@ async def linked(
     try:
         with CancelScope() as scope:
             client.when_lost(scope.cancel)
-            yield _NatsLink(client, subject_of)
+            why = client.why_no_history
+            if why is not None:
+                yield _NatsLink(client, subject_of, why)
+            else:
+                yield _NatsHistoryLink(client, subject_of, prefix)
         if client.failure is not None:
             raise BrokerUnavailable(client.failure)
     finally:
@@ -156,7 +167,9 @@ class _NatsClient(Client):
         self._server: Final = server
         self._receive: Final = receive
         self._is_encrypted = False
-        self._calls: Final[set[_NatsPong]] = set()
+        self._calls: Final[set[asyncio.Future[Any]]] = set()
+        self.answered: Callable[[bytes, bytes, bytes | None], None] | None = None
+        """Takes what comes to the inbox of the link."""
         self._on_lost: Callable[[], None] | None = None
         self.failure: str | None = None
         """Why it was lost; None: it was not."""
@@ -216,6 +229,13 @@ class _NatsClient(Client):
         """Whether the server says that it is one of several."""
         return "cluster" in self._server_info
 
+    @property
+    def why_no_history(self) -> str | None:
+        """Why the server keeps no history, in words; None: it does."""
+        info = self._server_info
+        has_jetstream = bool(info.get("jetstream"))
+        return why_no_history(str(info.get("version", "")), has_jetstream=has_jetstream)
+
     # --- the end -----------------------------------------------------------------------------
 
     def when_lost(self, call: Callable[[], None]) -> None:
@@ -229,7 +249,7 @@ class _NatsClient(Client):
         if self.failure is not None:
             return
         self.failure = reason
-        for call in self._calls:
+        for call in [*self._calls]:
             if not call.done():
                 call.set_exception(BrokerUnavailable(reason, may_have_arrived=True))
         if self._on_lost is not None:
@@ -275,23 +295,35 @@ class _NatsClient(Client):
         if self.failure is not None:
             raise BrokerUnavailable(self.failure)
         assert self._transport is not None
-        loop = asyncio.get_running_loop()
-        pong = _NatsPong(loop=loop)
+        pong = _NatsPong(loop=asyncio.get_running_loop())
         self._transport.write(b"".join((*commands, _PING)))
         self._pongs.append(pong)
-        self._calls.add(pong)
-        deadline = loop.call_later(_ANSWER_SECONDS, self.lose, "the server did not answer in time")
-        try:
-            await pong
-        finally:
+        self.wait_for(pong, _ANSWER_SECONDS)
+        await pong
+
+    def wait_for(self, future: asyncio.Future[Any], seconds: float) -> None:
+        """Fail a future when the connection is lost, as it is if the future takes too long."""
+        self._calls.add(future)
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(seconds, self.lose, "the server did not answer in time")
+
+        def done(_: object) -> None:
             deadline.cancel()
-            self._calls.discard(pong)
+            self._calls.discard(future)
+            if not future.cancelled():
+                future.exception()  # asyncio reports one that nobody has looked at.
+
+        future.add_done_callback(done)
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
         """Pass a message on as it is read, whatever its subscription."""
-        self._receive(data)
+        if sid == INBOX:
+            if self.answered is not None:
+                self.answered(subject, data, headers)
+        else:
+            self._receive(data if headers is None else live_message(data, headers))
 
 
 class _NatsPong(asyncio.Future[bool]):
@@ -307,7 +339,11 @@ class _NatsPong(asyncio.Future[bool]):
 
 
 class _NatsLink:
-    def __init__(self, client: _NatsClient, subject_of: Callable[[Feed], str]) -> None:
+    def __init__(
+        self, client: _NatsClient, subject_of: Callable[[Feed], str], no_history: str = ""
+    ) -> None:
+        self.no_history: Final = no_history
+        """Why it keeps no history."""
         self._client: Final = client
         self._subject_of: Final = subject_of
         self._followed: Final[dict[Feed, int]] = {}
@@ -319,12 +355,15 @@ class _NatsLink:
         return self._client.max_payload
 
     async def publish(self, turn: Turn) -> None:
+        await self._client.tell(self._commands(turn))
+
+    def _commands(self, turn: Turn) -> list[bytes]:
         most, commands = self._client.max_payload, []
         for feed, message in turn.messages(spread=False, most=most):
             if len(message) > most:
                 raise UsageError(f"this has {len(message)} bytes, and the server takes {most}")
             commands.append(pub_cmd(self._subject_of(feed), "", message))
-        await self._client.tell(commands)
+        return commands
 
     async def follow(self, feeds: Collection[Feed]) -> None:
         new = {feed: next(self._numbers) for feed in feeds if feed not in self._followed}
@@ -346,6 +385,22 @@ class _NatsLink:
 
     def is_wanted(self, feed: Feed) -> bool:
         return True
+
+
+class _NatsHistoryLink(_NatsLink):
+    def __init__(self, client: _NatsClient, subject_of: Callable[[Feed], str], prefix: str) -> None:
+        super().__init__(client, subject_of)
+        self._stream: Final = NatsStream(client, prefix, subject_of)
+        client.answered = self._stream.answered
+
+    async def store(self, turn: Turn) -> Sequence[Stored]:
+        return await self._stream.store(turn, self._commands(turn))
+
+    async def read(self, reads: Sequence[HistoryRead]) -> Sequence[HistoryPage]:
+        return [await self._stream.read(read) for read in reads]
+
+    async def head(self) -> Position:
+        return (await self._stream.head()).head
 
 
 def _reason(exc: BaseException) -> str:

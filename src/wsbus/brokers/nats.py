@@ -126,7 +126,7 @@ class NatsBroker:
         from . import _nats
 
         servers: list[NatsServer] = sample(self._servers, len(self._servers))
-        async with _nats.linked(servers, receive, self._subject) as link:
+        async with _nats.linked(servers, receive, self._subject, self._prefix) as link:
             yield link
 
     async def inspect(self) -> BrokerReport:
