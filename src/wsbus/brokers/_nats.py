@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
-from pathlib import Path
-from ssl import SSLContext, SSLError
+from ssl import SSLContext
 from typing import Any, Final
 
-import msgspec
 from anyio import CancelScope, current_time, fail_after, move_on_after, sleep
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
-from nats.errors import Error, StaleConnectionError, UnexpectedEOF
+from nats.errors import Error
 from nats.protocol.command import pub_cmd, sub_cmd, unsub_cmd
 from typing_extensions import override
 
@@ -26,6 +23,7 @@ from ..core.events import Position
 from ..core.feeds import Feed
 from ..core.history import HistoryPage, HistoryRead, Stored
 from ._nats_history import live_message
+from ._nats_server import NatsServer, reason_of, refusal_of
 from ._nats_stream import INBOX, NatsStream, why_no_history
 
 __all__ = ["NatsServer", "linked", "version_of"]
@@ -69,20 +67,6 @@ def check_version() -> None:
 
 
 check_version()
-
-
-class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach one server."""
-
-    host: str
-    """With its port."""
-    user: str | None
-    """Without a password it is a token."""
-    password: str | None
-    must_encrypt: bool
-    tls: SSLContext | None
-    credentials: Path | None
-    nkey_seed: Path | None
 
 
 @asynccontextmanager
@@ -139,7 +123,7 @@ async def _dial(servers: Sequence[NatsServer], receive: Receive) -> _NatsClient:
         except TimeoutError:
             reasons.append(f"{server.host}: no answer in time")
         except Exception as exc:  # noqa: BLE001  # nats-py and its parts raise many kinds
-            reasons.append(f"{server.host}: {_reason(exc)}")
+            reasons.append(f"{server.host}: {reason_of(exc)}")
         finally:
             if not is_there:
                 await client.end()
@@ -274,15 +258,15 @@ class _NatsClient(Client):
         """nats-py tells every error; while it dials, raising it ends the attempt."""
         if not self.is_connected and not self.is_closed:
             raise exc
-        self.lose(_reason(exc))
+        self.lose(reason_of(exc))
 
     async def _process_op_err(self, e: Exception) -> None:
         """nats-py has met an error of the socket, or no answers to its pings."""
-        self.lose(_reason(e))
+        self.lose(reason_of(e))
 
     async def _process_err(self, err_msg: str) -> None:
         """The server has sent an error: what a node does must be permitted."""
-        self.lose(_refusal(err_msg))
+        self.lose(refusal_of(err_msg))
 
     # --- use ---------------------------------------------------------------------------------
 
@@ -401,25 +385,3 @@ class _NatsHistoryLink(_NatsLink):
 
     async def head(self) -> Position:
         return (await self._stream.head()).head
-
-
-def _reason(exc: BaseException) -> str:
-    """Say what went wrong in plain words, without a secret."""
-    if isinstance(exc, BrokerUnavailable):
-        return str(exc)
-    if isinstance(exc, UnexpectedEOF):
-        return "the server closed the connection"
-    if isinstance(exc, StaleConnectionError):
-        return "the server did not answer in time"
-    if isinstance(exc, SSLError):
-        return f"TLS failed: {exc.reason or type(exc).__name__}"
-    if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
-        return os.strerror(exc.errno).lower()
-    if isinstance(exc, OSError | Error):
-        return _refusal(str(exc))
-    return f"{type(exc).__name__} of nats-py"
-
-
-def _refusal(text: str) -> str:
-    text = text.strip().removeprefix("nats: ").strip().strip("'").lower()
-    return "the server refuses the credentials" if "authorization" in text else text
