@@ -98,9 +98,6 @@ class StreamState(NamedTuple):
     first: int
     last: int
     now: float
-    created: float
-    max_age: float
-    """Seconds; 0: without a limit."""
     most: int
     """Messages of a channel that it keeps; below 1: without a limit."""
 
@@ -186,8 +183,6 @@ def state_of(info: dict[str, Any]) -> StreamState:
         state["first_seq"],
         state["last_seq"],
         seconds_of(info["ts"]),
-        seconds_of(info["created"]),
-        config.get("max_age", 0) / _BILLION,
         config.get("max_msgs_per_subject", -1),
     )
 
@@ -224,10 +219,10 @@ def answer(
     start, end, is_complete = bounds(read, state)
     last_before = {entry.subject: entry.offset for entry in before or ()}
     counts = Counter([entry.subject for entry in found])
-    has_aged = state.max_age > 0 and state.now - state.created >= state.max_age
     if read.after is not None:
-        may_lack_channels = has_aged and start < state.first - 1
-        is_complete = is_complete and before is not None and not may_lack_channels
+        # What the stream has dropped at its start may be all that a channel had.
+        has_start = state.first - 1 <= start
+        is_complete = is_complete and before is not None and has_start
     parts: list[list[Publication]] = []
     for subject, messages in _by_channel(found, state.last).items():
         kept, matches = _kept(state, messages, last_before.get(subject, 0), read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import count
 from secrets import token_hex
 from typing import Any, Final, Protocol
@@ -217,7 +218,7 @@ class NatsStream:
                 names = await self._ask("STREAM.NAMES", {"subject": f"{self._prefix}.in.>"})
                 found = names.get("streams") or ()
                 if found:
-                    self._name = found[0]
+                    self._name = await self._oldest(found)
                     await self._widen(limits)
                     return
                 name = f"{self._prefix.replace('.', '_')}-{token_hex(8)}"
@@ -231,6 +232,24 @@ class NatsStream:
         except _Refused as exc:
             raise BrokerUnavailable(f"JetStream refuses the stream of the history: {exc}") from None
         raise BrokerUnavailable("the stream of the history cannot be made")
+
+    async def _oldest(self, names: Sequence[str]) -> str:
+        """Return the first stream that was made, and delete others, which hold nothing more.
+
+        A server may make two streams of the same subjects for requests that come at once. Both
+        take each message then, and whoever has made the second one sees both.
+        """
+        if len(names) == 1:
+            return names[0]
+        made = []
+        for name in names:
+            with suppress(_Refused):  # Another link has deleted it meanwhile.
+                made.append(((await self._ask(f"STREAM.INFO.{name}"))["created"], name))
+        oldest, *others = [name for _, name in sorted(made)] or names
+        for name in others:
+            with suppress(_Refused):
+                await self._ask(f"STREAM.DELETE.{name}")
+        return oldest
 
     async def _widen(self, limits: Limits) -> None:
         config = (await self._ask(f"STREAM.INFO.{self._name}"))["config"]
