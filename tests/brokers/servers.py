@@ -85,7 +85,8 @@ def _redis_arguments(port: int, directory: str) -> list[str]:
 
 
 def _nats_arguments(port: int, directory: str) -> list[str]:
-    return ["-a", "127.0.0.1", "-p", str(port)]
+    address = ["-a", "127.0.0.1", "-p", str(port), "-n", f"wsbus-{port}"]
+    return [*address, "-js", "-sd", f"{directory}/jetstream"]
 
 
 KINDS: Final = {

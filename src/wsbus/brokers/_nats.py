@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
-from pathlib import Path
-from ssl import SSLContext, SSLError
+from ssl import SSLContext
 from typing import Any, Final
 
-import msgspec
 from anyio import CancelScope, current_time, fail_after, move_on_after, sleep
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
-from nats.errors import Error, StaleConnectionError, UnexpectedEOF
+from nats.errors import Error
 from nats.protocol.command import pub_cmd, sub_cmd, unsub_cmd
 from typing_extensions import override
 
 from ..broker import DIAL_SECONDS, Link, Receive
 from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable, UsageError
+from ..core.events import Position
 from ..core.feeds import Feed
+from ..core.history import HistoryPage, HistoryRead, Stored
+from ._nats_history import live_message
+from ._nats_server import NatsServer, reason_of, refusal_of
+from ._nats_stream import INBOX, NatsStream, why_no_history
 
 __all__ = ["NatsServer", "linked", "version_of"]
 
@@ -67,23 +69,12 @@ def check_version() -> None:
 check_version()
 
 
-class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach one server."""
-
-    host: str
-    """With its port."""
-    user: str | None
-    """Without a password it is a token."""
-    password: str | None
-    must_encrypt: bool
-    tls: SSLContext | None
-    credentials: Path | None
-    nkey_seed: Path | None
-
-
 @asynccontextmanager
 async def linked(
-    servers: Sequence[NatsServer], receive: Receive, subject_of: Callable[[Feed], str]
+    servers: Sequence[NatsServer],
+    receive: Receive,
+    subject_of: Callable[[Feed], str],
+    prefix: str,
 ) -> AsyncIterator[Link]:
     """Dial the servers until one answers, and yield a link to it, until that fails.
 
@@ -94,7 +85,11 @@ async def linked(
     try:
         with CancelScope() as scope:
             client.when_lost(scope.cancel)
-            yield _NatsLink(client, subject_of)
+            why = client.why_no_history
+            if why is not None:
+                yield _NatsLink(client, subject_of, why)
+            else:
+                yield _NatsHistoryLink(client, subject_of, prefix)
         if client.failure is not None:
             raise BrokerUnavailable(client.failure)
     finally:
@@ -128,7 +123,7 @@ async def _dial(servers: Sequence[NatsServer], receive: Receive) -> _NatsClient:
         except TimeoutError:
             reasons.append(f"{server.host}: no answer in time")
         except Exception as exc:  # noqa: BLE001  # nats-py and its parts raise many kinds
-            reasons.append(f"{server.host}: {_reason(exc)}")
+            reasons.append(f"{server.host}: {reason_of(exc)}")
         finally:
             if not is_there:
                 await client.end()
@@ -156,7 +151,9 @@ class _NatsClient(Client):
         self._server: Final = server
         self._receive: Final = receive
         self._is_encrypted = False
-        self._calls: Final[set[_NatsPong]] = set()
+        self._calls: Final[set[asyncio.Future[Any]]] = set()
+        self.answered: Callable[[bytes, bytes, bytes | None], None] | None = None
+        """Takes what comes to the inbox of the link."""
         self._on_lost: Callable[[], None] | None = None
         self.failure: str | None = None
         """Why it was lost; None: it was not."""
@@ -216,6 +213,13 @@ class _NatsClient(Client):
         """Whether the server says that it is one of several."""
         return "cluster" in self._server_info
 
+    @property
+    def why_no_history(self) -> str | None:
+        """Why the server keeps no history, in words; None: it does."""
+        info = self._server_info
+        has_jetstream = bool(info.get("jetstream"))
+        return why_no_history(str(info.get("version", "")), has_jetstream=has_jetstream)
+
     # --- the end -----------------------------------------------------------------------------
 
     def when_lost(self, call: Callable[[], None]) -> None:
@@ -229,7 +233,7 @@ class _NatsClient(Client):
         if self.failure is not None:
             return
         self.failure = reason
-        for call in self._calls:
+        for call in [*self._calls]:
             if not call.done():
                 call.set_exception(BrokerUnavailable(reason, may_have_arrived=True))
         if self._on_lost is not None:
@@ -254,15 +258,15 @@ class _NatsClient(Client):
         """nats-py tells every error; while it dials, raising it ends the attempt."""
         if not self.is_connected and not self.is_closed:
             raise exc
-        self.lose(_reason(exc))
+        self.lose(reason_of(exc))
 
     async def _process_op_err(self, e: Exception) -> None:
         """nats-py has met an error of the socket, or no answers to its pings."""
-        self.lose(_reason(e))
+        self.lose(reason_of(e))
 
     async def _process_err(self, err_msg: str) -> None:
         """The server has sent an error: what a node does must be permitted."""
-        self.lose(_refusal(err_msg))
+        self.lose(refusal_of(err_msg))
 
     # --- use ---------------------------------------------------------------------------------
 
@@ -275,23 +279,35 @@ class _NatsClient(Client):
         if self.failure is not None:
             raise BrokerUnavailable(self.failure)
         assert self._transport is not None
-        loop = asyncio.get_running_loop()
-        pong = _NatsPong(loop=loop)
+        pong = _NatsPong(loop=asyncio.get_running_loop())
         self._transport.write(b"".join((*commands, _PING)))
         self._pongs.append(pong)
-        self._calls.add(pong)
-        deadline = loop.call_later(_ANSWER_SECONDS, self.lose, "the server did not answer in time")
-        try:
-            await pong
-        finally:
+        self.wait_for(pong, _ANSWER_SECONDS)
+        await pong
+
+    def wait_for(self, future: asyncio.Future[Any], seconds: float) -> None:
+        """Fail a future when the connection is lost, as it is if the future takes too long."""
+        self._calls.add(future)
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(seconds, self.lose, "the server did not answer in time")
+
+        def done(_: object) -> None:
             deadline.cancel()
-            self._calls.discard(pong)
+            self._calls.discard(future)
+            if not future.cancelled():
+                future.exception()  # asyncio reports one that nobody has looked at.
+
+        future.add_done_callback(done)
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
         """Pass a message on as it is read, whatever its subscription."""
-        self._receive(data)
+        if sid == INBOX:
+            if self.answered is not None:
+                self.answered(subject, data, headers)
+        else:
+            self._receive(data if headers is None else live_message(data, headers))
 
 
 class _NatsPong(asyncio.Future[bool]):
@@ -307,7 +323,11 @@ class _NatsPong(asyncio.Future[bool]):
 
 
 class _NatsLink:
-    def __init__(self, client: _NatsClient, subject_of: Callable[[Feed], str]) -> None:
+    def __init__(
+        self, client: _NatsClient, subject_of: Callable[[Feed], str], no_history: str = ""
+    ) -> None:
+        self.no_history: Final = no_history
+        """Why it keeps no history."""
         self._client: Final = client
         self._subject_of: Final = subject_of
         self._followed: Final[dict[Feed, int]] = {}
@@ -319,12 +339,15 @@ class _NatsLink:
         return self._client.max_payload
 
     async def publish(self, turn: Turn) -> None:
+        await self._client.tell(self._commands(turn))
+
+    def _commands(self, turn: Turn) -> list[bytes]:
         most, commands = self._client.max_payload, []
         for feed, message in turn.messages(spread=False, most=most):
             if len(message) > most:
                 raise UsageError(f"this has {len(message)} bytes, and the server takes {most}")
             commands.append(pub_cmd(self._subject_of(feed), "", message))
-        await self._client.tell(commands)
+        return commands
 
     async def follow(self, feeds: Collection[Feed]) -> None:
         new = {feed: next(self._numbers) for feed in feeds if feed not in self._followed}
@@ -348,23 +371,17 @@ class _NatsLink:
         return True
 
 
-def _reason(exc: BaseException) -> str:
-    """Say what went wrong in plain words, without a secret."""
-    if isinstance(exc, BrokerUnavailable):
-        return str(exc)
-    if isinstance(exc, UnexpectedEOF):
-        return "the server closed the connection"
-    if isinstance(exc, StaleConnectionError):
-        return "the server did not answer in time"
-    if isinstance(exc, SSLError):
-        return f"TLS failed: {exc.reason or type(exc).__name__}"
-    if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
-        return os.strerror(exc.errno).lower()
-    if isinstance(exc, OSError | Error):
-        return _refusal(str(exc))
-    return f"{type(exc).__name__} of nats-py"
+class _NatsHistoryLink(_NatsLink):
+    def __init__(self, client: _NatsClient, subject_of: Callable[[Feed], str], prefix: str) -> None:
+        super().__init__(client, subject_of)
+        self._stream: Final = NatsStream(client, prefix, subject_of)
+        client.answered = self._stream.answered
 
+    async def store(self, turn: Turn) -> Sequence[Stored]:
+        return await self._stream.store(turn, self._commands(turn))
 
-def _refusal(text: str) -> str:
-    text = text.strip().removeprefix("nats: ").strip().strip("'").lower()
-    return "the server refuses the credentials" if "authorization" in text else text
+    async def read(self, reads: Sequence[HistoryRead]) -> Sequence[HistoryPage]:
+        return [await self._stream.read(read) for read in reads]
+
+    async def head(self) -> Position:
+        return (await self._stream.head()).head

@@ -20,6 +20,9 @@ keeps the order as well.
 PING behind the messages of a turn confirms all of them, and a PING behind subscriptions that they
 are known.
 
+**Kept.** Channels with history need nats-server 2.11 or newer with JetStream; see
+:mod:`wsbus.brokers._nats_history`.
+
 nats-py is asyncio only, and so is this broker.
 """
 
@@ -53,6 +56,9 @@ _is_prefix: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*").fullmatch
 
 class NatsBroker:
     """Joins processes through NATS servers; asyncio only.
+
+    Families with history need nats-server 2.11 or newer that runs with JetStream. On others a bus
+    without such families runs, and one that has them does not start.
 
     Args:
         url: ``nats://host:port``, or ``tls://…`` where the server must speak TLS; with
@@ -126,7 +132,7 @@ class NatsBroker:
         from . import _nats
 
         servers: list[NatsServer] = sample(self._servers, len(self._servers))
-        async with _nats.linked(servers, receive, self._subject) as link:
+        async with _nats.linked(servers, receive, self._subject, self._prefix) as link:
             yield link
 
     async def inspect(self) -> BrokerReport:

@@ -180,9 +180,10 @@ class Storage:
 
     def _checked(self, link: Link) -> HistoryLink:
         if not isinstance(link, HistoryLink):
+            why = getattr(link, "no_history", "")
             raise UsageError(
-                f"the broker {self._address} keeps no history, and bus.family(…, history=…) needs "
-                "it: use a broker that does, or leave history= out"
+                f"the broker {self._address} keeps no history{why and f' ({why})'}, and "
+                "bus.family(…, history=…) needs it: use a broker that does, or leave history= out"
             )
         return link
 
