@@ -68,6 +68,22 @@ async def test_a_restart_keeps_everything(case: Case) -> None:
         assert publication.previous == Position(head.epoch, first[4].position.offset)
 
 
+async def test_a_subscriber_goes_on_after_a_restart(case: Case) -> None:
+    """A subscription from a position of an earlier run gets the rest, and what follows."""
+    receipts, came = [], list[str]()
+    for texts in (["a", "b", "c"], ["d"]):
+        bus = Bus(broker=MemoryBroker(case.path))
+        bus.family("kept.*", history=History())
+        async with bus:
+            receipts += [await bus.publish("kept.x", text) for text in texts]
+            if texts == ["d"]:
+                with fail_after(10):
+                    async with bus.subscribe("kept.*", since=receipts[0].position) as events:
+                        await bus.publish("kept.y", "e")
+                        came = [(await anext(events)).data for _ in range(4)]
+    assert came == ["b", "c", "d", "e"]
+
+
 async def test_sizes_hold_over_a_restart(case: Case) -> None:
     """What a channel has too much of is dropped, also if an earlier run stored it."""
     history = History(size=4)

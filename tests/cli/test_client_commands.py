@@ -27,8 +27,7 @@ from tests.client.servers import Server, serving
 from wsbus import Limits
 from wsbus.cli import wsbus
 from wsbus.cli.exits import Exit
-from wsbus.cli.options import Target
-from wsbus.cli.tail_view import TailOptions, show
+from wsbus.cli.tail_view import show
 from wsbus.client import Event, Gap, GapCause
 
 ROOT: Final = Path(__file__).parents[2]
@@ -174,19 +173,6 @@ def test_tail_prints_events_for_programs(shared: Server, protocol: str) -> None:
     assert all(event["event"] == "message" for event in events)
 
 
-def wanted(*, as_json: bool = False, in_color: bool = False) -> TailOptions:
-    """Return options for one event to be shown."""
-    return TailOptions(
-        target=Target(url="", token=None, protocol=""),
-        patterns=(),
-        count=None,
-        timeout=None,
-        reconnects=True,
-        as_json=as_json,
-        in_color=in_color,
-    )
-
-
 HOSTILE: Final = Event(
     "a.\u202eb", "x\n\x1b[2J", msgspec.Raw(' {\n"a":  "\x9b\u2028"}'.encode()), 1e300
 )
@@ -194,7 +180,7 @@ HOSTILE: Final = Event(
 
 def test_nothing_that_is_published_reaches_the_terminal_as_a_command() -> None:
     """Control characters of any name, event or data are escaped, and an event is one line."""
-    line = show(HOSTILE, None, wanted()).decode()
+    line = show(HOSTILE, None, as_json=False, in_color=False).decode()
 
     assert line == '--:--:--.--- a.\\u202eb x\\n\\u001b[2J {"a":"\\u009b\\u2028"}\n'
 
@@ -202,7 +188,7 @@ def test_nothing_that_is_published_reaches_the_terminal_as_a_command() -> None:
 def test_escaped_data_mean_the_same() -> None:
     """Programs read what was published, gaps included."""
     gap = Gap(3, GapCause.SERVER)
-    line = show(HOSTILE, gap, wanted(as_json=True)).decode()
+    line = show(HOSTILE, gap, as_json=True, in_color=False).decode()
 
     assert line.count("\n") == 1
     assert line[:-1].isprintable()
@@ -229,6 +215,45 @@ def test_only_a_terminal_gets_colour(shared: Server, variables: dict[str, str]) 
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_history_and_tail_know_positions(shared: Server) -> None:
+    """``history`` prints what is kept; ``tail --since`` and ``--before`` go on from a position."""
+    shared.publish("chat.cli", 1, 2, 3)
+
+    people = run("history", shared.url, "chat.cli", "--limit", "2")
+    programs = run("history", shared.url, "chat.cli", "--json")
+    lines = [json.loads(line) for line in programs.stdout.splitlines()]
+    places = ["{epoch}:{offset}".format(**line["position"]) for line in lines]
+    before = run("history", shared.url, "chat.cli", "--before", places[1])
+    tail = run("tail", shared.url, "chat.cli", "--since", places[1], "--count", "1")
+
+    assert people.exit_code == programs.exit_code == before.exit_code == tail.exit_code == 0
+    assert [line[-1] for line in people.stdout.splitlines()] == ["2", "3"]
+    assert people.stderr == "there are older ones: see --before\n"
+    assert [line["data"] for line in lines] == [1, 2, 3]
+    assert before.stdout.endswith(" chat.cli message 1\n")
+    assert tail.stdout.endswith(" chat.cli message 3\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (("tail", "chat.cli", "--since", "old:7"), Exit.REFUSED, "POSITION_LOST: "),
+        (("history", "chat.cli", "--after", "old:7"), Exit.REFUSED, "POSITION_LOST: "),
+        (("history", "live"), Exit.REFUSED, "NO_HISTORY: "),
+        (("tail", "chat.cli", "--since", "old"), Exit.UNREACHABLE, "EPOCH:OFFSET"),
+    ],
+)
+def test_a_position_that_is_not_kept_is_refused(
+    shared: Server, arguments: tuple[str, ...], code: Exit, why: str
+) -> None:
+    """The code comes first, for programs."""
+    command, *rest = arguments
+    outcome = run(command, shared.url, *rest)
+
+    assert outcome.exit_code == code
+    assert why in outcome.stderr
 
 
 # --- tail: how it ends ---------------------------------------------------------------------------
@@ -367,7 +392,7 @@ def test_it_comes_again(server: Server, tmp_path: Path) -> None:
         server.stop()
         assert "attempt 1 in" in tail.said("the server is shutting down")
         server.start()
-        tail.said("connected again; what was published meanwhile is missing")
+        tail.said("connected again; what was published meanwhile without history is missing")
         with once_subscribed(server, "a") as publications:
             publications += [("a", 2)]
             event = json.loads(tail.line())

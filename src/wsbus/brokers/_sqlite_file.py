@@ -73,7 +73,7 @@ class _Row(NamedTuple):
 
 
 class _Channel:
-    """The writer's knowledge of a channel."""
+    """A channel, as the writer knows it."""
 
     __slots__ = ("count", "ends", "gone", "last", "name", "number", "size")
 
@@ -116,7 +116,7 @@ class HistoryFile:
         """The one that was published on longest ago first."""
         self._by_number: Final[dict[int, _Channel]] = {}
         self._files: list[tuple[int, int] | None] = []
-        """The identities of the database and its log to the system."""
+        """How the system identifies the database and its log."""
         self._tag: Final = token_urlsafe(6)
         try:
             self._lock()

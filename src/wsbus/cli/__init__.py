@@ -1,7 +1,8 @@
 """The command line ``wsbus``; a module for each command.
 
 Needs the extra ``cli``; ``demo`` needs ``demo``, ``bench`` the server that it measures, ``tail``,
-``pub`` and ``call`` need ``client``, ``doctor`` too for a server, and ``token`` needs ``jwt``.
+``history``, ``pub`` and ``call`` need ``client``, ``doctor`` too for a server, and ``token`` needs
+``jwt``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _COMMANDS: Final = (
     "console",
     "demo",
     "doctor",
+    "history",
     "presence",
     "pub",
     "tail",

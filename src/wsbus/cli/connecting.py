@@ -73,7 +73,7 @@ def tell(change: Change) -> None:
     """Report a change of the connection on stderr."""
     match change:
         case Connected(is_again=True):
-            say("connected again; what was published meanwhile is missing")
+            say("connected again; what was published meanwhile without history is missing")
         case Connected(subject=None | ""):
             say("connected")
         case Connected(subject=subject):

@@ -9,7 +9,14 @@ from typing import Final
 
 import click
 
-from ..core.errors import BrokerUnavailable, CommandError, ConnectionLost, WsbusError
+from ..core.errors import (
+    BrokerUnavailable,
+    CommandError,
+    ConnectionLost,
+    ErrorCode,
+    PositionLost,
+    WsbusError,
+)
 from .escaping import printable
 
 __all__ = ["Exit", "Failed", "MissingExtra", "explained", "say"]
@@ -83,6 +90,9 @@ def explained(what: str, *, interrupted: Exit = Exit.INTERRUPTED) -> Iterator[No
         raise MissingExtra(what, extra) from exc
     except CommandError as exc:
         say(str(exc))  # The code first, for programs.
+        raise click.exceptions.Exit(Exit.REFUSED) from exc
+    except PositionLost as exc:
+        say(f"{ErrorCode.POSITION_LOST}: {exc}")
         raise click.exceptions.Exit(Exit.REFUSED) from exc
     except ConnectionLost as exc:
         raise Failed(str(exc), Exit.LOST) from exc

@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from ..core.errors import WsbusError
+from ..core.events import Position
 from .exits import Failed
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "broker_option",
     "json_option",
     "parse_json",
+    "parse_position",
     "read_secret",
     "target_of",
     "targeted",
@@ -116,6 +118,21 @@ def parse_json(text: str | bytes, what: str) -> Any:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
         hint = """; a text has double quotes of its own: '"on"'"""
         raise Failed(f"{what} is no JSON: {exc}{hint}") from None
+
+
+def parse_position(text: str | None, option: str) -> Position | None:
+    """Return a position that a user wrote as ``EPOCH:OFFSET`` or ``EPOCH:OFFSET:TAG``.
+
+    Raises:
+        Failed: It is something else.
+    """
+    if text is None:
+        return None
+    epoch, _, rest = text.partition(":")
+    offset, _, tag = rest.partition(":")
+    if not epoch or not (offset.isascii() and offset.isdigit()):
+        raise Failed(f"{option} is EPOCH:OFFSET or EPOCH:OFFSET:TAG, not {text!r}")
+    return Position(epoch, int(offset), tag)
 
 
 def read_token(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from .exits import Exit, explained
-from .options import SECONDS, json_option, target_of, targeted
+from .options import SECONDS, json_option, parse_position, target_of, targeted
 
 __all__ = ["tail"]
 
@@ -23,6 +23,11 @@ __all__ = ["tail"]
     type=SECONDS,
     help="End after this many seconds.",
 )
+@click.option(
+    "--since",
+    metavar="EPOCH:OFFSET[:TAG]",
+    help="Begin after this position, on channels with history.",
+)
 @click.option("--no-reconnect", is_flag=True, help="End when the connection is lost.")
 @json_option
 def tail(
@@ -31,6 +36,7 @@ def tail(
     patterns: tuple[str, ...],
     count: int | None,
     timeout: float | None,
+    since: str | None,
     no_reconnect: bool,
     as_json: bool,
     token: str | None,
@@ -45,12 +51,13 @@ def tail(
       wsbus tail ws://127.0.0.1:8000/ws 'grid.*.status'
 
     Events go to standard output. Standard error says when the connection is lost, when it is there
-    again, and where events are missing.
+    again, and where events are missing. --json prints the position of an event, for --since.
 
     \b
     Exit codes:
       0  Ctrl-C, or the end that --count or --timeout asks for
-      1  the server refused a pattern; standard error has CODE: message
+      1  the server refused a pattern, or does not keep what --since asks for; standard error has
+         CODE: message
       2  no connection: wrong address or token; or wrong options
       3  the connection was lost for good
       4  fewer events than --count came within --timeout
@@ -66,6 +73,7 @@ def tail(
             patterns=tuple(dict.fromkeys(patterns)),
             count=count,
             timeout=timeout,
+            since=parse_position(since, "--since"),
             reconnects=not no_reconnect,
             as_json=as_json,
             in_color=not as_json and stream.isatty() and not os.environ.get("NO_COLOR"),

@@ -44,6 +44,7 @@ class TailOptions:
     count: int | None
     timeout: float | None
     """Seconds, including those to connect."""
+    since: Position | None = None
     reconnects: bool
     as_json: bool
     in_color: bool
@@ -97,7 +98,9 @@ async def _subscribe(
     client: Client = await enter(stack, wanted.target, retry=retry, on_change=tell)
     inbox = await stack.enter_async_context(client.subscribe("*", msgspec.Raw, ask=False))
     asked = [
-        await stack.enter_async_context(client.subscribe(pattern, msgspec.Raw, buffer=1))
+        await stack.enter_async_context(
+            client.subscribe(pattern, msgspec.Raw, buffer=1, since=wanted.since)
+        )
         for pattern in wanted.patterns
     ]
     return inbox, asked
@@ -142,7 +145,10 @@ class _Printing:
                 # A server may send events that the client did not subscribe to.
                 if not any(pattern.matches(event.channel) for pattern in patterns):
                     continue
-                await self._output.write(show(event, gap, self._wanted))
+                line = show(
+                    event, gap, as_json=self._wanted.as_json, in_color=self._wanted.in_color
+                )
+                await self._output.write(line)
                 gap = None
                 printed += 1
                 if printed == self._wanted.count:
@@ -179,9 +185,9 @@ def _tell_gap(gap: Gap) -> None:
         say(f"{lost} missing here: the output is read too slowly")
 
 
-def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: TailOptions) -> bytes:
+def show(event: Event[msgspec.Raw], gap: Gap | None, *, as_json: bool, in_color: bool) -> bytes:
     """Return the line for an event, and for a gap before it."""
-    if wanted.as_json:
+    if as_json:
         missing = None if gap is None else _Missing(gap.lost, gap.cause, gap.channels)
         line = _Line(
             event.channel, event.event, event.timestamp, event.data, event.position, missing
@@ -193,7 +199,7 @@ def show(event: Event[msgspec.Raw], gap: Gap | None, wanted: TailOptions) -> byt
         printable(event.event),
         compact(bytes(event.data)),
     ]
-    if wanted.in_color:
+    if in_color:
         parts[0] = click.style(parts[0], dim=True)
         parts[1] = click.style(parts[1], bold=True)
         parts[2] = click.style(parts[2], fg="cyan")

@@ -552,11 +552,14 @@ class ClientMachine(RuleBasedStateMachine):
                     self.confirmed[name] = self.joined_at[heard.ref]
         self.perform(self.client.handle(heard, self.now))
         if isinstance(heard, Subscribed):
-            # "`recovered: true` … You missed nothing": nothing is told, and all is owed as before.
-            recovered = {start.name for start in heard.positions if start.is_recovered}
-            for holder in self.holders:
-                if holder.was_confirmed and holder.pattern.text in recovered & set(self.confirmed):
-                    holder.is_confirmed = True
+            self.recover(heard)
+
+    def recover(self, heard: Subscribed) -> None:
+        """Nothing is told, and all is owed as before: "`recovered: true` … You missed nothing"."""
+        recovered = {start.name for start in heard.positions if start.is_recovered}
+        for holder in self.holders:
+            if holder.was_confirmed and holder.pattern.text in recovered & set(self.confirmed):
+                holder.is_confirmed = True
 
     def deliver(self, delivery: Publication) -> None:
         number = int(delivery.data)
@@ -605,10 +608,16 @@ class ClientMachine(RuleBasedStateMachine):
             self.lose_link(CloseCode.ABNORMAL, "", is_noticed=is_noticed)
 
     @precondition(lambda self: self.link is not None and not self.stopped)
-    @rule(channel=st.sampled_from(CHANNELS))
-    def come_again(self, channel: Channel) -> None:
-        """The next connection comes about at once, and something happens right away."""
+    @rule(channel=st.sampled_from(CHANNELS), missed=st.sampled_from([0, 1, 3, 8]))
+    def come_again(self, channel: Channel, missed: int) -> None:
+        """The next connection comes about soon, and something happens before it and after."""
+        if not any(holder.asks for holder in self.holders):
+            self.subscribe(PATTERNS[2], asks=True)
+        self.pass_all(channel, 1)
+        if self.link is None or self.stopped:
+            return
         self.cut(0, 0, is_noticed=True)
+        self.publish(channel, missed)
         self.now = self.now.later(30)
         for _ in range(2):
             self.tick_client()

@@ -49,6 +49,11 @@ class ClientName(Generic[H]):
         return Since(self.mark)
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it has a position to go on from."""
+        return self.start is not None or self.mark is not None
+
+    @property
     def size(self) -> int:
         """The bytes that it takes in a request: its text, and where it goes on."""
         size, position = size_of(self.pattern.text), self.start or self.mark

@@ -196,7 +196,8 @@ class ClientSession(Generic[H]):
             case messages.Pong(ref):
                 return self._handle_pong(ref, now)
             case _ if isinstance(heard, actions.RequestAnswer):
-                return self._requests.answer(heard.ref, heard, self._pace, self._at) or []
+                answers = self._requests.answer(heard.ref, heard, self._pace, self._at) or []
+                return answers + self._flush(now)
             case messages.Refused():
                 return self._handle_refused(heard, now)
             case messages.Greeting():
