@@ -72,6 +72,10 @@ def test_a_new_epoch_is_seen_and_begins_anew() -> None:
     assert continuity.take(kept("a", 11)) is Verdict.NEXT
     assert continuity.take(kept("a", 1, epoch="f")) is Verdict.ANEW
     assert continuity.take(kept("a", 2, 1, epoch="f")) is Verdict.NEXT
+    assert continuity.take(kept("a", 12, 11)) is Verdict.COPY  # It was on its way.
+    continuity.restart(Position("e", 12), FEEDS)  # The store says so: it is not over.
+    assert continuity.take(kept("a", 13, 12)) is Verdict.NEXT
+    assert continuity.take(kept("a", 3, 2, epoch="f")) is Verdict.COPY
 
 
 def test_what_is_followed_later_is_covered_once_that_is_confirmed() -> None:

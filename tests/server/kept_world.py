@@ -295,6 +295,8 @@ class WireClient:
             else:
                 self.marks[name] = each
             self.stories[name].start(_position(each), is_new=not is_recovered)
+            if is_recovered is False:  # A client tells that as a gap.
+                self.stories[name].gap(None)
 
     def _take(self, channel: str, position: dict[str, Any]) -> None:
         """Take an event; "one that is not after the greatest mark is dropped" by a client."""

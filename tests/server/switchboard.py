@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 from anyio import (
+    BrokenResourceError,
     CancelScope,
     create_memory_object_stream,
     create_task_group,
@@ -172,7 +173,8 @@ class SwitchedLink:
         self._is_dead = self._is_dead or self._switch.is_dead
         if not self._is_dead:
             self._switch.brought[feed] += 1
-            self.messages.send_nowait((current_time() + self._switch.latency, message))
+            with suppress(BrokenResourceError):  # The link is ending.
+                self.messages.send_nowait((current_time() + self._switch.latency, message))
 
     async def publish(self, turn: Turn) -> None:
         try:

@@ -23,6 +23,7 @@ from .feeds import Feed, is_within
 __all__ = ["Continuity", "Verdict"]
 
 _MAX_CHANNELS: Final = 65_536
+_MAX_PAST: Final = 16
 
 
 class Verdict(Enum):
@@ -52,6 +53,8 @@ class Continuity:
     def __init__(self, max_channels: int = _MAX_CHANNELS) -> None:
         self._max_channels: Final = max_channels
         self._last: Final[dict[str, int]] = {}
+        self._past: Final[dict[str, None]] = {}
+        """Epochs that are over: what is still on its way comes before the gap that told so."""
         self._base = 0
         self._floor = 0
         """No channel whose last offset was forgotten had a greater one."""
@@ -68,6 +71,8 @@ class Continuity:
         """Judge an item, and note that it was taken."""
         mark, channel, offset = self.mark, kept.published.channel, kept.offset
         if mark is None or kept.epoch != mark.epoch:
+            if kept.epoch in self._past:
+                return Verdict.COPY
             self.restart(Position(kept.epoch, 0), ())
             self._note(channel, kept)
             return Verdict.ANEW
@@ -91,6 +96,11 @@ class Continuity:
             head: The position.
             feeds: What has been followed since before the store was asked for it.
         """
+        if self.mark is not None:
+            self._past[self.mark.epoch] = None
+        self._past.pop(head.epoch, None)
+        if len(self._past) > _MAX_PAST:
+            del self._past[next(iter(self._past))]
         self._last.clear()
         self._floor = 0
         self._base, self.mark = head.offset, head
