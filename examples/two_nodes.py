@@ -8,9 +8,10 @@
 Open http://127.0.0.1:8000 in two tabs: each says which worker serves it. A line typed in one tab
 arrives in both, whichever workers they have, and so do the ticks of the job, which has no bus.
 
-To learn here: ``Bus(broker=…)`` is the only line that makes one bus of two; the job publishes
-through :class:`wsbus.emitter.SyncEmitter`, as a Celery task or a script of cron would; and
-``/ready`` answers 503 while the broker cannot be reached, so that a proxy goes elsewhere.
+To learn here: ``Bus(broker=…)`` is the only line that makes one bus of two; by
+``family(…, history=…)`` a tab misses nothing while its worker is gone; the job publishes through
+:class:`wsbus.emitter.SyncEmitter`, as a Celery task or a script of cron would; and ``/ready``
+answers 503 while the broker cannot be reached, so that a proxy goes elsewhere.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
 from msgspec import Meta
 
-from wsbus import Bus
+from wsbus import Bus, History
 from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
 from wsbus.brokers import broker_of
 from wsbus.emitter import SyncEmitter
@@ -36,10 +37,14 @@ from wsbus.emitter import SyncEmitter
 BROKER: Final = "TWO_NODES_BROKER"
 """The variable by which workers and job know the broker's URL."""
 
+HISTORY: Final = History(size=100, ttl=600)
+"""All channels keep their latest lines, so that a tab whose worker is gone misses nothing."""
+
 
 def make_app() -> FastAPI:
     """Return the application; each worker calls it."""
     bus = Bus(broker=broker_of(os.environ[BROKER]))
+    bus.family("*", history=HISTORY)
     app = FastAPI(title="Two nodes", lifespan=lifespan(bus))
     app.router.routes += [websocket_route("/ws", bus.endpoint()), *web_routes()]
 
@@ -66,7 +71,9 @@ def make_app() -> FastAPI:
 
 def run_job(url: str, seconds: float) -> None:
     """Publish a tick now and then, from a process without a bus."""
-    with SyncEmitter(broker_of(url)) as emitter:
+    emitter = SyncEmitter(broker_of(url))
+    emitter.family("*", history=HISTORY)
+    with emitter:
         number = 0
         while True:
             number += 1

@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
+import msgspec
+
 from .core.envelope import Turn
 from .core.events import Position
 from .core.feeds import Feed
@@ -25,7 +27,9 @@ __all__ = [
     "DIAL_SECONDS",
     "BoundedLink",
     "Broker",
+    "BrokerReport",
     "HistoryLink",
+    "InspectedBroker",
     "Link",
     "Receive",
 ]
@@ -148,5 +152,29 @@ class Broker(Protocol):
 
         Raises:
             BrokerUnavailable: The broker cannot be reached, refuses, or the link has failed.
+        """
+        ...
+
+
+class BrokerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A broker's server, and the rights that its user lacks there; for ``wsbus doctor``."""
+
+    server: str
+    """The name and version of the server, such as ``Redis 7.0.15``."""
+    missing: Sequence[str] = ()
+    """Rights that a bus needs and its user lacks, as the server spells them."""
+    missing_for_history: Sequence[str] = ()
+    """Rights that it lacks and that only families with history need."""
+
+
+@runtime_checkable
+class InspectedBroker(Protocol):
+    """A broker that says which server it is, and what its user may not do there."""
+
+    async def inspect(self) -> BrokerReport:
+        """Dial the server, and say what it is; nothing is published or changed.
+
+        Raises:
+            BrokerUnavailable: The server cannot be reached, or refuses the login.
         """
         ...

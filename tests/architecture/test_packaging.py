@@ -1,52 +1,56 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from wsbus._pyinstaller import get_hook_dirs
 
 ROOT: Final = Path(__file__).parents[2]
 WITHOUT: Final = """
-import importlib, sys
-missing, module = sys.argv[1:]
-sys.modules[missing] = None
-try:
-    importlib.import_module(module)
-except ImportError as exc:
-    print(exc)
+import importlib, json, os, sys
+import wsbus
+for module, missing in json.loads(sys.argv[1]):
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    sys.modules[missing] = None
+    try:
+        importlib.import_module(module)
+    except ImportError as exc:
+        print(str(exc).replace(chr(10), " "), flush=True)
+    os._exit(0)
 """
-
-
-@pytest.mark.parametrize(
-    ("module", "package", "extra"),
-    [
-        ("wsbus.client", "websockets", "client"),
-        ("wsbus.client.sync", "websockets", "client"),
-        ("wsbus.adapters.websockets", "websockets", "websockets"),
-        ("wsbus.adapters.aiohttp", "aiohttp", "aiohttp"),
-        ("wsbus.adapters.starlette", "starlette", "starlette"),
-        ("wsbus.adapters.uvicorn", "uvicorn", "starlette"),
-        ("wsbus.adapters.uvicorn", "websockets", "starlette"),
-        ("wsbus.adapters.fastapi", "fastapi", "fastapi"),
-        ("wsbus.adapters.fastapi", "starlette", "fastapi"),
-    ],
+EXTRAS: Final = (
+    ("wsbus.client", "websockets", "client"),
+    ("wsbus.client.sync", "websockets", "client"),
+    ("wsbus.adapters.websockets", "websockets", "websockets"),
+    ("wsbus.adapters.aiohttp", "aiohttp", "aiohttp"),
+    ("wsbus.adapters.starlette", "starlette", "starlette"),
+    ("wsbus.adapters.uvicorn", "uvicorn", "starlette"),
+    ("wsbus.adapters.uvicorn", "websockets", "starlette"),
+    ("wsbus.adapters.fastapi", "fastapi", "fastapi"),
+    ("wsbus.adapters.fastapi", "starlette", "fastapi"),
 )
-def test_a_missing_extra_is_named(module: str, package: str, extra: str) -> None:
+"""A module, a package that is missing, and the extra that brings it."""
+
+
+def test_a_missing_extra_is_named() -> None:
     """Who imports what an extra brings is told what to install."""
+    cases = [(module, package) for module, package, _ in EXTRAS]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, package, module],
+        [sys.executable, "-c", WITHOUT, json.dumps(cases)],
         capture_output=True,
         text=True,
         check=True,
         timeout=50,
     )
-    assert f"pip install 'wsbus[{extra}]'" in done.stdout
-    assert module.removesuffix(".sync") in done.stdout
+    for (module, _, extra), said in zip(EXTRAS, done.stdout.splitlines(), strict=True):
+        assert f"pip install 'wsbus[{extra}]'" in said
+        assert module.removesuffix(".sync") in said
 
 
 def test_pyinstaller_is_told_of_the_data_files() -> None:

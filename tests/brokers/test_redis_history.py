@@ -285,6 +285,7 @@ async def test_entries_of_others_are_skipped(case: Case) -> None:
             for name in "ab":
                 case.ask("RPUSH" if n % 2 else "LPUSH", case.list_of(name), garbage)
         third, *_ = await stored(one, "a")
+        assert [(await one.ask(name)).is_complete for name in "ab*"] == [False] * 3
         # Entries whose end is as it should be, but not what it belongs to.
         [entry] = case.ask("LRANGE", case.list_of("b"), 2, 2)
         case.ask("RPUSH", case.list_of("b"), b"\x00" + entry[1:])

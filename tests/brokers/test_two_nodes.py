@@ -137,3 +137,22 @@ async def test_the_service_says_that_the_broker_is_gone_and_goes_on_when_it_is_b
                         tasks.cancel_scope.cancel()
                 assert event.gap is not None
                 assert event.gap.cause == "broker"
+
+
+async def test_a_worker_that_is_killed_costs_its_clients_nothing(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """They come back to another worker, and get what was said meanwhile, in order and once."""
+    redis = start_server("redis7")
+    with service(redis.url, tmp_path / "log") as port:
+        async with clients_of_both(port) as clients:
+            (doomed, ours), (_, theirs) = clients.items()
+            async with ours.subscribe("chat.*") as events:
+                with fail_after(40):
+                    for number in range(40):
+                        if number == 10:
+                            os.kill(doomed, signal.SIGKILL)
+                        await theirs.command("say", {"text": str(number)})
+                    lines = [await anext(events) for _ in range(40)]
+                assert [line.data["text"] for line in lines] == [*map(str, range(40))]
+                assert [line.gap for line in lines] == [None] * 40

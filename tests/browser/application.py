@@ -16,6 +16,7 @@ PAGE = "<!doctype html><html lang=en><title>page</title><link rel=icon href='dat
 
 bus = Bus()
 bus.family("kept.*", history=History(size=300))
+bus.family("chat.*", history=History(size=300))
 grants = Grants.of(subscribe=["*"], publish=["*"], command=["*"], history=["*"])
 endpoint = bus.endpoint(anonymous=grants)
 

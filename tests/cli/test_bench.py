@@ -301,15 +301,17 @@ def test_a_refused_handshake_is_one_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "server", "says"),
+    ("command", "missing", "server", "says"),
     [
-        ("websockets", "websockets", "websockets needs more: pip install 'wsbus[cli,websockets]'"),
-        ("aiohttp", "aiohttp", "aiohttp needs more: pip install 'wsbus[cli,aiohttp]'"),
-        ("starlette", "starlette", "starlette needs more: pip install 'wsbus[demo]'"),
-        ("uvicorn", "asgi", "asgi needs more: pip install 'wsbus[demo]'"),
+        *(
+            (command, "websockets", "websockets", "pip install 'wsbus[cli,websockets]'")
+            for command in ("serve", "fanout")
+        ),
+        ("serve", "aiohttp", "aiohttp", "pip install 'wsbus[cli,aiohttp]'"),
+        ("serve", "starlette", "starlette", "pip install 'wsbus[demo]'"),
+        ("serve", "uvicorn", "asgi", "pip install 'wsbus[demo]'"),
     ],
 )
-@pytest.mark.parametrize("command", ["serve", "fanout"])
 def test_without_its_extra_a_server_says_what_to_install(
     command: str, missing: str, server: str, says: str
 ) -> None:
@@ -327,7 +329,7 @@ def test_without_its_extra_a_server_says_what_to_install(
         check=False,
     )
 
-    expected = (2, "", f"Error: the server {says}\n")
+    expected = (2, "", f"Error: the server {server} needs more: {says}\n")
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == expected
 
 

@@ -14,13 +14,36 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from redis import Redis
 from websockets.sync.server import ServerConnection, serve
 
+from tests.brokers.servers import NATS, REDIS, Server, Servers
 from tests.cli.running import running_demo
 from wsbus.broker import Link, Receive
 from wsbus.brokers import MemoryBroker
+from wsbus.brokers._redis_dial import HISTORY_RIGHTS, RIGHTS
+from wsbus.brokers._redis_rights import CALLS
 from wsbus.cli import doctor as doctor_module
 from wsbus.cli import wsbus
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """Give one server of each kind, for the tests of this file."""
+    with Servers() as found:
+        yield found
+
+
+@pytest.fixture(params=REDIS)
+def redis_server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    """Give a running Redis, then a running Valkey."""
+    return servers.of(request.param)
+
+
+@pytest.fixture(params=[*REDIS, *NATS])
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    """Give a running server of each kind."""
+    return servers.of(request.param)
 
 
 def doctor(*arguments: str) -> tuple[int, list[str]]:
@@ -99,6 +122,63 @@ def test_a_broker_that_is_not_there() -> None:
     (line,) = [line for line in lines if line.startswith("fail")]
     assert line.startswith(f"fail redis://127.0.0.1:{port}: cannot dial it: ")
     assert "secret" not in "".join(lines)
+
+
+def lacking(server: Server, *lost: str) -> list[str]:
+    """Take rights from a user; return what is not ok about it."""
+    rights = [word for word in f"{RIGHTS} {HISTORY_RIGHTS}".split() if word not in lost]
+    with Redis(host="127.0.0.1", port=server.port) as client:
+        client.execute_command("ACL", "SETUSER", "doctor", "reset", "on", ">secret", *rights)
+    _, lines = doctor("--broker", f"redis://doctor:secret@127.0.0.1:{server.port}")
+    assert "secret" not in "".join(lines)
+    return [x for x in lines if "redis://" in x and not x.startswith("ok")]
+
+
+def test_the_server_of_a_broker_is_named(server: Server) -> None:
+    """The line has its name and version."""
+    code, lines = doctor("--broker", server.url)
+    assert code == 0
+    assert any(re.search(r": the server is (Redis|Valkey|NATS) \d+\.\d+", line) for line in lines)
+
+
+def test_a_user_with_all_rights_lacks_none(redis_server: Server) -> None:
+    """The rights of the guide are enough, for history, too."""
+    assert lacking(redis_server) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        ("+publish", "to publish"),
+        ("+subscribe", "to follow channels"),
+        ("+unsubscribe", "to stop following channels"),
+        ("+multi", "to publish a turn as one transaction"),
+        ("+exec", "to publish a turn as one transaction"),
+        ("+del", "to check with each turn that the server is a primary"),
+        ("&wsbus:*", "to use the channels wsbus:*"),
+        ("~wsbus:*", "to use the keys wsbus:*"),
+    ],
+)
+def test_a_right_that_is_missing_fails(redis_server: Server, right: str, words: str) -> None:
+    """The line names it as the server spells it, and says what it is for."""
+    first = lacking(redis_server, right)[0]
+    assert first.startswith("fail ")
+    assert f"its user lacks {right}: {words}; " in first
+
+
+def test_rights_that_only_history_needs_are_warned_of(redis_server: Server) -> None:
+    """A bus without history works without them; each one has its line."""
+    lines = lacking(redis_server, *HISTORY_RIGHTS.split())
+    assert all(line.startswith("warn ") for line in lines)
+    assert all(", for families with history; " in line for line in lines)
+    told = [re.findall(r"its user lacks (\S+): to \w+", line) for line in lines]
+    assert sorted(told) == sorted([[right] for right in HISTORY_RIGHTS.split()])
+
+
+def test_every_right_is_tried() -> None:
+    """What the guide asks for is what is looked at."""
+    tried = {f"+{right}" for right in CALLS} | {"+multi", "+exec", "+subscribe", "+unsubscribe"}
+    assert tried == {word for word in f"{RIGHTS} {HISTORY_RIGHTS}".split() if word[0] == "+"}
 
 
 class Deaf(MemoryBroker):

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import pytest
-from anyio import create_task_group, current_time, fail_after, move_on_after, sleep, to_thread
+from anyio import create_task_group, fail_after, move_on_after, sleep, to_thread
 
 from tests.client.servers import (
     PROTOCOLS,
@@ -294,11 +294,9 @@ async def test_a_dead_peer_is_noticed(server: Server) -> None:
     """A network that swallows everything is noticed for want of a pong, and a new one is found."""
     options: dict[str, Any] = {"ping_interval": 0.05, "ping_timeout": 0.1, "connect_timeout": 0.2}
     async with connected(server, **options) as (_, proxy, changes):
-        began = current_time()
         proxy.is_black_hole = True
         lost = await changes.next(Reconnecting)
         assert "no answer to a ping for 0.1 s" in str(lost.error)
-        assert current_time() - began < 2
         proxy.is_black_hole = False
         await changes.next(Connected, 2)
 

@@ -217,13 +217,13 @@ def test_small_tables_against_enumeration() -> None:
         assert t.match(channel) == expected
 
 
-def test_a_hundred_thousand_patterns_leave_nothing_behind() -> None:
+def test_ten_thousand_patterns_leave_nothing_behind() -> None:
     """A table that was filled and emptied is as empty as a new one, and finds few among many."""
     t = Tables()
     shapes = ("grid.{}.*", "grid.*.e{}", "grid.{}.status", "backtest.+.b{}.x")
-    pairs = [shape.format(i) + f"={i}" for i in range(25_000) for shape in shapes]
+    pairs = [shape.format(i) + f"={i}" for i in range(2_500) for shape in shapes]
     assert all(t.add(*pairs))
-    assert len(t.table) == 100_000
+    assert len(t.table) == 10_000
     assert t.match("grid.7.e9") == ("7", "9")
     assert t.match("grid.7.status") == ("7",)
     assert t.match("backtest.any.b3.x") == ("3",)

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from statistics import median
 
 import aiohttp
 import pytest
@@ -227,8 +226,8 @@ async def test_an_update_comes_at_once(service: Service) -> None:
                 await response.read()
             await peer.next()
             seconds.append(time.perf_counter() - began)
-    assert median(seconds) < 0.03  # 0.04 and more with Nagle's algorithm on
-    assert max(seconds) < 1
+    # With Nagle's algorithm on nearly all take 0.04 and more; on a busy machine, some.
+    assert sorted(seconds)[len(seconds) // 4] < 0.03
 
 
 async def test_every_strategy_at_once(service: Service) -> None:

@@ -23,7 +23,7 @@ async def send_no_token(server: Server) -> None:
         async with asyncio.timeout(20):
             await peer.socket.wait_closed()
         assert peer.socket.close_code == 4500
-        assert 9.5 < time.monotonic() - began < 13
+        assert time.monotonic() - began > 9.5
 
 
 async def keep_exceeding(server: Server) -> None:

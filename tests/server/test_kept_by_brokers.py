@@ -11,20 +11,28 @@ import trio
 from anyio import create_task_group, current_time, fail_after, sleep
 from trio.testing import MockClock
 
+from tests.server.clients import UNLIMITED, connecting
+from tests.server.kept_world import World as KeptWorld
+from tests.server.kept_world import in_virtual_time
 from tests.server.switchboard import Board, Switch
 from wsbus import (
     BrokerUnavailable,
     Bus,
+    ConnectionId,
     Event,
     Gap,
     GapCause,
+    Grants,
     History,
+    Limits,
     Position,
     PositionLost,
     Receipt,
     UsageError,
 )
+from wsbus.brokers import MemoryBroker
 from wsbus.core.instant import Instant
+from wsbus.emitter import Emitter
 
 
 def clock() -> Instant:
@@ -289,3 +297,144 @@ def test_a_broker_without_history_is_a_mistake_of_setting_up() -> None:
                 pass
 
     trio.run(main)
+
+
+def test_an_emitter_keeps_what_its_families_say(caplog: pytest.LogCaptureFixture) -> None:
+    """It gets the position, or publishes live and unkept, which every node logs."""
+
+    async def scenario(world: KeptWorld) -> None:
+        emitter = Emitter(Switch(world.board))
+        with pytest.raises(UsageError, match="history"):
+            async with emitter:
+                await emitter.publish("kept.a", 0, idempotency_key="k")
+        async with world.buses[0].subscribe("kept.a") as events:
+            async with emitter:
+                receipt = await emitter.publish("kept.a", "unkept")
+                assert receipt.position is None
+                with pytest.raises(UsageError, match="before"):
+                    emitter.family("kept.*", history=History())
+            emitter.family("kept.*", history=History())
+            async with emitter:
+                first = await emitter.publish("kept.a", "kept", idempotency_key="k")
+                again = await emitter.publish("kept.a", "kept", idempotency_key="k")
+                async with emitter.batch() as batch:
+                    batch.publish("kept.a", "more")
+                    batch.publish("live", "more")
+            assert again.repeated
+            assert again.position == first.position == Position("epoch-0", 1)
+            got = await take(events, 3)
+            assert [event.data for event in got] == ["unkept", "kept", "more"]
+            assert [event.position is None for event in got] == [True, False, False]
+
+    in_virtual_time(scenario, backend="asyncio")
+    assert "a publication on kept.a is not kept" in caplog.text
+
+
+@pytest.mark.parametrize("count", [200, 400], ids=["kept", "too many"])
+@pytest.mark.parametrize("broker", [True, False], ids=["broker", "alone"])
+def test_a_slow_reader_gets_what_its_queue_lost(broker: bool, count: int) -> None:
+    """In its place and in order, and so it gets no gap; what is more than a replay is a gap."""
+
+    async def main() -> None:
+        bus = Bus(broker=Switch(Board()) if broker else None, clock=clock)
+        bus.family("kept.*", history=History(size=1000))
+        way_in = bus.endpoint(limits=Limits(queue_messages=10, messages_per_second=None))
+        async with bus, connecting(way_in) as connect:
+            client = await connect()
+            await client.subscribe("kept.a", "kept.b")
+            client.peer.stop_reading()
+            for n in range(count):
+                bus.publish_soon(f"kept.{'ab'[n % 2]}", n)
+            await sleep(1)
+            client.peer.read_on()
+            heard: list[dict[str, Any]] = []
+            with fail_after(5):
+                while not heard or heard[-1].get("data") != count - 1:
+                    heard.append(await client.hear())
+            numbers = [each["data"] for each in heard if each["type"] == "event"]
+            gaps = [each["data"] for each in heard if each["type"] == "gap"]
+            if count == 200:
+                assert numbers == [*range(count)]
+                assert gaps == []
+                assert bus.statistics().dropped == 0
+            else:
+                assert numbers[-10:] == [*range(count - 10, count)]
+                (gap,) = gaps
+                newest = {each["channel"]: each["position"]["offset"] for each in gap["channels"]}
+                assert newest == {"kept.a": count - 11, "kept.b": count - 10}
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_thousand_that_come_back_ask_a_few_times() -> None:
+    """About one pattern a store is asked at most once in 100 ms, whoever asks, and whence."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        starts = [await one.position("kept.a")]
+        for n in range(20):
+            await two.publish("kept.a", n)
+            starts.append(await one.position("kept.a"))
+        world.board.reads.clear()
+        got: list[int] = []
+
+        async def come_back(number: int) -> None:
+            start = number % len(starts)
+            async with one.subscribe("kept.a", since=starts[start]) as events:
+                await two.publish("kept.b", "other")
+                for n in range(start, 20):
+                    assert (await anext(events)).data == n
+                got.append(number)
+
+        async with create_task_group() as tasks:
+            for number in range(1000):
+                tasks.start_soon(come_back, number)
+        assert len(got) == 1000
+        assert sum(len(reads) for reads in world.board.reads) <= 3
+
+    run(test)
+
+
+async def test_exclude_holds_where_it_is_published_and_elsewhere() -> None:
+    """A connection that is left out gets nothing; one of the same name on another node does."""
+    broker = MemoryBroker()
+    buses = [Bus(broker=broker), Bus(broker=broker)]
+    ways_in = []
+    for bus in buses:
+        bus.family("kept.*", history=History())
+        ways_in.append(bus.endpoint(limits=UNLIMITED, name_connection=lambda _: "ada"))
+    async with AsyncExitStack() as stack:
+        for bus in buses:
+            await stack.enter_async_context(bus)
+        connects = [await stack.enter_async_context(connecting(way)) for way in ways_in]
+        here, there = [await connect() for connect in connects]
+        for client in (here, there):
+            await client.subscribe("kept.a")
+        await buses[0].publish("kept.a", 1, exclude=here.connection)
+        await buses[0].publish("kept.a", 2, exclude=ConnectionId("ada"))
+        await buses[1].publish("kept.a", 3)
+        with fail_after(5):
+            assert (await here.hear("event"))["data"] == 3
+            assert [(await there.hear("event"))["data"] for _ in range(2)] == [1, 3]
+
+
+async def test_a_client_is_answered_with_the_position() -> None:
+    """A publish request is answered once the broker keeps it; a repetition is told as such."""
+    broker = MemoryBroker()
+    bus = Bus(broker=broker)
+    bus.family("kept.*", history=History())
+    grants = Grants.of(admin=True, publish=["*"], subscribe=["*"])
+    async with bus, connecting(bus.endpoint(limits=UNLIMITED, anonymous=grants)) as connect:
+        client = await connect()
+        await client.subscribe("kept.a")
+        request = {"channel": "kept.a", "data": 1, "idempotency_key": "k"}
+        with fail_after(5):
+            client.say("publish", id="1", **request)
+            heard = [await client.hear("event", "response") for _ in range(2)]
+            (answer,) = [each for each in heard if each["type"] == "response"]
+            (event,) = [each for each in heard if each["type"] == "event"]
+            assert answer["data"]["position"] == event["position"]
+            client.say("publish", id="2", retry=True, **request)
+            again = await client.hear("event", "response")
+            assert again["data"]["repeated"] is True
+            assert again["data"]["position"] == event["position"]

@@ -448,6 +448,15 @@ test("a publication with a key is sent again after a cut, and says so; NOT_REPEA
   assert.equal(session.handle(0, ...heard({ ...refusal, id }))[0][2].code, "NOT_REPEATABLE");
 });
 
+test("at the end all requests fail in the order in which they were made", () => {
+  const session = IN.open();
+  for (const key of ["a", "b", "c"]) session.handle(0, "request", key, { type: "command", action: "x" });
+  session.handle(0, ...heard({ type: "response", id: "1", success: false, error: { code: "RATE_LIMITED", message: "" } }));
+  assert.ok(!session.wasSent("a") && session.wasSent("b"));
+  const failed = session.handle(0, "close").filter(([type]) => type === "answer");
+  assert.deepEqual(failed.map(([, key]) => key), ["a", "b", "c"]);
+});
+
 test("events of the past name their channel", () => {
   const session = IN.open();
   const [{ id }] = said(session.handle(0, "request", "k", { type: "history", channel: "a" }, true));

@@ -24,7 +24,7 @@ from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
 
-__all__ = ["NatsServer", "linked"]
+__all__ = ["NatsServer", "linked", "version_of"]
 
 _PING_SECONDS: Final = 1.0
 _PINGS: Final = 2
@@ -97,6 +97,19 @@ async def linked(
             yield _NatsLink(client, subject_of)
         if client.failure is not None:
             raise BrokerUnavailable(client.failure)
+    finally:
+        await client.end()
+
+
+async def version_of(servers: Sequence[NatsServer]) -> str:
+    """Return the version that the first server which answers greets with.
+
+    Raises:
+        BrokerUnavailable: None answers.
+    """
+    client = await _dial(servers, lambda _message: None)
+    try:
+        return client.version
     finally:
         await client.end()
 
@@ -192,6 +205,11 @@ class _NatsClient(Client):
     def _check_encryption(self) -> None:
         if self._server.must_encrypt and not self._is_encrypted:
             raise BrokerUnavailable("it does not ask for TLS, and must")
+
+    @property
+    def version(self) -> str:
+        """The version that the server greets with."""
+        return str(self._server_info.get("version", "of unknown version"))
 
     @property
     def is_in_cluster(self) -> bool:

@@ -65,7 +65,7 @@ HISTORY_RIGHTS: Final = (
     " +lindex +lrange +zadd +zcard +zscore +zmscore +zrange +zrangebyscore +zremrangebyrank"
     " +pubsub|numsub"
 )
-"""What it needs as well where families keep history."""
+"""Rights that it needs as well where families keep history."""
 
 _NO_RIGHT: Final = ("NOPERM", "can't run this command", "ACL failure")
 """In the error of a script whose user lacks a right."""

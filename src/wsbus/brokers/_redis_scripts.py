@@ -174,7 +174,7 @@ if #items > 0 then
         .. pack('>BI8BI8', 207, offset, 207, last[c]) .. tails[c]
       list[#list + 1], entries[i], last[c] = entry, entry, offset
       if key then
-        local position = epoch .. ' ' .. mark .. ' ' .. string.format('%.0f', offset)
+        local position = epoch .. ' ' .. mark .. ' ' .. string.format('%d', offset)
         call('SET', key, position, 'PX', {round(IDEMPOTENCY_SECONDS * 1000)})
       end
     end
@@ -189,7 +189,9 @@ if #items > 0 then
       call('ZREMRANGEBYRANK', TURNS, 0, -MAX_TURNS - 1)
     end
     local scores, added = {{}}, 0
-    for i, c in ipairs(order) do scores[2 * i - 1], scores[2 * i] = last[c], names[c] end
+    for i, c in ipairs(order) do
+      scores[2 * i - 1], scores[2 * i] = string.format('%d', last[c]), names[c]
+    end
     for from = 1, #scores, MANY do
       added = added + call('ZADD', CHANNELS, unpack(scores, from, min(from + MANY - 1, #scores)))
     end
@@ -364,7 +366,7 @@ for i = 1, min(limit, #found) do texts[i] = found[i + skipped][2] end
 
 local changed = {}
 if within and not is_last then
-  local least = '(' .. string.format('%.0f', since or start)
+  local least = '(' .. string.format('%d', since or start)
   for _, name in ipairs(call('ZRANGEBYSCORE', CHANNELS, least, '+inf')) do
     if sub(name, 1, #within) == within then changed[#changed + 1] = name end
   end

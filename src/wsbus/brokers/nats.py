@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from .._extras import missing_extra
-from ..broker import Link, Receive
+from ..broker import BrokerReport, Link, Receive
 from ..core.errors import UsageError
 from ..core.feeds import Feed
 
@@ -128,6 +128,17 @@ class NatsBroker:
         servers: list[NatsServer] = sample(self._servers, len(self._servers))
         async with _nats.linked(servers, receive, self._subject) as link:
             yield link
+
+    async def inspect(self) -> BrokerReport:
+        """Say what the server is; rights show only when a link publishes and follows.
+
+        Raises:
+            BrokerUnavailable: No server can be reached, or they refuse the login.
+        """
+        from . import _nats
+
+        version = await _nats.version_of(self._servers)
+        return BrokerReport(server=f"NATS {version}")
 
     def _subject(self, feed: Feed) -> str:
         """Return the subject of a feed, or the wildcard for it."""

@@ -13,6 +13,10 @@ what is followed changes from a feed to one around it; the inbox drops them by t
 is a hash tag: all channels and keys of a prefix belong to one slot, and a link dials the primary
 that has it.
 
+**History.** What families keep is in lists beside the channels; scripts number, keep and publish it
+in one step (:class:`.HistoryLink`). It needs Redis 6.2 or newer, or Valkey, and a server that does
+not evict keys without a time of their own.
+
 redis-py is asyncio only, and so is this broker.
 """
 
@@ -27,7 +31,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from .._extras import missing_extra
-from ..broker import Link, Receive
+from ..broker import BrokerReport, Link, Receive
 from ..core.choices import choice, shown
 from ..core.errors import UsageError
 
@@ -63,6 +67,9 @@ _is_scheme: Final = re.compile(r"(?:redis|valkey)(s?)(?:\+(sentinel|cluster))?|u
 
 class RedisBroker:
     """Joins processes through Redis or Valkey; asyncio only.
+
+    It keeps the history of families, on Redis from 6.2 on and on Valkey. What a server has lost, by
+    a restart or by the failover to a replica that lacks the end, subscribers learn by a gap.
 
     Args:
         url: Where the server is, and how to log in; percent-encode what is special in a name or
@@ -103,6 +110,7 @@ class RedisBroker:
             )
         self._place, self._address = _read(url, tls)
         database = self._place.login.database
+        self._prefix: Final = prefix
         self._names: Final = f"{prefix}:{{0}}:" if not database else f"{prefix}:{{0}}@{database}:"
         self._store: Final = RedisStore(self._names)
 
@@ -127,6 +135,16 @@ class RedisBroker:
 
         async with _redis.linked(self._place, self._names, self._store, receive) as link:
             yield link
+
+    async def inspect(self) -> BrokerReport:
+        """Say what the server is, and which rights its user lacks.
+
+        Raises:
+            BrokerUnavailable: The server cannot be reached, or refuses the login.
+        """
+        from ._redis_rights import inspect
+
+        return await inspect(self._place, self._names, self._prefix)
 
 
 def _read(url: str, tls: ssl.SSLContext | None) -> tuple[RedisPlace, str]:

@@ -23,6 +23,7 @@ _COMMANDS: Final = (
     "demo",
     "doctor",
     "history",
+    "presence",
     "pub",
     "tail",
     "token",

@@ -17,7 +17,7 @@ import anyio
 import click
 import msgspec
 
-from ..broker import Broker, Link
+from ..broker import Broker, BrokerReport, InspectedBroker, Link
 from ..core.envelope import Beacon, Turn, encode_item, open_envelope, read_items
 from ..core.errors import WsbusError
 from ..core.feeds import ALL_NODES, Feed
@@ -49,6 +49,20 @@ _SLOW_SECONDS: Final = 0.02
 _CLOCK_SECONDS: Final = 1.0
 """A clock that differs by more spoils the expiry of tokens, and timestamps."""
 _BEACONS: Final = 20
+_RIGHTS: Final = {
+    "+publish": "to publish",
+    "+subscribe": "to follow channels",
+    "+unsubscribe": "to stop following channels",
+    "+multi": "to publish a turn as one transaction",
+    "+exec": "to publish a turn as one transaction",
+    "+del": "to check with each turn that the server is a primary",
+    "+client|setname": "to give its connections a name",
+    "+evalsha": "to run the scripts of the store",
+    "+script|load": "to load the scripts of the store",
+    "+time": "to read the server's clock",
+    "+pubsub|numsub": "to ask which channels other nodes follow",
+}
+"""Rights of Redis that do not explain themselves."""
 _PATIENCE: Final = 5.0
 
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -84,7 +98,8 @@ def doctor(
 ) -> None:
     """Look at the installation, and say what should be different.
 
-    With --broker it dials the broker, follows and publishes as a bus does. With URL, which begins
+    With --broker it dials the broker, says which server it is and which rights are missing, and
+    follows and publishes as a bus does. With URL, which begins
     with ws:// or wss://, it connects to a server and compares the clocks:
 
     \b
@@ -208,6 +223,8 @@ async def _look_at_broker(report: _Report, broker: Broker) -> None:
     visit, what = _Visit(), broker.address
     step = "dial it"
     try:
+        if isinstance(broker, InspectedBroker):
+            _tell_of_server(report, what, await broker.inspect())
         async with broker.connect(visit.receive) as link:
             report.tell("ok", what, "it can be dialled")
             step = "follow"
@@ -234,6 +251,25 @@ async def _look_at_broker(report: _Report, broker: Broker) -> None:
     except (WsbusError, OSError) as exc:
         cure = "compare address, user, password and permissions with docs/how-to/brokers.md"
         report.tell("fail", what, f"cannot {step}: {exc}", cure)
+
+
+def _tell_of_server(report: _Report, what: str, found: BrokerReport) -> None:
+    report.tell("ok", what, f"the server is {found.server}")
+    cure = "grant it with ACL SETUSER; docs/how-to/brokers.md has the whole line"
+    for right in found.missing:
+        report.tell("fail", what, f"its user lacks {right}: {_right(right)}", cure)
+    for right in found.missing_for_history:
+        text = f"its user lacks {right}: {_right(right)}, for families with history"
+        report.tell("warn", what, text, cure)
+
+
+def _right(right: str) -> str:
+    """Say in words what a right of Redis permits."""
+    if right.startswith("&"):
+        return f"to use the channels {right[1:]}"
+    if right.startswith("~"):
+        return f"to use the keys {right[1:]}"
+    return _RIGHTS.get(right, f"to call {right[1:].upper().replace('|', ' ')}")
 
 
 async def _timed(report: _Report, what: str, name: str, call: Callable[[], Any]) -> None:

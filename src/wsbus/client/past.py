@@ -1,4 +1,4 @@
-"""What a client asks about the past: positions, keys of publications, and history."""
+"""Questions of a client about the past: positions, keys of publications, and history."""
 
 from __future__ import annotations
 

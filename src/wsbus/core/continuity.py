@@ -26,7 +26,7 @@ _MAX_CHANNELS: Final = 65_536
 
 
 class Verdict(Enum):
-    """What a kept item is to the node that it is brought to."""
+    """The meaning of a kept item for the node that it is brought to."""
 
     NEXT = auto()
     """It follows what was delivered."""
@@ -41,7 +41,7 @@ class Verdict(Enum):
 
 
 class Continuity:
-    """What a node has taken of a store.
+    """The part of a store that a node has taken.
 
     Cost: O(1) for an item; the last offsets of at most so many channels are remembered.
 

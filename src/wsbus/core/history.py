@@ -16,8 +16,6 @@ from heapq import merge
 from itertools import islice
 from typing import Final, NamedTuple
 
-import msgspec
-
 from .channels import Channel
 from .events import Position
 from .families import History
@@ -102,8 +100,8 @@ class MemoryHistory:
         self._bytes = 0
         self._kept: Final[dict[str, deque[tuple[float, Publication]]]] = {}
         """By channel, each with the time of its end, in the order of offsets."""
-        self._last: Final[dict[str, int]] = {}
-        """The last offset of each channel, in the order of offsets."""
+        self._last: Final[dict[str, Position]] = {}
+        """The last position of each channel, in the order of offsets."""
         self._floor = 0
         """No channel that is not remembered has a greater offset."""
         self._keys: Final[dict[str, tuple[float, Position]]] = {}
@@ -148,23 +146,29 @@ class MemoryHistory:
         Returns:
             The same publication with its position.
         """
-        channel = publication.channel
-        self._offset += 1
-        position = Position(self._epoch, self._offset)
-        last = self._last.pop(channel, None)
-        self._last[channel] = self._offset
-        publication = msgspec.structs.replace(
-            publication,
-            position=position,
-            previous=None if last is None else Position(self._epoch, last),
+        channel, data, last = publication.channel, publication.data, self._last
+        self._offset = offset = self._offset + 1
+        position = Position(self._epoch, offset)
+        previous = last.pop(channel, None)
+        last[channel] = position
+        publication = Publication(  # A call of `replace` takes longer.
+            channel,
+            publication.event,
+            data,
+            publication.timestamp,
+            publication.key,
+            publication.node,
+            publication.number,
+            position,
+            previous,
         )
         kept = self._kept.get(channel)
         if kept is None:
             kept = self._kept[channel] = deque()
         kept.append((now + history.ttl, publication))
-        self._bytes += len(publication.data)
+        self._bytes += len(data)
         while len(kept) > history.size or kept[0][0] <= now:
-            self._drop_first(kept)
+            self._bytes -= len(kept.popleft()[1].data)
         if len(self._last) > self._max_channels or self._bytes > self._max_bytes:
             self._make_room(channel)
         if idempotency_key is not None:
@@ -183,7 +187,7 @@ class MemoryHistory:
         parts: list[list[Publication]] = []
         for channel in self._changed(read.pattern, start):
             found = [p for p in self._fresh(channel, now) if offset_of(p) > start]
-            if after is not None and not _follows(found, start):
+            if after is not None and not _follows(found, start, self._floor):
                 is_complete = False
             found = [p for p in found if offset_of(p) < end]
             if read.newest is not None:
@@ -204,11 +208,12 @@ class MemoryHistory:
     def _changed(self, pattern: Pattern, start: int) -> Iterator[str]:
         """Yield the channels that match and have something after an offset."""
         if pattern.is_exact:
-            if self._last.get(pattern.text, 0) > start:
+            last = self._last.get(pattern.text)
+            if last is not None and last.offset > start:
                 yield pattern.text
             return
         for channel in reversed(self._last):
-            if self._last[channel] <= start:
+            if self._last[channel].offset <= start:
                 return
             if pattern.matches(channel):
                 yield channel
@@ -238,7 +243,7 @@ class MemoryHistory:
                 return
             for _, publication in self._kept.pop(channel, ()):
                 self._bytes -= len(publication.data)
-            self._floor = self._last.pop(channel)
+            self._floor = self._last.pop(channel).offset
         kept = self._kept[newest]
         while self._bytes > self._max_bytes and len(kept) > 1:
             self._drop_first(kept)
@@ -273,9 +278,12 @@ def cut(
     return tuple(oldest[: read.limit]), len(oldest) > read.limit
 
 
-def _follows(found: list[Publication], start: int) -> bool:
-    """Tell whether nothing is missing between an offset and what was found after it."""
+def _follows(found: list[Publication], start: int, floor: int) -> bool:
+    """Tell whether nothing is missing between an offset and what was found after it.
+
+    A channel that has none before it may have been forgotten up to the floor.
+    """
     if not found:
         return False
     previous = found[0].previous
-    return previous is None or previous.offset <= start
+    return floor <= start if previous is None else previous.offset <= start

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from .channels import Channel
+from .events import Position
 from .families import Family
 from .frame import Frame
 from .messages import Publication
@@ -56,6 +57,11 @@ class Owed:
     def channel(self) -> Channel | None:
         """The channel that a loss names."""
         return None if self.publication is None else self.publication.channel
+
+    @property
+    def position(self) -> Position | None:
+        """The position in a store; None: it has none, or stands outside of the order."""
+        return None if self.publication is None or self.is_latest else self.publication.position
 
 
 class Outlet(ABC):

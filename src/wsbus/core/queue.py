@@ -10,38 +10,22 @@ nothing is lost; a further loss adds to it. The marker stands at the earliest pl
 never later: a client that learns it early and fetches the state anew sees at least everything lost
 until then, while one that learns it late would have used a wrong state meanwhile.
 
-The file is long because one structure keeps order, bounds, keys and losses together: each of them
-would need the insides of the others.
+One structure keeps order, bounds, keys and losses: each would need the insides of the others.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from itertools import islice
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from .channels import Channel
 from .errors import UsageError
-from .loss import Loss, LossMarker
+from .loss import Loss, LossMarker, Queueable
 from .overflow import Offer, Overflow
 
 __all__ = ["Batch", "MessageQueue", "QueueStatistics", "Queueable"]
-
-
-class Queueable(Protocol):
-    """Anything that can be queued."""
-
-    @property
-    def size(self) -> int:
-        """Bytes it counts for; it must not change."""
-        ...
-
-    @property
-    def channel(self) -> Channel | None:
-        """The channel that a loss names; None: there is none, or it is unknown."""
-        ...
 
 
 T = TypeVar("T", bound=Queueable)
@@ -89,8 +73,7 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 _NEVER: Final = 1 << 63  # A sequence number after all others.
 
-# What idle queues hold instead of containers of their own, of which there would be three per
-# connection. Nothing is ever put into these.
+# What idle queues hold instead of containers of their own. Nothing is ever put into these.
 _NO_DATA: Final[OrderedDict[int, Any]] = OrderedDict()
 _NO_KEYS: Final[dict[Any, Any]] = {}
 _NO_CONTROL: Final[deque[tuple[int, Any]]] = deque(maxlen=0)
@@ -244,6 +227,11 @@ class MessageQueue(Generic[T]):
         self._marker = None
         return count
 
+    def restored(self, count: int) -> None:
+        """Count as sent what was lost and is sent after all, from a store."""
+        self.dropped -= count
+        self.sent += count
+
     def __len__(self) -> int:
         """Return the number of publications queued; control items do not count."""
         return len(self._data)
@@ -315,7 +303,7 @@ class MessageQueue(Generic[T]):
             if self._key_of and sequence in self._key_of:
                 del self._keys[self._key_of.pop(sequence)]
             self.dropped += 1
-            self._lose(item, sequence)
+            self._lose(item, sequence, was_first=True)
 
     def _replace(self, key: object) -> None:
         sequence = self._keys.get(key)
@@ -330,10 +318,11 @@ class MessageQueue(Generic[T]):
         self._lose(item, self._sequence)
         return Offer.OVERFLOW if policy is Overflow.CLOSE else Offer.REFUSED
 
-    def _lose(self, item: T, sequence: int) -> None:
+    def _lose(self, item: T, sequence: int, *, was_first: bool = False) -> None:
         if self._marker is None:
             self._marker = LossMarker(sequence)
-        self._marker.add(item.channel, sequence)
+        position = getattr(item, "position", None)  # Few items have one.
+        self._marker.add(item.channel, sequence, position, was_first=was_first)
 
     # --- out -----------------------------------------------------------------------------
 
@@ -367,7 +356,7 @@ class MessageQueue(Generic[T]):
             if self._marker is not None and self._marker.at <= at:
                 if items:
                     break
-                loss, self._marker = self._marker.loss(), None
+                loss, self._marker = self._marker.loss(control_at), None
             if at == _NEVER:
                 break
             item = self._data[at] if at == data_at else self._control[0][1]

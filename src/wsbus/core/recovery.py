@@ -28,7 +28,9 @@ from .patterns import Pattern
 
 __all__ = [
     "MAX_LATEST",
+    "MAX_RECOVERED",
     "MAX_REPLAY",
+    "MAX_REPLAY_BYTES",
     "Wanted",
     "reads_of",
     "recover",
@@ -38,7 +40,14 @@ MAX_REPLAY: Final = 300
 """The most publications that are replayed for one pattern; more are a gap."""
 
 MAX_LATEST: Final = 1000
-"""The most publications that a subscription begins with, of all channels of its pattern."""
+"""The most publications that the subscriptions of one request begin with, of all channels."""
+
+MAX_RECOVERED: Final = 10
+"""The most patterns of one request that are recovered: the first ones with a position. A request
+takes the event loop for a bounded time, and memory within bounds."""
+
+MAX_REPLAY_BYTES: Final = 4 << 20
+"""The most bytes of data that are replayed for one request; patterns with more are a gap."""
 
 
 class Wanted(NamedTuple):
@@ -50,9 +59,11 @@ class Wanted(NamedTuple):
 
 def reads_of(wanted: Sequence[Wanted], families: Families) -> list[HistoryRead]:
     """Return the questions whose answers :func:`recover` takes, in the same order."""
-    reads = []
+    reads: list[HistoryRead] = []
+    places = MAX_RECOVERED
     for pattern, since in wanted:
-        if since is not None and families.keeps_any(pattern):
+        if since is not None and places and families.keeps_any(pattern):
+            places -= 1
             reads.append(HistoryRead(pattern, since.position, limit=MAX_REPLAY))
         newest = _newest(pattern, families)
         if newest is not None:
@@ -76,18 +87,24 @@ def recover(
     outcomes: list[Outcome] = []
     replay: dict[int, Publication] = {}
     latest: dict[int, Publication] = {}
+    places, room = MAX_RECOVERED, MAX_REPLAY_BYTES
     for pattern, since in wanted:
         if not families.keeps_any(pattern):
             outcomes.append(Outcome(is_recovered=None if since is None else False))
             continue
         position, is_recovered = head, None
         if since is not None:
-            page = next(answers)
-            is_recovered = page.is_complete and not page.has_more
-            if is_recovered:
-                position = since.position
-                replay.update((offset_of(each), each) for each in page.publications)
-                is_recovered = families.keeps_all(pattern)
+            is_recovered = False
+            if places:
+                places -= 1
+                page = next(answers)
+                new = {offset_of(e): e for e in page.publications if offset_of(e) not in replay}
+                size = sum([each.size for each in new.values()])
+                if page.is_complete and not page.has_more and size <= room:
+                    room -= size
+                    position = since.position
+                    replay.update(new)
+                    is_recovered = families.keeps_all(pattern)
         if _newest(pattern, families) is not None:
             page = next(answers)
             if position is head:
@@ -95,7 +112,18 @@ def recover(
         outcomes.append(Outcome(position=position, is_recovered=is_recovered))
     missed = [publication for _, publication in sorted(replay.items())]
     fresh = [each for offset, each in sorted(latest.items()) if offset not in replay]
-    return Brought(outcomes, missed, fresh)
+    return Brought(outcomes, missed, _newest_within(fresh))
+
+
+def _newest_within(latest: Sequence[Publication]) -> Sequence[Publication]:
+    """Return those that a request may begin with, the newest ones."""
+    room, count = MAX_REPLAY_BYTES, 0
+    for publication in reversed(latest):
+        room -= publication.size
+        if room < 0 or count >= MAX_LATEST:
+            break
+        count += 1
+    return latest[len(latest) - count :]
 
 
 def _newest(pattern: Pattern, families: Families) -> int | None:

@@ -2,7 +2,7 @@
 
 They ask for the same pattern, each after a position of its own. The answer after the earliest
 position holds those of all others, unless a part of it is gone: then whether another position's
-part is gone, too, can be told for an exact channel only. A position with a tag is recognised in
+part is gone, too, is known for an exact channel only. A position with a tag is recognised in
 the answer, or the store must be asked for it.
 """
 
@@ -39,7 +39,7 @@ def part_of(page: HistoryPage, wide: HistoryRead, read: HistoryRead) -> HistoryP
     """Return the answer to a question from that to the wider one that was put instead of it.
 
     Returns:
-        None: it cannot be told from that; the question must be put by itself.
+        None: that does not say it; the question must be put by itself.
     """
     if wide == read:
         return page

@@ -260,6 +260,8 @@ class SubscriptionTable(Generic[M, A]):
 
         Cost: at most 463 nodes and, for each 4,096 deep patterns, 16 ANDs.
         """
+        if not self._members:  # The node only publishes.
+            return None
         exact = self._members.get(channel)
         segments = channel.split(".")
         held = self._search(segments)

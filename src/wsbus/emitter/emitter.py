@@ -16,6 +16,7 @@ from ..broker import Broker
 from ..brokers import MemoryBroker
 from ..core.encoding import EncHook
 from ..core.errors import CloseCode, UsageError
+from ..core.families import Families, Family, History
 from ..core.messages import Receipt
 from ..server.batch import EmitterBatch
 from ..server.recipients import RemoteWho
@@ -23,7 +24,7 @@ from ..server.sender import Sender
 from ..server.sender_thread import SenderThread
 from ..server.services import new_id, read_clocks
 from ..server.source import Source, encoder
-from .target import RECEIPT, TIMEOUT, broker_for
+from .target import TIMEOUT, broker_for, receipt_of
 
 __all__ = ["Emitter"]
 
@@ -51,8 +52,30 @@ class Emitter:
     def __init__(self, broker: Broker | str, *, enc_hook: EncHook | None = None) -> None:
         self._broker: Final = broker_for(broker)
         self._source: Final = Source(new_id(), encoder(enc_hook), read_clocks)
+        self._families: Final = Families()
         self._thread = 0
         self._run: Sender | SenderThread | None = None
+
+    def family(self, pattern: str, *, history: History | None = None) -> Family:
+        """Declare a family of channels, as on the bus: ``emitter.family("chat.*", history=…)``.
+
+        What is published on its channels is then kept. An emitter asks no bus: declare the same
+        families here that the processes of the service have. Without that, subscribers get it live,
+        and those that come back later do not.
+
+        Args:
+            pattern: The channels, in the form of a subscription.
+            history: How long each of them keeps what is published; None: it keeps nothing, although
+                a wider family does.
+
+        Raises:
+            InvalidChannel: The pattern is none.
+            UsageError: The emitter is in use; another family matches the same channels; or
+                ``history`` is none.
+        """
+        if self._run is not None:
+            raise UsageError("declare families before the emitter is used")
+        return self._families.declare(pattern, history=history)
 
     async def __aenter__(self) -> Self:
         """Start; it does not dial yet.
@@ -91,21 +114,25 @@ class Emitter:
         event: str = "message",
         exclude: RemoteWho = (),
         key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Receipt:
         """Publish to everyone whose patterns match, in the order of the calls.
 
         Args are those of :meth:`.EmitterBatch.publish`.
 
         Returns:
-            A receipt; it counts no receivers, which only nodes know.
+            A receipt; it counts no receivers, which only nodes know. It has a position if a family
+            of the emitter keeps history.
 
         Raises:
             InvalidChannel, UsageError: As :meth:`.EmitterBatch.publish`; or it is not in use.
             BrokerUnavailable: The broker has not taken it, or that will never be known.
         Cancellation: it may be published, or not.
         """
-        batch = EmitterBatch(self._source)
-        batch.publish(channel, data, event=event, exclude=exclude, key=key)
+        batch = EmitterBatch(self._source, self._families)
+        batch.publish(
+            channel, data, event=event, exclude=exclude, key=key, idempotency_key=idempotency_key
+        )
         return await self._send(batch)
 
     async def broadcast(
@@ -121,7 +148,7 @@ class Emitter:
         Raises:
             UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         batch.broadcast(data, event=event, exclude=exclude, key=key)
         return await self._send(batch)
 
@@ -140,7 +167,7 @@ class Emitter:
         Raises:
             InvalidChannel, UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         batch.send(channel, data, to=to, event=event, exclude=exclude, key=key)
         return await self._send(batch)
 
@@ -156,7 +183,7 @@ class Emitter:
         Raises:
             UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         batch.disconnect(who, code=code, reason=reason)
         await self._send(batch)
 
@@ -166,7 +193,7 @@ class Emitter:
         Raises:
             InvalidChannel, UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         batch.revoke(who, pattern, reason=reason)
         await self._send(batch)
 
@@ -181,7 +208,7 @@ class Emitter:
         Raises:
             UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         yield batch
         await self._send(batch)
 
@@ -192,8 +219,6 @@ class Emitter:
         if threading.get_ident() != self._thread:
             raise UsageError("this emitter belongs to another thread: use a SyncEmitter there")
         if isinstance(run, Sender):
-            await run.send(batch.items)
-        else:
-            call = partial(run.send, batch.items, TIMEOUT)
-            await to_thread.run_sync(call, abandon_on_cancel=True)
-        return RECEIPT
+            return receipt_of(await run.send(batch.items))
+        call = partial(run.send, batch.items, TIMEOUT)
+        return receipt_of(await to_thread.run_sync(call, abandon_on_cancel=True))

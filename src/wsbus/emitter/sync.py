@@ -16,13 +16,14 @@ from ..brokers import MemoryBroker
 from ..core.choices import is_number, shown
 from ..core.encoding import EncHook
 from ..core.errors import CloseCode, UsageError
+from ..core.families import Families, Family, History
 from ..core.messages import Receipt
 from ..server.batch import EmitterBatch
 from ..server.recipients import RemoteWho
 from ..server.sender_thread import SenderThread
 from ..server.services import new_id, read_clocks
 from ..server.source import Source, encoder
-from .target import RECEIPT, TIMEOUT, broker_for
+from .target import TIMEOUT, broker_for, receipt_of
 
 __all__ = ["SyncEmitter"]
 
@@ -52,6 +53,7 @@ class SyncEmitter:
                 "bus.publish_threadsafe from other threads"
             )
         self._encode: Final = encoder(enc_hook)
+        self._families: Final = Families()
         self._is_closed = False
         self._begin()
         _emitters.add(self)
@@ -62,6 +64,27 @@ class SyncEmitter:
         self._lock = threading.Lock()
         self._thread: SenderThread | None = None
         self._finalizer: weakref.finalize[[], SyncEmitter] | None = None
+
+    def family(self, pattern: str, *, history: History | None = None) -> Family:
+        """Declare a family of channels, as on the bus: ``emitter.family("chat.*", history=…)``.
+
+        What is published on its channels is then kept. An emitter asks no bus: declare the same
+        families here that the processes of the service have. Without that, subscribers get it live,
+        and those that come back later do not.
+
+        Args:
+            pattern: The channels, in the form of a subscription.
+            history: How long each of them keeps what is published; None: it keeps nothing, although
+                a wider family does.
+
+        Raises:
+            InvalidChannel: The pattern is none.
+            UsageError: The emitter is in use; another family matches the same channels; or
+                ``history`` is none.
+        """
+        if self._thread is not None:
+            raise UsageError("declare families before the emitter is used")
+        return self._families.declare(pattern, history=history)
 
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
@@ -84,6 +107,7 @@ class SyncEmitter:
         event: str = "message",
         exclude: RemoteWho = (),
         key: str | None = None,
+        idempotency_key: str | None = None,
         timeout: float = TIMEOUT,
     ) -> Receipt:
         """Publish to everyone whose patterns match, in the order of a thread's calls.
@@ -91,14 +115,17 @@ class SyncEmitter:
         Args are those of :meth:`.EmitterBatch.publish`, and ``timeout``, in seconds.
 
         Returns:
-            A receipt; it counts no receivers, which only nodes know.
+            A receipt; it counts no receivers, which only nodes know. It has a position if a family
+            of the emitter keeps history.
 
         Raises:
             InvalidChannel, UsageError: As :meth:`.EmitterBatch.publish`; or the emitter is closed.
             BrokerUnavailable: The broker has not taken it in time, or that will never be known.
         """
-        batch = EmitterBatch(self._source)
-        batch.publish(channel, data, event=event, exclude=exclude, key=key)
+        batch = EmitterBatch(self._source, self._families)
+        batch.publish(
+            channel, data, event=event, exclude=exclude, key=key, idempotency_key=idempotency_key
+        )
         return self._send(batch, timeout)
 
     def broadcast(
@@ -115,7 +142,7 @@ class SyncEmitter:
         Raises:
             UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         batch.broadcast(data, event=event, exclude=exclude, key=key)
         return self._send(batch, timeout)
 
@@ -135,7 +162,7 @@ class SyncEmitter:
         Raises:
             InvalidChannel, UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         batch.send(channel, data, to=to, event=event, exclude=exclude, key=key)
         return self._send(batch, timeout)
 
@@ -152,7 +179,7 @@ class SyncEmitter:
         Raises:
             UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         batch.disconnect(who, code=code, reason=reason)
         self._send(batch, timeout)
 
@@ -169,7 +196,7 @@ class SyncEmitter:
         Raises:
             InvalidChannel, UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         batch.revoke(who, pattern, reason=reason)
         self._send(batch, timeout)
 
@@ -180,7 +207,7 @@ class SyncEmitter:
         Raises:
             UsageError, BrokerUnavailable: As :meth:`publish`.
         """
-        batch = EmitterBatch(self._source)
+        batch = EmitterBatch(self._source, self._families)
         yield batch
         self._send(batch, timeout)
 
@@ -203,8 +230,7 @@ class SyncEmitter:
                 thread = self._thread = SenderThread(self._broker, self._source.node)
                 self._finalizer = weakref.finalize(self, thread.stop, waits=False)
                 self._finalizer.atexit = False
-        thread.send(batch.items, timeout)
-        return RECEIPT
+        return receipt_of(thread.send(batch.items, timeout))
 
 
 _emitters: Final[weakref.WeakSet[SyncEmitter]] = weakref.WeakSet()

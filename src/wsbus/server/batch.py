@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from .._settings import text_setting
-from ..core.envelope import Addressed, Dismissed, Item, Revoked, encode_item, publish_item
+from ..core.envelope import Addressed, Dismissed, Draft, Item, Revoked, encode_item, publish_item
 from ..core.errors import CloseCode, check_sendable
+from ..core.families import Families
 from ..core.feeds import ALL_NODES, Feed
 from ..core.patterns import parse_pattern
 from .recipients import RemoteWho, addressed
-from .source import BROADCAST, Source
+from .source import BROADCAST, Source, scoped_key
 
 __all__ = ["EmitterBatch"]
 
@@ -23,17 +24,18 @@ class EmitterBatch:
     and never wait. What is published on one channel arrives in the order of the calls.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, families: Families) -> None:
         self._source: Final = source
-        self._items: Final[list[tuple[Feed, bytes]]] = []
+        self._families: Final = families
+        self._items: Final[list[tuple[Feed, bytes] | Draft]] = []
 
     def __len__(self) -> int:
         """Return the number of its publications and orders."""
         return len(self._items)
 
     @property
-    def items(self) -> Sequence[tuple[Feed, bytes]]:
-        """The feed of each item, and the item, in order."""
+    def items(self) -> Sequence[tuple[Feed, bytes] | Draft]:
+        """The feed of each item, and the item, in order; drafts where a family keeps history."""
         return self._items
 
     def publish(
@@ -44,8 +46,12 @@ class EmitterBatch:
         event: str = "message",
         exclude: RemoteWho = (),
         key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
         """Publish to everyone whose patterns match.
+
+        It is kept if a family of the emitter says so. The families of the service are not known
+        here: what is published without its family comes to subscribers live, and is not kept.
 
         Args:
             channel: The exact name.
@@ -54,14 +60,25 @@ class EmitterBatch:
             exclude: Receivers to leave out: a :class:`.ConnectionId`, several, or the subject of an
                 identity.
             key: For ``conflate``, the key; None: channel and event.
+            idempotency_key: On a channel with history, a text that a repetition of this publication
+                has, too: of those within two minutes only the first is published.
 
         Raises:
             InvalidChannel: The channel is invalid; a pattern, for example.
-            UsageError: The data has no JSON form, or an argument has the wrong type.
+            UsageError: The data has no JSON form, or an argument has the wrong type, or there is an
+                ``idempotency_key`` and no history.
         """
         publication = self._source.accept(channel, event, data, key)
         item = publish_item(publication, addressed(exclude, "exclude"))
-        self._items.append((Feed("=" + publication.channel), item))
+        name, feed = publication.channel, Feed("=" + publication.channel)
+        scoped = None
+        if idempotency_key is not None:
+            scoped = scoped_key(idempotency_key, name, self._families)
+        history = self._families.history_of(name)
+        if history is None:
+            self._items.append((feed, item))
+        else:
+            self._items.append(Draft(feed, name, item, history, scoped))
 
     def broadcast(
         self,

@@ -13,9 +13,9 @@ is not waited for: nobody waits for a slow subscriber.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from anyio import Event, WouldBlock, current_time, move_on_after, sleep
 from anyio.lowlevel import checkpoint
@@ -25,16 +25,25 @@ from ..core.events import GapCause
 from ..core.frame import Frame
 from ..core.hub import Hub
 from ..core.instant import Instant
+from ..core.loss import Loss
 from ..core.member import Duty, Input, Member, Standing
+from ..core.messages import Publication
 from ..core.outlet import Outlet, Owed
 from ..core.pacing import FLUSH_BYTES, FLUSH_COUNT, LOCAL_TURNS, MAX_JOIN_BYTES, PACE_SECONDS
 from ..core.plan import Plan, Write, count, join, joined_writes
 from ._wakeup import Wakeup
 from .runner import Runner
 
-__all__ = ["Flusher"]
+__all__ = ["Flusher", "Restore"]
+
+Restore: TypeAlias = Callable[[Member, Loss], Awaitable[Sequence[Publication]]]
+"""Returns all that a loss stands for, in order; nothing if that is not possible."""
 
 _READY: Final = Standing.READY  # Attributes of enum classes are slow to look up (3.11).
+
+
+async def _restore_nothing(_member: Member, _loss: Loss) -> Sequence[Publication]:
+    return ()
 
 
 class Flusher:
@@ -54,6 +63,8 @@ class Flusher:
         self._hub: Final = hub
         self._runner: Final = runner
         self._clock: Final = clock
+        self.restore: Restore = _restore_nothing
+        """Reads what a member has lost from a store."""
         self.log: Final = BoundedLog(logging.getLogger("wsbus.flusher"))
         """Takes what outlets report to operators."""
         self._is_due = False
@@ -259,27 +270,38 @@ class Flusher:
         try:
             while member.standing is Standing.BLOCKED:
                 await outlet.wait_writable()
-                frames = self._take(member)
-                if frames:
-                    await outlet.send(frames)
-                    outlet.progress(self._clock().monotonic)
-                    self._tell_progress()
-                elif self._release(member):
+                loss, owed = member.take(MAX_JOIN_BYTES)
+                if loss is not None:
+                    for part in await self._missing(member, loss):
+                        await self._send(member, part)
+                        await outlet.wait_writable()
+                if owed:
+                    await self._send(member, owed)
+                elif loss is None and self._release(member):
                     break
         except Exception as exc:  # noqa: BLE001  # whatever a transport raises costs its member
             self._fail(member, exc)
         finally:
             self._rest(member)
 
-    def _take(self, member: Member) -> Sequence[Frame]:
-        """Take up to 64 KiB from its queue, preceded by a gap frame if anything was lost."""
-        loss, owed = member.take(MAX_JOIN_BYTES)
-        if loss is not None and member.protocol is not None:
-            gap = member.protocol.encode(loss.gap(GapCause.SERVER), now := self._clock())
-            member.outlet.report_loss(member.queue, now.monotonic)
-            if gap is not None:
-                owed = [Owed(gap, None), *owed]
-        return join(owed, member.protocol)
+    async def _send(self, member: Member, owed: Sequence[Owed]) -> None:
+        await member.outlet.send(join(owed, member.protocol))
+        member.outlet.progress(self._clock().monotonic)
+        self._tell_progress()
+
+    async def _missing(self, member: Member, loss: Loss) -> Sequence[Sequence[Owed]]:
+        """Return what stands in the place of a loss: what a store has of it in writes, or a gap."""
+        protocol = member.protocol
+        if protocol is None:
+            return ()
+        kept = await self.restore(member, loss)
+        if kept:
+            member.queue.restored(len(kept))
+            owed = [Owed(protocol.encode_publication(each), each) for each in kept]
+            return [items for _, items in joined_writes(owed, protocol)]
+        gap = protocol.encode(loss.gap(GapCause.SERVER), now := self._clock())
+        member.outlet.report_loss(member.queue, now.monotonic)
+        return () if gap is None else ((Owed(gap, None),),)
 
     def _release(self, member: Member) -> bool:
         """Make it ready again. Flush first: what the log holds is in its queue already."""

@@ -220,6 +220,8 @@ class BusHost:
         if self._families.show_presence:
             tasks.start_soon(services.attendances.run)
         provider: InterestProvider | None = None
+        if self._families.keep_history:
+            flusher.restore = services.restore
         if self._broker is not None:
             incoming = Incoming(services, self.endpoints)
             if self._families.keep_history:

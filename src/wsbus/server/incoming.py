@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+from .._log import BoundedLog, escaped
 from ..core.envelope import (
     Addressed,
     AttendanceAsked,
@@ -43,6 +44,10 @@ class Incoming:
         self._services: Final = services
         self._deliver: Final = services.post.deliver
         self._endpoints: Final = endpoints
+        families = services.hub.families
+        self._keep_history: Final = families.keep_history
+        self._history_of: Final = families.history_of
+        self._log: Final = BoundedLog(logger)
 
     def publish(self, item: Published, node: str) -> bool:
         """Deliver a publication of another node; never waits, never raises.
@@ -55,6 +60,8 @@ class Incoming:
                 publication = publication_of(item, item.channel, node)
                 if publication is not None:
                     self._deliver(publication)
+                    if self._keep_history and self._history_of(publication.channel) is not None:
+                        self._tell_unkept(publication.channel)
                 return publication is not None
             return self._publish(item, node)
         except Exception:
@@ -118,6 +125,14 @@ class Incoming:
         if item.excluded is None:
             return _NO_MEMBERS
         return frozenset([driver.member for driver in self._find(item.excluded, node)])
+
+    def _tell_unkept(self, channel: str) -> None:
+        self._log.warning(
+            "a publication on %s is not kept: the emitter or process that sent it has not declared "
+            "this family with history",
+            escaped(channel),
+            of=channel,
+        )
 
     def _dismiss(self, item: Dismissed, node: str) -> bool:
         if not is_sendable(item.code):

@@ -162,6 +162,8 @@ class Outgoing:
         Returns:
             What to ask whether it was taken, and the place of its outcome.
         """
+        if self._link is not None and not isinstance(self._link, HistoryLink):
+            return Handover(UsageError("the broker keeps no history: it is not published")), 0
         found = self._turn_for(draft.item, "it is not published")
         if isinstance(found, Handover):
             return found, 0

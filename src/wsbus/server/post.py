@@ -16,12 +16,12 @@ much is owed (:attr:`Post.soon`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from ..core.channels import Channel
-from ..core.choices import shown
 from ..core.envelope import Addressed, Draft, publish_item
-from ..core.errors import UsageError
 from ..core.families import History
 from ..core.feeds import ALL_NODES, Feed
 from ..core.hub import Hub
@@ -31,12 +31,12 @@ from ..core.messages import Publication, Receipt
 from .archive import Archive
 from .flusher import Flusher
 from .outgoing import Handover, Outgoing
-from .source import Encode, Source
+from .source import Encode, Source, scoped_key
 
 __all__ = ["Post", "Sent"]
 
 
-class Sent(NamedTuple):
+class Sent(msgspec.Struct, frozen=True):
     """A publication that this node has accepted."""
 
     receipt: Receipt
@@ -72,7 +72,7 @@ class Sent(NamedTuple):
     @property
     def result(self) -> Receipt:
         """The receipt with the position, once the broker has taken it."""
-        receipt, handover, draft = self
+        receipt, handover, draft = self.receipt, self.handover, self.draft
         if handover is None or draft is None:
             return receipt
         stored = handover.stored[draft]
@@ -137,13 +137,7 @@ class Post:
         Raises:
             UsageError: It is no text, or the channel has no history.
         """
-        if not isinstance(idempotency_key, str) or not idempotency_key:  # type: ignore[redundant-expr]
-            raise UsageError(f"an idempotency key is a text, not {shown(idempotency_key)}")
-        if not self.keeps(channel):
-            raise UsageError(
-                f"idempotency_key needs history: bus.family({str(channel)!r}, history=History())"
-            )
-        return f"{channel} {owner} {idempotency_key}"
+        return scoped_key(idempotency_key, channel, self._hub.families, owner)
 
     def publish(
         self,

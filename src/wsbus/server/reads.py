@@ -53,7 +53,7 @@ class Reads:
 
     def __init__(self) -> None:
         self._asked: Final[dict[_Asked, None]] = {}
-        """What has no answer yet, and is not on its way."""
+        """Questions without an answer that are not on their way."""
         self._due = Event()
         self._put_at: Final[dict[Pattern, float]] = {}
         """When patterns were asked for within the last pause."""

@@ -15,8 +15,10 @@ from anyio import CancelScope, Event, move_on_after
 
 from .._spawn import spawn
 from ..broker import Broker
+from ..core.envelope import Draft
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
+from ..core.history import Stored
 from .outgoing import Handover, Outgoing
 
 __all__ = ["Sender"]
@@ -43,21 +45,29 @@ class Sender:
         self._ended.set()
         self._is_closed = False
 
-    async def send(self, items: Sequence[tuple[Feed, bytes]]) -> None:
+    async def send(self, items: Sequence[tuple[Feed, bytes] | Draft]) -> list[Stored]:
         """Return once the broker has taken all items.
+
+        Returns:
+            The outcome of each draft, in order.
 
         Raises:
             BrokerUnavailable: It has not, or not all of them, or that will never be known.
             UsageError: The broker cannot work here.
         """
         if not items:
-            return
+            return []
         await self._dial()
         outgoing = self._outgoing
         handovers: dict[Handover, None] = {}
-        for feed, item in items:
+        drafts: list[tuple[Handover, int]] = []
+        for item in items:
             await outgoing.room()
-            handovers[outgoing.put(feed, item)] = None
+            if isinstance(item, Draft):
+                drafts.append(outgoing.draft(item))
+                handovers[drafts[-1][0]] = None
+            else:
+                handovers[outgoing.put(*item)] = None
         has_part = False
         for handover in handovers:
             try:
@@ -68,6 +78,7 @@ class Sender:
                 text = f"{exc}; a part of the batch is published"
                 raise BrokerUnavailable(text, may_have_arrived=True) from None
             has_part = True
+        return [handover.stored[place] for handover, place in drafts]
 
     async def close(self, seconds: float) -> None:
         """Hand over what was put, and end the link; bounded, and shielded from cancellation."""

@@ -9,8 +9,10 @@ from concurrent.futures import CancelledError
 from typing import Final
 
 from ..broker import Broker
+from ..core.envelope import Draft
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
+from ..core.history import Stored
 from .sender import Sender
 
 __all__ = ["SenderThread"]
@@ -37,8 +39,8 @@ class SenderThread:
         self._thread: Final = threading.Thread(target=self._run, name="wsbus-emitter", daemon=True)
         self._thread.start()
 
-    def send(self, items: Sequence[tuple[Feed, bytes]], seconds: float) -> None:
-        """Return once the broker has taken all items.
+    def send(self, items: Sequence[tuple[Feed, bytes] | Draft], seconds: float) -> list[Stored]:
+        """Return once the broker has taken all items, with the outcomes of the drafts.
 
         An interrupt, such as KeyboardInterrupt, ends the wait; the items may be published then.
 
@@ -55,7 +57,7 @@ class SenderThread:
             work.close()
             raise UsageError("the emitter is closed") from None
         try:
-            future.result(seconds)
+            return future.result(seconds)
         except TimeoutError:
             raise BrokerUnavailable(
                 f"the broker did not take it within {seconds:g} s; this is published, or not",
@@ -87,7 +89,7 @@ class SenderThread:
         if self._sender is not None:
             await self._sender.close(_DRAIN_SECONDS)
 
-    async def _send(self, items: Sequence[tuple[Feed, bytes]]) -> None:
+    async def _send(self, items: Sequence[tuple[Feed, bytes] | Draft]) -> list[Stored]:
         if self._sender is None:
             self._sender = Sender(self._broker, self._node)
-        await self._sender.send(items)
+        return await self._sender.send(items)

@@ -11,7 +11,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-from anyio import current_time
+from anyio import current_time, move_on_after
 
 from .._application import Overdue, name_of
 from .._log import BoundedLog
@@ -20,13 +20,15 @@ from ..core.channels import parse_channel
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.events import MAX_GAP_CHANNELS, ChannelLoss, Gap, GapCause, Position
 from ..core.heartbeat import Heartbeat, HeartbeatPolicy
-from ..core.history import HistoryPage, HistoryRead
+from ..core.history import HistoryPage, HistoryRead, offset_of
 from ..core.hub import Hub
 from ..core.instant import Instant
+from ..core.loss import Loss, PlacedLoss
 from ..core.member import Member
-from ..core.messages import Since
-from ..core.patterns import Pattern
+from ..core.messages import Publication, Since
+from ..core.patterns import Pattern, parse_pattern
 from ..core.permissions import Identity
+from ..core.recovery import MAX_REPLAY
 from ..endpoint import Endpoint
 from .archive import Archive
 from .attendance import Attendances
@@ -55,6 +57,9 @@ __all__ = [
 
 SWEEP_SECONDS: Final = 1.0
 """Seconds between two sweeps over all connections."""
+
+_RESTORE_SECONDS: Final = 1.0
+"""How long a slow reader waits for what it has lost; then it gets a gap."""
 
 logger: Final = logging.getLogger("wsbus.services")
 
@@ -98,7 +103,7 @@ class InProcess(Lossy, Protocol):
 
     @property
     def pattern(self) -> Pattern:
-        """What it subscribes to."""
+        """The pattern that it subscribes to."""
         ...
 
     def close(self) -> None:
@@ -189,6 +194,47 @@ class Services:
         elif self.recoveries is not None:
             await self.recoveries.bring((pattern,), start, act)
 
+    async def restore(self, member: Member, loss: Loss) -> Sequence[Publication]:
+        """Return the publications that a slow reader has lost, if all of them are kept; else none.
+
+        They are at most :data:`.MAX_REPLAY`, and fit into the member's queue.
+        """
+        channels = loss.channels
+        if channels is None or not isinstance(loss, PlacedLoss) or not loss.is_kept:
+            return ()
+        if loss.lost > MAX_REPLAY:
+            return ()
+        if member.grants is not None and not all(map(member.grants.may_receive, channels)):
+            return ()
+        reads = [
+            HistoryRead(
+                parse_pattern(channel),
+                Position(span.first.epoch, span.first.offset - 1),
+                Position(span.last.epoch, span.last.offset + 1),
+                channels[channel] + 1,
+            )
+            for channel, span in loss.spans.items()
+        ]
+        pages: Sequence[HistoryPage] | None = None
+        with move_on_after(_RESTORE_SECONDS):
+            pages = await self._read_all(reads)
+        if pages is None:
+            return ()
+        found = [publication for page in pages for publication in page.publications]
+        is_all = [len(page.publications) for page in pages] == [channels[c] for c in loss.spans]
+        if not is_all or sum([each.size for each in found]) > member.queue.max_bytes:
+            return ()
+        return sorted(found, key=offset_of)
+
+    async def _read_all(self, reads: Sequence[HistoryRead]) -> Sequence[HistoryPage] | None:
+        """Return the answers; None: the broker cannot be reached."""
+        try:
+            if self.storage is not None:
+                return await self.storage.read(reads)
+        except BrokerUnavailable:
+            return None
+        return None if self.archive is None else [*map(self.archive.read, reads)]
+
     async def read(self, read: HistoryRead) -> HistoryPage:
         """Read history.
 
@@ -219,7 +265,7 @@ class Services:
     def tell_gap(self, *, of_live: bool = True, of_kept: bool = True) -> None:
         """Tell subscribers that publications of other nodes may be missing.
 
-        Only those are told that such a channel may concern. Where it concerns a part of what they
+        Only those get it that such a channel may concern. Where it concerns a part of what they
         subscribe to, and that part is known by name, the gap names the channels.
 
         Args:

@@ -14,13 +14,36 @@ from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
 from ..core.errors import UsageError
+from ..core.families import Families
 from ..core.instant import Instant
 from ..core.messages import Publication
 
-__all__ = ["BROADCAST", "Encode", "Source", "encoder"]
+__all__ = ["BROADCAST", "Encode", "Source", "encoder", "scoped_key"]
 
 Encode: TypeAlias = Callable[[object], bytes]
 """Turns data into JSON text."""
+
+
+def scoped_key(key: str, channel: Channel, families: Families, owner: str = "") -> str:
+    """Return the key under which a store remembers a publication.
+
+    Args:
+        key: The publisher's idempotency key.
+        channel: Where it publishes.
+        families: Those that the publisher knows.
+        owner: The subject whose client publishes; others may use the same key.
+
+    Raises:
+        UsageError: It is no text, or the channel has no history.
+    """
+    if not isinstance(key, str) or not key:  # type: ignore[redundant-expr]
+        raise UsageError(f"an idempotency key is a text, not {shown(key)}")
+    if families.history_of(channel) is None:
+        raise UsageError(
+            f"idempotency_key needs history: declare family({str(channel)!r}, history=History())"
+        )
+    return f"{channel} {owner} {key}"
+
 
 BROADCAST: Final = Channel("")
 """In place of a channel: the broadcast channels of each node."""

@@ -215,7 +215,7 @@ async def history_moments(case: BrokerUnderTest) -> None:
         pages: list[HistoryPage] = []
 
         async def store_all() -> None:
-            for turn in range(150):
+            for turn in range(60):
                 names = (f"n{turn}", f"n{turn // 2}.x", "a")
                 stored.extend(await one.store([one.entry(name) for name in names]))
                 await checkpoint()

@@ -78,7 +78,7 @@ class LinkedNode:
         self.heard: Final[list[tuple[str, Published]]] = []
         """Publications of the nodes of this check, each with its node, copies included."""
         self.kept: Final[list[Kept]] = []
-        """What stores have numbered and published for the nodes of this check, copies included."""
+        """Publications that stores have numbered, for the nodes of this check; copies too."""
         self.unreadable: int = 0
         """Messages that are no envelopes."""
         self._beacons: Final[set[int]] = set()

@@ -396,7 +396,7 @@ class ClientMachine(RuleBasedStateMachine):
 
     # --- the server ------------------------------------------------------------------------------
 
-    def serve(self, link: Link, todo: Sequence[actions.Action]) -> None:  # noqa: C901
+    def serve(self, link: Link, todo: Sequence[actions.Action]) -> None:  # noqa: C901  # one table
         for action in todo:
             match action:
                 case actions.Send(reply):
@@ -532,7 +532,7 @@ class ClientMachine(RuleBasedStateMachine):
         if self.link is link and link.closing and not link.down and not link.member.queue:
             self.lose_link(*link.closing)
 
-    def hear(self, heard: wanted.Heard | Publication) -> None:
+    def hear(self, heard: wanted.Heard | Publication) -> None:  # noqa: C901  # one table
         if isinstance(heard, Publication):
             self.deliver(heard)
             return

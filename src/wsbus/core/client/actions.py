@@ -131,7 +131,7 @@ class Confirm(msgspec.Struct, frozen=True):
 
     holder: Any
     position: Position | None
-    """What comes is after it; None: the pattern has no history."""
+    """The position that what comes is after; None: the pattern has no history."""
 
 
 class Dismiss(msgspec.Struct, frozen=True):

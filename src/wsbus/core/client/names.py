@@ -36,7 +36,7 @@ class ClientName(Generic[H]):
         self.mark: Position | None = None
         """The position up to which its holders have everything; None: unknown, or no history."""
         self.start: Position | None = None
-        """Where the application wants it to begin; None: now, or it has begun."""
+        """The position that the application begins at; None: now, or it has begun."""
         self.starter: H | None = None
         """The holder that wants it to begin there."""
 
@@ -47,6 +47,11 @@ class ClientName(Generic[H]):
         if self.mark is None or self.size + _FRAME_BYTES > 2 * max_bytes:
             return None
         return Since(self.mark)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has a position to go on from."""
+        return self.start is not None or self.mark is not None
 
     @property
     def size(self) -> int:

@@ -191,11 +191,13 @@ class ClientSession(Generic[H]):
                 return []
             case messages.Ping(ref):
                 self._pace.take(now.monotonic)
+                self._reschedule()
                 return [actions.Say(messages.Pong(ref))]
             case messages.Pong(ref):
                 return self._handle_pong(ref, now)
             case _ if isinstance(heard, actions.RequestAnswer):
-                return self._requests.answer(heard.ref, heard, self._pace, self._at) or []
+                answers = self._requests.answer(heard.ref, heard, self._pace, self._at) or []
+                return answers + self._flush(now)
             case messages.Refused():
                 return self._handle_refused(heard, now)
             case messages.Greeting():
@@ -209,7 +211,6 @@ class ClientSession(Generic[H]):
                 if self._holdings.is_cut_short(heard):
                     return self._cut("the server cannot serve the subscriptions again yet")
                 todo = self._holdings.answered(heard)
-                self._attempts.is_settled |= self._holdings.is_settled
                 return todo + self._flush(now)
             case messages.Unsubscribed(ref=None):
                 return self._holdings.taken(heard.names, heard.reason)
@@ -254,7 +255,7 @@ class ClientSession(Generic[H]):
             return self._flush(now)
         self._holdings.left(heard.ref)
         if not self._holdings.is_renewal(heard.ref):
-            return self._holdings.refuse(heard.ref, error)
+            return self._holdings.refuse(heard.ref, error) + self._flush(now)
         # It held these before: a server that is overloaded now may accept them later.
         return self._cut(f"the server did not take the subscriptions again: {heard.code}")
 
@@ -293,6 +294,7 @@ class ClientSession(Generic[H]):
         if self.state is not ClientState.OPEN or self._verdict:
             return []
         todo = self._outbox.flush(self._ref, self._at)
+        self._attempts.is_settled = self._attempts.is_settled or self._holdings.is_settled
         self._reschedule()
         return todo
 

@@ -25,6 +25,7 @@ from ..messages import (
     Unsubscribe,
 )
 from ..patterns import Pattern
+from ..recovery import MAX_RECOVERED
 from ..subscriptions import SubscriptionTable
 from .actions import ClientAction, Confirm, Dismiss, LatestPublication, Lose
 from .names import ClientName, size_of, take_names
@@ -171,6 +172,8 @@ class ClientHoldings(Generic[H]):
             self._leaving[leave.ref] = names
             return leave
         if self._wanted:
+            if any(self._names[text].goes_on for text in self._wanted):
+                max_names = min(max_names, MAX_RECOVERED)
             names = take_names(
                 self._wanted, max_names, max_bytes, lambda text: self._names[text].size
             )

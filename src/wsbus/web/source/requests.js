@@ -37,11 +37,15 @@ export const makeRequests = (emit, pace) => {
   let known = 0;
   let count = 0;
 
-  const all = () => [...sent.values(), ...waiting];
+  /** @type {(one: Pending<K>, other: Pending<K>) => number} */
+  const byNumber = (one, other) => one.number - other.number;
+
+  /** In the order in which they were made. */
+  const all = () => [...sent.values(), ...waiting].sort(byNumber);
 
   /** It is to be sent again. @param {Pending<K>} pending */
   const wait = (pending) => {
-    waiting = new Set([...waiting, pending].sort((one, other) => one.number - other.number));
+    waiting = new Set([...waiting, pending].sort(byNumber));
   };
 
   /** @param {Pending<K>} pending @param {Failure} [error] @param {unknown} [data] */

@@ -24,6 +24,7 @@ import { bytesOf, fits } from "./text.js";
  */
 
 /** What a text takes in a list, in bytes: with quotes and a comma. @param {string} [text] */
+const MAX_RECOVERED = 10;
 const size = (text = "") => bytesOf(text) + 3;
 
 /** A position, and nothing else that came with it. @type {(position: Position) => Position} */
@@ -154,6 +155,8 @@ export const makeSubscriptions = (emit) => {
         leaving.set(id, channels);
         return { type: "unsubscribe", channels, id };
       }
+      // A server recovers so many names of a request.
+      if (askedBy().some(({ start, mark }) => start ?? mark)) maxNames = Math.min(maxNames, MAX_RECOVERED);
       const asked = askedBy().filter((name, i) => fitsIn(sizeOf(name), i));
       /** @type {[string, object][]} */
       const since = [];
