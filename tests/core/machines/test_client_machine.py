@@ -191,7 +191,7 @@ class ClientMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = START
         self.families = Families()
-        self.families.declare("a.*", history=History(size=6))
+        self.families.declare("a.*", history=History(size=10))
         self.hub = Hub(families=self.families)
         self.epochs = 0
         self.flush()
@@ -608,7 +608,7 @@ class ClientMachine(RuleBasedStateMachine):
             self.lose_link(CloseCode.ABNORMAL, "", is_noticed=is_noticed)
 
     @precondition(lambda self: self.link is not None and not self.stopped)
-    @rule(channel=st.sampled_from(CHANNELS), missed=st.sampled_from([0, 1, 3, 8]))
+    @rule(channel=st.sampled_from(CHANNELS), missed=st.sampled_from([0, 1, 3, 12]))
     def come_again(self, channel: Channel, missed: int) -> None:
         """The next connection comes about soon, and something happens before it and after."""
         if not any(holder.asks for holder in self.holders):

@@ -16,7 +16,7 @@ from .subscriptions import ClientHoldings
 __all__ = ["Outbox"]
 
 _MAX_ASK_BYTES: Final = 16 * 1024
-_MIN_ASK_BYTES: Final = 1024
+_MIN_ASK_BYTES: Final = 64
 
 
 class Outbox:
