@@ -13,7 +13,7 @@ from tests.transcripts.test_transcripts import replay_in_node
 
 PATTERNS: Final = ("a.b", "a.c", "a.*", "*")
 CODES: Final = ("FORBIDDEN", "UNAVAILABLE", "NOT_REPEATABLE")
-"""Without ``RATE_LIMITED``: after it, what one of them asks for again may stand in another order."""
+"""Without ``RATE_LIMITED``: after it, what one of them asks for again may come in another order."""
 
 
 class Recorder:
