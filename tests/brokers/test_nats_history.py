@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from tests.brokers.servers import NATS, Server, Servers
 from wsbus import Bus
 from wsbus.brokers import NatsBroker
-from wsbus.brokers._nats_history import Limits
+from wsbus.brokers._nats_history import StreamLimits
 from wsbus.brokers._nats_stream import why_no_history
 from wsbus.core.errors import BrokerUnavailable, UsageError
 from wsbus.core.events import Position
@@ -169,8 +169,10 @@ async def test_purged_channels_are_missing(start_server: StartServer) -> None:
 
 def test_limits_only_grow() -> None:
     """A stream that keeps more, or has no limit, stays as it is."""
-    narrow, wide = Limits(10, 10).config("n", "p"), Limits(200, 7200).config("n", "p")
-    assert Limits(10, 10).widened(wide) is None
-    assert Limits(200, 7200).widened(narrow) == wide
-    assert Limits(200, 7200).widened(wide | {"max_msgs_per_subject": -1, "max_age": 0}) is None
-    assert Limits(200, 10).widened(narrow) == narrow | {"max_msgs_per_subject": 201}
+    narrow, wide = StreamLimits(10, 10).config("n", "p"), StreamLimits(200, 7200).config("n", "p")
+    assert StreamLimits(10, 10).widened(wide) is None
+    assert StreamLimits(200, 7200).widened(narrow) == wide
+    assert (
+        StreamLimits(200, 7200).widened(wide | {"max_msgs_per_subject": -1, "max_age": 0}) is None
+    )
+    assert StreamLimits(200, 10).widened(narrow) == narrow | {"max_msgs_per_subject": 201}

@@ -21,11 +21,13 @@ from wsbus.core.actions import (
     Join,
     Leave,
     Outcome,
+    Replay,
     ReportStatus,
     Send,
 )
 from wsbus.core.channels import parse_channel
 from wsbus.core.errors import CloseCode, ErrorCode
+from wsbus.core.events import Position
 from wsbus.core.heartbeat import Heartbeat, HeartbeatPolicy
 from wsbus.core.instant import Instant
 from wsbus.core.limits import Limits
@@ -39,11 +41,14 @@ from wsbus.core.messages import (
     Malformed,
     Ping,
     Pong,
+    Publication,
     Publish,
     Refused,
     Rejection,
     Request,
     ServerMessage,
+    Since,
+    StartPosition,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -1380,3 +1385,22 @@ def test_who_looks_at_the_deadline_only_misses_nothing(
         assert actions != []
         if session.state is State.CLOSED:
             break
+
+
+def test_what_the_server_has_subscribed_is_replayed_too() -> None:
+    """What came by the server's subscription has not come to the client's, which goes on before."""
+    session = make(USER, attaches=True)
+    session.assign(parse_pattern("grid.*"))
+    since = Since(Position("e", 1))
+    asked = Subscribe(("grid.*",), "1", {"grid.*": since})
+    (attach,) = session.handle(asked, START)
+    assert isinstance(attach, Attach)
+    assert attach.since == {parse_pattern("grid.*"): since}
+    missed = Publication(parse_channel("grid.a"), "e", b"1", 0.0, position=Position("e", 2))
+    outcome = Outcome(position=since.position, is_recovered=True)
+    actions = session.handle_answer(attach.request, Brought([outcome], [missed]), START)
+    start = StartPosition("grid.*", since.position, is_recovered=True)
+    assert actions == [
+        Send(Subscribed(("grid.*",), 1, (), "1", (start,))),
+        Replay([missed]),
+    ]

@@ -31,8 +31,8 @@ from ..core.history import IDEMPOTENCY_SECONDS, HistoryPage, HistoryRead, cut, o
 from ..core.messages import Publication
 
 __all__ = [
-    "Entry",
-    "Limits",
+    "StreamEntry",
+    "StreamLimits",
     "StreamState",
     "answer",
     "bounds",
@@ -48,18 +48,18 @@ _MARGIN_SECONDS: Final = 3600
 _BILLION: Final = 1_000_000_000
 
 
-class Limits(NamedTuple):
-    """What a stream keeps at least."""
+class StreamLimits(NamedTuple):
+    """The least that a stream keeps."""
 
     size: int = 100
     ttl: float = 3600.0
 
-    def over(self, drafts: Iterable[Draft]) -> Limits:
+    def over(self, drafts: Iterable[Draft]) -> StreamLimits:
         """Return limits that are enough for these, too."""
         size, ttl = self
         for draft in drafts:
             size, ttl = max(size, draft.history.size), max(ttl, draft.history.ttl)
-        return Limits(size, ttl)
+        return StreamLimits(size, ttl)
 
     def config(self, name: str, prefix: str) -> dict[str, Any]:
         """Return the configuration of a new stream."""
@@ -108,7 +108,7 @@ class StreamState(NamedTuple):
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the stream keeps."""
+    """The bounds of the stream."""
 
     head: bytes
     """The start of an envelope of the turn; see :attr:`.Turn.head`."""
@@ -118,7 +118,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     ttl: float
 
 
-class Entry(NamedTuple):
+class StreamEntry(NamedTuple):
     """A message of the stream."""
 
     offset: int
@@ -165,9 +165,9 @@ def live_message(data: bytes, headers: bytes) -> bytes:
     return message.head + b"\x91" + kept
 
 
-def entry_of(data: bytes, fields: dict[bytes, bytes]) -> Entry:
+def entry_of(data: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
     """Return a message that was asked for."""
-    return Entry(
+    return StreamEntry(
         int(fields[b"Nats-Sequence"]),
         fields[b"Nats-Subject"].decode(),
         seconds_of(fields[b"Nats-Time-Stamp"].decode()),
@@ -205,7 +205,10 @@ def bounds(read: HistoryRead, state: StreamState) -> tuple[int, int, bool]:
 
 
 def answer(
-    read: HistoryRead, state: StreamState, found: Sequence[Entry], before: Sequence[Entry] | None
+    read: HistoryRead,
+    state: StreamState,
+    found: Sequence[StreamEntry],
+    before: Sequence[StreamEntry] | None,
 ) -> HistoryPage:
     """Answer a question.
 
@@ -237,9 +240,11 @@ def answer(
     return HistoryPage(publications, state.head, is_complete, has_more)
 
 
-def _by_channel(found: Sequence[Entry], last: int) -> dict[str, list[tuple[Entry, _Message]]]:
+def _by_channel(
+    found: Sequence[StreamEntry], last: int
+) -> dict[str, list[tuple[StreamEntry, _Message]]]:
     """Return what can be read, up to an offset, by subject and in order."""
-    channels: dict[str, list[tuple[Entry, _Message]]] = {}
+    channels: dict[str, list[tuple[StreamEntry, _Message]]] = {}
     for entry in sorted(found, key=itemgetter(0)):
         message = _opened(entry) if entry.offset <= last else None
         if message is not None:
@@ -248,7 +253,10 @@ def _by_channel(found: Sequence[Entry], last: int) -> dict[str, list[tuple[Entry
 
 
 def _kept(
-    state: StreamState, messages: Sequence[tuple[Entry, _Message]], previous: int, read: HistoryRead
+    state: StreamState,
+    messages: Sequence[tuple[StreamEntry, _Message]],
+    previous: int,
+    read: HistoryRead,
 ) -> tuple[list[Publication], bool]:
     """Return what a channel keeps of its messages, and whether the question is about it."""
     first, matches = _first_kept(messages, state.now), False
@@ -263,7 +271,7 @@ def _kept(
     return kept, matches
 
 
-def _first_kept(messages: Sequence[tuple[Entry, _Message]], now: float) -> int:
+def _first_kept(messages: Sequence[tuple[StreamEntry, _Message]], now: float) -> int:
     """Return the index of the first message of a channel within its limits of size and age."""
     first = 0
     for index, (_, message) in enumerate(messages):
@@ -273,14 +281,16 @@ def _first_kept(messages: Sequence[tuple[Entry, _Message]], now: float) -> int:
     return first
 
 
-def _opened(entry: Entry) -> _Message | None:
+def _opened(entry: StreamEntry) -> _Message | None:
     try:
         return _message(entry.data)
     except (msgspec.MsgspecError, UnicodeError):
         return None
 
 
-def _publication(epoch: str, entry: Entry, message: _Message, previous: int) -> Publication | None:
+def _publication(
+    epoch: str, entry: StreamEntry, message: _Message, previous: int
+) -> Publication | None:
     try:
         published = _published(message.item)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

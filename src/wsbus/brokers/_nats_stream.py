@@ -18,8 +18,8 @@ from ..core.events import Position
 from ..core.feeds import Feed, feed_of
 from ..core.history import HistoryPage, HistoryRead, Stored
 from ._nats_history import (
-    Entry,
-    Limits,
+    StreamEntry,
+    StreamLimits,
     StreamState,
     answer,
     bounds,
@@ -63,7 +63,7 @@ class _NoStream(Exception):
     """No stream takes what was asked for; nothing was kept."""
 
 
-class _Refused(Exception):
+class _NotAccepted(Exception):
     """The server refuses a request."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -98,8 +98,8 @@ class NatsStream:
         self._numbers: Final = count(1)
         self._waiting: Final[dict[int, Callable[[bytes, bytes | None], None]]] = {}
         self._name: str | None = None
-        self._limits: Limits | None = None
-        """What the stream is known to keep at least."""
+        self._limits: StreamLimits | None = None
+        """The least that the stream is known to keep."""
         self._has_inbox = False
 
     def answered(self, subject: bytes, data: bytes, headers: bytes | None) -> None:
@@ -113,7 +113,7 @@ class NatsStream:
 
     async def store(self, turn: Turn, others: Sequence[bytes]) -> list[Stored]:
         """Keep the drafts of a turn, and send other commands; see :class:`.HistoryLink`."""
-        limits = (self._limits or Limits()).over(turn.drafts)
+        limits = (self._limits or StreamLimits()).over(turn.drafts)
         messages = []
         for draft in turn.drafts:
             subject = f"{self._prefix}.in.{self._channel(draft.feed)}"
@@ -153,7 +153,7 @@ class NatsStream:
                 reply_ = _checked(data)
                 position = Position(epoch_of(reply_["stream"]), reply_["seq"])
                 stored.append(Stored(position, is_repeated=reply_.get("duplicate", False)))
-        except _Refused as exc:
+        except _NotAccepted as exc:
             raise BrokerUnavailable(f"JetStream refuses: {exc}", may_have_arrived=True) from None
         else:
             return stored
@@ -165,12 +165,12 @@ class NatsStream:
         """Return the state of the stream; it is made if there is none."""
         for _ in range(_TRIES):
             if self._name is None:
-                await self._open(self._limits or Limits())
+                await self._open(self._limits or StreamLimits())
             try:
                 return state_of(await self._ask(f"STREAM.INFO.{self._name}"))
             except _NoStream:
                 self._name = None
-            except _Refused as exc:
+            except _NotAccepted as exc:
                 if exc.code != _NO_STREAM:
                     raise BrokerUnavailable(f"JetStream refuses: {exc}") from None
                 self._name = None
@@ -182,7 +182,7 @@ class NatsStream:
             state = await self.head()
             start, _, is_known = bounds(read, state)
             subject = f"{self._prefix}.in.{self._channel(feed_of(read.pattern))}"
-            before: list[Entry] | None = []
+            before: list[StreamEntry] | None = []
             try:
                 found = await self._all_after(subject, start)
                 if read.after is not None and is_known and start:
@@ -196,8 +196,8 @@ class NatsStream:
             return answer(read, state, found, before)
         raise BrokerUnavailable("the stream of the history does not stay")
 
-    async def _all_after(self, subject: str, start: int) -> list[Entry]:
-        found: list[Entry] = []
+    async def _all_after(self, subject: str, start: int) -> list[StreamEntry]:
+        found: list[StreamEntry] = []
         while True:
             asked = {"seq": start + 1, "next_by_subj": subject, "batch": _BATCH}
             entries, pending = await self._get(asked)
@@ -211,7 +211,7 @@ class NatsStream:
 
     # --- the stream --------------------------------------------------------------------------
 
-    async def _open(self, limits: Limits) -> None:
+    async def _open(self, limits: StreamLimits) -> None:
         """Find the stream, or make it; several links may do so at once."""
         try:
             for _ in range(_TRIES):
@@ -224,12 +224,12 @@ class NatsStream:
                 name = f"{self._prefix.replace('.', '_')}-{token_hex(8)}"
                 try:
                     await self._ask(f"STREAM.CREATE.{name}", limits.config(name, self._prefix))
-                except _Refused as exc:
+                except _NotAccepted as exc:
                     if exc.code not in {_OVERLAPS, _NAME_IN_USE}:
                         raise
         except _NoStream:
             raise UsageError("history needs JetStream, and this account does not have it") from None
-        except _Refused as exc:
+        except _NotAccepted as exc:
             raise BrokerUnavailable(f"JetStream refuses the stream of the history: {exc}") from None
         raise BrokerUnavailable("the stream of the history cannot be made")
 
@@ -237,21 +237,21 @@ class NatsStream:
         """Return the first stream that was made, and delete others, which hold nothing more.
 
         A server may make two streams of the same subjects for requests that come at once. Both
-        take each message then, and whoever has made the second one sees both.
+        take each message then, and the link that has made the second one sees both.
         """
         if len(names) == 1:
             return names[0]
         made = []
         for name in names:
-            with suppress(_Refused):  # Another link has deleted it meanwhile.
+            with suppress(_NotAccepted):  # Another link has deleted it meanwhile.
                 made.append(((await self._ask(f"STREAM.INFO.{name}"))["created"], name))
         oldest, *others = [name for _, name in sorted(made)] or names
         for name in others:
-            with suppress(_Refused):
+            with suppress(_NotAccepted):
                 await self._ask(f"STREAM.DELETE.{name}")
         return oldest
 
-    async def _widen(self, limits: Limits) -> None:
+    async def _widen(self, limits: StreamLimits) -> None:
         config = (await self._ask(f"STREAM.INFO.{self._name}"))["config"]
         wider = limits.widened(config)
         if wider is not None:
@@ -287,10 +287,10 @@ class NatsStream:
             raise _NoStream
         return _checked(data)
 
-    async def _get(self, asked: dict[str, Any]) -> tuple[list[Entry], int | None]:
+    async def _get(self, asked: dict[str, Any]) -> tuple[list[StreamEntry], int | None]:
         """Ask for messages; return them, and how many there are beyond (None: too many)."""
         number = next(self._numbers)
-        entries: list[Entry] = []
+        entries: list[StreamEntry] = []
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         pending = 0
 
@@ -328,8 +328,8 @@ def _checked(data: bytes) -> dict[str, Any]:
     try:
         reply = _json(data)
     except (msgspec.MsgspecError, UnicodeError):
-        raise _Refused(0, "its answer cannot be read") from None
+        raise _NotAccepted(0, "its answer cannot be read") from None
     error = reply.get("error")
     if error:
-        raise _Refused(error.get("err_code", 0), str(error.get("description", "")))
+        raise _NotAccepted(error.get("err_code", 0), str(error.get("description", "")))
     return reply

@@ -168,6 +168,7 @@ class Holdings:
         accepted: list[str] = []
         rejected: list[Rejection] = []
         joins: list[Action] = []
+        begun: list[Pattern] = []
         for name in judged.request.names:
             if name not in self.names:
                 verdict = judged.verdicts.get(name) or _taken(name)
@@ -175,6 +176,7 @@ class Holdings:
                     rejected.append(verdict)
                     continue
                 joins += self._hold(name, verdict)
+                begun.append(verdict)
                 outcome = outcomes.get(verdict)
                 if outcome is not None and outcome.position is not None:
                     positions.append(StartPosition(name, outcome.position, outcome.is_recovered))
@@ -185,8 +187,7 @@ class Holdings:
         answer = Subscribed(tuple(accepted), len(self.names), rejections, ref, places)
         if not (brought.replay or brought.latest):
             return [Send(answer), *joins]
-        joined = [join.pattern for join in joins if isinstance(join, Join)]
-        is_new = _Newly(joined, grants)
+        is_new = _Newly(begun, grants)
         replays = [
             Replay(publications, is_latest=is_latest)
             for found, is_latest in ((brought.latest, True), (brought.replay, False))
@@ -269,14 +270,14 @@ class Holdings:
 
 
 class _Newly:
-    """Tells whether a publication reaches a client by patterns that it joins now.
+    """Tells whether a publication is for subscriptions that begin now.
 
-    Whether an older subscription of the client has brought it before is not asked: what this
-    subscription goes on with has not come to its own subscribers yet.
+    Whether an older subscription of the client has brought it before, or one on the server's
+    account, is not asked: it has not come to the subscribers of this one yet.
     """
 
-    def __init__(self, joined: Collection[Pattern], grants: Grants) -> None:
-        self._joined: Final = joined
+    def __init__(self, begun: Collection[Pattern], grants: Grants) -> None:
+        self._begun: Final = begun
         self._grants: Final = grants
         self._known: Final[dict[str, bool]] = {}
 
@@ -285,7 +286,7 @@ class _Newly:
         known = self._known.get(channel)
         if known is None:
             known = self._known[channel] = self._grants.may_receive(channel) and any(
-                pattern.matches(channel) for pattern in self._joined
+                pattern.matches(channel) for pattern in self._begun
             )
         return known
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
-from ..events import Position
+from ..events import Gap, Position
 from ..messages import Since
 from ..patterns import Pattern
 
@@ -22,7 +22,17 @@ _FRAME_BYTES: Final = 72
 class ClientName(Generic[H]):
     """One name, as spelled, and its holders."""
 
-    __slots__ = ("holders", "is_held", "mark", "missed", "pattern", "ref", "start", "starter")
+    __slots__ = (
+        "holders",
+        "is_held",
+        "lost",
+        "mark",
+        "missed",
+        "pattern",
+        "ref",
+        "start",
+        "starter",
+    )
 
     def __init__(self, pattern: Pattern) -> None:
         self.pattern: Final = pattern
@@ -33,6 +43,8 @@ class ClientName(Generic[H]):
         """Whether the server has confirmed it, and not taken it back."""
         self.ref: str | None = None
         """The ref of the request that subscribes to it."""
+        self.lost: Gap | None = None
+        """A gap that came after it was asked for and before it was confirmed."""
         self.mark: Position | None = None
         """The position up to which its holders have everything; None: unknown, or no history."""
         self.start: Position | None = None

@@ -273,17 +273,23 @@ class ClientHoldings(Generic[H]):
         for name in self._names.values():
             if name.is_held:
                 name.missed.update(name.holders)
-            name.is_held, name.ref = False, None
+            name.is_held, name.ref, name.lost = False, None, None
         self._wanted = dict.fromkeys(self._names)
         self._unwanted.clear()
         self._leaving.clear()
 
     def lose(self, gap: Gap) -> list[ClientAction]:
-        """Note that the server dropped publications: of channels that it names, or of any."""
+        """Note that the server dropped publications: of channels that it names, or of any.
+
+        A gap stands where the first of them is missing. So one that comes before a confirmation
+        may count for what is missing after it.
+        """
         patterns = dict(self._unasked)
         for name in self._names.values():
             if name.is_held:
                 patterns.update(dict.fromkeys(name.holders, name.pattern))
+            elif name.ref is not None and (share := _share(gap, name.pattern)) is not None:
+                name.lost = share if name.lost is None else name.lost.joined(share)
         return [
             Lose(holder, share)
             for holder, pattern in patterns.items()
@@ -304,12 +310,17 @@ class ClientHoldings(Generic[H]):
                 actions.append(Confirm(holder, name.mark))
             elif not is_recovered:
                 actions.append(Lose(holder, _RECONNECTED))
+            if name.lost is not None:
+                actions.append(Lose(holder, name.lost))
         name.missed.clear()
+        name.lost = None
         return actions
 
     def _cannot_start(self, text: str, error: PositionLost) -> list[ClientAction]:
         """Dismiss the holder that wanted a position; for others the name is asked for without."""
         name = self._names[text]
+        if name.start is None:
+            return self.dismiss(text, error)
         starter, name.start, name.starter = name.starter, None, None
         if not any(holder != starter for holder in name.holders):
             return self.dismiss(text, error)

@@ -17,10 +17,12 @@ import { bytesOf, fits } from "./text.js";
  * One name, as it was spelled. `isHeld`: the server has confirmed it. `missed`: the holders that got
  * something before the last connection ended. `ref`: of the request that asks for it; none: the server is
  * still to be asked. `start`: where the application wants it to begin, and `starter`: for this holder. `isFresh`:
- * the last confirmation has begun it, so that the latest events are for it.
+ * the last confirmation has begun it, so that the latest events are for it. `gaps`: they came before it was
+ * confirmed.
  * @template H
  * @typedef {{ text: string, segments: string[], holders: Set<H>, missed: Set<H>, isHeld: boolean, ref?: string,
- *   mark?: Position, start?: Position, starter?: H, isFresh?: boolean }} Name
+ *   mark?: Position, start?: Position, starter?: H, isFresh?: boolean,
+ *   gaps?: [number | null, GapCause, LostOn[] | undefined][] }} Name
  */
 
 /** What a text takes in a list, in bytes: with quotes and a comma. @param {string} [text] */
@@ -212,7 +214,9 @@ export const makeSubscriptions = (emit) => {
               isMissing = true;
               emit("lose", holder, null, "reconnect");
             }
+            for (const gap of name.gaps ?? []) emit("lose", holder, ...gap);
           }
+          name.gaps = undefined;
         } else if (code === "POSITION_LOST" && name.start && holders.size > +holders.has(/** @type {H} */ (starter))) {
           // The others ask for no position.
           name.ref = name.start = undefined;
@@ -243,7 +247,7 @@ export const makeSubscriptions = (emit) => {
       for (const name of all()) {
         if (name.isHeld) for (const holder of name.holders) name.missed.add(holder);
         name.isHeld = false;
-        name.ref = undefined;
+        name.ref = name.gaps = undefined;
       }
       unwanted.clear();
       leaving.clear();
@@ -256,11 +260,13 @@ export const makeSubscriptions = (emit) => {
      * @param {LostOn[]} [channels]
      */
     lose(lost, cause, channels) {
-      for (const { segments, isHeld, holders } of all()) {
-        const theirs = channels?.filter(({ channel }) => fits(segments, channel.split(".")));
-        if (!isHeld || theirs?.length === 0) continue;
+      for (const name of all()) {
+        const theirs = channels?.filter(({ channel }) => fits(name.segments, channel.split(".")));
+        if (theirs?.length === 0) continue;
         const count = theirs ? theirs.map(({ lost = null }) => lost).reduce(sum, 0) : lost;
-        for (const holder of holders) emit("lose", holder, count, cause, theirs);
+        if (name.isHeld) for (const holder of name.holders) emit("lose", holder, count, cause, theirs);
+        // It may count for what is missing after the confirmation.
+        else if (name.ref) (name.gaps ??= []).push([count, cause, theirs]);
       }
     },
   };
