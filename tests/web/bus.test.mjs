@@ -599,6 +599,16 @@ test("history is read page by page", async () => {
   await assert.rejects(client.history("a.b"), code("NO_HISTORY"));
 });
 
+test("a client sees which connections are on a channel", async () => {
+  const client = await connected();
+  await client.subscribe("here.lobby");
+  let roster;
+  do roster = await client.presence("here.lobby"); while (!roster.count);
+  const { connection_id: id, subject } = await client.status();
+  assert.deepEqual([roster.count, roster.members], [1, [{ id, subject }]]);
+  await assert.rejects(client.presence("a.b"), code("NO_PRESENCE"));
+});
+
 test("a publication is repeated by its key, and by itself after a cut", async () => {
   const client = await connected();
   const first = await client.publish("kept.once", 1, { idempotencyKey: "k" });

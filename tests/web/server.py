@@ -18,7 +18,7 @@ import anyio
 from aiohttp import web
 from starlette.applications import Starlette
 
-from wsbus import JWT, Bus, CommandError, Connection, Grants, History, Limits
+from wsbus import JWT, Bus, CommandError, Connection, Grants, History, Limits, Presence
 from wsbus.adapters import aiohttp, starlette, websockets
 from wsbus.adapters.uvicorn import listen, serving
 
@@ -30,11 +30,13 @@ bus: Final = Bus()
 bus.family("kept.*", history=History(size=100))
 bus.family("short.*", history=History(size=2))
 bus.family("price.*", history=History(size=1))
+bus.family("here.*", presence=Presence())
 limits: Final = Limits(messages_per_second=1000, commands_per_second=500)
 anonymous: Final = Grants.of(
     subscribe=["*"],
     publish=["*"],
     history=["*"],
+    presence=["*"],
     command=["*"],
     deny_subscribe=["forbidden.*"],
     admin=True,

@@ -35,6 +35,15 @@ export type HistoryPage<T = unknown> = {
     position: Position;
     more: boolean;
 };
+export type Roster = {
+    channel: string;
+    members: {
+        id: string;
+        subject?: string;
+    }[];
+    count: number;
+    watching: boolean;
+};
 export type Resumable = {
     since?: Position;
 };
@@ -222,6 +231,12 @@ export declare class Client extends Target {
         before?: Position;
         after?: Position;
     }): Promise<HistoryPage<T>>;
+    /**
+     * The connections that are subscribed to exactly this channel, if its family shows them.
+     * @param {string} channel
+     * @param {RequestOptions} [options]
+     */
+    presence(channel: string, options?: RequestOptions): Promise<Roster>;
     /**
      * @template [T=unknown]
      * @param {string} action

@@ -307,8 +307,8 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
       case "history":
         for (const event of data.events) event.channel = data.channel;
       // falls through
-      case "response":
-      case "status":
+      case "presence":
+      case "response": case "status":
       case "error":
         return answered(message);
       default:

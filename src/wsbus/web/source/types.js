@@ -26,6 +26,10 @@
  * @template [T=unknown]
  * @typedef {{ channel: string, events: (BusEvent<T> & { position: Position })[], position: Position, more: boolean }} HistoryPage
  */
+/**
+ * The connections on a channel. `members`: those that were there longest, up to the bound of the family.
+ * @typedef {{ channel: string, members: { id: string, subject?: string }[], count: number, watching: boolean }} Roster
+ */
 /** `since`: everything after it comes first; if a part of that is gone, the error has the code `POSITION_LOST`. @typedef {{ since?: Position }} Resumable */
 /** @typedef {{ signal?: AbortSignal }} Abortable */
 /**

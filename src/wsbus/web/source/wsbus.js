@@ -4,7 +4,7 @@ import { makeDriver } from "./driver.js";
 export { CommandError, ConnectionError } from "./errors.js";
 export { channel, escapeSegment, matches } from "./names.js";
 
-/** @import { Abortable, BusEvent, ClientEventTarget, ClientOptions, HistoryPage, Limited, Position, Receipt, RequestOptions, Resumable } from "./types.js" */
+/** @import { Abortable, BusEvent, ClientEventTarget, ClientOptions, HistoryPage, Limited, Position, Receipt, RequestOptions, Resumable, Roster } from "./types.js" */
 
 const Target = /** @type {new () => ClientEventTarget} */ (/** @type {unknown} */ (EventTarget));
 
@@ -100,6 +100,15 @@ export class Client extends Target {
     return /** @type {Promise<HistoryPage<T>>} */ (
       this.#driver.ask({ type: "history", channel, limit, before, after }, { idempotent: true, ...options })
     );
+  }
+
+  /**
+   * The connections that are subscribed to exactly this channel, if its family shows them.
+   * @param {string} channel
+   * @param {RequestOptions} [options]
+   */
+  presence(channel, options) {
+    return /** @type {Promise<Roster>} */ (this.#driver.ask({ type: "presence", channel }, { idempotent: true, ...options }));
   }
 
   /**
