@@ -14,7 +14,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 @dataclass(frozen=True)

@@ -720,7 +720,7 @@ def test_tokens_come_from_three_places(shared: Server, tmp_path: Path) -> None:
     """An option counts for more than the variable, and a file's white space does not count."""
     path = tmp_path / "token"
     path.write_text("  eve\n")
-    tail = ("tail", shared.url, "quiet", "--timeout", "0.2")
+    tail = ("tail", shared.url, "quiet", "--timeout", "2")
 
     assert run(*tail, token="ada").stderr.startswith("connected as ada\n")
     assert run(*tail, "--token", "bob").stderr.startswith("connected as bob\n")

@@ -140,7 +140,7 @@ def test_a_frame_may_hold_many_messages() -> None:
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_what_is_new_is_passed_over(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Types and keys that are not known are no errors: the server may be newer than the client."""
-    assert heard(name, '{"type":"presence","data":{"x":1}}') == []
+    assert heard(name, '{"type":"weather","data":{"x":1}}') == []
     assert heard(name, '{"type":"pong","id":"1","timestamp":1,"new":{}}') == [messages.Pong("1")]
     assert caplog.records == []
 

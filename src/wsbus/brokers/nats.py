@@ -21,7 +21,7 @@ PING behind the messages of a turn confirms all of them, and a PING behind subsc
 are known.
 
 **Kept.** Channels with history need nats-server 2.11 or newer with JetStream; see
-:mod:`wsbus.brokers._nats_history`.
+``wsbus.brokers._nats_history``.
 
 nats-py is asyncio only, and so is this broker.
 """

@@ -1,7 +1,7 @@
 """The built-in dialects on the client's side: requests to text, text to replies and events.
 
 The server's side is :mod:`wsbus.protocols`. Structs that are sent end with ``Out``
-(:mod:`.outgoing`), structs that are received with ``In`` (:mod:`.incoming`). Unknown types are
+(``outgoing``), structs that are received with ``In`` (``incoming``). Unknown types are
 ignored, so that an older client understands a newer server.
 """
 

@@ -49,6 +49,7 @@ __all__ = [
     "SWEEP_SECONDS",
     "Authorize",
     "InProcess",
+    "Lossy",
     "Services",
     "new_heartbeat",
     "new_id",

@@ -23,9 +23,9 @@ class ClientName(Generic[H]):
     """One name, as spelled, and its holders."""
 
     __slots__ = (
+        "gaps",
         "holders",
         "is_held",
-        "lost",
         "mark",
         "missed",
         "pattern",
@@ -39,12 +39,12 @@ class ClientName(Generic[H]):
         self.holders: Final[dict[H, None]] = {}
         self.missed: Final[set[H]] = set()
         """Holders that were confirmed before the last connection ended."""
-        self.is_held = False
+        self.is_held: bool = False
         """Whether the server has confirmed it, and not taken it back."""
         self.ref: str | None = None
         """The ref of the request that subscribes to it."""
-        self.lost: Gap | None = None
-        """A gap that came after it was asked for and before it was confirmed."""
+        self.gaps: list[Gap] | None = None
+        """Those that came after it was asked for and before it was confirmed; None: none has."""
         self.mark: Position | None = None
         """The position up to which its holders have everything; None: unknown, or no history."""
         self.start: Position | None = None

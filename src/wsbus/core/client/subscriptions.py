@@ -273,7 +273,7 @@ class ClientHoldings(Generic[H]):
         for name in self._names.values():
             if name.is_held:
                 name.missed.update(name.holders)
-            name.is_held, name.ref, name.lost = False, None, None
+            name.is_held, name.ref, name.gaps = False, None, None
         self._wanted = dict.fromkeys(self._names)
         self._unwanted.clear()
         self._leaving.clear()
@@ -289,7 +289,7 @@ class ClientHoldings(Generic[H]):
             if name.is_held:
                 patterns.update(dict.fromkeys(name.holders, name.pattern))
             elif name.ref is not None and (share := _share(gap, name.pattern)) is not None:
-                name.lost = share if name.lost is None else name.lost.joined(share)
+                name.gaps = [*(name.gaps or ()), share]
         return [
             Lose(holder, share)
             for holder, pattern in patterns.items()
@@ -310,10 +310,9 @@ class ClientHoldings(Generic[H]):
                 actions.append(Confirm(holder, name.mark))
             elif not is_recovered:
                 actions.append(Lose(holder, _RECONNECTED))
-            if name.lost is not None:
-                actions.append(Lose(holder, name.lost))
+            actions += [Lose(holder, gap) for gap in name.gaps or ()]
         name.missed.clear()
-        name.lost = None
+        name.gaps = None
         return actions
 
     def _cannot_start(self, text: str, error: PositionLost) -> list[ClientAction]:
