@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class SyncEvents(Generic[T]):
-    """Events that match a pattern; made by :meth:`.SyncClient.subscribe`. One thread may iterate."""
+    """Events that match a pattern, for one thread; made by :meth:`.SyncClient.subscribe`."""
 
     def __init__(self, portal: Portal, events: Events[T], wait: float | None) -> None:
         self._portal: Final = portal

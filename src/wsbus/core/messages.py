@@ -14,6 +14,7 @@ import msgspec
 
 from .events import Gap, Position
 from .presence import Occupant
+
 # By these names from here, too; they are described there.
 from .publications import Publication as Publication  # noqa: PLC0414
 from .publications import Receipt as Receipt  # noqa: PLC0414
