@@ -354,4 +354,4 @@ Notice: TypeAlias = Greeting | Gap | Ping | PresenceChanged
 """Messages of the server that answer no request."""
 
 ServerMessage: TypeAlias = Reply | Notice
-"""Messages of the server to one client. Publications go to many; see :class:`Publication`."""
+"""Messages of the server to one client. Publications go to many; see :class:`.Publication`."""
