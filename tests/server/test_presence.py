@@ -12,6 +12,9 @@ from anyio import fail_after
 from tests.server.clients import UNLIMITED, Client, Connect, connecting, judge
 from wsbus import Bus, Endpoint, Grants, Identity, Limits, Occupant, Presence, UsageError
 from wsbus.brokers import MemoryBroker
+from wsbus.bus import host_of
+from wsbus.core.envelope import Attended
+from wsbus.core.presence import ChannelNews
 
 pytestmark = pytest.mark.anyio
 
@@ -200,3 +203,16 @@ def test_a_wrong_setting_is_refused() -> None:
         Presence(max_members=0)
     with pytest.raises(UsageError, match=r"presence is Presence\(\)"):
         Bus().family("chat.*", presence=True)  # type: ignore[arg-type]  # it is wrong
+
+
+async def test_news_of_channels_without_presence_are_left_out() -> None:
+    """Another process may have declared other families, and a broker may bring anything."""
+    async with stage() as at:
+        attendances = host_of(at.bus).services.attendances
+        news = [ChannelNews(name, (Occupant("c1", "eve"),)) for name in ("chat.a", "news", "")]
+        attendances.hear(Attended(1, tuple(news), is_whole=True), "other")
+        assert at.bus.presence("chat.a") == [Occupant("c1", "eve")]
+        for name in ("news", ""):
+            assert attendances.present(name) == []
+        attendances.forget("other")
+        assert at.bus.presence("chat.a") == []

@@ -160,7 +160,9 @@ class Attendances:
                 self._is_wanted = True
                 self._changed.set()
             return
-        news = News(item.number, item.channels, item.is_whole)
+        # Families differ while a service is updated, and a broker may bring anything.
+        channels = tuple([each for each in item.channels if self.shows(each.channel)])
+        news = News(item.number, channels, item.is_whole)
         if not self._attendance.hear(node, news):
             self._ask(node)
         if self._attendance.has_changed:
