@@ -97,3 +97,13 @@ async def test_what_is_denied_is_not_replayed() -> None:
         answer = await ada.hear("subscribed")
         assert answer["data"]["positions"][0]["recovered"] is True
         assert await ada.events() == ["chat.a", "chat.b"]
+
+
+async def test_a_subject_with_a_space_has_keys_of_its_own() -> None:
+    """No subject and key together look like those of another subject."""
+    async with stage() as (bus, connect):
+        for name, key in (("ada", "b c"), ("ada%20b", "c")):
+            client = await connect(name)
+            client.say("publish", id="p", channel="chat.a", data=1, idempotency_key=key)
+            assert (await client.hear("response"))["success"]
+        assert len((await bus.history("chat.a")).events) == 2

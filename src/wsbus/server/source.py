@@ -42,7 +42,8 @@ def scoped_key(key: str, channel: Channel, families: Families, owner: str = "") 
         raise UsageError(
             f"idempotency_key needs history: declare family({str(channel)!r}, history=History())"
         )
-    return f"{channel} {owner} {key}"
+    # With its length, since a subject may hold spaces: no other subject and key look the same.
+    return f"{channel} {len(owner)} {owner} {key}"
 
 
 BROADCAST: Final = Channel("")
