@@ -48,6 +48,7 @@ from .server.relay import LinkStatistics
 from .server.services import Authorize
 from .server.statistics import BusStatistics
 from .server.subscription import Subscription
+from .server.typed import TypedChannel
 from .transport import Handshake
 
 __version__ = "0.1.0"
@@ -98,6 +99,7 @@ __all__ = [
     "Subscription",
     "SubscriptionHook",
     "TransportClosed",
+    "TypedChannel",
     "Unauthenticated",
     "UsageError",
     "WsbusError",

@@ -24,16 +24,17 @@ from .core.patterns import parse_pattern
 from .core.permissions import Grants
 from .endpoint import Endpoint
 from .protocols import WireProtocol, protocols_of
+from .server.channels import plain
 from .server.commands import Commands, RegisteredCommand, check_action
 from .server.directory import Node
 from .server.hooks import Hooks
 from .server.host import BusHost
-from .server.publisher import Publisher
 from .server.recipients import Who, subscribers
 from .server.services import Authorize, read_clocks
 from .server.source import encoder
 from .server.statistics import BusStatistics
 from .server.subscription import Subscription
+from .server.typed import Declarations
 from .transport import Handshake
 
 __all__ = ["Bus", "host_of"]
@@ -41,7 +42,7 @@ __all__ = ["Bus", "host_of"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Bus(Publisher, Hooks):
+class Bus(Declarations, Hooks):
     """Publish and subscribe for everything connected to this process.
 
     Make it anywhere, also at import; run it with ``async with bus:``, any number of times, one run
@@ -93,7 +94,7 @@ class Bus(Publisher, Hooks):
             clock=clock,
             broker=broker,
         )
-        Publisher.__init__(self, host)
+        Declarations.__init__(self, host)
         self._default_endpoint: Endpoint | None = None
 
     # --- setting up --------------------------------------------------------------------------
@@ -259,7 +260,7 @@ class Bus(Publisher, Hooks):
         max_bytes: int = 1 << 20,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         since: Position | None = None,
-    ) -> Subscription:
+    ) -> Subscription[Any]:
         """Subscribe inside the process: ``async with bus.subscribe("grid.*") as events:``.
 
         Args:
@@ -281,6 +282,7 @@ class Bus(Publisher, Hooks):
             max_bytes=max_bytes,
             overflow=member_of(Overflow, overflow, "overflow"),
             since=since,
+            decode=plain,
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:

@@ -148,6 +148,8 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
 
     assert names - publishes - hooks == {
         "aclose",
+        "channel",
+        "channels",
         "command",
         "connection",
         "connections",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from operator import attrgetter
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -21,7 +21,7 @@ from .errors import UsageError
 from .overflow import Overflow
 from .patterns import Pattern, parse_pattern
 
-__all__ = ["Families", "Family", "History", "Presence"]
+__all__ = ["Content", "Families", "Family", "History", "Presence"]
 
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _CACHE_SIZE: Final = 4096
@@ -78,6 +78,19 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"max_members is 1 to {_MAX_SIZE}, not {shown(self.max_members)}")
 
 
+class Content(Protocol):
+    """The types of what is published on the channels of a family."""
+
+    def check(self, event: str, data: bytes) -> None:
+        """Refuse JSON that is not of the type of its event.
+
+        Raises:
+            CommandError: ``VALIDATION_ERROR``, with the place.
+            Exception: A validator of the application failed.
+        """
+        ...
+
+
 class Family(msgspec.Struct, frozen=True):
     """Channels that match a pattern, and their policy; made by :meth:`.Bus.family`."""
 
@@ -92,6 +105,8 @@ class Family(msgspec.Struct, frozen=True):
     """How long its channels keep what is published; None: they keep nothing."""
     presence: Presence | None = None
     """Whether its channels say which connections are there; None: they do not."""
+    content: Content | None = None
+    """The types of its publications; None: any JSON."""
 
     def key_in(self, data: bytes) -> bytes | None:
         """Return the value of the field :attr:`key` as JSON text; None: the data has none.
@@ -128,6 +143,8 @@ class Families:
         """Whether one of them keeps history."""
         self.show_presence: bool = False
         """Whether one of them shows presence."""
+        self.check_content: bool = False
+        """Whether one of them says what its publications hold."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -141,6 +158,7 @@ class Families:
         key: str | None = None,
         history: History | None = None,
         presence: Presence | None = None,
+        content: Content | None = None,
     ) -> Family:
         """Add a family.
 
@@ -160,7 +178,7 @@ class Families:
             raise UsageError(f"history is History(size=…, ttl=…), not {shown(history)}")
         if presence is not None and not isinstance(presence, Presence):
             raise UsageError(f"presence is Presence(), not {shown(presence)}")
-        family = Family(parse_pattern(pattern), policy, key, history, presence)
+        family = Family(parse_pattern(pattern), policy, key, history, presence, content)
         meaning = _meaning(family.pattern)
         other = self._declared.get(meaning)
         if other is not None:
@@ -176,6 +194,7 @@ class Families:
         self._search.cache_clear()
         self.keep_history = self.keep_history or history is not None
         self.show_presence = self.show_presence or presence is not None
+        self.check_content = self.check_content or content is not None
         return family
 
     def find(self, channel: str) -> Family | None:
@@ -194,6 +213,19 @@ class Families:
             return None
         family = self._search(channel)
         return None if family is None else family.history
+
+    def check(self, channel: str, event: str, data: bytes) -> None:
+        """Refuse data that the family of a channel does not allow.
+
+        Raises:
+            CommandError: ``VALIDATION_ERROR``, with the place.
+            Exception: A validator of the application failed.
+        """
+        if not self.check_content:
+            return
+        family = self._search(channel)
+        if family is not None and family.content is not None:
+            family.content.check(event, data)
 
     def over(self, pattern: Pattern) -> list[Family]:
         """Return the families of the channels that a pattern matches, the most specific first."""

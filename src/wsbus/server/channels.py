@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -19,7 +20,9 @@ from ..core.presence import Occupant
 from .host import BusHost
 from .services import Services
 
-__all__ = ["Channels"]
+__all__ = ["Channels", "events_of", "plain"]
+
+T = TypeVar("T")
 
 _MAX_EVENTS: Final = 1000
 """The most events of one page."""
@@ -115,6 +118,11 @@ class Channels:
             NotStarted: The bus is not running.
             BrokerUnavailable: The broker cannot be reached.
         """
+        return events_of(await self._page(channel, limit, before, after), plain)
+
+    async def _page(
+        self, channel: str, limit: int, before: Position | None, after: Position | None
+    ) -> HistoryPage:
         services = self._host.services
         name = _checked(services, channel)
         if type(limit) is not int or not 1 <= limit <= _MAX_EVENTS:
@@ -130,7 +138,7 @@ class Channels:
                 f"what was published on {name!r} after this position is not kept any more: leave "
                 "after= out to get what is kept"
             )
-        return _events(page)
+        return page
 
     def presence(self, channel: str) -> list[Occupant]:
         """Return the connections that are subscribed to exactly this channel, on every node.
@@ -177,16 +185,15 @@ def _checked(services: Services, channel: str) -> Channel:
     return name
 
 
-def _events(page: HistoryPage) -> EventPage[Any]:
-    return EventPage((*map(_event, page.publications),), page.head, page.has_more)
+def events_of(page: HistoryPage, decode: Callable[[Publication], T]) -> EventPage[T]:
+    """Return a page of what a store keeps as applications get it."""
+    events = [
+        Event(each.channel, each.event, decode(each), each.timestamp, position=each.position)
+        for each in page.publications
+    ]
+    return EventPage((*events,), page.head, page.has_more)
 
 
-def _event(publication: Publication) -> Event[Any]:
-    data = msgspec.json.decode(publication.data)
-    return Event(
-        publication.channel,
-        publication.event,
-        data,
-        publication.timestamp,
-        position=publication.position,
-    )
+def plain(publication: Publication) -> Any:
+    """Decode the data of a publication that may hold anything."""
+    return msgspec.json.decode(publication.data)

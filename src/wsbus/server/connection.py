@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Any, Final, NoReturn, Protocol, cast
 
 from ..connection import Connection, Driven
@@ -40,6 +41,11 @@ class ConnectionDriver(Driven, Protocol):
     @property
     def endpoint(self) -> Endpoint:
         """The endpoint that it came by."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """The context that calls of the application get a copy of."""
         ...
 
     @property

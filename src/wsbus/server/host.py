@@ -14,7 +14,7 @@ from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
-from ..core.families import Families, Family, History, Presence
+from ..core.families import Content, Families, Family, History, Presence
 from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
@@ -158,12 +158,18 @@ class BusHost:
         key: str | None,
         history: History | None,
         presence: Presence | None,
+        content: Content | None = None,
     ) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""
         if self.life is not None and not self.life.is_over:
             raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
         return self._families.declare(
-            pattern, overflow=overflow, key=key, history=history, presence=presence
+            pattern,
+            overflow=overflow,
+            key=key,
+            history=history,
+            presence=presence,
+            content=content,
         )
 
     async def start(self) -> None:

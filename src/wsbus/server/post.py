@@ -111,7 +111,7 @@ class Post:
         self._archive: Final = archive
         self._hub: Final = hub
         self._flusher: Final = flusher
-        source: Final = Source(node, encode, clock)
+        source: Final = Source(node, encode, clock, hub.families)
         self._take: Final = source.take
         self.accept: Final = source.accept
         """Check what the application publishes, in any thread; see :meth:`.Source.accept`."""
@@ -121,6 +121,20 @@ class Post:
         """Flush at the end of this turn; at once if much is owed already."""
         self.is_pressed: bool = False
         """Whether the connection whose client published last is to await :meth:`relieved`."""
+
+    @property
+    def checks(self) -> bool:
+        """Whether some channels say what their publications hold."""
+        return self._hub.families.check_content
+
+    def check(self, channel: Channel, event: str, data: bytes) -> None:
+        """Refuse what a client publishes, if its channel holds something else.
+
+        Raises:
+            CommandError: ``VALIDATION_ERROR``, with the place.
+            Exception: A validator of the application failed.
+        """
+        self._hub.families.check(channel, event, data)
 
     def keeps(self, channel: Channel) -> bool:
         """Tell whether a channel has history."""

@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import msgspec
 
+from .._application import call
 from ..core.actions import (
     Action,
     AskPermission,
@@ -22,7 +23,7 @@ from ..core.actions import (
     Emit,
     Fetch,
 )
-from ..core.errors import BrokerUnavailable, CloseCode, ErrorCode
+from ..core.errors import BrokerUnavailable, CloseCode, CommandError, ErrorCode
 from ..core.history import HistoryRead
 from ..core.instant import Instant
 from ..core.messages import HistoryResult, Publication, Refused, Response
@@ -109,6 +110,9 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
     A client that asks for no answer gets one if only this node's subscribers get the publication.
     """
     publish = action.publish
+    if post.checks and (refused := _refused(asker, post, action)):
+        asker.send(refused)
+        return
     if publish.is_retry and not post.keeps(action.channel):
         why = "this channel has no history, which would tell a repetition apart"
         refused = Refused(ErrorCode.NOT_REPEATABLE, why, publish.ref, publish.ref is not None)
@@ -134,6 +138,21 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
         answer(None)
     else:
         sent.handover.then(answer)
+
+
+def _refused(asker: ConnectionDriver, post: Post, action: Emit) -> Refused | None:
+    """Return why what a client publishes is not what the channel holds; None: it is."""
+    publish = action.publish
+    try:
+        call(asker.context, post.check, action.channel, publish.event, publish.data)
+    except CommandError as exc:
+        code, why = exc.code, exc.message
+    except Exception:
+        logger.exception("the check of what is published on %s failed", action.channel)
+        code, why = ErrorCode.INTERNAL_ERROR, "the check of the data failed"
+    else:
+        return None
+    return Refused(code, why, publish.ref, publish.ref is not None)
 
 
 async def fetch(asker: Asker, services: Services, action: Fetch) -> None:
