@@ -45,7 +45,7 @@ class Template:
         self.text: Final = text
         self._segments: Final = split_name(text)
         self._places: Final[dict[str, int]] = {}
-        """Where each parameter stands."""
+        """The place of each parameter among the segments."""
         for place, segment in enumerate(self._segments):
             found = _find_parameter(segment)
             if found is None:
