@@ -148,6 +148,7 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
 
     assert names - publishes - hooks == {
         "aclose",
+        "cancel_stream",
         "command",
         "connection",
         "connections",
@@ -160,8 +161,10 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
         "is_running",
         "position",
         "presence",
+        "read_stream",
         "revoke",
         "statistics",
+        "stream",
         "subscribe",
         "local_subscribers",
         "nodes",

@@ -132,6 +132,25 @@ class Subscription(Outlet):
         Raises:
             UsageError: Not entered, or another task waits for the next one already.
         """
+        owed = await self.next_owed()
+        publication = owed.publication
+        assert publication is not None  # Those without were left out.
+        if publication.position is not None and not owed.is_latest:
+            self.position = publication.position
+        gap, self._gap = self._gap, None
+        data = msgspec.json.decode(publication.data)
+        return Event(
+            publication.channel,
+            publication.event,
+            data,
+            publication.timestamp,
+            gap,
+            publication.position,
+            owed.is_latest,
+        )
+
+    async def next_owed(self) -> Owed:
+        """Wait for the next publication; as :meth:`__anext__`, before it is decoded."""
         if self._is_awaited:
             raise UsageError(
                 "another task iterates over this subscription: one task may; "
@@ -153,22 +172,12 @@ class Subscription(Outlet):
                     await self._wake.wait()
                 finally:
                     self._is_awaited = False
-        owed = self._taken.pop()
-        publication = owed.publication
-        assert publication is not None  # Those without were left out.
-        if publication.position is not None and not owed.is_latest:
-            self.position = publication.position
-        gap, self._gap = self._gap, None
-        data = msgspec.json.decode(publication.data)
-        return Event(
-            publication.channel,
-            publication.event,
-            data,
-            publication.timestamp,
-            gap,
-            publication.position,
-            owed.is_latest,
-        )
+        return self._taken.pop()
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether publications are missing before the next one."""
+        return self._gap is not None
 
     def _is_news(self, owed: Owed) -> bool:
         """Whether it is a publication after the position where the subscription began.
