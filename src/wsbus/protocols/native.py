@@ -28,6 +28,7 @@ from .common import (
     milliseconds,
 )
 from .native_past import (
+    CancelMessage,
     GivenPosition,
     PresenceMessage,
     ReadHistoryMessage,
@@ -186,6 +187,7 @@ class Native(Dialogue):
         _Publish,
         ReadHistoryMessage,
         PresenceMessage,
+        CancelMessage,
         _GetStatus,
     )
 

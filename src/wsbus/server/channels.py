@@ -11,14 +11,16 @@ from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
 from ..core.errors import PositionLost, UsageError
 from ..core.events import Event, EventPage, Position
-from ..core.families import Family, History, Presence
+from ..core.families import Family, History, Presence, Stream
 from ..core.history import HistoryPage, HistoryRead
 from ..core.messages import Publication
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.presence import Occupant
 from .host import BusHost
-from .services import Services
+from .services import Services, new_id
+from .stream_writer import StreamWriter
+from .streaming import BusOutlet, StreamReader
 
 __all__ = ["Channels", "events_of", "plain"]
 
@@ -42,6 +44,7 @@ class Channels:
         key: str | None = None,
         history: History | None = None,
         presence: Presence | None = None,
+        stream: Stream | None = None,
     ) -> Family:
         """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
 
@@ -60,15 +63,21 @@ class Channels:
             history: How long each channel keeps what is published, for subscribers that come back
                 or come late; None: it keeps nothing.
             presence: Whether a channel says which connections are subscribed to exactly it.
+            stream: Whether each channel is a finite stream, for :meth:`stream`.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: The bus is running; another family has a pattern that matches the same
                 channels; ``overflow`` is no policy; ``key`` is no text, or cannot take effect; or
-                ``history`` or ``presence`` is none.
+                ``history``, ``presence`` or ``stream`` is none, or does not go with the others.
         """
         return self._host.declare(
-            pattern, overflow=overflow, key=key, history=history, presence=presence
+            pattern,
+            overflow=overflow,
+            key=key,
+            history=history,
+            presence=presence,
+            stream=stream,
         )
 
     async def position(self, channel: str) -> Position:
@@ -89,7 +98,7 @@ class Channels:
         services = self._host.services
         name = _checked(services, channel)
         read = HistoryRead(parse_pattern(name), limit=1, is_from_end=True)
-        return (await services.read(read)).head
+        return (await services.read([read]))[0].head
 
     async def history(
         self,
@@ -132,13 +141,70 @@ class Channels:
         read = HistoryRead(
             parse_pattern(name), after, before, limit=limit, is_from_end=after is None
         )
-        page = await services.read(read)
+        (page,) = await services.read([read])
         if after is not None and not page.is_complete:
             raise PositionLost(
                 f"what was published on {name!r} after this position is not kept any more: leave "
                 "after= out to get what is kept"
             )
         return page
+
+    def stream(self, channel: str) -> StreamWriter:
+        """Return the producer of a stream: ``async with bus.stream("answers.42") as s:``.
+
+        Args:
+            channel: A channel of a family with ``stream=Stream()``, which has had no stream yet.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: Its family is not one of streams.
+        """
+        name = parse_channel(channel)
+        stream = self._stream_of(name)
+        return StreamWriter(name, stream, BusOutlet(self._host, name), new_id())
+
+    def read_stream(self, channel: str) -> StreamReader:
+        """Return a reader of a stream: ``async for part in bus.read_stream("answers.42")``.
+
+        Args:
+            channel: A channel of a family with ``stream=Stream()``; its stream may be yet to come.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: Its family is not one of streams.
+        """
+        name = parse_channel(channel)
+        return StreamReader(self._host, name, self._stream_of(name).compact)
+
+    async def cancel_stream(self, channel: str) -> bool:
+        """Ask the producer of a stream, wherever it is, to cancel it.
+
+        Args:
+            channel: A channel of a family with ``stream=Stream()``.
+
+        Returns:
+            Whether there is a stream. One that has ended stays as it is.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: Its family is not one of streams.
+            NotStarted: The bus is not running.
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        name = parse_channel(channel)
+        self._stream_of(name)
+        streams = self._host.services.streams
+        assert streams is not None  # There is such a family.
+        return await streams.ask_to_cancel(name)
+
+    def _stream_of(self, name: Channel) -> Stream:
+        stream = self._host.families.stream_of(name)
+        if stream is None:
+            raise UsageError(
+                f"the channel {str(name)!r} is no stream: "
+                f"bus.family({str(name)!r}, stream=Stream())"
+            )
+        return stream
 
     def presence(self, channel: str) -> list[Occupant]:
         """Return the connections that are subscribed to exactly this channel, on every node.

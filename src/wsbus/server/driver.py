@@ -266,7 +266,7 @@ class Driver:
                     services.flusher.soon()
                 case actions.Look():
                     services.attendances.look(self, action.channel, action.request)
-                case actions.Fetch():
+                case actions.Fetch() | actions.Ask():
                     services.runner.submit(partial(put, self, fetch, services, action))
                 case actions.Leave():
                     services.hub.leave(member, action.pattern)

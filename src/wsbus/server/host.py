@@ -14,7 +14,7 @@ from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
-from ..core.families import Content, Families, Family, History, Presence
+from ..core.families import Content, Families, Family, History, Presence, Stream
 from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
@@ -39,6 +39,7 @@ from .siblings import warn_of_siblings
 from .source import Encode
 from .statistics import BusStatistics
 from .storage import Storage
+from .streams import StreamCare
 
 __all__ = ["BusHost"]
 
@@ -73,8 +74,10 @@ class BusHost:
     ) -> None:
         self._commands: Final = commands
         self._hooks: Final = hooks
-        self._encode: Final = encode
-        self._families: Final = Families()
+        self.encode: Final = encode
+        """Turns data into JSON."""
+        self.families: Final = Families()
+        """Those of the bus."""
         self._authorize: Final = authorize
         self._flush_interval: Final = flush_interval
         self._clock: Final = clock
@@ -159,17 +162,19 @@ class BusHost:
         history: History | None,
         presence: Presence | None,
         content: Content | None = None,
+        stream: Stream | None = None,
     ) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""
         if self.life is not None and not self.life.is_over:
             raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
-        return self._families.declare(
+        return self.families.declare(
             pattern,
             overflow=overflow,
             key=key,
             history=history,
             presence=presence,
             content=content,
+            stream=stream,
         )
 
     async def start(self) -> None:
@@ -205,17 +210,17 @@ class BusHost:
                 self.life = None
 
     def _make_services(self, tasks: TaskGroup) -> Services:
-        hub, runner, clock = Hub(self._families), Runner(tasks), self._clock
+        hub, runner, clock = Hub(self.families), Runner(tasks), self._clock
         archive = None
-        if self._families.keep_history and self._broker is None:
-            archive = Archive(self._families, MemoryHistory(new_id()), clock)
+        if self.families.keep_history and self._broker is None:
+            archive = Archive(self.families, MemoryHistory(new_id()), clock)
         flusher = Flusher(hub, runner, clock, self._flush_interval)
         node = new_id()
         services = Services(
             hub=hub,
             flusher=flusher,
-            post=Post(hub, flusher, clock, self._encode, node, archive=archive),
-            attendances=Attendances(node, self._families, flusher, clock),
+            post=Post(hub, flusher, clock, self.encode, node, archive=archive),
+            attendances=Attendances(node, self.families, flusher, clock),
             archive=archive,
             runner=runner,
             clock=clock,
@@ -223,19 +228,19 @@ class BusHost:
             authorize=self._authorize,
             hooks=self._hooks,
         )
-        if self._families.show_presence:
+        if self.families.show_presence:
             tasks.start_soon(services.attendances.run)
         provider: InterestProvider | None = None
-        if self._families.keep_history:
+        if self.families.keep_history:
             flusher.restore = services.restore
         if self._broker is not None:
             incoming = Incoming(services, self.endpoints)
-            if self._families.keep_history:
+            if self.families.keep_history:
                 services.storage = Storage(
-                    self._families,
+                    self.families,
                     self._broker.address,
                     keep=incoming.keep,
-                    deliver=services.post.deliver,
+                    deliver=services.post.deliver_kept,
                     tell=services.tell_loss,
                 )
             relay = services.relay = Relay(
@@ -255,6 +260,12 @@ class BusHost:
             services.attendances.send = relay.tell
             provider = relay
             services.post.outgoing = relay.outgoing
+        if self.families.has_streams:
+            post, relay_of = services.post, services.relay
+            is_linked = (lambda: True) if relay_of is None else (lambda: relay_of.is_up)
+            streams = services.streams = StreamCare(hub, post, services.read, is_linked)
+            post.note = streams.note
+            tasks.start_soon(streams.run)
         if self._hooks.occupied or self._hooks.vacated:
             provider = Occupancy(self._hooks, runner, copy_context(), provider)
         if provider is not None:

@@ -151,7 +151,7 @@ class Subscription(Outlet, Generic[T]):
             UsageError: Not entered, or another task waits for the next one already.
         """
         while True:
-            owed = await self._next()
+            owed = await self.next_owed()
             publication = owed.publication
             assert publication is not None  # Those without were left out.
             if publication.position is not None and not owed.is_latest:
@@ -173,7 +173,8 @@ class Subscription(Outlet, Generic[T]):
                 owed.is_latest,
             )
 
-    async def _next(self) -> Owed:
+    async def next_owed(self) -> Owed:
+        """Wait for the next publication; as :meth:`__anext__`, before it is decoded."""
         if self._is_awaited:
             raise UsageError(
                 "another task iterates over this subscription: one task may; "
@@ -196,6 +197,11 @@ class Subscription(Outlet, Generic[T]):
                 finally:
                     self._is_awaited = False
         return self._taken.pop()
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether publications are missing before the next one."""
+        return self._gap is not None
 
     def _is_news(self, owed: Owed) -> bool:
         """Whether it is a publication after the position where the subscription began.
