@@ -259,6 +259,7 @@ class Bus(Publisher, Hooks):
         max_bytes: int = 1 << 20,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> Subscription:
         """Subscribe inside the process: ``async with bus.subscribe("grid.*") as events:``.
 
@@ -269,10 +270,14 @@ class Bus(Publisher, Hooks):
             overflow: The policy for further ones.
             since: On channels with history, go on after this position. None: begin with what is
                 published from now on, and with the latest publications where the family says so.
+            max_rate: Events of one key a second at most, 0.01 to 1,000: the newest wins, and the
+                last one always comes. The key is the channel, and in it the ``key`` of the
+                publication or of the family. None: all events.
 
         Raises:
             InvalidChannel: The pattern is invalid.
-            UsageError: ``overflow`` is not a policy, or ``since`` is no position.
+            UsageError: ``overflow`` is not a policy, ``since`` is no position, or ``max_rate`` is
+                no rate.
         """
         return Subscription(
             lambda: self._host.services,
@@ -281,6 +286,7 @@ class Bus(Publisher, Hooks):
             max_bytes=max_bytes,
             overflow=member_of(Overflow, overflow, "overflow"),
             since=since,
+            max_rate=max_rate,
         )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:

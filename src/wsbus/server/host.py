@@ -32,6 +32,7 @@ from .interest import InterestProvider
 from .lifecycle import FORKED, Life
 from .occupancy import Occupancy
 from .post import Post
+from .rates import Rates
 from .relay import Relay
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
@@ -208,6 +209,7 @@ class BusHost:
         services = Services(
             hub=hub,
             flusher=flusher,
+            rates=Rates(hub, flusher, clock),
             post=Post(hub, flusher, clock, self._encode, node, archive=archive),
             attendances=Attendances(node, self._families, flusher, clock),
             archive=archive,
