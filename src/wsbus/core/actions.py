@@ -44,6 +44,7 @@ __all__ = [
     "Replay",
     "ReportStatus",
     "Send",
+    "Thin",
     "refuse",
 ]
 
@@ -64,6 +65,16 @@ class Leave(msgspec.Struct, frozen=True):
     """From now on it does not."""
 
     pattern: Pattern
+
+
+class Thin(msgspec.Struct, frozen=True):
+    """From now on the client gets at most so many events a second; it has joined, or is about to.
+
+    It comes before the joins and after the leaves that go with it.
+    """
+
+    rates: Mapping[Pattern, float | None]
+    """All patterns, each with its rate, or None for all events; empty if none has a rate."""
 
 
 class Adopt(msgspec.Struct, frozen=True):
@@ -191,6 +202,7 @@ Action: TypeAlias = (
     Send
     | Join
     | Leave
+    | Thin
     | Adopt
     | Invoke
     | Emit

@@ -80,6 +80,8 @@ class Subscribe(msgspec.Struct, frozen=True):
     ref: str | None = None
     since: Mapping[str, Since] = {}
     """The positions where it goes on, by name."""
+    rates: Mapping[str, float] = {}
+    """The events a second that it wants of each key at most, by name; others: all events."""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ..core.channels import Channel, parse_channel
-from ..core.choices import shown
+from ..core.choices import member_of, shown
 from ..core.errors import PositionLost, UsageError
 from ..core.events import Event, EventPage, Position
 from ..core.families import Family, History, Presence, Stream
@@ -21,6 +21,7 @@ from .host import BusHost
 from .services import Services, new_id
 from .stream_writer import StreamWriter
 from .streaming import BusOutlet, StreamReader
+from .subscription import Subscription
 
 __all__ = ["Channels", "events_of", "plain"]
 
@@ -78,6 +79,45 @@ class Channels:
             history=history,
             presence=presence,
             stream=stream,
+        )
+
+    def subscribe(
+        self,
+        pattern: str,
+        *,
+        max_messages: int = 1000,
+        max_bytes: int = 1 << 20,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        since: Position | None = None,
+        max_rate: float | None = None,
+    ) -> Subscription[Any]:
+        """Subscribe inside the process: ``async with bus.subscribe("grid.*") as events:``.
+
+        Args:
+            pattern: A pattern as in ``wsbus.v1``, with ``+``.
+            max_messages: Largest number of publications that wait for the consumer.
+            max_bytes: Their largest size, in bytes of JSON.
+            overflow: The policy for further ones.
+            since: On channels with history, go on after this position. None: begin with what is
+                published from now on, and with the latest publications where the family says so.
+            max_rate: Events of one key a second at most, 0.01 to 1,000: the newest wins, and the
+                last one always comes. The key is the channel, and in it the ``key`` of the
+                publication or of the family. None: all events.
+
+        Raises:
+            InvalidChannel: The pattern is invalid.
+            UsageError: ``overflow`` is not a policy, ``since`` is no position, or ``max_rate`` is
+                no rate.
+        """
+        return Subscription(
+            lambda: self._host.services,
+            parse_pattern(pattern),
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+            overflow=member_of(Overflow, overflow, "overflow"),
+            since=since,
+            decode=plain,
+            max_rate=max_rate,
         )
 
     async def position(self, channel: str) -> Position:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import Context
 from typing import Any, Final, NoReturn, Protocol, cast
 
@@ -22,6 +23,9 @@ class ConnectionDriver(Driven, Protocol):
     The registry holds drivers, the application holds :class:`~wsbus.connection.Connection`; each
     knows the other.
     """
+
+    members: Sequence[Member]
+    """Its own member, then that of its pacer, if it has one; the last one joins its patterns."""
 
     @property
     def connection(self) -> Connection:

@@ -32,6 +32,7 @@ from .interest import InterestProvider
 from .lifecycle import FORKED, Life
 from .occupancy import Occupancy
 from .post import Post
+from .rates import Rates
 from .relay import Relay
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
@@ -221,6 +222,7 @@ class BusHost:
             flusher=flusher,
             post=Post(hub, flusher, clock, self.encode, node, archive=archive),
             attendances=Attendances(node, self.families, flusher, clock),
+            rates=Rates(hub, flusher, clock),
             archive=archive,
             runner=runner,
             clock=clock,

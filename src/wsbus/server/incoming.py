@@ -129,7 +129,8 @@ class Incoming:
         """Return the members that do not get a publication of a node."""
         if item.excluded is None:
             return _NO_MEMBERS
-        return frozenset([driver.member for driver in self._find(item.excluded, node)])
+        excluded = self._find(item.excluded, node)
+        return frozenset([member for driver in excluded for member in driver.members])
 
     def _tell_unkept(self, channel: str) -> None:
         self._log.warning(

@@ -211,6 +211,7 @@ class Life:
             async with create_task_group() as tasks:
                 services = self.services = self._make_services(tasks)
                 tasks.start_soon(services.flusher.run)
+                tasks.start_soon(services.rates.run)
                 tasks.start_soon(self._sweep, services)
                 if services.relay is not None:
                     tasks.start_soon(services.relay.run)

@@ -38,6 +38,7 @@ from .flusher import Flusher
 from .hooks import HookLists
 from .interest import Interest, InterestProvider
 from .post import Post
+from .rates import Rates
 from .recoveries import Recoveries, StandIn
 from .registry import Registry
 from .relay import Relay
@@ -119,6 +120,7 @@ class Services:
 
     hub: Hub
     flusher: Flusher
+    rates: Rates
     post: Post
     attendances: Attendances
     runner: Runner

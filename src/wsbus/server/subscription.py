@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
@@ -20,6 +20,7 @@ from ..core.overflow import Overflow
 from ..core.pacing import MAX_JOIN_BYTES
 from ..core.patterns import Pattern
 from ..core.queue import MessageQueue
+from ..core.thinning import check_rate
 from .services import Services
 
 __all__ = ["Subscription"]
@@ -49,6 +50,7 @@ class Subscription(Outlet, Generic[T]):
         overflow: Overflow | str,
         since: Position | None = None,
         decode: Callable[[Publication], T],
+        max_rate: float | None = None,
     ) -> None:
         if since is not None and not isinstance(since, Position):
             raise UsageError(f"since is a Position, such as event.position, not {shown(since)}")
@@ -56,6 +58,7 @@ class Subscription(Outlet, Generic[T]):
         self.position: Position | None = since
         """The position where it goes on; once it is entered, of what it has returned last. None:
         the pattern has no history."""
+        self._rate: Final = None if max_rate is None else check_rate(max_rate)
         self._start: Position | None = None
         self._decode: Final = decode
         self._find: Final = services
@@ -71,17 +74,23 @@ class Subscription(Outlet, Generic[T]):
             self,
             overflow=member_of(Overflow, overflow, "overflow"),
         )
+        self.members: Sequence[Member] = (self._member,)
 
     @property
     def lost(self) -> int:
         """Number of publications lost because the queue was full."""
         return self._member.queue.lost_ever
 
+    @property
+    def thinned(self) -> int:
+        """Number of publications that newer ones replaced because of ``max_rate``."""
+        return sum([member.queue.conflated for member in self.members[1:]])
+
     def close(self) -> None:
         """End it; the iterator ends after what it has taken already. Idempotent."""
         self._is_closed = True
         if self._services is not None:
-            self._services.hub.detach(self._member, [self.pattern])
+            self._services.rates.detach(self, [self.pattern])
             self._services.subscriptions.discard(self)
             self._services = None
         self._wake.set()
@@ -100,8 +109,10 @@ class Subscription(Outlet, Generic[T]):
         services = self._services = self._find()
         services.subscriptions.add(self)
         services.hub.attach(self._member)
+        if self._rate is not None:
+            services.rates.set(self, {self.pattern: self._rate}, ())
         try:
-            await services.begin(self._member, self.pattern, self.position, self._begin)
+            await services.begin(self.members[-1], self.pattern, self.position, self._begin)
         except BaseException:
             self.close()
             raise
@@ -116,10 +127,10 @@ class Subscription(Outlet, Generic[T]):
                 "more: read the state anew, and subscribe since the position that belongs to it"
             )
         self.position = self._start = outcome.position
-        hub = self._services.hub if self._services is not None else None
-        assert hub is not None  # It is being entered.
-        hub.replay(self._member, brought.latest, is_latest=True)
-        hub.replay(self._member, brought.replay)
+        assert self._services is not None  # It is being entered.
+        rates = self._services.rates
+        rates.replay(self, brought.latest, is_latest=True)
+        rates.replay(self, brought.replay, is_latest=False)
 
     async def __aexit__(
         self,

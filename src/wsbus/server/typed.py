@@ -29,7 +29,7 @@ T = TypeVar("T")
 _RESERVED: Final = frozenset(
     (
         *("data", "event", "exclude", "key", "idempotency_key", "since", "limit", "before"),
-        *("after", "max_messages", "max_bytes", "overflow", "channel", "self"),
+        *("after", "max_rate", "max_messages", "max_bytes", "overflow", "channel", "self"),
     )
 )
 """Arguments of the methods below; a parameter of a template cannot have their names."""
@@ -149,6 +149,7 @@ class TypedChannel(Generic[T]):
         max_bytes: int = 1 << 20,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         since: Position | None = None,
+        max_rate: float | None = None,
         **parameters: object,
     ) -> Subscription[T]:
         """Subscribe inside the process: ``async for event in status.subscribe(id="*")``.
@@ -161,6 +162,7 @@ class TypedChannel(Generic[T]):
             max_bytes: The same.
             overflow: The same.
             since: The same.
+            max_rate: The same.
             **parameters: The values; one that is left out, or is ``*``: all.
 
         Raises:
@@ -174,6 +176,7 @@ class TypedChannel(Generic[T]):
             max_bytes=max_bytes,
             overflow=member_of(Overflow, overflow, "overflow"),
             since=since,
+            max_rate=max_rate,
             decode=self._decode,
         )
 
