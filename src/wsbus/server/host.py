@@ -19,8 +19,9 @@ from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.overflow import Overflow
+from ..core.permissions import Identity
 from ..endpoint import Admission, Endpoint, Refusal
-from ..transport import Transport
+from ..transport import Handshake, Transport
 from .archive import Archive
 from .attendance import Attendances
 from .commands import Commands
@@ -32,6 +33,7 @@ from .interest import InterestProvider
 from .lifecycle import FORKED, Life
 from .occupancy import Occupancy
 from .post import Post
+from .posted import Posted
 from .rates import Rates
 from .relay import Relay
 from .runner import Runner
@@ -83,6 +85,7 @@ class BusHost:
         self._flush_interval: Final = flush_interval
         self._clock: Final = clock
         self._broker: Final = broker
+        self._posted: Final = Posted()
         self.endpoints: Final[list[Endpoint]] = []
         """The endpoints of the bus, in the order that they were made."""
         self.life: Life | None = None
@@ -137,6 +140,16 @@ class BusHost:
         if self.life is None or self.life.services is None:
             raise self._not_running()
         return self.life.services.post
+
+    async def request(
+        self, endpoint: Endpoint, handshake: Handshake, identity: Identity, text: str
+    ) -> tuple[str | None, bytes]:
+        """Answer one request of ``wsbus.v1`` that came without a connection.
+
+        Returns:
+            The code of the error, if it is one, and the message.
+        """
+        return await self._posted.answer(self.services, endpoint, handshake, identity, text)
 
     def _not_running(self) -> UsageError:
         is_inherited = self.life is not None and self.life.is_inherited
