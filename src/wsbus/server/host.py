@@ -75,7 +75,8 @@ class BusHost:
         clock: Callable[[], Instant] = read_clocks,
         broker: Broker | None = None,
     ) -> None:
-        self._commands: Final = commands
+        self.commands: Final = commands
+        """The commands of the bus."""
         self._hooks: Final = hooks
         self.encode: Final = encode
         """Turns data into JSON."""
@@ -239,7 +240,7 @@ class BusHost:
             archive=archive,
             runner=runner,
             clock=clock,
-            commands=self._commands,
+            commands=self.commands,
             authorize=self._authorize,
             hooks=self._hooks,
         )
