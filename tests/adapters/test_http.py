@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import httpx
 import pytest
+from aiohttp import web
 from anyio import Event, connect_tcp, create_task_group, fail_after
 from fastapi import FastAPI
 from starlette.applications import Starlette
@@ -25,7 +26,7 @@ from wsbus import (
     Presence,
     Unauthenticated,
 )
-from wsbus.adapters import asgi, fastapi, starlette
+from wsbus.adapters import aiohttp, asgi, fastapi, starlette
 
 Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[int]]
 JSON: Final = {"Content-Type": "application/json"}
@@ -57,7 +58,21 @@ async def on_fastapi(bus: Bus, **settings: Any) -> AsyncIterator[int]:
         yield port
 
 
-SERVERS: Final = [on_asgi, on_starlette, on_fastapi]
+@asynccontextmanager
+async def on_aiohttp(bus: Bus, **settings: Any) -> AsyncIterator[int]:
+    """Serve on aiohttp."""
+    app = web.Application()
+    aiohttp.setup(app, "/ws", bus.endpoint(**settings))
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+SERVERS: Final = [on_asgi, on_starlette, on_fastapi, on_aiohttp]
 
 
 @pytest.fixture(params=SERVERS, ids=lambda serve: serve.__name__)
@@ -393,7 +408,7 @@ async def test_bad_requests(serve: Serve) -> None:
         ):
             answer = await http.get(f"/ws/{path}", headers=headers)
             assert answer.status_code in statuses, (path[:50], answer.text)
-            if answer.status_code == 400:
+            if answer.status_code == 400 and many not in path:  # Or aiohttp itself refuses it.
                 assert answer.json()["type"] == "error"
                 assert answer.json()["message"]
         assert (await http.get("/ws/requests")).status_code == 405
