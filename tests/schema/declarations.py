@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pydantic
@@ -58,7 +58,7 @@ def place(order: Order) -> Order:
 
 
 @bus.command("untyped")
-def untyped(anything: object = None) -> object:
+def untyped(anything: Any = None) -> Any:
     """Take and return any JSON."""
     return anything
 
