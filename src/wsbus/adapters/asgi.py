@@ -51,13 +51,15 @@ from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
 from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView
+from ..web.pages import AssetResponse
 from ._asgi import ASGIMessage, ASGIReceive, ASGISend, transport
+from ._draining import Draining
 from ._endpoint import endpoint_of
 from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
 from ._publishing import Publishing
 
-__all__ = ["Application", "app", "converse", "decline", "publish_app"]
+__all__ = ["Application", "app", "converse", "decline", "drain_app", "publish_app"]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 
@@ -164,15 +166,44 @@ def publish_app(
     async def publish(scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
         if scope["type"] != "http":
             raise UsageError(f"publish_app takes HTTP requests only, not {scope['type']}")
-        found = await publishing.answer(
-            scope["method"], _decoded(scope["headers"]), _chunks(receive)
-        )
-        headers = [(name.encode(), value.encode()) for name, value in found.headers.items()]
-        headers.append((b"content-length", str(len(found.body)).encode()))
-        await send({"type": "http.response.start", "status": found.status, "headers": headers})
-        await send({"type": "http.response.body", "body": found.body})
+        headers = _decoded(scope["headers"])
+        await _reply(await publishing.answer(scope["method"], headers, _chunks(receive)), send)
 
     return publish
+
+
+def drain_app(
+    bus: Bus, *, token: str | Collection[str] | None = None, window: float = 20.0
+) -> Callable[[ASGIMessage, ASGIReceive, ASGISend], Awaitable[None]]:
+    """Return an ASGI application that drains a bus, on any path: see :meth:`.Bus.drain`.
+
+    It answers within ten seconds, when all clients are gone: for Kubernetes' ``preStop``.
+
+    Args:
+        bus: The bus.
+        token: What a ``POST`` or ``GET`` must have as ``Authorization: Bearer``; or several.
+            None: only ``POST`` of a program on the same machine, without a proxy, is accepted.
+        window: Seconds over which the clients come again.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    draining = Draining(bus, token, window)
+
+    async def drain(scope: ASGIMessage, _receive: ASGIReceive, send: ASGISend) -> None:
+        if scope["type"] != "http":
+            raise UsageError(f"drain_app takes HTTP requests only, not {scope['type']}")
+        headers, (address, *_) = _decoded(scope["headers"]), scope.get("client") or (None,)
+        await _reply(await draining.answer(scope["method"], headers, address), send)
+
+    return drain
+
+
+async def _reply(found: AssetResponse, send: ASGISend) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in found.headers.items()]
+    headers.append((b"content-length", str(len(found.body)).encode()))
+    await send({"type": "http.response.start", "status": found.status, "headers": headers})
+    await send({"type": "http.response.body", "body": found.body})
 
 
 async def _chunks(receive: ASGIReceive) -> AsyncIterator[bytes]:
