@@ -54,22 +54,25 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     queue_bytes: int
     dropped: int
     """Publications lost because its queue was full."""
+    thinned: int = 0
+    """Publications that newer ones replaced because of a ``max_rate``; they are not lost. It counts
+    anew when a subscription gets a rate while no other one has one."""
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0917  # called once
         cls,
         session: Session,
-        member: Member,
+        members: Sequence[Member],
         handshake: Handshake,
         now: Instant,
-        *,
         connection_id: str,
         protocol: str,
         connected_at: float,
         messages_received: int,
     ) -> ConnectionInfo:
         """Collect the information about a connection."""
-        beat, queue = session.heartbeat, member.queue
+        member, beat = members[0], session.heartbeat
+        queue = member.queue
         offset = now.wall - now.monotonic
         return cls(
             connection_id=connection_id,
@@ -89,6 +92,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
             queue_messages=len(queue),
             queue_bytes=queue.bytes,
             dropped=queue.lost_ever,
+            thinned=sum([pacer.queue.conflated for pacer in members[1:]]),
         )
 
     def status(self, ref: str | None) -> Status:

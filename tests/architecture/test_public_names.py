@@ -123,7 +123,6 @@ def test_an_application_holds_a_connection_and_no_machinery() -> None:
         "connected_at",
         "context",
         "disconnect",
-        "drain",
         "endpoint",
         "handshake",
         "id",
@@ -149,6 +148,9 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
 
     assert names - publishes - hooks == {
         "aclose",
+        "channel",
+        "channels",
+        "cancel_stream",
         "command",
         "connection",
         "connections",
@@ -162,8 +164,10 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
         "is_running",
         "position",
         "presence",
+        "read_stream",
         "revoke",
         "statistics",
+        "stream",
         "subscribe",
         "local_subscribers",
         "nodes",

@@ -148,6 +148,29 @@ async def test_one_event_comes_to_each_subscription_that_matches_it(server: Serv
         assert server.held() == [[]]
 
 
+async def test_a_rate_thins_one_subscription(server: Server) -> None:
+    """It gets the first and the last event of a burst, without a gap; another one gets all."""
+    async with (
+        connect(server.url, token="ada") as client,
+        client.subscribe("grid.a.*", max_rate=10) as some,
+        client.subscribe("grid.*.status") as every,
+    ):
+        server.publish("grid.a.order", *range(20))
+        server.publish("grid.a.status", *range(20))
+        assert await take(some, 1) == [0]
+        with fail_after(5):
+            while (event := await anext(some)).channel != "grid.a.order":
+                assert event.gap is None
+        assert event.data == 19
+        assert await take(every, 20) == [*range(20)]
+        for wrong in (0, 1001, "5", True):
+            with pytest.raises(UsageError, match="max_rate"):
+                client.subscribe("grid.b", max_rate=wrong)  # type: ignore[arg-type]
+    async with connect(server.url, token="ada", protocol="zigquant-v2") as client:
+        with pytest.raises(UsageError, match="max_rate"):
+            client.subscribe("grid.b", max_rate=1)
+
+
 async def test_a_subscription_ends_with_its_block(server: Server) -> None:
     """After the block, or a close, its iterator ends, and nothing waits in it."""
     async with connect(server.url, token="ada") as client:

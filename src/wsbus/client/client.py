@@ -13,6 +13,7 @@ from ..core.errors import UsageError
 from ..core.events import Position
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
+from ..core.thinning import check_rate
 from .calls import Caller
 from .changes import Changes, Closed, Connected
 from .events import Events
@@ -92,6 +93,7 @@ class Client(Caller):
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> Events[Any]: ...
 
     @overload
@@ -106,6 +108,7 @@ class Client(Caller):
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> Events[T]: ...
 
     @overload
@@ -120,6 +123,7 @@ class Client(Caller):
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> Events[Any]: ...
 
     def subscribe(
@@ -133,6 +137,7 @@ class Client(Caller):
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> Events[Any]:
         """Return what matches ``pattern``: ``async with`` it, then iterate.
 
@@ -149,6 +154,10 @@ class Client(Caller):
                 :meth:`.Bus.position`. What was published after it comes first, or entering raises
                 :class:`.PositionLost`. None: it begins now. Only in ``wsbus.v1``, and only for a
                 pattern that this client is not subscribed to already.
+            max_rate: Events of one key a second at most, 0.01 to 1,000: the newest wins, and the
+                last one always comes. The key is the channel, and in it the ``key`` of the
+                publication or of the family. None: all events. Of several subscriptions of this
+                client to one pattern, the one that wants most decides. Only in ``wsbus.v1``.
 
         Raises:
             UsageError: The pattern is invalid (:class:`.InvalidChannel`), or an option is.
@@ -159,6 +168,11 @@ class Client(Caller):
             self._require_rich("since")
             if not ask:
                 raise UsageError("since= asks the server: leave ask=False out")
+        if max_rate is not None:
+            self._require_rich("max_rate")
+            check_rate(max_rate)
+            if not ask:
+                raise UsageError("max_rate= asks the server: leave ask=False out")
         return Events(
             self._driver,
             parse_pattern(pattern, plus=self._driver.settings.dialect.has_plus),
@@ -169,6 +183,7 @@ class Client(Caller):
             overflow=member_of(Overflow, overflow, "overflow"),
             timeout=timeout,
             since=checked_position("since", since),
+            max_rate=max_rate,
         )
 
     async def aclose(self) -> None:

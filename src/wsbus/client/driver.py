@@ -146,8 +146,8 @@ class ClientDriver:
             subscription.end(self.state.error or UsageError("the client is closed"))
             return
         if subscription.asks:
-            pattern, since = subscription.parsed, subscription.since
-            todo = self.session.subscribe(pattern, subscription, _now(), since)
+            start = subscription.since, subscription.max_rate
+            todo = self.session.subscribe(subscription.parsed, subscription, _now(), *start)
         else:
             todo = self.session.listen(subscription.parsed, subscription)
         self._subscriptions.add(subscription)

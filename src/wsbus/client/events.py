@@ -90,11 +90,13 @@ class Events(Generic[T]):
         overflow: Overflow,
         timeout: float,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> None:
         self.pattern: Final = pattern.text
         self.parsed: Final = pattern
         self.asks: Final = asks
         self.since: Final = since
+        self.max_rate: Final = max_rate
         self.position: Position | None = since
         """The position of the last event that was taken, at first where the subscription begins:
         ``since=events.position`` goes on there. None: the pattern has no history."""

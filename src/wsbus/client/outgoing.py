@@ -37,6 +37,7 @@ class _SubscribeOut(_Out, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
     id: str | None = None
     since: dict[str, _PositionOut] = {}
+    max_rate: Mapping[str, float] = {}
 
 
 class _UnsubscribeOut(_Out, frozen=True, tag="unsubscribe"):
@@ -112,7 +113,8 @@ def _message(request: Request) -> _Out:  # noqa: C901  # one table
         case core.Ping():
             return _PingOut(request.ref)
         case core.Subscribe():
-            return _SubscribeOut(request.names, request.ref, _since(request.since))
+            since = _since(request.since)
+            return _SubscribeOut(request.names, request.ref, since, request.rates)
         case core.Unsubscribe():
             return _UnsubscribeOut(request.names, request.ref)
         case core.Auth():

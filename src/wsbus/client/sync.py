@@ -157,6 +157,7 @@ class SyncClient:
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> SyncEvents[Any]: ...
 
     @overload
@@ -171,6 +172,7 @@ class SyncClient:
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> SyncEvents[T]: ...
 
     @overload
@@ -185,6 +187,7 @@ class SyncClient:
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> SyncEvents[Any]: ...
 
     def subscribe(
@@ -198,6 +201,7 @@ class SyncClient:
         overflow: Overflow | str = Overflow.DROP_OLDEST,
         timeout: float = 30.0,
         since: Position | None = None,
+        max_rate: float | None = None,
     ) -> SyncEvents[Any]:
         """Return what matches ``pattern``: use it in a ``with`` block, and iterate.
 
@@ -210,6 +214,7 @@ class SyncClient:
             overflow: What happens when the buffer is full.
             timeout: Seconds for the server to confirm it.
             since: Where it begins, as in :meth:`.Client.subscribe`.
+            max_rate: Events of one key a second at most, as there.
 
         Raises:
             UsageError: The pattern or an option is invalid.
@@ -224,6 +229,7 @@ class SyncClient:
             overflow=overflow,
             timeout=timeout,
             since=since,
+            max_rate=max_rate,
         )
         return SyncEvents(self._portal, events, wait)
 

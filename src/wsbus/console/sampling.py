@@ -141,7 +141,7 @@ def _containing(text: str, services: Services) -> Callable[[ConnectionDriver], b
             or text in handshake.path.lower()
             or (client is not None and text in f"{client[0]}:{client[1]}")
             or text in driver.protocol.name
-            or driver.member in subscribed
+            or not subscribed.isdisjoint(driver.members)
         )
 
     return contains

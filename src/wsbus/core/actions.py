@@ -10,6 +10,7 @@ import msgspec
 from .channels import Channel
 from .events import Position
 from .messages import (
+    CancelStream,
     Command,
     Excess,
     GetPresence,
@@ -43,6 +44,7 @@ __all__ = [
     "Replay",
     "ReportStatus",
     "Send",
+    "Thin",
     "refuse",
 ]
 
@@ -63,6 +65,16 @@ class Leave(msgspec.Struct, frozen=True):
     """From now on it does not."""
 
     pattern: Pattern
+
+
+class Thin(msgspec.Struct, frozen=True):
+    """From now on the client gets at most so many events a second; it has joined, or is about to.
+
+    It comes before the joins and after the leaves that go with it.
+    """
+
+    rates: Mapping[Pattern, float | None]
+    """All patterns, each with its rate, or None for all events; empty if none has a rate."""
 
 
 class Adopt(msgspec.Struct, frozen=True):
@@ -98,6 +110,13 @@ class Look(msgspec.Struct, frozen=True):
 
     channel: Channel
     request: GetPresence
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Ask the producer of a stream to cancel it; the client may."""
+
+    channel: Channel
+    request: CancelStream
 
 
 class ReportStatus(msgspec.Struct, frozen=True):
@@ -183,11 +202,13 @@ Action: TypeAlias = (
     Send
     | Join
     | Leave
+    | Thin
     | Adopt
     | Invoke
     | Emit
     | Fetch
     | Look
+    | Ask
     | ReportStatus
     | AskToken
     | AskPermission
@@ -200,7 +221,7 @@ Action: TypeAlias = (
 def refuse(command: Request, code: str, message: str) -> Send:
     """Answer a message that is not acted on; what asked for a response gets one."""
     match command:
-        case Command() | Publish():
+        case Command() | Publish() | CancelStream():
             is_call = command.ref is not None
         case Malformed() | Excess():
             is_call = command.is_call

@@ -152,8 +152,15 @@ class Hub:
 
     def restrict(self, member: Member, grants: Grants) -> None:
         """From now on the denies of ``grants`` are filtered out at delivery."""
+        self._filter(member, grants if grants.deny_subscribe else None)
+
+    def restrict_as(self, member: Member, other: Member) -> None:
+        """From now on what is filtered out for the other member is for this one, too."""
+        self._filter(member, other.grants)
+
+    def _filter(self, member: Member, grants: Grants | None) -> None:
         had = member.grants is not None
-        member.grants = grants if grants.deny_subscribe else None
+        member.grants = grants
         if member.grants is not None:
             self._restricted.add(member)
         else:
@@ -251,19 +258,19 @@ class Hub:
             family = self.families.find(publication.channel)
             owed = Owed(frame, publication, family, is_latest=is_latest)
             self._matched += 1
-            if member.standing is _READY:
-                self._log.append((member, owed))
-                self.owed_bytes += owed.size
-            else:
-                self._enqueue(member, owed)
+            self.pass_on(member, owed)
 
     def send(self, member: Member, frame: Frame) -> None:
         """Owe a control frame to one member; it keeps its place among the publications."""
+        self.pass_on(member, Owed(frame, None))
+
+    def pass_on(self, member: Member, owed: Owed) -> None:
+        """Owe to one member what is counted already."""
         if member.standing is _READY:
-            self._log.append((member, Owed(frame, None)))
-            self.owed_bytes += frame.size
+            self._log.append((member, owed))
+            self.owed_bytes += owed.size
         else:
-            self._enqueue(member, Owed(frame, None))
+            self._enqueue(member, owed)
 
     def _enqueue(self, member: Member, owed: Owed) -> bool:
         duty = member.step(_OWED)

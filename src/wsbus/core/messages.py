@@ -24,6 +24,7 @@ __all__ = [
     "Auth",
     "AuthAccepted",
     "AuthRefused",
+    "CancelStream",
     "Command",
     "Excess",
     "Gap",
@@ -79,6 +80,8 @@ class Subscribe(msgspec.Struct, frozen=True):
     ref: str | None = None
     since: Mapping[str, Since] = {}
     """The positions where it goes on, by name."""
+    rates: Mapping[str, float] = {}
+    """The events a second that it wants of each key at most, by name; others: all events."""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
@@ -131,6 +134,13 @@ class GetPresence(msgspec.Struct, frozen=True):
     ref: str | None = None
 
 
+class CancelStream(msgspec.Struct, frozen=True):
+    """The client asks the producer of a stream to cancel it."""
+
+    channel: str
+    ref: str | None = None
+
+
 class Ping(msgspec.Struct, frozen=True):
     """A question whether the peer is there, in both directions."""
 
@@ -175,6 +185,7 @@ Request: TypeAlias = (
     | Publish
     | ReadHistory
     | GetPresence
+    | CancelStream
     | Ping
     | Pong
     | GetStatus

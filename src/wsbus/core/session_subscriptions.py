@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from .actions import Action, Brought, Join, Leave, Replay, Send
+from .actions import Action, Brought, Join, Leave, Replay, Send, Thin
 from .errors import ErrorCode, InvalidChannel
 from .limits import NAMES_PER_MESSAGE, Limits
 from .messages import (
@@ -23,6 +23,7 @@ from .messages import (
 from .patterns import Pattern
 from .permissions import Grants
 from .protocol import WireProtocol
+from .thinning import fastest
 
 __all__ = [
     "LISTS",
@@ -105,7 +106,7 @@ class Holdings:
             subscriptions do not count.
     """
 
-    __slots__ = ("_aliased", "_assigned", "_limits", "names")
+    __slots__ = ("_aliased", "_assigned", "_limits", "_rates", "names")
 
     def __init__(self, limits: Limits) -> None:
         self.names: Final[dict[str, Pattern]] = {}
@@ -114,6 +115,8 @@ class Holdings:
         self._assigned: dict[Pattern, None] | None = None  # As a rule there are none.
         # How often patterns are held under names that are not their own texts, as a rule never.
         self._aliased: dict[Pattern, int] | None = None
+        # By name, while one of the client's names has a rate; as a rule none has.
+        self._rates: dict[str, float] | None = None
 
     def cost(self, command: Request) -> int:
         """Return how many messages it counts for: one for each eight names begun."""
@@ -169,6 +172,7 @@ class Holdings:
         rejected: list[Rejection] = []
         joins: list[Action] = []
         begun: list[Pattern] = []
+        paces = self._rates is not None or bool(judged.request.rates)
         for name in judged.request.names:
             if name not in self.names:
                 verdict = judged.verdicts.get(name) or _taken(name)
@@ -181,19 +185,20 @@ class Holdings:
                 if outcome is not None and outcome.position is not None:
                     positions.append(StartPosition(name, outcome.position, outcome.is_recovered))
             accepted.append(name)
+        paced = self._repaced(accepted, judged.request.rates) if paces else []
         # The answer before the joins: no event may come before it.
         ref = judged.request.ref
         rejections, places = tuple(rejected), tuple(positions)
         answer = Subscribed(tuple(accepted), len(self.names), rejections, ref, places)
         if not (brought.replay or brought.latest):
-            return [Send(answer), *joins]
+            return [*paced, Send(answer), *joins]
         is_new = _Newly(begun, grants)
         replays = [
             Replay(publications, is_latest=is_latest)
             for found, is_latest in ((brought.latest, True), (brought.replay, False))
             if (publications := [*filter(is_new, found)])
         ]
-        return [Send(answer), *replays, *joins]
+        return [*paced, Send(answer), *replays, *joins]
 
     def unsubscribe(self, names: Collection[str], ref: str | None = None) -> list[Action]:
         """Leave; idempotent, and answered with the names as they were given."""
@@ -202,7 +207,8 @@ class Holdings:
             if name in self.names:
                 leaves += self._release(name)
         # The leaves before the answer: no event may come after it.
-        return [*leaves, Send(Unsubscribed(tuple(names), len(self.names), ref))]
+        answer = Unsubscribed(tuple(names), len(self.names), ref)
+        return [*leaves, *self._left(), Send(answer)]
 
     def assign(self, pattern: Pattern) -> list[Action]:
         """Subscribe on the server's account; idempotent, and not told to the client."""
@@ -210,14 +216,15 @@ class Holdings:
         if self._assigned is None:
             self._assigned = {}
         self._assigned[pattern] = None
-        return joins
+        return [*self._left(), *joins]
 
     def unassign(self, pattern: Pattern) -> list[Action]:
         """Take :meth:`assign` back; what the client subscribed itself stays."""
         if not self._assigned or pattern not in self._assigned:
             return []
         del self._assigned[pattern]
-        return [] if self._holds(pattern) else [Leave(pattern)]
+        leaves: list[Action] = [] if self._holds(pattern) else [Leave(pattern)]
+        return [*leaves, *self._left()]
 
     def revoke(self, pattern: Pattern, reason: str | None) -> list[Action]:
         """Take a pattern away, on either account; the client learns of what was its own."""
@@ -227,7 +234,7 @@ class Holdings:
             leaves += self._release(name)
         if not names:
             return leaves
-        return [*leaves, Send(Unsubscribed(names, len(self.names), reason=reason))]
+        return [*leaves, *self._left(), Send(Unsubscribed(names, len(self.names), reason=reason))]
 
     def free(self) -> int:
         """Return how many more the client may hold."""
@@ -242,6 +249,28 @@ class Holdings:
     def patterns(self) -> Collection[Pattern]:
         """All that is joined, each once: the client's in order, then the server's."""
         return dict.fromkeys((*self.names.values(), *self.assigned)).keys()
+
+    def _repaced(self, names: Sequence[str], rates: Mapping[str, float]) -> list[Action]:
+        """Set the rates of names as a request has them; what it gives none gets all events."""
+        own = self._rates = self._rates or {}
+        for name in names:
+            own.pop(name, None)
+            if name in rates:
+                own[name] = rates[name]
+        return self._left()
+
+    def _left(self) -> list[Action]:
+        """Return the rates that are left after a change, where there are some, or were."""
+        if self._rates is None:
+            return []
+        own = self._rates = {name: self._rates[name] for name in self._rates if name in self.names}
+        if not own:
+            self._rates = None
+            return [Thin({})]
+        wanted: dict[Pattern, list[float | None]] = {each: [None] for each in self.assigned}
+        for name, pattern in self.names.items():
+            wanted.setdefault(pattern, []).append(own.get(name))
+        return [Thin({pattern: fastest(asked) for pattern, asked in wanted.items()})]
 
     def _holds(self, pattern: Pattern) -> bool:
         if self._assigned and pattern in self._assigned:

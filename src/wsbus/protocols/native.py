@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -19,6 +19,7 @@ from ..core import messages as core
 from ..core.events import MAX_GAP_CHANNELS, Gap, GapCause
 from ..core.frame import Frame
 from ..core.patterns import Pattern, parse_pattern
+from ..core.thinning import MAX_RATE, MIN_RATE
 from .common import (
     COMMON_MESSAGES,
     Dialogue,
@@ -28,6 +29,7 @@ from .common import (
     milliseconds,
 )
 from .native_past import (
+    CancelMessage,
     GivenPosition,
     PresenceMessage,
     ReadHistoryMessage,
@@ -45,6 +47,8 @@ __all__ = ["Native"]
 # White space is JSON's. The search for the first character skips blank lines.
 _LINE: Final = re.compile(r"[^\n\r\t ][^\n]*")
 _text: Final = re.Match[str].group
+
+_MaxRate: TypeAlias = Annotated[float, msgspec.Meta(ge=MIN_RATE, le=MAX_RATE)]
 
 
 class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
@@ -74,10 +78,11 @@ class _Start(GivenPosition, frozen=True):
 class _SubscribeSince(FromClient, frozen=True, tag="subscribe"):
     channels: tuple[str, ...]
     since: dict[str, _Start] = msgspec.field(default_factory=dict)
+    max_rate: dict[str, _MaxRate] = msgspec.field(default_factory=dict)
 
     def request(self) -> core.Request:
         since = {name: start.since() for name, start in self.since.items()}
-        return core.Subscribe(self.channels, self.id, since)
+        return core.Subscribe(self.channels, self.id, since, self.max_rate)
 
 
 class _GetStatus(FromClient, frozen=True, tag="get_status"):
@@ -187,6 +192,7 @@ class Native(Dialogue):
         _Publish,
         ReadHistoryMessage,
         PresenceMessage,
+        CancelMessage,
         _GetStatus,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextvars import Context
 from typing import Any, Final, NoReturn, Protocol, cast
 
 from ..connection import Connection, Driven
@@ -22,6 +24,9 @@ class ConnectionDriver(Driven, Protocol):
     knows the other.
     """
 
+    members: Sequence[Member]
+    """Its own member, then that of its pacer, if it has one; the last one joins its patterns."""
+
     @property
     def connection(self) -> Connection:
         """The connection as the application holds it."""
@@ -40,6 +45,11 @@ class ConnectionDriver(Driven, Protocol):
     @property
     def endpoint(self) -> Endpoint:
         """The endpoint that it came by."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """The context that calls of the application get a copy of."""
         ...
 
     @property

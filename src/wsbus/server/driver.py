@@ -19,6 +19,7 @@ from ..connection import Connection, ConnectionInfo
 from ..core import actions
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.instant import Instant
+from ..core.member import Member
 from ..core.messages import Command, Refused, ServerMessage
 from ..core.permissions import Identity
 from ..endpoint import Admission, Endpoint, Refusal
@@ -66,6 +67,7 @@ class Driver:
         "handshake",
         "id",
         "member",
+        "members",
         "outlet",
         "protocol",
         "session",
@@ -96,6 +98,7 @@ class Driver:
         self.protocol: Final = admission.protocol
         self.outlet: Final[SocketOutlet] = new_outlet(services, endpoint, transport, self)
         self.member: Final = new_member(endpoint, admission, self.outlet)
+        self.members: Sequence[Member] = (self.member,)
         self._reader: Final = Reader(services, self)
 
     @property
@@ -115,16 +118,9 @@ class Driver:
 
     def info(self) -> ConnectionInfo:
         """Return what is known of it now."""
-        return ConnectionInfo.of(
-            self.session,
-            self.member,
-            self.handshake,
-            self._services.clock(),
-            connection_id=self.id,
-            protocol=self.protocol.name,
-            connected_at=self.connected_at,
-            messages_received=self.messages_received,
-        )
+        facts = self.id, self.protocol.name, self.connected_at, self.messages_received
+        now = self._services.clock()
+        return ConnectionInfo.of(self.session, self.members, self.handshake, now, *facts)
 
     def describe(self) -> str:
         """Return id, subject and path, for a log line."""
@@ -181,7 +177,8 @@ class Driver:
 
     def queue_overflowed(self) -> None:
         """Its queue is full, and the policy is to close."""
-        self.member.clear()  # It is not going to get this; the close frame must fit.
+        for member in self.members:
+            member.clear()  # It is not going to get this; the close frame must fit.
         self.connection.disconnect(CloseCode.TOO_SLOW, "reading too slowly")
 
     async def _begin(self, *, is_greeted: bool) -> None:
@@ -225,7 +222,7 @@ class Driver:
 
     def _end(self) -> None:
         self.session.close(CloseCode.ABNORMAL, "")
-        self._services.hub.detach(self.member, self.session.patterns)
+        self._services.rates.detach(self, self.session.patterns)
         self._services.attendances.drop(self, self.session.patterns)
         self._services.registry.remove(self)
         if self._place is not None:
@@ -235,7 +232,7 @@ class Driver:
     def write_failed(self, *, is_closed: bool) -> None:
         """Nothing can be written any more; see :class:`wsbus.server.outlet.OutletOwner`."""
         if is_closed:  # The reader is about to learn it, too; a reset might cut the close frame.
-            self._services.hub.leave_all(self.member, self.session.patterns)
+            self._services.rates.leave_all(self, self.session.patterns)
         else:
             self.abort()
 
@@ -245,7 +242,7 @@ class Driver:
         self, todo: Sequence[actions.Action], now: Instant | None = None
     ) -> None:
         """Do what the session wants, in order and with nothing in between."""
-        services, member = self._services, self.member
+        services = self._services
         for action in todo:
             # Most are these, and each pattern below that does not match takes 0.1 µs.
             if type(action) is actions.Send:
@@ -258,18 +255,19 @@ class Driver:
                 case actions.Emit():
                     emit(self, services.post, action)
                 case actions.Join():
-                    services.hub.join(member, action.pattern)
+                    services.rates.join(self, action.pattern)
                     services.attendances.join(self, action.pattern)
                     self._note(services.hooks.subscribe, action.pattern.text)
                 case actions.Replay():
-                    services.hub.replay(member, action.publications, is_latest=action.is_latest)
-                    services.flusher.soon()
+                    services.rates.replay(self, action.publications, is_latest=action.is_latest)
+                case actions.Thin():
+                    services.rates.set(self, action.rates, self.session.patterns)
                 case actions.Look():
                     services.attendances.look(self, action.channel, action.request)
-                case actions.Fetch():
+                case actions.Fetch() | actions.Ask():
                     services.runner.submit(partial(put, self, fetch, services, action))
                 case actions.Leave():
-                    services.hub.leave(member, action.pattern)
+                    services.rates.leave(self, action.pattern)
                     services.attendances.leave(self, (action.pattern,))
                     self._note(services.hooks.unsubscribe, action.pattern.text)
                 case actions.Adopt():
@@ -296,7 +294,7 @@ class Driver:
             self.perform(waited, now)
 
     def _adopt(self, identity: Identity, *, is_renewal: bool = False) -> None:
-        self._services.hub.restrict(self.member, identity.grants)
+        self._services.rates.restrict(self, identity.grants)
         if is_renewal:
             self._services.attendances.review(self, identity.grants)
             return
@@ -392,7 +390,7 @@ class Driver:
     def _close(self, action: actions.Close) -> None:
         closed = self._closed = Event()
         self.close_code, self.close_reason = action.code, action.reason
-        self._services.hub.leave_all(self.member, self.session.patterns)
+        self._services.rates.leave_all(self, self.session.patterns)
         self._services.flusher.flush()
         seconds = self.endpoint.limits.close_timeout
         end = partial(close, self.outlet, self.member, action, seconds, closed)

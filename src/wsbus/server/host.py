@@ -14,13 +14,14 @@ from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
-from ..core.families import Families, Family, History, Presence
+from ..core.families import Content, Families, Family, History, Presence, Stream
 from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.overflow import Overflow
+from ..core.permissions import Identity
 from ..endpoint import Admission, Endpoint, Refusal
-from ..transport import Transport
+from ..transport import Handshake, Transport
 from .archive import Archive
 from .attendance import Attendances
 from .commands import Commands
@@ -32,6 +33,8 @@ from .interest import InterestProvider
 from .lifecycle import FORKED, Life
 from .occupancy import Occupancy
 from .post import Post
+from .posted import Posted
+from .rates import Rates
 from .relay import Relay
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
@@ -39,6 +42,7 @@ from .siblings import warn_of_siblings
 from .source import Encode
 from .statistics import BusStatistics
 from .storage import Storage
+from .streams import StreamCare
 
 __all__ = ["BusHost"]
 
@@ -73,12 +77,15 @@ class BusHost:
     ) -> None:
         self._commands: Final = commands
         self._hooks: Final = hooks
-        self._encode: Final = encode
-        self._families: Final = Families()
+        self.encode: Final = encode
+        """Turns data into JSON."""
+        self.families: Final = Families()
+        """Those of the bus."""
         self._authorize: Final = authorize
         self._flush_interval: Final = flush_interval
         self._clock: Final = clock
         self._broker: Final = broker
+        self._posted: Final = Posted()
         self.endpoints: Final[list[Endpoint]] = []
         """The endpoints of the bus, in the order that they were made."""
         self.life: Life | None = None
@@ -139,6 +146,16 @@ class BusHost:
             raise self._not_running()
         return self.life.services.post
 
+    async def request(
+        self, endpoint: Endpoint, handshake: Handshake, identity: Identity, text: str
+    ) -> tuple[str | None, bytes]:
+        """Answer one request of ``wsbus.v1`` that came without a connection.
+
+        Returns:
+            The code of the error, if it is one, and the message.
+        """
+        return await self._posted.answer(self.services, endpoint, handshake, identity, text)
+
     def _not_running(self) -> UsageError:
         is_inherited = self.life is not None and self.life.is_inherited
         return UsageError(FORKED) if is_inherited else NotStarted()
@@ -163,12 +180,20 @@ class BusHost:
         key: str | None,
         history: History | None,
         presence: Presence | None,
+        content: Content | None = None,
+        stream: Stream | None = None,
     ) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""
         if self.life is not None and not self.life.is_over:
             raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
-        return self._families.declare(
-            pattern, overflow=overflow, key=key, history=history, presence=presence
+        return self.families.declare(
+            pattern,
+            overflow=overflow,
+            key=key,
+            history=history,
+            presence=presence,
+            content=content,
+            stream=stream,
         )
 
     async def start(self) -> None:
@@ -204,17 +229,18 @@ class BusHost:
                 self.life = None
 
     def _make_services(self, tasks: TaskGroup) -> Services:
-        hub, runner, clock = Hub(self._families), Runner(tasks), self._clock
+        hub, runner, clock = Hub(self.families), Runner(tasks), self._clock
         archive = None
-        if self._families.keep_history and self._broker is None:
-            archive = Archive(self._families, MemoryHistory(new_id()), clock)
+        if self.families.keep_history and self._broker is None:
+            archive = Archive(self.families, MemoryHistory(new_id()), clock)
         flusher = Flusher(hub, runner, clock, self._flush_interval)
         node = new_id()
         services = Services(
             hub=hub,
             flusher=flusher,
-            post=Post(hub, flusher, clock, self._encode, node, archive=archive),
-            attendances=Attendances(node, self._families, flusher, clock),
+            post=Post(hub, flusher, clock, self.encode, node, archive=archive),
+            attendances=Attendances(node, self.families, flusher, clock),
+            rates=Rates(hub, flusher, clock),
             archive=archive,
             runner=runner,
             clock=clock,
@@ -222,19 +248,19 @@ class BusHost:
             authorize=self._authorize,
             hooks=self._hooks,
         )
-        if self._families.show_presence:
+        if self.families.show_presence:
             tasks.start_soon(services.attendances.run)
         provider: InterestProvider | None = None
-        if self._families.keep_history:
+        if self.families.keep_history:
             flusher.restore = services.restore
         if self._broker is not None:
             incoming = Incoming(services, self.endpoints)
-            if self._families.keep_history:
+            if self.families.keep_history:
                 services.storage = Storage(
-                    self._families,
+                    self.families,
                     self._broker.address,
                     keep=incoming.keep,
-                    deliver=services.post.deliver,
+                    deliver=services.post.deliver_kept,
                     tell=services.tell_loss,
                 )
             relay = services.relay = Relay(
@@ -254,6 +280,12 @@ class BusHost:
             services.attendances.send = relay.tell
             provider = relay
             services.post.outgoing = relay.outgoing
+        if self.families.has_streams:
+            post, relay_of = services.post, services.relay
+            is_linked = (lambda: True) if relay_of is None else (lambda: relay_of.is_up)
+            streams = services.streams = StreamCare(hub, post, services.read, is_linked)
+            post.note = streams.note
+            tasks.start_soon(streams.run)
         if self._hooks.occupied or self._hooks.vacated:
             provider = Occupancy(self._hooks, runner, copy_context(), provider)
         if provider is not None:

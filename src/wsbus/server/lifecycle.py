@@ -227,6 +227,7 @@ class Life:
                 self._tasks = tasks
                 services = self.services = self._make_services(tasks)
                 tasks.start_soon(services.flusher.run)
+                tasks.start_soon(services.rates.run)
                 tasks.start_soon(self._sweep, services)
                 if services.relay is not None:
                     tasks.start_soon(services.relay.run)

@@ -30,7 +30,7 @@ from ..core.errors import CommandError, ErrorCode, UsageError
 from ..core.permissions import Identity
 from ..transport import Handshake
 
-__all__ = ["Parameters"]
+__all__ = ["Parameters", "decoder_of"]
 
 Supply: TypeAlias = Callable[[Any], object]
 """Returns the value of a parameter for the connection that a command came from."""
@@ -132,10 +132,38 @@ class Parameters:
                 arguments[name] = check(bytes(value))
 
 
-def _placed(message: str) -> str:
+def decoder_of(where: str, hint: Any, place: str) -> Callable[[bytes], Any]:
+    """Return a function that decodes JSON into a type, and checks it.
+
+    msgspec does that, or pydantic where the type contains one of its own. The function raises
+    :class:`.CommandError` (``VALIDATION_ERROR``) with the place of the fault.
+
+    Args:
+        where: The data's name in errors.
+        hint: The type.
+        place: The data's place, as replies name it: ``$.data``.
+
+    Raises:
+        UsageError: JSON cannot be decoded into the type.
+    """
+    if _Survey(where, {}).is_for_pydantic(hint):
+        return Checked(where, hint, place)
+    _check_decodable(where, hint)
+    decode = msgspec.json.Decoder(hint).decode
+
+    def decoded(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+            raise CommandError(ErrorCode.VALIDATION_ERROR, _placed(str(exc), place)) from None
+
+    return decoded
+
+
+def _placed(message: str, within: str = "$.params") -> str:
     """Replace msgspec's place, ``$.x``, by the place in the client's message: ``$.params.x``."""
     text, found, place = message.rpartition("`$")
-    return f"{shortened(text)}`$.params{place}" if found else f"{message} - at `$.params`"
+    return f"{shortened(text)}`{within}{place}" if found else f"{message} - at `{within}`"
 
 
 # --- registering ----------------------------------------------------------------------------------

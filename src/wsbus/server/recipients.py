@@ -124,7 +124,8 @@ class Recipients:
         """Return the members that a publication excludes."""
         if who == ():  # The usual case.
             return _NOBODY
-        return frozenset([d.member for d in self.find(registry, who, endpoint, "exclude")])
+        excluded = self.find(registry, who, endpoint, "exclude")
+        return frozenset([member for driver in excluded for member in driver.members])
 
     def _look_for_id(self, registry: Registry[ConnectionDriver], who: str, name: str) -> None:
         """Warn, once, if the id of a connection was passed as a subject."""

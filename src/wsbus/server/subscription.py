@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 import anyio
-import msgspec
 
 from ..core.actions import Brought
 from ..core.choices import member_of, shown
-from ..core.errors import PositionLost, UsageError
+from ..core.errors import CommandError, PositionLost, UsageError
 from ..core.events import Event, Gap, GapCause, Position
 from ..core.member import Member
+from ..core.messages import Publication
 from ..core.outlet import Outlet, Owed
 from ..core.overflow import Overflow
 from ..core.pacing import MAX_JOIN_BYTES
 from ..core.patterns import Pattern
 from ..core.queue import MessageQueue
+from ..core.thinning import check_rate
 from .services import Services
 
 __all__ = ["Subscription"]
 
+T = TypeVar("T")
 
-class Subscription(Outlet):
+logger: Final = logging.getLogger("wsbus.bus")
+
+
+class Subscription(Outlet, Generic[T]):
     """Publications that match a pattern, as an async iterator; made by :meth:`.Bus.subscribe`.
 
-    Subscribed from ``async with`` on; one task may iterate. The queue is bounded like that of a
-    connection: a consumer that falls behind loses, and :attr:`.Event.gap` tells it.
+    Subscribed from ``async with`` on; one task may iterate. Without ``async with``, ``async for``
+    subscribes at its first step, and unsubscribes when it is closed. The queue is bounded like that
+    of a connection: a consumer that falls behind loses, and :attr:`.Event.gap` tells it.
 
     Cancellation: a cancelled ``async for`` step loses nothing.
     """
@@ -42,6 +49,8 @@ class Subscription(Outlet):
         max_bytes: int,
         overflow: Overflow | str,
         since: Position | None = None,
+        decode: Callable[[Publication], T],
+        max_rate: float | None = None,
     ) -> None:
         if since is not None and not isinstance(since, Position):
             raise UsageError(f"since is a Position, such as event.position, not {shown(since)}")
@@ -49,7 +58,9 @@ class Subscription(Outlet):
         self.position: Position | None = since
         """The position where it goes on; once it is entered, of what it has returned last. None:
         the pattern has no history."""
+        self._rate: Final = None if max_rate is None else check_rate(max_rate)
         self._start: Position | None = None
+        self._decode: Final = decode
         self._find: Final = services
         self._services: Services | None = None
         self._taken: list[Owed] = []
@@ -63,17 +74,23 @@ class Subscription(Outlet):
             self,
             overflow=member_of(Overflow, overflow, "overflow"),
         )
+        self.members: Sequence[Member] = (self._member,)
 
     @property
     def lost(self) -> int:
         """Number of publications lost because the queue was full."""
         return self._member.queue.lost_ever
 
+    @property
+    def thinned(self) -> int:
+        """Number of publications that newer ones replaced because of ``max_rate``."""
+        return sum([member.queue.conflated for member in self.members[1:]])
+
     def close(self) -> None:
         """End it; the iterator ends after what it has taken already. Idempotent."""
         self._is_closed = True
         if self._services is not None:
-            self._services.hub.detach(self._member, [self.pattern])
+            self._services.rates.detach(self, [self.pattern])
             self._services.subscriptions.discard(self)
             self._services = None
         self._wake.set()
@@ -92,8 +109,10 @@ class Subscription(Outlet):
         services = self._services = self._find()
         services.subscriptions.add(self)
         services.hub.attach(self._member)
+        if self._rate is not None:
+            services.rates.set(self, {self.pattern: self._rate}, ())
         try:
-            await services.begin(self._member, self.pattern, self.position, self._begin)
+            await services.begin(self.members[-1], self.pattern, self.position, self._begin)
         except BaseException:
             self.close()
             raise
@@ -108,10 +127,10 @@ class Subscription(Outlet):
                 "more: read the state anew, and subscribe since the position that belongs to it"
             )
         self.position = self._start = outcome.position
-        hub = self._services.hub if self._services is not None else None
-        assert hub is not None  # It is being entered.
-        hub.replay(self._member, brought.latest, is_latest=True)
-        hub.replay(self._member, brought.replay)
+        assert self._services is not None  # It is being entered.
+        rates = self._services.rates
+        rates.replay(self, brought.latest, is_latest=True)
+        rates.replay(self, brought.replay, is_latest=False)
 
     async def __aexit__(
         self,
@@ -122,16 +141,51 @@ class Subscription(Outlet):
         """Unsubscribe."""
         self.close()
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> AsyncIterator[Event[T]]:
         """Iterate."""
-        return self
+        is_new = self._services is None and not self._is_closed
+        return self._alone() if is_new else self
 
-    async def __anext__(self) -> Event[Any]:
+    async def _alone(self) -> AsyncIterator[Event[T]]:
+        async with self:
+            while True:
+                try:
+                    event = await anext(self)
+                except StopAsyncIteration:
+                    return
+                yield event
+
+    async def __anext__(self) -> Event[T]:
         """Wait for the next publication.
 
         Raises:
             UsageError: Not entered, or another task waits for the next one already.
         """
+        while True:
+            owed = await self.next_owed()
+            publication = owed.publication
+            assert publication is not None  # Those without were left out.
+            if publication.position is not None and not owed.is_latest:
+                self.position = publication.position
+            try:
+                data = self._decode(publication)
+            except CommandError:  # Another process declares the channel differently.
+                name, event = publication.channel, publication.event
+                logger.exception("event %s of %s is left out", event, name)
+                continue
+            gap, self._gap = self._gap, None
+            return Event(
+                publication.channel,
+                publication.event,
+                data,
+                publication.timestamp,
+                gap,
+                publication.position,
+                owed.is_latest,
+            )
+
+    async def next_owed(self) -> Owed:
+        """Wait for the next publication; as :meth:`__anext__`, before it is decoded."""
         if self._is_awaited:
             raise UsageError(
                 "another task iterates over this subscription: one task may; "
@@ -153,22 +207,12 @@ class Subscription(Outlet):
                     await self._wake.wait()
                 finally:
                     self._is_awaited = False
-        owed = self._taken.pop()
-        publication = owed.publication
-        assert publication is not None  # Those without were left out.
-        if publication.position is not None and not owed.is_latest:
-            self.position = publication.position
-        gap, self._gap = self._gap, None
-        data = msgspec.json.decode(publication.data)
-        return Event(
-            publication.channel,
-            publication.event,
-            data,
-            publication.timestamp,
-            gap,
-            publication.position,
-            owed.is_latest,
-        )
+        return self._taken.pop()
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether publications are missing before the next one."""
+        return self._gap is not None
 
     def _is_news(self, owed: Owed) -> bool:
         """Whether it is a publication after the position where the subscription began.
@@ -182,7 +226,7 @@ class Subscription(Outlet):
         return position is None or position.epoch != start.epoch or position.offset > start.offset
 
     @property
-    def receiver(self) -> Subscription:
+    def receiver(self) -> Subscription[T]:
         """Itself."""
         return self
 

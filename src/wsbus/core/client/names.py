@@ -8,6 +8,7 @@ from typing import Final, Generic, TypeVar
 from ..events import Gap, Position
 from ..messages import Since
 from ..patterns import Pattern
+from ..thinning import fastest
 
 __all__ = ["ClientName", "size_of", "take_names"]
 
@@ -15,6 +16,8 @@ H = TypeVar("H", bound=Hashable)
 
 _SINCE_BYTES: Final = 48
 """Bytes of a position in a request, but for its texts."""
+_RATE_BYTES: Final = 24
+"""Bytes of a rate in a request."""
 _FRAME_BYTES: Final = 72
 """Bytes of a request with ``since``, but for its names."""
 
@@ -23,6 +26,7 @@ class ClientName(Generic[H]):
     """One name, as spelled, and its holders."""
 
     __slots__ = (
+        "asked",
         "gaps",
         "holders",
         "is_held",
@@ -36,7 +40,10 @@ class ClientName(Generic[H]):
 
     def __init__(self, pattern: Pattern) -> None:
         self.pattern: Final = pattern
-        self.holders: Final[dict[H, None]] = {}
+        self.holders: Final[dict[H, float | None]] = {}
+        """Each with the events a second that it wants at most; None: all."""
+        self.asked: float | None = None
+        """The rate in the last request for it."""
         self.missed: Final[set[H]] = set()
         """Holders that were confirmed before the last connection ended."""
         self.is_held: bool = False
@@ -61,6 +68,11 @@ class ClientName(Generic[H]):
         return Since(self.mark)
 
     @property
+    def rate(self) -> float | None:
+        """The rate that serves all holders; None: all events."""
+        return fastest(self.holders.values())
+
+    @property
     def goes_on(self) -> bool:
         """Whether it has a position to go on from."""
         return self.start is not None or self.mark is not None
@@ -69,9 +81,10 @@ class ClientName(Generic[H]):
     def size(self) -> int:
         """The bytes that it takes in a request: its text, and where it goes on."""
         size, position = size_of(self.pattern.text), self.start or self.mark
+        rated = 0 if self.rate is None else size + _RATE_BYTES
         if position is None:
-            return size
-        return 2 * size + size_of(position.epoch) + size_of(position.tag) + _SINCE_BYTES
+            return size + rated
+        return 2 * size + rated + size_of(position.epoch) + size_of(position.tag) + _SINCE_BYTES
 
     def takes(self, position: Position) -> bool:
         """Tell whether an event is new for the holders; if it is, it moves the mark."""

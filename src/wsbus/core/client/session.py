@@ -81,6 +81,8 @@ class ClientSession(Generic[H]):
         self.receive: Final = self._holdings.receive
         """Returns the holders for an event; an attribute, to save a call for each event."""
         self._requests: Final = Requests(measure)
+        self.forget: Final = self._requests.forget
+        """Forgets a request; returns whether it was certainly never sent. Idempotent."""
         self._pace: Final = Pace()
         self._outbox: Final = Outbox(self._holdings, self._requests, self._pace)
         self._at = -math.inf  # When the last input came.
@@ -98,10 +100,15 @@ class ClientSession(Generic[H]):
         return self._holdings.held
 
     def subscribe(
-        self, pattern: Pattern, holder: H, now: Instant, since: Position | None = None
+        self,
+        pattern: Pattern,
+        holder: H,
+        now: Instant,
+        since: Position | None = None,
+        rate: float | None = None,
     ) -> list[ClientAction]:
         """Subscribe; the holder is confirmed, or dismissed, later."""
-        return [*self._holdings.add(pattern, holder, since), *self._flush(now)]
+        return [*self._holdings.add(pattern, holder, since, rate), *self._flush(now)]
 
     def listen(self, pattern: Pattern, holder: H) -> list[ClientAction]:
         """Receive events that match without subscribing at the server."""
@@ -118,14 +125,6 @@ class ClientSession(Generic[H]):
         """Make a request, to be sent when connection and rates allow it."""
         refused = self._requests.add(key, request, self._pace, is_idempotent=is_idempotent)
         return refused or self._flush(now)
-
-    def forget(self, key: Hashable) -> bool:
-        """Forget a request; tell whether it was certainly never sent. Idempotent."""
-        return self._requests.forget(key)
-
-    def close(self, error: WsbusError | None = None) -> list[ClientAction]:
-        """End the session, for a reason of the client's own."""
-        return self._stop(error)
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -226,7 +225,7 @@ class ClientSession(Generic[H]):
         if self.state is not ClientState.GREETING or self._token.sent_ref is not None:
             return refused
         if heard.subject is None:
-            return refused + self._stop(self._token.wanted())
+            return refused + self.close(self._token.wanted())
         return refused + self._enter(heard.subject, now)
 
     def _handle_pong(self, ref: str | None, now: Instant) -> list[ClientAction]:
@@ -240,7 +239,7 @@ class ClientSession(Generic[H]):
     def _handle_refused(self, heard: messages.Refused, now: Instant) -> list[ClientAction]:
         if self.state is ClientState.GREETING:
             if heard.code == ErrorCode.UNAUTHENTICATED:
-                return self._stop(self._token.wanted())
+                return self.close(self._token.wanted())
             return self._cut(f"the server does not let this client in: {heard.code}")
         if heard.ref is None:
             return []
@@ -270,7 +269,7 @@ class ClientSession(Generic[H]):
         if self._token.sent_ref is None or heard.ref not in {None, self._token.sent_ref}:
             return []
         if self.state is ClientState.GREETING and self._subject is None:
-            return self._stop(Unauthenticated(heard.message))
+            return self.close(Unauthenticated(heard.message))
         # The server accepts clients without a token, or had the token in the handshake.
         told = self._not_refreshed(heard.message, now)
         is_new = self.state is ClientState.GREETING
@@ -362,16 +361,17 @@ class ClientSession(Generic[H]):
     ) -> list[ClientAction]:
         """Handle a failed connection or attempt: stop, or wait for the next one."""
         if advice is Advice.NEW_TOKEN and not self._token.use.is_fetched:
-            return self._stop(Unauthenticated(_EXPIRED))
+            return self.close(Unauthenticated(_EXPIRED))
         verdict = self._attempts.failed(error, advice, chance)
         if isinstance(verdict, WsbusError):
-            return self._stop(verdict)
+            return self.close(verdict)
         self._takes(ClientInput.RETREAT)
         self._leave()
         self.deadline = now.monotonic + verdict
         return [actions.TellReconnecting(self._attempts.failures, verdict, error)]
 
-    def _stop(self, error: WsbusError | None) -> list[ClientAction]:
+    def close(self, error: WsbusError | None = None) -> list[ClientAction]:
+        """End the session, for a reason of the client's own, or of the server's."""
         if not self._takes(ClientInput.END):
             return []
         self._leave()

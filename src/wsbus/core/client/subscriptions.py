@@ -49,6 +49,10 @@ class ClientHoldings(Generic[H]):
         """Names to unsubscribe from."""
         self._leaving: Final[dict[str, tuple[str, ...]]] = {}
         """Names in unsubscribe requests without an answer yet, by ref."""
+        self._retuned: Final[dict[str, None]] = {}
+        """Names that are held, or asked for, with another rate than their holders want now."""
+        self._tuning: Final[dict[str, tuple[str, ...]]] = {}
+        """Names in requests for another rate without an answer yet, by ref."""
         self._unasked: Final[dict[H, Pattern]] = {}
         self._missed: Final[set[H]] = set()
         """Holders without a subscription that may have missed events since the last connection."""
@@ -98,7 +102,7 @@ class ClientHoldings(Generic[H]):
     @property
     def has_requests(self) -> bool:
         """Whether there are requests to send."""
-        return bool(self._wanted or self._unwanted)
+        return bool(self._wanted or self._unwanted or self._retuned)
 
     def is_renewal(self, ref: str) -> bool:
         """Tell whether a request is for names that were held before."""
@@ -109,8 +113,10 @@ class ClientHoldings(Generic[H]):
         codes = [rejected.code for rejected in answer.rejected]
         return ErrorCode.UNAVAILABLE in codes and self.is_renewal(answer.ref or "")
 
-    def add(self, pattern: Pattern, holder: H, since: Position | None) -> list[ClientAction]:
-        """Add a holder, and subscribe to its name if that is new.
+    def add(
+        self, pattern: Pattern, holder: H, since: Position | None, rate: float | None = None
+    ) -> list[ClientAction]:
+        """Add a holder, and subscribe to its name if that is new, or gets another rate.
 
         Raises:
             UsageError: It is to begin at a position, and the name is subscribed already.
@@ -125,7 +131,8 @@ class ClientHoldings(Generic[H]):
                 f"{pattern.text}: this client is subscribed to it already, and gets what is new; "
                 "end that subscription before you subscribe since a position"
             )
-        name.holders[holder] = None
+        name.holders[holder] = rate
+        self._tune(name)
         if not name.is_held:
             return []
         self._table.add(pattern, holder)
@@ -147,6 +154,7 @@ class ClientHoldings(Generic[H]):
             return
         del name.holders[holder]
         name.missed.discard(holder)
+        self._tune(name)
         if not name.holders:
             del self._names[pattern.text]
             self._held.discard(pattern, name)
@@ -179,11 +187,33 @@ class ClientHoldings(Generic[H]):
             )
             found = {text: self._names[text].since(max_bytes) for text in names}
             since = {text: at for text, at in found.items() if at is not None}
-            ask = Subscribe(names, new_ref(), since)
+            ask = Subscribe(names, new_ref(), since, self._rates(names))
             for text in names:
                 self._names[text].ref = ask.ref
             return ask
+        if self._retuned:
+            names = take_names(
+                self._retuned, max_names, max_bytes, lambda text: self._names[text].size
+            )
+            ref = new_ref()
+            self._tuning[ref] = names
+            return Subscribe(names, ref, {}, self._rates(names))
         return None
+
+    def _rates(self, names: Collection[str]) -> dict[str, float]:
+        """Return the rates for a request, and note them."""
+        for text in names:
+            self._names[text].asked = self._names[text].rate
+            self._retuned.pop(text, None)
+        asked = {text: self._names[text].asked for text in names}
+        return {text: rate for text, rate in asked.items() if rate is not None}
+
+    def _tune(self, name: ClientName[H]) -> None:
+        """Ask for a name anew if its rate is another now."""
+        self._retuned.pop(name.pattern.text, None)
+        is_asked = name.is_held or name.ref is not None
+        if name.holders and is_asked and name.rate != name.asked:
+            self._retuned[name.pattern.text] = None
 
     def left(self, ref: str | None) -> None:
         """Note that the server answered an unsubscribe request."""
@@ -192,8 +222,9 @@ class ClientHoldings(Generic[H]):
 
     def count(self, ref: str) -> int:
         """Return the number of names in an unanswered request; 0: it is not one of these."""
-        if ref in self._leaving:
-            return len(self._leaving[ref])
+        for said in (self._leaving, self._tuning):
+            if ref in said:
+                return len(said[ref])
         return sum(name.ref == ref for name in self._names.values())
 
     def postpone(self, ref: str) -> None:
@@ -202,6 +233,9 @@ class ClientHoldings(Generic[H]):
             names = self._leaving.pop(ref)
             self._unwanted.update(dict.fromkeys(names))
             return
+        for text in self._tuning.pop(ref, ()):
+            if text in self._names:
+                self._retuned[text] = None
         for text, name in self._names.items():
             if name.ref == ref:
                 name.ref = None
@@ -216,6 +250,7 @@ class ClientHoldings(Generic[H]):
         }
         accepted = frozenset(answer.names)
         starts = {start.name: start for start in answer.positions}
+        self._tuning.pop(answer.ref or "", None)
         texts = [text for text, name in self._names.items() if name.ref == answer.ref]
         if texts:
             self._fresh = set()
@@ -233,6 +268,7 @@ class ClientHoldings(Generic[H]):
 
     def refuse(self, ref: str, error: WsbusError) -> list[ClientAction]:
         """Handle the refusal of a whole request."""
+        self._tuning.pop(ref, None)
         texts = [text for text, name in self._names.items() if name.ref == ref]
         return [action for text in texts for action in self.dismiss(text, error)]
 
@@ -253,6 +289,7 @@ class ClientHoldings(Generic[H]):
         name = self._names.pop(text)
         self._held.discard(name.pattern, name)
         self._wanted.pop(text, None)
+        self._retuned.pop(text, None)
         for holder in name.holders:
             self._table.discard(name.pattern, holder)
         return [Dismiss(holder, error) for holder in name.holders]
@@ -275,8 +312,8 @@ class ClientHoldings(Generic[H]):
                 name.missed.update(name.holders)
             name.is_held, name.ref, name.gaps = False, None, None
         self._wanted = dict.fromkeys(self._names)
-        self._unwanted.clear()
-        self._leaving.clear()
+        for waiting in (self._unwanted, self._leaving, self._retuned, self._tuning):
+            waiting.clear()
 
     def lose(self, gap: Gap) -> list[ClientAction]:
         """Note that the server dropped publications: of channels that it names, or of any.
@@ -328,6 +365,7 @@ class ClientHoldings(Generic[H]):
         if starter is None or starter not in name.holders:
             return []
         del name.holders[starter]
+        self._tune(name)
         return [Dismiss(starter, error)]
 
 
