@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Literal, NoReturn, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from ._settings import callable_setting, function_setting
 from .auth import Authenticator
@@ -199,48 +199,6 @@ class Bus(Declarations, Hooks):
             return function
 
         return register
-
-    # --- life --------------------------------------------------------------------------------
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it accepts connections and publications."""
-        return self._host.is_running
-
-    @property
-    def healthy(self) -> bool:
-        """Whether it runs and its broker can be reached: what a readiness probe asks for.
-
-        It is false once the bus has failed, which is logged as CRITICAL, and while the link to the
-        broker is lost, which is logged as ERROR. Use :attr:`is_running` for a probe that restarts
-        the process: a restart brings no broker back.
-        """
-        return self._host.is_healthy
-
-    async def __aenter__(self) -> Self:
-        """Start. Cancellation: the bus has not started, and can be started again.
-
-        Raises:
-            UsageError: It is running already.
-        """
-        await self._host.start()
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        """Stop, as :meth:`aclose` does by default."""
-        await self.aclose()
-
-    async def aclose(self, *, deadline: float = 10.0, code: int = CloseCode.GOING_AWAY) -> None:
-        """Stop: accept no more connections, send each what it is owed and a close frame, end.
-
-        Connections that are not writable are aborted first. Idempotent. Cancellation: shielded;
-        it takes little more than ``deadline``.
-
-        Args:
-            deadline: Seconds after which the connections that are left are aborted.
-            code: 1001, or 1012 to say that the service restarts at once.
-        """
-        await self._host.stop(deadline=deadline, code=code)
 
     def __call__(self, *_given: object) -> NoReturn:
         """Raise an error for a framework that calls the bus as a lifespan, or an application."""

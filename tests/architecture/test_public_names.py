@@ -156,6 +156,7 @@ def test_an_application_holds_a_bus_and_no_machinery() -> None:
         "connections",
         "default_endpoint",
         "disconnect",
+        "drain",
         "endpoint",
         "family",
         "healthy",

@@ -51,6 +51,7 @@ from ..endpoint import Endpoint, Refusal
 from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import ASGIMessage, ASGIReceive, ASGISend, transport
+from ._asgi_drain import drain_app
 from ._asgi_http import chunks_of, respond_with, serve_http
 from ._endpoint import endpoint_of
 from ._http import METHODS, is_spoken
@@ -58,7 +59,7 @@ from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
 from ._publishing import Publishing
 
-__all__ = ["Application", "app", "converse", "decline", "publish_app", "serve"]
+__all__ = ["Application", "app", "converse", "decline", "drain_app", "publish_app", "serve"]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 

@@ -49,6 +49,7 @@ from ._starlette_http import HttpSide
 from .asgi import Application, decline
 from .starlette import (
     console_routes,
+    drain_route,
     http_routes,
     publish_route,
     running,
@@ -57,7 +58,7 @@ from .starlette import (
     web_routes,
 )
 
-__all__ = ["mount", "mount_console", "mount_publish", "serve"]
+__all__ = ["mount", "mount_console", "mount_drain", "mount_publish", "serve"]
 
 
 def mount(
@@ -169,6 +170,32 @@ def mount_publish(
         UsageError: An argument is wrong.
     """
     _add(_router_of(target), [publish_route(bus, path, token=token)], dependencies, _METHODS)
+
+
+def mount_drain(
+    target: FastAPI | APIRouter,
+    bus: Bus,
+    path: str = "/-/drain",
+    *,
+    token: str | Collection[str] | None = None,
+    window: float = 20.0,
+    dependencies: Sequence[params.Depends] = (),
+) -> None:
+    """Add a route that drains the bus, for Kubernetes' ``preStop``.
+
+    Args:
+        target: An application or a router; its dependencies apply.
+        bus: The bus.
+        path: The path.
+        token: As for :func:`.asgi.drain_app`.
+        window: The same.
+        dependencies: More of them.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    route = drain_route(bus, path, token=token, window=window)
+    _add(_router_of(target), [route], dependencies, _METHODS)
 
 
 _METHODS: Final = ("POST", "GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -29,6 +29,9 @@ class WireProtocol(Protocol):
     joins: bool = False
     """Whether text messages may share a frame, separated by newlines
     (:func:`~wsbus.core.frame.join_lines`)."""
+    advises: bool = False
+    """Whether the reason of a close frame may end with the time to come again
+    (:func:`~wsbus.core.returning.with_return`)."""
     is_one_way: ClassVar[bool] = False
     """Whether clients only listen, and so answer no pings."""
 

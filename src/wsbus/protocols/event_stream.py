@@ -18,6 +18,7 @@ from ..core.errors import ErrorCode, UsageError
 from ..core.events import ChannelLoss, Gap, GapCause, Position
 from ..core.frame import Frame
 from ..core.instant import Instant
+from ..core.returning import return_in
 from .native import Native
 
 __all__ = [
@@ -109,14 +110,14 @@ def subscribe_text(names: Sequence[str], since: Position | None, *, strict: bool
     return msgspec.json.encode(_Asking(names, start)).decode()
 
 
-def close_event(code: int, reason: str, retry: float | None = None) -> bytes:
-    """Return the last event of a stream.
+def close_event(code: int, reason: str) -> bytes:
+    """Return the last event of a stream; the advice to come again is a field, and SSE's, too.
 
     Args:
         code: The close code that a WebSocket would get.
         reason: The text that goes with it.
-        retry: Seconds after which to come again; None: no advice.
     """
+    retry = return_in(reason)
     event = b"data: %b\n\n" % msgspec.json.encode(_CloseEvent(code, reason, retry))
     return event if retry is None else b"retry: %d\n%b" % (max(1, round(retry * 1000)), event)
 

@@ -185,6 +185,7 @@ class Native(Dialogue):
 
     name = "wsbus.v1"
     joins = True
+    advises = True
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (
         *[message for message in COMMON_MESSAGES if message.__struct_config__.tag != "subscribe"],
         _SubscribeSince,

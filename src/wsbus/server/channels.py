@@ -17,7 +17,7 @@ from ..core.messages import Publication
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.presence import Occupant
-from .host import BusHost
+from .runnable import Runnable
 from .services import Services, new_id
 from .stream_writer import StreamWriter
 from .streaming import BusOutlet, StreamReader
@@ -31,11 +31,8 @@ _MAX_EVENTS: Final = 1000
 """The most events of one page."""
 
 
-class Channels:
+class Channels(Runnable):
     """The methods of a :class:`.Bus` about channels; not for use by itself."""
-
-    def __init__(self, host: BusHost) -> None:
-        self._host: Final = host
 
     def family(
         self,

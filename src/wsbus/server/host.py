@@ -105,12 +105,17 @@ class BusHost:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it is running, and its broker, if it has one, can be reached."""
+        """Whether it accepts connections, and its broker, if it has one, can be reached."""
         life = self.life
-        if life is None or not life.is_up or life.services is None:
+        if life is None or not life.is_up or life.is_leaving or life.services is None:
             return False
         relay = life.services.relay
         return relay is None or relay.is_up
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether clients are sent away, so that no connection is accepted."""
+        return self.life is not None and self.life.is_leaving
 
     @property
     def services(self) -> Services:
@@ -324,6 +329,11 @@ class BusHost:
         """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
         if self.life is not None:
             await self.life.drain(endpoint, deadline, code)
+
+    async def send_away(self, window: float, *, deadline: float, code: int) -> None:
+        """End all connections; see :meth:`.Bus.drain`."""
+        if self.life is not None:
+            await self.life.send_away(window, deadline, code)
 
     # --- for operators -----------------------------------------------------------------------
 
