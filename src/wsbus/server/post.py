@@ -31,7 +31,7 @@ from ..core.messages import Publication, Receipt
 from .archive import Archive
 from .flusher import Flusher
 from .outgoing import Handover, Outgoing
-from .source import Encode, Source, scoped_key
+from .source import Encode, Pack, Source, scoped_key
 
 __all__ = ["Post", "Sent"]
 
@@ -94,6 +94,7 @@ class Post:
         encode: Turns data into JSON.
         node: Identifies this run of the bus.
         archive: Keeps what is published on channels with history; None: nothing here does.
+        pack: Makes the packed form of data; None: no endpoint speaks a dialect that has one.
     """
 
     def __init__(
@@ -105,15 +106,16 @@ class Post:
         node: str,
         *,
         archive: Archive | None = None,
+        pack: Pack | None = None,
     ) -> None:
         self.node: Final = node
         self._history_of: Final = hub.families.history_of
         self._archive: Final = archive
         self._hub: Final = hub
         self._flusher: Final = flusher
-        source: Final = Source(node, encode, clock)
-        self._take: Final = source.take
-        self.accept: Final = source.accept
+        self.source: Final = Source(node, encode, clock, pack)
+        self._take: Final = self.source.take
+        self.accept: Final = self.source.accept
         """Check what the application publishes, in any thread; see :meth:`.Source.accept`."""
         self.outgoing: Outgoing | None = None
         """Takes what goes to other nodes; None: there are none."""
@@ -245,14 +247,19 @@ class Post:
         return outgoing.put(feed, publish_item(publication, excluded, to))
 
     def emit(
-        self, channel: Channel, event: str, data: bytes, idempotency_key: str | None = None
+        self,
+        channel: Channel,
+        event: str,
+        data: bytes,
+        idempotency_key: str | None = None,
+        packed: bytes | None = None,
     ) -> Sent:
         """Accept and deliver what a client publishes; its protocol has checked the data.
 
         It flushes at once when much is owed, and the connection of the client waits for the readers
         before the next message.
         """
-        publication = self._take(channel, event, data)
+        publication = self._take(channel, event, data, packed)
         sent = self.publish(publication, idempotency_key=idempotency_key)
         self.is_pressed = self._flusher.is_overdue
         self.soon()
