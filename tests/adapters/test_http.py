@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 
 from tests.adapters.serving import client, receive, serving, subscribe
+from tests.adapters.wanderer import wander
 from wsbus import (
     Bus,
     CommandError,
@@ -481,3 +482,14 @@ async def test_a_reader_that_reads_nothing_is_cut_off(serve: Serve) -> None:
             while not gone.is_set():
                 await bus.publish("big", "x" * 65_536)
         await stream.aclose()
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_one_position_for_every_way(serve: Serve, seed: int) -> None:
+    """A reader that is cut at any byte and changes its way at random gets everything, once."""
+    bus = Bus()
+    bus.family("run.*", history=History(size=1000))
+    async with serve(bus) as port:
+        reader = await wander(bus, port, seed)
+    assert reader.seen == list(range(1000))
+    assert len(reader.ways) == 3
