@@ -493,3 +493,21 @@ async def test_one_position_for_every_way(serve: Serve, seed: int) -> None:
         reader = await wander(bus, port, seed)
     assert reader.seen == list(range(1000))
     assert len(reader.ways) == 3
+
+
+async def test_many_channels_are_resumed_at_one_position(serve: Serve) -> None:
+    """A reader of more channels than a socket may recover at once loses nothing either."""
+    bus = a_bus()
+    query = "channels=" + ",".join(f"news.{number}" for number in range(100))
+    async with serve(bus) as port:
+        async with events(port, query) as stream:
+            await stream.until("subscribed")
+            since = stream.last_id
+        for number in range(200):
+            await bus.publish(f"news.{number % 100}", number)
+        async with events(port, query, {"Last-Event-ID": since}) as stream:
+            for number in range(200):
+                message = await stream.next()
+                while message["type"] in {"connected", "subscribed"}:
+                    message = await stream.next()
+                assert (message["type"], message["data"]) == ("event", number)
