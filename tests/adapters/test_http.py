@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import httpx
 import pytest
 from aiohttp import web
-from anyio import Event, connect_tcp, create_task_group, fail_after
+from anyio import BrokenResourceError, Event, connect_tcp, create_task_group, fail_after
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
@@ -28,6 +28,7 @@ from wsbus import (
     Unauthenticated,
 )
 from wsbus.adapters import aiohttp, asgi, fastapi, starlette
+from wsbus.adapters.uvicorn import uvicorn_options
 
 Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[int]]
 JSON: Final = {"Content-Type": "application/json"}
@@ -511,3 +512,34 @@ async def test_many_channels_are_resumed_at_one_position(serve: Serve) -> None:
                 while message["type"] in {"connected", "subscribed"}:
                     message = await stream.next()
                 assert (message["type"], message["data"]) == ("event", number)
+
+
+@asynccontextmanager
+async def on_our_uvicorn(bus: Bus, **settings: Any) -> AsyncIterator[int]:
+    """Serve on uvicorn with the options that wsbus recommends."""
+    endpoint = bus.endpoint(**settings)
+    options = {**uvicorn_options(endpoint), "log_config": None}
+    async with serving(asgi.app(endpoint), **options) as (port, _):
+        yield port
+
+
+@pytest.mark.parametrize("serve", [on_our_uvicorn, on_aiohttp], ids=["uvicorn", "aiohttp"])
+async def test_the_socket_of_a_stuck_reader_is_freed(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the adapter has the socket, a reader that takes nothing is reset."""
+    bus, gone, there = a_bus(), Event(), Event()
+    bus.on_disconnect(lambda _connection: gone.set())
+    bus.on_subscribe(lambda _connection, _pattern: there.set())
+    async with serve(bus, limits=Limits(write_deadline=0.5, queue_messages=10)) as port:
+        stream = await connect_tcp("127.0.0.1", port)
+        await stream.send(b"GET /ws/events?channels=big HTTP/1.1\r\nHost: x\r\n\r\n")
+        with fail_after(20):
+            await there.wait()
+            while not gone.is_set():
+                await bus.publish("big", "x" * 65_536)
+            with pytest.raises(BrokenResourceError):  # Not a regular end.
+                while await stream.receive():
+                    pass
+        await stream.aclose()
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
