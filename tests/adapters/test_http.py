@@ -538,7 +538,7 @@ async def test_the_socket_of_a_stuck_reader_is_freed(
             await there.wait()
             while not gone.is_set():
                 await bus.publish("big", "x" * 65_536)
-            with pytest.raises(BrokenResourceError):  # Not a regular end.
+            with pytest.raises(BrokenResourceError):  # noqa: PT012  # not a regular end
                 while await stream.receive():
                     pass
         await stream.aclose()
