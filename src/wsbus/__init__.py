@@ -27,13 +27,15 @@ from .core.errors import (
     NotStarted,
     PositionLost,
     RemoteError,
+    StreamCancelled,
+    StreamFailed,
     TransportClosed,
     Unauthenticated,
     UsageError,
     WsbusError,
 )
 from .core.events import ChannelLoss, Event, EventPage, Gap, GapCause, Position
-from .core.families import Family, History, Presence
+from .core.families import Family, History, Presence, Stream
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
 from .core.messages import Receipt
@@ -41,13 +43,17 @@ from .core.overflow import Overflow
 from .core.patterns import Pattern, parse_pattern
 from .core.permissions import Grants, Identity
 from .core.presence import Occupant
+from .core.streams import StreamPart
 from .endpoint import Admission, Endpoint, Refusal
 from .server.directory import Node
 from .server.hooks import Hook, PatternHook, SubscriptionHook
 from .server.relay import LinkStatistics
 from .server.services import Authorize
 from .server.statistics import BusStatistics
+from .server.stream_writer import StreamWriter
+from .server.streaming import StreamReader
 from .server.subscription import Subscription
+from .server.typed import TypedChannel
 from .transport import Handshake
 
 __version__ = "0.1.0"
@@ -95,9 +101,16 @@ __all__ = [
     "Receipt",
     "Refusal",
     "RemoteError",
+    "Stream",
+    "StreamCancelled",
+    "StreamFailed",
+    "StreamPart",
+    "StreamReader",
+    "StreamWriter",
     "Subscription",
     "SubscriptionHook",
     "TransportClosed",
+    "TypedChannel",
     "Unauthenticated",
     "UsageError",
     "WsbusError",

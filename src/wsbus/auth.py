@@ -124,9 +124,9 @@ def check_token_sources(query: object, cookie: object, *, header: object) -> Non
 def grants_from_claims(claims: Mapping[str, Any]) -> Grants:
     """Return the grants in the claims of a token.
 
-    ``admin`` (bool), ``subscribe``, ``publish``, ``command``, ``history`` and ``presence`` (lists
-    of patterns) grant; absent ones grant nothing. ``deny_subscribe``, ``deny_publish`` and
-    ``deny_command`` take away.
+    ``admin`` (bool), ``subscribe``, ``publish``, ``command``, ``history``, ``presence`` and
+    ``cancel`` (lists of patterns) grant; absent ones grant nothing. ``deny_subscribe``,
+    ``deny_publish`` and ``deny_command`` take away.
 
     Raises:
         Unauthenticated: One of these claims has another type, or a pattern is invalid.
@@ -138,7 +138,7 @@ def grants_from_claims(claims: Mapping[str, Any]) -> Grants:
     try:
         return Grants.of(
             admin=admin,
-            **{name: _patterns(claims, name) for name in (*names, "history", "presence")},
+            **{name: _patterns(claims, name) for name in (*names, "history", "presence", "cancel")},
             **{name: _patterns(claims, name) for name in (f"deny_{n}" for n in names)},
         )
     except InvalidChannel as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Literal, NoReturn, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from ._settings import callable_setting, function_setting
 from .auth import Authenticator
@@ -14,13 +14,11 @@ from .core.choices import is_number, member_of, shown
 from .core.encoding import EncHook
 from .core.envelope import Addressed, Dismissed, Item, Revoked, encode_item
 from .core.errors import CloseCode, UsageError, check_sendable
-from .core.events import Position
 from .core.feeds import ALL_NODES
 from .core.heartbeat import HeartbeatPolicy
 from .core.instant import Instant
 from .core.limits import Limits
 from .core.overflow import Overflow
-from .core.patterns import parse_pattern
 from .core.permissions import Grants
 from .endpoint import Endpoint
 from .protocols import WireProtocol, protocols_of
@@ -28,12 +26,11 @@ from .server.commands import Commands, RegisteredCommand, check_action
 from .server.directory import Node
 from .server.hooks import Hooks
 from .server.host import BusHost
-from .server.publisher import Publisher
 from .server.recipients import Who, subscribers
 from .server.services import Authorize, read_clocks
 from .server.source import encoder
 from .server.statistics import BusStatistics
-from .server.subscription import Subscription
+from .server.typed import Declarations
 from .transport import Handshake
 
 __all__ = ["Bus", "host_of"]
@@ -41,7 +38,7 @@ __all__ = ["Bus", "host_of"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Bus(Publisher, Hooks):
+class Bus(Declarations, Hooks):
     """Publish and subscribe for everything connected to this process.
 
     Make it anywhere, also at import; run it with ``async with bus:``, any number of times, one run
@@ -93,7 +90,7 @@ class Bus(Publisher, Hooks):
             clock=clock,
             broker=broker,
         )
-        Publisher.__init__(self, host)
+        Declarations.__init__(self, host)
         self._default_endpoint: Endpoint | None = None
 
     # --- setting up --------------------------------------------------------------------------
@@ -203,91 +200,11 @@ class Bus(Publisher, Hooks):
 
         return register
 
-    # --- life --------------------------------------------------------------------------------
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it accepts connections and publications."""
-        return self._host.is_running
-
-    @property
-    def healthy(self) -> bool:
-        """Whether it runs and its broker can be reached: what a readiness probe asks for.
-
-        It is false once the bus has failed, which is logged as CRITICAL, and while the link to the
-        broker is lost, which is logged as ERROR. Use :attr:`is_running` for a probe that restarts
-        the process: a restart brings no broker back.
-        """
-        return self._host.is_healthy
-
-    async def __aenter__(self) -> Self:
-        """Start. Cancellation: the bus has not started, and can be started again.
-
-        Raises:
-            UsageError: It is running already.
-        """
-        await self._host.start()
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        """Stop, as :meth:`aclose` does by default."""
-        await self.aclose()
-
-    async def aclose(self, *, deadline: float = 10.0, code: int = CloseCode.GOING_AWAY) -> None:
-        """Stop: accept no more connections, send each what it is owed and a close frame, end.
-
-        Connections that are not writable are aborted first. Idempotent. Cancellation: shielded;
-        it takes little more than ``deadline``.
-
-        Args:
-            deadline: Seconds after which the connections that are left are aborted.
-            code: 1001, or 1012 to say that the service restarts at once.
-        """
-        await self._host.stop(deadline=deadline, code=code)
-
     def __call__(self, *_given: object) -> NoReturn:
         """Raise an error for a framework that calls the bus as a lifespan, or an application."""
         raise UsageError("a bus is no application: write lifespan=lifespan(bus), or asgi.app(bus)")
 
     # --- connections -----------------------------------------------------------------------------
-
-    def subscribe(
-        self,
-        pattern: str,
-        *,
-        max_messages: int = 1000,
-        max_bytes: int = 1 << 20,
-        overflow: Overflow | str = Overflow.DROP_OLDEST,
-        since: Position | None = None,
-        max_rate: float | None = None,
-    ) -> Subscription:
-        """Subscribe inside the process: ``async with bus.subscribe("grid.*") as events:``.
-
-        Args:
-            pattern: A pattern as in ``wsbus.v1``, with ``+``.
-            max_messages: Largest number of publications that wait for the consumer.
-            max_bytes: Their largest size, in bytes of JSON.
-            overflow: The policy for further ones.
-            since: On channels with history, go on after this position. None: begin with what is
-                published from now on, and with the latest publications where the family says so.
-            max_rate: Events of one key a second at most, 0.01 to 1,000: the newest wins, and the
-                last one always comes. The key is the channel, and in it the ``key`` of the
-                publication or of the family. None: all events.
-
-        Raises:
-            InvalidChannel: The pattern is invalid.
-            UsageError: ``overflow`` is not a policy, ``since`` is no position, or ``max_rate`` is
-                no rate.
-        """
-        return Subscription(
-            lambda: self._host.services,
-            parse_pattern(pattern),
-            max_messages=max_messages,
-            max_bytes=max_bytes,
-            overflow=member_of(Overflow, overflow, "overflow"),
-            since=since,
-            max_rate=max_rate,
-        )
 
     def connection(self, connection_id: str, endpoint: Endpoint | None = None) -> Connection | None:
         """Return the connection of this id, if it is there.

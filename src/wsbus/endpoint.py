@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from ._application import Overdue, ask, call, name_of
+from ._naming import name_for
 from ._notices import Notices
 from ._places import NOT_AVAILABLE, TOO_LARGE, Place, Places, Refusal
 from ._settings import callable_setting, flag_setting, instance_setting
@@ -31,9 +32,6 @@ __all__ = ["Admission", "Endpoint", "Host", "Place", "Refusal"]
 
 ANONYMOUS: Final = "anonymous"
 """The subject of every connection at an endpoint without an authenticator."""
-
-MAX_NAME_BYTES: Final = 1024
-"""The longest name of a connection, in bytes of UTF-8."""
 
 
 _FUNCTIONS: Final = {
@@ -229,16 +227,9 @@ class Endpoint:
             handshake: The client's handshake.
             identity: From the framework, if it identified the client; None: ask the authenticator.
         """
-        if not self.host.accepts(self):
-            if not self.host.has_run:
-                self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
-            return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
-        if handshake.size > MAX_HANDSHAKE_BYTES:
-            return TOO_LARGE
-        headers = handshake.headers
-        if not is_welcome(self.origins, headers.get("origin"), headers.get("host", "")):
-            self.notices.of_origin(handshake, self.origins)
-            return Refusal(403, "this origin may not connect")
+        refusal = self._look_at(handshake)
+        if refusal is not None:
+            return refusal
         place = self._enter(handshake)
         verdict: Admission | Refusal | None = place if isinstance(place, Refusal) else None
         if isinstance(place, Place):
@@ -252,6 +243,41 @@ class Endpoint:
         if isinstance(verdict, Refusal) and verdict.status != 401 and not is_told:
             self.notices.of_refusal(handshake, verdict.status, verdict.reason)
         return verdict
+
+    async def identify(
+        self, handshake: Handshake, identity: Identity | None = None
+    ) -> Identity | Refusal:
+        """Accept or refuse a request that is no connection, and so takes no place and no name.
+
+        Args:
+            handshake: The request, without its body.
+            identity: From the framework, if it identified the client; None: ask the authenticator.
+        """
+        refusal = self._look_at(handshake)
+        found = refusal or identity or await self._identify(handshake)
+        return found or Refusal(401, "a token is needed", CloseCode.TOKEN_REFUSED)
+
+    def address_of(self, handshake: Handshake) -> str | None:
+        """Return the address that a client counts under; None: it counts under none."""
+        try:
+            return self._address_of(handshake)
+        except Exception:
+            self.notices.log.exception("client_address failed")
+            return None
+
+    def _look_at(self, handshake: Handshake) -> Refusal | None:
+        """Judge what needs no wait."""
+        if not self.host.accepts(self):
+            if not self.host.has_run:
+                self.notices.of_rest(handshake.path, "run the server within `async with bus:`")
+            return Refusal(503, "the server is not ready, or shutting down", CloseCode.GOING_AWAY)
+        if handshake.size > MAX_HANDSHAKE_BYTES:
+            return TOO_LARGE
+        headers = handshake.headers
+        if not is_welcome(self.origins, headers.get("origin"), headers.get("host", "")):
+            self.notices.of_origin(handshake, self.origins)
+            return Refusal(403, "this origin may not connect")
+        return None
 
     def _enter(self, handshake: Handshake) -> Place | Refusal:
         """Take a place before anything is awaited, so that no two handshakes get the last one."""
@@ -284,7 +310,7 @@ class Endpoint:
         if chosen is None and handshake.subprotocols:
             return Refusal(400, f"none of the subprotocols is spoken here: {', '.join(spoken)}")
         protocol = self.protocols[0] if chosen is None else spoken[chosen]
-        name = self._name(handshake)
+        name = name_for(self.name_connection, handshake, self.notices)
         if isinstance(name, Refusal):
             return name
         found = await self._identify(handshake) if identity is None else identity
@@ -297,31 +323,6 @@ class Endpoint:
             if refusal is not None:
                 return refusal
         return Admission(handshake, protocol, chosen, found, name, place)
-
-    def _name(self, handshake: Handshake) -> str | Refusal | None:
-        """Return the name for the connection, or a refusal, or None."""
-        if self.name_connection is None:
-            return None
-        try:
-            name: Any = call(copy_context(), self.name_connection, handshake)
-        except Unauthenticated as exc:
-            self.notices.of_refusal(handshake, 401, exc.message)
-            return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
-        except Exception:
-            self.notices.log.exception("name_connection failed")
-            return NOT_AVAILABLE
-        if not isinstance(name, str):
-            self.notices.log.error("name_connection returned a %s, not a text", type(name).__name__)
-            return NOT_AVAILABLE
-        try:
-            size = len(name.encode())
-        except UnicodeEncodeError:  # UTF-8 cannot encode it.
-            size = 0
-        if not 0 < size <= MAX_NAME_BYTES:
-            return Refusal(
-                400, f"the name of a connection has 1 to {MAX_NAME_BYTES} bytes of UTF-8"
-            )
-        return name
 
     async def _identify(self, handshake: Handshake) -> Identity | Refusal | None:
         if self.authenticator is None:

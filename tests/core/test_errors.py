@@ -49,6 +49,7 @@ def test_error_codes_are_the_words_that_clients_see() -> None:
             "POSITION_LOST",
             "NO_HISTORY",
             "NO_PRESENCE",
+            "NO_STREAM",
             "NOT_REPEATABLE",
             "UNKNOWN_ACTION",
             "VALIDATION_ERROR",

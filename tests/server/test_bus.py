@@ -194,6 +194,59 @@ async def test_an_endpoint_that_is_drained_takes_connections_again() -> None:
             assert await (await connect("ann")).events() == []
 
 
+async def test_a_drained_bus_accepts_no_connection_and_goes_on() -> None:
+    """It publishes, and is not healthy, so that no new client is sent to it; it starts anew."""
+    bus = Bus()
+    async with bus, connecting(endpoint := door(bus)) as connect:
+        ann = await connect("ann")
+        async with bus.subscribe("a") as events:
+            async with create_task_group() as tasks:
+                tasks.start_soon(bus.drain)
+                await bus.drain()
+
+            assert (await ann.peer.wait_closed()).code == CloseCode.SERVICE_RESTART
+            refusal = await endpoint.admit(Handshake("/", "token=ann"))
+            assert isinstance(refusal, Refusal)
+            assert (refusal.status, bus.is_running, bus.healthy) == (503, True, False)
+            await bus.publish("a", 1)
+            assert (await anext(events)).data == 1
+    await bus.drain()  # There is nothing to do.
+    async with bus:
+        assert bus.healthy
+        assert isinstance(await endpoint.admit(Handshake("/", "token=ann")), Admission)
+
+
+@pytest.mark.parametrize("dialect", ["zigquant-v2", "wsbus.v1", "wsbus.v1.single"])
+async def test_only_dialects_of_the_bus_advise_when_to_come_again(dialect: str) -> None:
+    """``zigquant-v2`` stays as it is on the wire, its close frames too."""
+    async with Bus() as bus, create_task_group() as tasks:
+        endpoint = bus.endpoint(protocols=["wsbus.v1", "zigquant-v2"])
+        admission = await endpoint.admit(Handshake("/", subprotocols=(dialect,)))
+        assert isinstance(admission, Admission)
+        transport = MemoryTransport()
+        tasks.start_soon(endpoint.run, transport, admission)
+        await quiet()
+        await bus.drain(1)
+
+        assert transport.peer.closed is not None
+        reason, _, advice = transport.peer.closed.reason.partition("; ")
+        assert reason == "the server is shutting down"
+        assert advice.startswith("retry=0.") is (dialect != "zigquant-v2")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"window": -1}, {"window": 3601}, {"window": "5"}, {"deadline": -1}, {"code": 1005}],
+    ids=str,
+)
+async def test_a_drain_on_wrong_terms_changes_nothing(wrong: dict[str, Any]) -> None:
+    """A window or a deadline out of its range, or a code that may not be sent, is refused."""
+    async with Bus() as bus:
+        with pytest.raises(UsageError):
+            await bus.drain(**wrong)
+        assert bus.healthy
+
+
 # --- publishing ------------------------------------------------------------------------------
 
 

@@ -471,7 +471,7 @@ async def test_a_call_that_minds_no_cancellation_holds_up_no_stop(
 ) -> None:
     """The stop is bounded, and says what goes on."""
     monkeypatch.setattr("wsbus.server.lifecycle._GRACE_SECONDS", 0.1)
-    monkeypatch.setattr("wsbus.server.lifecycle._STUCK_SECONDS", 0.1)
+    monkeypatch.setattr("wsbus.server.lifecycle.STUCK_SECONDS", 0.1)
     bus = Bus()
     may_end = Event()
 

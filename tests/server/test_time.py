@@ -24,6 +24,7 @@ from wsbus import (
     Limits,
     Overflow,
 )
+from wsbus.core.returning import return_in
 from wsbus.endpoint import Admission
 from wsbus.protocols import Instant
 from wsbus.testing import MemoryTransport
@@ -484,6 +485,71 @@ async def test_a_stop_aborts_who_is_stuck_within_a_second(direct: bool) -> None:
         assert stuck.peer.closed is not None
         assert reader.peer.closed is not None
         assert reader.peer.closed.code == CloseCode.GOING_AWAY
+
+
+# --- draining with advice ------------------------------------------------------------------------
+
+
+async def test_a_drain_spreads_the_return_of_clients_over_the_window(direct: bool) -> None:
+    """Each client of ``wsbus.v1`` gets a time of its own, evenly spread; all are gone soon."""
+    bus = Bus(clock=Clock())
+    count, window = 400, 20.0
+    async with bus, connecting(door(bus), direct=direct) as connect:
+        clients = [await connect("ann") for _ in range(count)]
+        began = trio.current_time()
+        returns: list[float] = []
+
+        async def await_end(client: Client) -> None:
+            closed = await client.peer.wait_closed()
+            assert closed.code == CloseCode.SERVICE_RESTART
+            seconds = return_in(closed.reason)
+            assert seconds is not None
+            returns.append(trio.current_time() - began + seconds)
+
+        async with create_task_group() as tasks:
+            for client in clients:
+                tasks.start_soon(await_end, client)
+            await bus.drain(window)
+        took = trio.current_time() - began
+
+    assert 0 < took <= 9
+    assert sorted(returns) == pytest.approx(
+        [window * (number + 0.5) / count for number in range(count)], abs=0.06
+    )
+
+
+@pytest.mark.parametrize("window", [0.0, 3600.0])
+async def test_a_drain_never_takes_longer_than_ten_seconds(window: float) -> None:
+    """A client that does not end by itself is cut at the deadline, whatever the window."""
+    bus = Bus(clock=Clock())
+    transport = Deaf()
+    endpoint = door(bus, limits=Limits(close_timeout=100))
+    async with create_task_group() as tasks, bus:
+        admission = await endpoint.admit(Handshake("/", "token=ann"))
+        assert isinstance(admission, Admission)
+        tasks.start_soon(endpoint.run, transport, admission)
+        await sleep(1)
+        began = trio.current_time()
+        await bus.drain(window)
+
+        assert trio.current_time() - began <= 10
+        assert transport.peer.closed is not None
+        assert transport.peer.closed.code == CloseCode.ABNORMAL
+
+
+async def test_a_stop_during_a_drain_advises_the_rest() -> None:
+    """SIGTERM does not wait for the batches; those that are left get their advice all the same."""
+    bus = Bus(clock=Clock())
+    async with create_task_group() as tasks, bus, connecting(door(bus)) as connect:
+        clients = [await connect("ann") for _ in range(120)]
+        tasks.start_soon(bus.drain, 100.0)
+        await sleep(0.01)
+        assert sum(client.peer.closed is None for client in clients) > 0
+        await bus.aclose()
+
+        advised = [return_in((await client.peer.wait_closed()).reason) for client in clients]
+        assert None not in advised
+        assert len(set(advised)) == len(advised)
 
 
 # --- flush interval ------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ The form is the reference page's: ``POST``, ``Authorization: Bearer``, JSON in b
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Any, Final
@@ -21,12 +20,12 @@ from ..core.errors import BrokerUnavailable, NotStarted, UsageError
 from ..core.limits import MAX_DEPTH, too_deep
 from ..server.drafts import HttpDraft, UnfitDraft, publish_all
 from ..web.pages import AssetResponse
+from ._bearers import Bearers, values_of
 
 __all__ = ["Publishing"]
 
 _MAX_BYTES: Final = 1 << 20
 _MAX_PUBLICATIONS: Final = 1000
-_MIN_TOKEN: Final = 16
 _BODY_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1
 
@@ -81,7 +80,7 @@ class Publishing:
         if not isinstance(bus, Bus):
             raise UsageError(f"the route publishes on a bus, not on {shown(bus)}")
         self._bus: Final = bus
-        self._tokens: Final = _tokens_of(token)
+        self._bearers: Final = Bearers(token)
         self._log: Final = BoundedLog(logger)
 
     async def answer(
@@ -110,29 +109,20 @@ class Publishing:
         """Check the method, the token and the type of the body."""
         if method != "POST":
             raise _HttpRefusal(405, "publish with POST", Allow="POST")
-        if not self._is_authorized(_values(headers, "authorization")):
+        if not self._bearers.accept(headers):
             raise _HttpRefusal(
                 401,
                 "Authorization: Bearer … with a valid token is needed",
                 WWW_Authenticate="Bearer",
             )
-        kind, _, parameters = ",".join(_values(headers, "content-type")).partition(";")
+        kind, _, parameters = ",".join(values_of(headers, "content-type")).partition(";")
         charset = parameters.strip().lower().removeprefix("charset=").strip('"')
         if kind.strip().lower() != "application/json" or charset not in {"", "utf-8"}:
             raise _HttpRefusal(415, "the body must be application/json, in UTF-8")
         if any(
-            value.strip().lower() != "identity" for value in _values(headers, "content-encoding")
+            value.strip().lower() != "identity" for value in values_of(headers, "content-encoding")
         ):
             raise _HttpRefusal(415, "the body must not be compressed", Accept_Encoding="identity")
-
-    def _is_authorized(self, values: Sequence[str]) -> bool:
-        if len(values) != 1:
-            return False
-        scheme, _, token = values[0].strip().partition(" ")
-        given = token.strip().encode("utf-8", "surrogateescape")
-        # Each is compared, so that the time says nothing of which one was near.
-        matches = [hmac.compare_digest(given, each) for each in self._tokens]
-        return scheme.lower() == "bearer" and any(matches)
 
     async def _publish(self, drafts: Sequence[HttpDraft], *, is_one: bool) -> AssetResponse:
         try:
@@ -147,32 +137,10 @@ class Publishing:
         return _json(200, {"receipts": receipts})
 
 
-def _tokens_of(given: object) -> list[bytes]:
-    is_several = isinstance(given, Collection) and not isinstance(given, str | bytes)
-    tokens = [*given] if is_several else [given]  # type: ignore[misc]  # it is a collection
-    if not tokens or tokens == [None]:
-        raise UsageError("the route needs a token: token=os.environ[…]")
-    found = []
-    for each in tokens:
-        # The text is not repeated: it may be a secret.
-        if not isinstance(each, str) or len(each) < _MIN_TOKEN:
-            raise UsageError(
-                f"a token has {_MIN_TOKEN} characters or more; secrets.token_urlsafe() makes one"
-            )
-        if not each.isascii() or not each.isprintable() or " " in each:
-            raise UsageError("a token has printable characters of ASCII without spaces")
-        found.append(each.encode())
-    return found
-
-
-def _values(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
-    return [value for each, value in headers if each == name]
-
-
 async def _collect(headers: Sequence[tuple[str, str]], chunks: AsyncIterator[bytes]) -> bytes:
     """Read the body, up to its bound."""
     too_large = _HttpRefusal(413, f"the body must have at most {_MAX_BYTES} bytes")
-    for length in _values(headers, "content-length"):
+    for length in values_of(headers, "content-length"):
         if length.isdecimal() and (len(length) > 9 or int(length) > _MAX_BYTES):
             raise too_large
     body = bytearray()

@@ -30,7 +30,6 @@ import logging
 import re
 import sys
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -52,12 +51,15 @@ from ..endpoint import Endpoint, Refusal
 from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import ASGIMessage, ASGIReceive, ASGISend, transport
+from ._asgi_drain import drain_app
+from ._asgi_http import chunks_of, respond_with, serve_http
 from ._endpoint import endpoint_of
+from ._http import METHODS, is_spoken
 from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
 from ._publishing import Publishing
 
-__all__ = ["Application", "app", "converse", "decline", "publish_app"]
+__all__ = ["Application", "app", "converse", "decline", "drain_app", "publish_app", "serve"]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 
@@ -65,13 +67,14 @@ logger: Final = logging.getLogger("wsbus.asgi")
 class Application(Placed):
     """An ASGI application; made by :func:`app`."""
 
-    __slots__ = ("_autostart", "_starting", "endpoint")
+    __slots__ = ("_autostart", "_is_http", "_starting", "endpoint")
 
     speaks = "websocket"
 
-    def __init__(self, endpoint: Endpoint, *, autostart: bool = False) -> None:
+    def __init__(self, endpoint: Endpoint, *, autostart: bool = False, http: bool = False) -> None:
         super().__init__()
         self.endpoint: Final = endpoint
+        self._is_http: Final = http
         self._autostart = autostart
         self._starting: Lock | None = None
 
@@ -86,11 +89,20 @@ class Application(Placed):
                 else:
                     await converse(self.endpoint, scope, receive, send)
             case "http":
-                await decline(scope, receive, send)
+                await self._serve_http(scope, receive, send)
             case "lifespan":
                 await self._live(receive, send)
             case other:
                 raise UsageError(f"no such ASGI scope is known here: {other!r}")
+
+    async def _serve_http(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
+        what = scope["path"].rpartition("/")[2]
+        if not self._is_http or what not in METHODS or not is_spoken(self.endpoint):
+            await decline(scope, receive, send)
+            return
+        if self._autostart:
+            await self._start()
+        await serve(self.endpoint, what, scope, receive, send)
 
     async def _start(self) -> None:
         """Start the bus, unless it runs; only once, so that it stays stopped when it stops."""
@@ -124,11 +136,12 @@ class Application(Placed):
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def app(endpoint: Bus | Endpoint, *, autostart: bool = False) -> Application:
+def app(endpoint: Bus | Endpoint, *, autostart: bool = False, http: bool = True) -> Application:
     """Return an ASGI application whose WebSockets, on any path, come in at this endpoint.
 
     Refused handshakes are answered with their HTTP status where the server can (uvicorn,
-    hypercorn, granian), with 403 otherwise. HTTP requests are answered 426.
+    hypercorn, granian), with 403 otherwise. Paths that end in ``/events``, ``/poll`` and
+    ``/requests`` are for clients that speak HTTP only; other HTTP requests are answered 426.
 
     Args:
         endpoint: Where clients come in; a bus means its default endpoint.
@@ -136,11 +149,31 @@ def app(endpoint: Bus | Endpoint, *, autostart: bool = False) -> Application:
             servers without a lifespan, such as daphne, and for applications that do not pass it
             on, such as Django's. Such a bus can publish once a client has been there, and it ends
             with its process, without a close frame to its clients.
+        http: Whether it serves HTTP, too, if the endpoint speaks ``wsbus.v1``.
 
     Raises:
         UsageError: It is neither a bus nor an endpoint.
     """
-    return Application(endpoint_of(endpoint), autostart=autostart)
+    return Application(endpoint_of(endpoint), autostart=autostart, http=http)
+
+
+async def serve(
+    endpoint: Endpoint, what: str, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend
+) -> None:
+    """Serve an HTTP request to the path ``what`` of an endpoint; for adapters of frameworks.
+
+    Args:
+        endpoint: The endpoint.
+        what: ``events``, ``poll`` or ``requests``.
+        scope: The scope of the ASGI server and the framework.
+        receive: The server's callable.
+        send: The server's callable.
+    """
+    if not endpoint.host.has_run:
+        endpoint.notices.of_rest(scope["path"], _how_to_start(scope))
+    if endpoint.query_token is not None:
+        _warn_of_query_token(endpoint)
+    await serve_http(endpoint, what, _handshake(scope), scope, receive, send)
 
 
 def publish_app(
@@ -165,24 +198,11 @@ def publish_app(
         if scope["type"] != "http":
             raise UsageError(f"publish_app takes HTTP requests only, not {scope['type']}")
         found = await publishing.answer(
-            scope["method"], _decoded(scope["headers"]), _chunks(receive)
+            scope["method"], _decoded(scope["headers"]), chunks_of(receive)
         )
-        headers = [(name.encode(), value.encode()) for name, value in found.headers.items()]
-        headers.append((b"content-length", str(len(found.body)).encode()))
-        await send({"type": "http.response.start", "status": found.status, "headers": headers})
-        await send({"type": "http.response.body", "body": found.body})
+        await respond_with(found, send)
 
     return publish
-
-
-async def _chunks(receive: ASGIReceive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionResetError
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
 
 
 async def converse(

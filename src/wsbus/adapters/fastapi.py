@@ -43,11 +43,14 @@ from ..server.host import BusHost
 from ..server.status import status_views
 from ..web.pages import MountedPage
 from ._endpoint import endpoint_of
+from ._http import is_spoken
 from ._placed import settle
+from ._starlette_http import HttpSide
 from .asgi import Application, decline
 from .starlette import (
-    HttpSide,
     console_routes,
+    drain_route,
+    http_routes,
     publish_route,
     running,
     serve,
@@ -55,7 +58,7 @@ from .starlette import (
     web_routes,
 )
 
-__all__ = ["mount", "mount_console", "mount_publish", "serve"]
+__all__ = ["mount", "mount_console", "mount_drain", "mount_publish", "serve"]
 
 
 def mount(
@@ -67,6 +70,7 @@ def mount(
     identity: Callable[..., Any] | None = None,
     status: str | None = None,
     client: str | None = None,
+    http: bool = True,
     lifespan: bool = True,
     name: str = "wsbus",
 ) -> None:
@@ -92,6 +96,9 @@ def mount(
             :func:`.starlette.status_routes`. None: there are no such routes.
         client: Prefix of the JavaScript client, such as ``/wsbus``; see
             :func:`.starlette.web_routes`. None: it is not served.
+        http: Serve clients that speak HTTP only, too, at ``/ws/events``, ``/ws/poll`` and
+            ``/ws/requests``, if the endpoint speaks ``wsbus.v1``; see
+            :func:`.starlette.http_routes`. With ``identity=`` there are none: it takes a WebSocket.
         lifespan: Start the bus before the application's own lifespan, and stop it afterwards.
         name: For ``url_path_for``.
 
@@ -110,6 +117,8 @@ def mount(
         path, _conversation(endpoint, identity), name=name, dependencies=dependencies
     )
     _decline_http(router, path, name)
+    if http and identity is None and is_spoken(endpoint):
+        _add(router, http_routes(path, endpoint), dependencies, _METHODS)
     if status is not None:
         _add(router, view_routes(status, status_views(host)))
     if client is not None:
@@ -161,6 +170,32 @@ def mount_publish(
         UsageError: An argument is wrong.
     """
     _add(_router_of(target), [publish_route(bus, path, token=token)], dependencies, _METHODS)
+
+
+def mount_drain(
+    target: FastAPI | APIRouter,
+    bus: Bus,
+    path: str = "/-/drain",
+    *,
+    token: str | Collection[str] | None = None,
+    window: float = 20.0,
+    dependencies: Sequence[params.Depends] = (),
+) -> None:
+    """Add a route that drains the bus, for Kubernetes' ``preStop``.
+
+    Args:
+        target: An application or a router; its dependencies apply.
+        bus: The bus.
+        path: The path.
+        token: As for :func:`.asgi.drain_app`.
+        window: The same.
+        dependencies: More of them.
+
+    Raises:
+        UsageError: An argument is wrong.
+    """
+    route = drain_route(bus, path, token=token, window=window)
+    _add(_router_of(target), [route], dependencies, _METHODS)
 
 
 _METHODS: Final = ("POST", "GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -33,7 +33,7 @@ from ._redis_dial import (
 )
 from ._redis_history import Question, RedisStore
 from ._redis_scripts import HEAD, READ, STORE, LuaScript
-from ._redis_stream import ErrorReply, Stream, Words
+from ._redis_stream import ErrorReply, RedisStream, Words
 
 __all__ = ["linked"]
 
@@ -67,7 +67,7 @@ async def linked(
         BrokerUnavailable: It cannot be reached, it refuses, or the link has failed.
     """
     check = (b"DEL", f"{names}primary".encode())
-    streams: list[Stream] = []
+    streams: list[RedisStream] = []
     tasks: list[asyncio.Task[None]] = []
     try:
         with bounded():
@@ -76,7 +76,7 @@ async def linked(
             inward = await open_stream(address, place.login)
             streams.append(inward)
 
-        async def open_reader() -> Stream:
+        async def open_reader() -> RedisStream:
             with bounded():
                 streams.append(await open_stream(address, place.login))
             return streams[-1]
@@ -111,13 +111,13 @@ async def linked(
 class _RedisLink:
     def __init__(
         self,
-        outward: Stream,
-        inward: Stream,
+        outward: RedisStream,
+        inward: RedisStream,
         *,
         names: str,
         check: Words,
         store: RedisStore,
-        open_reader: Callable[[], Awaitable[Stream]],
+        open_reader: Callable[[], Awaitable[RedisStream]],
         receive: Receive,
         on_lost: Callable[[], None],
     ) -> None:
@@ -127,7 +127,7 @@ class _RedisLink:
         self._check: Final = check
         self._store: Final = store
         self._open_reader: Final = open_reader
-        self._reader: Stream | None = None
+        self._reader: RedisStream | None = None
         self._opening: Final = asyncio.Lock()
         self._receive: Final = receive
         self._on_lost: Final = on_lost
@@ -244,7 +244,9 @@ class _RedisLink:
                         raise BrokerUnavailable(self._lose(str(exc))) from None
         return await self._run(self._reader, script, commands)
 
-    async def _run(self, stream: Stream, script: LuaScript, commands: list[Words]) -> list[Any]:
+    async def _run(
+        self, stream: RedisStream, script: LuaScript, commands: list[Words]
+    ) -> list[Any]:
         """Run a script some times, and have the server learn it if it does not know it."""
         replies = await self._call(stream, commands)
         if any(_is_unknown(reply) for reply in replies):
@@ -260,7 +262,7 @@ class _RedisLink:
                 raise BrokerUnavailable(self._lose(refusal_of(str(reply))), may_have_arrived=True)
         return replies
 
-    async def _call(self, stream: Stream, commands: list[Words]) -> list[Any]:
+    async def _call(self, stream: RedisStream, commands: list[Words]) -> list[Any]:
         """Send commands in one write, and return the replies of a server that may write."""
         try:
             first, *others = await stream.call(self._check, *commands)

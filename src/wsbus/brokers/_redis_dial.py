@@ -35,7 +35,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..broker import DIAL_SECONDS
 from ..core.errors import BrokerUnavailable
-from ._redis_stream import Stream, Words, drop
+from ._redis_stream import RedisStream, Words, drop
 
 __all__ = [
     "HISTORY_RIGHTS",
@@ -117,7 +117,7 @@ class _Moved(BrokerUnavailable):
         self.address: Final = address
 
 
-async def find(place: RedisPlace, check: Words) -> tuple[Address, Stream]:
+async def find(place: RedisPlace, check: Words) -> tuple[Address, RedisStream]:
     """Return the address of the server, and a connection to it."""
     reasons = []
     for start in sample(place.starts, len(place.starts)):
@@ -132,7 +132,7 @@ async def find(place: RedisPlace, check: Words) -> tuple[Address, Stream]:
     raise BrokerUnavailable("; ".join(reasons))
 
 
-async def _primary(place: RedisPlace, start: Address, check: Words) -> tuple[Address, Stream]:
+async def _primary(place: RedisPlace, start: Address, check: Words) -> tuple[Address, RedisStream]:
     address = start
     if place.kind == "sentinel":
         address = await _told_by_sentinel(place, start)
@@ -150,7 +150,7 @@ async def _primary(place: RedisPlace, start: Address, check: Words) -> tuple[Add
     raise BrokerUnavailable("the nodes of the cluster do not agree which of them has the prefix")
 
 
-async def _checked(address: Address, login: Login, check: Words) -> Stream:
+async def _checked(address: Address, login: Login, check: Words) -> RedisStream:
     """Dial a server that may write."""
     stream = await open_stream(address, login)
     try:
@@ -189,7 +189,7 @@ async def _told_by_sentinel(place: RedisPlace, start: Address) -> Address:
             raise BrokerUnavailable(refusal_of(str(reply)))
 
 
-async def open_stream(address: Address, login: Login) -> Stream:
+async def open_stream(address: Address, login: Login) -> RedisStream:
     """Dial a server and log in."""
     options: dict[str, Any] = {
         "username": login.user,
@@ -213,7 +213,7 @@ async def open_stream(address: Address, login: Login) -> Stream:
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
         connection.socket_timeout = None  # The bus notices what is silent; each timer costs 20 µs.
-        return Stream(connection)
+        return RedisStream(connection)
     except (RedisError, OSError) as exc:
         await drop(connection)
         raise BrokerUnavailable(reason_of(exc)) from None

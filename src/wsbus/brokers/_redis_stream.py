@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 from typing_extensions import override
 
-__all__ = ["ErrorReply", "Stream", "Words", "drop"]
+__all__ = ["ErrorReply", "RedisStream", "Words", "drop"]
 
 Words: TypeAlias = tuple[bytes, ...]
 """A command and its arguments."""
@@ -37,7 +37,7 @@ class ErrorReply(Exception):
     """An error that a server replies with, as the server spelled it."""
 
 
-class Stream(asyncio.BufferedProtocol):
+class RedisStream(asyncio.BufferedProtocol):
     """A connection that is logged in; it takes it over from redis-py.
 
     Args:

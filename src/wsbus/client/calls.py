@@ -16,6 +16,7 @@ from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, PositionLost, UsageError, WsbusError
 from ..core.events import EventPage, Position
 from ..core.messages import (
+    CancelStream,
     Command,
     GetPresence,
     GetStatus,
@@ -244,6 +245,23 @@ class Caller:
         result = await self._request(request, timeout, f"presence of {channel}", idempotent=True)
         assert isinstance(result, PresenceResult)  # The session pairs kinds.
         return Roster(result.members, result.total)
+
+    async def cancel_stream(self, channel: str, *, timeout: float = 30.0) -> None:
+        """Ask the producer of a stream, wherever it runs, to cancel it.
+
+        Args:
+            channel: The channel of the stream. One that has ended stays as it is.
+            timeout: Seconds.
+
+        Raises:
+            CommandError: The server refuses it: ``FORBIDDEN`` without a grant, ``NO_STREAM`` if
+                there is none.
+            UsageError: The dialect cannot ask for it, or the channel is invalid.
+            RemoteError: As :meth:`command`.
+        """
+        self._require_rich("cancel")
+        request = CancelStream(parse_channel(channel))
+        await self._request(request, timeout, f"cancel of {channel}", idempotent=True)
 
     async def status(self, *, timeout: float = 30.0) -> Status:
         """Return what the server knows about this connection.

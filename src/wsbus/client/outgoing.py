@@ -73,6 +73,11 @@ class _GetPresenceOut(_Out, frozen=True, tag="presence"):
     id: str | None = None
 
 
+class _CancelOut(_Out, frozen=True, tag="cancel"):
+    channel: str
+    id: str | None = None
+
+
 class _GetStatusOut(_Out, frozen=True, tag="get_status"):
     id: str | None = None
 
@@ -108,6 +113,8 @@ def _message(request: Request) -> _Out:  # noqa: C901  # one table
             )
         case core.GetPresence():
             return _GetPresenceOut(request.channel, request.ref)
+        case core.CancelStream():
+            return _CancelOut(request.channel, request.ref)
         case core.Pong():
             return _PongOut(request.ref)
         case core.Ping():

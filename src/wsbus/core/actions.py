@@ -10,6 +10,7 @@ import msgspec
 from .channels import Channel
 from .events import Position
 from .messages import (
+    CancelStream,
     Command,
     Excess,
     GetPresence,
@@ -111,6 +112,13 @@ class Look(msgspec.Struct, frozen=True):
     request: GetPresence
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """Ask the producer of a stream to cancel it; the client may."""
+
+    channel: Channel
+    request: CancelStream
+
+
 class ReportStatus(msgspec.Struct, frozen=True):
     """Answer with what is known of the connection."""
 
@@ -200,6 +208,7 @@ Action: TypeAlias = (
     | Emit
     | Fetch
     | Look
+    | Ask
     | ReportStatus
     | AskToken
     | AskPermission
@@ -212,7 +221,7 @@ Action: TypeAlias = (
 def refuse(command: Request, code: str, message: str) -> Send:
     """Answer a message that is not acted on; what asked for a response gets one."""
     match command:
-        case Command() | Publish():
+        case Command() | Publish() | CancelStream():
             is_call = command.ref is not None
         case Malformed() | Excess():
             is_call = command.is_call

@@ -41,6 +41,7 @@ __all__ = [
     "Kept",
     "Published",
     "Revoked",
+    "StreamLease",
     "Turn",
     "encode_item",
     "kept_item",
@@ -148,7 +149,15 @@ class AttendanceAsked(msgspec.Struct, frozen=True, array_like=True, tag="w", gc=
     """Empty: all nodes."""
 
 
-Item: TypeAlias = Published | Dismissed | Revoked | Beacon | Kept | Attended | AttendanceAsked
+class StreamLease(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
+    """The producer of a stream is there."""
+
+    channel: str
+
+
+Item: TypeAlias = (
+    Published | Dismissed | Revoked | Beacon | Kept | Attended | AttendanceAsked | StreamLease
+)
 """The content of an envelope."""
 
 

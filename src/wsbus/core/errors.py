@@ -9,6 +9,8 @@
     │   ├── TransportClosed       the peer, or the network, ended the connection
     │   │   └── ConnectionLost    a client's connection ended, in words for its user
     │   ├── ConnectError          a client could not connect
+    │   ├── StreamFailed          a stream will not be completed
+    │   ├── StreamCancelled       a stream was cancelled, or is to be
     │   └── UnexpectedData        a client got data of another type
     └── UsageError                the calling code's fault
         ├── InvalidChannel        a name that is not a channel, or not a pattern
@@ -35,6 +37,8 @@ __all__ = [
     "NotStarted",
     "PositionLost",
     "RemoteError",
+    "StreamCancelled",
+    "StreamFailed",
     "TransportClosed",
     "Unauthenticated",
     "UnexpectedData",
@@ -71,6 +75,8 @@ class ErrorCode(StrEnum):
     """The channel keeps no history that could be read."""
     NO_PRESENCE = "NO_PRESENCE"
     """The channel does not say which connections are there."""
+    NO_STREAM = "NO_STREAM"
+    """There is no stream on the channel that could be cancelled."""
     NOT_REPEATABLE = "NOT_REPEATABLE"
     """A publication is sent again on a channel without history, which cannot tell it apart."""
     UNKNOWN_ACTION = "UNKNOWN_ACTION"
@@ -157,6 +163,32 @@ class RemoteError(WsbusError):
 
 class PositionLost(RemoteError):
     """A part of what was published after a position is not kept any more: read the state anew."""
+
+
+class StreamFailed(RemoteError):
+    """A stream will not be completed: its producer has failed, or is gone.
+
+    A producer may raise it inside ``async with bus.stream(…)``.
+
+    Args:
+        message: A sentence for readers. It is sent to clients: put no secret in it.
+    """
+
+    def __init__(self, message: str = "the stream failed") -> None:
+        super().__init__(message)
+        self.message: Final = _speakable(message)
+
+
+class StreamCancelled(RemoteError):
+    """A stream was cancelled, or for its producer: it is to be.
+
+    Args:
+        message: A sentence for readers. It is sent to clients: put no secret in it.
+    """
+
+    def __init__(self, message: str = "the stream was cancelled") -> None:
+        super().__init__(message)
+        self.message: Final = _speakable(message)
 
 
 class CommandError(RemoteError):

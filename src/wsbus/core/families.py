@@ -10,9 +10,10 @@ only one of them can be declared: each channel has at most one family.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -21,7 +22,7 @@ from .errors import UsageError
 from .overflow import Overflow
 from .patterns import Pattern, parse_pattern
 
-__all__ = ["Families", "Family", "History", "Presence"]
+__all__ = ["Compact", "Content", "Families", "Family", "History", "Presence", "Stream"]
 
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _CACHE_SIZE: Final = 4096
@@ -29,6 +30,13 @@ _CACHE_SIZE: Final = 4096
 _WILDCARDS: Final = frozenset("*+")
 _MAX_SIZE: Final = 100_000
 _MAX_TTL: Final = 366 * 86_400.0
+_MAX_STREAM: Final = 2 << 20
+_STREAM_SIZE: Final = 1024
+_STREAM_TTL: Final = 300.0
+
+Compact: TypeAlias = Callable[[Any, Any], Any]
+"""``(value so far, delta) → value``; the value before the first delta is None. Both are JSON as it
+is decoded. It must always return the same for the same, and change neither."""
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +86,55 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"max_members is 1 to {_MAX_SIZE}, not {shown(self.max_members)}")
 
 
+class Content(Protocol):
+    """The types of what is published on the channels of a family."""
+
+    def check(self, event: str, data: bytes) -> None:
+        """Refuse JSON that is not of the type of its event.
+
+        Raises:
+            CommandError: ``VALIDATION_ERROR``, with the place.
+            Exception: A validator of the application failed.
+        """
+        ...
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the channels of a family are finite streams; see :meth:`.Bus.family`.
+
+    They keep what is published, so that ``history`` is left out.
+
+    Raises:
+        UsageError: A number is out of its range, or ``compact`` is not a function.
+    """
+
+    ttl: float = 3600.0
+    """Seconds for which a stream can be read after its last entry, 300 to 366 days."""
+    max_bytes: int = 256 << 10
+    """The largest value, in bytes of JSON, 1 to 2 MiB. The broker must take messages twice as
+    large; NATS takes 1 MiB."""
+    compact: Compact | None = None
+    """Joins deltas that are no texts; None: they are texts."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not is_number(self.ttl) or not _STREAM_TTL <= self.ttl <= _MAX_TTL:
+            raise UsageError(
+                f"ttl of a stream is {_STREAM_TTL:g} s to 366 days, not {shown(self.ttl)}"
+            )
+        if type(self.max_bytes) is not int or not 1 <= self.max_bytes <= _MAX_STREAM:
+            raise UsageError(f"max_bytes is 1 to {_MAX_STREAM} bytes, not {shown(self.max_bytes)}")
+        if self.compact is not None and not callable(self.compact):
+            raise UsageError(
+                f"compact is a function (value, delta) → value, not {shown(self.compact)}"
+            )
+
+    @property
+    def history(self) -> History:
+        """How long its channels keep what is published."""
+        return History(size=_STREAM_SIZE, ttl=self.ttl, latest=True)
+
+
 class Family(msgspec.Struct, frozen=True):
     """Channels that match a pattern, and their policy; made by :meth:`.Bus.family`."""
 
@@ -92,6 +149,10 @@ class Family(msgspec.Struct, frozen=True):
     """How long its channels keep what is published; None: they keep nothing."""
     presence: Presence | None = None
     """Whether its channels say which connections are there; None: they do not."""
+    content: Content | None = None
+    """The types of its publications; None: any JSON."""
+    stream: Stream | None = None
+    """Whether its channels are finite streams; None: they are not."""
 
     def key_in(self, data: bytes) -> bytes | None:
         """Return the value of the field :attr:`key` as JSON text; None: the data has none.
@@ -128,6 +189,10 @@ class Families:
         """Whether one of them keeps history."""
         self.show_presence: bool = False
         """Whether one of them shows presence."""
+        self.check_content: bool = False
+        """Whether one of them says what its publications hold."""
+        self.has_streams: bool = False
+        """Whether one of them is of streams."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -141,6 +206,8 @@ class Families:
         key: str | None = None,
         history: History | None = None,
         presence: Presence | None = None,
+        content: Content | None = None,
+        stream: Stream | None = None,
     ) -> Family:
         """Add a family.
 
@@ -148,19 +215,17 @@ class Families:
             InvalidChannel: The pattern is none.
             UsageError: Another family's pattern matches the same channels, or ``overflow`` is no
                 policy, or ``key`` is no text, or cannot take effect under this policy, or
-                ``history`` or ``presence`` is none.
+                ``history``, ``presence`` or ``stream`` is none, or does not go with the others.
         """
-        policy = None if overflow is None else member_of(Overflow, overflow, "overflow")
-        if key is not None:
-            if not isinstance(key, str) or not key:  # type: ignore[redundant-expr]
-                raise UsageError(f"key is the name of a field of the data, not {shown(key)}")
-            if policy is not None and policy is not Overflow.CONFLATE:
-                raise UsageError('key is for overflow="conflate": leave one of them out')
+        policy = _policy(overflow, key)
         if history is not None and not isinstance(history, History):
             raise UsageError(f"history is History(size=…, ttl=…), not {shown(history)}")
         if presence is not None and not isinstance(presence, Presence):
             raise UsageError(f"presence is Presence(), not {shown(presence)}")
-        family = Family(parse_pattern(pattern), policy, key, history, presence)
+        if stream is not None:
+            history = _history_of(stream, policy, key, history)
+            policy = policy or Overflow.DROP_OLDEST
+        family = Family(parse_pattern(pattern), policy, key, history, presence, content, stream)
         meaning = _meaning(family.pattern)
         other = self._declared.get(meaning)
         if other is not None:
@@ -176,6 +241,8 @@ class Families:
         self._search.cache_clear()
         self.keep_history = self.keep_history or history is not None
         self.show_presence = self.show_presence or presence is not None
+        self.check_content = self.check_content or content is not None
+        self.has_streams = self.has_streams or stream is not None
         return family
 
     def find(self, channel: str) -> Family | None:
@@ -194,6 +261,26 @@ class Families:
             return None
         family = self._search(channel)
         return None if family is None else family.history
+
+    def check(self, channel: str, event: str, data: bytes) -> None:
+        """Refuse data that the family of a channel does not allow.
+
+        Raises:
+            CommandError: ``VALIDATION_ERROR``, with the place.
+            Exception: A validator of the application failed.
+        """
+        if not self.check_content:
+            return
+        family = self._search(channel)
+        if family is not None and family.content is not None:
+            family.content.check(event, data)
+
+    def stream_of(self, channel: str) -> Stream | None:
+        """Return how a channel is a stream; None: it is none."""
+        if not self.has_streams:
+            return None
+        family = self._search(channel)
+        return None if family is None else family.stream
 
     def over(self, pattern: Pattern) -> list[Family]:
         """Return the families of the channels that a pattern matches, the most specific first."""
@@ -244,3 +331,27 @@ def _overlaps(one: Pattern, other: Pattern) -> bool:
 def _meaning(pattern: Pattern) -> tuple[str, ...]:
     *most, last = pattern.segments
     return (*["+" if segment == "*" else segment for segment in most], last)
+
+
+def _policy(overflow: Overflow | str | None, key: str | None) -> Overflow | None:
+    """Return the overflow policy of a family that is declared."""
+    policy = None if overflow is None else member_of(Overflow, overflow, "overflow")
+    if key is not None:
+        if not isinstance(key, str) or not key:  # type: ignore[redundant-expr]
+            raise UsageError(f"key is the name of a field of the data, not {shown(key)}")
+        if policy is not None and policy is not Overflow.CONFLATE:
+            raise UsageError('key is for overflow="conflate": leave one of them out')
+    return policy
+
+
+def _history_of(
+    stream: Stream, policy: Overflow | None, key: str | None, history: History | None
+) -> History:
+    """Return what a family of streams keeps."""
+    if not isinstance(stream, Stream):
+        raise UsageError(f"stream is Stream(), not {shown(stream)}")
+    if history is not None:
+        raise UsageError("stream= keeps what it needs: leave history= out")
+    if key is not None or policy is Overflow.CONFLATE:
+        raise UsageError("the entries of a stream build on each other: none may replace another")
+    return stream.history

@@ -73,6 +73,7 @@ class Beat(Enum):
 
 
 _PLAUSIBLE_SPREAD: Final = (0.5, 1.0)
+_ONE_WAY_SECONDS: Final = 30.0
 
 
 class Heartbeat:
@@ -88,7 +89,7 @@ class Heartbeat:
         UsageError: ``spread`` is out of its range.
     """
 
-    __slots__ = ("_share", "_since", "last_ping", "last_seen", "policy")
+    __slots__ = ("_share", "_since", "is_one_way", "last_ping", "last_seen", "policy")
 
     def __init__(self, policy: HeartbeatPolicy, now: float, spread: float = 1.0) -> None:
         low, high = _PLAUSIBLE_SPREAD
@@ -99,6 +100,9 @@ class Heartbeat:
         """When the last frame was read, or the connection opened."""
         self.last_ping: float | None = None
         """When the server sent its last ping."""
+        self.is_one_way: bool = False
+        """Whether the client only listens: it is pinged, at least every 30 seconds, so that the
+        end of its connection shows, and its silence means nothing."""
         self._since = now
         self._share = spread
 
@@ -143,8 +147,10 @@ class Heartbeat:
 
     def _ping_due(self) -> float:
         interval = self.policy.interval
+        if interval is None and self.is_one_way:
+            interval = _ONE_WAY_SECONDS
         return math.inf if interval is None else self._since + interval * self._share
 
     def _silence_ends(self) -> float:
         timeout = self.policy.timeout
-        return math.inf if timeout is None else self.last_seen + timeout
+        return math.inf if timeout is None or self.is_one_way else self.last_seen + timeout

@@ -24,6 +24,7 @@ __all__ = [
     "Auth",
     "AuthAccepted",
     "AuthRefused",
+    "CancelStream",
     "Command",
     "Excess",
     "Gap",
@@ -133,6 +134,13 @@ class GetPresence(msgspec.Struct, frozen=True):
     ref: str | None = None
 
 
+class CancelStream(msgspec.Struct, frozen=True):
+    """The client asks the producer of a stream to cancel it."""
+
+    channel: str
+    ref: str | None = None
+
+
 class Ping(msgspec.Struct, frozen=True):
     """A question whether the peer is there, in both directions."""
 
@@ -177,6 +185,7 @@ Request: TypeAlias = (
     | Publish
     | ReadHistory
     | GetPresence
+    | CancelStream
     | Ping
     | Pong
     | GetStatus

@@ -34,8 +34,10 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     the past needs no grant but that to subscribe."""
     presence: tuple[Pattern, ...] = ()
     """Patterns over channels about which the client may ask which connections are there."""
+    cancel: tuple[Pattern, ...] = ()
+    """Patterns over channels whose streams the client may ask to cancel."""
     deny_subscribe: tuple[Pattern, ...] = ()
-    """It denies reading history and presence, too."""
+    """It denies reading history and presence, and cancelling, too."""
     deny_publish: tuple[Pattern, ...] = ()
     deny_command: tuple[Pattern, ...] = ()
     admin: bool = False
@@ -64,6 +66,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
         command: Iterable[str] = (),
         history: Iterable[str] = (),
         presence: Iterable[str] = (),
+        cancel: Iterable[str] = (),
         deny_subscribe: Iterable[str] = (),
         deny_publish: Iterable[str] = (),
         deny_command: Iterable[str] = (),
@@ -80,6 +83,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
             command=_parse_all(command),
             history=_parse_all(history),
             presence=_parse_all(presence),
+            cancel=_parse_all(cancel),
             deny_subscribe=_parse_all(deny_subscribe),
             deny_publish=_parse_all(deny_publish),
             deny_command=_parse_all(deny_command),
@@ -88,7 +92,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def open(cls) -> Grants:
-        """Grant every subscription, every command, all history and presence, and no publishing.
+        """Grant every subscription, every command, all history and presence; nothing else.
 
         It is for endpoints without an authenticator.
         """
@@ -127,6 +131,10 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
         return _any_matches(self.presence, channel) and not _any_matches(
             self.deny_subscribe, channel
         )
+
+    def may_cancel(self, channel: str) -> bool:
+        """Tell whether asking to cancel a stream on ``channel`` is granted, and not denied."""
+        return _any_matches(self.cancel, channel) and not _any_matches(self.deny_subscribe, channel)
 
     def may_command(self, action: str) -> bool:
         """Tell whether the command is granted, and not denied.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from .channels import Channel, parse_channel
 from .frame import Frame
@@ -29,6 +29,11 @@ class WireProtocol(Protocol):
     joins: bool = False
     """Whether text messages may share a frame, separated by newlines
     (:func:`~wsbus.core.frame.join_lines`)."""
+    advises: bool = False
+    """Whether the reason of a close frame may end with the time to come again
+    (:func:`~wsbus.core.returning.with_return`)."""
+    is_one_way: ClassVar[bool] = False
+    """Whether clients only listen, and so answer no pings."""
 
     def split(self, frame: str | bytes) -> Iterable[str | bytes]:
         """Cut a frame of a client into messages, at least one; by default it is one.

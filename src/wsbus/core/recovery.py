@@ -20,11 +20,13 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from .actions import Brought, Outcome
+from .channels import Channel
 from .events import Position
 from .families import Families
 from .history import HistoryPage, HistoryRead, offset_of
 from .messages import Publication, Since
 from .patterns import Pattern
+from .streams import STREAM_NEWEST, compacted, lost_stream
 
 __all__ = [
     "MAX_LATEST",
@@ -108,7 +110,10 @@ def recover(
         if _newest(pattern, families) is not None:
             page = next(answers)
             if position is head:
-                latest.update((offset_of(each), each) for each in _latest(page, families))
+                found = _latest(page, families, head)
+                if since is not None and not found and pattern.is_exact:
+                    found = _lost(pattern, families, head)
+                latest.update((offset_of(each), each) for each in found)
         outcomes.append(Outcome(position=position, is_recovered=is_recovered))
     missed = [publication for _, publication in sorted(replay.items())]
     fresh = [each for offset, each in sorted(latest.items()) if offset not in replay]
@@ -129,19 +134,27 @@ def _newest_within(latest: Sequence[Publication]) -> Sequence[Publication]:
 def _newest(pattern: Pattern, families: Families) -> int | None:
     """Return how many publications of each channel hold the latest ones; None: none is wanted."""
     counts = [
-        1 if family.key is None else family.history.size
+        STREAM_NEWEST if family.stream else 1 if family.key is None else family.history.size
         for family in families.over(pattern)
         if family.history is not None and family.history.gives_latest
     ]
     return max(counts, default=None)
 
 
-def _latest(page: HistoryPage, families: Families) -> list[Publication]:
-    """Return the latest publication of each channel, or of each key where the family has one."""
+def _latest(page: HistoryPage, families: Families, head: Position) -> list[Publication]:
+    """Return the latest publication of each channel, or of each key where the family has one.
+
+    For a stream it stands for all entries up to a head, since later ones come live.
+    """
     latest: dict[object, Publication] = {}
+    entries: dict[str, list[Publication]] = {}
     for publication in page.publications:
         family = families.find(publication.channel)
         if family is None or family.history is None or not family.history.gives_latest:
+            continue
+        if family.stream is not None:
+            if offset_of(publication) <= head.offset:
+                entries.setdefault(publication.channel, []).append(publication)
             continue
         key: object = publication.channel
         if family.key is not None:
@@ -149,4 +162,16 @@ def _latest(page: HistoryPage, families: Families) -> list[Publication]:
             key = (publication.channel, publication.event, value)
         latest.pop(key, None)
         latest[key] = publication
+    for channel, found in entries.items():
+        stream = families.stream_of(channel)
+        whole = compacted(found, None if stream is None else stream.compact)
+        if whole is not None:
+            latest[channel] = whole
     return [*latest.values()]
+
+
+def _lost(pattern: Pattern, families: Families, head: Position) -> list[Publication]:
+    """Return what the reader of a stream gets that had a part of it, if nothing is kept."""
+    if families.stream_of(pattern.text) is None:
+        return []
+    return [lost_stream(Channel(pattern.text), head)]

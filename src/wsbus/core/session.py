@@ -33,6 +33,7 @@ from .messages import (
     Auth,
     AuthAccepted,
     AuthRefused,
+    CancelStream,
     Command,
     Excess,
     GetPresence,
@@ -187,7 +188,7 @@ class Session:
                 return self._holdings.unsubscribe(command.names, command.ref)
             case Auth():
                 return self._handle_auth(command)
-            case ReadHistory() | GetPresence():
+            case ReadHistory() | GetPresence() | CancelStream():
                 grants = self._trusted.grants
                 return self._ask_first(judge_question(command, self._protocol, grants))
             case GetStatus():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from .actions import Emit, Fetch, Invoke, Look, Send, refuse
+from .actions import Ask, Emit, Fetch, Invoke, Look, Send, refuse
 from .errors import ErrorCode, InvalidChannel
-from .messages import Command, GetPresence, Publish, ReadHistory, Request, is_event
+from .messages import CancelStream, Command, GetPresence, Publish, ReadHistory, Request, is_event
 from .permissions import Grants
 from .protocol import WireProtocol
 from .session_subscriptions import NOT_ALLOWED, NOT_GRANTED
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-Asked: TypeAlias = Invoke | Emit | Fetch | Look
+Asked: TypeAlias = Invoke | Emit | Fetch | Look | Ask
 """Actions that the application may be asked about."""
 
 
@@ -47,15 +47,17 @@ def judge_publish(publish: Publish, protocol: WireProtocol, grants: Grants) -> E
 
 
 def judge_question(
-    request: ReadHistory | GetPresence, protocol: WireProtocol, grants: Grants
-) -> Fetch | Look | Send:
+    request: ReadHistory | GetPresence | CancelStream, protocol: WireProtocol, grants: Grants
+) -> Fetch | Look | Ask | Send:
     """Return what to do with a question about a channel: answer it, or refuse it."""
     try:
         channel = protocol.channel(request.channel)
     except InvalidChannel as exc:
         return refuse(request, ErrorCode.INVALID_CHANNEL, exc.reason)
     if isinstance(request, ReadHistory):
-        action: Fetch | Look = Fetch(channel, request)
+        action: Fetch | Look | Ask = Fetch(channel, request)
+    elif isinstance(request, CancelStream):
+        action = Ask(channel, request)
     else:
         action = Look(channel, request)
     return action if _is_granted(action, grants) else _not_granted(request)
@@ -72,6 +74,8 @@ def asked_about(action: Asked) -> tuple[Request, str, str]:
             return read, "history", channel
         case Look(channel, question):
             return question, "presence", channel
+        case Ask(channel, wish):
+            return wish, "cancel", channel
 
 
 def judge_twice(action: Asked, grants: Grants, *, is_allowed: bool) -> Asked | Send:
@@ -85,7 +89,7 @@ def judge_twice(action: Asked, grants: Grants, *, is_allowed: bool) -> Asked | S
     return action if _is_granted(action, grants) else _not_granted(request)
 
 
-def _is_granted(action: Emit | Fetch | Look, grants: Grants) -> bool:
+def _is_granted(action: Emit | Fetch | Look | Ask, grants: Grants) -> bool:
     match action:
         case Emit(channel):
             return grants.may_publish(channel)
@@ -93,6 +97,8 @@ def _is_granted(action: Emit | Fetch | Look, grants: Grants) -> bool:
             return grants.may_read(channel)
         case Look(channel):
             return grants.may_look(channel)
+        case Ask(channel):
+            return grants.may_cancel(channel)
 
 
 def _not_granted(request: Request) -> Send:

@@ -51,8 +51,8 @@ class Emitter:
 
     def __init__(self, broker: Broker | str, *, enc_hook: EncHook | None = None) -> None:
         self._broker: Final = broker_for(broker)
-        self._source: Final = Source(new_id(), encoder(enc_hook), read_clocks)
         self._families: Final = Families()
+        self._source: Final = Source(new_id(), encoder(enc_hook), read_clocks, self._families)
         self._thread = 0
         self._run: Sender | SenderThread | None = None
 

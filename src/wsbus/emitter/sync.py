@@ -60,7 +60,7 @@ class SyncEmitter:
 
     def _begin(self) -> None:
         """Begin in this process, without anything of the process that it was forked from."""
-        self._source = Source(new_id(), self._encode, read_clocks)
+        self._source = Source(new_id(), self._encode, read_clocks, self._families)
         self._lock = threading.Lock()
         self._thread: SenderThread | None = None
         self._finalizer: weakref.finalize[[], SyncEmitter] | None = None

@@ -29,6 +29,7 @@ from .common import (
     milliseconds,
 )
 from .native_past import (
+    CancelMessage,
     GivenPosition,
     PresenceMessage,
     ReadHistoryMessage,
@@ -184,12 +185,14 @@ class Native(Dialogue):
 
     name = "wsbus.v1"
     joins = True
+    advises = True
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (
         *[message for message in COMMON_MESSAGES if message.__struct_config__.tag != "subscribe"],
         _SubscribeSince,
         _Publish,
         ReadHistoryMessage,
         PresenceMessage,
+        CancelMessage,
         _GetStatus,
     )
 

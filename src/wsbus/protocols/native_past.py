@@ -1,4 +1,4 @@
-"""Messages of ``wsbus.v1`` about the past of channels, and about presence."""
+"""Messages of ``wsbus.v1`` about the past of channels, presence and streams."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..core.presence import Occupant
 from .common import FromClient, FromServer, milliseconds
 
 __all__ = [
+    "CancelMessage",
     "GivenPosition",
     "PresenceMessage",
     "ReadHistoryMessage",
@@ -64,6 +65,18 @@ class PresenceMessage(FromClient, frozen=True, kw_only=True, tag="presence"):
     def request(self) -> core.Request:
         """Return the request."""
         return core.GetPresence(self.channel, self.watch, self.id)
+
+
+class CancelMessage(FromClient, frozen=True, tag="cancel"):
+    """``{"type":"cancel"}``."""
+
+    is_call = True
+
+    channel: str
+
+    def request(self) -> core.Request:
+        """Return the request."""
+        return core.CancelStream(self.channel, self.id)
 
 
 class WirePosition(msgspec.Struct, frozen=True, omit_defaults=True):

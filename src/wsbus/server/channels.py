@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from ..core.channels import Channel, parse_channel
-from ..core.choices import shown
+from ..core.choices import member_of, shown
 from ..core.errors import PositionLost, UsageError
 from ..core.events import Event, EventPage, Position
-from ..core.families import Family, History, Presence
+from ..core.families import Family, History, Presence, Stream
 from ..core.history import HistoryPage, HistoryRead
 from ..core.messages import Publication
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.presence import Occupant
-from .host import BusHost
-from .services import Services
+from .runnable import Runnable
+from .services import Services, new_id
+from .stream_writer import StreamWriter
+from .streaming import BusOutlet, StreamReader
+from .subscription import Subscription
 
-__all__ = ["Channels"]
+__all__ = ["Channels", "events_of", "plain"]
+
+T = TypeVar("T")
 
 _MAX_EVENTS: Final = 1000
 """The most events of one page."""
 
 
-class Channels:
+class Channels(Runnable):
     """The methods of a :class:`.Bus` about channels; not for use by itself."""
-
-    def __init__(self, host: BusHost) -> None:
-        self._host: Final = host
 
     def family(
         self,
@@ -39,6 +42,7 @@ class Channels:
         key: str | None = None,
         history: History | None = None,
         presence: Presence | None = None,
+        stream: Stream | None = None,
     ) -> Family:
         """Give the channels that match a pattern a policy of their own: ``family("prices.*", …)``.
 
@@ -57,15 +61,60 @@ class Channels:
             history: How long each channel keeps what is published, for subscribers that come back
                 or come late; None: it keeps nothing.
             presence: Whether a channel says which connections are subscribed to exactly it.
+            stream: Whether each channel is a finite stream, for :meth:`stream`.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: The bus is running; another family has a pattern that matches the same
                 channels; ``overflow`` is no policy; ``key`` is no text, or cannot take effect; or
-                ``history`` or ``presence`` is none.
+                ``history``, ``presence`` or ``stream`` is none, or does not go with the others.
         """
         return self._host.declare(
-            pattern, overflow=overflow, key=key, history=history, presence=presence
+            pattern,
+            overflow=overflow,
+            key=key,
+            history=history,
+            presence=presence,
+            stream=stream,
+        )
+
+    def subscribe(
+        self,
+        pattern: str,
+        *,
+        max_messages: int = 1000,
+        max_bytes: int = 1 << 20,
+        overflow: Overflow | str = Overflow.DROP_OLDEST,
+        since: Position | None = None,
+        max_rate: float | None = None,
+    ) -> Subscription[Any]:
+        """Subscribe inside the process: ``async with bus.subscribe("grid.*") as events:``.
+
+        Args:
+            pattern: A pattern as in ``wsbus.v1``, with ``+``.
+            max_messages: Largest number of publications that wait for the consumer.
+            max_bytes: Their largest size, in bytes of JSON.
+            overflow: The policy for further ones.
+            since: On channels with history, go on after this position. None: begin with what is
+                published from now on, and with the latest publications where the family says so.
+            max_rate: Events of one key a second at most, 0.01 to 1,000: the newest wins, and the
+                last one always comes. The key is the channel, and in it the ``key`` of the
+                publication or of the family. None: all events.
+
+        Raises:
+            InvalidChannel: The pattern is invalid.
+            UsageError: ``overflow`` is not a policy, ``since`` is no position, or ``max_rate`` is
+                no rate.
+        """
+        return Subscription(
+            lambda: self._host.services,
+            parse_pattern(pattern),
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+            overflow=member_of(Overflow, overflow, "overflow"),
+            since=since,
+            decode=plain,
+            max_rate=max_rate,
         )
 
     async def position(self, channel: str) -> Position:
@@ -86,7 +135,7 @@ class Channels:
         services = self._host.services
         name = _checked(services, channel)
         read = HistoryRead(parse_pattern(name), limit=1, is_from_end=True)
-        return (await services.read(read)).head
+        return (await services.read([read]))[0].head
 
     async def history(
         self,
@@ -115,6 +164,11 @@ class Channels:
             NotStarted: The bus is not running.
             BrokerUnavailable: The broker cannot be reached.
         """
+        return events_of(await self._page(channel, limit, before, after), plain)
+
+    async def _page(
+        self, channel: str, limit: int, before: Position | None, after: Position | None
+    ) -> HistoryPage:
         services = self._host.services
         name = _checked(services, channel)
         if type(limit) is not int or not 1 <= limit <= _MAX_EVENTS:
@@ -124,13 +178,70 @@ class Channels:
         read = HistoryRead(
             parse_pattern(name), after, before, limit=limit, is_from_end=after is None
         )
-        page = await services.read(read)
+        (page,) = await services.read([read])
         if after is not None and not page.is_complete:
             raise PositionLost(
                 f"what was published on {name!r} after this position is not kept any more: leave "
                 "after= out to get what is kept"
             )
-        return _events(page)
+        return page
+
+    def stream(self, channel: str) -> StreamWriter:
+        """Return the producer of a stream: ``async with bus.stream("answers.42") as s:``.
+
+        Args:
+            channel: A channel of a family with ``stream=Stream()``, which has had no stream yet.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: Its family is not one of streams.
+        """
+        name = parse_channel(channel)
+        stream = self._stream_of(name)
+        return StreamWriter(name, stream, BusOutlet(self._host, name), new_id())
+
+    def read_stream(self, channel: str) -> StreamReader:
+        """Return a reader of a stream: ``async for part in bus.read_stream("answers.42")``.
+
+        Args:
+            channel: A channel of a family with ``stream=Stream()``; its stream may be yet to come.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: Its family is not one of streams.
+        """
+        name = parse_channel(channel)
+        return StreamReader(self._host, name, self._stream_of(name).compact)
+
+    async def cancel_stream(self, channel: str) -> bool:
+        """Ask the producer of a stream, wherever it is, to cancel it.
+
+        Args:
+            channel: A channel of a family with ``stream=Stream()``.
+
+        Returns:
+            Whether there is a stream. One that has ended stays as it is.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: Its family is not one of streams.
+            NotStarted: The bus is not running.
+            BrokerUnavailable: The broker cannot be reached.
+        """
+        name = parse_channel(channel)
+        self._stream_of(name)
+        streams = self._host.services.streams
+        assert streams is not None  # There is such a family.
+        return await streams.ask_to_cancel(name)
+
+    def _stream_of(self, name: Channel) -> Stream:
+        stream = self._host.families.stream_of(name)
+        if stream is None:
+            raise UsageError(
+                f"the channel {str(name)!r} is no stream: "
+                f"bus.family({str(name)!r}, stream=Stream())"
+            )
+        return stream
 
     def presence(self, channel: str) -> list[Occupant]:
         """Return the connections that are subscribed to exactly this channel, on every node.
@@ -177,16 +288,15 @@ def _checked(services: Services, channel: str) -> Channel:
     return name
 
 
-def _events(page: HistoryPage) -> EventPage[Any]:
-    return EventPage((*map(_event, page.publications),), page.head, page.has_more)
+def events_of(page: HistoryPage, decode: Callable[[Publication], T]) -> EventPage[T]:
+    """Return a page of what a store keeps as applications get it."""
+    events = [
+        Event(each.channel, each.event, decode(each), each.timestamp, position=each.position)
+        for each in page.publications
+    ]
+    return EventPage((*events,), page.head, page.has_more)
 
 
-def _event(publication: Publication) -> Event[Any]:
-    data = msgspec.json.decode(publication.data)
-    return Event(
-        publication.channel,
-        publication.event,
-        data,
-        publication.timestamp,
-        position=publication.position,
-    )
+def plain(publication: Publication) -> Any:
+    """Decode the data of a publication that may hold anything."""
+    return msgspec.json.decode(publication.data)

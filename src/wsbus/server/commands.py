@@ -61,6 +61,7 @@ class RegisteredCommand:
         "function",
         "is_async",
         "is_threaded",
+        "parameters",
         "timeout",
     )
 
@@ -90,7 +91,8 @@ class RegisteredCommand:
         self.is_async: Final = threaded or is_coroutine
         """Whether calling it returns an awaitable."""
         self.function: Final = function
-        self.arguments: Final = Parameters(what, function, caller).arguments
+        self.parameters: Final = Parameters(what, function, caller)
+        self.arguments: Final = self.parameters.arguments
         self._held = _MAX_HELD_SECONDS
         self._threads: Final[set[object]] = set()  # Threads that run, including abandoned ones.
         self._abandoned: set[object] = set()
@@ -199,6 +201,10 @@ class Commands:
         if command.action in self._registered:
             raise UsageError(f"the command {command.action!r} is registered already")
         self._registered[command.action] = command
+
+    def all(self) -> list[RegisteredCommand]:
+        """Return the commands, in the order in which they were registered."""
+        return [*self._registered.values()]
 
     def invoke(
         self, message: Command, caller: object, timeout: float, context: Context

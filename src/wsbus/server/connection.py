@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Any, Final, NoReturn, Protocol, cast
 
 from ..connection import Connection, Driven
@@ -44,6 +45,11 @@ class ConnectionDriver(Driven, Protocol):
     @property
     def endpoint(self) -> Endpoint:
         """The endpoint that it came by."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """The context that calls of the application get a copy of."""
         ...
 
     @property

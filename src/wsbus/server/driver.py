@@ -264,7 +264,7 @@ class Driver:
                     services.rates.set(self, action.rates, self.session.patterns)
                 case actions.Look():
                     services.attendances.look(self, action.channel, action.request)
-                case actions.Fetch():
+                case actions.Fetch() | actions.Ask():
                     services.runner.submit(partial(put, self, fetch, services, action))
                 case actions.Leave():
                     services.rates.leave(self, action.pattern)

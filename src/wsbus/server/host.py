@@ -14,13 +14,14 @@ from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
-from ..core.families import Families, Family, History, Presence
+from ..core.families import Content, Families, Family, History, Presence, Stream
 from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.overflow import Overflow
+from ..core.permissions import Identity
 from ..endpoint import Admission, Endpoint, Refusal
-from ..transport import Transport
+from ..transport import Handshake, Transport
 from .archive import Archive
 from .attendance import Attendances
 from .commands import Commands
@@ -32,6 +33,7 @@ from .interest import InterestProvider
 from .lifecycle import FORKED, Life
 from .occupancy import Occupancy
 from .post import Post
+from .posted import Posted
 from .rates import Rates
 from .relay import Relay
 from .runner import Runner
@@ -40,6 +42,7 @@ from .siblings import warn_of_siblings
 from .source import Encode
 from .statistics import BusStatistics
 from .storage import Storage
+from .streams import StreamCare
 
 __all__ = ["BusHost"]
 
@@ -72,14 +75,18 @@ class BusHost:
         clock: Callable[[], Instant] = read_clocks,
         broker: Broker | None = None,
     ) -> None:
-        self._commands: Final = commands
+        self.commands: Final = commands
+        """The commands of the bus."""
         self._hooks: Final = hooks
-        self._encode: Final = encode
-        self._families: Final = Families()
+        self.encode: Final = encode
+        """Turns data into JSON."""
+        self.families: Final = Families()
+        """Those of the bus."""
         self._authorize: Final = authorize
         self._flush_interval: Final = flush_interval
         self._clock: Final = clock
         self._broker: Final = broker
+        self._posted: Final = Posted()
         self.endpoints: Final[list[Endpoint]] = []
         """The endpoints of the bus, in the order that they were made."""
         self.life: Life | None = None
@@ -98,12 +105,17 @@ class BusHost:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it is running, and its broker, if it has one, can be reached."""
+        """Whether it accepts connections, and its broker, if it has one, can be reached."""
         life = self.life
-        if life is None or not life.is_up or life.services is None:
+        if life is None or not life.is_up or life.is_leaving or life.services is None:
             return False
         relay = life.services.relay
         return relay is None or relay.is_up
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether clients are sent away, so that no connection is accepted."""
+        return self.life is not None and self.life.is_leaving
 
     @property
     def services(self) -> Services:
@@ -135,6 +147,16 @@ class BusHost:
             raise self._not_running()
         return self.life.services.post
 
+    async def request(
+        self, endpoint: Endpoint, handshake: Handshake, identity: Identity, text: str
+    ) -> tuple[str | None, bytes]:
+        """Answer one request of ``wsbus.v1`` that came without a connection.
+
+        Returns:
+            The code of the error, if it is one, and the message.
+        """
+        return await self._posted.answer(self.services, endpoint, handshake, identity, text)
+
     def _not_running(self) -> UsageError:
         is_inherited = self.life is not None and self.life.is_inherited
         return UsageError(FORKED) if is_inherited else NotStarted()
@@ -159,12 +181,20 @@ class BusHost:
         key: str | None,
         history: History | None,
         presence: Presence | None,
+        content: Content | None = None,
+        stream: Stream | None = None,
     ) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""
         if self.life is not None and not self.life.is_over:
             raise UsageError("declare families before the bus runs: bus.family(…) after Bus()")
-        return self._families.declare(
-            pattern, overflow=overflow, key=key, history=history, presence=presence
+        return self.families.declare(
+            pattern,
+            overflow=overflow,
+            key=key,
+            history=history,
+            presence=presence,
+            content=content,
+            stream=stream,
         )
 
     async def start(self) -> None:
@@ -200,38 +230,38 @@ class BusHost:
                 self.life = None
 
     def _make_services(self, tasks: TaskGroup) -> Services:
-        hub, runner, clock = Hub(self._families), Runner(tasks), self._clock
+        hub, runner, clock = Hub(self.families), Runner(tasks), self._clock
         archive = None
-        if self._families.keep_history and self._broker is None:
-            archive = Archive(self._families, MemoryHistory(new_id()), clock)
+        if self.families.keep_history and self._broker is None:
+            archive = Archive(self.families, MemoryHistory(new_id()), clock)
         flusher = Flusher(hub, runner, clock, self._flush_interval)
         node = new_id()
         services = Services(
             hub=hub,
             flusher=flusher,
+            post=Post(hub, flusher, clock, self.encode, node, archive=archive),
+            attendances=Attendances(node, self.families, flusher, clock),
             rates=Rates(hub, flusher, clock),
-            post=Post(hub, flusher, clock, self._encode, node, archive=archive),
-            attendances=Attendances(node, self._families, flusher, clock),
             archive=archive,
             runner=runner,
             clock=clock,
-            commands=self._commands,
+            commands=self.commands,
             authorize=self._authorize,
             hooks=self._hooks,
         )
-        if self._families.show_presence:
+        if self.families.show_presence:
             tasks.start_soon(services.attendances.run)
         provider: InterestProvider | None = None
-        if self._families.keep_history:
+        if self.families.keep_history:
             flusher.restore = services.restore
         if self._broker is not None:
             incoming = Incoming(services, self.endpoints)
-            if self._families.keep_history:
+            if self.families.keep_history:
                 services.storage = Storage(
-                    self._families,
+                    self.families,
                     self._broker.address,
                     keep=incoming.keep,
-                    deliver=services.post.deliver,
+                    deliver=services.post.deliver_kept,
                     tell=services.tell_loss,
                 )
             relay = services.relay = Relay(
@@ -251,6 +281,12 @@ class BusHost:
             services.attendances.send = relay.tell
             provider = relay
             services.post.outgoing = relay.outgoing
+        if self.families.has_streams:
+            post, relay_of = services.post, services.relay
+            is_linked = (lambda: True) if relay_of is None else (lambda: relay_of.is_up)
+            streams = services.streams = StreamCare(hub, post, services.read, is_linked)
+            post.note = streams.note
+            tasks.start_soon(streams.run)
         if self._hooks.occupied or self._hooks.vacated:
             provider = Occupancy(self._hooks, runner, copy_context(), provider)
         if provider is not None:
@@ -293,6 +329,11 @@ class BusHost:
         """End the connections of one endpoint; see :meth:`.Endpoint.drain`."""
         if self.life is not None:
             await self.life.drain(endpoint, deadline, code)
+
+    async def send_away(self, window: float, *, deadline: float, code: int) -> None:
+        """End all connections; see :meth:`.Bus.drain`."""
+        if self.life is not None:
+            await self.life.send_away(window, deadline, code)
 
     # --- for operators -----------------------------------------------------------------------
 

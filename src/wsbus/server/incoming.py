@@ -16,6 +16,7 @@ from ..core.envelope import (
     Kept,
     Published,
     Revoked,
+    StreamLease,
     kept_publication,
     publication_of,
 )
@@ -77,7 +78,8 @@ class Incoming:
         try:
             publication = kept_publication(kept)
             if publication is not None:
-                self._deliver(publication, self._excluded(kept.published, kept.node))
+                excluded = self._excluded(kept.published, kept.node)
+                self._services.post.deliver_kept(publication, excluded)
         except Exception:
             logger.exception("a publication that the broker keeps cannot be delivered")
             return False
@@ -95,6 +97,9 @@ class Incoming:
                     return self._dismiss(item, node)
                 case Attended() | AttendanceAsked():
                     self._services.attendances.hear(item, node)
+                case StreamLease():
+                    if self._services.streams is not None:
+                        self._services.streams.hear(item)
                 case Revoked():
                     for driver in self._find(item.to, node):
                         driver.connection.revoke(item.pattern, item.reason)

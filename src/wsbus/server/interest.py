@@ -115,6 +115,11 @@ class Interest:
         self._asked.update(patterns)
         return False
 
+    def hold(self, patterns: Sequence[Pattern]) -> None:
+        """Have patterns brought until :meth:`release`, whether they are already or not."""
+        self._want(patterns)
+        self._asked.update(patterns)
+
     async def outcomes(self, patterns: Sequence[Pattern], seconds: float) -> list[bool]:
         """Wait until patterns are brought, or cannot be; return for each whether it is.
 

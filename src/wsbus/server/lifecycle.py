@@ -14,6 +14,7 @@ from anyio import (
     CancelScope,
     Event,
     create_task_group,
+    current_time,
     get_cancelled_exc_class,
     move_on_after,
     sleep,
@@ -23,19 +24,18 @@ from anyio.lowlevel import current_token
 
 from .._application import comes_of_signal, hand_to_process
 from .._spawn import spawn
-from ..core.choices import shown
+from ..core.choices import is_number, shown
 from ..core.errors import UsageError, check_sendable
 from ..core.instant import Instant
+from ..core.returning import MAX_RETURN_SECONDS, Spread
 from ..endpoint import Endpoint
 from .connection import orphan
+from .draining import STUCK_SECONDS, drain, drain_in_batches
 from .services import SWEEP_SECONDS, Services
 
 __all__ = ["Life"]
 
 logger: Final = logging.getLogger("wsbus.bus")
-
-_STUCK_SECONDS: Final = 1.0
-"""At shutdown, a connection that takes no frame for so long is aborted."""
 
 _FAREWELL_SECONDS: Final = 1.0
 """At shutdown, the time for the broker to take what was published last."""
@@ -64,6 +64,9 @@ class Life:
         self._stop: Final = Event()
         self._stopped: Final = Event()
         self._draining: Final[set[Endpoint]] = set()
+        self._spread: Spread | None = None  # Clients are sent away, and told when to come again.
+        self._sent_away: Final = Event()
+        self._tasks: TaskGroup  # That of the bus, while it runs.
         self._farewell: tuple[float, int] | None = None  # Deadline and close code of the stop.
         self._failure: Exception | None = None
         self.thread: Final = threading.get_ident()
@@ -157,7 +160,7 @@ class Life:
             self.is_closing = True
             self._farewell = (deadline, code)
             self._stop.set()
-        if not await _outlast(self._stopped, deadline + _STUCK_SECONDS + _GRACE_SECONDS):
+        if not await _outlast(self._stopped, deadline + STUCK_SECONDS + _GRACE_SECONDS):
             logger.error(
                 "the bus has stopped; calls of the application go on although they were cancelled"
             )
@@ -165,7 +168,12 @@ class Life:
 
     def accepts(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint takes connections now."""
-        return self.is_up and endpoint not in self._draining
+        return self.is_up and not self.is_leaving and endpoint not in self._draining
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether all clients are sent away, or were."""
+        return self._spread is not None
 
     async def drain(self, endpoint: Endpoint, deadline: float, code: int) -> None:
         """End the connections of one endpoint. Shielded from cancellation, and bounded.
@@ -178,37 +186,45 @@ class Life:
             self._draining.add(endpoint)
             try:
                 with CancelScope(shield=True):
-                    await self._drain(self.services, endpoint, deadline, code)
+                    await drain(self.services, endpoint, deadline, code)
             finally:
                 self._draining.discard(endpoint)
 
-    async def _drain(
-        self, services: Services, endpoint: Endpoint | None, deadline: float, code: int
-    ) -> None:
-        services.flusher.flush()
-        for driver in services.registry.connected(endpoint):
-            if driver.is_stuck:
-                driver.abort()
-            else:
-                driver.connection.disconnect(code, "the server is shutting down")
-        # On plain ASGI only time tells which are stuck: they are blocked, and take nothing.
-        progress = {d: d.outlet.progress_at for d in services.registry.connected(endpoint)}
-        with move_on_after(min(_STUCK_SECONDS, deadline)):
-            await services.registry.all_gone(endpoint)
-        for driver, before in progress.items():
-            if driver.member.is_waiting and driver.outlet.progress_at == before:
-                driver.abort()
-        # Connections that are left at the deadline are aborted; their readers end within a second.
-        for seconds in (max(deadline - _STUCK_SECONDS, 0.0), 1.0):
-            with move_on_after(seconds):
-                await services.registry.all_gone(endpoint)
-            for driver in services.registry.connected(endpoint):
-                driver.abort()
+    async def send_away(self, window: float, deadline: float, code: int) -> None:
+        """End all connections, and accept none any more; see :meth:`.Bus.drain`.
+
+        Raises:
+            UsageError: The window or the deadline is invalid, or the code may not be sent.
+        """
+        if not (is_number(window) and 0 <= window <= MAX_RETURN_SECONDS):
+            raise UsageError(f"window is 0 to {MAX_RETURN_SECONDS:g} seconds, not {shown(window)}")
+        _check_farewell(deadline, code)
+        if self.services is None or self.is_lost:
+            return
+        self.check_here()
+        if self._spread is None:
+            count, now = len(self.services.registry), self.services.clock().monotonic
+            logger.info("draining: %d connections, to come again within %g s", count, window)
+            self._spread = Spread(window, count, now)
+            # In a task of the bus: a caller that is cancelled would leave clients behind.
+            self._tasks.start_soon(self._send_away, self._spread, window, deadline, code)
+        with CancelScope(shield=True):
+            await self._sent_away.wait()
+
+    async def _send_away(self, spread: Spread, window: float, deadline: float, code: int) -> None:
+        assert self.services is not None
+        began = current_time()
+        try:
+            await drain_in_batches(self.services, window, deadline, code, spread)
+            logger.info("drained within %.1f s", current_time() - began)
+        finally:
+            self._sent_away.set()
 
     async def _host(self, started: Event) -> None:
         failure: BaseException | None = None
         try:
             async with create_task_group() as tasks:
+                self._tasks = tasks
                 services = self.services = self._make_services(tasks)
                 tasks.start_soon(services.flusher.run)
                 tasks.start_soon(services.rates.run)
@@ -219,7 +235,7 @@ class Life:
                 started.set()
                 await self._stop.wait()
                 if self._farewell is not None:
-                    await self._drain(services, None, *self._farewell)
+                    await drain(services, None, *self._farewell, self._spread)
                     for subscription in list(services.subscriptions):
                         subscription.close()
                     if services.relay is not None:

@@ -28,10 +28,13 @@ def new_session(
     services: Services, endpoint: Endpoint, admission: Admission, now: Instant
 ) -> Session:
     """Return the session of a connection that begins now, on the terms of its admission."""
+    heartbeat = services.new_heartbeat(endpoint.heartbeat, now.monotonic)
+    # Protocols of applications may derive from nothing.
+    heartbeat.is_one_way = getattr(admission.protocol, "is_one_way", False)
     return Session(
         protocol=admission.protocol,
         limits=endpoint.limits,
-        heartbeat=services.new_heartbeat(endpoint.heartbeat, now.monotonic),
+        heartbeat=heartbeat,
         identity=admission.identity,
         now=now,
         takes_tokens=endpoint.authenticator is not None,

@@ -30,7 +30,7 @@ from ..core.errors import CommandError, ErrorCode, UsageError
 from ..core.permissions import Identity
 from ..transport import Handshake
 
-__all__ = ["Parameters"]
+__all__ = ["Parameters", "decoder_of"]
 
 Supply: TypeAlias = Callable[[Any], object]
 """Returns the value of a parameter for the connection that a command came from."""
@@ -60,7 +60,7 @@ class Parameters:
             and says what to write.
     """
 
-    __slots__ = ("_checks", "_decoder", "_supplies", "_whole")
+    __slots__ = ("_checks", "_decoder", "_supplies", "result", "types", "whole")
 
     def __init__(self, what: str, function: Callable[..., Any], caller: type) -> None:
         supplies: dict[object, Supply] = {
@@ -69,6 +69,8 @@ class Parameters:
             Handshake: attrgetter("handshake"),
         }
         hints = _hints(what, function)
+        self.result: Final[Any] = hints.get("return", Any)
+        """The type that the function says it returns."""
         parameters = _named(what, function)
         self._supplies: Final[dict[str, Supply]] = {}
         taken: dict[str, Any] = {}
@@ -88,15 +90,21 @@ class Parameters:
                 checked[name] = where
             else:
                 _check_decodable(where, hint)
+        empty = inspect.Parameter.empty
+        self.types: Final[dict[str, tuple[Any, bool]]] = {
+            name: (hint, parameters[name].default is empty) for name, hint in taken.items()
+        }
+        """The type of each parameter that the client sends, and whether it must."""
         sole = next(iter(taken)) if len(taken) == 1 else None
-        self._whole: Final = sole if sole is not None and _is_object(taken[sole]) else None
+        self.whole: Final = sole if sole is not None and _is_object(taken[sole]) else None
+        """The name of the parameter that takes all of ``params``; None: there is none."""
         self._checks: Final[dict[str, Checked]] = {}
         for name, where in checked.items():
-            place = "$.params" if name == self._whole else f"$.params.{name}"
+            place = "$.params" if name == self.whole else f"$.params.{name}"
             self._checks[name] = Checked(where, taken[name], place)
             taken[name] = msgspec.Raw
         try:
-            shape = taken[sole] if sole and self._whole else _shape(parameters, taken)
+            shape = taken[sole] if sole and self.whole else _shape(parameters, taken)
             self._decoder: Final = msgspec.json.Decoder(shape)
         except (TypeError, ValueError, RecursionError) as exc:
             raise UsageError(f"{what}: {exc}") from exc
@@ -117,7 +125,7 @@ class Parameters:
             decoded = self._decoder.decode(params)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
             raise CommandError(ErrorCode.VALIDATION_ERROR, _placed(str(exc))) from None
-        arguments = asdict(decoded) if self._whole is None else {self._whole: decoded}
+        arguments = asdict(decoded) if self.whole is None else {self.whole: decoded}
         if self._checks:
             call(context, self._check, arguments)
         if self._supplies:
@@ -132,10 +140,38 @@ class Parameters:
                 arguments[name] = check(bytes(value))
 
 
-def _placed(message: str) -> str:
+def decoder_of(where: str, hint: Any, place: str) -> Callable[[bytes], Any]:
+    """Return a function that decodes JSON into a type, and checks it.
+
+    msgspec does that, or pydantic where the type contains one of its own. The function raises
+    :class:`.CommandError` (``VALIDATION_ERROR``) with the place of the fault.
+
+    Args:
+        where: The data's name in errors.
+        hint: The type.
+        place: The data's place, as replies name it: ``$.data``.
+
+    Raises:
+        UsageError: JSON cannot be decoded into the type.
+    """
+    if _Survey(where, {}).is_for_pydantic(hint):
+        return Checked(where, hint, place)
+    _check_decodable(where, hint)
+    decode = msgspec.json.Decoder(hint).decode
+
+    def decoded(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+            raise CommandError(ErrorCode.VALIDATION_ERROR, _placed(str(exc), place)) from None
+
+    return decoded
+
+
+def _placed(message: str, within: str = "$.params") -> str:
     """Replace msgspec's place, ``$.x``, by the place in the client's message: ``$.params.x``."""
     text, found, place = message.rpartition("`$")
-    return f"{shortened(text)}`$.params{place}" if found else f"{message} - at `$.params`"
+    return f"{shortened(text)}`{within}{place}" if found else f"{message} - at `{within}`"
 
 
 # --- registering ----------------------------------------------------------------------------------

@@ -111,10 +111,13 @@ class Post:
         self._archive: Final = archive
         self._hub: Final = hub
         self._flusher: Final = flusher
-        source: Final = Source(node, encode, clock)
-        self._take: Final = source.take
+        source: Final = Source(node, encode, clock, hub.families)
+        self.take: Final = source.take
+        """Say what a publication is whose data are JSON already; see :meth:`.Source.take`."""
         self.accept: Final = source.accept
         """Check what the application publishes, in any thread; see :meth:`.Source.accept`."""
+        self.note: Callable[[Publication], None] | None = None
+        """Called with each publication that is kept, once it is delivered; None: nobody cares."""
         self.outgoing: Outgoing | None = None
         """Takes what goes to other nodes; None: there are none."""
         self.soon: Final = flusher.soon
@@ -122,9 +125,27 @@ class Post:
         self.is_pressed: bool = False
         """Whether the connection whose client published last is to await :meth:`relieved`."""
 
+    @property
+    def checks(self) -> bool:
+        """Whether some channels say what their publications hold."""
+        return self._hub.families.check_content
+
+    def check(self, channel: Channel, event: str, data: bytes) -> None:
+        """Refuse what a client publishes, if its channel holds something else.
+
+        Raises:
+            CommandError: ``VALIDATION_ERROR``, with the place.
+            Exception: A validator of the application failed.
+        """
+        self._hub.families.check(channel, event, data)
+
     def keeps(self, channel: Channel) -> bool:
         """Tell whether a channel has history."""
         return self._history_of(channel) is not None
+
+    def is_stream(self, channel: Channel) -> bool:
+        """Tell whether a channel is a stream."""
+        return self._hub.families.stream_of(channel) is not None
 
     def scoped(self, idempotency_key: str, channel: Channel, owner: str = "") -> str:
         """Return the key under which a store remembers a publication.
@@ -196,7 +217,7 @@ class Post:
             if position is not None:
                 return Sent(Receipt(0, 0, position, repeated=True))
         kept = archive.keep(publication, history, idempotency_key)
-        receipt = self.deliver(kept, excluded)
+        receipt = self.deliver_kept(kept, excluded)
         return Sent(Receipt(receipt.local_matched, receipt.local_accepted, kept.position))
 
     def deliver(
@@ -218,6 +239,15 @@ class Post:
         if members is None:
             return self._hub.publish(publication, excluded)
         return self._hub.publish_to(members, publication, excluded)
+
+    def deliver_kept(
+        self, publication: Publication, excluded: frozenset[Member] = _NO_MEMBERS
+    ) -> Receipt:
+        """Deliver a publication that has a position."""
+        receipt = self.deliver(publication, excluded)
+        if self.note is not None:
+            self.note(publication)
+        return receipt
 
     def hand_over(
         self,
@@ -252,7 +282,7 @@ class Post:
         It flushes at once when much is owed, and the connection of the client waits for the readers
         before the next message.
         """
-        publication = self._take(channel, event, data)
+        publication = self.take(channel, event, data)
         sent = self.publish(publication, idempotency_key=idempotency_key)
         self.is_pressed = self._flusher.is_overdue
         self.soon()

@@ -13,8 +13,10 @@ from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import msgspec
 
+from .._application import call
 from ..core.actions import (
     Action,
+    Ask,
     AskPermission,
     AskToken,
     Attach,
@@ -22,7 +24,7 @@ from ..core.actions import (
     Emit,
     Fetch,
 )
-from ..core.errors import BrokerUnavailable, CloseCode, ErrorCode
+from ..core.errors import BrokerUnavailable, CloseCode, CommandError, ErrorCode
 from ..core.history import HistoryRead
 from ..core.instant import Instant
 from ..core.messages import HistoryResult, Publication, Refused, Response
@@ -109,6 +111,9 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
     A client that asks for no answer gets one if only this node's subscribers get the publication.
     """
     publish = action.publish
+    if post.checks and (refused := _refused(asker, post, action)):
+        asker.send(refused)
+        return
     if publish.is_retry and not post.keeps(action.channel):
         why = "this channel has no history, which would tell a repetition apart"
         refused = Refused(ErrorCode.NOT_REPEATABLE, why, publish.ref, publish.ref is not None)
@@ -136,22 +141,42 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
         sent.handover.then(answer)
 
 
-async def fetch(asker: Asker, services: Services, action: Fetch) -> None:
-    """Answer with the history of a channel."""
+def _refused(asker: ConnectionDriver, post: Post, action: Emit) -> Refused | None:
+    """Return why what a client publishes is not what the channel holds; None: it is."""
+    publish = action.publish
+    try:
+        call(asker.context, post.check, action.channel, publish.event, publish.data)
+    except CommandError as exc:
+        code, why = exc.code, exc.message
+    except Exception:
+        logger.exception("the check of what is published on %s failed", action.channel)
+        code, why = ErrorCode.INTERNAL_ERROR, "the check of the data failed"
+    else:
+        return None
+    return Refused(code, why, publish.ref, publish.ref is not None)
+
+
+async def fetch(asker: Asker, services: Services, action: Fetch | Ask) -> None:
+    """Answer with the history of a channel, or ask the producer of its stream to cancel it."""
+    if isinstance(action, Ask):
+        await _cancel(asker, services, action)
+        return
     read = action.request
     if not services.post.keeps(action.channel):
         why = "this channel keeps no history"
         asker.send(Refused(ErrorCode.NO_HISTORY, why, read.ref))
         return
     try:
-        page = await services.read(
-            HistoryRead(
-                parse_pattern(action.channel),
-                read.after,
-                read.before,
-                read.limit,
-                is_from_end=read.after is None,
-            )
+        (page,) = await services.read(
+            [
+                HistoryRead(
+                    parse_pattern(action.channel),
+                    read.after,
+                    read.before,
+                    read.limit,
+                    is_from_end=read.after is None,
+                )
+            ]
         )
     except BrokerUnavailable:
         asker.send(Refused(ErrorCode.UNAVAILABLE, NOT_REACHED, read.ref))
@@ -162,6 +187,23 @@ async def fetch(asker: Asker, services: Services, action: Fetch) -> None:
     found = _within(page.publications, is_from_end=read.after is None)
     has_more = page.has_more or len(found) < len(page.publications)
     asker.send(HistoryResult(action.channel, found, page.head, has_more, read.ref))
+
+
+async def _cancel(asker: Asker, services: Services, action: Ask) -> None:
+    """Ask the producer of a stream to cancel it, and answer once it can hear of that."""
+    ref = action.request.ref
+    is_there = False
+    try:
+        if services.streams is not None and services.post.is_stream(action.channel):
+            is_there = await services.streams.ask_to_cancel(action.channel)
+    except BrokerUnavailable:
+        asker.send(Refused(ErrorCode.UNAVAILABLE, NOT_REACHED, ref, ref is not None))
+        return
+    if is_there:
+        asker.send(Response(b"null", ref))
+    else:
+        why = "there is no stream on this channel"
+        asker.send(Refused(ErrorCode.NO_STREAM, why, ref, ref is not None))
 
 
 def _within(publications: Sequence[Publication], *, is_from_end: bool) -> tuple[Publication, ...]:

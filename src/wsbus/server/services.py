@@ -45,6 +45,7 @@ from .relay import Relay
 from .runner import Runner
 from .statistics import BusStatistics
 from .storage import Storage
+from .streams import StreamCare
 
 __all__ = [
     "SWEEP_SECONDS",
@@ -140,6 +141,8 @@ class Services:
     """Finds what subscriptions get; None: there are no other nodes."""
     stand_ins: set[StandIn] = field(default_factory=set)
     """Stand-ins for subscriptions whose past is being read."""
+    streams: StreamCare | None = None
+    """Cares for streams; None: no family has any."""
     archive: Archive | None = None
     """Keeps history in this process; None: no family has any, or a broker keeps it."""
     registry: Registry[ConnectionDriver] = field(default_factory=Registry)
@@ -232,27 +235,27 @@ class Services:
     async def _read_all(self, reads: Sequence[HistoryRead]) -> Sequence[HistoryPage] | None:
         """Return the answers; None: the broker cannot be reached."""
         try:
-            if self.storage is not None:
-                return await self.storage.read(reads)
+            return await self.read(reads)
         except BrokerUnavailable:
             return None
-        return None if self.archive is None else [*map(self.archive.read, reads)]
 
-    async def read(self, read: HistoryRead) -> HistoryPage:
-        """Read history.
+    async def read(self, reads: Sequence[HistoryRead]) -> Sequence[HistoryPage]:
+        """Read history; the answers stand in the order of the questions.
 
         Raises:
             BrokerUnavailable: The broker that keeps it cannot be reached.
             UsageError: No family keeps history.
         """
         if self.storage is not None:
-            return (await self.storage.read([read]))[0]
+            return await self.storage.read(reads)
         if self.archive is None:
             raise UsageError("no channel has history: bus.family(…, history=History())")
-        return self.archive.read(read)
+        return [*map(self.archive.read, reads)]
 
     def bring(self, patterns: Sequence[Pattern], since: Mapping[Pattern, Since]) -> Brought | None:
         """Return what patterns get that are subscribed now; None: :attr:`recoveries` finds it."""
+        if self.streams is not None:
+            self.streams.expect(patterns)
         if self.archive is not None:
             return self.archive.bring(patterns, since)
         if self.recoveries is None:

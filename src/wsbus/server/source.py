@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
-from ..core.errors import UsageError
+from ..core.errors import CommandError, UsageError
 from ..core.families import Families
 from ..core.instant import Instant
 from ..core.messages import Publication
@@ -57,10 +57,14 @@ class Source:
         node: Identifies this run of a bus, or this emitter.
         encode: Turns data into JSON.
         clock: Reads both clocks.
+        families: Those that the publisher knows; they may say what publications hold.
     """
 
-    def __init__(self, node: str, encode: Encode, clock: Callable[[], Instant]) -> None:
+    def __init__(
+        self, node: str, encode: Encode, clock: Callable[[], Instant], families: Families
+    ) -> None:
         self.node: Final = node
+        self._families: Final = families
         self._encode: Final = encode
         self._clock: Final = clock
         self._numbers: Final = count(1)
@@ -70,7 +74,8 @@ class Source:
 
         Raises:
             InvalidChannel: ``channel`` is no channel.
-            UsageError: The data has no JSON form, or another argument is of the wrong type.
+            UsageError: The data has no JSON form, or is not what the channel holds, or another
+                argument is of the wrong type.
         """
         return self.accept_on(parse_channel(channel), event, data, key)
 
@@ -84,7 +89,13 @@ class Source:
             raise UsageError(f"an event is a printable text, not {shown(event)}")
         if key is not None and not isinstance(key, str):
             raise UsageError(f"key must be a text or None, not {type(key).__name__}")
-        text, now = self._encode(data), self._clock().wall
+        text = self._encode(data)
+        if self._families.check_content:
+            try:
+                self._families.check(name, event, text)
+            except CommandError as exc:
+                raise UsageError(f"{str(name)!r}, event {event!r}: {exc.message}") from None
+        now = self._clock().wall
         return Publication(name, event, text, now, key, self.node, next(self._numbers))
 
     def take(self, channel: Channel, event: str, data: bytes) -> Publication:

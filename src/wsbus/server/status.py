@@ -52,6 +52,8 @@ def _liveness(host: BusHost) -> Alive:
 def _readiness(host: BusHost) -> Readiness:
     if not host.is_running:
         return Readiness(ready=False, reason=_STOPPED)
+    if host.is_leaving:
+        return Readiness(ready=False, reason="the bus was drained")
     if host.is_healthy:
         return Readiness(ready=True)
     link = host.statistics().broker

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 import anyio
-import msgspec
 
 from ..core.actions import Brought
 from ..core.choices import member_of, shown
-from ..core.errors import PositionLost, UsageError
+from ..core.errors import CommandError, PositionLost, UsageError
 from ..core.events import Event, Gap, GapCause, Position
 from ..core.member import Member
+from ..core.messages import Publication
 from ..core.outlet import Outlet, Owed
 from ..core.overflow import Overflow
 from ..core.pacing import MAX_JOIN_BYTES
@@ -24,12 +25,17 @@ from .services import Services
 
 __all__ = ["Subscription"]
 
+T = TypeVar("T")
 
-class Subscription(Outlet):
+logger: Final = logging.getLogger("wsbus.bus")
+
+
+class Subscription(Outlet, Generic[T]):
     """Publications that match a pattern, as an async iterator; made by :meth:`.Bus.subscribe`.
 
-    Subscribed from ``async with`` on; one task may iterate. The queue is bounded like that of a
-    connection: a consumer that falls behind loses, and :attr:`.Event.gap` tells it.
+    Subscribed from ``async with`` on; one task may iterate. Without ``async with``, ``async for``
+    subscribes at its first step, and unsubscribes when it is closed. The queue is bounded like that
+    of a connection: a consumer that falls behind loses, and :attr:`.Event.gap` tells it.
 
     Cancellation: a cancelled ``async for`` step loses nothing.
     """
@@ -43,6 +49,7 @@ class Subscription(Outlet):
         max_bytes: int,
         overflow: Overflow | str,
         since: Position | None = None,
+        decode: Callable[[Publication], T],
         max_rate: float | None = None,
     ) -> None:
         if since is not None and not isinstance(since, Position):
@@ -53,6 +60,7 @@ class Subscription(Outlet):
         the pattern has no history."""
         self._rate: Final = None if max_rate is None else check_rate(max_rate)
         self._start: Position | None = None
+        self._decode: Final = decode
         self._find: Final = services
         self._services: Services | None = None
         self._taken: list[Owed] = []
@@ -133,16 +141,51 @@ class Subscription(Outlet):
         """Unsubscribe."""
         self.close()
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> AsyncIterator[Event[T]]:
         """Iterate."""
-        return self
+        is_new = self._services is None and not self._is_closed
+        return self._alone() if is_new else self
 
-    async def __anext__(self) -> Event[Any]:
+    async def _alone(self) -> AsyncIterator[Event[T]]:
+        async with self:
+            while True:
+                try:
+                    event = await anext(self)
+                except StopAsyncIteration:
+                    return
+                yield event
+
+    async def __anext__(self) -> Event[T]:
         """Wait for the next publication.
 
         Raises:
             UsageError: Not entered, or another task waits for the next one already.
         """
+        while True:
+            owed = await self.next_owed()
+            publication = owed.publication
+            assert publication is not None  # Those without were left out.
+            if publication.position is not None and not owed.is_latest:
+                self.position = publication.position
+            try:
+                data = self._decode(publication)
+            except CommandError:  # Another process declares the channel differently.
+                name, event = publication.channel, publication.event
+                logger.exception("event %s of %s is left out", event, name)
+                continue
+            gap, self._gap = self._gap, None
+            return Event(
+                publication.channel,
+                publication.event,
+                data,
+                publication.timestamp,
+                gap,
+                publication.position,
+                owed.is_latest,
+            )
+
+    async def next_owed(self) -> Owed:
+        """Wait for the next publication; as :meth:`__anext__`, before it is decoded."""
         if self._is_awaited:
             raise UsageError(
                 "another task iterates over this subscription: one task may; "
@@ -164,22 +207,12 @@ class Subscription(Outlet):
                     await self._wake.wait()
                 finally:
                     self._is_awaited = False
-        owed = self._taken.pop()
-        publication = owed.publication
-        assert publication is not None  # Those without were left out.
-        if publication.position is not None and not owed.is_latest:
-            self.position = publication.position
-        gap, self._gap = self._gap, None
-        data = msgspec.json.decode(publication.data)
-        return Event(
-            publication.channel,
-            publication.event,
-            data,
-            publication.timestamp,
-            gap,
-            publication.position,
-            owed.is_latest,
-        )
+        return self._taken.pop()
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether publications are missing before the next one."""
+        return self._gap is not None
 
     def _is_news(self, owed: Owed) -> bool:
         """Whether it is a publication after the position where the subscription began.
@@ -193,7 +226,7 @@ class Subscription(Outlet):
         return position is None or position.epoch != start.epoch or position.offset > start.offset
 
     @property
-    def receiver(self) -> Subscription:
+    def receiver(self) -> Subscription[T]:
         """Itself."""
         return self
 

@@ -802,6 +802,47 @@ def test_after_a_drain_it_comes_again_soon(code: int) -> None:
     assert only(todo, TellReconnecting).delay == 0.999
 
 
+@pytest.mark.parametrize(
+    ("reason", "delay"),
+    [
+        ("the server is shutting down; retry=12.250", 12.25),
+        ("retry=0.001", 0.001),
+        ("gone; retry=7", 7),
+        ("gone; retry=" + "9" * 100, 3600),
+        ("gone; retry=-1", 0.5),
+        ("gone; retry=1e3", 0.5),
+        ("gone; retry=", 0.5),
+        ("gone; retry=5 or so", 0.5),
+        ("gone; retry=\N{FULLWIDTH DIGIT FIVE}", 0.5),
+        ("gone; noretry=5", 0.5),
+        ("gone; retry=5\n", 0.5),
+    ],
+)
+def test_it_comes_again_when_the_server_says(reason: str, delay: float) -> None:
+    """The advice counts in place of chance, at most an hour; what is no number is no advice."""
+    todo = opened().lost(1012, reason, START, 0.5)
+
+    assert only(todo, TellReconnecting).delay == delay
+
+
+def test_advice_does_not_hurry_a_client() -> None:
+    """Of servers that all send it away at once, it asks no faster than without their advice."""
+    session = opened()
+    delays = []
+    for _ in range(4):
+        todo = session.lost(1012, "gone; retry=0.1", at(0.5), 0.5)
+        delays.append(only(todo, TellReconnecting).delay)
+        session.handle_deadline(at(60))
+        session.opened(START)
+        session.handle(HELLO, START)
+    assert delays == [0.1, 1, 2, 4]
+
+
+def test_what_stops_it_stops_it_in_spite_of_advice() -> None:
+    """A close code that says not to come again wins."""
+    only(opened().lost(4510, "gone; retry=1", START, 0.5), Stop)
+
+
 def test_it_gives_up_after_its_attempts() -> None:
     """After so many attempts in a row without success it ends, and says how many there were."""
     session = opened(attempts=2)

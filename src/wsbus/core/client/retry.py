@@ -8,7 +8,15 @@ from typing import Final
 import msgspec
 
 from ..choices import is_number, shown
-from ..errors import CloseCode, ConnectError, UsageError, WsbusError, may_reconnect
+from ..errors import (
+    CloseCode,
+    ConnectError,
+    ConnectionLost,
+    UsageError,
+    WsbusError,
+    may_reconnect,
+)
+from ..returning import return_in
 
 __all__ = ["Advice", "Attempts", "Retry", "advice_for", "meaning_of"]
 
@@ -60,7 +68,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     Before attempt ``n`` it waits for a time between 0 and ``base * 2 ** (n - 1)`` seconds, chosen
     by chance and at most ``cap``, so that the clients of a server that restarts do not all come
-    at once. After a connection that lasted as long as ``base`` it counts from the beginning.
+    at once. After a connection that lasted as long as ``base`` it counts from the beginning. A
+    server that tells its clients when to come again decides instead, up to an hour.
 
     Raises:
         UsageError: A duration or a number is not positive.
@@ -144,4 +153,9 @@ class Attempts:
             count = "1 attempt" if self.failures == 1 else f"{self.failures} attempts"
             return ConnectError(f"gave up after {count} to connect again; the last one: {error}")
         self.failures += 1
-        return self.retry.delay(self.failures, advice, chance)
+        delay = self.retry.delay(self.failures, advice, chance)
+        advised = return_in(error.reason) if isinstance(error, ConnectionLost) else None
+        if advised is None:
+            return delay
+        # Servers that all send their clients on must not be asked over and over.
+        return advised if self.failures == 1 else max(advised, delay)

@@ -49,13 +49,19 @@ export const gaveUp = (error, failures) =>
     : error;
 
 /**
- * The ms before an attempt: exponential backoff with full jitter.
+ * The ms before an attempt: exponential backoff with full jitter, or what the server said.
  * @param {{ base: number, cap: number }} retry
  * @param {number} attempt Its number since the last success, from 1.
  * @param {Advice} advice Of the end of the last connection.
  * @param {number} chance From 0 up to 1.
+ * @param {string} [reason] Of the close frame; its end may tell the seconds to wait, at most an hour.
  */
-export const delayOf = ({ base, cap }, attempt, advice, chance) =>
-  advice === "muchLater"
-    ? (cap * (1 + chance)) / 2
-    : Math.min(cap, base * 2 ** (attempt - (advice === "later" ? -1 : 1))) * chance;
+export const delayOf = ({ base, cap }, attempt, advice, chance, reason = "") => {
+  const delay =
+    advice === "muchLater"
+      ? (cap * (1 + chance)) / 2
+      : Math.min(cap, base * 2 ** (attempt - (advice === "later" ? -1 : 1))) * chance;
+  const advised = /\bretry=(\d+(\.\d+)?)$/.exec(reason);
+  // Servers that all send their clients on must not be asked over and over.
+  return advised ? Math.max(Math.min(+advised[1], 3600) * 1000, attempt > 1 ? delay : 0) : delay;
+};

@@ -211,7 +211,7 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     if (failures >= retry.attempts && !offline) return stop(gaveUp(error, failures), true);
     const attempt = failures + 1;
     if (!offline) failures = attempt;
-    const delay = delayOf(retry, attempt, offline ? "muchLater" : advice, chance());
+    const delay = offline ? delayOf(retry, attempt, "muchLater", chance()) : delayOf(retry, attempt, advice, chance(), error.reason);
     leave(WAITING);
     self.deadline = now + delay;
     return emit("tellReconnecting", attempt, delay, error);
