@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -52,6 +53,12 @@ def heap(session: CDPSession) -> int:
     return int(session.send("Runtime.getHeapUsage")["usedSize"])
 
 
+def usual_p99(ages: list[float]) -> float:
+    """Return the 99th percentile of each second, the median of them: other processes work, too."""
+    seconds = [ages[i : i + 1000] for i in range(0, len(ages) - 999, 1000)]
+    return median([share(second, 0.99) for second in seconds])
+
+
 def share(ages: list[float], part: float) -> float:
     """Return the age that this part of the events does not exceed."""
     return sorted(ages)[int(part * (len(ages) - 1))]
@@ -64,7 +71,7 @@ def test_a_slow_tab_shows_what_is_new_and_does_not_grow(browser: Browser, addres
         fast = opened(other, address, 0, {})
         fast.evaluate("(seconds) => client.command('flood', { seconds })", 3)
         fast.wait_for_function("isOver")
-        alone = share(fast.evaluate("ages"), 0.99)
+        alone = usual_p99(fast.evaluate("ages"))
         fast.evaluate("ages.length = 0; isOver = false; firstShown = undefined")
 
         slow = opened(one, address, WORK, {"maxRate": "auto"})
@@ -77,7 +84,7 @@ def test_a_slow_tab_shows_what_is_new_and_does_not_grow(browser: Browser, addres
         for tab in (fast, slow):
             tab.wait_for_function("isOver")
 
-        ages, beside = slow.evaluate("ages"), share(fast.evaluate("ages"), 0.99)
+        ages, beside = slow.evaluate("ages"), usual_p99(fast.evaluate("ages"))
         figures = f"{grown=} oldest={max(ages)} p95={share(ages, 0.95)} {alone=} {beside=}"
         print(len(ages), figures)
         assert slow.evaluate("shown") == fast.evaluate("shown")
