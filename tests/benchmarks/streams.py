@@ -101,15 +101,15 @@ class Relay:
 @asynccontextmanager
 async def network(port: int) -> AsyncIterator[tuple[Proxy, TaskGroup]]:
     """Give a network of one reader, which can fail, and tasks that end with it."""
-    async with await anyio.create_tcp_listener(local_host=HOST) as listener:
-        async with create_task_group() as tasks:
-            try:
-                proxy = Proxy(tasks, port)
-                proxy.port = listener.extra(SocketAttribute.local_port)
-                tasks.start_soon(listener.serve, proxy.handle)
-                yield proxy, tasks
-            finally:
-                tasks.cancel_scope.cancel()
+    listening = await anyio.create_tcp_listener(local_host=HOST)
+    async with listening as listener, create_task_group() as tasks:
+        try:
+            proxy = Proxy(tasks, port)
+            proxy.port = listener.extra(SocketAttribute.local_port)
+            tasks.start_soon(listener.serve, proxy.handle)
+            yield proxy, tasks
+        finally:
+            tasks.cancel_scope.cancel()
 
 
 class Readers:

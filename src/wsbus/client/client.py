@@ -20,7 +20,6 @@ from .calls import Caller
 from .changes import Changes, Closed, Connected
 from .events import Events
 from .past import checked_position
-from .payloads import decoder_of
 from .streams import ClientStream
 
 __all__ = ["Client"]
@@ -179,7 +178,7 @@ class Client(Caller):
         return Events(
             self._driver,
             parse_pattern(pattern, plus=self._driver.settings.dialect.has_plus),
-            decoder_of(payload),
+            self._driver.settings.dialect.decoder(payload),
             asks=ask,
             buffer=buffer,
             buffer_bytes=buffer_bytes,
