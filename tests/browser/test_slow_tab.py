@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,11 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["address"]
 
 SECONDS: Final = float(os.environ.get("WSBUS_SLOW_TAB_SECONDS", "15"))
-"""The length of the flood; 60 is the full form."""
+"""The length of the flood. The full form, with 60 s, needs ``--timeout 200``, too."""
 WORK: Final = 100
 MAX_AGE: Final = 250
 MAX_GROWTH: Final = 1_000_000
-PATIENCE: Final = 30_000
 
 LISTEN: Final = """async ({ work, options }) => {
   window.ages = [];
@@ -53,25 +53,28 @@ def heap(session: CDPSession) -> int:
     return int(session.send("Runtime.getHeapUsage")["usedSize"])
 
 
+def usual_p99(ages: list[float]) -> float:
+    """Return the 99th percentile of each second, the median of them: other processes work, too."""
+    seconds = [ages[i : i + 1000] for i in range(0, len(ages) - 999, 1000)]
+    return median([share(second, 0.99) for second in seconds])
+
+
 def share(ages: list[float], part: float) -> float:
     """Return the age that this part of the events does not exceed."""
     return sorted(ages)[int(part * (len(ages) - 1))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", ["auto", 30])
-def test_a_slow_tab_shows_what_is_new_and_does_not_grow(
-    browser: Browser, address: str, most: object
-) -> None:
+def test_a_slow_tab_shows_what_is_new_and_does_not_grow(browser: Browser, address: str) -> None:
     """Its heap stays, what it shows is young, and the last event comes; another tab gets all."""
     with browser.new_context() as one, browser.new_context() as other:
         fast = opened(other, address, 0, {})
         fast.evaluate("(seconds) => client.command('flood', { seconds })", 3)
         fast.wait_for_function("isOver")
-        alone = share(fast.evaluate("ages"), 0.99)
+        alone = usual_p99(fast.evaluate("ages"))
         fast.evaluate("ages.length = 0; isOver = false; firstShown = undefined")
 
-        slow = opened(one, address, WORK, {"maxRate": most})
+        slow = opened(one, address, WORK, {"maxRate": "auto"})
         session = one.new_cdp_session(slow)
         fast.evaluate("(seconds) => client.command('flood', { seconds })", SECONDS)
         slow.wait_for_timeout(2000)
@@ -81,7 +84,7 @@ def test_a_slow_tab_shows_what_is_new_and_does_not_grow(
         for tab in (fast, slow):
             tab.wait_for_function("isOver")
 
-        ages, beside = slow.evaluate("ages"), share(fast.evaluate("ages"), 0.99)
+        ages, beside = slow.evaluate("ages"), usual_p99(fast.evaluate("ages"))
         figures = f"{grown=} oldest={max(ages)} p95={share(ages, 0.95)} {alone=} {beside=}"
         print(len(ages), figures)
         assert slow.evaluate("shown") == fast.evaluate("shown")

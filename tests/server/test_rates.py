@@ -11,6 +11,9 @@ from anyio import fail_after
 
 from tests.server.clients import UNLIMITED, Client, Connect, connecting, judge
 from wsbus import Bus, Grants, Handshake, History, Identity, UsageError
+from wsbus.core.frame import Frame
+from wsbus.core.messages import Publication
+from wsbus.protocols.native import Native
 
 NEVER = 0.01
 """A rate whose interval no test outlasts."""
@@ -195,6 +198,41 @@ async def test_positions_hold_after_a_reconnect() -> None:
         position = {name: seen[0]["position"][name] for name in ("epoch", "offset")}
         await subscribe(again, "chat.*", since={"chat.*": position}, max_rate={"chat.*": NEVER})
         assert await again.events() == [6, 7, 8]
+
+
+class Faulty(Native):
+    """A dialect that fails at some data."""
+
+    name = "faulty"
+
+    def encode_publication(self, publication: Publication) -> Frame:
+        if publication.data == b'"bad"':
+            raise RuntimeError(self.name)
+        return super().encode_publication(publication)
+
+
+async def test_a_dialect_that_fails_costs_its_own_receivers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The timer for held events goes on for everybody else."""
+    bus = Bus()
+    endpoint = bus.endpoint(
+        authenticator=judge,
+        query_token="token",
+        limits=UNLIMITED,
+        protocols=["wsbus.v1", Faulty()],
+    )
+    async with bus, connecting(endpoint) as connect:
+        faulty, sound = await connect("ann", subprotocols=["faulty"]), await connect("bob")
+        for client in (faulty, sound):
+            await subscribe(client, "a", max_rate={"a": 20})
+        with fail_after(20):
+            for data in (1, "bad", 3):
+                await bus.publish("a", data)
+                assert (await sound.hear("event"))["data"] == data
+            assert [(await faulty.hear("event"))["data"] for _ in range(2)] == [1, 3]
+        assert bus.healthy
+    assert "an event of a subscription with a rate cannot be encoded" in caplog.text
 
 
 async def test_a_subscription_inside_the_process_has_a_rate() -> None:

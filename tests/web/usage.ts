@@ -60,6 +60,10 @@ export async function use(signal: AbortSignal): Promise<void> {
   for await (const { latest } of client.events("chat.*", { since })) console.log(latest satisfies true | undefined, receipt.repeated);
   const page: HistoryPage<Status> = await client.history<Status>("chat.room", { limit: 20, before: since, timeout: 100 });
   for (const { channel, data, position } of page.events) console.log(channel, data.current_price, position.offset, page.more, page.position.tag);
+  await client.subscribe("prices.*", { maxRate: 10, signal });
+  for await (const { data } of client.events<number>("book.*", { maxRate: "auto" })) console.log(data.toFixed());
+  // @ts-expect-error: a rate is a number, or "auto"
+  await client.subscribe("chat.*", { maxRate: "fast" });
   // @ts-expect-error: a position is no number
   await client.subscribe("chat.*", { since: 7 });
   // @ts-expect-error: there may be none

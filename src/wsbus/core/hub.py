@@ -262,7 +262,11 @@ class Hub:
 
     def send(self, member: Member, frame: Frame) -> None:
         """Owe a control frame to one member; it keeps its place among the publications."""
-        self.pass_on(member, Owed(frame, None))
+        if member.standing is _READY:  # As in pass_on: this is a hot path, too.
+            self._log.append((member, Owed(frame, None)))
+            self.owed_bytes += frame.size
+        else:
+            self._enqueue(member, Owed(frame, None))
 
     def pass_on(self, member: Member, owed: Owed) -> None:
         """Owe to one member what is counted already."""

@@ -7,6 +7,7 @@ owed to the receiver's own member at once, so that the log of the turn keeps the
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import heappop, heappush
@@ -28,6 +29,8 @@ from ..core.queue import MessageQueue
 from ..core.thinning import Thinning
 from ._wakeup import Wakeup
 from .flusher import Flusher
+
+logger: Final = logging.getLogger("wsbus.rates")
 
 __all__ = ["Paced", "Pacer", "Rates"]
 
@@ -226,15 +229,21 @@ class Rates:
 
     def send(self, pacer: Pacer, owed: Sequence[Owed]) -> None:
         """Owe the receiver what its pacer lets through; encoded once for all of a moment."""
-        target = pacer.target
-        protocol = target.protocol
         for each in owed:
-            if protocol is None or (publication := each.publication) is None:
-                self._hub.pass_on(target, each)
-                continue
-            ready = self._encoded.get((publication, protocol))
-            if ready is None:
-                frame = protocol.encode_publication(publication)
-                ready = Owed(frame, publication, each.family)
-                self._encoded[publication, protocol] = ready
-            self._hub.pass_on(target, ready)
+            try:
+                ready = self._ready(each, pacer.target.protocol)
+            except Exception:  # A dialect that fails costs its own receivers.
+                logger.exception("an event of a subscription with a rate cannot be encoded")
+            else:
+                self._hub.pass_on(pacer.target, ready)
+
+    def _ready(self, owed: Owed, protocol: WireProtocol | None) -> Owed:
+        publication = owed.publication
+        if protocol is None or publication is None:
+            return owed
+        ready = self._encoded.get((publication, protocol))
+        if ready is None:
+            frame = protocol.encode_publication(publication)
+            ready = Owed(frame, publication, owed.family)
+            self._encoded[publication, protocol] = ready
+        return ready

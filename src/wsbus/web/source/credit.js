@@ -11,7 +11,7 @@ const AUTO = 60;
 const LEAST = 0.5;
 /** Above this level a tab that was behind has caught up. */
 const FULL = 1000;
-/** The part of its time that a tab may spend on events; below half of it there is room for more. */
+/** The part of its time that a tab may spend on events; below half of it, more events fit. */
 const SHARE = 0.75;
 /** From one look at that to the next, in ms. */
 const LOOK = 500;
