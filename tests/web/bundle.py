@@ -1,8 +1,9 @@
 """Makes the files that ship of those in ``src/wsbus/web/source``.
 
-``python -m tests.web.bundle`` writes ``wsbus.js``, one minified module, ``wsbus-http.js``, which
-it loads where no WebSocket gets through, and ``wsbus.d.ts``, the types of what it exports. It needs esbuild, which joins the modules, terser, which makes them short,
-and TypeScript, as the tests do (:mod:`tests.web.running`).
+``python -m tests.web.bundle`` writes ``wsbus.js``, one minified module, ``wsbus-http.js``, which it
+loads where no WebSocket gets through, and ``wsbus.d.ts``, the types of what it exports. It needs
+esbuild, which joins the modules, terser, which makes them short, and TypeScript, as the tests do
+(:mod:`tests.web.running`).
 
 ``python -m tests.web.bundle names`` first looks for short names of properties that make the module
 smaller, for two minutes.

@@ -128,6 +128,17 @@ test("a WebSocket is tried again after a cut, and goes on where the stream was",
   assert.match((await client.status()).connection_id, /./); // There is no such request over HTTP.
 });
 
+test("publications that do not wait for each other keep their order", async () => {
+  const between = await proxy();
+  const client = make(between.url());
+  await client.connect();
+  const events = client.events("kept.order");
+  await client.subscribe("kept.order");
+  for (let number = 0; number < 30; number++) client.publish("kept.order", number);
+
+  assert.deepEqual((await take(events, 30)).map(({ data }) => data), [...Array(30).keys()]);
+});
+
 test("a name that is added begins with what is new, and the others go on", async () => {
   const between = await proxy();
   const client = make(between.url());

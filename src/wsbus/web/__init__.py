@@ -67,7 +67,7 @@ class Asset(NamedTuple):
 
 @cache
 def asset(name: str) -> Asset:
-    """Return ``wsbus.js``, ``wsbus-http.js``, or ``base.css``, the style sheet of wsbus's own pages; it is read once.
+    """Return a file of the client, or ``base.css``, the style sheet of wsbus's own pages, read once.
 
     Raises:
         KeyError: There is no such file.

@@ -64,6 +64,8 @@ export class HttpSocket {
   #position = "";
   /** Changes of the names, one after another. @type {Promise<unknown>} */
   #changes = Promise.resolve();
+  /** The publications before the next one. @type {Promise<unknown>} */
+  #published = Promise.resolve();
   /** Of the stream that is read. */
   #reading = new AbortController();
   #heardAt = 0;
@@ -109,7 +111,12 @@ export class HttpSocket {
       this.#changes = this.#changes.then(() => this.#change(request)).catch((error) => this.#lose(1006, `${error}`));
     else if (type === "auth") this.#authenticate(request);
     else if (type === "ping" && this.#names.size && Date.now() - this.#heardAt > SILENCE) this.#lose(1006, "the stream is silent");
-    else if (type !== "pong") this.#post(text, id).then((message) => this.#hear(message), (error) => this.#lose(1006, `${error}`));
+    else if (type !== "pong") {
+      const ask = () => this.#post(text, id).then((message) => this.#hear(message)).catch((error) => this.#lose(1006, `${error}`));
+      // Publications keep their order; what may take long holds up no other request.
+      if (type === "publish") this.#published = this.#published.then(ask);
+      else ask();
+    }
   }
 
   // --- telling the driver ------------------------------------------------------------------------
