@@ -28,7 +28,7 @@ from .server.hooks import Hooks
 from .server.host import BusHost
 from .server.recipients import Who, subscribers
 from .server.services import Authorize, read_clocks
-from .server.source import encoder
+from .server.source import encoder, packer
 from .server.statistics import BusStatistics
 from .server.typed import Declarations
 from .transport import Handshake
@@ -79,12 +79,13 @@ class Bus(Declarations, Hooks):
             )
         callable_setting("authorize", authorize, "identity, action, name")
         Hooks.__init__(self)
-        encode = encoder(enc_hook)
-        self._commands: Final = Commands(encode)
+        encode, pack = encoder(enc_hook), packer(enc_hook)
+        self._commands: Final = Commands(encode, pack)
         host = BusHost(
             self._commands,
             self._hooks,
             encode=encode,
+            pack=pack,
             authorize=authorize,
             flush_interval=flush_interval,
             clock=clock,
@@ -160,7 +161,7 @@ class Bus(Declarations, Hooks):
             trusted_proxies=trusted_proxies,
             realm=self._recipients.realm_of(authenticator),
         )
-        self._host.endpoints.append(endpoint)
+        self._host.add(endpoint)
         if endpoint.broadcast is not None:
             self._broadcasts.add(endpoint.broadcast)
         return endpoint

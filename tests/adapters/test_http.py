@@ -9,28 +9,70 @@ from typing import Any, Final, TypeAlias
 
 import httpx
 import pytest
-from anyio import Event, create_task_group
+from aiohttp import web
+from anyio import Event, connect_tcp, create_task_group, fail_after
+from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from tests.adapters.serving import client, receive, serving, subscribe
 from wsbus import (
     Bus,
+    CommandError,
     Connection,
+    Grants,
     History,
+    Identity,
+    Limits,
+    Presence,
+    Unauthenticated,
 )
-from wsbus.adapters import asgi
+from wsbus.adapters import aiohttp, asgi, fastapi, starlette
 
-Serve: TypeAlias = Callable[[Bus], AbstractAsyncContextManager[int]]
+Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[int]]
 JSON: Final = {"Content-Type": "application/json"}
+ALL: Final = Grants.of(subscribe=["*"], publish=["*"], command=["*"], history=["*"], presence=["*"])
 
 
 @asynccontextmanager
-async def on_asgi(bus: Bus) -> AsyncIterator[int]:
+async def on_asgi(bus: Bus, **settings: Any) -> AsyncIterator[int]:
     """Serve on plain ASGI."""
-    async with serving(asgi.app(bus)) as (port, _):
+    async with serving(asgi.app(bus.endpoint(**settings))) as (port, _):
         yield port
 
 
-SERVERS: Final = [on_asgi]
+@asynccontextmanager
+async def on_starlette(bus: Bus, **settings: Any) -> AsyncIterator[int]:
+    """Serve on Starlette."""
+    endpoint = bus.endpoint(**settings)
+    routes = [starlette.websocket_route("/ws", endpoint), *starlette.http_routes("/ws", endpoint)]
+    async with serving(Starlette(routes=routes, lifespan=starlette.lifespan(bus))) as (port, _):
+        yield port
+
+
+@asynccontextmanager
+async def on_fastapi(bus: Bus, **settings: Any) -> AsyncIterator[int]:
+    """Serve on FastAPI."""
+    app = FastAPI()
+    fastapi.mount(app, "/ws", bus.endpoint(**settings))
+    async with serving(app) as (port, _):
+        yield port
+
+
+@asynccontextmanager
+async def on_aiohttp(bus: Bus, **settings: Any) -> AsyncIterator[int]:
+    """Serve on aiohttp."""
+    app = web.Application()
+    aiohttp.setup(app, "/ws", bus.endpoint(**settings))
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+SERVERS: Final = [on_asgi, on_starlette, on_fastapi, on_aiohttp]
 
 
 @pytest.fixture(params=SERVERS, ids=lambda serve: serve.__name__)
@@ -193,3 +235,249 @@ async def test_polls(serve: Serve) -> None:
             await waits.wait()
             await bus.publish("news.a", 5)
         assert [each["data"] for each in answers[0]["messages"]] == [5]
+
+
+async def post(http: httpx.AsyncClient, request: object, **headers: str) -> httpx.Response:
+    content = request if isinstance(request, str) else json.dumps(request)
+    return await http.post("/ws/requests", content=content, headers={**JSON, **headers})
+
+
+async def test_posts(serve: Serve) -> None:
+    """A ``POST`` is answered like a request on a socket; an error has the status of its code."""
+    bus = a_bus(authorize=lambda identity, action, name: name != "secret")
+    bus.family("room.*", presence=Presence())
+
+    @bus.command("add")
+    async def add(a: int, b: int, connection: Connection) -> int:
+        assert connection.handshake.path.endswith("/requests")
+        return a + b
+
+    @bus.command("join")
+    def join(connection: Connection) -> None:
+        connection.subscribe("news.a")
+
+    @bus.command("fail")
+    def fail() -> None:
+        raise CommandError("NO_LUCK", "not today")
+
+    async with serve(bus, anonymous=ALL) as port, web_client(port) as http:
+        for request, status, found in (
+            ({"type": "ping", "id": "7"}, 200, {"type": "pong", "id": "7"}),
+            ({"type": "publish", "channel": "news.a", "data": [1]}, 200, {"success": True}),
+            ({"type": "publish", "channel": "secret", "data": 1}, 403, {"type": "error"}),
+            ({"type": "publish", "channel": "a.*", "data": 1}, 400, {"type": "error"}),
+            ({"type": "command", "action": "add", "params": {"a": 1, "b": 2}}, 200, {"data": 3}),
+            ({"type": "command", "action": "add", "params": {"a": 1}}, 400, {"type": "error"}),
+            ({"type": "command", "id": "x", "action": "no"}, 404, {"id": "x", "success": False}),
+            ({"type": "command", "action": "join"}, 400, {"type": "error"}),
+            ({"type": "command", "action": "fail"}, 400, {"type": "error"}),
+            ({"type": "history", "channel": "news.a"}, 200, {"type": "history"}),
+            ({"type": "history", "channel": "other"}, 404, {"type": "error"}),
+            ({"type": "presence", "channel": "room.1"}, 200, {"type": "presence"}),
+            ({"type": "presence", "channel": "room.1", "watch": True}, 400, {"type": "error"}),
+            ({"type": "subscribe", "channels": ["a"]}, 400, {"type": "error"}),
+            ({"type": "nothing"}, 400, {"type": "error"}),
+            ("[", 400, {"type": "error"}),
+            ('{"type":"ping",\n"id":"1"}\n', 200, {"id": "1"}),
+        ):
+            answer = await post(http, request)
+            assert answer.status_code == status, (request, answer.text)
+            message = answer.json()
+            assert {key: message.get(key) for key in found} == found
+            assert answer.headers["cache-control"] == "no-store"
+        history = (await post(http, {"type": "history", "channel": "news.a"})).json()
+        assert [each["data"] for each in history["data"]["events"]] == [[1]]
+
+
+async def test_a_repeated_post_is_published_once(serve: Serve) -> None:
+    """The idempotency key of a ``POST`` works as on a socket."""
+    bus = a_bus()
+    request = {"type": "publish", "channel": "news.a", "data": 1, "idempotency_key": "k"}
+    async with serve(bus, anonymous=ALL) as port, web_client(port) as http:
+        first = (await post(http, request)).json()
+        again = (await post(http, request | {"retry": True})).json()
+        assert first["data"]["position"] == again["data"]["position"]
+        history = (await post(http, {"type": "history", "channel": "news.a"})).json()
+        assert len(history["data"]["events"]) == 1
+
+
+async def test_rates_of_posts(serve: Serve) -> None:
+    """Requests of one identity share a rate, however many sockets they come by."""
+    bus = a_bus()
+
+    @bus.command("act")
+    def act() -> int:
+        return 1
+
+    call = {"type": "command", "id": "1", "action": "act"}
+    for limits in (Limits(messages_per_second=0.01), Limits(commands_per_second=0.01)):
+        async with serve(bus, limits=limits, anonymous=ALL) as port:
+            for expected in (200, 429):
+                async with web_client(port) as http:
+                    answer = await post(http, call)
+                    assert answer.status_code == expected
+                    assert answer.json()["id"] == "1"
+                    is_refused = answer.json().get("error", {}).get("code") == "RATE_LIMITED"
+                    assert is_refused == ("retry-after" in answer.headers) == (expected == 429)
+
+
+def judged(token: str | None, _handshake: object) -> Identity:
+    if token != "let-me-in":
+        raise Unauthenticated("no")
+    return Identity("ann", Grants.of(subscribe=["news.*"], publish=["news.*"]))
+
+
+async def test_authenticates(serve: Serve) -> None:
+    """A header or a cookie identifies readers and requests; the grants are the same."""
+    bus = a_bus()
+    async with (
+        serve(bus, authenticator=judged, cookie_token="session") as port,
+        web_client(port) as http,
+    ):
+        bearer = {"Authorization": "Bearer let-me-in"}
+        for headers in (bearer, {"Cookie": "session=let-me-in"}):
+            async with events(port, "channels=news.a,secret", headers) as stream:
+                assert (await stream.next())["data"]["subject"] == "ann"
+                subscribed = await stream.next()
+                assert subscribed["data"]["channels"] == ["news.a"]
+                assert [each["code"] for each in subscribed["data"]["rejected"]] == ["FORBIDDEN"]
+            ping = await post(http, {"type": "ping"}, **headers)
+            assert ping.status_code == 200
+        for path in ("events?channels=news.a", "poll?channels=news.a"):
+            answer = await http.get(f"/ws/{path}")
+            assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHENTICATED")
+            answer = await http.get(f"/ws/{path.replace('news.a', 'secret')}", headers=bearer)
+            assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
+        assert (await post(http, {"type": "ping"})).status_code == 401
+        publish = {"type": "publish", "channel": "secret", "data": 1}
+        assert (await post(http, publish, **bearer)).status_code == 403
+
+
+async def test_origins(serve: Serve) -> None:
+    """Pages of the listed origins may read; those of others get 403, with a cookie or without."""
+    good, bad = "https://example.com", "https://evil.example"
+    bus = a_bus()
+    cookie = {"Cookie": "session=let-me-in"}
+    async with (
+        serve(bus, authenticator=judged, cookie_token="session", origins=[good]) as port,
+        web_client(port) as http,
+    ):
+        preflight = {"Origin": good, "Access-Control-Request-Method": "POST"}
+        answer = await http.options("/ws/requests", headers=preflight)
+        assert answer.status_code == 204
+        assert answer.headers["access-control-allow-origin"] == good
+        assert answer.headers["access-control-allow-credentials"] == "true"
+        assert "content-type" in answer.headers["access-control-allow-headers"]
+        refused = await http.options("/ws/requests", headers=preflight | {"Origin": bad})
+        assert refused.status_code == 403
+        assert "access-control-allow-origin" not in refused.headers
+        ping = {"type": "ping"}
+        answer = await post(http, ping, Origin=good, **cookie)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == good
+        assert answer.headers["vary"] == "Origin"
+        for headers in ({"Origin": bad}, {"Sec-Fetch-Site": "cross-site"}):
+            assert (await post(http, ping, **headers, **cookie)).status_code == 403
+            for path in ("events", "poll"):
+                answer = await http.get(f"/ws/{path}?channels=news.a", headers=headers | cookie)
+                assert answer.status_code == 403
+                assert answer.json()["type"] == "error"
+
+
+async def test_bad_requests(serve: Serve) -> None:
+    """What cannot be read is answered with a status and a reason in JSON; others are unaffected."""
+    bus = a_bus()
+    async with serve(bus) as port, web_client(port) as http, events(port, "channels=a") as stream:
+        await stream.until("subscribed")
+        many = ",".join(f"c{number}" for number in range(10_000))
+        long = ",".join(f"c{number}" for number in range(200))
+        for path, headers, statuses in (
+            ("events", {}, {400}),
+            ("events?channels=", {}, {400}),
+            (f"events?channels={long}", {}, {400}),
+            (f"poll?channels={many}", {}, {414, 431, 400}),
+            ("events?channels=a", {"Last-Event-ID": "what?"}, {400}),
+            ("events?channels=a", {"Last-Event-ID": "1.e.99999999999999999999"}, {400}),
+            ("events?channels=a", {"Last-Event-ID": "2.e.1"}, {400}),
+            ("events?channels=a", {"Last-Event-ID": "1." + "e" * 500 + ".1"}, {400}),
+            ("events?channels=a&strict=maybe", {}, {400}),
+            ("poll?channels=a&wait=long", {}, {400}),
+            ("poll?channels=a&wait=nan", {}, {400}),
+            ("poll?channels=a&limit=0", {}, {400}),
+            ("poll?channels=a..b", {}, {400}),
+        ):
+            answer = await http.get(f"/ws/{path}", headers=headers)
+            assert answer.status_code in statuses, (path[:50], answer.text)
+            if answer.status_code == 400 and many not in path:  # Or aiohttp itself refuses it.
+                assert answer.json()["type"] == "error"
+                assert answer.json()["message"]
+        assert (await http.get("/ws/requests")).status_code == 405
+        assert (await http.post("/ws/events?channels=a")).status_code == 405
+        ping = '{"type":"ping"}'
+        for kind, status in (("text/plain", 415), ("", 415), ("application/json; charset=x", 415)):
+            answer = await http.post("/ws/requests", content=ping, headers={"Content-Type": kind})
+            assert (answer.status_code, answer.json()["type"]) == (status, "error")
+        assert (await post(http, '"' + "x" * 70_000 + '"')).status_code == 413
+        assert (await http.post("/ws/requests", content=b"\xff", headers=JSON)).status_code == 400
+        half = await connect_tcp("127.0.0.1", port)
+        await half.send(
+            b"POST /ws/requests HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 50\r\n\r\n{"type":"publish"'
+        )
+        await half.aclose()
+        await bus.publish("a", "still here")
+        assert (await stream.next())["data"] == "still here"
+
+
+async def test_connections_are_counted(serve: Serve) -> None:
+    """Readers take places like sockets, and give them back."""
+    bus = a_bus()
+    left = Event()
+
+    @bus.on_disconnect
+    def note(_connection: Connection) -> None:
+        left.set()
+
+    async with serve(bus, limits=Limits(max_connections=1)) as port, web_client(port) as http:
+        async with events(port, "channels=news.a") as stream:
+            await stream.until("subscribed")
+            answer = await http.get("/ws/poll?channels=news.a")
+            assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+        await left.wait()
+        assert (await http.get("/ws/poll?channels=news.a")).status_code == 200
+
+
+async def test_the_end_is_told(serve: Serve) -> None:
+    """A drained or disconnected reader gets one last message with the code, and the end."""
+    bus = a_bus()
+    async with serve(bus) as port, events(port, "channels=news.a") as stream:
+        await stream.until("subscribed")
+        await bus.aclose(deadline=5)
+        close = await stream.until("close")
+        assert close["code"] == 1001
+        with pytest.raises(EOFError):
+            await stream.next()
+
+
+async def test_a_reader_that_reads_nothing_is_cut_off(serve: Serve) -> None:
+    """A reader that takes nothing for the write deadline is gone; the others lose nothing."""
+    bus = a_bus()
+    gone, there = Event(), Event()
+
+    @bus.on_disconnect
+    def note(_connection: Connection) -> None:
+        gone.set()
+
+    @bus.on_subscribe
+    def begin(_connection: Connection, pattern: str) -> None:
+        if pattern == "big":
+            there.set()
+
+    async with serve(bus, limits=Limits(write_deadline=0.5, queue_messages=10)) as port:
+        stream = await connect_tcp("127.0.0.1", port)
+        await stream.send(b"GET /ws/events?channels=big HTTP/1.1\r\nHost: x\r\n\r\n")
+        with fail_after(20):
+            await there.wait()
+            while not gone.is_set():
+                await bus.publish("big", "x" * 65_536)
+        await stream.aclose()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -34,6 +36,29 @@ async def cut(who: Connection) -> None:
     """End the connection without a word."""
     who.abort()
     await anyio.sleep(10)
+
+
+async def flood(seconds: float) -> None:
+    """Publish 1,000 events a second, each some 200 bytes."""
+    begun = anyio.current_time()
+    sent = 0
+    while (elapsed := anyio.current_time() - begun) < seconds:
+        while sent < elapsed * 1000:
+            sent += 1
+            await bus.publish("ticks", {"number": sent, "text": "x" * 200})
+        await anyio.sleep(0.001)
+    await bus.publish("ticks", {"number": sent + 1, "is_last": True})
+
+
+floods: set[asyncio.Task[None]] = set()
+
+
+@bus.command("flood")
+async def begin_flood(seconds: float) -> None:
+    """Let a flood begin; the answer comes before it."""
+    task = asyncio.ensure_future(flood(seconds))
+    floods.add(task)
+    task.add_done_callback(floods.discard)
 
 
 async def page(_request: Request) -> HTMLResponse:

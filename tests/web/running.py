@@ -17,6 +17,7 @@ WEB: Final = ROOT / "src" / "wsbus" / "web"
 TYPESCRIPT: Final = "7.0.2"
 """Other versions may write the declarations another way."""
 ESBUILD: Final = "0.28.2"
+ASYNCAPI: Final = "3.6.6"
 TERSER: Final = "5.51.4"
 """Other versions may write the module another way."""
 
@@ -54,6 +55,17 @@ def find_esbuild() -> str:
 def find_terser() -> str:
     """Return what makes it short: ``$WSBUS_TERSER``, or on the path; else end the test."""
     return _find("WSBUS_TERSER", "terser", "terser", TERSER)
+
+
+def find_asyncapi() -> str:
+    """Return the parser of AsyncAPI: the package at ``$WSBUS_ASYNCAPI``; else end the test."""
+    path = os.environ.get("WSBUS_ASYNCAPI", "")
+    if Path(path, "package.json").is_file():
+        return path
+    reason = f"needs @asyncapi/parser {ASYNCAPI} at $WSBUS_ASYNCAPI: npm install @asyncapi/parser"
+    if os.environ.get("WSBUS_REQUIRE_SERVICES"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def _find(variable: str, program: str, package: str, version: str) -> str:

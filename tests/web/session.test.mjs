@@ -58,6 +58,8 @@ const INPUTS = {
   deadline: [],
   wake: [],
   check: [],
+  began: ["a"],
+  worked: [0],
 };
 
 /** What each does in each state, at the time 10,000: `actions → next state`. */
@@ -79,6 +81,8 @@ const DOES = {
   deadline: [" → waiting", "tellReconnecting → waiting", "cut → dialling", "cut → greeting", " → open", ""],
   wake: [" → waiting", "", "", "", "ping → open", " → ended"],
   check: ["", "", "", "", "ping → open", ""],
+  began: ["", "", "", "", " → open", ""],
+  worked: ["", "", "", "", " → open", ""],
 };
 
 test("every input does in every state what the table says, and nothing where it is ignored", () => {

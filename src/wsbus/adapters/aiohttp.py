@@ -40,8 +40,10 @@ from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
+from ._aiohttp_http import serve_request
 from ._draining import Draining
 from ._endpoint import endpoint_of
+from ._http import METHODS, is_spoken
 from ._logs import is_redacted, redact
 from ._publishing import Publishing
 
@@ -64,7 +66,7 @@ _KEEPALIVE_TIMEOUT: Final = 10.0
 """Seconds for a request to come, as in websockets. aiohttp's own default is an hour."""
 
 
-def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
+def setup(app: web.Application, path: str, endpoint: Bus | Endpoint, *, http: bool = True) -> None:
     """Add a WebSocket route to an application, or a sub-application, and all that it needs.
 
     The bus starts and stops with the application, unless it is running already. At shutdown the
@@ -85,6 +87,8 @@ def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
         path: As for any route; what variable parts hold is in :attr:`.Handshake.path_params`.
         endpoint: Where clients come in; a bus means its default endpoint. May be called for several
             endpoints of one bus.
+        http: Serve clients that speak HTTP only, too, at ``/ws/events``, ``/ws/poll`` and
+            ``/ws/requests``, if the endpoint speaks ``wsbus.v1``.
 
     Raises:
         UsageError: It is neither a bus nor an endpoint, or no application of aiohttp.
@@ -112,8 +116,22 @@ def setup(app: web.Application, path: str, endpoint: Bus | Endpoint) -> None:
     if served.query_token is not None:
         redact(_ACCESS_LOG)
     app.router.add_get(path, handler(served), allow_head=False)
+    if http and is_spoken(served):
+        for what in METHODS:
+            app.router.add_route("*", f"{path.rstrip('/')}/{what}", _on_http(served, what))
     app.cleanup_ctx.append(live)
     app.on_shutdown.append(drain)
+
+
+def _on_http(
+    endpoint: Endpoint, what: str
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        _look_at_log(endpoint, request)
+        chunks = _chunks(request)
+        return await serve_request(endpoint, what, request, _handshake(request), chunks)
+
+    return handle
 
 
 def _limit_idle_sockets(app: web.Application) -> None:
@@ -288,11 +306,7 @@ def _handler(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.Stream
         refused = _refused(request)
         if refused is not None:
             return refused
-        if endpoint.query_token is not None and _logs_queries(request):
-            endpoint.notices.of_query_token(
-                "AppRunner(app, access_log_class=wsbus.adapters.aiohttp.AccessLogger) leaves "
-                "queries out, as web.run_app(app, access_log_class=…) does"
-            )
+        _look_at_log(endpoint, request)
         admission = await endpoint.admit(_handshake(request))
         if isinstance(admission, Refusal):
             return web.Response(status=admission.status, text=f"{admission.reason}\n")
@@ -315,6 +329,14 @@ def _handler(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.Stream
         return ws
 
     return handle
+
+
+def _look_at_log(endpoint: Endpoint, request: web.Request) -> None:
+    if endpoint.query_token is not None and _logs_queries(request):
+        endpoint.notices.of_query_token(
+            "AppRunner(app, access_log_class=wsbus.adapters.aiohttp.AccessLogger) leaves "
+            "queries out, as web.run_app(app, access_log_class=…) does"
+        )
 
 
 def _refused(request: web.Request) -> web.Response | None:

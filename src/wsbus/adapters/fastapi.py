@@ -43,12 +43,14 @@ from ..server.host import BusHost
 from ..server.status import status_views
 from ..web.pages import MountedPage
 from ._endpoint import endpoint_of
+from ._http import is_spoken
 from ._placed import settle
+from ._starlette_http import HttpSide
 from .asgi import Application, decline
 from .starlette import (
-    HttpSide,
     console_routes,
     drain_route,
+    http_routes,
     publish_route,
     running,
     serve,
@@ -68,6 +70,7 @@ def mount(
     identity: Callable[..., Any] | None = None,
     status: str | None = None,
     client: str | None = None,
+    http: bool = True,
     lifespan: bool = True,
     name: str = "wsbus",
 ) -> None:
@@ -93,6 +96,9 @@ def mount(
             :func:`.starlette.status_routes`. None: there are no such routes.
         client: Prefix of the JavaScript client, such as ``/wsbus``; see
             :func:`.starlette.web_routes`. None: it is not served.
+        http: Serve clients that speak HTTP only, too, at ``/ws/events``, ``/ws/poll`` and
+            ``/ws/requests``, if the endpoint speaks ``wsbus.v1``; see
+            :func:`.starlette.http_routes`. With ``identity=`` there are none: it takes a WebSocket.
         lifespan: Start the bus before the application's own lifespan, and stop it afterwards.
         name: For ``url_path_for``.
 
@@ -111,6 +117,8 @@ def mount(
         path, _conversation(endpoint, identity), name=name, dependencies=dependencies
     )
     _decline_http(router, path, name)
+    if http and identity is None and is_spoken(endpoint):
+        _add(router, http_routes(path, endpoint), dependencies, _METHODS)
     if status is not None:
         _add(router, view_routes(status, status_views(host)))
     if client is not None:

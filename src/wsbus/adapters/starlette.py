@@ -2,7 +2,8 @@
 
 ::
 
-    app = Starlette(routes=[websocket_route("/ws", bus)], lifespan=lifespan(bus))
+    routes = [websocket_route("/ws", bus), *http_routes("/ws", bus)]
+    app = Starlette(routes=routes, lifespan=lifespan(bus))
 
 FastAPI has an adapter of its own, :mod:`.fastapi`: its dependencies and the prefixes of its routers
 do not apply to routes of Starlette, and so routes of this module are refused where they would be
@@ -32,9 +33,9 @@ from urllib.parse import unquote
 from weakref import WeakSet
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .._application import name_of
@@ -48,14 +49,17 @@ from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
 from ._draining import Draining
 from ._endpoint import endpoint_of
-from ._placed import MISPLACED, Placed, settle
+from ._http import METHODS, is_spoken
+from ._placed import settle
 from ._publishing import Publishing
+from ._starlette_http import HttpSide, on_http
 from .asgi import app, converse
 
 __all__ = [
     "Lifespan",
     "console_routes",
     "drain_route",
+    "http_routes",
     "lifespan",
     "publish_route",
     "serve",
@@ -85,6 +89,32 @@ def websocket_route(path: str, endpoint: Bus | Endpoint, name: str | None = None
     if not isinstance(path, str):
         raise UsageError('the path comes first: websocket_route("/ws", bus)')
     return _Route(path, app(endpoint), name="wsbus" if name is None else name)
+
+
+def http_routes(path: str, endpoint: Bus | Endpoint) -> list[Route]:
+    """Return routes for clients that speak HTTP only, below the path of the WebSocket.
+
+    They are ``/ws/events`` (an event stream), ``/ws/poll`` (long polling) and ``/ws/requests``,
+    which takes single requests by ``POST``.
+
+    Args:
+        path: The WebSocket's: ``/ws``.
+        endpoint: Where clients come in; a bus means its default endpoint.
+
+    Raises:
+        UsageError: It is neither a bus nor an endpoint, or the endpoint does not speak
+            ``wsbus.v1``.
+    """
+    if not isinstance(path, str):
+        raise UsageError('the path comes first: http_routes("/ws", bus)')
+    found = endpoint_of(endpoint)
+    if not is_spoken(found):
+        raise UsageError("HTTP carries wsbus.v1, which this endpoint does not speak")
+    below = path.rstrip("/")
+    return [
+        Route(f"{below}/{what}", HttpSide(on_http(found, what)), include_in_schema=False)
+        for what in METHODS
+    ]
 
 
 async def serve(
@@ -174,23 +204,6 @@ def _refuse_as_endpoint() -> NoReturn:
         "websocket_route(…) is a route, not what a route calls; put it into Starlette(routes=[…]), "
         "or write wsbus.adapters.fastapi.mount(app, path, bus)"
     )
-
-
-class HttpSide(Placed):
-    """A route's HTTP side, as an ASGI application."""
-
-    __slots__ = ("respond",)
-
-    def __init__(self, respond: Callable[[Request], Awaitable[Response]]) -> None:
-        super().__init__()
-        self.respond: Final = respond
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.is_refused(scope):
-            response: Response = PlainTextResponse(MISPLACED, 500)
-        else:
-            response = await self.respond(Request(scope, receive, send))
-        await response(scope, receive, send)
 
 
 def _route(path: str, respond: Callable[[Request], Awaitable[Response]], name: str) -> Route:

@@ -25,6 +25,7 @@ _COMMANDS: Final = (
     "history",
     "presence",
     "pub",
+    "schema",
     "tail",
     "token",
 )

@@ -27,6 +27,8 @@ from ..core.errors import (
     MessageTooLarge,
     PositionLost,
     RemoteError,
+    StreamCancelled,
+    StreamFailed,
     Unauthenticated,
     UnexpectedData,
     UsageError,
@@ -35,16 +37,19 @@ from ..core.errors import (
 from ..core.events import ChannelLoss, Event, EventPage, Gap, GapCause, Position
 from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
+from ..core.streams import StreamPart
 from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .client import Client
 from .connecting import Connecting, connect
 from .events import Events
+from .streams import ClientStream
 
 __all__ = [
     "Change",
     "Changes",
     "ChannelLoss",
     "Client",
+    "ClientStream",
     "Closed",
     "CommandError",
     "ConnectError",
@@ -67,6 +72,9 @@ __all__ = [
     "RemoteError",
     "Retry",
     "Status",
+    "StreamCancelled",
+    "StreamFailed",
+    "StreamPart",
     "Unauthenticated",
     "UnexpectedData",
     "UsageError",

@@ -12,10 +12,10 @@ from anyio import fail_after
 from ..core.channels import parse_channel
 from ..core.client.actions import RequestAnswer
 from ..core.client.requests import OpenRequest
-from ..core.encoding import encode_data
 from ..core.errors import CommandError, ErrorCode, PositionLost, UsageError, WsbusError
 from ..core.events import EventPage, Position
 from ..core.messages import (
+    CancelStream,
     Command,
     GetPresence,
     GetStatus,
@@ -30,13 +30,12 @@ from ..core.presence import Roster
 from .changes import Closed, Connected
 from .driver import ClientDriver, PendingReply
 from .past import checked_key, page_of, read_history
-from .payloads import decode, decoder_of
+from .payloads import decode
 
 __all__ = ["Caller"]
 
 T = TypeVar("T")
 _KEY_BYTES: Final = 16
-_DECODE_RECEIPT: Final = decoder_of(Receipt)
 
 
 class Caller:
@@ -110,8 +109,9 @@ class Caller:
 
         Cancellation: the server carries the command out nevertheless.
         """
-        data = b"{}" if params is None else encode_data(params)
-        to = decoder_of(returns)
+        speaks = self._driver.settings.dialect
+        data = speaks.nothing if params is None else speaks.data(params)
+        to = speaks.decoder(returns)
         response = await self._ask(Command(action, data), timeout, action, idempotent=idempotent)
         return decode(response.data, to, f"the result of {action}")
 
@@ -150,9 +150,10 @@ class Caller:
         """
         self._require_rich("publish")
         key = token_urlsafe(_KEY_BYTES) if idempotency_key is None else checked_key(idempotency_key)
-        publish = Publish(parse_channel(channel), event, encode_data(data), None, key)
+        speaks = self._driver.settings.dialect
+        publish = Publish(parse_channel(channel), event, speaks.data(data), None, key)
         response = await self._ask(publish, timeout, f"publish on {channel}")
-        return decode(response.data, _DECODE_RECEIPT, "the answer to publish")
+        return decode(response.data, speaks.receipt, "the answer to publish")
 
     @overload
     async def history(
@@ -222,7 +223,7 @@ class Caller:
         """
         self._require_rich("history")
         request = read_history(channel, limit, before, after)
-        to = decoder_of(payload)
+        to = self._driver.settings.dialect.decoder(payload)
         result = await self._request(request, timeout, f"history of {channel}", idempotent=True)
         assert isinstance(result, HistoryResult)  # The session pairs kinds.
         return page_of(result, to)
@@ -244,6 +245,23 @@ class Caller:
         result = await self._request(request, timeout, f"presence of {channel}", idempotent=True)
         assert isinstance(result, PresenceResult)  # The session pairs kinds.
         return Roster(result.members, result.total)
+
+    async def cancel_stream(self, channel: str, *, timeout: float = 30.0) -> None:
+        """Ask the producer of a stream, wherever it runs, to cancel it.
+
+        Args:
+            channel: The channel of the stream. One that has ended stays as it is.
+            timeout: Seconds.
+
+        Raises:
+            CommandError: The server refuses it: ``FORBIDDEN`` without a grant, ``NO_STREAM`` if
+                there is none.
+            UsageError: The dialect cannot ask for it, or the channel is invalid.
+            RemoteError: As :meth:`command`.
+        """
+        self._require_rich("cancel")
+        request = CancelStream(parse_channel(channel))
+        await self._request(request, timeout, f"cancel of {channel}", idempotent=True)
 
     async def status(self, *, timeout: float = 30.0) -> Status:
         """Return what the server knows about this connection.

@@ -8,9 +8,11 @@ from typing import Any, Final, TypeVar, overload
 
 from anyio import move_on_after
 
+from ..core.channels import parse_channel
 from ..core.choices import member_of
 from ..core.errors import UsageError
 from ..core.events import Position
+from ..core.families import Compact
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
 from ..core.thinning import check_rate
@@ -18,7 +20,7 @@ from .calls import Caller
 from .changes import Changes, Closed, Connected
 from .events import Events
 from .past import checked_position
-from .payloads import decoder_of
+from .streams import ClientStream
 
 __all__ = ["Client"]
 
@@ -176,7 +178,7 @@ class Client(Caller):
         return Events(
             self._driver,
             parse_pattern(pattern, plus=self._driver.settings.dialect.has_plus),
-            decoder_of(payload),
+            self._driver.settings.dialect.decoder(payload),
             asks=ask,
             buffer=buffer,
             buffer_bytes=buffer_bytes,
@@ -184,6 +186,26 @@ class Client(Caller):
             timeout=timeout,
             since=checked_position("since", since),
             max_rate=max_rate,
+        )
+
+    def stream(
+        self, channel: str, *, compact: Compact | None = None, timeout: float = 30.0
+    ) -> ClientStream:
+        """Return the parts of a stream: ``async for part in client.stream("answers.42")``.
+
+        Args:
+            channel: A channel of a family of streams; its stream may be yet to come.
+            compact: Joins deltas that are no texts, as :attr:`.Stream.compact` on the server.
+            timeout: Seconds for the server to confirm it; they also pass without a connection.
+
+        Raises:
+            UsageError: The channel is invalid (:class:`.InvalidChannel`), or an option is.
+        """
+        self._require_rich("stream")
+        if not timeout > 0:
+            raise UsageError("a timeout must be positive seconds")
+        return ClientStream(
+            self._driver, parse_channel(channel), compact, timeout, self.cancel_stream
         )
 
     async def aclose(self) -> None:

@@ -58,7 +58,7 @@ def connect(
             (``Authorization``) or a ``subprotocol``, which save a round trip; or in the ``query``
             of the address, which servers write to their logs.
         token_name: The query parameter for ``token_in="query"``.
-        protocol: The dialect: ``wsbus.v1`` or ``zigquant-v2``.
+        protocol: The dialect: ``wsbus.v1``, ``wsbus.v1.msgpack`` or ``zigquant-v2``.
         headers: More headers for the handshake, such as ``Cookie`` or ``Origin``.
         tls: Certificates to trust at a ``wss://`` address; None: those that the machine trusts.
         retry: When to reconnect after a connection is lost.

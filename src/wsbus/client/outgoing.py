@@ -1,4 +1,4 @@
-"""Requests of clients as JSON, in the form of the built-in dialects."""
+"""Requests of clients, in the form of the built-in dialects."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ..core import messages as core
 from ..core.events import Position
 from ..core.messages import Request
 
-__all__ = ["encode_request"]
+__all__ = ["encode_request", "pack_request"]
 
 _encode: Final = msgspec.json.Encoder().encode
+_pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class _Out(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
@@ -73,6 +74,11 @@ class _GetPresenceOut(_Out, frozen=True, tag="presence"):
     id: str | None = None
 
 
+class _CancelOut(_Out, frozen=True, tag="cancel"):
+    channel: str
+    id: str | None = None
+
+
 class _GetStatusOut(_Out, frozen=True, tag="get_status"):
     id: str | None = None
 
@@ -86,8 +92,13 @@ class _PongOut(_Out, frozen=True, tag="pong"):
 
 
 def encode_request(request: Request) -> bytes:
-    """Return the message for ``request``."""
+    """Return the message for ``request``, as JSON."""
     return _encode(_message(request))
+
+
+def pack_request(request: Request) -> bytes:
+    """Return the message for ``request``, as MessagePack; so are its data."""
+    return _pack(_message(request))
 
 
 def _message(request: Request) -> _Out:  # noqa: C901  # one table
@@ -108,6 +119,8 @@ def _message(request: Request) -> _Out:  # noqa: C901  # one table
             )
         case core.GetPresence():
             return _GetPresenceOut(request.channel, request.ref)
+        case core.CancelStream():
+            return _CancelOut(request.channel, request.ref)
         case core.Pong():
             return _PongOut(request.ref)
         case core.Ping():

@@ -10,13 +10,17 @@ import msgspec
 
 from .._pydantic import Checked, mentions_pydantic
 from ..core.errors import CommandError, UnexpectedData, UsageError
+from ..core.packing import InvalidPacked, text_of, unpack
 
-__all__ = ["decode", "decoder_of"]
+__all__ = ["decode", "decoder_of", "unpacker_of"]
 
 T = TypeVar("T")
 # msgspec quotes values that are not in an enum; it puts fields and places in backticks.
 _QUOTED: Final = re.compile(r""" (['"]).*\1(?= - at `|$)""", re.DOTALL)
 
+_NULL: Final = b"null"
+"""Stands for data that a message does not have; as MessagePack it is none."""
+_NIL: Final = b"\xc0"
 _ANY_QUOTED: Final = re.compile(r"'[^']*'")
 
 
@@ -34,6 +38,22 @@ def decoder_of(payload: type[T]) -> Callable[[bytes], T]:
         raise UsageError(f"data cannot be decoded as {payload!r}: {exc}") from None
 
 
+def unpacker_of(payload: type[T]) -> Callable[[bytes], T]:
+    """Return a function that decodes MessagePack as a type; pydantic gets it as JSON.
+
+    Raises:
+        UsageError: Neither msgspec nor pydantic can decode it.
+    """
+    if mentions_pydantic(payload):
+        check = decoder_of(payload)
+        return lambda data: check(text_of(unpack(data)))
+    try:
+        unpack_as = msgspec.msgpack.Decoder(payload).decode
+    except (TypeError, NameError) as exc:
+        raise UsageError(f"data cannot be decoded as {payload!r}: {exc}") from None
+    return lambda data: unpack_as(_NIL if data == _NULL else data)
+
+
 def decode(data: bytes, to: Callable[[bytes], T], what: str) -> T:
     """Decode; an error says what is wrong and where, and repeats nothing of the data.
 
@@ -42,7 +62,7 @@ def decode(data: bytes, to: Callable[[bytes], T], what: str) -> T:
     """
     try:
         return to(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, InvalidPacked) as exc:
         why = _QUOTED.sub("", str(exc))
         raise UnexpectedData(f"{what} is not as expected: {why}") from None
     except CommandError as exc:  # From pydantic, which may quote the data anywhere.

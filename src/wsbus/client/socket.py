@@ -52,7 +52,10 @@ _quiet.setLevel(logging.INFO)
 class Wire:
     """One connection; :meth:`open` makes it, :meth:`run_writer` must run beside the reader."""
 
-    def __init__(self, stream: ByteStream, protocol: ClientProtocol) -> None:
+    def __init__(
+        self, stream: ByteStream, protocol: ClientProtocol, *, is_binary: bool = False
+    ) -> None:
+        self._is_binary: Final = is_binary
         self._stream: Final = stream
         self._protocol: Final = protocol
         self._outgoing: list[bytes] = []
@@ -85,7 +88,7 @@ class Wire:
             logger=_quiet,
         )
         stream = await _connect(uri, tls)
-        wire = cls(stream, protocol)
+        wire = cls(stream, protocol, is_binary=speaks.is_binary)
         try:
             await wire._shake_hands(uri, speaks, headers)
         except _BROKEN as exc:
@@ -130,7 +133,7 @@ class Wire:
             why = f"what answers at {place(uri)} is no WebSocket server: {exc}"
             raise DialFailed(ConnectError(why), Advice.WRONG)
 
-    async def receive(self) -> list[str]:
+    async def receive(self) -> list[str | bytes]:
         """Wait for bytes; return the messages that they complete, at least one.
 
         Raises:
@@ -150,10 +153,13 @@ class Wire:
             self._protocol.receive_data(data)
             self._queue()
 
-    def send(self, text: bytes) -> None:
+    def send(self, message: bytes) -> None:
         """Send one message without waiting. After the end of the connection it does nothing."""
         if self._protocol.state is State.OPEN:
-            self._protocol.send_text(text)
+            if self._is_binary:
+                self._protocol.send_binary(message)
+            else:
+                self._protocol.send_text(message)
             self._queue()
 
     def hang_up(self, code: int, reason: str) -> None:
@@ -198,13 +204,17 @@ class Wire:
             self._unsent += sum(map(len, data))
             self._wake.set()
 
-    def _take(self) -> list[str]:
-        texts: list[str] = []
+    def _take(self) -> list[str | bytes]:
+        texts: list[str | bytes] = []
         for frame in self._protocol.events_received():
             if not isinstance(frame, Frame) or frame.opcode > Opcode.BINARY:
                 continue
-            if frame.opcode is Opcode.BINARY:
-                self._fail(CloseCode.UNSUPPORTED_DATA, "binary, where the dialect is text")
+            if frame.opcode is not Opcode.CONT and self._is_binary is not (
+                frame.opcode is Opcode.BINARY
+            ):
+                kinds = ("text", "binary") if self._is_binary else ("binary", "text")
+                why = f"{kinds[0]}, where the dialect is {kinds[1]}"
+                self._fail(CloseCode.UNSUPPORTED_DATA, why)
                 break
             if not frame.fin or self._parts:
                 self._parts += frame.data
@@ -214,6 +224,9 @@ class Wire:
                 self._parts = bytearray()
             else:
                 data = frame.data
+            if self._is_binary:
+                texts.append(bytes(data))
+                continue
             try:
                 texts.append(str(data, "utf-8"))
             except UnicodeDecodeError:

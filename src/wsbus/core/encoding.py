@@ -25,7 +25,7 @@ import msgspec
 from .errors import UsageError
 from .limits import MAX_DEPTH, too_deep
 
-__all__ = ["EncHook", "encode_data"]
+__all__ = ["EncHook", "encode_data", "hook_of", "not_finite", "simplified"]
 
 EncHook: TypeAlias = Callable[[Any], Any]
 """Turns an object that msgspec cannot encode into one that it can, or raises."""
@@ -73,7 +73,7 @@ def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
         if "\n" in line:
             text = msgspec.json.format(text, indent=-1)
         # msgspec writes numbers that are not finite as null, like JavaScript.
-        if "null" in line and (place := _not_finite(_to_builtins(data, enc_hook))) is not None:
+        if "null" in line and (place := not_finite(_to_builtins(data, enc_hook))) is not None:
             raise UsageError(
                 f"the data cannot be sent as JSON: data{place} is a number that is not finite "
                 "(NaN or infinity), which JSON does not have; send None instead"
@@ -87,16 +87,18 @@ def encode_data(data: object, enc_hook: EncHook | None = None) -> bytes:
 
 
 def _encode_with(data: object, enc_hook: EncHook) -> bytes:
-    return msgspec.json.encode(data, enc_hook=_hook_of(enc_hook))
+    return msgspec.json.encode(data, enc_hook=hook_of(enc_hook))
 
 
-def _hook_of(enc_hook: EncHook) -> EncHook:
+def hook_of(enc_hook: EncHook) -> EncHook:
+    """Return a hook that asks another one first."""
+
     def hook(value: object) -> object:
         try:
             return enc_hook(value)
         # By msgspec's rule a hook raises so for types that it does not know.
         except (NotImplementedError, TypeError):
-            return _simplified(value, hook)
+            return simplified(value, hook)
 
     return hook
 
@@ -104,7 +106,7 @@ def _hook_of(enc_hook: EncHook) -> EncHook:
 # --- what msgspec does not know -------------------------------------------------------------------
 
 
-def _simplified(value: Any, hook: EncHook | None = None) -> object:
+def simplified(value: Any, hook: EncHook | None = None) -> object:
     """Turn what is common, and unknown to msgspec, into what it knows.
 
     The libraries are not imported: their objects say themselves how to become plain ones.
@@ -118,7 +120,7 @@ def _simplified(value: Any, hook: EncHook | None = None) -> object:
     if value is None or isinstance(value, bool | tuple | frozenset):  # As values msgspec does.
         raise _no_form(f"a key of type {_name(type(value))}")
     if _is_model(value):
-        return _dumped(value, hook or _simplified)
+        return _dumped(value, hook or simplified)
     if _is_of_numpy(value):
         return _from_numpy(value)
     if isinstance(value, _AS_TEXT) or hasattr(type(value), "unicode_string"):  # pydantic's URLs.
@@ -219,7 +221,7 @@ def _durations(ns: Any) -> object:
     return f"{'-' if ns < 0 else ''}PT{seconds}{fraction}S"
 
 
-_encode: Final = msgspec.json.Encoder(enc_hook=_simplified).encode
+_encode: Final = msgspec.json.Encoder(enc_hook=simplified).encode
 
 
 # --- what is wrong, and where ---------------------------------------------------------------------
@@ -284,7 +286,7 @@ def _field_names(data: Any) -> Iterable[str]:
 
 
 def _to_builtins(data: object, enc_hook: EncHook | None) -> object:
-    known = _simplified if enc_hook is None else _hook_of(enc_hook)
+    known = simplified if enc_hook is None else hook_of(enc_hook)
 
     def hook(value: object) -> object:
         return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else known(value)
@@ -292,16 +294,16 @@ def _to_builtins(data: object, enc_hook: EncHook | None) -> object:
     return msgspec.to_builtins(data, enc_hook=hook)
 
 
-def _not_finite(data: Any) -> str | None:
+def not_finite(data: Any) -> str | None:
     """Return the place of a number that is not finite; None: there is none."""
     if isinstance(data, float):
         return None if math.isfinite(data) else ""
     if isinstance(data, Mapping):
         for key, value in data.items():
-            if (place := _not_finite(value)) is not None:
+            if (place := not_finite(value)) is not None:
                 return _step(key) + place
     elif isinstance(data, list | tuple | set | frozenset):
         for i, value in enumerate(data):
-            if (place := _not_finite(value)) is not None:
+            if (place := not_finite(value)) is not None:
                 return f"[{i}]{place}"
     return None

@@ -26,6 +26,7 @@ from .families import History
 from .feeds import Feed, feeds_around
 from .limits import MAX_DEPTH, too_deep
 from .messages import Publication
+from .packing import InvalidPacked, open_packed, pack_value
 from .presence import ChannelNews
 
 __all__ = [
@@ -86,6 +87,8 @@ class Published(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False)
     excluded: Addressed | None = None
     to: Addressed | None = None
     """None: those whose patterns match."""
+    packed: bytes | None = None
+    """As :attr:`.Publication.packed`."""
 
 
 class Dismissed(msgspec.Struct, frozen=True, array_like=True, tag="d", gc=False):
@@ -204,6 +207,7 @@ def publish_item(
             publication.key,
             excluded,
             to,
+            publication.packed,
         )
     )
 
@@ -282,7 +286,15 @@ def publication_of(item: Published, channel: str, node: str) -> Publication | No
         return None
     if not 0 <= item.timestamp <= _LAST_SECOND:  # Neither is NaN.
         return None
-    return Publication(name, item.event, data, item.timestamp, item.key, node, item.number)
+    packed = item.packed
+    if packed is not None:
+        try:
+            packed = pack_value(open_packed(packed))
+        except InvalidPacked:
+            return None
+    return Publication(
+        name, item.event, data, item.timestamp, item.key, node, item.number, packed=packed
+    )
 
 
 class Draft(NamedTuple):

@@ -161,6 +161,7 @@ class MemoryHistory:
             publication.number,
             position,
             previous,
+            publication.packed,
         )
         kept = self._kept.get(channel)
         if kept is None:

@@ -96,7 +96,7 @@ class Command(msgspec.Struct, frozen=True):
 
     action: str
     params: bytes = b"{}"
-    """JSON text in UTF-8; the command decodes it."""
+    """JSON text in UTF-8, or :class:`.Packed`; the command decodes it."""
     ref: str | None = None
 
 
@@ -111,6 +111,8 @@ class Publish(msgspec.Struct, frozen=True):
     """A text that a repetition of this message has, too."""
     is_retry: bool = False
     """The client has sent it before, and does not know if it was acted on."""
+    packed: bytes | None = None
+    """As :attr:`.Publication.packed`."""
 
 
 class ReadHistory(msgspec.Struct, frozen=True):
@@ -279,7 +281,7 @@ class Response(msgspec.Struct, frozen=True):
     """A command was carried out."""
 
     data: bytes
-    """JSON text, UTF-8."""
+    """JSON text, UTF-8; or :class:`.Packed`, if the command was."""
     ref: str | None = None
 
 

@@ -26,6 +26,9 @@ class WireProtocol(Protocol):
     """The WebSocket subprotocol token (RFC 6455, section 11.3.4)."""
     binary: bool = False
     """Whether it accepts binary frames; if not, a binary frame closes the connection (1003)."""
+    packs: bool = False
+    """Whether its frames tell bytes and moments from text, so that :attr:`.Publication.packed` is
+    of use; only a bus with an endpoint that speaks such a dialect makes it."""
     joins: bool = False
     """Whether text messages may share a frame, separated by newlines
     (:func:`~wsbus.core.frame.join_lines`)."""

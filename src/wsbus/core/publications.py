@@ -41,6 +41,9 @@ class Publication(msgspec.Struct, frozen=True, eq=False, gc=False):
     previous: Position | None = None
     """The position of the channel's publication before it; None: there is none, or the channel has
     no history. Not every broker numbers each channel by itself, so offsets may skip."""
+    packed: bytes | None = None
+    """The data as MessagePack, checked, where that says more than the JSON text: it holds bytes or
+    moments, and was published where they are kept. None: :attr:`data` says everything."""
 
     @property
     def id(self) -> str:

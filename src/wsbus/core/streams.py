@@ -109,8 +109,8 @@ TABLE: Final[dict[tuple[StreamPhase, StreamEvent], tuple[StreamDuty, StreamPhase
     **{(_OPEN, event): then for event, then in _ACTS.items()},
     **{(state, event): (StreamDuty.IGNORE, state) for state in _FINAL for event in StreamEvent},
 }
-"""The duties and states that follow from an entry that comes next. The end is the end: nothing
-follows from any later one."""
+"""The duties and states that follow from an entry that comes next. An end is final: nothing follows
+from any later entry."""
 
 _KINDS: Final[dict[str, StreamEvent]] = {kind.value: kind for kind in StreamEvent}
 _ENDS: Final = (StreamEvent.END, StreamEvent.FAIL, StreamEvent.CANCEL)
@@ -181,6 +181,8 @@ class StreamFold:
         """The producer's result, at the end."""
         self.message: str | None = None
         """The reason of a failure or a cancellation."""
+        self.is_unfit: bool = False
+        """Whether it counts as failed because its deltas cannot be joined."""
         self._compact: Final = compact
         self._value: Any = None
         self._pieces: list[str] = []
@@ -251,6 +253,7 @@ class StreamFold:
             elif duty is StreamDuty.CLOSE:
                 self._close(kind, publication.data)
         except Exception:  # noqa: BLE001  # whatever a publisher wrote, or `compact` makes of it
+            self.is_unfit = True
             self._fail(_UNFIT)
             return StreamDuty.CLOSE
         self.has_begun, self.state = True, state

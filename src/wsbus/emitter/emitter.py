@@ -23,7 +23,7 @@ from ..server.recipients import RemoteWho
 from ..server.sender import Sender
 from ..server.sender_thread import SenderThread
 from ..server.services import new_id, read_clocks
-from ..server.source import Source, encoder
+from ..server.source import Source, encoder, packer
 from .target import TIMEOUT, broker_for, receipt_of
 
 __all__ = ["Emitter"]
@@ -52,7 +52,9 @@ class Emitter:
     def __init__(self, broker: Broker | str, *, enc_hook: EncHook | None = None) -> None:
         self._broker: Final = broker_for(broker)
         self._families: Final = Families()
-        self._source: Final = Source(new_id(), encoder(enc_hook), read_clocks, self._families)
+        self._source: Final = Source(
+            new_id(), encoder(enc_hook), read_clocks, self._families, packer(enc_hook)
+        )
         self._thread = 0
         self._run: Sender | SenderThread | None = None
 

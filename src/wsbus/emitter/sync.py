@@ -22,7 +22,7 @@ from ..server.batch import EmitterBatch
 from ..server.recipients import RemoteWho
 from ..server.sender_thread import SenderThread
 from ..server.services import new_id, read_clocks
-from ..server.source import Source, encoder
+from ..server.source import Source, encoder, packer
 from .target import TIMEOUT, broker_for, receipt_of
 
 __all__ = ["SyncEmitter"]
@@ -53,6 +53,7 @@ class SyncEmitter:
                 "bus.publish_threadsafe from other threads"
             )
         self._encode: Final = encoder(enc_hook)
+        self._pack: Final = packer(enc_hook)
         self._families: Final = Families()
         self._is_closed = False
         self._begin()
@@ -60,7 +61,7 @@ class SyncEmitter:
 
     def _begin(self) -> None:
         """Begin in this process, without anything of the process that it was forked from."""
-        self._source = Source(new_id(), self._encode, read_clocks, self._families)
+        self._source = Source(new_id(), self._encode, read_clocks, self._families, self._pack)
         self._lock = threading.Lock()
         self._thread: SenderThread | None = None
         self._finalizer: weakref.finalize[[], SyncEmitter] | None = None

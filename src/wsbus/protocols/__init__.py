@@ -18,6 +18,7 @@ from ..core.frame import Frame
 from ..core.instant import Instant
 from ..core.protocol import WireProtocol
 from ..core.queue import MessageQueue
+from .msgpack import MessagePack
 from .native import Native
 from .registry import protocol, protocols_of, register, single
 from .tagged import (
@@ -34,6 +35,7 @@ __all__ = [
     "ClientMessage",
     "Frame",
     "Instant",
+    "MessagePack",
     "MessageQueue",
     "Native",
     "PingMessage",
@@ -52,4 +54,5 @@ __all__ = [
 _native: Final = Native()
 register(_native)
 register(single(_native))
+register(MessagePack())
 register(ZigQuant())

@@ -19,6 +19,7 @@ from .tagged import ClientMessage, TaggedJson
 
 __all__ = [
     "COMMON_MESSAGES",
+    "CommandMessage",
     "Dialogue",
     "FromClient",
     "FromServer",
@@ -66,13 +67,16 @@ class _Unsubscribe(FromClient, frozen=True, tag="unsubscribe"):
         return core.Unsubscribe(self.channels, self.id)
 
 
-class _Command(FromClient, frozen=True, tag="command"):
+class CommandMessage(FromClient, frozen=True, tag="command"):
+    """``{"type":"command"}``."""
+
     is_call = True
 
     action: str
     params: Raw = Raw(b"{}")
 
     def request(self) -> core.Request:
+        """Return the request."""
         # A copy: the raw view would keep the whole frame alive.
         return core.Command(self.action, bytes(self.params), self.id)
 
@@ -91,7 +95,7 @@ COMMON_MESSAGES: Final[tuple[type[ClientMessage], ...]] = (
     _Auth,
     _Subscribe,
     _Unsubscribe,
-    _Command,
+    CommandMessage,
     _Ping,
     _Pong,
 )
@@ -192,6 +196,25 @@ class Dialogue(TaggedJson):
             return Frame(_encode(_ServerPong(id=reply.ref, timestamp=now)))
         message = self.answer(reply, now)
         return None if message is None else Frame(_encode(message))
+
+    def content(self, publication: core.Publication) -> Raw:
+        """Return the data of a publication in the form of the dialect."""
+        return Raw(publication.data)
+
+    def event(self, publication: core.Publication) -> FromServer:
+        """Return the message for a publication."""
+        at, data = milliseconds(publication.timestamp), self.content(publication)
+        if publication.position is not None:
+            return self.stored_event(publication, at, data)
+        return _Event(publication.channel, publication.event, at, data)
+
+    def pong(self, reply: core.Pong, at: int) -> FromServer:
+        """Return the message for a pong."""
+        return _ServerPong(id=reply.ref, timestamp=at)
+
+    def response(self, reply: core.Response, at: int, data: Raw) -> FromServer:
+        """Return the message for the result of a command."""
+        return _Response(id=reply.ref, timestamp=at, success=True, data=data)
 
     def encode_publication(self, publication: core.Publication) -> Frame:
         """Return an event's frame. Cost: under a microsecond, and a copy of the data."""

@@ -84,16 +84,16 @@ def position_of(token: str) -> Position | None:
     return Position(texts[0], offset, texts[1])
 
 
-class _Start(msgspec.Struct, frozen=True, omit_defaults=True):
+class _StartAt(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: str
     offset: int
     tag: str = ""
     strict: bool = False
 
 
-class _Subscribe(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe"):
+class _Asking(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe"):
     channels: Sequence[str]
-    since: dict[str, _Start]
+    since: dict[str, _StartAt]
 
 
 class _CloseEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="close"):
@@ -106,8 +106,8 @@ def subscribe_text(names: Sequence[str], since: Position | None, *, strict: bool
     """Return the request of a reader, as a client of ``wsbus.v1`` would send it."""
     start = {}
     if since is not None:
-        start = dict.fromkeys(names, _Start(since.epoch, since.offset, since.tag, strict))
-    return msgspec.json.encode(_Subscribe(names, start)).decode()
+        start = dict.fromkeys(names, _StartAt(since.epoch, since.offset, since.tag, strict))
+    return msgspec.json.encode(_Asking(names, start)).decode()
 
 
 def close_event(code: int, reason: str) -> bytes:

@@ -42,7 +42,7 @@ from .native_past import (
 )
 from .tagged import ClientMessage
 
-__all__ = ["Native"]
+__all__ = ["Native", "PublishMessage"]
 
 # White space is JSON's. The search for the first character skips blank lines.
 _LINE: Final = re.compile(r"[^\n\r\t ][^\n]*")
@@ -51,7 +51,9 @@ _text: Final = re.Match[str].group
 _MaxRate: TypeAlias = Annotated[float, msgspec.Meta(ge=MIN_RATE, le=MAX_RATE)]
 
 
-class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
+class PublishMessage(FromClient, frozen=True, kw_only=True, tag="publish"):
+    """``{"type":"publish"}``."""
+
     is_call = True
 
     channel: str
@@ -61,6 +63,7 @@ class _Publish(FromClient, frozen=True, kw_only=True, tag="publish"):
     retry: bool = False
 
     def request(self) -> core.Request:
+        """Return the request."""
         # Encoded anew: data that go into the frames of others must hold no newline, no number out
         # of range and no lone surrogate, whatever the client wrote.
         data, key = msgspec.json.encode(self.data), self.idempotency_key
@@ -189,7 +192,7 @@ class Native(Dialogue):
     messages: ClassVar[tuple[type[ClientMessage], ...]] = (
         *[message for message in COMMON_MESSAGES if message.__struct_config__.tag != "subscribe"],
         _SubscribeSince,
-        _Publish,
+        PublishMessage,
         ReadHistoryMessage,
         PresenceMessage,
         CancelMessage,
@@ -226,8 +229,12 @@ class Native(Dialogue):
 
     def encode_latest(self, publication: core.Publication) -> Frame:
         """Return an event's frame that says that it is the latest of its channel."""
-        at, data = milliseconds(publication.timestamp), Raw(publication.data)
-        return Frame(msgspec.json.encode(_stored(publication, at, data, is_latest=True)))
+        return Frame(msgspec.json.encode(self.latest_event(publication)))
+
+    def latest_event(self, publication: core.Publication) -> FromServer:
+        """Return the message for the latest publication of a channel."""
+        at = milliseconds(publication.timestamp)
+        return _stored(publication, at, self.content(publication), is_latest=True)
 
     def answer(self, reply: core.ServerMessage, at: int) -> FromServer | None:
         """Return the message for ``reply``; ``at`` in milliseconds."""
@@ -242,7 +249,7 @@ class Native(Dialogue):
                 held = _Held(reply.names, reply.active, rejected, positions)
                 return _SubscribedAt(id=reply.ref, timestamp=at, data=held)
             case core.HistoryResult():
-                return history_answer(reply, at)
+                return history_answer(reply, at, self.content)
             case core.PresenceResult():
                 return presence_answer(reply, at)
             case core.PresenceChanged():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -25,6 +26,7 @@ __all__ = [
     "wire_position",
 ]
 
+Content: TypeAlias = Callable[[core.Publication], Raw]
 Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 """An epoch, or an idempotency key."""
 
@@ -146,29 +148,34 @@ def wire_position(position: Position, previous: Position | None = None) -> WireP
     return WirePosition(position.epoch, position.offset, position.tag, previous.offset)
 
 
-def _history(result: core.HistoryResult) -> _History:
+def _history(result: core.HistoryResult, content: Content) -> _History:
     return _History(
         result.channel,
-        tuple(map(_past_event, result.publications)),
+        tuple([_past_event(each, content(each)) for each in result.publications]),
         wire_position(result.position),
         result.has_more,
     )
 
 
-def _past_event(publication: core.Publication) -> _PastEvent:
+def _past_event(publication: core.Publication, data: Raw) -> _PastEvent:
     assert publication.position is not None  # It is kept.
     where = wire_position(publication.position, publication.previous)
-    at, data = milliseconds(publication.timestamp), Raw(publication.data)
-    return _PastEvent(publication.event, at, where, data)
+    return _PastEvent(publication.event, milliseconds(publication.timestamp), where, data)
 
 
 def _occupants(occupants: tuple[Occupant, ...]) -> tuple[_Occupant, ...]:
     return tuple([_Occupant(each.id, each.subject) for each in occupants])
 
 
-def history_answer(result: core.HistoryResult, at: int) -> FromServer:
-    """Return the answer to a request for history."""
-    return _HistoryAnswer(id=result.ref, timestamp=at, data=_history(result))
+def history_answer(result: core.HistoryResult, at: int, content: Content) -> FromServer:
+    """Return the answer to a request for history.
+
+    Args:
+        result: What the store has.
+        at: Milliseconds.
+        content: Returns the data of a publication in the form of the dialect.
+    """
+    return _HistoryAnswer(id=result.ref, timestamp=at, data=_history(result, content))
 
 
 def presence_answer(result: core.PresenceResult, at: int) -> FromServer:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from functools import reduce
 from operator import or_
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -34,11 +34,14 @@ from ..core.protocol import WireProtocol
 
 __all__ = [
     "ClientMessage",
+    "Decoder",
+    "Label",
     "PingMessage",
     "PongMessage",
     "StatusMessage",
     "TaggedJson",
     "TaggedMessage",
+    "reason_of",
 ]
 
 
@@ -59,6 +62,14 @@ class ClientMessage(Protocol):
         Raises:
             msgspec.MsgspecError: The message is refused after all.
         """
+        ...
+
+
+class Decoder(Protocol):
+    """Decodes one message."""
+
+    def decode(self, message: Any, /) -> ClientMessage:
+        """Return the message, or raise."""
         ...
 
 
@@ -99,10 +110,11 @@ class TaggedJson(WireProtocol):
     """The messages that a client may send."""
 
     def __init__(self) -> None:
-        self._decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(
-            reduce(or_, self.messages)  # a union, made at run time
-        )
+        self._decoder = self._make_decoder(reduce(or_, self.messages))  # made at run time
         self._is_call: Final = {m.__struct_config__.tag: m.is_call for m in self.messages}
+
+    def _make_decoder(self, union: Any) -> Decoder:
+        return msgspec.json.Decoder(union)
 
     def decode(self, frame: str | bytes) -> Iterable[Request]:
         """Decode one frame: one request.
@@ -117,10 +129,10 @@ class TaggedJson(WireProtocol):
             return Malformed(ErrorCode.INVALID_MESSAGE, "messages are text, not binary")
         try:
             if len(text) > _SHORT and (reason := _costly(text)):
-                return self._refused(text, reason)
+                return self.refused(_label(text), reason)
             return self._decoder.decode(text).request()
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            return self._refused(text, _reason(error))
+            return self.refused(_label(text), reason_of(error))
 
     def glance(self, message: str | bytes) -> Excess:
         """Read ``type`` and ``id`` only, and only where there seems to be an ``id``.
@@ -129,11 +141,14 @@ class TaggedJson(WireProtocol):
         """
         if not isinstance(message, str) or '"id"' not in message:
             return _NAMELESS
-        label = _label(message)
+        return self.excess(_label(message))
+
+    def excess(self, label: Label) -> Excess:
+        """Return a message over the rate."""
         return Excess(label.id, label.id is not None and self._is_call.get(label.type, False))
 
-    def _refused(self, text: str, reason: str) -> Malformed:
-        label = _label(text)
+    def refused(self, label: Label, reason: str) -> Malformed:
+        """Return a message that is refused, or has a type that is not known."""
         if label.type is not None and label.type not in self._is_call:
             return Malformed(ErrorCode.UNKNOWN_TYPE, "there is no message of this type", label.id)
         is_call = label.id is not None and self._is_call.get(label.type, False)
@@ -152,7 +167,7 @@ class _Ends(msgspec.Struct, frozen=True):
     id: msgspec.Raw = msgspec.Raw()
 
 
-class _Label(NamedTuple):
+class Label(NamedTuple):
     """Type and id of a refused message, as far as they can be read."""
 
     type: str | None = None
@@ -166,7 +181,7 @@ _ends: Final = msgspec.json.Decoder(_Ends).decode
 _text: Final = msgspec.json.Decoder(str).decode
 
 
-def _label(text: str) -> _Label:
+def _label(text: str) -> Label:
     """Read ``type`` and ``id`` of a message that msgspec refuses.
 
     The rest is skipped, and may hold lone surrogates, NaN and numbers of any size, so that a
@@ -182,14 +197,14 @@ def _label(text: str) -> _Label:
         for poison in _POISON:
             tame = tame.replace(poison, b"0")
         if tame == raw:
-            return _Label()
+            return Label()
         try:
             ends = _ends(tame)
         except (msgspec.MsgspecError, RecursionError):
-            return _Label()
+            return Label()
         if bytes(ends.id) not in raw:  # The replacement changed the id, too.
-            return _Label()
-    return _Label(_sendable(ends.type), _sendable(ends.id))
+            return Label()
+    return Label(_sendable(ends.type), _sendable(ends.id))
 
 
 def _sendable(value: msgspec.Raw) -> str | None:
@@ -215,7 +230,7 @@ def _costly(text: str) -> str | None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return what is wrong, in words that repeat nothing of the message."""
     match error:
         case msgspec.ValidationError():

@@ -19,8 +19,10 @@ from .._settings import flag_setting
 from ..core.choices import is_number, shown
 from ..core.errors import CommandError, ErrorCode, UsageError
 from ..core.messages import Command, Refused, Response, ServerMessage
+from ..core.packing import Packed, pack_json
 from .parameters import Parameters
 from .runner import Runner
+from .source import Encode, Pack
 
 __all__ = ["Commands", "RegisteredCommand", "Running", "check_action"]
 
@@ -61,6 +63,7 @@ class RegisteredCommand:
         "function",
         "is_async",
         "is_threaded",
+        "parameters",
         "timeout",
     )
 
@@ -90,7 +93,8 @@ class RegisteredCommand:
         self.is_async: Final = threaded or is_coroutine
         """Whether calling it returns an awaitable."""
         self.function: Final = function
-        self.arguments: Final = Parameters(what, function, caller).arguments
+        self.parameters: Final = Parameters(what, function, caller)
+        self.arguments: Final = self.parameters.arguments
         self._held = _MAX_HELD_SECONDS
         self._threads: Final[set[object]] = set()  # Threads that run, including abandoned ones.
         self._abandoned: set[object] = set()
@@ -183,10 +187,12 @@ class Commands:
 
     Args:
         encode: Turns results into JSON text, or raises :class:`.UsageError`.
+        pack: Makes their packed form.
     """
 
-    def __init__(self, encode: Callable[[object], bytes]) -> None:
+    def __init__(self, encode: Encode, pack: Pack) -> None:
         self._encode: Final = encode
+        self._pack: Final = pack
         self._registered: Final[dict[str, RegisteredCommand]] = {}
         self._log: Final = BoundedLog(logger)
 
@@ -199,6 +205,10 @@ class Commands:
         if command.action in self._registered:
             raise UsageError(f"the command {command.action!r} is registered already")
         self._registered[command.action] = command
+
+    def all(self) -> list[RegisteredCommand]:
+        """Return the commands, in the order in which they were registered."""
+        return [*self._registered.values()]
 
     def invoke(
         self, message: Command, caller: object, timeout: float, context: Context
@@ -233,7 +243,7 @@ class Commands:
                 held = monotonic() - began
                 if held > _MAX_HELD_SECONDS:
                     command.tell_held(held)
-            return Response(self._encode(result), message.ref)
+            return self._response(message, result)
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
             return self._failure(message, exc)
 
@@ -251,7 +261,7 @@ class Commands:
                 result = await runner.ask(seconds, context, command.in_thread, runner, arguments)
             else:
                 result = await runner.ask(seconds, context, command.function, **arguments)
-            return Response(self._encode(result), message.ref)
+            return self._response(message, result)
         except Overdue:
             action = command.action
             text = "the command %s was cancelled after %g s (timeout=, command_timeout)"
@@ -259,6 +269,12 @@ class Commands:
             return _refused(message, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
             return self._failure(message, exc)
+
+    def _response(self, message: Command, result: object) -> Response:
+        text = self._encode(result)
+        if type(message.params) is Packed:
+            text = Packed(self._pack(result, text) or pack_json(text))
+        return Response(text, message.ref)
 
     def _failure(self, message: Command, exc: Exception) -> Refused:
         if isinstance(exc, CommandError):

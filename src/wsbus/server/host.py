@@ -19,6 +19,7 @@ from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.overflow import Overflow
+from ..core.packing import pack
 from ..core.permissions import Identity
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, Transport
@@ -39,7 +40,7 @@ from .relay import Relay
 from .runner import Runner
 from .services import Authorize, Services, new_id, read_clocks
 from .siblings import warn_of_siblings
-from .source import Encode
+from .source import Encode, Pack
 from .statistics import BusStatistics
 from .storage import Storage
 from .streams import StreamCare
@@ -58,6 +59,7 @@ class BusHost:
         commands: The commands of the bus.
         hooks: The hooks of the bus.
         encode: Turns what is published into JSON.
+        pack: Makes its packed form, if a dialect of an endpoint has one.
         authorize: Asked about everything that the grants allow; see :data:`.Authorize`.
         flush_interval: Seconds for which publications may wait for others.
         clock: Reads both clocks.
@@ -70,17 +72,20 @@ class BusHost:
         hooks: HookLists,
         *,
         encode: Encode = encode_data,
+        pack: Pack = pack,
         authorize: Authorize | None = None,
         flush_interval: float = 0.0,
         clock: Callable[[], Instant] = read_clocks,
         broker: Broker | None = None,
     ) -> None:
-        self._commands: Final = commands
+        self.commands: Final = commands
+        """The commands of the bus."""
         self._hooks: Final = hooks
         self.encode: Final = encode
         """Turns data into JSON."""
         self.families: Final = Families()
         """Those of the bus."""
+        self._pack: Final = pack
         self._authorize: Final = authorize
         self._flush_interval: Final = flush_interval
         self._clock: Final = clock
@@ -228,6 +233,22 @@ class BusHost:
             if self.life is life:
                 self.life = None
 
+    def add(self, endpoint: Endpoint) -> None:
+        """Take an endpoint of the bus in."""
+        self.endpoints.append(endpoint)
+        if self.life is not None and self.life.services is not None:
+            self.life.services.post.source.pack = self._packs()
+
+    def _packs(self) -> Pack | None:
+        """Return what packs data: if an endpoint may need it, or others that are not known here.
+
+        A bus without endpoints publishes for the endpoints of other processes.
+        """
+        is_sender = self._broker is not None and not self.endpoints
+        protocols = [each for endpoint in self.endpoints for each in endpoint.protocols]
+        speaks = any(getattr(each, "packs", False) for each in protocols)
+        return self._pack if speaks or is_sender else None
+
     def _make_services(self, tasks: TaskGroup) -> Services:
         hub, runner, clock = Hub(self.families), Runner(tasks), self._clock
         archive = None
@@ -238,13 +259,13 @@ class BusHost:
         services = Services(
             hub=hub,
             flusher=flusher,
-            post=Post(hub, flusher, clock, self.encode, node, archive=archive),
+            post=Post(hub, flusher, clock, self.encode, node, archive=archive, pack=self._packs()),
             attendances=Attendances(node, self.families, flusher, clock),
             rates=Rates(hub, flusher, clock),
             archive=archive,
             runner=runner,
             clock=clock,
-            commands=self._commands,
+            commands=self.commands,
             authorize=self._authorize,
             hooks=self._hooks,
         )

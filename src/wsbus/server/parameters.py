@@ -27,6 +27,7 @@ from typing_extensions import TypeAliasType, is_typeddict
 from .._application import call
 from .._pydantic import Checked, annotations_of, is_model, is_of_pydantic, shortened
 from ..core.errors import CommandError, ErrorCode, UsageError
+from ..core.packing import Packed, packed_decoder, text_of, unpack
 from ..core.permissions import Identity
 from ..transport import Handshake
 
@@ -60,7 +61,16 @@ class Parameters:
             and says what to write.
     """
 
-    __slots__ = ("_checks", "_decoder", "_supplies", "_whole")
+    __slots__ = (
+        "_checks",
+        "_decoder",
+        "_packed",
+        "_shape",
+        "_supplies",
+        "result",
+        "types",
+        "whole",
+    )
 
     def __init__(self, what: str, function: Callable[..., Any], caller: type) -> None:
         supplies: dict[object, Supply] = {
@@ -69,6 +79,8 @@ class Parameters:
             Handshake: attrgetter("handshake"),
         }
         hints = _hints(what, function)
+        self.result: Final[Any] = hints.get("return", Any)
+        """The type that the function says it returns."""
         parameters = _named(what, function)
         self._supplies: Final[dict[str, Supply]] = {}
         taken: dict[str, Any] = {}
@@ -88,16 +100,24 @@ class Parameters:
                 checked[name] = where
             else:
                 _check_decodable(where, hint)
+        empty = inspect.Parameter.empty
+        self.types: Final[dict[str, tuple[Any, bool]]] = {
+            name: (hint, parameters[name].default is empty) for name, hint in taken.items()
+        }
+        """The type of each parameter that the client sends, and whether it must."""
         sole = next(iter(taken)) if len(taken) == 1 else None
-        self._whole: Final = sole if sole is not None and _is_object(taken[sole]) else None
+        self.whole: Final = sole if sole is not None and _is_object(taken[sole]) else None
+        """The name of the parameter that takes all of ``params``; None: there is none."""
         self._checks: Final[dict[str, Checked]] = {}
+        self._packed: msgspec.msgpack.Decoder[Any] | None = None
         for name, where in checked.items():
-            place = "$.params" if name == self._whole else f"$.params.{name}"
+            place = "$.params" if name == self.whole else f"$.params.{name}"
             self._checks[name] = Checked(where, taken[name], place)
             taken[name] = msgspec.Raw
         try:
-            shape = taken[sole] if sole and self._whole else _shape(parameters, taken)
+            shape = taken[sole] if sole and self.whole else _shape(parameters, taken)
             self._decoder: Final = msgspec.json.Decoder(shape)
+            self._shape: Final = shape
         except (TypeError, ValueError, RecursionError) as exc:
             raise UsageError(f"{what}: {exc}") from exc
 
@@ -105,7 +125,7 @@ class Parameters:
         """Return the keyword arguments for one call.
 
         Args:
-            params: JSON text.
+            params: JSON text, or :class:`.Packed`.
             caller: The connection that the command came from.
             context: The connection's context; validators of the application run in a copy.
 
@@ -114,22 +134,34 @@ class Parameters:
             Exception: A validator failed.
         """
         try:
-            decoded = self._decoder.decode(params)
+            if type(params) is Packed:
+                decoded = self._unpacked.decode(params)
+            else:
+                decoded = self._decoder.decode(params)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
             raise CommandError(ErrorCode.VALIDATION_ERROR, _placed(str(exc))) from None
-        arguments = asdict(decoded) if self._whole is None else {self._whole: decoded}
+        arguments = asdict(decoded) if self.whole is None else {self.whole: decoded}
         if self._checks:
-            call(context, self._check, arguments)
+            call(context, self._check, arguments, type(params) is Packed)
         if self._supplies:
             for name, supply in self._supplies.items():
                 arguments[name] = supply(caller)
         return arguments
 
-    def _check(self, arguments: dict[str, Any]) -> None:
+    @property
+    def _unpacked(self) -> msgspec.msgpack.Decoder[Any]:
+        """The decoder of MessagePack, made on first use."""
+        if self._packed is None:
+            self._packed = packed_decoder(self._shape)
+        return self._packed
+
+    def _check(self, arguments: dict[str, Any], is_packed: bool) -> None:  # noqa: FBT001
+        """Have pydantic decode, from JSON, what is for it."""
         for name, check in self._checks.items():
             value = arguments[name]
             if isinstance(value, msgspec.Raw):  # Otherwise the default applies.
-                arguments[name] = check(bytes(value))
+                raw = bytes(value)
+                arguments[name] = check(text_of(unpack(raw)) if is_packed else raw)
 
 
 def decoder_of(where: str, hint: Any, place: str) -> Callable[[bytes], Any]:

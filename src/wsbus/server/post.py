@@ -31,7 +31,7 @@ from ..core.messages import Publication, Receipt
 from .archive import Archive
 from .flusher import Flusher
 from .outgoing import Handover, Outgoing
-from .source import Encode, Source, scoped_key
+from .source import Encode, Pack, Source, scoped_key
 
 __all__ = ["Post", "Sent"]
 
@@ -94,6 +94,7 @@ class Post:
         encode: Turns data into JSON.
         node: Identifies this run of the bus.
         archive: Keeps what is published on channels with history; None: nothing here does.
+        pack: Makes the packed form of data; None: no endpoint speaks a dialect that has one.
     """
 
     def __init__(
@@ -105,16 +106,17 @@ class Post:
         node: str,
         *,
         archive: Archive | None = None,
+        pack: Pack | None = None,
     ) -> None:
         self.node: Final = node
         self._history_of: Final = hub.families.history_of
         self._archive: Final = archive
         self._hub: Final = hub
         self._flusher: Final = flusher
-        source: Final = Source(node, encode, clock, hub.families)
-        self.take: Final = source.take
+        self.source: Final = Source(node, encode, clock, hub.families, pack)
+        self.take: Final = self.source.take
         """Say what a publication is whose data are JSON already; see :meth:`.Source.take`."""
-        self.accept: Final = source.accept
+        self.accept: Final = self.source.accept
         """Check what the application publishes, in any thread; see :meth:`.Source.accept`."""
         self.note: Callable[[Publication], None] | None = None
         """Called with each publication that is kept, once it is delivered; None: nobody cares."""
@@ -275,14 +277,19 @@ class Post:
         return outgoing.put(feed, publish_item(publication, excluded, to))
 
     def emit(
-        self, channel: Channel, event: str, data: bytes, idempotency_key: str | None = None
+        self,
+        channel: Channel,
+        event: str,
+        data: bytes,
+        idempotency_key: str | None = None,
+        packed: bytes | None = None,
     ) -> Sent:
         """Accept and deliver what a client publishes; its protocol has checked the data.
 
         It flushes at once when much is owed, and the connection of the client waits for the readers
         before the next message.
         """
-        publication = self.take(channel, event, data)
+        publication = self.take(channel, event, data, packed)
         sent = self.publish(publication, idempotency_key=idempotency_key)
         self.is_pressed = self._flusher.is_overdue
         self.soon()

@@ -97,7 +97,7 @@ class Posted:
         else:
             rates.running += 1
             try:
-                reply = await _Call(services, endpoint, handshake, identity).run(request, now)
+                reply = await _PostedCall(services, endpoint, handshake, identity).run(request, now)
             finally:
                 rates.running -= 1
         frame = dialect.encode(reply, services.clock())
@@ -135,7 +135,7 @@ def _refusal(
     return None
 
 
-class _Call:
+class _PostedCall:
     """Stands where a driver does, for one request."""
 
     close_code: int | None = None

@@ -123,7 +123,7 @@ def emit(asker: ConnectionDriver, post: Post, action: Emit) -> None:
     if key is not None:
         owner = asker.identity.subject if asker.identity else ""
         key = post.scoped(key, action.channel, owner) if post.keeps(action.channel) else None
-    sent = post.emit(action.channel, publish.event, publish.data, key)
+    sent = post.emit(action.channel, publish.event, publish.data, key, publish.packed)
 
     def answer(error: NotTaken | None) -> None:
         if error is not None:

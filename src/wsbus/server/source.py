@@ -17,11 +17,14 @@ from ..core.errors import CommandError, UsageError
 from ..core.families import Families
 from ..core.instant import Instant
 from ..core.messages import Publication
+from ..core.packing import pack
 
-__all__ = ["BROADCAST", "Encode", "Source", "encoder", "scoped_key"]
+__all__ = ["BROADCAST", "Encode", "Pack", "Source", "encoder", "packer", "scoped_key"]
 
 Encode: TypeAlias = Callable[[object], bytes]
 """Turns data into JSON text."""
+Pack: TypeAlias = Callable[[object, bytes], bytes | None]
+"""Turns data, given its JSON text, into MessagePack if that says more; see :func:`.pack`."""
 
 
 def scoped_key(key: str, channel: Channel, families: Families, owner: str = "") -> str:
@@ -58,11 +61,20 @@ class Source:
         encode: Turns data into JSON.
         clock: Reads both clocks.
         families: Those that the publisher knows; they may say what publications hold.
+        pack: Makes the packed form of data.
     """
 
     def __init__(
-        self, node: str, encode: Encode, clock: Callable[[], Instant], families: Families
+        self,
+        node: str,
+        encode: Encode,
+        clock: Callable[[], Instant],
+        families: Families,
+        pack: Pack | None = None,
     ) -> None:
+        self.pack: Pack | None = pack
+        """Makes the packed form of data for dialects that tell bytes and moments from text. None:
+        none is spoken."""
         self.node: Final = node
         self._families: Final = families
         self._encode: Final = encode
@@ -95,13 +107,18 @@ class Source:
                 self._families.check(name, event, text)
             except CommandError as exc:
                 raise UsageError(f"{str(name)!r}, event {event!r}: {exc.message}") from None
-        now = self._clock().wall
-        return Publication(name, event, text, now, key, self.node, next(self._numbers))
+        now, number, pack = self._clock().wall, next(self._numbers), self.pack
+        if pack is None:
+            return Publication(name, event, text, now, key, self.node, number)
+        packed = pack(data, text)
+        return Publication(name, event, text, now, key, self.node, number, packed=packed)
 
-    def take(self, channel: Channel, event: str, data: bytes) -> Publication:
+    def take(
+        self, channel: Channel, event: str, data: bytes, packed: bytes | None = None
+    ) -> Publication:
         """Say what a client's publication is; its protocol has checked it."""
-        now = self._clock().wall
-        return Publication(channel, event, data, now, None, self.node, next(self._numbers))
+        now, number = self._clock().wall, next(self._numbers)
+        return Publication(channel, event, data, now, None, self.node, number, packed=packed)
 
 
 def encoder(enc_hook: EncHook | None) -> Encode:
@@ -115,3 +132,8 @@ def encoder(enc_hook: EncHook | None) -> Encode:
             f"enc_hook is a function that turns an object into data, not {shown(enc_hook)}"
         )
     return partial(encode_data, enc_hook=enc_hook)
+
+
+def packer(enc_hook: EncHook | None) -> Pack:
+    """Return what packs the data of a bus, or of an emitter; see :func:`encoder`."""
+    return partial(pack, enc_hook=enc_hook)

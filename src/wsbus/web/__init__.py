@@ -67,7 +67,7 @@ class Asset(NamedTuple):
 
 @cache
 def asset(name: str) -> Asset:
-    """Return a file of the client, or ``base.css``, the style sheet of wsbus's own pages, read once.
+    """Return a file of the client, or ``base.css``, the style sheet of wsbus's own pages.
 
     Raises:
         KeyError: There is no such file.

@@ -44,8 +44,10 @@ export type Roster = {
     count: number;
     watching: boolean;
 };
+export type MaxRate = number | "auto";
 export type Resumable = {
     since?: Position;
+    maxRate?: MaxRate;
 };
 export type Abortable = {
     signal?: AbortSignal;

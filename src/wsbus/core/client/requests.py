@@ -11,6 +11,7 @@ import msgspec
 
 from ..errors import CommandError, ErrorCode, MessageTooLarge, WsbusError
 from ..messages import (
+    CancelStream,
     Command,
     GetPresence,
     GetStatus,
@@ -26,7 +27,7 @@ from .pace import Pace
 
 __all__ = ["Measure", "OpenRequest", "Requests"]
 
-OpenRequest: TypeAlias = Command | Publish | GetStatus | ReadHistory | GetPresence
+OpenRequest: TypeAlias = Command | Publish | GetStatus | ReadHistory | GetPresence | CancelStream
 Measure: TypeAlias = Callable[[OpenRequest], int]
 """Returns the size of a request in the client's dialect, in bytes."""
 
@@ -225,7 +226,7 @@ class Requests:
     def _too_large(self, request: OpenRequest, limit: int | None) -> MessageTooLarge | None:
         if limit is None or self._measure is None:
             return None
-        if isinstance(request, GetStatus | ReadHistory | GetPresence):
+        if isinstance(request, GetStatus | ReadHistory | GetPresence | CancelStream):
             return None
         if isinstance(request, Command):
             data, what = request.params, request.action

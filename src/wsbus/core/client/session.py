@@ -114,6 +114,11 @@ class ClientSession(Generic[H]):
         """Receive events that match without subscribing at the server."""
         return self._holdings.add_unasked(pattern, holder)
 
+    def renew(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
+        """Unsubscribe from a holder's name and subscribe again, from now on."""
+        self._holdings.renew(pattern, holder)
+        return self._flush(now)
+
     def unsubscribe(self, pattern: Pattern, holder: H, now: Instant) -> list[ClientAction]:
         """Unsubscribe; the holder gets no more events. Idempotent."""
         self._holdings.remove(pattern, holder)
@@ -142,8 +147,7 @@ class ClientSession(Generic[H]):
         self, error: WsbusError, advice: Advice, now: Instant, chance: float
     ) -> list[ClientAction]:
         """Note that no connection could be opened."""
-        dials = self._takes(ClientInput.FAILED)
-        return self._retreat(error, advice, now, chance) if dials else []
+        return self._retreat(error, advice, now, chance) if self._takes(ClientInput.FAILED) else []
 
     def lost(self, code: int, reason: str, now: Instant, chance: float) -> list[ClientAction]:
         """Note that the connection, or the attempt, has ended, on either side."""
@@ -156,9 +160,8 @@ class ClientSession(Generic[H]):
         self._attempts.left(now.monotonic)
         new_error = partial(ConnectionLost, code, verdict, _IN_FLIGHT)
         in_flight = self._outbox.cut(new_error, is_too_big=is_too_big)
-        error: WsbusError = ConnectionLost(code, verdict)
-        if code == CloseCode.TOKEN_REFUSED:
-            error = Unauthenticated(verdict or "the token was refused")
+        is_refused, why = code == CloseCode.TOKEN_REFUSED, verdict or "the token was refused"
+        error = Unauthenticated(why) if is_refused else ConnectionLost(code, verdict)
         shows = self.state is ClientState.GREETING and self._token.sent_ref is not None
         advice = Advice.STOP if is_too_big and shows else advice_for(code)
         return in_flight + self._retreat(error, advice, now, chance)
@@ -209,8 +212,7 @@ class ClientSession(Generic[H]):
                 self._pace.answered(is_call=False)
                 if self._holdings.is_cut_short(heard):
                     return self._cut("the server cannot serve the subscriptions again yet")
-                todo = self._holdings.answered(heard)
-                return todo + self._flush(now)
+                return self._holdings.answered(heard) + self._flush(now)
             case messages.Unsubscribed(ref=None):
                 return self._holdings.taken(heard.names, heard.reason)
             case messages.Subscribed() | messages.Unsubscribed():
@@ -272,8 +274,7 @@ class ClientSession(Generic[H]):
             return self.close(Unauthenticated(heard.message))
         # The server accepts clients without a token, or had the token in the handshake.
         told = self._not_refreshed(heard.message, now)
-        is_new = self.state is ClientState.GREETING
-        return self._enter(self._subject, now, *told) if is_new else told
+        return told if self.state is ClientState.OPEN else self._enter(self._subject, now, *told)
 
     def _enter(self, subject: str | None, now: Instant, *more: ClientAction) -> list[ClientAction]:
         is_again = self._attempts.entered(now.monotonic, is_settled=not self._holdings.names)
@@ -362,8 +363,7 @@ class ClientSession(Generic[H]):
         """Handle a failed connection or attempt: stop, or wait for the next one."""
         if advice is Advice.NEW_TOKEN and not self._token.use.is_fetched:
             return self.close(Unauthenticated(_EXPIRED))
-        verdict = self._attempts.failed(error, advice, chance)
-        if isinstance(verdict, WsbusError):
+        if isinstance(verdict := self._attempts.failed(error, advice, chance), WsbusError):
             return self.close(verdict)
         self._takes(ClientInput.RETREAT)
         self._leave()

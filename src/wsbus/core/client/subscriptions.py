@@ -162,6 +162,21 @@ class ClientHoldings(Generic[H]):
             if name.is_held or name.ref is not None:
                 self._unwanted[pattern.text] = None
 
+    def renew(self, pattern: Pattern, holder: H) -> None:
+        """Give a name up and subscribe to it anew, without its mark; its holders miss something.
+
+        It does nothing while the name is not confirmed, since it begins anew then.
+        """
+        name = self._names.get(pattern.text)
+        if name is None or holder not in name.holders or not name.is_held:
+            return
+        name.missed.update(name.holders)
+        name.is_held, name.mark = False, None
+        self._held.discard(pattern, name)
+        for each in name.holders:
+            self._table.discard(pattern, each)
+        self._unwanted[pattern.text] = self._wanted[pattern.text] = None
+
     def next_request(
         self, new_ref: Callable[[], str], max_names: int, max_bytes: int
     ) -> Subscribe | Unsubscribe | None:

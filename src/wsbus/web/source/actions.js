@@ -13,11 +13,12 @@
 // - `subscribe` and `unsubscribe` say nothing yet, since more may follow in this turn: the deadline is
 //   then due at once.
 //
-// What only a page needs: `pause`, `wake` and `check` (inputs), `tellGap` and `tellError` (actions).
+// What only a page needs: `pause`, `wake`, `check`, `began` and `worked` (inputs; an event is about to be
+// handled, and it was, since a moment), `tellGap` and `tellError` (actions).
 // `listen` is missing: handlers that ask for nothing are the driver's.
 
 /** @import { CommandError, ConnectionError } from "./errors.js" */
-/** @import { BusEvent, Position } from "./types.js" */
+/** @import { BusEvent, MaxRate, Position } from "./types.js" */
 
 /** @typedef {CommandError | ConnectionError} Failure */
 /** @typedef {{ channel: string, lost?: number | null, position?: Position }} LostOn */
@@ -50,11 +51,12 @@
  * @template K What names a request.
  * @typedef {{
  *   connect: [], pause: [], close: [error?: ConnectionError],
- *   subscribe: [pattern: string, holder: H, since?: Position], unsubscribe: [pattern: string, holder: H],
+ *   subscribe: [pattern: string, holder: H, since?: Position, most?: MaxRate], unsubscribe: [pattern: string, holder: H],
  *   request: [key: K, message: { type: string }, isIdempotent?: boolean], forget: [key: K],
  *   opened: [], failed: [error: ConnectionError], lost: [code: number, reason: string],
  *   token: [generation: number, token: string | null | undefined], noToken: [generation: number, why: string],
  *   heard: [message: Message], deadline: [], wake: [], check: [],
+ *   began: [channel: string], worked: [from: number],
  * }} Inputs
  */
 /**

@@ -1,6 +1,7 @@
 // Sockets, timers, promises, loops and events around a session, which decides.
 import { addressOf, explainFailure } from "./address.js";
 import { makeAlarm } from "./alarm.js";
+import { makeEffort } from "./effort.js";
 import { CommandError, ConnectionError } from "./errors.js";
 import { gapOf } from "./gaps.js";
 import { makeHandlers } from "./handlers.js";
@@ -11,14 +12,14 @@ import { listen } from "./socket.js";
 import { ENDED, OPEN, WAITING } from "./states.js";
 import { makeStream } from "./stream.js";
 import { makeTelling } from "./telling.js";
-import { base64url, checkLength } from "./text.js";
+import { base64url, checkLength, checkRate } from "./text.js";
 import { onAbort, wait } from "./waiting.js";
 
 /** @import { Actions, Inputs, Message } from "./actions.js" */
 /** @import { Session } from "./session.js" */
 /** @import { SessionState } from "./states.js" */
 /** @import { Holder, Stream } from "./stream.js" */
-/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, Position, RequestOptions, Resumable, Socket, State, Token } from "./types.js" */
+/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, MaxRate, Position, RequestOptions, Resumable, Socket, State, Token } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
@@ -110,7 +111,9 @@ export const makeDriver = (
   /** @param {unknown} error */
   const report = (error) => tell("error", error);
 
-  const handlers = makeHandlers(report);
+  const effort = makeEffort(session.isRated, (type, detail) => give(type, /** @type {never} */ (detail)));
+
+  const handlers = makeHandlers(report, effort);
 
   const settle = () => {
     if (!session.isLeaving()) for (const waiter of leaving) waiter.resolve();
@@ -302,7 +305,7 @@ export const makeDriver = (
 
   // --- what the application calls ----------------------------------------------------------------
 
-  /** @type {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder, since?: Position) => void} */
+  /** @type {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder, since?: Position, most?: MaxRate) => void} */
   const change = (type, pattern, ...more) => give(type, pattern, ...more);
 
   /** @param {string} what @param {number} ms */
@@ -351,6 +354,7 @@ export const makeDriver = (
         (waiter) => {
           const list = listOf(patterns);
           list.forEach(checkLength);
+          checkRate(options.maxRate);
           joining.add(waiter);
           const after = join(waiter, list, options, change, report);
           return (hasFailed) => {
@@ -383,7 +387,7 @@ export const makeDriver = (
     position: session.position,
 
     /** @type {(pattern: string, options: Abortable & Resumable & { buffer?: number }) => AsyncIterableIterator<BusEvent>} */
-    events(pattern, { signal, since, buffer = 1000 }) {
+    events(pattern, { signal, since, maxRate, buffer = 1000 }) {
       let stay = () => {};
       const abort = () => stream.end(signal?.reason);
       const stream = makeStream(
@@ -394,13 +398,15 @@ export const makeDriver = (
           streams.delete(stream);
           change("unsubscribe", pattern, stream);
         },
+        effort,
       );
       try {
         checkLength(pattern);
+        checkRate(maxRate);
         streams.add(stream);
         stay = onAbort(signal, abort);
         if (signal?.aborted) abort();
-        else change("subscribe", pattern, stream, since);
+        else change("subscribe", pattern, stream, since, maxRate);
       } catch (error) {
         stream.end(error, true);
       }

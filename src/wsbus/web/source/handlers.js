@@ -4,8 +4,11 @@ import { onAbort } from "./waiting.js";
 
 /** @import { Abortable, BusEvent } from "./types.js" */
 
-/** @param {(error: unknown) => void} report Called with what a handler throws. */
-export const makeHandlers = (report) => {
+/**
+ * @param {(error: unknown) => void} report Called with what a handler throws.
+ * @param {(channel: string) => () => void} begin Called before handlers are; what it returns, afterwards.
+ */
+export const makeHandlers = (report, begin) => {
   /** @type {Set<{ segments: string[], handler: (event: BusEvent) => unknown }>} */
   const listeners = new Set();
 
@@ -25,8 +28,11 @@ export const makeHandlers = (report) => {
     /** @param {BusEvent} event */
     deliver(event) {
       const names = event.channel.split(".");
+      /** @type {(() => void) | undefined} */
+      let done;
       for (const listener of [...listeners]) {
         if (!listeners.has(listener) || !fits(listener.segments, names)) continue;
+        done ??= begin(event.channel);
         try {
           const outcome = /** @type {PromiseLike<unknown> | undefined} */ (listener.handler(event));
           outcome?.then?.(undefined, report);
@@ -34,6 +40,7 @@ export const makeHandlers = (report) => {
           report(error);
         }
       }
+      done?.();
     },
   };
 };

@@ -3,7 +3,7 @@ import { CommandError } from "./errors.js";
 import { onAbort } from "./waiting.js";
 
 /** @import { Holder } from "./stream.js" */
-/** @import { Position } from "./types.js" */
+/** @import { MaxRate, Position } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /**
@@ -11,10 +11,10 @@ import { onAbort } from "./waiting.js";
  * @param {Waiter<void>} waiter
  * @param {string[]} list Its patterns.
  * @param {import("./types.js").Limited & import("./types.js").Resumable} options The signal takes the call back, after the confirmation, too.
- * @param {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder, since?: Position) => void} change
+ * @param {(type: "subscribe" | "unsubscribe", pattern: string, holder: Holder, since?: Position, most?: MaxRate) => void} change
  * @param {(error: unknown) => void} report Called with what ends it after the call has returned.
  */
-export const join = (waiter, list, { signal, since }, change, report) => {
+export const join = (waiter, list, { signal, since, maxRate }, change, report) => {
   /** @type {Set<Holder>} Patterns that the server has not confirmed. */
   const pending = new Set();
   /** @type {Map<Holder, string>} Patterns that the call still wants. */
@@ -47,7 +47,7 @@ export const join = (waiter, list, { signal, since }, change, report) => {
     pending.add(part);
     parts.set(part, pattern);
   }
-  parts.forEach((pattern, part) => change("subscribe", pattern, part, since));
+  parts.forEach((pattern, part) => change("subscribe", pattern, part, since, maxRate));
   check();
   /** @param {boolean} hasFailed */
   return (hasFailed) => {

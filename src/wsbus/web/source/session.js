@@ -3,6 +3,7 @@
 //
 // The driver performs the actions in order, with nothing in between; then it calls again, with the
 // input `deadline`, when `session.deadline` has come.
+import { makeCredit } from "./credit.js";
 import { CommandError, ConnectionError } from "./errors.js";
 import { makeLiveness } from "./liveness.js";
 import { makeOutbox } from "./outbox.js";
@@ -39,8 +40,9 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
   const liveness = makeLiveness(interval, timeout);
   const pace = makePace();
   const refresh = makeRefresh(isFetched);
+  const credit = makeCredit();
   /** @type {import("./subscriptions.js").Subscriptions<H>} */
-  const subscriptions = makeSubscriptions(emit);
+  const subscriptions = makeSubscriptions(emit, credit.rateOf);
   /** @type {import("./requests.js").Requests<K>} */
   const requests = makeRequests(emit, pace);
   const outbox = makeOutbox(emit, subscriptions, requests, pace);
@@ -86,9 +88,9 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
       subscriptions.disconnected(true);
     },
 
-    subscribe(pattern, holder, since) {
+    subscribe(pattern, holder, ...start) {
       if (is(ENDED)) emit("dismiss", holder, self.ending);
-      else subscriptions.add(pattern, holder, since);
+      else subscriptions.add(pattern, holder, ...start);
     },
 
     unsubscribe: subscriptions.remove,
@@ -164,6 +166,8 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     },
 
     check: () => beat(liveness.check(now)),
+    began: (channel) => credit.began(now, channel),
+    worked: (from) => credit.worked(now, from),
   };
 
   // --- connections -------------------------------------------------------------------------------
@@ -365,6 +369,7 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
 
     // What else a driver asks; nothing of it changes anything.
     isLeaving: subscriptions.isLeaving,
+    isRated: subscriptions.isRated,
     receive: subscriptions.receive,
     position: subscriptions.position,
     holders: subscriptions.holders,

@@ -40,4 +40,6 @@ export const TABLE = {
   deadline:    0b111110,
   wake:        0b100011,
   check:       0b000010,
+  began:       0b000010,
+  worked:      0b000010,
 };

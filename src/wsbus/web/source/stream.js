@@ -14,9 +14,10 @@ import { join } from "./gaps.js";
  * @param {number} limit Of more than so many unread events the oldest go.
  * @param {(gap: Gap) => void} tell Called when a loop comes to a gap of the buffer.
  * @param {() => void} leave Called when it ends.
+ * @param {(channel: string) => () => void} begin Called when a loop takes an event; what it returns, when it comes back.
  * @returns {Stream}
  */
-export const makeStream = (limit, tell, leave) => {
+export const makeStream = (limit, tell, leave, begin) => {
   /** `full`: what the buffer lost before the event; only the first one has it. @type {{ event: BusEvent, gap?: Gap, full?: Gap }[]} */
   let buffer = [];
   /** What is missing before the next event. @type {Gap | undefined} */
@@ -31,7 +32,9 @@ export const makeStream = (limit, tell, leave) => {
         const { event, full } = item;
         if (full) tell(full);
         const gap = join(full, item.gap);
+        const done = begin(event.channel);
         yield gap ? { ...event, gap } : { ...event };
+        done();
       }
       if (ended?.error) throw ended.error;
       if (ended) return undefined;

@@ -12,16 +12,17 @@ import { sum } from "./gaps.js";
 import { bytesOf, fits } from "./text.js";
 
 /** @import { Failure, GapCause, LostOn, Message } from "./actions.js" */
-/** @import { BusEvent, Position } from "./types.js" */
+/** @import { BusEvent, MaxRate, Position } from "./types.js" */
 /**
  * One name, as it was spelled. `isHeld`: the server has confirmed it. `missed`: the holders that got
  * something before the last connection ended. `ref`: of the request that asks for it; none: the server is
  * still to be asked. `start`: where the application wants it to begin, and `starter`: for this holder. `isFresh`:
  * the last confirmation has begun it, so that the latest events are for it. `gaps`: they came before it was
- * confirmed.
+ * confirmed. `rates`: the events a second that holders want at most, if they do not want all. `asked`: what was
+ * asked for last.
  * @template H
  * @typedef {{ text: string, segments: string[], holders: Set<H>, missed: Set<H>, isHeld: boolean, ref?: string,
- *   mark?: Position, start?: Position, starter?: H, isFresh?: boolean,
+ *   mark?: Position, start?: Position, rates: Map<H, MaxRate>, asked?: number, starter?: H, isFresh?: boolean,
  *   gaps?: [number | null, GapCause, LostOn[] | undefined][] }} Name
  */
 
@@ -33,9 +34,9 @@ const size = (text = "") => bytesOf(text) + 3;
 const plain = ({ epoch, offset, tag }) => ({ epoch, offset, ...(tag && { tag }) });
 
 /** What a name takes in a request, in bytes: its text, and where it goes on. @type {(name: Name<unknown>) => number} */
-const sizeOf = ({ text, start, mark }) => {
+const sizeOf = ({ text, start, mark, rates }) => {
   const since = start ?? mark;
-  return size(text) + (since ? size(text) + size(since.epoch) + size(since.tag) + 48 : 0);
+  return size(text) + (rates.size && size(text) + 24) + (since ? size(text) + size(since.epoch) + size(since.tag) + 48 : 0);
 };
 
 /** Where a request for a name goes on, if the server can read that. @type {(name: Name<unknown>, maxBytes: number) => Position | undefined} */
@@ -60,19 +61,29 @@ const takes = (name, { position, latest }) => {
 /**
  * @template H
  * @param {import("./actions.js").Emit<H, never>} emit
+ * @param {(most: MaxRate) => number} limit What to ask for now, of what a holder wants at most.
  */
-export const makeSubscriptions = (emit) => {
+export const makeSubscriptions = (emit, limit) => {
   /** @type {Map<string, Name<H>>} In the order in which they were wanted. */
   const names = new Map();
   /** Names that the server is still to be asked to forget. @type {Set<string>} */
   const unwanted = new Set();
   /** Names that the server was asked to forget, by the request. @type {Map<string, string[]>} */
   const leaving = new Map();
+  /** Names whose rates were asked for anew, by the request. @type {Map<string, Name<H>[]>} */
+  const tuning = new Map();
 
   const all = () => [...names.values()];
 
   /** The names that a request asks for; without one: those that the server is still to be asked for. @param {string} [ref] */
   const askedBy = (ref) => all().filter((name) => !name.isHeld && name.ref === ref);
+
+  /** The rate that serves all holders; undefined: all events. @param {Name<H>} name */
+  const rateOf = ({ holders, rates }) =>
+    holders.size > rates.size ? undefined : Math.max(...[...rates.values()].map(limit));
+
+  /** The names whose rate is to be another one. */
+  const untuned = () => all().filter((name) => name.isHeld && rateOf(name) !== name.asked);
 
   /** @param {Name<H>} name @param {Failure} error */
   const dismiss = ({ text, holders }, error) => {
@@ -90,7 +101,10 @@ export const makeSubscriptions = (emit) => {
     size: () => names.size,
 
     /** Something is still to be said to the server. */
-    hasRequests: () => unwanted.size + askedBy().length > 0,
+    hasRequests: () => unwanted.size + askedBy().length + untuned().length > 0,
+
+    /** Some holder does not want all events. */
+    isRated: () => all().some(({ rates }) => rates.size),
 
     /** The server has not forgotten yet what nobody wants any more. */
     isLeaving: () => unwanted.size + leaving.size > 0,
@@ -118,16 +132,17 @@ export const makeSubscriptions = (emit) => {
       return held.length && !takers.length ? undefined : takers.flatMap(({ holders }) => [...holders]);
     },
 
-    /** @param {string} text @param {H} holder @param {Position} [since] Nothing after it may be missing. */
-    add(text, holder, since) {
+    /** @param {string} text @param {H} holder @param {Position} [since] Nothing after it may be missing. @param {MaxRate} [most] */
+    add(text, holder, since, most) {
       let name = names.get(text);
       if (!name) {
-        name = { text, segments: text.split("."), holders: new Set(), missed: new Set(), isHeld: false, start: since, starter: holder };
+        name = { text, segments: text.split("."), holders: new Set(), rates: new Map(), missed: new Set(), isHeld: false, start: since, starter: holder };
         names.set(text, name);
       } else if (since) {
         return emit("dismiss", holder, new CommandError("ALREADY_SUBSCRIBED", `${text}: it cannot begin at a position`));
       }
       name.holders.add(holder);
+      if (most) name.rates.set(holder, most);
       if (name.isHeld) emit("confirm", holder);
     },
 
@@ -136,6 +151,7 @@ export const makeSubscriptions = (emit) => {
       const name = names.get(text);
       if (!name?.holders.delete(holder)) return;
       name.missed.delete(holder);
+      name.rates.delete(holder);
       if (name.holders.size) return;
       names.delete(text);
       if (name.isHeld || name.ref) unwanted.add(text);
@@ -159,19 +175,32 @@ export const makeSubscriptions = (emit) => {
       }
       // A server recovers so many names of a request.
       if (askedBy().some(({ start, mark }) => start ?? mark)) maxNames = Math.min(maxNames, MAX_RECOVERED);
-      const asked = askedBy().filter((name, i) => fitsIn(sizeOf(name), i));
+      const isNew = askedBy().length;
+      const asked = (isNew ? askedBy() : untuned()).filter((name, i) => fitsIn(sizeOf(name), i));
+      if (!isNew) tuning.set(id, asked);
       /** @type {[string, object][]} */
       const since = [];
+      /** @type {[string, number][]} */
+      const rates = [];
       for (const name of asked) {
+        name.asked = rateOf(name);
+        if (name.asked) rates.push([name.text, name.asked]);
+        if (!isNew) continue;
         const position = sinceOf(name, maxBytes);
         if (position) since.push([name.text, { ...plain(position), ...(name.start && { strict: true }) }]);
         name.ref = id;
       }
-      return { type: "subscribe", channels: asked.map(({ text }) => text), since: since.length ? Object.fromEntries(since) : undefined, id };
+      return {
+        type: "subscribe",
+        channels: asked.map(({ text }) => text),
+        since: since.length ? Object.fromEntries(since) : undefined,
+        max_rate: rates.length ? Object.fromEntries(rates) : undefined,
+        id,
+      };
     },
 
     /** How many names a request has that is not answered yet; 0: it is none of these. @param {string} ref */
-    count: (ref) => (leaving.get(ref) ?? askedBy(ref)).length,
+    count: (ref) => (leaving.get(ref) ?? tuning.get(ref) ?? askedBy(ref)).length,
 
     isRenewal,
 
@@ -182,6 +211,8 @@ export const makeSubscriptions = (emit) => {
     postpone(ref) {
       for (const text of leaving.get(ref) ?? []) unwanted.add(text);
       leaving.delete(ref);
+      for (const name of tuning.get(ref) ?? []) name.asked = NaN;
+      tuning.delete(ref);
       for (const name of askedBy(ref)) name.ref = undefined;
     },
 
@@ -194,6 +225,7 @@ export const makeSubscriptions = (emit) => {
      */
     answered({ id, data: { channels = [], rejected = [], positions = [] } }) {
       const asked = askedBy(id);
+      tuning.delete(`${id}`);
       let isMissing = false;
       if (asked.length) for (const name of all()) name.isFresh = false;
       for (const name of asked) {
@@ -220,6 +252,7 @@ export const makeSubscriptions = (emit) => {
         } else if (code === "POSITION_LOST" && name.start && holders.size > +holders.has(/** @type {H} */ (starter))) {
           // The others ask for no position.
           name.ref = name.start = undefined;
+          name.rates.delete(/** @type {H} */ (starter));
           if (holders.delete(/** @type {H} */ (starter))) emit("dismiss", /** @type {H} */ (starter), error);
         } else dismiss(name, error);
       }
@@ -229,6 +262,7 @@ export const makeSubscriptions = (emit) => {
     /** The whole request was refused. @param {string} ref @param {Failure} error */
     refused(ref, error) {
       leaving.delete(ref);
+      tuning.delete(ref);
       for (const name of askedBy(ref)) dismiss(name, error);
     },
 
@@ -251,6 +285,7 @@ export const makeSubscriptions = (emit) => {
       }
       unwanted.clear();
       leaving.clear();
+      tuning.clear();
     },
 
     /**

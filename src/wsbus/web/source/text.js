@@ -21,6 +21,11 @@ export const checkLength = (name) => {
   }
 };
 
+/** Refuse what is no rate. @param {import("./types.js").MaxRate} [most] */
+export const checkRate = (most = "auto") => {
+  if (most !== "auto" && !(most >= 0.01 && most <= 1000)) throw new TypeError('maxRate is 0.01 to 1000, or "auto"');
+};
+
 /** A token as a subprotocol can hold it (RFC 4648, section 5). @type {(text: string) => string} */
 export const base64url = (text) =>
   btoa(String.fromCharCode(...encode(text))).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");

@@ -30,7 +30,12 @@
  * The connections on a channel. `members`: those that were there longest, up to the bound of the family.
  * @typedef {{ channel: string, members: { id: string, subject?: string }[], count: number, watching: boolean }} Roster
  */
-/** `since`: everything after it comes first; if a part of that is gone, the error has the code `POSITION_LOST`. @typedef {{ since?: Position }} Resumable */
+/** Events of one key a second, 0.01 to 1,000; "auto": as many as the tab can handle, 60 at most. @typedef {number | "auto"} MaxRate */
+/**
+ * `since`: everything after it comes first; if a part of that is gone, the error has the code `POSITION_LOST`.
+ * `maxRate`: at most so many events of each key, fewer while the tab falls behind; the newest wins, and the last one always comes. Absent: all events.
+ * @typedef {{ since?: Position, maxRate?: MaxRate }} Resumable
+ */
 /** @typedef {{ signal?: AbortSignal }} Abortable */
 /**
  * `timeout`: ms (30,000).

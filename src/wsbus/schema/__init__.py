@@ -1,0 +1,13 @@
+"""Descriptions of a bus for other programs: JSON Schema, AsyncAPI 3 and TypeScript.
+
+They are made from the typed channels (:meth:`.Bus.channel`) and the commands (:meth:`.Bus.command`)
+of a bus, which need not run. ``wsbus schema`` prints them.
+"""
+
+from __future__ import annotations
+
+from .asyncapi import asyncapi
+from .declared import json_schema
+from .typescript import typescript
+
+__all__ = ["asyncapi", "json_schema", "typescript"]
