@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 import wsbus
-from tests.web.bundle import FLAGS, SOURCE, bundle, declarations
+from tests.web.bundle import FLAGS, SOURCE, bundle, bundle_http, declarations
 from tests.web.running import ROOT, WEB, find_tsc, run_node_tests
 
 LIMIT = 11 * 1024
 """Bytes. Up to 9 kB are the client without history; marks, positions, history and publications that
-are sent again take the rest."""
+are sent again take the rest. The way over HTTP has a file of its own, for pages that need it."""
+HTTP_LIMIT = 4 * 1024
 
 
 def tsc(*arguments: str | Path) -> None:
@@ -46,6 +47,11 @@ def test_with_a_server_that_misbehaves(require_command: Callable[[str, str], str
     run_node_tests(require_command("node", "nodejs"), "puppet.test.mjs")
 
 
+def test_over_http(require_command: Callable[[str, str], str]) -> None:
+    """Behind a proxy that refuses upgrades, and one that holds streams back, nothing is missed."""
+    run_node_tests(require_command("node", "nodejs"), "http.test.mjs")
+
+
 def test_the_session(require_command: Callable[[str, str], str]) -> None:
     """The pure part: every state with every input, and any order of them."""
     run_node_tests(require_command("node", "nodejs"), "session.test.mjs")
@@ -59,6 +65,7 @@ def test_a_tab_that_falls_behind(require_command: Callable[[str, str], str]) -> 
 def test_it_is_small() -> None:
     """The file as it is shipped is small once gzipped."""
     assert len(gzip.compress((WEB / "wsbus.js").read_bytes(), 9)) <= LIMIT
+    assert len(gzip.compress((WEB / "wsbus-http.js").read_bytes(), 9)) <= HTTP_LIMIT
 
 
 def test_it_is_made_of_its_sources() -> None:
@@ -66,11 +73,13 @@ def test_it_is_made_of_its_sources() -> None:
     made = bundle()
 
     assert made == (WEB / "wsbus.js").read_text(encoding="utf-8"), "python -m tests.web.bundle"
+    assert bundle_http() == (WEB / "wsbus-http.js").read_text(encoding="utf-8")
 
 
 def test_it_needs_nothing() -> None:
-    """It is one module: it imports nothing and evaluates no text."""
+    """It is one module: it evaluates no text, and imports only the way over HTTP, and that late."""
     text = (WEB / "wsbus.js").read_text(encoding="utf-8")
+    text = text.replace('import("./wsbus-http.js")', "", 1)
 
     assert [word for word in ("import ", "import(", "require(", "eval(") if word in text] == []
 

@@ -82,6 +82,11 @@ export type ClientOptions = {
      */
     tokenIn?: "message" | "subprotocol";
     protocol?: "wsbus.v1" | "zigquant-v2";
+    /**
+     * true: over HTTP, where no WebSocket gets through and `wsbus-http.js` lies
+     * beside this file.
+     */
+    fallback?: boolean;
     WebSocket?: new (url: string, protocols: string[]) => Socket;
     /**
      * Closes the client.

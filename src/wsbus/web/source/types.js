@@ -61,6 +61,8 @@
  * @property {"message" | "subprotocol"} [tokenIn] "message". In a subprotocol, it is known before the
  *   connection is, where the server takes it there.
  * @property {"wsbus.v1" | "zigquant-v2"} [protocol]
+ * @property {boolean} [fallback] true: over HTTP, where no WebSocket gets through and `wsbus-http.js` lies
+ *   beside this file.
  * @property {new (url: string, protocols: string[]) => Socket} [WebSocket]
  * @property {AbortSignal} [signal] Closes the client.
  * @property {{ base?: number, cap?: number, attempts?: number, first?: boolean }} [retry] 1,000 ms,
