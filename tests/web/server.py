@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import anyio
@@ -24,7 +25,7 @@ from wsbus.adapters.uvicorn import listen, serving
 
 HOST: Final = "127.0.0.1"
 SECRET: Final = "for the tests: at least 32 bytes"
-PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
+PROTOCOLS: Final = ("wsbus.v1", "wsbus.v1.msgpack", "zigquant-v2")
 
 bus: Final = Bus()
 bus.family("kept.*", history=History(size=100))
@@ -84,6 +85,12 @@ async def flood(channel: str, count: int) -> int:
     for number in range(count):
         await bus.publish(channel, number)
     return count
+
+
+@bus.command("typed")
+def typed(what: bytes, at: datetime) -> dict[str, Any]:
+    """Answer with both, changed, and with a large number."""
+    return {"what": what[::-1], "at": at + timedelta(seconds=1), "large": 2**64 - 1}
 
 
 @bus.command("leave")

@@ -42,6 +42,18 @@ def test_with_a_bus(require_command: Callable[[str, str], str], adapter: str) ->
     run_node_tests(require_command("node", "nodejs"), "bus.test.mjs", ADAPTER=adapter)
 
 
+@pytest.mark.slow
+def test_with_a_bus_in_messagepack(require_command: Callable[[str, str], str]) -> None:
+    """Every promise holds for a client that speaks MessagePack, too."""
+    node = require_command("node", "nodejs")
+    run_node_tests(node, "bus.test.mjs", ADAPTER="websockets", CODEC="msgpack")
+
+
+def test_messagepack(require_command: Callable[[str, str], str]) -> None:
+    """The codec keeps what JSON has no form for, and refuses what is wrong."""
+    run_node_tests(require_command("node", "nodejs"), "msgpack.test.mjs")
+
+
 def test_with_a_server_that_misbehaves(require_command: Callable[[str, str], str]) -> None:
     """Nothing that a server sends, or fails to send, breaks the client; nothing hangs."""
     run_node_tests(require_command("node", "nodejs"), "puppet.test.mjs")
@@ -89,6 +101,16 @@ def test_its_types_are_strict_and_those_declared() -> None:
     made = declarations()
 
     assert made == (WEB / "wsbus.d.ts").read_text(encoding="utf-8"), "python -m tests.web.bundle"
+
+
+def test_the_types_of_the_codec_are_strict() -> None:
+    """The compiler finds no fault in it, and its declarations are those of what it exports."""
+    tsc("--noEmit", WEB / "wsbus-msgpack.js")
+    shipped = (WEB / "wsbus-msgpack.d.ts").read_text(encoding="utf-8")
+    source = (WEB / "wsbus-msgpack.js").read_text(encoding="utf-8")
+    assert re.findall(r"export (?:declare )?const (\w+)", shipped) == re.findall(
+        r"export const (\w+)", source
+    )
 
 
 def test_no_type_is_any() -> None:

@@ -44,7 +44,8 @@ export const makeDriver = (
   {
     token,
     tokenIn,
-    protocol = "wsbus.v1",
+    codec,
+    protocol = /** @type {"wsbus.v1"} */ (codec?.protocol ?? "wsbus.v1"),
     fallback = true,
     WebSocket,
     signal: until,
@@ -61,7 +62,8 @@ export const makeDriver = (
       token: tokenOf ? null : /** @type {string | null} */ (token ?? null),
       isFetched: !!(tokenOf || urlOf),
       inHandshake: tokenIn === "subprotocol",
-      greets: protocol === "wsbus.v1",
+      greets: protocol !== "zigquant-v2",
+      codec,
       retry: { base, cap, attempts },
       interval,
       timeout,
@@ -140,9 +142,7 @@ export const makeDriver = (
 
     dial(shown) {
       const mine = link;
-      /** @type {string[]} */
-      const offered = [protocol];
-      if (shown !== null) offered.push(`wsbus.token.${base64url(shown)}`);
+      const offered = shown === null ? [protocol] : [protocol, `wsbus.token.${base64url(shown)}`];
       try {
         const { href, origin, pathname } = addressOf(mine.url ?? /** @type {string} */ (url));
         const where = origin + pathname; // The query may hold a token.
@@ -281,11 +281,10 @@ export const makeDriver = (
   /** @param {unknown} data */
   const received = (data) => {
     const { signal } = link.end;
-    for (const text of protocol === "wsbus.v1" ? `${data}`.split("\n") : [`${data}`]) {
+    for (const part of protocol === "wsbus.v1" ? `${data}`.split("\n") : [data]) {
       if (signal.aborted) return;
       try {
-        /** @type {Message} */
-        const message = JSON.parse(text);
+        const message = /** @type {Message} */ (codec ? codec.read(part) : JSON.parse(`${part}`));
         if (message.type === "event") deliver(/** @type {BusEvent} */ (/** @type {unknown} */ (message)));
         else give("heard", message);
       } catch (cause) {
