@@ -1,18 +1,18 @@
 // Sockets, timers, promises, loops and events around a session, which decides.
-import { addressOf, explainFailure } from "./address.js";
+import { addressOf } from "./address.js";
 import { makeAlarm } from "./alarm.js";
+import { makeDialling } from "./dialling.js";
 import { makeEffort } from "./effort.js";
-import { CommandError, ConnectionError } from "./errors.js";
+import { CommandError } from "./errors.js";
 import { gapOf } from "./gaps.js";
 import { makeHandlers } from "./handlers.js";
 import { join } from "./joining.js";
 import { watchPage } from "./page.js";
 import { makeSession } from "./session.js";
-import { listen } from "./socket.js";
 import { ENDED, OPEN, WAITING } from "./states.js";
 import { makeStream } from "./stream.js";
 import { makeTelling } from "./telling.js";
-import { base64url, checkLength, checkRate } from "./text.js";
+import { checkLength, checkRate } from "./text.js";
 import { onAbort, wait } from "./waiting.js";
 
 /** @import { Actions, Inputs, Message } from "./actions.js" */
@@ -46,7 +46,7 @@ export const makeDriver = (
     tokenIn,
     codec,
     protocol = /** @type {"wsbus.v1"} */ (codec?.protocol ?? "wsbus.v1"),
-    fallback = true,
+    fallback,
     WebSocket,
     signal: until,
     retry: { base = 1000, cap = 30_000, attempts = Infinity, first: waits } = {},
@@ -56,6 +56,7 @@ export const makeDriver = (
 ) => {
   const tokenOf = typeof token === "function" ? token : undefined;
   const urlOf = typeof url === "function" ? url : undefined;
+  const dial = makeDialling(protocol, { fallback, WebSocket });
   /** @type {Session<Holder, Waiter<unknown>>} */
   const session = makeSession(
     {
@@ -74,8 +75,6 @@ export const makeDriver = (
   );
   /** @type {Link} */
   let link;
-  /** A WebSocket was open. */
-  let hasOpened = false;
   /** The state that was told last. @type {State} */
   let told = "idle";
   /** @type {(ending: Ending) => void} */
@@ -140,53 +139,17 @@ export const makeDriver = (
       }
     },
 
-    dial(shown) {
-      const mine = link;
-      const offered = shown === null ? [protocol] : [protocol, `wsbus.token.${base64url(shown)}`];
-      try {
-        const { href, origin, pathname } = addressOf(mine.url ?? /** @type {string} */ (url));
-        const where = origin + pathname; // The query may hold a token.
-        const make = () => new (WebSocket ?? globalThis.WebSocket)(href, offered);
-        /** @type {(cause?: string, said?: string) => void} */
-        const fail = (cause = "", said) => {
+    dial: (shown) =>
+      dial(link, link.url ?? /** @type {string} */ (url), shown, {
+        opened: () => give("opened"),
+        received,
+        lost: lose,
+        failed(error) {
           performers.hangUp();
-          give("failed", explainFailure(where, protocol, cause, said));
-        };
-        /** @type {(socket: Socket, failed: (cause?: string, said?: string) => void, isHttp?: boolean) => void} */
-        const use = (socket, failed, isHttp) => {
-          mine.socket = socket;
-          listen(
-            socket,
-            mine.end.signal,
-            () => {
-              hasOpened ||= !isHttp;
-              if (socket.protocol === protocol) give("opened");
-              else give("close", new ConnectionError(4510, `${where} does not speak ${protocol}`));
-            },
-            received,
-            lose,
-            failed,
-          );
-        };
-        /** Twice no WebSocket gets through, while the bus answers over HTTP: the network lets none through. */
-        const attempt = (/** @type {boolean} */ isSecond) =>
-          use(make(), async (cause, said) => {
-            try {
-              if (hasOpened || !fallback || protocol !== "wsbus.v1" || / 4[02][139]/.test(`${cause}`)) throw 0;
-              const http = await import("./wsbus-http.js");
-              if (!isSecond && !(await http.answers(href, offered))) throw 0;
-              if (mine.end.signal.aborted) return;
-              if (isSecond) use(new http.HttpSocket(href, offered, make), fail, true);
-              else attempt(true);
-            } catch {
-              if (!mine.end.signal.aborted) fail(cause, said);
-            }
-          });
-        attempt(false);
-      } catch (error) {
-        give("close", new ConnectionError(1006, `${error}`));
-      }
-    },
+          give("failed", error);
+        },
+        close: (error) => give("close", error),
+      }),
 
     say: (text) => link.socket?.send(text),
 
