@@ -44,19 +44,18 @@ class _Listening(ASGITransport):
     """A transport whose client says one thing, what it subscribes to, and then only listens."""
 
     def begin(self, reading: Reading, reset: Callable[[], None] | None) -> None:
-        self._reading = reading
-        self._has_asked = False
+        self._headers: Mapping[str, str] | None = reading.headers
+        self._request: str | None = subscribe_text(
+            reading.names, reading.since, strict=reading.is_strict
+        )
         self._reset = reset
 
-    async def _asked(self) -> str | None:
+    def _asked(self) -> str | None:
         """Return what the client says, once."""
         if self._end is not None:
             raise TransportClosed(*self._end)
-        if self._has_asked:
-            return None
-        self._has_asked = True
-        reading = self._reading
-        return subscribe_text(reading.names, reading.since, strict=reading.is_strict)
+        request, self._request = self._request, None
+        return request
 
     async def _until_disconnected(self) -> None:
         while (await self._wait(self._receive))["type"] != "http.disconnect":
@@ -79,10 +78,11 @@ class _EventStreaming(_Listening):
         self._held: list[Frame] | None = []  # Until the answer has begun.
 
     async def receive(self) -> str | bytes:
-        asked = await self._asked()
+        asked = self._asked()
         if asked is not None:
             return asked
-        await self._until_disconnected()
+        while (await self._wait(self._receive))["type"] != "http.disconnect":
+            pass  # As in `_until_disconnected`, without a coroutine for it.
         self._end = (CloseCode.ABNORMAL, "")
         raise TransportClosed(*self._end)
 
@@ -112,12 +112,13 @@ class _EventStreaming(_Listening):
         await super().send(frames)
 
     async def _start(self) -> None:
-        headers = _encoded({**_STREAM, **self._reading.headers})
+        headers = _encoded({**_STREAM, **(self._headers or {})})
+        self._headers = None
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _refuse(self, status: int, code: str, message: str) -> None:
         self._end = (CloseCode.NORMAL, "")
-        answer = error_answer(status, code, message, self._reading.headers)
+        answer = error_answer(status, code, message, self._headers)
         with suppress(TransportClosed):
             await self._wait(self._respond, answer)
         self.abort()
@@ -128,9 +129,7 @@ class _EventStreaming(_Listening):
             await self._sent.wait()
         if self._held is not None:
             status = status_of_close(code)
-            await self._respond(
-                error_answer(status, "CLOSED", reason or "closed", self._reading.headers)
-            )
+            await self._respond(error_answer(status, "CLOSED", reason or "closed", self._headers))
             return
         body = close_event(code, reason)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
@@ -142,14 +141,15 @@ class _Polling(_Listening):
     def begin(self, reading: Reading, reset: Callable[[], None] | None) -> None:
         super().begin(reading, reset)
         self._poll = Poll(reading)
+        self._wait_seconds = reading.wait
         self._waiting: CancelScope | None = None
 
     async def receive(self) -> str | bytes:
-        asked = await self._asked()
+        asked = self._asked()
         if asked is not None:
             return asked
         if not self._poll.is_due:
-            with move_on_after(self._reading.wait) as self._waiting:
+            with move_on_after(self._wait_seconds) as self._waiting:
                 await self._until_disconnected()
                 self._end = (CloseCode.ABNORMAL, "")
         if self._end is None:
@@ -199,27 +199,19 @@ async def serve_http(  # noqa: PLR0917  # ASGI's three
     if answer is None:
         reading = await begin_reading(endpoint, what, handshake)
         if isinstance(reading, Reading):
-            await _read(endpoint, what, reading, scope, receive, send)
+            link = _link(endpoint, what, receive, send)
+            link.begin(reading, (scope.get("extensions") or {}).get(RESET))
+            run = endpoint.run(link, reading.admission)
+            # An idle reader keeps nothing that it does not need.
+            del reading, answer, handshake, scope, receive, send
+            try:
+                await run
+            finally:
+                link.abort()
             return
         answer = reading
     with suppress(OSError):
         await respond_with(answer, send)
-
-
-async def _read(  # noqa: PLR0917  # ASGI's three
-    endpoint: Endpoint,
-    what: str,
-    reading: Reading,
-    scope: ASGIMessage,
-    receive: ASGIReceive,
-    send: ASGISend,
-) -> None:
-    link = _link(endpoint, what, receive, send)
-    link.begin(reading, (scope.get("extensions") or {}).get(RESET))
-    try:
-        await endpoint.run(link, reading.admission)
-    finally:
-        link.abort()
 
 
 def _link(endpoint: Endpoint, what: str, receive: ASGIReceive, send: ASGISend) -> _Listening:

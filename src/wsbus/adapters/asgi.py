@@ -33,6 +33,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Coroutine,
     Iterable,
     Iterator,
     Sequence,
@@ -89,20 +90,21 @@ class Application(Placed):
                 else:
                     await converse(self.endpoint, scope, receive, send)
             case "http":
-                await self._serve_http(scope, receive, send)
+                what = self._what(scope)
+                if what is None:
+                    await decline(scope, receive, send)
+                    return
+                if self._autostart:
+                    await self._start()
+                await serve(self.endpoint, what, scope, receive, send)
             case "lifespan":
                 await self._live(receive, send)
             case other:
                 raise UsageError(f"no such ASGI scope is known here: {other!r}")
 
-    async def _serve_http(self, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend) -> None:
-        what = scope["path"].rpartition("/")[2]
-        if not self._is_http or what not in METHODS or not is_spoken(self.endpoint):
-            await decline(scope, receive, send)
-            return
-        if self._autostart:
-            await self._start()
-        await serve(self.endpoint, what, scope, receive, send)
+    def _what(self, scope: ASGIMessage) -> str | None:
+        what: str = scope["path"].rpartition("/")[2]
+        return what if self._is_http and what in METHODS and is_spoken(self.endpoint) else None
 
     async def _start(self) -> None:
         """Start the bus, unless it runs; only once, so that it stays stopped when it stops."""
@@ -157,10 +159,10 @@ def app(endpoint: Bus | Endpoint, *, autostart: bool = False, http: bool = True)
     return Application(endpoint_of(endpoint), autostart=autostart, http=http)
 
 
-async def serve(
+def serve(
     endpoint: Endpoint, what: str, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend
-) -> None:
-    """Serve an HTTP request to the path ``what`` of an endpoint; for adapters of frameworks.
+) -> Coroutine[Any, Any, None]:
+    """Return a coroutine that serves an HTTP request; for adapters of frameworks.
 
     Args:
         endpoint: The endpoint.
@@ -173,7 +175,7 @@ async def serve(
         endpoint.notices.of_rest(scope["path"], _how_to_start(scope))
     if endpoint.query_token is not None:
         _warn_of_query_token(endpoint)
-    await serve_http(endpoint, what, _handshake(scope), scope, receive, send)
+    return serve_http(endpoint, what, _handshake(scope), scope, receive, send)
 
 
 def publish_app(
