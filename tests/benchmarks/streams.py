@@ -31,8 +31,8 @@ from wsbus.brokers import MemoryBroker, broker_of
 from wsbus.client import ClientStream, Retry, StreamFailed, connect
 
 HOST: Final = "127.0.0.1"
-TOGETHER: Final = 8
-RUN_SECONDS: Final = 60.0
+TOGETHER: Final = 6
+RUN_SECONDS: Final = 120.0
 SOON: Final = Retry(base=0.05, cap=0.2, first=True)
 READERS: Final = 3
 
@@ -159,7 +159,7 @@ class Readers:
 
     async def _harm(self, proxy: Proxy) -> None:
         while True:
-            await sleep(self._chance.uniform(0.1, 1.2))
+            await sleep(self._chance.uniform(0.2, 2.0))
             proxy.target = self._chance.choice(self._relays).port
             with suppress(OSError):  # One of them is closed already.
                 proxy.cut()
@@ -174,7 +174,7 @@ async def whole_run(bus: Bus, relays: list[Relay], number: int, chance: random.R
         tasks.start_soon(readers.run)
         await readers.here.wait()
         async with bus.stream(channel) as s:
-            most = chance.choice([40, 40, 40, 400])
+            most = chance.choice([30, 30, 30, 300])
             for token in range(chance.randrange(10, most)):
                 await s.append(f"{token} ")
                 if chance.random() < 0.3:

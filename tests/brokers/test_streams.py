@@ -231,8 +231,8 @@ async def test_a_worker_without_an_event_loop_produces(
     assert "".join(text) == "abc<ended>"
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", ["redis7", "nats2.15"])
 async def test_cuts_cost_no_reader_a_token(kind: str, servers: Servers) -> None:
     """The short form of ``python -m tests.benchmarks.streams``."""
-    found = await run_all(servers.of(kind).url, 4, kills=False, seed=7)
-    assert (found["runs"], found["wrong"]) == (4, 0)
+    found = await run_all(servers.of(kind).url, 2, kills=False, seed=7)
+    assert (found["runs"], found["wrong"]) == (2, 0)

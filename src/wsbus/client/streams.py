@@ -85,7 +85,7 @@ class _Feed(Events[Any]):
 
 
 class ClientStream:
-    """What a stream holds and gets; made by :meth:`.Client.stream`.
+    """The parts of a stream; made by :meth:`.Client.stream`.
 
     ``async for part in client.stream("answers.42")`` begins with everything so far and ends with
     the stream. It outlives connections. A reader that is slow gets fewer parts, and larger ones.
