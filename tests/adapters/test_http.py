@@ -10,11 +10,12 @@ from typing import Any, Final, TypeAlias
 import httpx
 import pytest
 from aiohttp import web
-from anyio import Event, connect_tcp, create_task_group, fail_after
+from anyio import BrokenResourceError, Event, connect_tcp, create_task_group, fail_after
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
 from tests.adapters.serving import client, receive, serving, subscribe
+from tests.adapters.wanderer import wander
 from wsbus import (
     Bus,
     CommandError,
@@ -27,6 +28,7 @@ from wsbus import (
     Unauthenticated,
 )
 from wsbus.adapters import aiohttp, asgi, fastapi, starlette
+from wsbus.adapters.uvicorn import uvicorn_options
 
 Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[int]]
 JSON: Final = {"Content-Type": "application/json"}
@@ -481,3 +483,63 @@ async def test_a_reader_that_reads_nothing_is_cut_off(serve: Serve) -> None:
             while not gone.is_set():
                 await bus.publish("big", "x" * 65_536)
         await stream.aclose()
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_one_position_for_every_way(serve: Serve, seed: int) -> None:
+    """A reader that is cut at any byte and changes its way at random gets everything, once."""
+    bus = Bus()
+    bus.family("run.*", history=History(size=1000))
+    async with serve(bus) as port:
+        reader = await wander(bus, port, seed)
+    assert reader.seen == list(range(1000))
+    assert len(reader.ways) == 3
+
+
+async def test_many_channels_are_resumed_at_one_position(serve: Serve) -> None:
+    """A reader of more channels than a socket may recover at once loses nothing either."""
+    bus = a_bus()
+    query = "channels=" + ",".join(f"news.{number}" for number in range(100))
+    async with serve(bus) as port:
+        async with events(port, query) as stream:
+            await stream.until("subscribed")
+            since = stream.last_id
+        for number in range(200):
+            await bus.publish(f"news.{number % 100}", number)
+        async with events(port, query, {"Last-Event-ID": since}) as stream:
+            for number in range(200):
+                message = await stream.next()
+                while message["type"] in {"connected", "subscribed"}:
+                    message = await stream.next()
+                assert (message["type"], message["data"]) == ("event", number)
+
+
+@asynccontextmanager
+async def on_our_uvicorn(bus: Bus, **settings: Any) -> AsyncIterator[int]:
+    """Serve on uvicorn with the options that wsbus recommends."""
+    endpoint = bus.endpoint(**settings)
+    options = {**uvicorn_options(endpoint), "log_config": None}
+    async with serving(asgi.app(endpoint), **options) as (port, _):
+        yield port
+
+
+@pytest.mark.parametrize("serve", [on_our_uvicorn, on_aiohttp], ids=["uvicorn", "aiohttp"])
+async def test_the_socket_of_a_stuck_reader_is_freed(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the adapter has the socket, a reader that takes nothing is reset."""
+    bus, gone, there = a_bus(), Event(), Event()
+    bus.on_disconnect(lambda _connection: gone.set())
+    bus.on_subscribe(lambda _connection, _pattern: there.set())
+    async with serve(bus, limits=Limits(write_deadline=0.5, queue_messages=10)) as port:
+        stream = await connect_tcp("127.0.0.1", port)
+        await stream.send(b"GET /ws/events?channels=big HTTP/1.1\r\nHost: x\r\n\r\n")
+        with fail_after(20):
+            await there.wait()
+            while not gone.is_set():
+                await bus.publish("big", "x" * 65_536)
+            with pytest.raises(BrokenResourceError):  # noqa: PT012  # not a regular end
+                while await stream.receive():
+                    pass
+        await stream.aclose()
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]

@@ -27,12 +27,12 @@ from tests.brokers.servers import KINDS, Server
 from tests.client.servers import Proxy
 from wsbus import Bus, Grants, Limits, Stream
 from wsbus.adapters.websockets import serve
-from wsbus.brokers import broker_of
+from wsbus.brokers import MemoryBroker, broker_of
 from wsbus.client import ClientStream, Retry, StreamFailed, connect
 
 HOST: Final = "127.0.0.1"
 TOGETHER: Final = 8
-RUN_SECONDS: Final = 40.0
+RUN_SECONDS: Final = 60.0
 SOON: Final = Retry(base=0.05, cap=0.2, first=True)
 READERS: Final = 3
 
@@ -47,7 +47,8 @@ class Outcome(NamedTuple):
 
 def new_bus(url: str) -> Bus:
     """Return a bus that joins the others."""
-    bus = Bus(broker=broker_of(url))
+    path = url.removeprefix("file:")
+    bus = Bus(broker=broker_of(url) if path == url else MemoryBroker(path))
     bus.family("answers.*", stream=Stream())
     return bus
 
@@ -96,13 +97,15 @@ class Relay:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 @asynccontextmanager
 async def network(port: int) -> AsyncIterator[tuple[Proxy, TaskGroup]]:
     """Give a network of one reader, which can fail, and tasks that end with it."""
-    listening = await anyio.create_tcp_listener(local_host=HOST)
-    async with listening as listener, create_task_group() as tasks:
+    listener = await anyio.create_tcp_listener(local_host=HOST)
+    async with listener, create_task_group() as tasks:
         try:
             proxy = Proxy(tasks, port)
             proxy.port = listener.extra(SocketAttribute.local_port)
@@ -126,9 +129,14 @@ class Readers:
 
     async def run(self) -> None:
         """Read until all have the end."""
-        async with create_task_group() as tasks:
-            for number in range(READERS):
-                tasks.start_soon(self._read, number)
+        try:
+            async with create_task_group() as tasks:
+                for number in range(READERS):
+                    tasks.start_soon(self._read, number)
+        finally:
+            if None in self.ends:
+                sizes = [len(text) for text in self.texts]
+                print(self._channel, sizes, self.ends, self.cuts, file=sys.stderr)
 
     async def _read(self, number: int) -> None:
         port = self._chance.choice(self._relays).port
@@ -137,7 +145,7 @@ class Readers:
             if number:
                 await sleep(self._chance.random() * 1.5)
             async with connect(proxy.url, retry=SOON) as client:
-                await self._iterate(client.stream(self._channel), number)
+                await self._iterate(client.stream(self._channel, timeout=RUN_SECONDS), number)
 
     async def _iterate(self, stream: ClientStream, number: int) -> None:
         async with stream:
@@ -195,6 +203,7 @@ async def killed_run(url: str, relays: list[Relay], number: int, chance: random.
         lines = [int(line) for line in rest.split("\n")[:-1]]
         taken = lines[-1] if lines else taken
         process.wait()
+        process.stdout.close()
     least = "".join(f"{token} " for token in range(taken + 1))
     most = least + f"{taken + 1} "
     right = [text in {least, most} for text in readers.texts]
@@ -219,7 +228,7 @@ async def run_all(  # noqa: C901  # one stage
         nonlocal killed
         while True:
             for each in relays:
-                await sleep(3.0)
+                await sleep(6.0)  # Longer than a producer may be silent.
                 each.kill()
                 killed += 1
                 await to_thread.run_sync(each.begin)

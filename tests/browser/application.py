@@ -8,9 +8,11 @@ import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import Message, Receive, Scope, Send
 
 from wsbus import Bus, Connection, Grants, History
+from wsbus.adapters import asgi
 from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
 
@@ -64,8 +66,36 @@ async def page(_request: Request) -> HTMLResponse:
     return HTMLResponse(PAGE)
 
 
+class Proxy:
+    """Lets no WebSocket through; with ``holds`` it keeps event streams back, too."""
+
+    def __init__(self, *, holds: bool) -> None:
+        self.app = asgi.app(endpoint)
+        self.holds = holds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass HTTP on."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+            return
+
+        async def hold(message: Message) -> None:
+            if not message.get("more_body"):
+                await send(message)
+
+        is_held = self.holds and scope["path"].endswith("/events")
+        await self.app(scope, receive, hold if is_held else send)
+
+
 app = Starlette(
-    routes=[Route("/", page), websocket_route("/ws", endpoint), *web_routes()],
+    routes=[
+        Route("/", page),
+        websocket_route("/ws", endpoint),
+        *web_routes(),
+        Mount("/refused", Proxy(holds=False)),
+        Mount("/held", Proxy(holds=True)),
+    ],
     lifespan=lifespan(bus),
 )
 

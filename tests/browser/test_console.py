@@ -72,7 +72,7 @@ def app(browser: Browser) -> Iterator[Served]:
         running = stack.enter_context(served("--changes"))
         for name, pattern in (("ada", "clock.*"), (HOSTILE, HOSTILE.replace(".", "_"))):
             user = stack.enter_context(running.user(name))
-            user.send(json.dumps({"type": "subscribe", "channels": [pattern]}))
+            user.send(json.dumps({"type": "subscribe", "channels": [pattern, "news.today"]}))
         deaf(stack, running)
         yield running
 
@@ -397,6 +397,34 @@ def test_a_tail_follows_is_held_and_filtered(page: Page) -> None:
     panel.get_by_label("Channel or pattern").fill("a..b")
     panel.get_by_label("Channel or pattern").press("Enter")
     panel.get_by_text("Not tailed: ").wait_for()
+
+
+def test_a_channel_says_what_it_keeps_and_who_is_there(page: Page) -> None:
+    """One channel shows its history a page at a time, and its connections; tokens are masked."""
+    panel = go(page, "Channels")
+    panel.get_by_label("Channel or pattern").fill("news.today")
+    panel.get_by_label("Channel or pattern").press("Enter")
+    past = panel.get_by_role("region", name="news.today")
+    past.get_by_text("2 connections.").wait_for()
+    assert past.locator("#past-here li").all_inner_texts() == ["ada", HOSTILE]
+    past.get_by_text("The last 25 events; earlier ones are kept, too.").wait_for()
+    past.get_by_role("button", name="Earlier").click()
+    past.get_by_text("The last 40 events.").wait_for()
+    rows = past.locator("#past-kept li").all_inner_texts()
+    assert [f'"n":{n},"token":"•••"' in row for n, row in enumerate(rows)] == [True] * 40
+    assert "kept secret" not in page.locator("body").inner_text()
+    assert not past.get_by_role("button", name="Earlier").is_visible()
+    past.get_by_role("button", name="Read again").click()
+    past.get_by_text("The last 25 events").wait_for()
+
+    panel.get_by_label("Channel or pattern").fill("clock.tick")
+    panel.get_by_label("Channel or pattern").press("Enter")
+    plain = panel.get_by_role("region", name="clock.tick")
+    plain.get_by_text("This channel keeps no history.").wait_for()
+    plain.get_by_text("This channel shows no presence.").wait_for()
+    panel.get_by_label("Channel or pattern").fill("clock.*")
+    panel.get_by_label("Channel or pattern").press("Enter")
+    plain.wait_for(state="hidden")
 
 
 def test_a_flood_is_shown_in_part_and_said_to_be(page: Page) -> None:

@@ -279,3 +279,30 @@ def test_the_page_of_another_origin_may_import_it(page: Page, address: str) -> N
         address,
     )
     assert "refuses this origin" in found
+
+
+@pytest.mark.parametrize("how", ["refused", "held"])
+def test_where_no_websocket_gets_through_it_goes_on_over_http(
+    context: BrowserContext, address: str, how: str
+) -> None:
+    """Behind a proxy that refuses upgrades, and one that holds streams back, too."""
+    tab = context.new_page()
+    tab.goto(address)
+    read = tab.evaluate(
+        """async (path) => {
+          const { Client } = await import("/wsbus/wsbus.js");
+          const client = new Client(path);
+          await client.connect();
+          const events = client.events("kept.*");
+          await client.subscribe("kept.*");
+          const found = [];
+          for (let number = 0; number < 20; number++) client.publish("kept.a", number);
+          for await (const { data } of events) if (found.push(data) === 20) break;
+          found.push(await client.command("double", { number: 21 }));
+          client.close();
+          return found;
+        }""",
+        f"/{how}/ws",
+    )
+
+    assert read == [*range(20), 42]

@@ -23,6 +23,7 @@ from wsbus.client import (
     StreamFailed,
     UnexpectedData,
     connect,
+    sync,
 )
 
 SOON: Final = Retry(base=0.01, cap=0.02)
@@ -196,3 +197,26 @@ async def test_a_subscription_of_the_same_channel_takes_nothing_from_a_stream() 
                 await s.append("c")
                 assert (await anext(stream)).text == "abc"
         assert [(await anext(events)).event for _ in range(2)] == ["whole", "append"]
+
+
+async def test_code_without_an_event_loop_reads_a_stream() -> None:
+    """In a thread, with the same parts and the same ends."""
+    async with running() as (bus, proxy), bus.stream(CHANNEL) as s:
+        await s.append("a")
+
+        def work() -> tuple[str, list[str]]:
+            with sync.connect(proxy.url) as client, client.stream(CHANNEL) as stream:
+                first = stream.get(10).delta
+                stream.cancel()
+                with pytest.raises(StreamCancelled):
+                    stream.get(10)
+                return first, [stream.text]
+
+        async with create_task_group() as tasks:
+
+            async def leave() -> None:
+                await s.wait_cancelled()
+                await s.__aexit__(None, None, None)
+
+            tasks.start_soon(leave)
+            assert await anyio.to_thread.run_sync(work) == ("a", ["a"])

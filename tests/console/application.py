@@ -22,7 +22,17 @@ from starlette.applications import Starlette
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from wsbus import Bus, Grants, Handshake, HeartbeatPolicy, Identity, Limits, Unauthenticated
+from wsbus import (
+    Bus,
+    Grants,
+    Handshake,
+    HeartbeatPolicy,
+    History,
+    Identity,
+    Limits,
+    Presence,
+    Unauthenticated,
+)
 from wsbus.adapters.starlette import console_routes, lifespan, websocket_route
 from wsbus.adapters.uvicorn import serve
 from wsbus.console import Console
@@ -32,6 +42,7 @@ TOKEN: Final = "let me have a look"
 HOSTILE: Final = "<img/src=x/onerror=document.title='pwned'>"
 
 bus: Final = Bus()
+bus.family("news.*", history=History(size=60), presence=Presence())
 
 
 def by_name(token: str | None, handshake: Handshake) -> Identity | None:
@@ -58,8 +69,10 @@ def add(a: float, b: float) -> float:
 
 
 async def feed() -> None:
-    """Publish something steady, something hostile, and a flood."""
+    """Publish something that is kept, something steady, something hostile, and a flood."""
     n = 0
+    for i in range(40):
+        bus.publish_soon("news.today", {"n": i, "token": f"kept secret {i}"}, event=HOSTILE)
     while True:
         await sleep(0.05)
         n += 1

@@ -15,13 +15,16 @@ from wsbus import (
     Connection,
     Grants,
     Handshake,
+    History,
     Identity,
+    Presence,
     Unauthenticated,
     UsageError,
 )
 from wsbus.bus import host_of
-from wsbus.console import Console, observation, strangers
+from wsbus.console import Console, observation, past, strangers
 from wsbus.console.strangers import MAX_MESSAGES
+from wsbus.console.tap import MAX_TEXT
 from wsbus.endpoint import Admission, Refusal
 from wsbus.testing import DirectMemoryTransport
 
@@ -530,3 +533,62 @@ async def test_a_later_connection_of_the_same_name_is_not_meant() -> None:
         assert await operator.is_refused("console.disconnect", **which) == "GONE"
         await quiet()
         assert second.peer.closed is None
+
+
+# --- one channel ------------------------------------------------------------------------------
+
+
+async def test_a_channel_tells_its_history_a_page_at_a_time() -> None:
+    """The newest events come first, each page where the next one ends, with texts cut short."""
+    bus, console = watched()
+    bus.family("kept.*", history=History(size=100))
+    async with bus, operators(console) as sign_in:
+        for n in range(60):
+            await bus.publish("kept.a", {"n": n, "long": "x" * 9000})
+        operator = await sign_in()
+        pages, before = [], {}
+        while before is not None:
+            answer = await operator.command("console.channel", channel="kept.a", **before)
+            pages.append(answer["data"])
+            cursor = answer["data"].get("before")
+            before = None if cursor is None else {"before": cursor}
+
+        assert [len(page["events"]) for page in pages] == [25, 25, 10]
+        events = [event for page in reversed(pages) for event in page["events"]]
+        assert [event["text"].partition(",")[0] for event in events] == [
+            f'{{"n":{n}' for n in range(60)
+        ]
+        assert all(len(event["text"]) == MAX_TEXT and event["size"] > 9000 for event in events)
+
+
+async def test_a_channel_tells_who_is_there_and_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first connections are listed, all are counted, and a console is none of them."""
+    monkeypatch.setattr(past, "OCCUPANTS", 2)
+    bus, console = watched()
+    bus.family("lobby", presence=Presence())
+    endpoint = bus.endpoint(authenticator=judge)
+    async with bus, operators(console) as sign_in, connecting(endpoint) as connect:
+        for name in ("ada", "bob", "cem"):
+            await (await connect(name)).subscribe("lobby")
+        operator = await sign_in()
+        answer = (await operator.command("console.channel", channel="lobby"))["data"]
+
+        assert (answer["shows"], answer["count"], len(answer["occupants"])) == (True, 3, 2)
+        assert not answer["keeps"]
+
+
+async def test_a_denied_channel_tells_an_operator_nothing() -> None:
+    """What an operator's grants deny is neither read nor said to be there."""
+    bus = Bus()
+    bus.family("*", history=History(), presence=Presence())
+    grants = Grants.of(admin=True, deny_subscribe=["secret.*"])
+    console = Console(bus, authenticator=lambda token, _: token and Identity("ops", grants))
+    async with bus, operators(console) as sign_in:
+        await bus.publish("secret.a", 1)
+        operator = await sign_in()
+        denied = await operator.command("console.channel", channel="secret.a")
+        wrong = await operator.command("console.channel", channel="a..b")
+
+        assert denied["error"]["code"] == "FORBIDDEN"
+        assert "events" not in json.dumps(denied)
+        assert wrong["error"]["code"] == "INVALID_CHANNEL"

@@ -414,12 +414,25 @@ def test_only_so_many_patterns_of_a_request_are_recovered() -> None:
     names = [f"a.{number}" for number in range(MAX_RECOVERED + 1)]
     for name in names:
         store.keep(publication(name), policy, 0)
-    wanted = [Wanted(parse_pattern(name), Since(Position("e", 0))) for name in names]
+    starts = [0] * MAX_RECOVERED + [1]
+    wanted = [
+        Wanted(parse_pattern(name), Since(Position("e", start)))
+        for name, start in zip(names, starts, strict=True)
+    ]
     pages = [store.read(read, 0) for read in reads_of(wanted, families)]
     assert len(pages) == MAX_RECOVERED
     brought = recover(wanted, pages, families, store.head)
     assert [each.is_recovered for each in brought.outcomes] == [True] * MAX_RECOVERED + [False]
     assert len(brought.replay) == MAX_RECOVERED
+
+    # With one position for all of them they share the bound instead.
+    wanted = [Wanted(parse_pattern(name), Since(Position("e", 0))) for name in names]
+    reads = reads_of(wanted, families)
+    assert sum(read.limit or 0 for read in reads) <= MAX_RECOVERED * MAX_REPLAY
+    pages = [store.read(read, 0) for read in reads]
+    brought = recover(wanted, pages, families, store.head)
+    assert all(each.is_recovered for each in brought.outcomes)
+    assert len(brought.replay) == len(names)
 
     large = b'"' + b"x" * (MAX_REPLAY_BYTES // 2) + b'"'
     for name in ("b.1", "b.2"):

@@ -97,3 +97,36 @@ async def test_a_wrong_question_is_an_error(
     async with bus:
         with pytest.raises(error):
             await bus.history(channel, **options)
+
+
+async def test_what_a_slow_subscription_lost_comes_from_history_in_its_place() -> None:
+    """In order and once; the consumer sees no gap."""
+    bus = Bus()
+    bus.family("chat.*", history=History(size=100))
+    async with bus, bus.subscribe("*", max_messages=3) as events:
+        for n in range(10):
+            await bus.publish("chat.a", n)
+        seen = [await anext(events) for _ in range(10)]
+        assert [event.data for event in seen] == list(range(10))
+        assert {event.gap for event in seen} == {None}
+        assert events.lost == 0
+        await bus.publish("chat.a", 10)
+        assert (await anext(events)).data == 10
+
+
+async def test_what_history_does_not_have_is_a_gap() -> None:
+    """A loss that is kept in part, or stands among others, is reported, as it always is."""
+    bus = Bus()
+    bus.family("chat.*", history=History(size=2))
+    async with bus, bus.subscribe("*", max_messages=3) as events:
+        for n in range(10):
+            await bus.publish("chat.a", n)
+        first = await anext(events)
+        assert (first.data, first.gap and first.gap.lost) == (7, 7)
+        for n in range(2):
+            await bus.publish("live", n)
+            await bus.publish("chat.a", n)
+        await anext(events)
+        await anext(events)
+        late = await anext(events)
+        assert late.gap is not None

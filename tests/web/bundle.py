@@ -1,8 +1,9 @@
 """Makes the files that ship of those in ``src/wsbus/web/source``.
 
-``python -m tests.web.bundle`` writes ``wsbus.js``, one minified module, and ``wsbus.d.ts``, the
-types of what it exports. It needs esbuild, which joins the modules, terser, which makes them short,
-and TypeScript, as the tests do (:mod:`tests.web.running`).
+``python -m tests.web.bundle`` writes ``wsbus.js``, one minified module, ``wsbus-http.js``, which it
+loads where no WebSocket gets through, and ``wsbus.d.ts``, the types of what it exports. It needs
+esbuild, which joins the modules, terser, which makes them short, and TypeScript, as the tests do
+(:mod:`tests.web.running`).
 
 ``python -m tests.web.bundle names`` first looks for short names of properties that make the module
 smaller, for two minutes.
@@ -71,12 +72,27 @@ def _join(names: Iterable[str]) -> str:
             (place / file.name).write_text(text, encoding="utf-8")
         cache = place / "names.json"
         cache.write_text(json.dumps({name: f"e{number}e" for number, name in enumerate(names)}))
-        own = (f"--mangle-props=^({'|'.join(names)})$", f"--mangle-cache={cache}")
+        own = (
+            "--external:./wsbus-http.js",
+            f"--mangle-props=^({'|'.join(names)})$",
+            f"--mangle-cache={cache}",
+        )
         joined = place / "joined.js"
         made = _run(find_esbuild(), str(place / "wsbus.js"), *own, *joins)
         joined.write_text(made, encoding="utf-8")
         how = f"passes=5,ecma=2022,lhs_constants=false,{unsafe}"
         return BANNER + _run(find_terser(), str(joined), *short, how)
+
+
+def bundle_http() -> str:
+    """Return the way over HTTP as one module, which the client loads where it needs it."""
+    joins = ("--bundle", "--minify", "--format=esm", "--target=es2022", "--log-level=warning")
+    short = ("--module", "--ecma", "2022", "--mangle", "--compress")
+    with TemporaryDirectory() as directory:
+        joined = Path(directory) / "joined.js"
+        made = _run(find_esbuild(), str(SOURCE / "wsbus-http.js"), *joins)
+        joined.write_text(made, encoding="utf-8")
+        return BANNER + _run(find_terser(), str(joined), *short)
 
 
 def _name(text: str, short: Sequence[str]) -> str:
@@ -135,4 +151,5 @@ if __name__ == "__main__":
     if "names" in sys.argv:
         search(120)
     (WEB / "wsbus.js").write_text(bundle(), encoding="utf-8")
+    (WEB / "wsbus-http.js").write_text(bundle_http(), encoding="utf-8")
     (WEB / "wsbus.d.ts").write_text(declarations(), encoding="utf-8")

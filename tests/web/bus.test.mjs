@@ -3,16 +3,19 @@ import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 
 import { Client, CommandError, ConnectionError } from "../../src/wsbus/web/wsbus.js";
+import { msgpack } from "../../src/wsbus/web/wsbus-msgpack.js";
 import { complaints, heard, start, take, tokenFor } from "./servers.mjs";
 
 const adapter = process.env.ADAPTER ?? "websockets";
+const codec = process.env.CODEC === "msgpack" ? msgpack : undefined;
 const retry = { base: 20, cap: 200, attempts: Infinity };
 const opened = [];
 let server;
 
 /** A client that is closed after the test. */
 function make(url = server.url, options = {}) {
-  const client = new Client(url, { retry, ...options });
+  const form = codec && !options.protocol ? { codec } : {};
+  const client = new Client(url, { retry, ...form, ...options });
   opened.push(client);
   return client;
 }
@@ -178,7 +181,7 @@ test("what the server refuses is said with its code", async () => {
   await assert.rejects(client.command("fail", { code: "BUSY", message: "later" }), code("BUSY"));
   await assert.rejects(client.command("flood", { channel: 1, count: 1 }), /\$\.params\.channel/);
   await assert.rejects(client.publish("a.*", 1), code("INVALID_CHANNEL"));
-  await assert.rejects(client.command("echo", { big: 1n }), TypeError);
+  await assert.rejects(client.command("echo", { big: 1n << 64n }), codec ? RangeError : TypeError);
 
   assert.deepEqual((await client.status()).subscriptions, []);
 });

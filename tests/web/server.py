@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import anyio
@@ -19,12 +20,12 @@ from aiohttp import web
 from starlette.applications import Starlette
 
 from wsbus import JWT, Bus, CommandError, Connection, Grants, History, Limits, Presence
-from wsbus.adapters import aiohttp, starlette, websockets
+from wsbus.adapters import aiohttp, asgi, starlette, websockets
 from wsbus.adapters.uvicorn import listen, serving
 
 HOST: Final = "127.0.0.1"
 SECRET: Final = "for the tests: at least 32 bytes"
-PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
+PROTOCOLS: Final = ("wsbus.v1", "wsbus.v1.msgpack", "zigquant-v2")
 
 bus: Final = Bus()
 bus.family("kept.*", history=History(size=100))
@@ -86,6 +87,12 @@ async def flood(channel: str, count: int) -> int:
     return count
 
 
+@bus.command("typed")
+def typed(what: bytes, at: datetime) -> dict[str, Any]:
+    """Answer with both, changed, and with a large number."""
+    return {"what": what[::-1], "at": at + timedelta(seconds=1), "large": 2**64 - 1}
+
+
 @bus.command("leave")
 def leave(code: int, reason: str, who: Connection) -> None:
     """End the connection with this code."""
@@ -120,6 +127,21 @@ async def on_starlette(ports: tuple[int, int]) -> AsyncIterator[list[str]]:
 
 
 @asynccontextmanager
+async def on_asgi(ports: tuple[int, int]) -> AsyncIterator[list[str]]:
+    """Serve both doors on plain ASGI, over HTTP, too."""
+    public, private = asgi.app(open_door), asgi.app(private_door)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        is_private = scope.get("path", "").startswith("/private")
+        await (private if is_private else public)(scope, receive, send)
+
+    with listen(HOST, ports[0]) as listener:
+        port = listener.getsockname()[1]
+        async with serving(app, open_door, listener, log_config=None):
+            yield [f"ws://{HOST}:{port}/ws", f"ws://{HOST}:{port}/private"]
+
+
+@asynccontextmanager
 async def on_aiohttp(ports: tuple[int, int]) -> AsyncIterator[list[str]]:
     """Serve both doors with aiohttp."""
     app = web.Application()
@@ -147,6 +169,7 @@ async def on_websockets(ports: tuple[int, int]) -> AsyncIterator[list[str]]:
 
 
 SERVERS: Final[dict[str, Callable[[tuple[int, int]], AbstractAsyncContextManager[list[str]]]]] = {
+    "asgi": on_asgi,
     "starlette": on_starlette,
     "aiohttp": on_aiohttp,
     "websockets": on_websockets,

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 import wsbus
-from tests.web.bundle import FLAGS, SOURCE, bundle, declarations
+from tests.web.bundle import FLAGS, SOURCE, bundle, bundle_http, declarations
 from tests.web.running import ROOT, WEB, find_tsc, run_node_tests
 
 LIMIT = 11 * 1024
 """Bytes. Up to 9 kB are the client without history; marks, positions, history and publications that
-are sent again take the rest."""
+are sent again take the rest. The way over HTTP has a file of its own, for pages that need it."""
+HTTP_LIMIT = 4 * 1024
 
 
 def tsc(*arguments: str | Path) -> None:
@@ -41,9 +42,26 @@ def test_with_a_bus(require_command: Callable[[str, str], str], adapter: str) ->
     run_node_tests(require_command("node", "nodejs"), "bus.test.mjs", ADAPTER=adapter)
 
 
+@pytest.mark.slow
+def test_with_a_bus_in_messagepack(require_command: Callable[[str, str], str]) -> None:
+    """Every promise holds for a client that speaks MessagePack, too."""
+    node = require_command("node", "nodejs")
+    run_node_tests(node, "bus.test.mjs", ADAPTER="websockets", CODEC="msgpack")
+
+
+def test_messagepack(require_command: Callable[[str, str], str]) -> None:
+    """The codec keeps what JSON has no form for, and refuses what is wrong."""
+    run_node_tests(require_command("node", "nodejs"), "msgpack.test.mjs")
+
+
 def test_with_a_server_that_misbehaves(require_command: Callable[[str, str], str]) -> None:
     """Nothing that a server sends, or fails to send, breaks the client; nothing hangs."""
     run_node_tests(require_command("node", "nodejs"), "puppet.test.mjs")
+
+
+def test_over_http(require_command: Callable[[str, str], str]) -> None:
+    """Behind a proxy that refuses upgrades, and one that holds streams back, nothing is missed."""
+    run_node_tests(require_command("node", "nodejs"), "http.test.mjs")
 
 
 def test_the_session(require_command: Callable[[str, str], str]) -> None:
@@ -59,6 +77,7 @@ def test_a_tab_that_falls_behind(require_command: Callable[[str, str], str]) -> 
 def test_it_is_small() -> None:
     """The file as it is shipped is small once gzipped."""
     assert len(gzip.compress((WEB / "wsbus.js").read_bytes(), 9)) <= LIMIT
+    assert len(gzip.compress((WEB / "wsbus-http.js").read_bytes(), 9)) <= HTTP_LIMIT
 
 
 def test_it_is_made_of_its_sources() -> None:
@@ -66,11 +85,13 @@ def test_it_is_made_of_its_sources() -> None:
     made = bundle()
 
     assert made == (WEB / "wsbus.js").read_text(encoding="utf-8"), "python -m tests.web.bundle"
+    assert bundle_http() == (WEB / "wsbus-http.js").read_text(encoding="utf-8")
 
 
 def test_it_needs_nothing() -> None:
-    """It is one module: it imports nothing and evaluates no text."""
+    """It is one module: it evaluates no text, and imports only the way over HTTP, and that late."""
     text = (WEB / "wsbus.js").read_text(encoding="utf-8")
+    text = text.replace('import("./wsbus-http.js")', "", 1)
 
     assert [word for word in ("import ", "import(", "require(", "eval(") if word in text] == []
 
@@ -80,6 +101,16 @@ def test_its_types_are_strict_and_those_declared() -> None:
     made = declarations()
 
     assert made == (WEB / "wsbus.d.ts").read_text(encoding="utf-8"), "python -m tests.web.bundle"
+
+
+def test_the_types_of_the_codec_are_strict() -> None:
+    """The compiler finds no fault in it, and its declarations are those of what it exports."""
+    tsc("--noEmit", WEB / "wsbus-msgpack.js")
+    shipped = (WEB / "wsbus-msgpack.d.ts").read_text(encoding="utf-8")
+    source = (WEB / "wsbus-msgpack.js").read_text(encoding="utf-8")
+    assert re.findall(r"export (?:declare )?const (\w+)", shipped) == re.findall(
+        r"export const (\w+)", source
+    )
 
 
 def test_no_type_is_any() -> None:

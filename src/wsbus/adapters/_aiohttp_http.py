@@ -22,7 +22,7 @@ from ._sockets import reset
 __all__ = ["serve_request"]
 
 
-class _Watch(asyncio.Protocol):
+class _LossWatch(asyncio.Protocol):
     """Stands between a socket and aiohttp's protocol, and notes the end of the connection.
 
     aiohttp tells its handlers only when they write.
@@ -64,14 +64,14 @@ class _Callables:
     def __init__(self, request: web.Request, chunks: AsyncIterator[bytes]) -> None:
         self._request: Final = request
         self._chunks: Final = chunks
-        self._watch: _Watch | None = None
+        self._watch: _LossWatch | None = None
         self.response: web.StreamResponse | None = None
 
     def watch(self) -> None:
         """Note the end of the connection, from now on."""
         transport = self._request.transport
         if isinstance(transport, asyncio.Transport):
-            self._watch = _Watch(transport, transport.get_protocol())
+            self._watch = _LossWatch(transport, transport.get_protocol())
 
     def leave(self) -> None:
         """Give the socket back."""

@@ -27,7 +27,7 @@ from ._http import (
 )
 from ._polls import Poll
 
-__all__ = ["chunks_of", "respond_with", "serve_http"]
+__all__ = ["RESET", "chunks_of", "respond_with", "serve_http"]
 
 RESET: Final = "wsbus.reset"
 """The extension of a scope with a function that cuts the socket off."""

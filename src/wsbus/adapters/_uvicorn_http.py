@@ -9,7 +9,9 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ._asgi_http import RESET
 from ._logs import ClientsAtDebug
+from ._sockets import reset
 
 __all__ = ["HTTPProtocol", "answer_broken_handshake"]
 
@@ -67,6 +69,13 @@ class Bounded(asyncio.Protocol, ABC):
         """Note whether a request is under way."""
         super().data_received(data)
         self._set_deadline()
+        scope = getattr(self, "scope", None)
+        if scope is not None:  # Its task has not begun yet.
+            scope.setdefault("extensions", {})[RESET] = self._reset
+
+    def _reset(self) -> None:
+        """Free the socket; what is unsent is lost."""
+        reset(self.transport)
 
     def handle_websocket_upgrade(self, *args: Any) -> None:
         """Hand the socket over to the WebSocket protocol."""

@@ -40,8 +40,8 @@ from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
+from ._aiohttp_drain import add_drain_route
 from ._aiohttp_http import serve_request
-from ._draining import Draining
 from ._endpoint import endpoint_of
 from ._http import METHODS, is_spoken
 from ._logs import is_redacted, redact
@@ -213,26 +213,6 @@ def add_publish_route(
         return _response_of(await answer)
 
     app.router.add_route("*", path, publish)
-
-
-def add_drain_route(
-    app: web.Application,
-    bus: Bus,
-    path: str = "/-/drain",
-    *,
-    token: str | Collection[str] | None = None,
-    window: float = 20.0,
-) -> None:
-    """Add a route that drains the bus; the arguments are those of :func:`.asgi.drain_app`."""
-    draining = Draining(bus, token, window)
-
-    async def drain(request: web.Request) -> web.StreamResponse:
-        peer = None if request.transport is None else request.transport.get_extra_info("peername")
-        address = peer[0] if isinstance(peer, tuple) else None
-        found = await draining.answer(request.method, request.headers.items(), address)
-        return _response_of(found)
-
-    app.router.add_route("*", path, drain)
 
 
 async def _chunks(request: web.Request) -> AsyncIterator[bytes]:

@@ -47,11 +47,11 @@ from ..server.host import BusHost
 from ..server.status import respond, status_views
 from ..web import ASSETS, asset
 from ..web.pages import AssetResponse, MountedPage
-from ._draining import Draining
 from ._endpoint import endpoint_of
 from ._http import METHODS, is_spoken
 from ._placed import settle
 from ._publishing import Publishing
+from ._starlette_drain import drain_route
 from ._starlette_http import HttpSide, on_http
 from .asgi import app, converse
 
@@ -262,23 +262,6 @@ def publish_route(bus: Bus, path: str = "/-/publish", *, token: str | Collection
         return _response(await answer)
 
     return Route(path, HttpSide(publish), name="wsbus-publish", include_in_schema=False)
-
-
-def drain_route(
-    bus: Bus,
-    path: str = "/-/drain",
-    *,
-    token: str | Collection[str] | None = None,
-    window: float = 20.0,
-) -> Route:
-    """Return a route that drains the bus; the arguments are those of :func:`.asgi.drain_app`."""
-    draining = Draining(bus, token, window)
-
-    async def drain(request: Request) -> Response:
-        address = None if request.client is None else request.client.host
-        return _response(await draining.answer(request.method, request.headers.items(), address))
-
-    return Route(path, HttpSide(drain), name="wsbus-drain", include_in_schema=False)
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:

@@ -24,6 +24,7 @@ from typing import Any, Final, Self, TypeVar, overload
 from ..core.client.retry import Retry
 from ..core.errors import UsageError
 from ..core.events import EventPage, Position
+from ..core.families import Compact
 from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
 from ..core.presence import Roster
@@ -33,9 +34,10 @@ from .connecting import connect as connect_async
 from .driver import OnChange, TokenIn
 from .portal import Portal
 from .sync_events import SyncEvents
+from .sync_streams import SyncClientStream
 from .tokens import TokenSource
 
-__all__ = ["SyncClient", "SyncEvents", "connect"]
+__all__ = ["SyncClient", "SyncClientStream", "SyncEvents", "connect"]
 
 T = TypeVar("T")
 _RETRY: Final = Retry()
@@ -382,6 +384,13 @@ class SyncClient:
             WsbusError: As :meth:`.Caller.presence`.
         """
         return self._portal.run(partial(self._client.presence, channel, timeout=timeout))
+
+    def stream(
+        self, channel: str, *, compact: Compact | None = None, timeout: float = 30.0
+    ) -> SyncClientStream:
+        """Return the parts of a stream: use it in a ``with`` block; see :meth:`.Client.stream`."""
+        stream = self._client.stream(channel, compact=compact, timeout=timeout)
+        return SyncClientStream(self._portal, stream)
 
     def status(self, *, timeout: float = 30.0) -> Status:
         """Return what the server knows about this connection; see :meth:`.Caller.status`.

@@ -24,6 +24,7 @@ from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
 from ..server.connection import ConnectionDriver
 from ..server.host import BusHost
+from .past import Look, Past, look
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import (
@@ -95,6 +96,7 @@ class Observation:
         self._batches: Final = count()
         self.bus.command("console.watch")(self._watch)
         self.bus.command("console.show")(self._show)
+        self.bus.command("console.channel")(self._look)
         self.bus.command("console.disconnect")(self._disconnect)
         self.bus.on_connect(self._enter)
         self.bus.on_disconnect(self._leave)
@@ -167,6 +169,11 @@ class Observation:
     ) -> ConnectionInfo:
         """Return all information about one connection."""
         return sendable(self._find(connection_id, connected_at).info())
+
+    async def _look(self, wanted: Look, who: Connection) -> Past:
+        """Return what one channel keeps, and which connections are on it."""
+        assert who.identity is not None
+        return await look(wanted, who.identity.grants, self._services)
 
     def _disconnect(
         self,

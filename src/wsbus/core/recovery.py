@@ -45,7 +45,8 @@ MAX_LATEST: Final = 1000
 """The most publications that the subscriptions of one request begin with, of all channels."""
 
 MAX_RECOVERED: Final = 10
-"""The most patterns of one request that are recovered: the first ones with a position. A request
+"""The most patterns of one request that are recovered: the first ones with a position, or all that
+have one and the same position, with fewer publications for each. A request
 takes the event loop for a bounded time, and memory within bounds."""
 
 MAX_REPLAY_BYTES: Final = 4 << 20
@@ -62,15 +63,27 @@ class Wanted(NamedTuple):
 def reads_of(wanted: Sequence[Wanted], families: Families) -> list[HistoryRead]:
     """Return the questions whose answers :func:`recover` takes, in the same order."""
     reads: list[HistoryRead] = []
-    places = MAX_RECOVERED
+    places, limit = _bounds(wanted, families)
     for pattern, since in wanted:
         if since is not None and places and families.keeps_any(pattern):
             places -= 1
-            reads.append(HistoryRead(pattern, since.position, limit=MAX_REPLAY))
+            reads.append(HistoryRead(pattern, since.position, limit=limit))
         newest = _newest(pattern, families)
         if newest is not None:
             reads.append(HistoryRead(pattern, limit=MAX_LATEST, newest=newest, is_from_end=True))
     return reads
+
+
+def _bounds(wanted: Sequence[Wanted], families: Families) -> tuple[int, int]:
+    """Return how many patterns are recovered, and how many publications of each are replayed.
+
+    A reader over HTTP has one position for all of its patterns, and cannot ask for them one after
+    another: it would lose the order. So they share what ten patterns may have.
+    """
+    starts = [each.since.position for each in wanted if each.since and families.keeps_any(each[0])]
+    if len(starts) > MAX_RECOVERED and len(set(starts)) == 1:
+        return len(starts), MAX_RECOVERED * MAX_REPLAY // len(starts) or 1
+    return MAX_RECOVERED, MAX_REPLAY
 
 
 def recover(
@@ -89,7 +102,7 @@ def recover(
     outcomes: list[Outcome] = []
     replay: dict[int, Publication] = {}
     latest: dict[int, Publication] = {}
-    places, room = MAX_RECOVERED, MAX_REPLAY_BYTES
+    (places, _), room = _bounds(wanted, families), MAX_REPLAY_BYTES
     for pattern, since in wanted:
         if not families.keeps_any(pattern):
             outcomes.append(Outcome(is_recovered=None if since is None else False))

@@ -16,7 +16,7 @@ from ..broker import Broker
 from ..brokers import MemoryBroker
 from ..core.encoding import EncHook
 from ..core.errors import CloseCode, UsageError
-from ..core.families import Families, Family, History
+from ..core.families import Families, Family, History, Stream
 from ..core.messages import Receipt
 from ..server.batch import EmitterBatch
 from ..server.recipients import RemoteWho
@@ -24,6 +24,8 @@ from ..server.sender import Sender
 from ..server.sender_thread import SenderThread
 from ..server.services import new_id, read_clocks
 from ..server.source import Source, encoder, packer
+from ..server.stream_writer import StreamWriter
+from .streams import new_writer
 from .target import TIMEOUT, broker_for, receipt_of
 
 __all__ = ["Emitter"]
@@ -51,14 +53,17 @@ class Emitter:
 
     def __init__(self, broker: Broker | str, *, enc_hook: EncHook | None = None) -> None:
         self._broker: Final = broker_for(broker)
+        self._encode: Final = encoder(enc_hook)
         self._families: Final = Families()
         self._source: Final = Source(
-            new_id(), encoder(enc_hook), read_clocks, self._families, packer(enc_hook)
+            new_id(), self._encode, read_clocks, self._families, packer(enc_hook)
         )
         self._thread = 0
         self._run: Sender | SenderThread | None = None
 
-    def family(self, pattern: str, *, history: History | None = None) -> Family:
+    def family(
+        self, pattern: str, *, history: History | None = None, stream: Stream | None = None
+    ) -> Family:
         """Declare a family of channels, as on the bus: ``emitter.family("chat.*", history=…)``.
 
         What is published on its channels is then kept. An emitter asks no bus: declare the same
@@ -69,15 +74,16 @@ class Emitter:
             pattern: The channels, in the form of a subscription.
             history: How long each of them keeps what is published; None: it keeps nothing, although
                 a wider family does.
+            stream: Whether each of them is a finite stream, for :meth:`stream`.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: The emitter is in use; another family matches the same channels; or
-                ``history`` is none.
+                ``history`` or ``stream`` is none.
         """
         if self._run is not None:
             raise UsageError("declare families before the emitter is used")
-        return self._families.declare(pattern, history=history)
+        return self._families.declare(pattern, history=history, stream=stream)
 
     async def __aenter__(self) -> Self:
         """Start; it does not dial yet.
@@ -213,6 +219,26 @@ class Emitter:
         batch = EmitterBatch(self._source, self._families)
         yield batch
         await self._send(batch)
+
+    def stream(self, channel: str) -> StreamWriter:
+        """Return the producer of a stream; as :meth:`.Bus.stream`.
+
+        It learns within two seconds that someone asks to cancel it. On trio it needs a broker of
+        this process.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: The emitter has no family of streams for it.
+        """
+        return new_writer(self._sender, self._source, self._encode, self._families, channel)
+
+    def _sender(self) -> Sender:
+        if not isinstance(self._run, Sender):
+            raise UsageError(
+                "use the emitter inside `async with Emitter(broker) as emitter:`; on trio, "
+                "produce streams with SyncEmitter in a thread"
+            )
+        return self._run
 
     async def _send(self, batch: EmitterBatch) -> Receipt:
         run = self._run

@@ -16,16 +16,20 @@ from ..brokers import MemoryBroker
 from ..core.choices import is_number, shown
 from ..core.encoding import EncHook
 from ..core.errors import CloseCode, UsageError
-from ..core.families import Families, Family, History
+from ..core.families import Families, Family, History, Stream
 from ..core.messages import Receipt
 from ..server.batch import EmitterBatch
 from ..server.recipients import RemoteWho
 from ..server.sender_thread import SenderThread
 from ..server.services import new_id, read_clocks
 from ..server.source import Source, encoder, packer
+from .streams import SyncStreamWriter, new_writer
 from .target import TIMEOUT, broker_for, receipt_of
 
 __all__ = ["SyncEmitter"]
+
+STREAM_TIMEOUT: Final = 15.0
+"""Longer than a producer waits for a broker."""
 
 
 class SyncEmitter:
@@ -66,7 +70,9 @@ class SyncEmitter:
         self._thread: SenderThread | None = None
         self._finalizer: weakref.finalize[[], SyncEmitter] | None = None
 
-    def family(self, pattern: str, *, history: History | None = None) -> Family:
+    def family(
+        self, pattern: str, *, history: History | None = None, stream: Stream | None = None
+    ) -> Family:
         """Declare a family of channels, as on the bus: ``emitter.family("chat.*", history=…)``.
 
         What is published on its channels is then kept. An emitter asks no bus: declare the same
@@ -77,15 +83,16 @@ class SyncEmitter:
             pattern: The channels, in the form of a subscription.
             history: How long each of them keeps what is published; None: it keeps nothing, although
                 a wider family does.
+            stream: Whether each of them is a finite stream, for :meth:`stream`.
 
         Raises:
             InvalidChannel: The pattern is none.
             UsageError: The emitter is in use; another family matches the same channels; or
-                ``history`` is none.
+                ``history`` or ``stream`` is none.
         """
         if self._thread is not None:
             raise UsageError("declare families before the emitter is used")
-        return self._families.declare(pattern, history=history)
+        return self._families.declare(pattern, history=history, stream=stream)
 
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
@@ -212,6 +219,25 @@ class SyncEmitter:
         yield batch
         self._send(batch, timeout)
 
+    def stream(self, channel: str, *, timeout: float = STREAM_TIMEOUT) -> SyncStreamWriter:
+        """Return the producer of a stream: ``with emitter.stream("answers.42") as s:``.
+
+        It learns within two seconds that someone asks to cancel it.
+
+        Args:
+            channel: A channel of a family with ``stream=Stream()``.
+            timeout: Seconds for each call.
+
+        Raises:
+            InvalidChannel: The channel is invalid.
+            UsageError: The emitter has no family of streams for it, or is closed.
+        """
+        source, families = self._source, self._families
+        return SyncStreamWriter(
+            lambda: new_writer(lambda: self._run().sender, source, self._encode, families, channel),
+            lambda act: self._run().call(act, timeout),
+        )
+
     def close(self) -> None:
         """Hand over what was put, and end the thread; within 2 s. Idempotent."""
         self._is_closed = True
@@ -223,6 +249,9 @@ class SyncEmitter:
     def _send(self, batch: EmitterBatch, timeout: float) -> Receipt:
         if not (is_number(timeout) and timeout > 0):
             raise UsageError(f"timeout is a positive number of seconds, not {shown(timeout)}")
+        return receipt_of(self._run().send(batch.items, timeout))
+
+    def _run(self) -> SenderThread:
         with self._lock:
             if self._is_closed:
                 raise UsageError("the emitter is closed")
@@ -231,7 +260,7 @@ class SyncEmitter:
                 thread = self._thread = SenderThread(self._broker, self._source.node)
                 self._finalizer = weakref.finalize(self, thread.stop, waits=False)
                 self._finalizer.atexit = False
-        return receipt_of(thread.send(batch.items, timeout))
+        return thread
 
 
 _emitters: Final[weakref.WeakSet[SyncEmitter]] = weakref.WeakSet()

@@ -169,7 +169,7 @@ class StartFrame(EventFrame):
         message: ``subscribed``.
         token: The position from which the reader goes on; None: its channels have no history.
         gap: The event that publications are missing; None: none are. It goes first: a reader that
-            is cut between the two is told again.
+            is cut between the two gets it again.
         refusal: Why there is nothing to read; None: there is something.
     """
 

@@ -55,14 +55,14 @@ class _PackedPublish(PublishMessage, frozen=True, kw_only=True, tag="publish"):
         return core.Publish(self.channel, self.event, text_of(data), self.id, key, is_retry, packed)
 
 
-class _Ends(msgspec.Struct, frozen=True):
+class _PackedEnds(msgspec.Struct, frozen=True):
     """The fields that a refusal needs, not checked yet."""
 
     type: Raw = Raw()
     id: Raw = Raw()
 
 
-_ends: Final = msgspec.msgpack.Decoder(_Ends).decode
+_packed_ends: Final = msgspec.msgpack.Decoder(_PackedEnds).decode
 
 
 class MessagePack(Native):
@@ -147,7 +147,7 @@ class MessagePack(Native):
 def _label(frame: bytes) -> Label:
     """Read ``type`` and ``id`` of a message that is refused, as far as they can be read."""
     try:
-        ends = _ends(frame)
+        ends = _packed_ends(frame)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError):
         return Label()
     return Label(_word(ends.type), _word(ends.id))

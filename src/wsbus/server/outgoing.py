@@ -135,6 +135,11 @@ class Outgoing:
         return self._link is not None
 
     @property
+    def link(self) -> Link | None:
+        """The link; None: there is none."""
+        return self._link
+
+    @property
     def has_others(self) -> bool:
         """Whether there may be other nodes."""
         return self._link is None or self._link.has_others

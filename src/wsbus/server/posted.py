@@ -51,7 +51,7 @@ _KINDS: Final = (Publish, Command, ReadHistory, GetPresence, Ping, Malformed)
 
 
 class _Rates:
-    """What one client may do still."""
+    """The rates of one client."""
 
     __slots__ = ("commands", "messages", "running")
 

@@ -14,12 +14,13 @@ from typing import Final
 from anyio import CancelScope, Event, move_on_after
 
 from .._spawn import spawn
-from ..broker import Broker
+from ..broker import CALL_SECONDS, Broker, HistoryLink
 from ..core.envelope import Draft
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
-from ..core.history import Stored
+from ..core.history import HistoryPage, HistoryRead, Stored
 from .outgoing import Handover, Outgoing
+from .reads import within
 
 __all__ = ["Sender"]
 
@@ -79,6 +80,21 @@ class Sender:
                 raise BrokerUnavailable(text, may_have_arrived=True) from None
             has_part = True
         return [handover.stored[place] for handover, place in drafts]
+
+    async def read(self, reads: Sequence[HistoryRead]) -> Sequence[HistoryPage]:
+        """Ask the store of the broker.
+
+        Raises:
+            BrokerUnavailable: It has not answered.
+            UsageError: The broker keeps no history.
+        """
+        await self._dial()
+        link = self._outgoing.link
+        if link is not None and not isinstance(link, HistoryLink):
+            raise UsageError("the broker keeps no history")
+        if link is None:
+            raise BrokerUnavailable("the link to the broker is lost")
+        return await within(CALL_SECONDS, partial(link.read, reads))
 
     async def close(self, seconds: float) -> None:
         """Hand over what was put, and end the link; bounded, and shielded from cancellation."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
-from typing import Final
+from typing import Final, TypeVar
 
 from ..broker import Broker
 from ..core.envelope import Draft
@@ -17,6 +17,7 @@ from .sender import Sender
 
 __all__ = ["SenderThread"]
 
+T = TypeVar("T")
 _DRAIN_SECONDS: Final = 0.5
 _STOP_SECONDS: Final = 1.5
 """Seconds for the thread to end. It is a daemon, so that the process ends without it."""
@@ -39,6 +40,13 @@ class SenderThread:
         self._thread: Final = threading.Thread(target=self._run, name="wsbus-emitter", daemon=True)
         self._thread.start()
 
+    @property
+    def sender(self) -> Sender:
+        """The object that sends, for calls on the thread's own event loop."""
+        if self._sender is None:
+            self._sender = Sender(self._broker, self._node)
+        return self._sender
+
     def send(self, items: Sequence[tuple[Feed, bytes] | Draft], seconds: float) -> list[Stored]:
         """Return once the broker has taken all items, with the outcomes of the drafts.
 
@@ -48,9 +56,17 @@ class SenderThread:
             BrokerUnavailable: It has not, or not in time.
             UsageError: The broker cannot work here; or the thread has ended, or is this one.
         """
+        return self.call(lambda: self.sender.send(items), seconds)
+
+    def call(self, act: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """Have something done on the thread's event loop; as :meth:`send`.
+
+        Raises:
+            WsbusError: As :meth:`send`, or whatever is raised there.
+        """
         if threading.current_thread() is self._thread:
             raise UsageError("this is the emitter's own thread, which must not wait for itself")
-        work = self._send(items)
+        work = _await(act)
         try:
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:  # The loop is closed.
@@ -89,7 +105,6 @@ class SenderThread:
         if self._sender is not None:
             await self._sender.close(_DRAIN_SECONDS)
 
-    async def _send(self, items: Sequence[tuple[Feed, bytes] | Draft]) -> list[Stored]:
-        if self._sender is None:
-            self._sender = Sender(self._broker, self._node)
-        return await self._sender.send(items)
+
+async def _await(act: Callable[[], Awaitable[T]]) -> T:
+    return await act()

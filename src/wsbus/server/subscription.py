@@ -13,6 +13,7 @@ from ..core.actions import Brought
 from ..core.choices import member_of, shown
 from ..core.errors import CommandError, PositionLost, UsageError
 from ..core.events import Event, Gap, GapCause, Position
+from ..core.loss import Loss
 from ..core.member import Member
 from ..core.messages import Publication
 from ..core.outlet import Outlet, Owed
@@ -65,6 +66,8 @@ class Subscription(Outlet, Generic[T]):
         self._services: Services | None = None
         self._taken: list[Owed] = []
         self._gap: Gap | None = None
+        self._loss: Loss | None = None
+        """What is missing before what was taken, until it is known whether a store has it."""
         self._wake = anyio.Event()
         self._is_closed = False
         self._is_awaited = False
@@ -191,23 +194,35 @@ class Subscription(Outlet, Generic[T]):
                 "another task iterates over this subscription: one task may; "
                 "let each have a subscription of its own, or one task hand the events out"
             )
-        while not self._taken:
-            if self._is_closed:
-                raise StopAsyncIteration
-            if self._services is None:
-                raise UsageError("use it as `async with bus.subscribe(…) as events:`")
-            loss, items = self._member.take(MAX_JOIN_BYTES)
-            if loss is not None:
-                self.lose(loss.gap(GapCause.BUFFER))
-            self._taken = [item for item in reversed(items) if self._is_news(item)]
-            if not self._taken:
-                self._wake = anyio.Event()
-                self._is_awaited = True
-                try:
+        self._is_awaited = True
+        try:
+            while self._loss is not None or not self._taken:
+                if self._loss is not None:
+                    await self._fill(self._loss)
+                    continue
+                if self._is_closed:
+                    raise StopAsyncIteration
+                if self._services is None:
+                    raise UsageError("use it as `async with bus.subscribe(…) as events:`")
+                self._loss, items = self._member.take(MAX_JOIN_BYTES)
+                self._taken = [item for item in reversed(items) if self._is_news(item)]
+                if self._loss is None and not self._taken:
+                    self._wake = anyio.Event()
                     await self._wake.wait()
-                finally:
-                    self._is_awaited = False
+        finally:
+            self._is_awaited = False
         return self._taken.pop()
+
+    async def _fill(self, loss: Loss) -> None:
+        """Put what a store has of a loss before what was taken after it; else note a gap."""
+        services = self._services
+        kept = () if services is None else await services.restore(self._member, loss)
+        self._loss = None
+        if kept:
+            self._member.queue.restored(len(kept))
+            self._taken += [Owed(None, each) for each in reversed(kept)]
+        else:
+            self.lose(loss.gap(GapCause.BUFFER))
 
     @property
     def has_gap(self) -> bool:

@@ -1,6 +1,8 @@
 """The JavaScript client: ``wsbus.js``, and the functions with which adapters serve it.
 
-The file lies beside this one, with its types (``wsbus.d.ts``) and a ``package.json``.
+The file lies beside this one, with its types (``wsbus.d.ts``) and a ``package.json``. So do
+``wsbus-http.js``, which it loads where no WebSocket gets through, and ``wsbus-msgpack.js``, the
+codec for a client that speaks MessagePack.
 
 ::
 
@@ -22,11 +24,13 @@ __all__ = ["ASSETS", "Asset", "asset"]
 
 _TYPES: Final = {
     "wsbus.js": "text/javascript; charset=utf-8",
+    "wsbus-http.js": "text/javascript; charset=utf-8",
+    "wsbus-msgpack.js": "text/javascript; charset=utf-8",
     # What the pages of wsbus itself, the demo and the console, share.
     "base.css": "text/css; charset=utf-8",
 }
 
-ASSETS: Final = ("wsbus.js",)
+ASSETS: Final = ("wsbus.js", "wsbus-http.js", "wsbus-msgpack.js")
 """The names of the files that adapters serve."""
 
 
@@ -65,7 +69,9 @@ class Asset(NamedTuple):
 
 @cache
 def asset(name: str) -> Asset:
-    """Return ``wsbus.js``, or ``base.css``, the style sheet of wsbus's own pages; it is read once.
+    """Return a file of :data:`ASSETS`, or ``base.css``, the style sheet of wsbus's own pages.
+
+    It is read once.
 
     Raises:
         KeyError: There is no such file.

@@ -62,11 +62,18 @@ export type Token = string | null | undefined;
 export type State = "idle" | "connecting" | "connected" | "waiting" | "closed";
 export type Socket = {
     readonly protocol: string;
-    send(data: string): void;
+    binaryType?: string;
+    send(data: string | Uint8Array<ArrayBuffer>): void;
     close(code?: number): void;
     addEventListener(type: string, listener: (event: {
         type: string;
     }) => void): void;
+};
+export type Codec = {
+    protocol: string;
+    write(message: object): Uint8Array<ArrayBuffer>;
+    read(data: unknown): unknown;
+    add(written: string | Uint8Array, name: string, value: string | boolean): Uint8Array<ArrayBuffer>;
 };
 export type ClientOptions = {
     /**
@@ -82,6 +89,15 @@ export type ClientOptions = {
      */
     tokenIn?: "message" | "subprotocol";
     protocol?: "wsbus.v1" | "zigquant-v2";
+    /**
+     * Another form of the messages of `wsbus.v1`: `msgpack` of `wsbus-msgpack.js`.
+     */
+    codec?: Codec;
+    /**
+     * true: over HTTP, where no WebSocket gets through and `wsbus-http.js` lies
+     * beside this file.
+     */
+    fallback?: boolean;
     WebSocket?: new (url: string, protocols: string[]) => Socket;
     /**
      * Closes the client.

@@ -1,10 +1,10 @@
 // What is published, and who listens; and one pattern's events as they come.
 
 import { $, Heads, hint, isPressed, make, press, Rows, say, settle, shown, Tail } from "./dom.js";
-import { bytes, clock, count, duration, plural, rate } from "./format.js";
+import { bytes, count, duration, plural, rate } from "./format.js";
+import { makeEvent, Past } from "./past.js";
 
 const MOST_ROWS = 500;
-const LONG = 300;
 const CLEARLY = 1.2;
 
 const LISTS = {
@@ -40,6 +40,7 @@ const LISTS = {
 
 export class Channels {
   #changed;
+  #past;
   #list = "published";
   #heads = new Heads($("#channel-sort"));
   #rows = null;
@@ -52,8 +53,9 @@ export class Channels {
   #received = 0;
   #waiting = 0;
 
-  constructor(changed) {
+  constructor(changed, command) {
     this.#changed = changed;
+    this.#past = new Past(command);
     for (const choice of document.querySelectorAll('input[name="list"]')) {
       choice.addEventListener("change", () => this.#choose(choice.value));
     }
@@ -205,6 +207,7 @@ export class Channels {
   #begin(pattern) {
     if (!pattern) return;
     if (pattern !== this.#tailed) this.#tail.clear();
+    if (pattern !== this.#past.channel) this.#past.open(pattern);
     this.#tailed = pattern;
     this.#base = this.#matched = this.#received = 0;
     $("#tail-stop").hidden = false;
@@ -231,42 +234,3 @@ export class Channels {
     say($("#tail-state"), `Tailing ${this.#tailed}: ${this.#counts}${held}`);
   }
 }
-
-const makeEvent = ({ missing, channel, event, at, text, size }) => {
-  const row = make("li");
-  if (missing) {
-    row.className = "missing";
-    row.textContent = `… ${count(missing)} not shown …`;
-    return row;
-  }
-  const isCut = size > new Blob([text]).size;
-  const json = isCut ? `${text}… (${bytes(size).join(" ")})` : text;
-  row.append(
-    make("span", "when", clock(at * 1000)),
-    make("span", "channel", channel),
-    make("span", "what", event),
-    text.length > LONG ? makeLong(json, text) : make("span", "grow", json),
-  );
-  hint(row.children[1], channel);
-  return row;
-};
-
-/** A few lines of it; all of it, laid out, once it is opened. */
-const makeLong = (json, text) => {
-  const details = make("details", "grow");
-  details.append(make("summary", "", json));
-  details.addEventListener(
-    "toggle",
-    () => {
-      let whole = json;
-      try {
-        whole = JSON.stringify(JSON.parse(text), null, 2);
-      } catch {
-        // It was cut.
-      }
-      details.append(make("pre", "", whole));
-    },
-    { once: true },
-  );
-  return details;
-};

@@ -27,7 +27,7 @@ const overview = new Overview(openConnection);
 const views = {
   overview,
   connections: new Connections(() => watch(), openConnection),
-  channels: new Channels(() => watch()),
+  channels: new Channels(() => watch(), command),
   try: new TryIt(endpoint),
 };
 

@@ -69,7 +69,7 @@
  * over; no error: it was closed.
  * @template H, K
  * @typedef {{
- *   fetchToken: [generation: number], dial: [token: string | null], say: [text: string], hangUp: [], cut: [],
+ *   fetchToken: [generation: number], dial: [token: string | null], say: [text: import("./json.js").Written], hangUp: [], cut: [],
  *   answer: [key: K, error?: Failure, data?: unknown],
  *   confirm: [holder: H], dismiss: [holder: H, error: Failure],
  *   lose: [holder: H, lost: number | null, cause: GapCause, channels?: LostOn[]],
@@ -103,6 +103,7 @@
  * @property {{ base: number, cap: number, attempts: number }} retry
  * @property {number} interval From ping to ping.
  * @property {number} timeout For the answer.
+ * @property {import("./json.js").Codec} [codec] How messages are written; JSON if there is none.
  * @property {number} connectTimeout For a connection to be opened, and again for the greeting.
  */
 

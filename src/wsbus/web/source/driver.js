@@ -44,7 +44,9 @@ export const makeDriver = (
   {
     token,
     tokenIn,
-    protocol = "wsbus.v1",
+    codec,
+    protocol = /** @type {"wsbus.v1"} */ (codec?.protocol ?? "wsbus.v1"),
+    fallback = true,
     WebSocket,
     signal: until,
     retry: { base = 1000, cap = 30_000, attempts = Infinity, first: waits } = {},
@@ -60,7 +62,8 @@ export const makeDriver = (
       token: tokenOf ? null : /** @type {string | null} */ (token ?? null),
       isFetched: !!(tokenOf || urlOf),
       inHandshake: tokenIn === "subprotocol",
-      greets: protocol === "wsbus.v1",
+      greets: protocol !== "zigquant-v2",
+      codec,
       retry: { base, cap, attempts },
       interval,
       timeout,
@@ -71,6 +74,8 @@ export const makeDriver = (
   );
   /** @type {Link} */
   let link;
+  /** A WebSocket was open. */
+  let hasOpened = false;
   /** The state that was told last. @type {State} */
   let told = "idle";
   /** @type {(ending: Ending) => void} */
@@ -137,28 +142,47 @@ export const makeDriver = (
 
     dial(shown) {
       const mine = link;
-      /** @type {string[]} */
-      const offered = [protocol];
-      if (shown !== null) offered.push(`wsbus.token.${base64url(shown)}`);
+      const offered = shown === null ? [protocol] : [protocol, `wsbus.token.${base64url(shown)}`];
       try {
         const { href, origin, pathname } = addressOf(mine.url ?? /** @type {string} */ (url));
         const where = origin + pathname; // The query may hold a token.
-        const socket = new (WebSocket ?? globalThis.WebSocket)(href, offered);
-        mine.socket = socket;
-        listen(
-          socket,
-          mine.end.signal,
-          () => {
-            if (socket.protocol === protocol) give("opened");
-            else give("close", new ConnectionError(4510, `${where} does not speak ${protocol}`));
-          },
-          received,
-          lose,
-          (cause = "", said) => {
-            performers.hangUp();
-            give("failed", explainFailure(where, protocol, cause, said));
-          },
-        );
+        const make = () => new (WebSocket ?? globalThis.WebSocket)(href, offered);
+        /** @type {(cause?: string, said?: string) => void} */
+        const fail = (cause = "", said) => {
+          performers.hangUp();
+          give("failed", explainFailure(where, protocol, cause, said));
+        };
+        /** @type {(socket: Socket, failed: (cause?: string, said?: string) => void, isHttp?: boolean) => void} */
+        const use = (socket, failed, isHttp) => {
+          mine.socket = socket;
+          listen(
+            socket,
+            mine.end.signal,
+            () => {
+              hasOpened ||= !isHttp;
+              if (socket.protocol === protocol) give("opened");
+              else give("close", new ConnectionError(4510, `${where} does not speak ${protocol}`));
+            },
+            received,
+            lose,
+            failed,
+          );
+        };
+        /** Twice no WebSocket gets through, while the bus answers over HTTP: the network lets none through. */
+        const attempt = (/** @type {boolean} */ isSecond) =>
+          use(make(), async (cause, said) => {
+            try {
+              if (hasOpened || !fallback || protocol !== "wsbus.v1" || / 4[02][139]/.test(`${cause}`)) throw 0;
+              const http = await import("./wsbus-http.js");
+              if (!isSecond && !(await http.answers(href, offered))) throw 0;
+              if (mine.end.signal.aborted) return;
+              if (isSecond) use(new http.HttpSocket(href, offered, make), fail, true);
+              else attempt(true);
+            } catch {
+              if (!mine.end.signal.aborted) fail(cause, said);
+            }
+          });
+        attempt(false);
       } catch (error) {
         give("close", new ConnectionError(1006, `${error}`));
       }
@@ -257,11 +281,10 @@ export const makeDriver = (
   /** @param {unknown} data */
   const received = (data) => {
     const { signal } = link.end;
-    for (const text of protocol === "wsbus.v1" ? `${data}`.split("\n") : [`${data}`]) {
+    for (const part of protocol === "wsbus.v1" ? `${data}`.split("\n") : [data]) {
       if (signal.aborted) return;
       try {
-        /** @type {Message} */
-        const message = JSON.parse(text);
+        const message = /** @type {Message} */ (codec ? codec.read(part) : JSON.parse(`${part}`));
         if (message.type === "event") deliver(/** @type {BusEvent} */ (/** @type {unknown} */ (message)));
         else give("heard", message);
       } catch (cause) {

@@ -1,6 +1,8 @@
 // What a client has yet to send: names first, then requests, each as its rate allows. Pure; a port of
 // `core/client/outbox.py`.
 
+import { json } from "./json.js";
+
 /** Bytes of names in one request; halved whenever a message was too large for the server. */
 const MAX_ASK_BYTES = 16_384;
 
@@ -10,8 +12,9 @@ const MAX_ASK_BYTES = 16_384;
  * @param {import("./subscriptions.js").Subscriptions<H>} subscriptions
  * @param {import("./requests.js").Requests<K>} requests
  * @param {import("./pace.js").Pace} pace
+ * @param {import("./json.js").Codec} [codec]
  */
-export const makeOutbox = (emit, subscriptions, requests, pace) => {
+export const makeOutbox = (emit, subscriptions, requests, pace, codec = json) => {
   let askBytes = MAX_ASK_BYTES;
   let refs = 0;
 
@@ -21,7 +24,7 @@ export const makeOutbox = (emit, subscriptions, requests, pace) => {
     /** Say what cannot wait. @param {object} message @param {number} now @param {number} [names] */
     say(message, now, names) {
       pace.take(now, names);
-      emit("say", JSON.stringify(message));
+      emit("say", codec.write(message));
     },
 
     /** Say what has an answer; returns its id. @param {object} message @param {number} now */

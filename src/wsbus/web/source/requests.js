@@ -1,6 +1,7 @@
 // Requests that wait for an answer: each gets one, and none gets two. Pure; a port of
 // `core/client/requests.py`.
 import { CommandError } from "./errors.js";
+import { json } from "./json.js";
 import { bytesOf } from "./text.js";
 
 /** @import { Failure } from "./actions.js" */
@@ -9,14 +10,12 @@ import { bytesOf } from "./text.js";
  * `text`: the message without its id, as it was when the application made the request. `hasKey`: the server
  * finds it by its key, should it come again. `lost`: why no answer came over an earlier connection.
  * @template K
- * @typedef {{ key: K, number: number, type: string, isCommand: boolean, text: string, bytes: number,
+ * @typedef {{ key: K, number: number, type: string, isCommand: boolean, text: import("./json.js").Written, bytes: number,
  *   isIdempotent?: boolean, hasKey: boolean, lost?: CommandError }} Pending
  */
 
 /** The bytes of the id, with its key, are added to those of the text. @type {(pending: Pending<unknown>, ref: string) => number} */
 const sizeOf = ({ bytes }, ref) => bytes + 8 + ref.length;
-
-const RETRY = ',"retry":true';
 
 /**
  * @template K
@@ -27,8 +26,9 @@ const RETRY = ',"retry":true';
  * @template K
  * @param {import("./actions.js").Emit<never, K>} emit
  * @param {Pace} pace
+ * @param {import("./json.js").Codec} [codec]
  */
-export const makeRequests = (emit, pace) => {
+export const makeRequests = (emit, pace, codec = json) => {
   /** Those that are not sent, in the order in which they were made. @type {Set<Pending<K>>} */
   let waiting = new Set();
   /** Those that were sent over this connection. @type {Map<string, Pending<K>>} */
@@ -79,7 +79,7 @@ export const makeRequests = (emit, pace) => {
     /** @param {K} key @param {{ type: string, idempotency_key?: string }} message @param {boolean} [isIdempotent] */
     add(key, message, isIdempotent) {
       const { type } = message;
-      const text = JSON.stringify(message);
+      const text = codec.write(message);
       const isCommand = type === "command";
       const hasKey = !!message.idempotency_key;
       const pending = { key, number: count++, type, isCommand, text, bytes: bytesOf(text), isIdempotent, hasKey };
@@ -107,7 +107,7 @@ export const makeRequests = (emit, pace) => {
         pace.take(now, type === "get_status" ? held : 1, isCommand);
         waiting.delete(pending);
         sent.set(ref, pending);
-        emit("say", `${text.slice(0, -1)},"id":"${ref}"}`);
+        emit("say", codec.add(text, "id", ref));
       }
     },
 
@@ -156,8 +156,8 @@ export const makeRequests = (emit, pace) => {
         if (isSuspect || !(pending.isIdempotent || pending.hasKey)) settle(pending, error);
         else {
           if (!pending.isIdempotent && !pending.lost) {
-            pending.text = `${pending.text.slice(0, -1)}${RETRY}}`;
-            pending.bytes += RETRY.length;
+            pending.text = codec.add(pending.text, "retry", true);
+            pending.bytes += 13;
           }
           pending.lost = error;
           wait(pending);

@@ -31,7 +31,7 @@ const WAKE_GAP = 1000;
  * @param {() => number} chance Returns a number from 0 up to 1.
  * @param {() => boolean} isOffline Whether the machine has no network.
  */
-export const makeSession = ({ token, isFetched, inHandshake, greets, retry, interval, timeout, connectTimeout }, chance, isOffline) => {
+export const makeSession = ({ token, isFetched, inHandshake, greets, retry, interval, timeout, connectTimeout, codec }, chance, isOffline) => {
   /** @type {import("./actions.js").OneOf<import("./actions.js").Actions<H, K>>[]} */
   let actions = [];
   /** @type {import("./actions.js").Emit<H, K>} */
@@ -44,8 +44,8 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
   /** @type {import("./subscriptions.js").Subscriptions<H>} */
   const subscriptions = makeSubscriptions(emit, credit.rateOf);
   /** @type {import("./requests.js").Requests<K>} */
-  const requests = makeRequests(emit, pace);
-  const outbox = makeOutbox(emit, subscriptions, requests, pace);
+  const requests = makeRequests(emit, pace, codec);
+  const outbox = makeOutbox(emit, subscriptions, requests, pace, codec);
 
   let now = 0;
   let pingRef = ""; // Of the last ping.

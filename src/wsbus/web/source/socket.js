@@ -15,6 +15,7 @@
  */
 export const listen = (socket, signal, opened, received, lost, fail) => {
   let isOpen = false;
+  socket.binaryType = "arraybuffer";
   /** @type {(type: string, run: (event: SocketEvent) => void) => void} */
   const on = (type, run) =>
     socket.addEventListener(type, (event) => signal.aborted || run(/** @type {SocketEvent} */ (event)));

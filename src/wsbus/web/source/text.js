@@ -11,8 +11,8 @@ const encoder = new TextEncoder();
 /** @type {(text: string) => Uint8Array} */
 export const encode = (text) => encoder.encode(text);
 
-/** @type {(text: string) => number} */
-export const bytesOf = (text) => encode(text).length;
+/** @type {(text: string | Uint8Array) => number} */
+export const bytesOf = (text) => (typeof text === "string" ? encode(text) : text).length;
 
 /** Refuse a name that is too long for any server: it could cut the connection. @param {string} name */
 export const checkLength = (name) => {

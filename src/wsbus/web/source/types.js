@@ -50,9 +50,14 @@
 /**
  * What the client uses of a WebSocket.
  * @typedef {{
- *   readonly protocol: string, send(data: string): void, close(code?: number): void,
+ *   readonly protocol: string, binaryType?: string, send(data: string | Uint8Array<ArrayBuffer>): void, close(code?: number): void,
  *   addEventListener(type: string, listener: (event: { type: string }) => void): void,
  * }} Socket
+ */
+/**
+ * A form of messages. `add`: what was written, with one more field.
+ * @typedef {{ protocol: string, write(message: object): Uint8Array<ArrayBuffer>, read(data: unknown): unknown,
+ *   add(written: string | Uint8Array, name: string, value: string | boolean): Uint8Array<ArrayBuffer> }} Codec
  */
 /**
  * @typedef {object} ClientOptions
@@ -61,6 +66,9 @@
  * @property {"message" | "subprotocol"} [tokenIn] "message". In a subprotocol, it is known before the
  *   connection is, where the server takes it there.
  * @property {"wsbus.v1" | "zigquant-v2"} [protocol]
+ * @property {Codec} [codec] Another form of the messages of `wsbus.v1`: `msgpack` of `wsbus-msgpack.js`.
+ * @property {boolean} [fallback] true: over HTTP, where no WebSocket gets through and `wsbus-http.js` lies
+ *   beside this file.
  * @property {new (url: string, protocols: string[]) => Socket} [WebSocket]
  * @property {AbortSignal} [signal] Closes the client.
  * @property {{ base?: number, cap?: number, attempts?: number, first?: boolean }} [retry] 1,000 ms,

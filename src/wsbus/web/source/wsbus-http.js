@@ -1,0 +1,364 @@
+// A connection over HTTP, for networks that let no WebSocket through: it has the interface of a
+// WebSocket, as far as the driver uses it. Events come as an event stream, or by long polls where a
+// proxy holds streams back; requests go out as POSTs. A file of its own, since few pages need it.
+import { matches } from "./names.js";
+
+/** @import { Position } from "./types.js" */
+/** @typedef {{ type: string, id?: string, channels?: string[], since?: Record<string, Position & { strict?: boolean }>, token?: string }} Request */
+/** @typedef {{ channel: string, code: string, message: string }} Rejection */
+/** @typedef {Position & { channel: string, recovered?: boolean }} Start */
+/** @typedef {{ type: string, id?: string, success?: boolean, error?: object, code?: number | string, reason?: string, message?: string, retry?: number, channel?: string, position?: Position,
+ *   data?: { channels?: string[], rejected?: Rejection[], positions?: Start[], active_subscriptions?: number, subject?: string } }} Message */
+
+/** Ms without a byte of a stream after which it is dead, or held back if it has not begun. */
+const [SILENCE, PATIENCE, PROBE] = [70_000, 5_000, 600_000];
+/** Streams of this page are held back: do not wait for one again. */
+let isBuffered = false;
+
+/** @type {(href: string, what: string, query?: string[][]) => string} */
+const addressOf = (href, what, query = []) => {
+  const url = new URL(href.replace(/^ws/, "http"));
+  url.pathname = url.pathname.replace(/\/?$/, `/${what}`);
+  for (const [name, value] of query) url.searchParams.append(name, value);
+  return url.href;
+};
+
+/** @type {(offered: string[]) => string | undefined} */
+const tokenIn = (offered) => {
+  const found = offered.find((name) => name.startsWith("wsbus.token."))?.slice(12);
+  const bytes = found && atob(found.replace(/-/g, "+").replace(/_/g, "/"));
+  return bytes && new TextDecoder().decode(Uint8Array.from(bytes, (each) => each.charCodeAt(0)));
+};
+
+/** @type {(position: Position) => string} */
+const textOf = ({ epoch, offset, tag }) =>
+  ["1", epoch, `${offset}`, ...(tag ? [tag] : [])].map((part) => encodeURIComponent(part).replace(/\./g, "%2E")).join(".");
+
+/** @type {(text: string) => number} */
+const offsetOf = (text) => +(text.split(".")[2] ?? Infinity);
+
+/** @type {(code: number | string | undefined, status: number) => number} */
+const closeCodeOf = (code, status) => (status === 401 ? 4401 : status === 429 ? 4429 : status === 503 ? 1012 : 1006);
+
+/** Whether a bus answers there over HTTP. @type {(href: string, offered: string[]) => Promise<boolean>} */
+export const answers = async (href, offered) => {
+  const answer = await fetch(addressOf(href, "requests"), {
+    method: "POST",
+    headers: { "content-type": "application/json", ...(tokenIn(offered) ? { authorization: `Bearer ${tokenIn(offered)}` } : {}) },
+    body: '{"type":"ping"}',
+  });
+  const { type } = await answer.json();
+  return (answer.ok && type === "pong") || (answer.status === 401 && type === "error");
+};
+
+export class HttpSocket {
+  #href;
+  #end = new AbortController();
+  /** @type {[string, (event: { type: string }) => void][]} */
+  #listeners = [];
+  /** @type {string | undefined} */
+  #token;
+  /** The names that are subscribed to; of those that began without a position: what they need not know. @type {Map<string, number>} */
+  #names = new Map();
+  /** Up to where everything has come. */
+  #position = "";
+  /** Changes of the names, one after another. @type {Promise<unknown>} */
+  #changes = Promise.resolve();
+  /** The publications before the next one. @type {Promise<unknown>} */
+  #published = Promise.resolve();
+  /** Of the stream that is read. */
+  #reading = new AbortController();
+  #heardAt = 0;
+
+  /**
+   * @param {string} href
+   * @param {string[]} offered
+   * @param {() => { close(): void, addEventListener(type: string, listener: () => void): void }} dial Opens a WebSocket, to see whether one gets through by now.
+   */
+  constructor(href, offered, dial) {
+    this.#href = href;
+    this.#token = tokenIn(offered);
+    this.protocol = offered[0];
+    this.#begin();
+    const probe = setInterval(() => {
+      const socket = dial();
+      socket.addEventListener("error", () => {});
+      socket.addEventListener("open", () => {
+        socket.close();
+        this.#lose(1012, "a WebSocket gets through; retry=0");
+      });
+    }, PROBE);
+    /** Node goes on without it. @type {{ unref?(): void }} */ (/** @type {unknown} */ (probe)).unref?.();
+    this.#end.signal.addEventListener("abort", () => clearInterval(probe));
+  }
+
+  /** @type {(type: string, listener: (event: { type: string }) => void) => void} */
+  addEventListener(type, listener) {
+    this.#listeners.push([type, listener]);
+  }
+
+  close() {
+    this.#end.abort();
+    this.#reading.abort();
+  }
+
+  /** @param {string} text */
+  send(text) {
+    /** @type {Request} */
+    const request = JSON.parse(text);
+    const { type, id } = request;
+    if (type === "subscribe" || type === "unsubscribe")
+      this.#changes = this.#changes.then(() => this.#change(request)).catch((error) => this.#lose(1006, `${error}`));
+    else if (type === "auth") this.#authenticate(request);
+    else if (type === "ping" && this.#names.size && Date.now() - this.#heardAt > SILENCE) this.#lose(1006, "the stream is silent");
+    else if (type !== "pong") {
+      const ask = () => this.#post(text, id).then((message) => this.#hear(message)).catch((error) => this.#lose(1006, `${error}`));
+      // Publications keep their order; what may take long holds up no other request.
+      if (type === "publish") this.#published = this.#published.then(ask);
+      else ask();
+    }
+  }
+
+  // --- telling the driver ------------------------------------------------------------------------
+
+  /** @param {string} type @param {object} [event] */
+  #tell(type, event) {
+    if (!this.#end.signal.aborted) for (const [of, listener] of this.#listeners) if (of === type) listener({ type, ...event });
+  }
+
+  /** @param {Message} message */
+  #hear(message) {
+    this.#tell("message", { data: JSON.stringify({ timestamp: Date.now(), ...message }) });
+  }
+
+  /** @param {number} code @param {string} reason */
+  #lose(code, reason) {
+    this.#tell("close", { code, reason });
+    this.close();
+  }
+
+  // --- requests ----------------------------------------------------------------------------------
+
+  /** @param {string} what @param {RequestInit} [options] @param {string[][]} [query] */
+  #fetch(what, options = {}, query = []) {
+    const headers = { ...options.headers, ...(this.#token && { authorization: `Bearer ${this.#token}` }) };
+    return fetch(addressOf(this.#href, what, query), { signal: this.#end.signal, cache: "no-store", ...options, headers });
+  }
+
+  /** @type {(text: string, id?: string) => Promise<Message>} */
+  async #post(text, id) {
+    const answer = await this.#fetch("requests", { method: "POST", headers: { "content-type": "application/json" }, body: text });
+    const reply = await answer.json();
+    if (answer.ok || reply.error) return reply;
+    return { type: "error", ...(id && { id }), error: { code: reply.code, message: reply.message } };
+  }
+
+  async #begin() {
+    try {
+      const { error } = await this.#post('{"type":"ping"}');
+      this.#tell("open");
+      this.#hear({ type: "connected", data: error ? {} : { subject: "" } });
+    } catch (error) {
+      this.#tell("error", { message: `${error}` });
+      this.#tell("close", {});
+    }
+  }
+
+  /** @param {Request} request */
+  async #authenticate({ id, token }) {
+    const before = this.#token;
+    this.#token = token;
+    try {
+      const { error } = await this.#post('{"type":"ping"}');
+      if (error) this.#token = before;
+      this.#hear({ type: "auth_result", id, success: !error, ...(error ? { error } : { data: { subject: "" } }) });
+      // The stream would end with the old token.
+      if (!error && this.#names.size) this.#changes = this.#changes.then(() => this.#read()).catch((error) => this.#lose(1006, `${error}`));
+    } catch (error) {
+      this.#lose(1006, `${error}`);
+    }
+  }
+
+  // --- subscriptions -----------------------------------------------------------------------------
+
+  /** @param {Request} request */
+  async #change({ type, id, channels = [], since = {} }) {
+    if (type === "unsubscribe") {
+      for (const name of channels) this.#names.delete(name);
+      if (this.#names.size) await this.#read();
+      else this.#reading.abort();
+      return this.#hear({ type: "unsubscribed", id, data: { channels, active_subscriptions: this.#names.size } });
+    }
+    /** @type {Message[]} */
+    const later = [];
+    /** @type {Rejection[]} */
+    const rejected = [];
+    /** @type {Start[]} */
+    const positions = [];
+    const fresh = channels.filter((name) => !since[name]);
+    const known = channels.filter((name) => since[name]);
+    for (const name of known.filter((name) => since[name].strict)) {
+      const refused = await this.#ask([name], textOf(since[name]), true);
+      if (!("messages" in refused)) rejected.push({ channel: name, ...refused });
+    }
+    const going = known.filter((name) => !rejected.some(({ channel }) => channel === name));
+    // Where these begin is known before the stream, which begins where all others are, is opened anew.
+    const first = fresh.length ? await this.#ask(fresh, "", false) : { messages: [], position: "" };
+    if ("messages" in first) {
+      for (const message of first.messages)
+        if (message.type === "subscribed") {
+          rejected.push(...(message.data?.rejected ?? []));
+          positions.push(...(message.data?.positions ?? []));
+        } else later.push(message);
+      const offset = offsetOf(first.position);
+      for (const name of fresh)
+        if (!rejected.some(({ channel }) => channel === name)) this.#names.set(name, offset < Infinity ? offset : -1);
+      this.#goBack(first.position);
+    } else rejected.push(...fresh.map((channel) => ({ channel, ...first })));
+    for (const name of going) {
+      this.#names.set(name, -1);
+      this.#goBack(textOf(since[name]));
+    }
+    const started = this.#names.size ? await this.#read() : [];
+    positions.push(...started.filter(({ channel }) => going.includes(channel)));
+    const held = channels.filter((name) => this.#names.has(name));
+    const data = { channels: held, active_subscriptions: this.#names.size, rejected, positions };
+    this.#hear({ type: "subscribed", ...(id && { id }), data });
+    for (const message of later) this.#hear(message);
+    return undefined;
+  }
+
+  /** What comes after an older position comes, too; the session drops what it has. @param {string} position */
+  #goBack(position) {
+    if (!this.#position || offsetOf(position) < offsetOf(this.#position)) this.#position = position;
+  }
+
+  /** @type {(names: string[], since: string, isStrict: boolean) => Promise<{ messages: Message[], position: string } | { code: string, message: string }>} */
+  async #ask(names, since, isStrict) {
+    const more = since ? [["since", since], ["strict", isStrict ? "1" : "0"], ["limit", "1"]] : [];
+    const answer = await this.#fetch("poll", {}, [...names.map((name) => ["channel", name]), ["wait", "0"], ...more]);
+    const { messages, position, code, message } = await answer.json();
+    if (!answer.ok && (answer.status === 401 || answer.status >= 429)) throw new Error(message);
+    return answer.ok ? { messages, position } : { code, message };
+  }
+
+  /** Read on from the position with the names as they are now; returns where they begin. @returns {Promise<Start[]>} */
+  async #read() {
+    const old = this.#reading;
+    const reading = (this.#reading = new AbortController());
+    try {
+      if (!isBuffered) return await this.#stream(reading);
+      return await this.#poll(reading);
+    } finally {
+      old.abort();
+    }
+  }
+
+  /** @returns {string[][]} */
+  #query() {
+    return [...[...this.#names.keys()].map((name) => ["channel", name]), ...(this.#position ? [["since", this.#position]] : [])];
+  }
+
+  /** @param {AbortController} reading @returns {Promise<Start[]>} */
+  #stream(reading) {
+    return new Promise((resolve, reject) => {
+      let hasBegun = false;
+      const end = () => reading.abort();
+      const impatience = setTimeout(async () => {
+        // Something on the way holds the stream back until it ends.
+        isBuffered = true;
+        reading.abort();
+        this.#reading = new AbortController();
+        this.#poll(this.#reading).then(resolve, reject);
+      }, PATIENCE);
+      const run = async () => {
+        const answer = await this.#fetch("events", { signal: reading.signal, headers: { accept: "text/event-stream" } }, this.#query());
+        if (!answer.ok) {
+          const { code, message } = await answer.json();
+          return this.#lose(closeCodeOf(code, answer.status), `${message}`);
+        }
+        const reader = /** @type {ReadableStream<Uint8Array>} */ (answer.body).getReader();
+        const decoder = new TextDecoder();
+        let text = "";
+        for (;;) {
+          const { done, value } = await reader.read();
+          if (done) return this.#lose(1006, "the stream was cut");
+          this.#heardAt = Date.now();
+          const parts = (text + decoder.decode(value, { stream: true })).split("\n\n");
+          text = /** @type {string} */ (parts.pop());
+          for (const part of parts) {
+            const fields = part.split("\n");
+            const data = fields.find((line) => line.startsWith("data: "));
+            const message = /** @type {Message} */ (data && JSON.parse(data.slice(6)));
+            if (message) this.#take(message);
+            const id = fields.find((line) => line.startsWith("id: "));
+            if (id) this.#position = id.slice(4);
+            if (message?.type !== "subscribed") continue;
+            hasBegun = true;
+            clearTimeout(impatience);
+            resolve(message.data?.positions ?? []);
+          }
+        }
+      };
+      this.#end.signal.addEventListener("abort", end);
+      run()
+        .catch((error) => reading.signal.aborted || this.#lose(1006, `${error}`))
+        .finally(() => {
+          this.#end.signal.removeEventListener("abort", end);
+          if (hasBegun || reading.signal.aborted) return;
+          clearTimeout(impatience);
+          reject(new Error("the stream has not begun"));
+        });
+    });
+  }
+
+  /** @param {AbortController} reading @returns {Promise<Start[]>} */
+  async #poll(reading) {
+    const once = async () => {
+      const signal = reading.signal;
+      const answer = await this.#fetch("poll", { signal }, [...this.#query(), ["wait", "25"]]);
+      const { messages, position, message } = await answer.json();
+      if (!answer.ok) throw Object.assign(new Error(message), { status: answer.status });
+      this.#heardAt = Date.now();
+      /** @type {Start[]} */
+      let starts = [];
+      for (const each of /** @type {Message[]} */ (messages)) {
+        if (each.type === "subscribed") starts = each.data?.positions ?? [];
+        this.#take(each);
+      }
+      this.#position = position;
+      return starts;
+    };
+    const go = async () => {
+      try {
+        while (!reading.signal.aborted) await once();
+      } catch (error) {
+        const { status = 0 } = /** @type {{ status?: number }} */ (error);
+        if (!reading.signal.aborted) this.#lose(closeCodeOf("", status), `${error}`);
+      }
+    };
+    const since = this.#position;
+    const starts = since ? [] : await once();
+    this.#heardAt = Date.now();
+    go();
+    // A poll that goes on has no positions to tell: all names are where the position is.
+    const [, epoch, offset, tag] = since.split(".").map(decodeURIComponent);
+    if (offset) for (const channel of this.#names.keys()) starts.push({ channel, epoch, offset: +offset, ...(tag && { tag }), recovered: true });
+    return starts;
+  }
+
+  /** @param {Message} message */
+  #take(message) {
+    const { type, channel = "", position, data } = message;
+    if (type === "close") {
+      const { code, reason = "", retry } = message;
+      return this.#lose(+(code ?? 1006), retry === undefined || /retry=/.test(reason) ? reason : `${reason}; retry=${retry}`);
+    }
+    if (type === "subscribed" || type === "connected") return undefined;
+    if (type === "unsubscribed") for (const name of data?.channels ?? []) this.#names.delete(name);
+    // New names began later than the stream, which goes on for the old ones.
+    const isOld = position && [...this.#names].every(([name, from]) => !matches(name, channel) || position.offset <= from);
+    if (type !== "event" || !isOld) this.#hear(message);
+    return undefined;
+  }
+}
