@@ -178,3 +178,17 @@ async def test_a_moment_of_another_zone_is_the_same_moment() -> None:
             ):
                 server.bus.publish_threadsafe("a", moment)
                 assert (await next_of(events)).data == expected
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+async def test_a_rate_holds_the_newest_event_in_both(protocol: str) -> None:
+    """What is held is encoded for each dialect when it goes."""
+    with serving(protocols=BOTH) as server:
+        async with (
+            connect(server.url, token="ada", protocol=protocol) as client,
+            client.subscribe("a.*", max_rate=10) as events,
+        ):
+            for number in range(10):
+                server.bus.publish_threadsafe("a.b", {"bytes": bytes([number])})
+            while (event := await next_of(events)).data["bytes"] not in {b"\t", "CQ=="}:
+                assert event.gap is None
