@@ -566,8 +566,7 @@ async def test_a_channel_tells_who_is_there_and_how_many(monkeypatch: pytest.Mon
     monkeypatch.setattr(past, "OCCUPANTS", 2)
     bus, console = watched()
     bus.family("lobby", presence=Presence())
-    endpoint = bus.endpoint(authenticator=judge)
-    async with bus, operators(console) as sign_in, connecting(endpoint) as connect:
+    async with bus, operators(console) as sign_in, connecting(bus.endpoint()) as connect:
         for name in ("ada", "bob", "cem"):
             await (await connect(name)).subscribe("lobby")
         operator = await sign_in()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -13,7 +13,9 @@ from ..core.actions import Brought
 from ..core.choices import member_of, shown
 from ..core.errors import PositionLost, UsageError
 from ..core.events import Event, Gap, GapCause, Position
+from ..core.loss import Loss
 from ..core.member import Member
+from ..core.messages import Publication
 from ..core.outlet import Outlet, Owed
 from ..core.overflow import Overflow
 from ..core.pacing import MAX_JOIN_BYTES
@@ -54,6 +56,8 @@ class Subscription(Outlet):
         self._services: Services | None = None
         self._taken: list[Owed] = []
         self._gap: Gap | None = None
+        self._loss: Loss | None = None
+        """What is missing before :attr:`_taken`, until it is read from history, or told."""
         self._wake = anyio.Event()
         self._is_closed = False
         self._is_awaited = False
@@ -137,22 +141,12 @@ class Subscription(Outlet):
                 "another task iterates over this subscription: one task may; "
                 "let each have a subscription of its own, or one task hand the events out"
             )
-        while not self._taken:
-            if self._is_closed:
-                raise StopAsyncIteration
-            if self._services is None:
-                raise UsageError("use it as `async with bus.subscribe(…) as events:`")
-            loss, items = self._member.take(MAX_JOIN_BYTES)
-            if loss is not None:
-                self.lose(loss.gap(GapCause.BUFFER))
-            self._taken = [item for item in reversed(items) if self._is_news(item)]
-            if not self._taken:
-                self._wake = anyio.Event()
-                self._is_awaited = True
-                try:
-                    await self._wake.wait()
-                finally:
-                    self._is_awaited = False
+        while self._loss is not None or not self._taken:
+            self._is_awaited = True
+            try:
+                await self._advance()
+            finally:
+                self._is_awaited = False
         owed = self._taken.pop()
         publication = owed.publication
         assert publication is not None  # Those without were left out.
@@ -169,6 +163,37 @@ class Subscription(Outlet):
             publication.position,
             owed.is_latest,
         )
+
+    async def _advance(self) -> None:
+        """Make good what is missing, or take what has come, or wait for something to come.
+
+        Cancelled, it goes on where it was.
+        """
+        if self._loss is not None:
+            await self._make_good(self._loss)
+            return
+        if self._is_closed:
+            raise StopAsyncIteration
+        if self._services is None:
+            raise UsageError("use it as `async with bus.subscribe(…) as events:`")
+        self._loss, items = self._member.take(MAX_JOIN_BYTES)
+        self._taken = [item for item in reversed(items) if self._is_news(item)]
+        if self._loss is None and not self._taken:
+            self._wake = anyio.Event()
+            await self._wake.wait()
+
+    async def _make_good(self, loss: Loss) -> None:
+        """Read from history what the queue has lost; otherwise the next event tells the gap."""
+        kept: Sequence[Publication] = ()
+        if self._services is not None:
+            kept = await self._services.restore(self._member, loss)
+        self._loss = None
+        if kept:
+            self._member.queue.restored(len(kept))
+            owed = [Owed(None, publication) for publication in reversed(kept)]
+            self._taken.extend(filter(self._is_news, owed))
+        else:
+            self.lose(loss.gap(GapCause.BUFFER))
 
     def _is_news(self, owed: Owed) -> bool:
         """Whether it is a publication after the position where the subscription began.
