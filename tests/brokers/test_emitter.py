@@ -21,7 +21,7 @@ from anyio import create_task_group, fail_after, to_thread
 from tests.brokers.listening import BusThread, receiving
 from tests.brokers.servers import Server
 from tests.server.clients import connecting, judge
-from wsbus import Bus, ConnectionId, InvalidChannel, UsageError
+from wsbus import Bus, ConnectionId, History, InvalidChannel, UsageError
 from wsbus.brokers import MemoryBroker
 from wsbus.core.errors import BrokerUnavailable, TransportClosed
 from wsbus.emitter import Emitter, SyncEmitter
@@ -236,6 +236,25 @@ def test_a_script_publishes(server: Server, bus: BusThread) -> None:
     with pytest.raises(UsageError, match="closed"):
         emitter.publish("t.a")
     emitter.close()
+
+
+def test_a_script_publishes_what_is_kept(server: Server) -> None:
+    """Its families have what it publishes kept, and a repetition told apart; others are not."""
+    with SyncEmitter(server.url) as emitter:
+        emitter.family("kept.*", history=History(size=10))
+        first = emitter.publish("kept.a", 1, idempotency_key="once")
+        again = emitter.publish("kept.a", 1, idempotency_key="once")
+        second = emitter.publish("kept.a", 2)
+        assert emitter.publish("live.a", 1).position is None
+        assert first.position is not None
+        assert second.position is not None
+        assert (first.repeated, again.repeated) == (False, True)
+        assert again.position == first.position
+        assert second.position.offset > first.position.offset
+        with pytest.raises(UsageError, match="idempotency_key needs history"):
+            emitter.publish("live.a", 1, idempotency_key="once")
+        with pytest.raises(UsageError, match="before the emitter is used"):
+            emitter.family("late.*", history=History())
 
 
 def test_threads_share_an_emitter(server: Server, bus: BusThread) -> None:

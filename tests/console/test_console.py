@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 
 import pytest
 from anyio import create_task_group, get_running_tasks
@@ -546,12 +547,11 @@ async def test_a_channel_tells_its_history_a_page_at_a_time() -> None:
         for n in range(60):
             await bus.publish("kept.a", {"n": n, "long": "x" * 9000})
         operator = await sign_in()
-        pages, before = [], {}
-        while before is not None:
-            answer = await operator.command("console.channel", channel="kept.a", **before)
-            pages.append(answer["data"])
-            cursor = answer["data"].get("before")
-            before = None if cursor is None else {"before": cursor}
+        pages: list[dict[str, Any]] = []
+        wanted: dict[str, Any] = {"channel": "kept.a"}
+        while not pages or "before" in pages[-1]:
+            pages.append((await operator.command("console.channel", **wanted))["data"])
+            wanted["before"] = pages[-1].get("before")
 
         assert [len(page["events"]) for page in pages] == [25, 25, 10]
         events = [event for page in reversed(pages) for event in page["events"]]
@@ -566,8 +566,7 @@ async def test_a_channel_tells_who_is_there_and_how_many(monkeypatch: pytest.Mon
     monkeypatch.setattr(past, "OCCUPANTS", 2)
     bus, console = watched()
     bus.family("lobby", presence=Presence())
-    endpoint = bus.endpoint(authenticator=judge)
-    async with bus, operators(console) as sign_in, connecting(endpoint) as connect:
+    async with bus, operators(console) as sign_in, connecting(bus.endpoint()) as connect:
         for name in ("ada", "bob", "cem"):
             await (await connect(name)).subscribe("lobby")
         operator = await sign_in()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from anyio import create_task_group, current_time, fail_after, sleep
+from anyio import CancelScope, create_task_group, current_time, fail_after, sleep
 from trio.testing import MockClock
 
 from tests.server.clients import UNLIMITED, connecting
@@ -362,6 +362,36 @@ def test_a_slow_reader_gets_what_its_queue_lost(broker: bool, count: int) -> Non
                 (gap,) = gaps
                 newest = {each["channel"]: each["position"]["offset"] for each in gap["channels"]}
                 assert newest == {"kept.a": count - 11, "kept.b": count - 10}
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("count", [200, 400], ids=["kept", "too many"])
+@pytest.mark.parametrize("broker", [True, False], ids=["broker", "alone"])
+def test_a_slow_subscription_gets_what_its_queue_lost(broker: bool, count: int) -> None:
+    """What a subscription inside the process has lost comes from history, in its place."""
+
+    async def main() -> None:
+        bus = Bus(broker=Switch(Board()) if broker else None, clock=clock)
+        bus.family("kept.*", history=History(size=1000))
+        async with bus, bus.subscribe("kept.*", max_messages=10) as events:
+            for n in range(count):
+                bus.publish_soon(f"kept.{'ab'[n % 2]}", n)
+            await sleep(1)
+            got: list[Event[Any]] = []
+            with CancelScope() as scope:  # A step that is cancelled loses nothing.
+                scope.cancel()
+                got.append(await anext(events))
+            rest = (count if count == 200 else 10) - len(got)
+            got += await take(events, rest)
+            if count == 200:
+                assert [event.data for event in got] == [*range(count)]
+                assert [event.gap for event in got] == [None] * count
+                assert events.lost == 0
+            else:
+                assert [event.data for event in got] == [*range(count - 10, count)]
+                assert got[0].gap is not None
+                assert got[0].gap.lost == events.lost == count - 10
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from anyio import fail_after
 
@@ -13,8 +14,10 @@ from tests.server.clients import UNLIMITED, Client, Connect, connecting, judge
 from wsbus import Bus, Endpoint, Grants, Identity, Limits, Occupant, Presence, UsageError
 from wsbus.brokers import MemoryBroker
 from wsbus.bus import host_of
-from wsbus.core.envelope import Attended
-from wsbus.core.presence import ChannelNews
+from wsbus.core.envelope import Attended, Beacon
+from wsbus.core.presence import Attendance, ChannelNews, News
+from wsbus.server import directory
+from wsbus.server.directory import Directory
 
 pytestmark = pytest.mark.anyio
 
@@ -205,14 +208,58 @@ def test_a_wrong_setting_is_refused() -> None:
         Bus().family("chat.*", presence=True)  # type: ignore[arg-type]  # it is wrong
 
 
+def test_what_other_nodes_say_is_bounded() -> None:
+    """A broker may bring news of any number of nodes and connections; this node keeps a place."""
+    attendance = Attendance("here", max_nodes=2, max_occupants=3)
+
+    def hear(node: str, number: int, *ids: str, left: tuple[str, ...] = ()) -> bool:
+        joined = tuple(Occupant(each) for each in ids)
+        news = ChannelNews("chat.a", joined, left)
+        return attendance.hear(node, News(number, (news,), is_whole=number == 1))
+
+    def present() -> list[str]:
+        return [each.id for each in attendance.present("chat.a")]
+
+    assert hear("one", 1, "a", "b")
+    assert hear("two", 1, "c", "d")
+    assert hear("three", 1, "e")
+    assert present() == ["a", "b", "c"]
+    assert hear("two", 2, "c", "f", left=("c", "c", "x"))
+    assert present() == ["a", "b", "c"]
+    attendance.join("chat.a", Occupant("own"), object())
+    assert present() == ["a", "b", "c", "own"]
+    attendance.forget("one")
+    assert hear("three", 1, "e", "g", "h")
+    assert present() == ["c", "own", "e", "g"]
+
+
+def test_beacons_of_other_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes beyond the bound are not noted, and those that are noted stay."""
+    monkeypatch.setattr(directory, "MAX_NODES", 2)
+    nodes = Directory("here")
+    beacon = Beacon(1, "host", 1, 0, 0.0)
+    assert [nodes.note(name, beacon, 0.0) for name in ("a", "b", "c", "a")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert {node.id for node in nodes.nodes(beacon, 0.0)} == {"here", "a", "b"}
+    assert not nodes.note("a", msgspec.structs.replace(beacon, is_leaving=True), 0.0)
+    assert nodes.note("c", beacon, 0.0)
+
+
 async def test_news_of_channels_without_presence_are_left_out() -> None:
     """Another process may have declared other families, and a broker may bring anything."""
     async with stage() as at:
         attendances = host_of(at.bus).services.attendances
-        news = [ChannelNews(name, (Occupant("c1", "eve"),)) for name in ("chat.a", "news", "")]
+        news = [
+            ChannelNews(name, (Occupant("c1", "eve"),))
+            for name in ("chat.a", "news", "", "chat..b")
+        ]
         attendances.hear(Attended(1, tuple(news), is_whole=True), "other")
         assert at.bus.presence("chat.a") == [Occupant("c1", "eve")]
-        for name in ("news", ""):
+        for name in ("news", "", "chat..b"):
             assert attendances.present(name) == []
         attendances.forget("other")
         assert at.bus.presence("chat.a") == []

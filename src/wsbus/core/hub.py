@@ -228,7 +228,7 @@ class Hub:
         for tap in self.taps:
             tap(publication, matched)
         if not matched:
-            return Receipt(0, 0)
+            return Receipt(0, 0, publication.position)
         entry = Entry(audience, publication, excluded)
         for group in audience.groups:
             entry.owed_in(group.protocol)  # Here, so that a dialect that fails fails its publisher.
@@ -243,7 +243,7 @@ class Hub:
             for member in audience.queued.members:
                 if member not in excluded:
                     accepted -= not self._enqueue(member, entry.owed_in(None))
-        return Receipt(matched, accepted)
+        return Receipt(matched, accepted, publication.position)
 
     def replay(
         self, member: Member, publications: Iterable[Publication], *, is_latest: bool = False

@@ -17,10 +17,25 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-__all__ = ["Attendance", "ChannelNews", "News", "Occupant", "PresenceChange", "Roster"]
+__all__ = [
+    "MAX_NODES",
+    "MAX_OCCUPANTS",
+    "Attendance",
+    "ChannelNews",
+    "News",
+    "Occupant",
+    "PresenceChange",
+    "Roster",
+]
 
 _MOST_NEWS: Final = 2_000
 """Connections in one piece of news; more are several."""
+
+MAX_NODES: Final = 1_000
+"""The most other nodes whose news are taken: a broker may bring those of any number."""
+
+MAX_OCCUPANTS: Final = 1_000_000
+"""The most places of connections of other nodes; one on two channels has two."""
 
 
 class Occupant(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -80,10 +95,18 @@ class Attendance:
 
     Args:
         node: This node.
+        max_nodes: Other nodes that are listened to at most.
+        max_occupants: Places of other nodes' connections that are kept at most.
     """
 
-    def __init__(self, node: str) -> None:
+    def __init__(
+        self, node: str, *, max_nodes: int = MAX_NODES, max_occupants: int = MAX_OCCUPANTS
+    ) -> None:
         self._node: Final = node
+        self._max_nodes: Final = max_nodes
+        self._max_occupants: Final = max_occupants
+        self._occupants = 0
+        """Places of other nodes' connections."""
         self._there: Final[dict[str, dict[_Key, Occupant]]] = {}
         self._holders: Final[dict[tuple[str, str], object]] = {}
         """For a channel and an id of this node: what holds the place."""
@@ -120,7 +143,12 @@ class Attendance:
     # --- other nodes -----------------------------------------------------------------------------
 
     def hear(self, node: str, news: News) -> bool:
-        """Take the news of another node; return whether nothing was missed before."""
+        """Take the news of another node; return whether nothing was missed before.
+
+        What is beyond the bounds is left out, and counts as taken.
+        """
+        if node not in self._heard and len(self._heard) >= self._max_nodes:
+            return True
         if news.is_whole:
             self._clear(node)
         elif self._heard.get(node) != news.number - 1:
@@ -199,10 +227,18 @@ class Attendance:
         return news
 
     def _set(self, channel: str, key: _Key, occupant: Occupant | None) -> None:
-        there = self._there.setdefault(channel, {})
+        there = self._there.get(channel, {})
+        change = (occupant is not None) - (key in there)
+        if occupant is None and not change:
+            return
+        if key[0] != self._node:
+            if self._occupants + change > self._max_occupants:
+                return
+            self._occupants += change
         self._before.setdefault(channel, {}).setdefault(key, there.get(key))
+        self._there[channel] = there
         if occupant is None:
-            there.pop(key, None)
+            del there[key]
         else:
             there[key] = occupant
         if not there:

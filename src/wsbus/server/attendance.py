@@ -11,16 +11,16 @@ from typing import Final
 
 from anyio import Event, sleep
 
-from ..core.channels import Channel
+from ..core.channels import Channel, parse_channel
 from ..core.envelope import AttendanceAsked, Attended, Item
-from ..core.errors import ErrorCode
+from ..core.errors import ErrorCode, InvalidChannel
 from ..core.families import Families, Presence
 from ..core.frame import Frame
 from ..core.instant import Instant
 from ..core.messages import GetPresence, PresenceChanged, PresenceResult, Refused
 from ..core.patterns import Pattern
 from ..core.permissions import Grants
-from ..core.presence import Attendance, News, Occupant, PresenceChange
+from ..core.presence import MAX_NODES, Attendance, News, Occupant, PresenceChange
 from ..core.protocol import WireProtocol
 from .connection import ConnectionDriver
 from .flusher import Flusher
@@ -147,6 +147,13 @@ class Attendances:
         """Tell whether a channel says which connections are there."""
         return self._policy(channel) is not None
 
+    def _is_shown(self, name: str) -> bool:
+        """Tell the same of what another node says to be a channel."""
+        try:
+            return self.shows(parse_channel(name))
+        except InvalidChannel:
+            return False
+
     def present(self, channel: str) -> list[Occupant]:
         """Return which connections are on a channel now."""
         return self._attendance.present(channel)
@@ -161,7 +168,7 @@ class Attendances:
                 self._changed.set()
             return
         # Families differ while a service is updated, and a broker may bring anything.
-        channels = tuple([each for each in item.channels if self.shows(each.channel)])
+        channels = tuple([each for each in item.channels if self._is_shown(each.channel)])
         news = News(item.number, channels, item.is_whole)
         if not self._attendance.hear(node, news):
             self._ask(node)
@@ -185,6 +192,8 @@ class Attendances:
 
     def _ask(self, node: str) -> None:
         now = self._clock().monotonic
+        if node not in self._asked and len(self._asked) >= MAX_NODES:
+            return
         if now - self._asked.get(node, -_ASK_SECONDS) >= _ASK_SECONDS:
             self._asked[node] = now
             self._say(AttendanceAsked(node))

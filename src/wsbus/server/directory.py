@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from ..core.envelope import Beacon
+from ..core.presence import MAX_NODES
 
 __all__ = ["PROBE_SECONDS", "Directory", "Node", "own_beacon"]
 
@@ -48,6 +49,8 @@ class Directory:
     def note(self, node: str, beacon: Beacon, now: float) -> bool:
         """Note a beacon that came at ``now``, in seconds of the loop; return whether it is new."""
         is_new = node not in self._seen and not beacon.is_leaving
+        if is_new and len(self._seen) >= MAX_NODES:
+            return False  # A broker may bring beacons of any number.
         if beacon.is_leaving:
             self._seen.pop(node, None)
         else:

@@ -219,8 +219,7 @@ class Post:
             if position is not None:
                 return Sent(Receipt(0, 0, position, repeated=True))
         kept = archive.keep(publication, history, idempotency_key)
-        receipt = self.deliver_kept(kept, excluded)
-        return Sent(Receipt(receipt.local_matched, receipt.local_accepted, kept.position))
+        return Sent(self.deliver_kept(kept, excluded))
 
     def deliver(
         self,

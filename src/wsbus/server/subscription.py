@@ -67,7 +67,7 @@ class Subscription(Outlet, Generic[T]):
         self._taken: list[Owed] = []
         self._gap: Gap | None = None
         self._loss: Loss | None = None
-        """What is missing before what was taken, until it is known whether a store has it."""
+        """What is missing before :attr:`_taken`, until it is read from history, or told."""
         self._wake = anyio.Event()
         self._is_closed = False
         self._is_awaited = False
@@ -194,40 +194,49 @@ class Subscription(Outlet, Generic[T]):
                 "another task iterates over this subscription: one task may; "
                 "let each have a subscription of its own, or one task hand the events out"
             )
-        self._is_awaited = True
-        try:
-            while self._loss is not None or not self._taken:
-                if self._loss is not None:
-                    await self._fill(self._loss)
-                    continue
-                if self._is_closed:
-                    raise StopAsyncIteration
-                if self._services is None:
-                    raise UsageError("use it as `async with bus.subscribe(…) as events:`")
-                self._loss, items = self._member.take(MAX_JOIN_BYTES)
-                self._taken = [item for item in reversed(items) if self._is_news(item)]
-                if self._loss is None and not self._taken:
-                    self._wake = anyio.Event()
-                    await self._wake.wait()
-        finally:
-            self._is_awaited = False
+        while self._loss is not None or not self._taken:
+            self._is_awaited = True
+            try:
+                await self._advance()
+            finally:
+                self._is_awaited = False
         return self._taken.pop()
-
-    async def _fill(self, loss: Loss) -> None:
-        """Put what a store has of a loss before what was taken after it; else note a gap."""
-        services = self._services
-        kept = () if services is None else await services.restore(self._member, loss)
-        self._loss = None
-        if kept:
-            self._member.queue.restored(len(kept))
-            self._taken += [Owed(None, each) for each in reversed(kept)]
-        else:
-            self.lose(loss.gap(GapCause.BUFFER))
 
     @property
     def has_gap(self) -> bool:
         """Whether publications are missing before the next one."""
         return self._gap is not None
+
+    async def _advance(self) -> None:
+        """Make good what is missing, or take what has come, or wait for something to come.
+
+        Cancelled, it goes on where it was.
+        """
+        if self._loss is not None:
+            await self._make_good(self._loss)
+            return
+        if self._is_closed:
+            raise StopAsyncIteration
+        if self._services is None:
+            raise UsageError("use it as `async with bus.subscribe(…) as events:`")
+        self._loss, items = self._member.take(MAX_JOIN_BYTES)
+        self._taken = [item for item in reversed(items) if self._is_news(item)]
+        if self._loss is None and not self._taken:
+            self._wake = anyio.Event()
+            await self._wake.wait()
+
+    async def _make_good(self, loss: Loss) -> None:
+        """Read from history what the queue has lost; otherwise the next event tells the gap."""
+        kept: Sequence[Publication] = ()
+        if self._services is not None:
+            kept = await self._services.restore(self._member, loss)
+        self._loss = None
+        if kept:
+            self._member.queue.restored(len(kept))
+            owed = [Owed(None, publication) for publication in reversed(kept)]
+            self._taken.extend(filter(self._is_news, owed))
+        else:
+            self.lose(loss.gap(GapCause.BUFFER))
 
     def _is_news(self, owed: Owed) -> bool:
         """Whether it is a publication after the position where the subscription began.
