@@ -46,7 +46,8 @@ from wsbus.testing.frames import Opcode
 
 T = TypeVar("T")
 HOST: Final = "127.0.0.1"
-PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
+JSON_PROTOCOLS: Final = ("wsbus.v1", "zigquant-v2")
+PROTOCOLS: Final = (*JSON_PROTOCOLS, "wsbus.v1.msgpack")
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 BROKEN: Final = (OSError, BrokenResourceError, ClosedResourceError, EndOfStream)
 EVERYTHING: Final = Grants.of(

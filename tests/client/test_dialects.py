@@ -4,11 +4,12 @@ import json
 import logging
 from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.client.servers import PROTOCOLS
+from tests.client.servers import JSON_PROTOCOLS
 from wsbus.client.dialects import dialect
 from wsbus.core import messages
 from wsbus.core.channels import parse_channel
@@ -18,6 +19,7 @@ from wsbus.core.events import ChannelLoss, Position
 from wsbus.core.frame import join_lines
 from wsbus.core.instant import Instant
 from wsbus.core.messages import Publication, Request, ServerMessage
+from wsbus.core.packing import pack_json
 from wsbus.protocols import protocol
 
 NOW: Final = Instant(1.0, 1_700_000_000.25)
@@ -61,7 +63,7 @@ def heard(name: str, text: str) -> list[Any]:
     return list(dialect(name).decode(text))
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", JSON_PROTOCOLS)
 def test_the_server_understands_what_the_client_says(name: str) -> None:
     """Every command arrives as it was meant."""
     speaks = dialect(name)
@@ -69,7 +71,7 @@ def test_the_server_understands_what_the_client_says(name: str) -> None:
         assert list(protocol(name).decode(speaks.encode(command).decode())) == [command]
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", JSON_PROTOCOLS)
 def test_the_client_understands_what_the_server_says(name: str) -> None:
     """Every reply arrives as it was meant, but for what only a clock could tell."""
     for reply in REPLIES + (RICH_REPLIES if dialect(name).is_rich else []):
@@ -89,7 +91,7 @@ def test_a_lifetime_goes_by_the_servers_clock(
     assert heard("wsbus.v1", frame.text) == [Admitted("u1", lifetime, "1")]
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", JSON_PROTOCOLS)
 def test_a_publication_arrives(name: str) -> None:
     """Channel, event, time and data are those that were published."""
     publication = Publication(parse_channel("a.b"), "tick", b'{"x":"\xc3\xa9"}', NOW.wall)
@@ -137,7 +139,7 @@ def test_a_frame_may_hold_many_messages() -> None:
     )
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", JSON_PROTOCOLS)
 def test_what_is_new_is_passed_over(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Types and keys that are not known are no errors: the server may be newer than the client."""
     assert heard(name, '{"type":"weather","data":{"x":1}}') == []
@@ -167,7 +169,7 @@ POISON: Final = [
 ]
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", JSON_PROTOCOLS)
 @pytest.mark.parametrize("text", POISON, ids=range(len(POISON)))
 def test_what_is_wrong_is_passed_over_and_logged(
     name: str, text: str, caplog: pytest.LogCaptureFixture
@@ -194,7 +196,7 @@ def test_what_is_wrong_is_passed_over_and_logged(
 def test_no_json_makes_it_raise(value: object) -> None:
     """Any JSON, also what is almost a message, is understood or passed over."""
     text = json.dumps(value)
-    for name in PROTOCOLS:
+    for name in JSON_PROTOCOLS:
         heard(name, text)
         heard(name, f"{text}\n{text}")
 
@@ -218,5 +220,43 @@ def test_data_that_waits_holds_no_frame() -> None:
 
 def test_an_unknown_dialect_is_refused() -> None:
     """There are two."""
-    with pytest.raises(UsageError, match=r"it speaks wsbus\.v1, zigquant-v2"):
+    with pytest.raises(UsageError, match=r"it speaks wsbus\.v1, wsbus\.v1\.msgpack, zigquant-v2"):
         dialect("soap")
+
+
+def test_a_client_of_messagepack_is_understood() -> None:
+    """protocol.md: the messages are those of ``wsbus.v1``, and arrive as they were meant."""
+    speaks, server = dialect("wsbus.v1.msgpack"), protocol("wsbus.v1.msgpack")
+    for request in COMMANDS + RICH_COMMANDS:
+        if isinstance(request, messages.Command):
+            params = pack_json(request.params)
+            [found] = server.decode(speaks.encode(msgspec.structs.replace(request, params=params)))
+            assert found == msgspec.structs.replace(request, params=params)
+        elif isinstance(request, messages.Publish):
+            sent = msgspec.structs.replace(request, data=pack_json(request.data))
+            assert list(server.decode(speaks.encode(sent))) == [request]
+        else:
+            assert list(server.decode(speaks.encode(request))) == [request]
+    for reply in REPLIES + RICH_REPLIES:
+        frame = server.encode(reply, NOW)
+        assert frame is not None
+        expected: Any = reply
+        if isinstance(reply, messages.Response):
+            expected = msgspec.structs.replace(reply, data=pack_json(reply.data))
+        assert list(speaks.decode(frame.payload)) == [expected]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *(b"", b"\x01", b"\x80", b"\x81\xa4type\x01", b"\xc1", b"\xdd\xff\xff\xff\xff"),
+        *(b"\x91" * 100_000, b"\x81\xa4type\xa5event", b"\x81\xa4type\xa1\xff"),
+    ],
+    ids=range(9),
+)
+def test_what_is_wrong_in_messagepack_is_passed_over(
+    frame: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a server sends, decoding never raises; it is logged."""
+    assert list(dialect("wsbus.v1.msgpack").decode(frame)) == []
+    assert len(caplog.records) == 1

@@ -6,7 +6,12 @@ from typing import Any, Final
 import msgspec
 import pydantic
 import pytest
-from anyio import fail_after
+from anyio import connect_tcp, fail_after
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from tests.client.servers import Server, serving
 from wsbus import Bus, Event, History
@@ -167,6 +172,17 @@ async def test_only_a_bus_that_speaks_it_packs() -> None:
     assert forms == [None, None, b"\xc4\x01x", None]
 
 
+async def test_raw_data_are_json() -> None:
+    """A client that asks for ``msgspec.Raw`` gets the JSON text, whatever it speaks."""
+    with serving(protocols=BOTH) as server:
+        async with (
+            connect(server.url, token="ada", protocol=PACKED) as client,
+            client.subscribe("a", msgspec.Raw) as events,
+        ):
+            server.bus.publish_threadsafe("a", {"x": b"y"})
+            assert bytes((await next_of(events)).data) == b'{"x":"eQ=="}'
+
+
 async def test_a_moment_of_another_zone_is_the_same_moment() -> None:
     """MessagePack has moments without a zone; JSON clients get the zone of the application."""
     moment = MOMENT.astimezone(timezone(timedelta(hours=2)))
@@ -192,3 +208,44 @@ async def test_a_rate_holds_the_newest_event_in_both(protocol: str) -> None:
                 server.bus.publish_threadsafe("a.b", {"bytes": bytes([number])})
             while (event := await next_of(events)).data["bytes"] not in {b"\t", "CQ=="}:
                 assert event.gap is None
+
+
+async def test_bad_input_is_answered_and_the_connection_goes_on() -> None:
+    """protocol.md: what is refused gets ``INVALID_MESSAGE``, a text frame, too."""
+    bad: list[bytes | str] = [
+        *(b"", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\xa1\xff", b"\xd4\x05x", b"\x91" * 65 + b"\xc0"),
+        *(b"\x82\xa4type\xa4ping\xa4type\xa4ping", b"\x81\x01\x02", '{"type":"ping"}'),
+    ]
+    with serving(protocols=BOTH) as server:
+        stream = await connect_tcp("127.0.0.1", server.port)
+        async with stream:
+            peer = ClientProtocol(parse_uri(server.url), subprotocols=[Subprotocol(PACKED)])
+            peer.send_request(peer.connect())
+            heard: list[dict[str, Any]] = []
+
+            async def hear(count: int) -> None:
+                with fail_after(10):
+                    while len(heard) < count:
+                        await stream.send(b"".join(peer.data_to_send()))
+                        peer.receive_data(await stream.receive())
+                        heard.extend(
+                            msgspec.msgpack.decode(event.data)
+                            for event in peer.events_received()
+                            if isinstance(event, Frame) and event.opcode is Opcode.BINARY
+                        )
+
+            peer_auth = msgspec.msgpack.encode({"type": "auth", "token": "ada"})
+            while peer.state is State.CONNECTING:
+                await stream.send(b"".join(peer.data_to_send()))
+                peer.receive_data(await stream.receive())
+            peer.send_binary(peer_auth)
+            for frame in bad:
+                if isinstance(frame, str):
+                    peer.send_text(frame.encode())
+                else:
+                    peer.send_binary(frame)
+            peer.send_binary(msgspec.msgpack.encode({"type": "ping", "id": "last"}))
+            await hear(3 + len(bad))
+    answers = [each for each in heard if each["type"] == "error"]
+    assert [each["error"]["code"] for each in answers] == ["INVALID_MESSAGE"] * len(bad)
+    assert [each["id"] for each in heard if each["type"] == "pong"] == ["last"]

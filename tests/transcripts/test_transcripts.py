@@ -8,11 +8,20 @@ import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import msgspec
 import pytest
 
+from tests.transcripts import replay as replaying
 from tests.transcripts.replay import TRANSCRIPTS, Differs, Step, Transcript, load, replay
+from wsbus.core import messages
+from wsbus.core.frame import Frame
+from wsbus.core.instant import Instant
+from wsbus.core.packing import pack_json, text_of, unpack
+from wsbus.protocols.msgpack import MessagePack
+from wsbus.protocols.native import Native
 
 PATHS: Final = sorted(TRANSCRIPTS.glob("*.json"))
+MESSAGEPACK: Final = MessagePack()
 SIDES: Final = ("server", "client")
 PAIRS: Final = [
     (path, side) for path in PATHS for side in SIDES if side in load(path).get("sides", SIDES)
@@ -36,6 +45,52 @@ def test_a_changed_transcript_is_found_to_differ(path: Any, side: str) -> None:
     for other in changes:
         with pytest.raises(Differs):
             replay(other, side)
+
+
+def in_json(frame: Frame) -> Frame:
+    """Return the same message, with numbers as the transcripts write them."""
+    message = json.loads(text_of(unpack(frame.payload)))
+    return Frame(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+class Repacked(Native):
+    """``wsbus.v1.msgpack`` between a session and a transcript, which is in JSON."""
+
+    def understand(self, text: str | bytes) -> messages.Request:
+        try:
+            packed = pack_json(text.encode() if isinstance(text, str) else text)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return super().understand(text)
+        [request] = MESSAGEPACK.decode(packed)
+        if isinstance(request, messages.Command):
+            params = text_of(unpack(request.params))
+            return msgspec.structs.replace(request, params=params)
+        return request
+
+    def glance(self, message: str | bytes) -> messages.Excess:
+        assert isinstance(message, str)
+        return MESSAGEPACK.glance(pack_json(message.encode()))
+
+    def encode(self, reply: messages.ServerMessage, at: Instant) -> Frame | None:
+        frame = MESSAGEPACK.encode(reply, at)
+        return None if frame is None else in_json(frame)
+
+    def encode_publication(self, publication: messages.Publication) -> Frame:
+        return in_json(MESSAGEPACK.encode_publication(publication))
+
+    def encode_latest(self, publication: messages.Publication) -> Frame:
+        return in_json(MESSAGEPACK.encode_latest(publication))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path, side in PAIRS if side == "server"], ids=lambda path: path.stem
+)
+def test_the_server_holds_the_conversation_in_messagepack(
+    path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """protocol.md: the messages, their keys and their order are those of ``wsbus.v1``."""
+    monkeypatch.setattr(replaying, "PROTOCOL", Repacked())
+    replay(load(path), "server")
 
 
 def test_javascript_holds_the_conversations(require_command: Callable[[str, str], str]) -> None:

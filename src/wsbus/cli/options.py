@@ -72,7 +72,7 @@ def targeted(command: F) -> F:
             "--protocol",
             default="wsbus.v1",
             show_default=True,
-            help="The protocol to speak: wsbus.v1, or the older zigquant-v2.",
+            help="The protocol to speak: wsbus.v1, wsbus.v1.msgpack, or the older zigquant-v2.",
         ),
         click.option(
             "--token-file",

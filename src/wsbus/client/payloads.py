@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import msgspec
 
@@ -38,8 +38,12 @@ def decoder_of(payload: type[T]) -> Callable[[bytes], T]:
         raise UsageError(f"data cannot be decoded as {payload!r}: {exc}") from None
 
 
+def _raw(packed: bytes) -> msgspec.Raw:
+    return msgspec.Raw(text_of(unpack(_NIL if packed == _NULL else packed)))
+
+
 def unpacker_of(payload: type[T]) -> Callable[[bytes], T]:
-    """Return a function that decodes MessagePack as a type; pydantic gets it as JSON.
+    """Return a function that decodes MessagePack as a type; pydantic and ``Raw`` get it as JSON.
 
     Raises:
         UsageError: Neither msgspec nor pydantic can decode it.
@@ -47,6 +51,8 @@ def unpacker_of(payload: type[T]) -> Callable[[bytes], T]:
     if mentions_pydantic(payload):
         check = decoder_of(payload)
         return lambda data: check(text_of(unpack(data)))
+    if payload is msgspec.Raw:  # JSON in every dialect.
+        return cast("Callable[[bytes], T]", _raw)
     try:
         unpack_as = msgspec.msgpack.Decoder(payload).decode
     except (TypeError, NameError) as exc:

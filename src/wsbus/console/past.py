@@ -91,7 +91,7 @@ async def _page(
     """Return a page of history, and where the page before it ends."""
     read = HistoryRead(parse_pattern(channel), before=before, limit=EVENTS, is_from_end=True)
     try:
-        page = await services.read(read)
+        (page,) = await services.read([read])
     except BrokerUnavailable:
         why = "the broker that keeps the history cannot be reached"
         raise CommandError(ErrorCode.UNAVAILABLE, why) from None
