@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from ssl import SSLContext
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
 from ..core.client.retry import Retry
@@ -85,23 +84,24 @@ def connect(
         UsageError: An argument is invalid.
         RemoteError: It failed; the error says why.
     """
-    connecting = connect_async(
-        url,
-        token=token,
-        token_in=token_in,
-        token_name=token_name,
-        protocol=protocol,
-        headers=headers,
-        tls=tls,
-        retry=retry,
-        ping_interval=ping_interval,
-        ping_timeout=ping_timeout,
-        connect_timeout=connect_timeout,
-        close_timeout=close_timeout,
-        max_message_bytes=max_message_bytes,
-        on_change=on_change,
+    return SyncClient(
+        connect_async(
+            url,
+            token=token,
+            token_in=token_in,
+            token_name=token_name,
+            protocol=protocol,
+            headers=headers,
+            tls=tls,
+            retry=retry,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            connect_timeout=connect_timeout,
+            close_timeout=close_timeout,
+            max_message_bytes=max_message_bytes,
+            on_change=on_change,
+        )
     )
-    return SyncClient(connecting)
 
 
 class SyncClient:
@@ -124,12 +124,7 @@ class SyncClient:
         """Use it in a ``with`` block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         """Close the client."""
         self.close()
 
