@@ -103,7 +103,7 @@ class Application(Placed):
                 raise UsageError(f"no such ASGI scope is known here: {other!r}")
 
     def _what(self, scope: ASGIMessage) -> str | None:
-        what: str = scope["path"].rpartition("/")[2]
+        what: str = scope.get("path", "").rpartition("/")[2]
         return what if self._is_http and what in METHODS and is_spoken(self.endpoint) else None
 
     async def _start(self) -> None:
