@@ -83,7 +83,7 @@ class _Lane:
         self.interval: Final = 1 / rate
         self.held: Final[dict[object, None]] = {}
         """The keys of held events, in the order of the events."""
-        self.due = math.inf
+        self.due: float = math.inf
         """When they go."""
         self.sent_at: Final[dict[object, float]] = {}
         """When the last event of a key went, within the interval; in this order."""
@@ -117,6 +117,14 @@ class Thinning(MessageQueue[Owed]):
     """
 
     __slots__ = ("_channels", "_lanes", "_rates")
+
+    # Those of the queue, which it counts in, too.
+    accepted: int
+    bytes: int
+    conflated: int
+    discarded: int
+    dropped: int
+    offered: int
 
     def __init__(self, max_messages: int = 1000, max_bytes: int = 1 << 20) -> None:
         super().__init__(max_messages, max_bytes)

@@ -68,7 +68,7 @@ class Pacer(Outlet):
         """The held events, and the rates."""
         self.member: Final[Member] = _PacedMember(self.held, self, self._take)
         """Joins the patterns in place of the receiver's own."""
-        self.watched_until = math.inf
+        self.watched_until: float = math.inf
         """When the timer looks at it next."""
 
     @property
