@@ -23,7 +23,7 @@ SURVIVED = sorted({*FAULTS} - {"killed", "restarted"})
 """Faults that leave a store without persistence as it was."""
 
 
-@pytest.mark.parametrize("kind", ["redis7"])
+@pytest.mark.parametrize("kind", ["redis7", "nats2.15"])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_history_loses_nothing(
     fault: str, kind: str, start_server: Callable[..., Server]
