@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import monotonic
 from typing import Final, Protocol
 
-from anyio import Event, current_time, sleep
+from anyio import Event, sleep
 
 from .._log import escaped
 from ..core.channels import Channel, parse_channel
@@ -92,8 +93,8 @@ class StreamCare:
             self._wake = Event()
             if not (self._producers or self._heard):
                 await self._wake.wait()
-            if current_time() >= lease_at:
-                lease_at = current_time() + LEASE_SECONDS
+            if monotonic() >= lease_at:
+                lease_at = monotonic() + LEASE_SECONDS
                 self._say_leases()
             try:
                 await self._look()
@@ -134,7 +135,7 @@ class StreamCare:
         """Note that readers of these patterns are about to come."""
         for pattern in patterns:
             if pattern.is_exact and self._hub.families.stream_of(pattern.text) is not None:
-                self._heard.setdefault(pattern.text, current_time())
+                self._heard.setdefault(pattern.text, monotonic())
                 self._wake.set()
 
     def note(self, publication: Publication) -> None:
@@ -148,16 +149,16 @@ class StreamCare:
         if event in _ENDS:
             self._heard.pop(channel, None)
         elif event in _SIGNS and (channel in self._heard or self._hub.matching(channel)):
-            self._heard[channel] = current_time()
+            self._heard[channel] = monotonic()
             self._wake.set()
 
     def hear(self, lease: StreamLease) -> None:
         """Take the sign of life of a producer."""
         if lease.channel in self._heard:
-            self._heard[lease.channel] = current_time()
+            self._heard[lease.channel] = monotonic()
 
     def _trust(self, channels: Iterable[str]) -> None:
-        now = current_time()
+        now = monotonic()
         self._heard.update(dict.fromkeys([*channels], now))
 
     async def _look(self) -> None:
@@ -165,7 +166,7 @@ class StreamCare:
         if not self._is_linked():
             self._trust(self._heard)
             return
-        before = current_time() - SILENCE_SECONDS
+        before = monotonic() - SILENCE_SECONDS
         silent: list[str] = []
         for channel in [name for name, at in self._heard.items() if at <= before]:
             if channel in self._producers:
