@@ -24,7 +24,7 @@ from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
 from ..server.connection import ConnectionDriver
 from ..server.host import BusHost
-from .past import Look, Past, look
+from .past import Past, PastQuery, look
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
 from .sampling import (
@@ -170,7 +170,7 @@ class Observation:
         """Return all information about one connection."""
         return sendable(self._find(connection_id, connected_at).info())
 
-    async def _look(self, wanted: Look, who: Connection) -> Past:
+    async def _look(self, wanted: PastQuery, who: Connection) -> Past:
         """Return what one channel keeps, and which connections are on it."""
         assert who.identity is not None
         return await look(wanted, who.identity.grants, self._services)

@@ -20,7 +20,7 @@ from .samples import TailEvent
 from .sampling import cut
 from .tap import MAX_TEXT
 
-__all__ = ["EVENTS", "OCCUPANTS", "Look", "Past", "look"]
+__all__ = ["EVENTS", "OCCUPANTS", "Past", "PastQuery", "look"]
 
 EVENTS: Final = 25
 """Events of one page."""
@@ -28,7 +28,7 @@ OCCUPANTS: Final = 100
 """Connections listed; more are counted."""
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True):
+class PastQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of ``console.channel``."""
 
     channel: Annotated[str, Meta(max_length=255)]
@@ -54,7 +54,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How many there are."""
 
 
-async def look(wanted: Look, grants: Grants, services: Services) -> Past:
+async def look(wanted: PastQuery, grants: Grants, services: Services) -> Past:
     """Read one channel.
 
     Args:
