@@ -29,7 +29,7 @@ def test_the_branch_says_whom_to_blame() -> None:
         and kind not in {WsbusError, RemoteError, UsageError, BrokerUnavailable}
     ]
 
-    assert len(tree) == 10
+    assert len(tree) == 12
     assert all(issubclass(kind, RemoteError) != issubclass(kind, UsageError) for kind in tree)
 
 

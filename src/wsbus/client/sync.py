@@ -105,10 +105,7 @@ def connect(
 
 
 class SyncClient:
-    """A client of one server, across reconnects; made by :func:`wsbus.client.sync.connect`.
-
-    Any thread may use it.
-    """
+    """A client of one server, across reconnects; made by :func:`wsbus.client.sync.connect`."""
 
     def __init__(self, connecting: Connecting) -> None:
         self._portal: Final = Portal()

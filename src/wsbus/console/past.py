@@ -37,7 +37,7 @@ class PastQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a channel keeps, and which connections are on it."""
+    """One channel: its history, and the connections on it."""
 
     channel: str
     keeps: bool

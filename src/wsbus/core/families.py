@@ -22,7 +22,7 @@ from .errors import UsageError
 from .overflow import Overflow
 from .patterns import Pattern, parse_pattern
 
-__all__ = ["Compact", "Content", "Families", "Family", "History", "Presence", "Stream"]
+__all__ = ["Compact", "Families", "Family", "History", "PayloadCheck", "Presence", "Stream"]
 
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _CACHE_SIZE: Final = 4096
@@ -86,7 +86,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"max_members is 1 to {_MAX_SIZE}, not {shown(self.max_members)}")
 
 
-class Content(Protocol):
+class PayloadCheck(Protocol):
     """The types of what is published on the channels of a family."""
 
     def check(self, event: str, data: bytes) -> None:
@@ -149,7 +149,7 @@ class Family(msgspec.Struct, frozen=True):
     """How long its channels keep what is published; None: they keep nothing."""
     presence: Presence | None = None
     """Whether its channels say which connections are there; None: they do not."""
-    content: Content | None = None
+    content: PayloadCheck | None = None
     """The types of its publications; None: any JSON."""
     stream: Stream | None = None
     """Whether its channels are finite streams; None: they are not."""
@@ -206,7 +206,7 @@ class Families:
         key: str | None = None,
         history: History | None = None,
         presence: Presence | None = None,
-        content: Content | None = None,
+        content: PayloadCheck | None = None,
         stream: Stream | None = None,
     ) -> Family:
         """Add a family.

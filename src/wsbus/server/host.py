@@ -14,7 +14,7 @@ from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
 from ..core.errors import CloseCode, NotStarted, UsageError
-from ..core.families import Content, Families, Family, History, Presence, Stream
+from ..core.families import Families, Family, History, PayloadCheck, Presence, Stream
 from ..core.history import MemoryHistory
 from ..core.hub import Hub
 from ..core.instant import Instant
@@ -185,7 +185,7 @@ class BusHost:
         key: str | None,
         history: History | None,
         presence: Presence | None,
-        content: Content | None = None,
+        content: PayloadCheck | None = None,
         stream: Stream | None = None,
     ) -> Family:
         """Declare a family of channels; see :meth:`.Bus.family`."""

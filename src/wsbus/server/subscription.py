@@ -67,7 +67,7 @@ class Subscription(Outlet, Generic[T]):
         self._taken: list[Owed] = []
         self._gap: Gap | None = None
         self._loss: Loss | None = None
-        """What is missing before :attr:`_taken`, until it is read from history, or told."""
+        """The loss before :attr:`_taken`, until it is read from history or reported."""
         self._wake = anyio.Event()
         self._is_closed = False
         self._is_awaited = False

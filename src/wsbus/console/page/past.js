@@ -1,4 +1,4 @@
-// One channel: who is here, and what it keeps, a page at a time.
+// One channel: the connections on it, and its history, a page at a time.
 
 import { $, hint, make, say } from "./dom.js";
 import { bytes, clock, count, plural } from "./format.js";
