@@ -240,7 +240,9 @@ def transport(
     endpoint: Endpoint, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend
 ) -> ASGITransport:
     raw = (scope.get("extensions") or {}).get("wsbus")
-    if raw is not None:
+    # Over HTTP/2 (RFC 8441) others share the socket: raw bytes or a reset would hit them.
+    is_alone = str(scope.get("http_version", "1.1")).startswith("1")
+    if raw is not None and is_alone:
         return _Direct(endpoint, receive, send, raw)
     try:
         return ASGIOnAsyncio(endpoint, receive, send)
