@@ -35,10 +35,12 @@ from ..core.errors import (
 from ..core.events import ChannelLoss, Event, EventPage, Gap, GapCause, Position
 from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
+from ..core.presence import Roster, RosterChange
 from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .client import Client
 from .connecting import Connecting, connect
 from .events import Events
+from .watches import PresenceWatch
 
 __all__ = [
     "Change",
@@ -61,11 +63,14 @@ __all__ = [
     "Overflow",
     "Position",
     "PositionLost",
+    "PresenceWatch",
     "Receipt",
     "Reconnecting",
     "RefreshFailed",
     "RemoteError",
     "Retry",
+    "Roster",
+    "RosterChange",
     "Status",
     "Unauthenticated",
     "UnexpectedData",

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar, overload
 
 from anyio import move_on_after
 
+from ..core.channels import parse_channel
 from ..core.choices import member_of
 from ..core.errors import UsageError
 from ..core.events import Position
@@ -18,6 +19,7 @@ from .changes import Changes, Closed, Connected
 from .events import Events
 from .past import checked_position
 from .payloads import decoder_of
+from .watches import PresenceWatch
 
 __all__ = ["Client"]
 
@@ -170,6 +172,23 @@ class Client(Caller):
             timeout=timeout,
             since=checked_position("since", since),
         )
+
+    def watch_presence(self, channel: str, *, timeout: float = 30.0) -> PresenceWatch:
+        """Return a watch of the connections on a channel: ``async with`` it, then iterate.
+
+        A connection is on the channels that it subscribes to by their exact names.
+
+        Args:
+            channel: A channel with presence; no wildcards.
+            timeout: Seconds for the server to answer; they also pass without a connection.
+
+        Raises:
+            UsageError: The dialect cannot ask for it, or the channel or the timeout is invalid.
+        """
+        self._require_rich("presence")
+        if not timeout > 0:
+            raise UsageError("a timeout must be positive seconds")
+        return PresenceWatch(self._driver.watches, parse_channel(channel), timeout)
 
     async def aclose(self) -> None:
         """Close the client: iterators end, requests fail, and it does not reconnect. Idempotent.

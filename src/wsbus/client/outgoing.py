@@ -70,6 +70,7 @@ class _ReadHistoryOut(_Out, frozen=True, tag="history"):
 class _GetPresenceOut(_Out, frozen=True, tag="presence"):
     channel: str
     id: str | None = None
+    watch: bool | None = None
 
 
 class _GetStatusOut(_Out, frozen=True, tag="get_status"):
@@ -106,7 +107,7 @@ def _message(request: Request) -> _Out:  # noqa: C901  # one table
                 request.ref,
             )
         case core.GetPresence():
-            return _GetPresenceOut(request.channel, request.ref)
+            return _GetPresenceOut(request.channel, request.ref, request.watch)
         case core.Pong():
             return _PongOut(request.ref)
         case core.Ping():

@@ -17,7 +17,15 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-__all__ = ["Attendance", "ChannelNews", "News", "Occupant", "PresenceChange", "Roster"]
+__all__ = [
+    "Attendance",
+    "ChannelNews",
+    "News",
+    "Occupant",
+    "PresenceChange",
+    "Roster",
+    "RosterChange",
+]
 
 _MOST_NEWS: Final = 2_000
 """Connections in one piece of news; more are several."""
@@ -39,6 +47,15 @@ class Roster(msgspec.Struct, frozen=True, gc=False):
     """Those that were there longest, up to the bound of the family."""
     count: int
     """How many there are."""
+
+
+class RosterChange(Roster, frozen=True, gc=False):
+    """The connections on a channel, and what has changed since the reader looked last."""
+
+    joined: tuple[Occupant, ...]
+    """Those that it did not know; at first all members."""
+    left: tuple[Occupant, ...]
+    """Those that are not there any more."""
 
 
 class PresenceChange(NamedTuple):

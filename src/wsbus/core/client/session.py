@@ -210,8 +210,7 @@ class ClientSession(Generic[H]):
                 self._pace.answered(is_call=False)
                 if self._holdings.is_cut_short(heard):
                     return self._cut("the server cannot serve the subscriptions again yet")
-                todo = self._holdings.answered(heard)
-                return todo + self._flush(now)
+                return self._holdings.answered(heard) + self._flush(now)
             case messages.Unsubscribed(ref=None):
                 return self._holdings.taken(heard.names, heard.reason)
             case messages.Subscribed() | messages.Unsubscribed():
@@ -219,6 +218,8 @@ class ClientSession(Generic[H]):
                 return []
             case messages.Gap():
                 return self._holdings.lose(heard)
+            case messages.PresenceChanged():
+                return [actions.TellPresence(heard)]
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id, self._subject = heard.connection_id, heard.subject
@@ -273,8 +274,7 @@ class ClientSession(Generic[H]):
             return self._stop(Unauthenticated(heard.message))
         # The server accepts clients without a token, or had the token in the handshake.
         told = self._not_refreshed(heard.message, now)
-        is_new = self.state is ClientState.GREETING
-        return self._enter(self._subject, now, *told) if is_new else told
+        return told if self.state is ClientState.OPEN else self._enter(self._subject, now, *told)
 
     def _enter(self, subject: str | None, now: Instant, *more: ClientAction) -> list[ClientAction]:
         is_again = self._attempts.entered(now.monotonic, is_settled=not self._holdings.names)
