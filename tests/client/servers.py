@@ -39,6 +39,7 @@ from wsbus import (
     Handshake,
     History,
     Identity,
+    Presence,
     Unauthenticated,
 )
 from wsbus.adapters.websockets import serve
@@ -51,7 +52,7 @@ PROTOCOLS: Final = (*JSON_PROTOCOLS, "wsbus.v1.msgpack")
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 BROKEN: Final = (OSError, BrokenResourceError, ClosedResourceError, EndOfStream)
 EVERYTHING: Final = Grants.of(
-    admin=True, subscribe=["*"], publish=["*"], command=["*"], history=["*"]
+    admin=True, subscribe=["*"], publish=["*"], command=["*"], history=["*"], presence=["*"]
 )
 GUEST: Final = Grants.of(subscribe=["public.*"], command=["add"])
 
@@ -75,6 +76,7 @@ class Server:
         self.bus.family("chat.*", history=History(size=10_000))
         self.bus.family("short.*", history=History(size=3))
         self.bus.family("state.*", history=History(size=1))
+        self.bus.family("here.*", presence=Presence(max_members=3))
         self.port = 0
         self.calls: list[str] = []
         """What the command ``note`` was told."""

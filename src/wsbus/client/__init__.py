@@ -37,12 +37,14 @@ from ..core.errors import (
 from ..core.events import ChannelLoss, Event, EventPage, Gap, GapCause, Position
 from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
+from ..core.presence import Roster, RosterChange
 from ..core.streams import StreamPart
 from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .client import Client
 from .connecting import Connecting, connect
 from .events import Events
 from .streams import ClientStream
+from .watches import PresenceWatch
 
 __all__ = [
     "Change",
@@ -66,11 +68,14 @@ __all__ = [
     "Overflow",
     "Position",
     "PositionLost",
+    "PresenceWatch",
     "Receipt",
     "Reconnecting",
     "RefreshFailed",
     "RemoteError",
     "Retry",
+    "Roster",
+    "RosterChange",
     "Status",
     "StreamCancelled",
     "StreamFailed",

@@ -28,9 +28,10 @@ from ..core.messages import (
 )
 from ..core.presence import Roster
 from .changes import Closed, Connected
-from .driver import ClientDriver, PendingReply
+from .driver import ClientDriver
 from .past import checked_key, page_of, read_history
 from .payloads import decode
+from .replies import PendingReply
 
 __all__ = ["Caller"]
 

@@ -21,6 +21,7 @@ from .changes import Changes, Closed, Connected
 from .events import Events
 from .past import checked_position
 from .streams import ClientStream
+from .watches import PresenceWatch
 
 __all__ = ["Client"]
 
@@ -207,6 +208,23 @@ class Client(Caller):
         return ClientStream(
             self._driver, parse_channel(channel), compact, timeout, self.cancel_stream
         )
+
+    def watch_presence(self, channel: str, *, timeout: float = 30.0) -> PresenceWatch:
+        """Return a watch of the connections on a channel: ``async with`` it, then iterate.
+
+        A connection is on the channels that it subscribes to by their exact names.
+
+        Args:
+            channel: A channel with presence; no wildcards.
+            timeout: Seconds for the server to answer; they also pass without a connection.
+
+        Raises:
+            UsageError: The dialect cannot ask for it, or the channel or the timeout is invalid.
+        """
+        self._require_rich("presence")
+        if not timeout > 0:
+            raise UsageError("a timeout must be positive seconds")
+        return PresenceWatch(self._driver.watches, parse_channel(channel), timeout)
 
     async def aclose(self) -> None:
         """Close the client: iterators end, requests fail, and it does not reconnect. Idempotent.

@@ -20,7 +20,6 @@ from websockets.uri import WebSocketURI
 
 from .._spawn import spawn
 from ..core.client import actions
-from ..core.client.actions import RequestAnswer
 from ..core.client.requests import OpenRequest
 from ..core.client.session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
@@ -31,10 +30,12 @@ from .address import DialFailed, bearer, token_subprotocol, with_token
 from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
 from .dialects import ClientDialect
 from .events import Events
+from .replies import ReplyTaker
 from .socket import Wire
 from .tokens import TokenSource, fetch
+from .watches import Watches
 
-__all__ = ["GAVE_UP", "ClientDriver", "OnChange", "PendingReply", "Settings", "TokenIn"]
+__all__ = ["GAVE_UP", "ClientDriver", "OnChange", "Settings", "TokenIn"]
 
 logger: Final = logging.getLogger("wsbus.client")
 
@@ -70,16 +71,6 @@ class Settings:
     on_change: OnChange | None
 
 
-class PendingReply:
-    """The reply that a request waits for."""
-
-    __slots__ = ("done", "outcome")
-
-    def __init__(self) -> None:
-        self.done: Final = anyio.Event()
-        self.outcome: RequestAnswer | WsbusError | None = None
-
-
 class ClientDriver:
     """Runs a client's session in a task of its own; see :meth:`run`."""
 
@@ -94,6 +85,8 @@ class ClientDriver:
         self._loop: EventLoopToken | None = None
         """The event loop that the client belongs to."""
         self.state: Connected | Reconnecting | Closed | None = None
+        self.watches: Final = Watches(self)
+        """The watches of this client."""
         self._changes: Final = WeakSet[Changes]()
         self._subscriptions: Final[set[Events[Any]]] = set()
         self._ended: Final = anyio.Event()
@@ -153,7 +146,7 @@ class ClientDriver:
         self._subscriptions.add(subscription)
         self.perform(todo)
 
-    def ask(self, reply: PendingReply, request: OpenRequest, *, is_idempotent: bool) -> None:
+    def ask(self, reply: ReplyTaker, request: OpenRequest, *, is_idempotent: bool) -> None:
         """Send a request; ``reply`` gets the outcome."""
         self.perform(self.session.request(reply, request, _now(), is_idempotent=is_idempotent))
 
@@ -324,8 +317,7 @@ class ClientDriver:
                 if self._wire is not None:
                     self._wire.send(self.settings.dialect.encode(command))
             case actions.Answer(key, outcome):
-                key.outcome = outcome
-                key.done.set()
+                key.settle(outcome)
             case actions.Confirm(holder, position):
                 holder.confirmed(position)
             case actions.Dismiss(holder, error):
@@ -345,6 +337,9 @@ class ClientDriver:
             case actions.TellConnected(connection_id, subject, is_again):
                 self.known.set()
                 self._enter(Connected(connection_id, subject, is_again))
+                self.watches.connected()
+            case actions.TellPresence(change):
+                self.watches.changed(change)
             case actions.TellReconnecting(attempt, delay, error):
                 self._enter(Reconnecting(attempt, delay, error))
             case actions.TellRefreshFailed(why):
@@ -367,6 +362,7 @@ class ClientDriver:
         self._enter(Closed(error))
         for subscription in list(self._subscriptions):
             subscription.end(error)
+        self.watches.end(error)
         self.known.set()
         self._ended.set()
 

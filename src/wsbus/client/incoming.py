@@ -276,6 +276,26 @@ class _PresenceIn(MessageIn, frozen=True, kw_only=True, tag="presence"):
         return core.PresenceResult(data.channel, members, data.count, data.watching, self.id)
 
 
+class _MovesIn(msgspec.Struct, frozen=True):
+    channel: str
+    count: int
+    joined: tuple[_OccupantIn, ...] = ()
+    left: tuple[_OccupantIn, ...] = ()
+    watching: bool = True
+
+
+class _PresenceChangedIn(MessageIn, frozen=True, kw_only=True, tag="presence_changed"):
+    data: _MovesIn
+
+    def heard(self) -> Said:
+        data = self.data
+        joined, left = (
+            tuple([Occupant(each.id, each.subject) for each in some])
+            for some in (data.joined, data.left)
+        )
+        return core.PresenceChanged(data.channel, joined, left, data.count, data.watching)
+
+
 class _ChannelLossIn(msgspec.Struct, frozen=True):
     channel: str
     lost: int | None = None
@@ -349,5 +369,6 @@ NATIVE_MESSAGES: Final[tuple[type[MessageIn], ...]] = (
     _StatusIn,
     _HistoryIn,
     _PresenceIn,
+    _PresenceChangedIn,
 )
 """Those of ``wsbus.v1``."""

@@ -72,6 +72,7 @@ class _ReadHistoryOut(_Out, frozen=True, tag="history"):
 class _GetPresenceOut(_Out, frozen=True, tag="presence"):
     channel: str
     id: str | None = None
+    watch: bool | None = None
 
 
 class _CancelOut(_Out, frozen=True, tag="cancel"):
@@ -118,7 +119,7 @@ def _message(request: Request) -> _Out:  # noqa: C901  # one table
                 request.ref,
             )
         case core.GetPresence():
-            return _GetPresenceOut(request.channel, request.ref)
+            return _GetPresenceOut(request.channel, request.ref, request.watch)
         case core.CancelStream():
             return _CancelOut(request.channel, request.ref)
         case core.Pong():

@@ -26,6 +26,7 @@ __all__ = [
     "Occupant",
     "PresenceChange",
     "Roster",
+    "RosterChange",
 ]
 
 _MOST_NEWS: Final = 2_000
@@ -54,6 +55,15 @@ class Roster(msgspec.Struct, frozen=True, gc=False):
     """Those that were there longest, up to the bound of the family."""
     count: int
     """How many there are."""
+
+
+class RosterChange(Roster, frozen=True, gc=False):
+    """The connections on a channel, and what has changed since the reader looked last."""
+
+    joined: tuple[Occupant, ...]
+    """Those that it did not know; at first all members."""
+    left: tuple[Occupant, ...]
+    """Those that are not there any more."""
 
 
 class PresenceChange(NamedTuple):

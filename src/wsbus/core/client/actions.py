@@ -18,6 +18,7 @@ from ..messages import (
     HistoryResult,
     Ping,
     Pong,
+    PresenceChanged,
     PresenceResult,
     Publication,
     Refused,
@@ -45,6 +46,7 @@ __all__ = [
     "Say",
     "Stop",
     "TellConnected",
+    "TellPresence",
     "TellReconnecting",
     "TellRefreshFailed",
 ]
@@ -75,6 +77,7 @@ Heard: TypeAlias = (
     | Status
     | HistoryResult
     | PresenceResult
+    | PresenceChanged
 )
 
 
@@ -156,6 +159,12 @@ class TellConnected(msgspec.Struct, frozen=True):
     is_again: bool
 
 
+class TellPresence(msgspec.Struct, frozen=True):
+    """Report the connections that have joined a watched channel, or left it."""
+
+    change: PresenceChanged
+
+
 class TellReconnecting(msgspec.Struct, frozen=True):
     """Report that the client is not connected, and tries again."""
 
@@ -188,6 +197,7 @@ ClientAction: TypeAlias = (
     | Dismiss
     | Lose
     | TellConnected
+    | TellPresence
     | TellReconnecting
     | TellRefreshFailed
     | Stop

@@ -1,7 +1,6 @@
 """The client's side of a conversation, across connections; pure, the counterpart of a session.
 
-Inputs are messages of the server, calls of the application, the ends of connections, time and
-chance (0 to 1). The outputs are actions, to be performed in order.
+Messages, calls, ends of connections, time and chance (0 to 1) go in; actions come out, in order.
 """
 
 from __future__ import annotations
@@ -138,9 +137,8 @@ class ClientSession(Generic[H]):
         if not self._takes(ClientInput.OPENED):
             return []
         self.deadline = now.monotonic + self._connect_timeout
-        token = self._token
-        if token.text is not None and not token.use.in_handshake:
-            return [self._authenticate(token.text)]
+        if self._token.text is not None and not self._token.use.in_handshake:
+            return [self._authenticate(self._token.text)]
         return [] if self._greets else [actions.Say(messages.Ping(self._ref()))]
 
     def failed(
@@ -220,6 +218,8 @@ class ClientSession(Generic[H]):
                 return []
             case messages.Gap():
                 return self._holdings.lose(heard)
+            case messages.PresenceChanged():
+                return [actions.TellPresence(heard)]
 
     def _handle_connected(self, heard: messages.Greeting, now: Instant) -> list[ClientAction]:
         self._connection_id, self._subject = heard.connection_id, heard.subject
