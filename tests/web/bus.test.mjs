@@ -641,3 +641,76 @@ test("a publication is repeated by its key, and by itself after a cut", async ()
     assert.equal((await take(events, 1))[0].data, 3);
   }
 });
+
+const readAll = async (parts) => {
+  let text = "";
+  let count = 0;
+  for await (const part of parts) {
+    assert.equal(part.text, text + part.delta);
+    ({ text } = part);
+    count += 1;
+  }
+  return { text, count, result: parts.result };
+};
+
+test("a stream is read as it is written, and late readers begin with all of it", async () => {
+  const client = await connected();
+  const early = readAll(client.stream("answers.one"));
+  const writing = client.command("answer", { channel: "answers.one", words: 40, milliseconds: 2 });
+  for await (const { text } of client.stream("answers.one")) if (text.length > 60) break;
+  const other = await connected();
+  const late = readAll(other.stream("answers.one"));
+  const text = await writing;
+
+  for (const read of [await early, await late]) {
+    assert.equal(read.text, text);
+    assert.deepEqual(read.result, { words: 40 });
+  }
+  assert.deepEqual(await readAll(other.stream("answers.one")), { text, count: 1, result: { words: 40 } });
+});
+
+test("a stream outlives connections, and a subscription of the same channel", async () => {
+  const client = await connected();
+  const seen = [];
+  client.on("answers.two", ({ event }) => seen.push(event));
+  await client.subscribe("answers.two");
+  const writing = (await connected()).command("answer", { channel: "answers.two", words: 100, milliseconds: 3 });
+  const reading = readAll(client.stream("answers.two"));
+  for (const _ of "123") {
+    const again = heard(client, "connected");
+    client.command("cut").catch(() => {});
+    await again;
+  }
+
+  assert.equal((await reading).text, await writing);
+  assert.ok(seen.includes("append"));
+});
+
+test("a stream that fails, or is cancelled, says so", async () => {
+  const client = await connected();
+  const failed = readAll(client.stream("answers.bad"));
+  await client.command("answer", { channel: "answers.bad", words: 2, end: "no" });
+  await assert.rejects(failed, code("STREAM_FAILED"));
+  await assert.rejects(client.stream("answers.none").cancel(), code("NO_STREAM"));
+
+  const parts = client.stream("answers.long");
+  const long = client.command("answer", { channel: "answers.long", words: 5000, milliseconds: 2 }).catch(() => {});
+  const ended = assert.rejects(
+    (async () => {
+      for await (const { text } of parts) if (text.length < 20) await parts.cancel();
+    })(),
+    code("STREAM_CANCELLED"),
+  );
+  await ended;
+  await long;
+});
+
+test("other deltas than texts are joined by a function", async () => {
+  const client = await connected();
+  const parts = client.stream("sums.a", { compact: (value, delta) => (value ?? 0) + delta });
+  await client.command("answer", { channel: "sums.a", words: 7 });
+  let last;
+  for await (const { value } of parts) last = value;
+  assert.equal(last, 7);
+  await client.command("answer", { channel: "sums.b", words: 7 });
+});

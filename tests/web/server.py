@@ -19,7 +19,7 @@ import anyio
 from aiohttp import web
 from starlette.applications import Starlette
 
-from wsbus import JWT, Bus, CommandError, Connection, Grants, History, Limits, Presence
+from wsbus import JWT, Bus, CommandError, Connection, Grants, History, Limits, Presence, Stream
 from wsbus.adapters import aiohttp, asgi, starlette, websockets
 from wsbus.adapters.uvicorn import listen, serving
 
@@ -32,12 +32,15 @@ bus.family("kept.*", history=History(size=100))
 bus.family("short.*", history=History(size=2))
 bus.family("price.*", history=History(size=1))
 bus.family("here.*", presence=Presence())
+bus.family("answers.*", stream=Stream())
+bus.family("sums.*", stream=Stream(compact=lambda value, delta: (value or 0) + delta))
 limits: Final = Limits(messages_per_second=1000, commands_per_second=500)
 anonymous: Final = Grants.of(
     subscribe=["*"],
     publish=["*"],
     history=["*"],
     presence=["*"],
+    cancel=["*"],
     command=["*"],
     deny_subscribe=["forbidden.*"],
     admin=True,
@@ -85,6 +88,24 @@ async def flood(channel: str, count: int) -> int:
     for number in range(count):
         await bus.publish(channel, number)
     return count
+
+
+@bus.command("answer")
+async def answer(channel: str, words: int, end: str = "", milliseconds: float = 0) -> str:
+    """Write a stream; return its text."""
+    text = ""
+    try:
+        async with bus.stream(channel) as stream:
+            for number in range(words):
+                await stream.append(1 if channel.startswith("sums") else f"word{number} ")
+                text += f"word{number} "
+                await anyio.sleep(milliseconds / 1000)
+            if end:
+                raise ValueError(end)
+            stream.result = {"words": words}
+    except ValueError:
+        pass
+    return text
 
 
 @bus.command("typed")

@@ -49,6 +49,15 @@ export type Resumable = {
     since?: Position;
     maxRate?: MaxRate;
 };
+export type StreamPart = {
+    delta: string;
+    text: string;
+    value: unknown;
+};
+export type StreamParts = AsyncIterableIterator<StreamPart> & {
+    cancel(): Promise<void>;
+    readonly result: unknown;
+};
 export type Abortable = {
     signal?: AbortSignal;
 };
@@ -255,6 +264,17 @@ export declare class Client extends Target {
      * @param {RequestOptions} [options]
      */
     presence(channel: string, options?: RequestOptions): Promise<Roster>;
+    /**
+     * The parts of a stream, as they come: the first one has everything so far. The loop ends with the stream;
+     * it throws STREAM_FAILED or STREAM_CANCELLED. `cancel()` asks the producer; `result` is there at the end.
+     * @param {string} channel
+     * @param {Abortable & { compact?: (value: any, delta: unknown) => unknown }} [options] `compact`: joins
+     *   deltas that are no texts.
+     * @returns {StreamParts}
+     */
+    stream(channel: string, options?: Abortable & {
+        compact?: (value: any, delta: unknown) => unknown;
+    }): StreamParts;
     /**
      * @template [T=unknown]
      * @param {string} action

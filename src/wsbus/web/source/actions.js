@@ -51,7 +51,7 @@
  * @template K What names a request.
  * @typedef {{
  *   connect: [], pause: [], close: [error?: ConnectionError],
- *   subscribe: [pattern: string, holder: H, since?: Position, most?: MaxRate], unsubscribe: [pattern: string, holder: H],
+ *   subscribe: [pattern: string, holder: H, since?: Position, most?: MaxRate], unsubscribe: [pattern: string, holder: H], renew: [pattern: string],
  *   request: [key: K, message: { type: string }, isIdempotent?: boolean], forget: [key: K],
  *   opened: [], failed: [error: ConnectionError], lost: [code: number, reason: string],
  *   token: [generation: number, token: string | null | undefined], noToken: [generation: number, why: string],

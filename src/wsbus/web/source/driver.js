@@ -8,6 +8,7 @@ import { gapOf } from "./gaps.js";
 import { makeHandlers } from "./handlers.js";
 import { join } from "./joining.js";
 import { watchPage } from "./page.js";
+import { makeReading } from "./reading.js";
 import { makeSession } from "./session.js";
 import { ENDED, OPEN, WAITING } from "./states.js";
 import { makeStream } from "./stream.js";
@@ -18,8 +19,8 @@ import { onAbort, wait } from "./waiting.js";
 /** @import { Actions, Inputs, Message } from "./actions.js" */
 /** @import { Session } from "./session.js" */
 /** @import { SessionState } from "./states.js" */
-/** @import { Holder, Stream } from "./stream.js" */
-/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, MaxRate, Position, RequestOptions, Resumable, Socket, State, Token } from "./types.js" */
+/** @import { Holder } from "./stream.js" */
+/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, MaxRate, Position, RequestOptions, Resumable, Socket, State, StreamPart, Token } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
@@ -89,7 +90,7 @@ export const makeDriver = (
   const joining = new Set();
   /** @type {Set<Waiter<void>>} Of `unsubscribe`. */
   const leaving = new Set();
-  /** @type {Set<Stream>} */
+  /** @type {Set<{ end(error?: unknown, isOthers?: boolean): void }>} */
   const streams = new Set();
 
   /** @returns {State} */
@@ -373,6 +374,34 @@ export const makeDriver = (
         stream.end(error, true);
       }
       return stream.events;
+    },
+
+    /** @type {(channel: string, options: Abortable & { compact?: (value: any, delta: unknown) => unknown }) => AsyncGenerator<StreamPart, undefined>} */
+    read(channel, { signal, compact }) {
+      let stay = () => {};
+      const isHeld = [...session.holders(channel)].length > 0;
+      const renew = () => give("renew", channel);
+      const abort = () => reading.end(signal?.reason);
+      const reading = makeReading(
+        renew,
+        () => {
+          stay();
+          streams.delete(reading);
+          change("unsubscribe", channel, reading);
+        },
+        compact,
+      );
+      try {
+        checkLength(channel);
+        streams.add(reading);
+        stay = onAbort(signal, abort);
+        if (signal?.aborted) abort();
+        else change("subscribe", channel, reading);
+        if (isHeld) renew(); // Else the server gives the whole to a new subscription.
+      } catch (error) {
+        reading.end(error);
+      }
+      return reading.parts;
     },
 
     /** @type {(message: { type: string, [key: string]: unknown }, options?: RequestOptions) => Promise<unknown>} */

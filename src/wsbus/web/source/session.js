@@ -94,6 +94,7 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
     },
 
     unsubscribe: subscriptions.remove,
+    renew: subscriptions.renew,
 
     request(key, message, isIdempotent) {
       if (is(ENDED)) emit("answer", key, self.ending);

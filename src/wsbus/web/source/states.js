@@ -29,6 +29,7 @@ export const TABLE = {
   close:       0b111111,
   subscribe:   0b111111,
   unsubscribe: 0b111111,
+  renew:       0b000010,
   request:     0b111111,
   forget:      0b111111,
   opened:      0b001000,

@@ -146,6 +146,16 @@ export const makeSubscriptions = (emit, limit) => {
       if (name.isHeld) emit("confirm", holder);
     },
 
+    /** Give a confirmed name up and ask for it again, from now on; its holders miss something. @param {string} text */
+    renew(text) {
+      const name = names.get(text);
+      if (!name?.isHeld) return;
+      for (const holder of name.holders) name.missed.add(holder);
+      name.isHeld = false;
+      name.ref = name.mark = undefined;
+      unwanted.add(text);
+    },
+
     /** Idempotent. @param {string} text @param {H} holder */
     remove(text, holder) {
       const name = names.get(text);
