@@ -191,6 +191,7 @@ def test_the_page_of_the_guide_resumes(browser: Browser, complaints: list[str]) 
         assert lines(page) == expected
 
         page.evaluate("reader.dispatchEvent(new CustomEvent('gap', { detail: {} }))")
+        page.wait_for_function("document.querySelectorAll('li').length === 20")
         publish("new.")
         shows(page, "new.")
         assert lines(page) == [*expected[-20:], "new."]

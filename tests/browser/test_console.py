@@ -453,7 +453,7 @@ def test_hostile_names_are_text(page: Page, app: Served) -> None:
     """Identities, patterns, channels, events and data that are markup show as what they are."""
     go(page, "Connections")
     page.get_by_role("button", name=HOSTILE).click()
-    page.get_by_role("dialog", name=HOSTILE).get_by_role("listitem").wait_for()
+    page.get_by_role("dialog", name=HOSTILE).get_by_role("listitem").first.wait_for()
     page.keyboard.press("Escape")
     panel = go(page, "Channels")
     panel.get_by_role("button", name=f"Tail chat.{HOSTILE}").click()
@@ -718,7 +718,7 @@ def test_no_width_scrolls_sideways(page: Page, width: int) -> None:
         widths[tab] = page.evaluate("document.documentElement.scrollWidth")
         if tab == "Connections":
             page.get_by_role("button", name=HOSTILE).click()
-            page.get_by_role("dialog").get_by_role("listitem").wait_for()
+            page.get_by_role("dialog").get_by_role("listitem").first.wait_for()
             box = page.get_by_role("dialog").bounding_box()
             assert box is not None
             assert box["x"] >= 0

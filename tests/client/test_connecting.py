@@ -81,7 +81,7 @@ def test_what_is_no_address_is_refused_at_once(url: str, hint: str) -> None:
 
 def test_what_makes_no_sense_is_refused_at_once() -> None:
     """Options that cannot be meant raise from the call, and no text repeats a token."""
-    with pytest.raises(UsageError, match=r"speaks wsbus\.v1, zigquant-v2"):
+    with pytest.raises(UsageError, match=r"speaks wsbus\.v1, wsbus\.v1\.msgpack, zigquant-v2"):
         connect("ws://example.org", protocol="mqtt")
     with pytest.raises(UsageError, match=r"token_in must be one of `message`, .*, not 'coo"):
         connect("ws://example.org", token_in="cookie")  # type: ignore[arg-type]

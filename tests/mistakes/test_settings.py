@@ -167,7 +167,7 @@ BUS = [
     Row(
         "subscribe(two patterns)",
         lambda: Bus().subscribe("a", "b"),  # type: ignore[call-arg, arg-type]
-        ("Bus.subscribe()", "positional"),
+        (".subscribe()", "positional"),
         TypeError,
     ),
     Row("subscribe(a list)", lambda: Bus().subscribe(["a"]), ("text", "list"), InvalidChannel),  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from .permissions import Identity
 __all__ = [
     "Action",
     "Adopt",
+    "Ask",
     "AskPermission",
     "AskToken",
     "Attach",

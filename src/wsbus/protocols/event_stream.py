@@ -28,6 +28,7 @@ __all__ = [
     "EventStream",
     "InvalidToken",
     "StartFrame",
+    "Unreadable",
     "close_event",
     "position_of",
     "subscribe_text",

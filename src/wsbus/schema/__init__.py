@@ -6,8 +6,8 @@ of a bus, which need not run. ``wsbus schema`` prints them.
 
 from __future__ import annotations
 
-from .asyncapi import asyncapi
+from .as_asyncapi import asyncapi
+from .as_typescript import typescript
 from .declared import json_schema
-from .typescript import typescript
 
 __all__ = ["asyncapi", "json_schema", "typescript"]

@@ -27,7 +27,7 @@ from ..core.patterns import Pattern, parse_pattern
 from ..core.streams import STREAM_NEWEST, StreamEvent, compacted, is_open, producer_of
 from .post import Post
 
-__all__ = ["LEASE_SECONDS", "SILENCE_SECONDS", "StreamCare", "newest"]
+__all__ = ["LEASE_SECONDS", "SILENCE_SECONDS", "Producer", "StreamCare", "newest"]
 
 logger: Final = logging.getLogger("wsbus.streams")
 

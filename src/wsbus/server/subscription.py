@@ -188,7 +188,7 @@ class Subscription(Outlet, Generic[T]):
             )
 
     async def next_owed(self) -> Owed:
-        """Wait for the next publication; as :meth:`__anext__`, before it is decoded."""
+        """Wait for the next publication, and return it before it is decoded."""
         if self._is_awaited:
             raise UsageError(
                 "another task iterates over this subscription: one task may; "

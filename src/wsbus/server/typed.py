@@ -293,7 +293,7 @@ class Declarations(Publisher):
             kind: The type of the data: a msgspec struct, dataclass, ``TypedDict``, a model of
                 pydantic, or what these are made of.
             events: The events that have data of this type; or, without ``kind``, the type for each.
-            overflow: As for :meth:`family`, and so are the others.
+            overflow: As for :meth:`.Bus.family`, and so are the others.
             key: The same.
             history: The same.
             presence: The same.
@@ -301,7 +301,7 @@ class Declarations(Publisher):
         Raises:
             InvalidChannel: The template breaks the grammar of channels.
             UsageError: A parameter has no name, or one of an argument of the methods; data cannot
-                be decoded into a type; the bus is running; and as :meth:`family`.
+                be decoded into a type; the bus is running; and as :meth:`.Bus.family`.
         """
         found = Template(template)
         for name in found.names:
