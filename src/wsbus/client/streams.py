@@ -68,7 +68,7 @@ class _Feed(Events[Any]):
 
     def abandon(self) -> None:
         """Close it, if this is its event loop: nothing holds its iterator any more."""
-        with suppress(UsageError):
+        with suppress(UsageError, RuntimeError):  # The loop may have ended, or be another one.
             self._owner.check_caller()
             self.close()
 
