@@ -49,6 +49,7 @@ export type Resumable = {
     since?: Position;
     maxRate?: MaxRate;
 };
+export type Compact = (value: never, delta: never) => unknown;
 export type StreamPart = {
     delta: string;
     text: string;
@@ -268,12 +269,12 @@ export declare class Client extends Target {
      * The parts of a stream, as they come: the first one has everything so far. The loop ends with the stream;
      * it throws STREAM_FAILED or STREAM_CANCELLED. `cancel()` asks the producer; `result` is there at the end.
      * @param {string} channel
-     * @param {Abortable & { compact?: (value: any, delta: unknown) => unknown }} [options] `compact`: joins
+     * @param {Abortable & { compact?: Compact }} [options] `compact`: joins
      *   deltas that are no texts.
      * @returns {StreamParts}
      */
     stream(channel: string, options?: Abortable & {
-        compact?: (value: any, delta: unknown) => unknown;
+        compact?: Compact;
     }): StreamParts;
     /**
      * @template [T=unknown]

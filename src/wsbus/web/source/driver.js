@@ -20,7 +20,7 @@ import { onAbort, wait } from "./waiting.js";
 /** @import { Session } from "./session.js" */
 /** @import { SessionState } from "./states.js" */
 /** @import { Holder } from "./stream.js" */
-/** @import { Abortable, BusEvent, ClientOptions, Ending, Limited, MaxRate, Position, RequestOptions, Resumable, Socket, State, StreamPart, Token } from "./types.js" */
+/** @import { Abortable, BusEvent, ClientOptions, Compact, Ending, Limited, MaxRate, Position, RequestOptions, Resumable, Socket, State, StreamPart, Token } from "./types.js" */
 /** @import { Waiter } from "./waiting.js" */
 
 /** What the states of a session are for the application; those that are missing are `connecting`. @type {Partial<Record<SessionState, State>>} */
@@ -376,7 +376,7 @@ export const makeDriver = (
       return stream.events;
     },
 
-    /** @type {(channel: string, options: Abortable & { compact?: (value: any, delta: unknown) => unknown }) => AsyncGenerator<StreamPart, undefined>} */
+    /** @type {(channel: string, options: Abortable & { compact?: Compact }) => AsyncGenerator<StreamPart, undefined>} */
     read(channel, { signal, compact }) {
       let stay = () => {};
       const isHeld = [...session.holders(channel)].length > 0;

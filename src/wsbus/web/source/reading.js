@@ -1,7 +1,7 @@
 // A finite stream: what has come so far, and what is new. A port of `StreamFold` in `core/streams.py`.
 import { CommandError } from "./errors.js";
 
-/** @import { BusEvent, Position, StreamPart } from "./types.js" */
+/** @import { BusEvent, Compact, Position, StreamPart } from "./types.js" */
 /** @import { Stream } from "./stream.js" */
 
 const FAILED = `failed`; // Not in quotes: the same word is an input of the session, which gets a short name.
@@ -11,7 +11,7 @@ const ANEW = "the stream has begun anew";
 /**
  * @param {(() => void)} renew Has the server send the whole value again.
  * @param {() => void} leave Called when it ends.
- * @param {(value: any, delta: unknown) => unknown} [compact] Joins deltas that are no texts.
+ * @param {Compact} [compact] Joins deltas that are no texts.
  * @returns {Omit<Stream, "events"> & { parts: AsyncGenerator<StreamPart, undefined> }}
  */
 export const makeReading = (renew, leave, compact) => {
@@ -43,7 +43,7 @@ export const makeReading = (renew, leave, compact) => {
     renew();
   };
 
-  /** @param {any} whole @param {Position} position */
+  /** @param {{ value: unknown, state: string, message?: string, result?: unknown }} whole @param {Position} position */
   const replace = (whole, position) => {
     if (whole.value || whole.state !== FAILED) {
       if (!`${whole.value}`.startsWith(textOf())) return fail(ANEW);
@@ -54,18 +54,18 @@ export const makeReading = (renew, leave, compact) => {
     isStale = false;
   };
 
-  /** @param {string} kind @param {any} data */
+  /** @param {string} kind @param {unknown} data */
   const add = (kind, data) => {
     if (kind === "append") {
-      if (compact) value = compact(value, data);
+      if (compact) value = compact(/** @type {never} */ (value), /** @type {never} */ (data));
       else if (typeof data === "string") value = textOf() + data;
       else fail(UNFIT);
     } else if (kind === "end") {
       state = "ended";
-      result = data.result;
+      ({ result } = /** @type {{ result: unknown }} */ (data));
     } else if (kind === "fail" || kind === "cancel") {
       state = kind === "fail" ? FAILED : "cancelled";
-      message = data.message;
+      ({ message } = /** @type {{ message: string }} */ (data));
     }
   };
 
@@ -89,7 +89,7 @@ export const makeReading = (renew, leave, compact) => {
       const before = last;
       if (!position || state !== "open") return;
       if (before?.epoch === position.epoch && position.offset <= before.offset - Number(event === "whole")) return; // A copy.
-      if (event === "whole") replace(data, position);
+      if (event === "whole") replace(/** @type {Parameters<typeof replace>[0]} */ (data), position);
       else {
         const follows = before ? before.epoch === position.epoch && position.previous === before.offset : !position.previous;
         last = position;

@@ -36,6 +36,7 @@
  * `maxRate`: at most so many events of each key, fewer while the tab falls behind; the newest wins, and the last one always comes. Absent: all events.
  * @typedef {{ since?: Position, maxRate?: MaxRate }} Resumable
  */
+/** Joins deltas that are no texts; at first `value` is undefined. @typedef {(value: never, delta: never) => unknown} Compact */
 /** `delta`: what is new; `text`: all so far; `value`: the same, if `compact` makes no text. @typedef {{ delta: string, text: string, value: unknown }} StreamPart */
 /** @typedef {AsyncIterableIterator<StreamPart> & { cancel(): Promise<void>, readonly result: unknown }} StreamParts */
 /** @typedef {{ signal?: AbortSignal }} Abortable */

@@ -4,7 +4,7 @@ import { makeDriver } from "./driver.js";
 export { CommandError, ConnectionError } from "./errors.js";
 export { channel, escapeSegment, matches } from "./names.js";
 
-/** @import { Abortable, BusEvent, ClientEventTarget, ClientOptions, HistoryPage, Limited, Position, Receipt, RequestOptions, Resumable, Roster, StreamParts } from "./types.js" */
+/** @import { Abortable, BusEvent, ClientEventTarget, ClientOptions, Compact, HistoryPage, Limited, Position, Receipt, RequestOptions, Resumable, Roster, StreamParts } from "./types.js" */
 
 const Target = /** @type {new () => ClientEventTarget} */ (/** @type {unknown} */ (EventTarget));
 
@@ -115,7 +115,7 @@ export class Client extends Target {
    * The parts of a stream, as they come: the first one has everything so far. The loop ends with the stream;
    * it throws STREAM_FAILED or STREAM_CANCELLED. `cancel()` asks the producer; `result` is there at the end.
    * @param {string} channel
-   * @param {Abortable & { compact?: (value: any, delta: unknown) => unknown }} [options] `compact`: joins
+   * @param {Abortable & { compact?: Compact }} [options] `compact`: joins
    *   deltas that are no texts.
    * @returns {StreamParts}
    */
