@@ -18,9 +18,9 @@ class Attendees:
     def __init__(self) -> None:
         self.members: dict[str, Occupant] = {}
         """By the id of the connection, those that joined first at first."""
-        self.count = 0
+        self.count: int = 0
         """How many there are."""
-        self._is_part = False
+        self._is_part: bool = False
         """Whether some were not named, so that the members may be wrong."""
 
     def answered(self, result: PresenceResult) -> None:
