@@ -67,7 +67,7 @@ def test_what_cannot_be_connected_is_raised_and_leaves_nothing(
         connect(server.url, token="bad")
     with pytest.raises(UsageError, match="begins with ws://"):
         connect("nonsense")
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # Those of other tests may end meanwhile.
 
 
 def test_a_wrong_path_is_told() -> None:
