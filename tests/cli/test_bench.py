@@ -233,10 +233,13 @@ def test_what_is_terminated_leaves_no_server() -> None:
     command = [sys.executable, "-m", "wsbus", "bench", "stress", "--seconds", "600"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        end = time.monotonic() + 60
         while not (started := children.read_text().split()):
+            assert time.monotonic() < end, "it started no server"
             time.sleep(0.01)  # the kernel reports no child of another process,
         files = Path(f"/proc/{started[0]}/fd")
         while not has_socket(files):
+            assert time.monotonic() < end, "its server does not listen"
             time.sleep(0.01)  # nor that one listens
         process.terminate()
 
