@@ -20,7 +20,7 @@ from ..broker import DIAL_SECONDS, Link, Receive
 from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.events import Position
-from ..core.feeds import Feed
+from ..core.feeds import Feed, is_within
 from ..core.history import HistoryPage, HistoryRead, Stored
 from ._nats_history import live_message
 from ._nats_server import NatsServer, reason_of, refusal_of
@@ -37,6 +37,13 @@ _ANSWER_SECONDS: Final = 3.0
 
 _CLUSTER_SECONDS: Final = 0.05
 """A server of a cluster confirms for itself; the others know a little later, and none says when."""
+
+_TAKEOVER_SECONDS: Final = 0.1
+"""How long an old subscription stays beside the new one that takes over from it.
+
+A server looks up who gets a message, and drops what it then finds unsubscribed. A message that was
+looked up just before the new subscription came is brought by the old one only.
+"""
 
 _CLOSE_SECONDS: Final = 0.1
 """It waits for no network; nats-py waits in vain for the end of a TLS handshake that failed."""
@@ -359,8 +366,17 @@ class _NatsLink:
             await sleep(_CLUSTER_SECONDS)
 
     async def unfollow(self, feeds: Collection[Feed]) -> None:
+        if self._is_taken_over(feeds):
+            await sleep(_TAKEOVER_SECONDS)
         old = [self._followed.pop(feed) for feed in feeds if feed in self._followed]
         await self._client.tell([unsub_cmd(number, 0) for number in old])
+
+    def _is_taken_over(self, feeds: Collection[Feed]) -> bool:
+        """Whether what stays followed brings some of what these feeds bring."""
+        rest = self._followed.keys() - set(feeds)
+        return any(is_within(feed, rest) for feed in feeds) or any(
+            is_within(feed, feeds) for feed in rest
+        )
 
     @property
     def has_others(self) -> bool:
