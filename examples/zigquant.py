@@ -9,7 +9,8 @@ HS256, made with the same secret. Claims: ``sub`` and ``exp``; ``subscribe`` and
 lists of patterns, such as ``["grid.*", "system.*"]``; with ``admin`` one may subscribe to all.
 
 What there is to learn here: one bus and one endpoint stand behind three servers (the end of the
-file), commands are typed functions, and what happens is published without a thought of who listens.
+file), channels have types, commands are typed functions, and what happens is published without a
+thought of who listens. ``wsbus schema zigquant:make_bus``, in this directory, describes all of it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, NotRequired, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from typing_extensions import TypedDict
 
 from wsbus import JWT, Bus, CommandError, Endpoint, ErrorCode, HeartbeatPolicy, Limits
+from wsbus.broker import Broker
 from wsbus.brokers import broker_of
 
 # --- what clients send as `params` ------------------------------------------------------------
@@ -89,6 +92,197 @@ class KillSwitch(Struct, frozen=True):
 
     action: Literal["activate", "deactivate"]
     reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+# --- what is published ----------------------------------------------------------------------------
+
+Side: TypeAlias = Literal["buy", "sell"]
+
+
+class Pnl(TypedDict):
+    """What has been won and lost: with what was sold, and with what is still owned."""
+
+    realized_pnl: float
+    unrealized_pnl: float
+
+
+class GridStatus(Pnl):
+    """How a grid stands."""
+
+    id: str
+    current_price: float
+    position: float
+    active_buy_orders: int
+    active_sell_orders: int
+
+
+class GridPnl(Pnl):
+    """What a grid has won and lost."""
+
+    grid_id: str
+
+
+class GridOrder(TypedDict):
+    """An order at one of a grid's prices."""
+
+    grid_id: str
+    level: int
+    side: Side
+    price: float
+    amount: float
+
+
+class FilledOrder(GridOrder):
+    """An order that has been filled."""
+
+    position_after: float
+
+
+class Trade(GridOrder):
+    """What a filled order has cost."""
+
+    fee: float
+
+
+class RiskCheck(TypedDict):
+    """What a grid has at stake."""
+
+    grid_id: str
+    position: float
+    exposure: float
+    passed: bool
+
+
+class RiskRejected(TypedDict):
+    """An order that was not placed, or a grid that cannot start."""
+
+    grid_id: str
+    reason: str
+    level: NotRequired[int]
+    side: NotRequired[Side]
+    price: NotRequired[float]
+    amount: NotRequired[float]
+
+
+class GridKilled(TypedDict):
+    """The kill switch has stopped a grid."""
+
+    grid_id: str
+    reason: str
+
+
+class Lifecycle(TypedDict):
+    """A job has started or ended."""
+
+    id: str
+    message: NotRequired[str]
+
+
+class BacktestFacts(TypedDict):
+    """What a backtest has come to."""
+
+    trades_count: int
+    current_equity: float
+
+
+class BacktestCompleted(BacktestFacts):
+    """A backtest has come to its end."""
+
+    id: str
+
+
+class BacktestProgress(BacktestFacts):
+    """How far a backtest is: from 0 to 1."""
+
+    id: str
+    progress: float
+    current_date: date
+
+
+class StrategyStatus(TypedDict):
+    """How a strategy stands."""
+
+    id: str
+    pair: str
+    current_price: float
+    position: float
+    pnl: float
+
+
+class Signal(TypedDict):
+    """A strategy buys or sells."""
+
+    strategy_id: str
+    side: Side
+    price: float
+
+
+class Health(TypedDict):
+    """How the system is; ``uptime`` in seconds, and how many jobs run."""
+
+    status: Literal["ok", "degraded"]
+    uptime: int
+    grids: int
+    strategys: int
+    backtests: int
+
+
+class LogLine(TypedDict):
+    """A line of the log."""
+
+    level: Literal["debug", "info", "warn", "error"]
+    source: str
+    message: str
+
+
+class Affected(TypedDict):
+    """What the kill switch has stopped."""
+
+    grids_stopped: int
+    strategies_stopped: int
+    orders_cancelled: int
+
+
+class Deactivated(TypedDict):
+    """Trading is allowed again."""
+
+    reason: str
+
+
+class Activated(Deactivated):
+    """Trading has been stopped."""
+
+    affected: Affected
+
+
+class ExchangeNews(TypedDict):
+    """What the link to an exchange does."""
+
+    exchange: str
+    message: str
+
+
+def declare_channels(bus: Bus) -> None:
+    """Declare what is published where; what does not fit is refused, whoever publishes it."""
+    bus.channel("grid.{id}.status", GridStatus, events=["update"])
+    orders = {"placed": GridOrder, "filled": FilledOrder, "cancelled": GridOrder}
+    bus.channel("grid.{id}.order", events=orders)
+    bus.channel("grid.{id}.trade", Trade, events=["executed"])
+    bus.channel("grid.{id}.pnl", GridPnl, events=["updated"])
+    risks = {"check": RiskCheck, "rejected": RiskRejected, "kill_switch": GridKilled}
+    bus.channel("grid.{id}.risk", events=risks)
+    bus.channel("grid.{id}.lifecycle", Lifecycle, events=["started", "stopped", "error"])
+    bus.channel("backtest.{id}.progress", BacktestProgress, events=["update"])
+    ends = dict.fromkeys(["started", "cancelled", "error"], Lifecycle)
+    bus.channel("backtest.{id}.lifecycle", events={**ends, "completed": BacktestCompleted})
+    bus.channel("strategy.{id}.status", StrategyStatus, events=["update"])
+    bus.channel("strategy.{id}.signal", Signal, events=["generated"])
+    bus.channel("strategy.{id}.lifecycle", Lifecycle, events=["started", "stopped", "error"])
+    bus.channel("system.health", Health, events=["update"])
+    bus.channel("system.log", LogLine, events=["debug", "info", "warn", "error"])
+    switch = {"activated": Activated, "deactivated": Deactivated}
+    bus.channel("system.kill_switch", events=switch)
+    bus.channel("system.exchange", ExchangeNews, events=["connected", "disconnected", "error"])
 
 
 # --- what runs, second by second ----------------------------------------------------------------
@@ -150,7 +344,7 @@ class Job(ABC):
 class Order:
     """Waits at one of a grid's prices."""
 
-    side: Literal["buy", "sell"]
+    side: Side
     lots: int = 1
 
 
@@ -451,6 +645,14 @@ class Market:
 # --- the bus ------------------------------------------------------------------------------------
 
 
+def make_bus(broker: Broker | None = None, market: Market | None = None) -> Bus:
+    """Return a bus with its channels, and with commands to a market."""
+    bus = Bus(broker=broker)
+    declare_channels(bus)
+    add_commands(bus, market or Market(random.Random()))
+    return bus
+
+
 def make_endpoint(bus: Bus, secret: str) -> Endpoint:
     """Return the endpoint, on the terms of the protocol's page."""
     return bus.endpoint(
@@ -618,8 +820,8 @@ async def serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    bus, market = Bus(broker=options.broker), Market(random.Random(options.seed))
-    add_commands(bus, market)
+    market = Market(random.Random(options.seed))
+    bus = make_bus(options.broker, market)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     sock = socket.create_server((options.host, options.port), family=family, backlog=1000)
     endpoint = make_endpoint(bus, options.jwt_secret)

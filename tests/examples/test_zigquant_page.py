@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.examples.peer import Server, everywhere, token
+
+GRID_STATUS: Final = {
+    "id": "probe",
+    "current_price": 95000.5,
+    "position": 0.003,
+    "active_buy_orders": 3,
+    "active_sell_orders": 2,
+    "realized_pnl": 12.34,
+    "unrealized_pnl": 5.67,
+}
+GRID_ORDER: Final = {
+    "grid_id": "probe",
+    "level": 2,
+    "side": "buy",
+    "price": 94000.0,
+    "amount": 0.001,
+}
+HEALTH: Final = {"status": "ok", "uptime": -1, "grids": 0, "strategys": 0, "backtests": 0}
 
 # --- connecting -------------------------------------------------------------------------------
 
@@ -193,6 +213,18 @@ async def test_an_expired_token_closes_the_connection(server: Server) -> None:
 # --- channels and permissions -----------------------------------------------------------------
 
 
+async def test_what_does_not_fit_its_channel_is_refused(server: Server) -> None:
+    """Channels have types: what a client publishes there is checked, and the place is named."""
+    async with server.connect(token(), subprotocols=("wsbus.v1",)) as publisher:
+        wrong = {**GRID_STATUS, "current_price": "high"}
+        for event, data, word in [("update", wrong, "$.data.current_price"), ("odd", 1, "update")]:
+            said = {"type": "publish", "channel": "grid.abc.status", "event": event, "data": data}
+            await publisher.say({**said, "id": event})
+            answer = await publisher.hear("response", id=event)
+            assert answer["error"]["code"] == "VALIDATION_ERROR"
+            assert word in answer["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "channel", "other"),
     [
@@ -210,6 +242,13 @@ async def test_the_wildcard_table(
     server: Server, pattern: str, channel: str, other: str | None
 ) -> None:
     """A last `*` stands for one or more segments, any other for exactly one."""
+    samples: dict[str, tuple[str, object]] = {
+        "grid.def.status": ("update", GRID_STATUS),
+        "grid.abc.status": ("update", GRID_STATUS),
+        "grid.abc.order": ("placed", GRID_ORDER),
+        "grid.def.order": ("placed", GRID_ORDER),
+        "system.health": ("update", HEALTH),
+    }
     async with (
         server.connect(token()) as peer,
         server.connect(token(), subprotocols=("wsbus.v1",)) as publisher,
@@ -217,9 +256,14 @@ async def test_the_wildcard_table(
         assert (await peer.subscribe(pattern))["channels"] == [pattern]
         names = [channel] if other is None else [other, channel]
         for name in names:
-            await publisher.say({"type": "publish", "channel": name, "event": "probe", "data": 1})
-        heard = await peer.hear("event", event="probe")
+            event, data = samples.get(name, ("probe", 1))
+            said = {"type": "publish", "channel": name, "event": event, "data": data}
+            await publisher.say({**said, "id": name})
+            assert (await publisher.hear("response", id=name))["success"] is True
+        event, data = samples.get(channel, ("probe", 1))
+        heard = await peer.hear("event", event=event, data=data)
         assert heard["channel"] == channel
+        assert not any(other == message.get("channel", "") for message in peer.heard)
 
 
 async def test_overlapping_patterns_deliver_once(server: Server) -> None:

@@ -50,7 +50,6 @@ _CLOSE_SECONDS: Final = 0.1
 
 _PING: Final = b"PING\r\n"
 
-
 _INSIDE: Final = (
     "_pongs",
     "_process_err",
@@ -373,10 +372,8 @@ class _NatsLink:
 
     def _is_taken_over(self, feeds: Collection[Feed]) -> bool:
         """Whether what stays followed brings some of what these feeds bring."""
-        rest = self._followed.keys() - set(feeds)
-        return any(is_within(feed, rest) for feed in feeds) or any(
-            is_within(feed, feeds) for feed in rest
-        )
+        rest = self._followed.keys() - {*feeds}
+        return any(is_within(a, b) for x, b in ((feeds, rest), (rest, feeds)) for a in x)
 
     @property
     def has_others(self) -> bool:
