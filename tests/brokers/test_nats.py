@@ -17,7 +17,15 @@ from typing import Any, TypeAlias
 
 import anyio.lowlevel
 import pytest
-from anyio import CancelScope, Event, create_task_group, fail_after, sleep, sleep_forever
+from anyio import (
+    CancelScope,
+    Event,
+    create_task_group,
+    fail_after,
+    sleep,
+    sleep_forever,
+    wait_all_tasks_blocked,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
@@ -276,6 +284,37 @@ async def test_order_stays_while_feeds_change(nats_server: Server) -> None:
         await link.publish(turn_of((ALL_NODES, 0)))  # What came before is there after that.
     assert seen.first == list(range(400))
     assert seen.count > 400, "no feed brought a copy: this test shows nothing"
+
+
+@pytest.mark.parametrize(("old", "new"), [("=a.b", "~a."), ("~a.", "=a.b"), ("~a.b.", "~")])
+async def test_an_old_subscription_stays_beside_the_one_that_takes_over(
+    nats_server: Server, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    """A server may have looked it up for a message already, and drops what it finds gone."""
+    monkeypatch.setattr(_nats, "_TAKEOVER_SECONDS", 60.0)
+    broker, seen = NatsBroker(nats_server.url, prefix="takeover"), Numbers()
+    channel = Feed("=a.b.c" if old == "~a.b." else "=a.b")
+    async with broker.connect(seen) as link, create_task_group() as tasks:
+        await link.follow(feeds(old, "=other"))
+        await link.follow(feeds(new))
+        tasks.start_soon(link.unfollow, feeds(old))
+        await wait_all_tasks_blocked()
+        await link.publish(turn_of((channel, 1)))
+        await link.publish(turn_of((ALL_NODES, 0)))  # What came before is there after that.
+        assert seen.count == 2
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_nothing_takes_over_is_given_up_at_once(
+    nats_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other channels and other prefixes are followed on; nobody waits for them."""
+    monkeypatch.setattr(_nats, "_TAKEOVER_SECONDS", 60.0)
+    broker = NatsBroker(nats_server.url, prefix="alone")
+    async with broker.connect(Seen()) as link:
+        await link.follow(feeds("=a.b", "~a.b.", "=a.c", "~b."))
+        with fail_after(10):
+            await link.unfollow(feeds("=a.b", "~a.b."))
 
 
 async def test_a_cancelled_call_costs_nothing(nats_server: Server) -> None:

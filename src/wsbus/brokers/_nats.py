@@ -20,7 +20,7 @@ from ..broker import DIAL_SECONDS, Link, Receive
 from ..core.envelope import Turn
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.events import Position
-from ..core.feeds import Feed, is_within
+from ..core.feeds import Feed, feeds_around, is_prefix, is_within
 from ..core.history import HistoryPage, HistoryRead, Stored
 from ._nats_history import live_message
 from ._nats_server import NatsServer, reason_of, refusal_of
@@ -39,11 +39,8 @@ _CLUSTER_SECONDS: Final = 0.05
 """A server of a cluster confirms for itself; the others know a little later, and none says when."""
 
 _TAKEOVER_SECONDS: Final = 0.1
-"""How long an old subscription stays beside the new one that takes over from it.
-
-A server looks up who gets a message, and drops what it then finds unsubscribed. A message that was
-looked up just before the new subscription came is brought by the old one only.
-"""
+"""How long an old subscription stays beside the one that takes over: a server drops what it has
+looked up for a subscription that is gone when it delivers, on a busy machine a little later."""
 
 _CLOSE_SECONDS: Final = 0.1
 """It waits for no network; nats-py waits in vain for the end of a TLS handshake that failed."""
@@ -372,8 +369,10 @@ class _NatsLink:
 
     def _is_taken_over(self, feeds: Collection[Feed]) -> bool:
         """Whether what stays followed brings some of what these feeds bring."""
-        rest = self._followed.keys() - {*feeds}
-        return any(is_within(a, b) for x, b in ((feeds, rest), (rest, feeds)) for a in x)
+        old, followed = {*feeds}, self._followed.keys()
+        if any(wider in followed for feed in old for wider in {*feeds_around(feed)} - old):
+            return True
+        return any(map(is_prefix, old)) and any(is_within(feed, old) for feed in followed - old)
 
     @property
     def has_others(self) -> bool:
