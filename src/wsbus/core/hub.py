@@ -52,6 +52,8 @@ class HubStatistics(NamedTuple):
     """Control frames sent."""
     conflated: int
     """Of those dropped, the ones that a newer one with the same key replaced."""
+    regained: int
+    """Of those sent, the ones that were dropped at first, and then read from a store."""
 
 
 class InterestWatch(Protocol):
@@ -107,8 +109,8 @@ class Hub:
         self.owed_bytes: int = 0
         """Bytes in the log, counted once per publication."""
         self._publications = self._matched = 0
-        # Sent, dropped, refused, discarded, controls, conflated of members that are gone.
-        self._past = [0, 0, 0, 0, 0, 0]
+        # Sent, dropped, refused, discarded, controls, conflated, regained of members that are gone.
+        self._past = [0, 0, 0, 0, 0, 0, 0]
 
     # --- members -----------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class Hub:
         queue = member.queue
         sent, controls = member.message_count, member.control_count
         lost = (queue.dropped, queue.refused, queue.discarded)
-        counts = (sent, *lost, controls, queue.conflated)
+        counts = (sent, *lost, controls, queue.conflated, queue.regained)
         self._past = [past + now for past, now in zip(self._past, counts, strict=True)]
 
     def leave_all(self, member: Member, patterns: Iterable[Pattern]) -> None:
@@ -360,7 +362,7 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         """Count; costs a walk over the members."""
-        sent, dropped, refused, discarded, controls, conflated = self._past
+        sent, dropped, refused, discarded, controls, conflated, regained = self._past
         queued = queued_bytes = 0
         for member in self._members:
             queue = member.queue
@@ -370,6 +372,7 @@ class Hub:
             refused += queue.refused
             discarded += queue.discarded
             conflated += queue.conflated
+            regained += queue.regained
             queued += len(queue)
             queued_bytes += queue.bytes
         return HubStatistics(
@@ -386,4 +389,5 @@ class Hub:
             queued_bytes=queued_bytes,
             controls=controls,
             conflated=conflated,
+            regained=regained,
         )

@@ -60,6 +60,8 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Evicted after they were accepted: to admit newer ones, or conflated."""
     conflated: int
     """Those of ``dropped`` that a newer one with the same key replaced; they are not lost."""
+    regained: int
+    """Those of ``sent`` that were dropped at first, and then read from a store."""
     discarded: int
     """Queued still when the connection ended."""
     lost: int
@@ -124,6 +126,7 @@ class MessageQueue(Generic[T]):
         "max_messages",
         "offered",
         "refused",
+        "regained",
         "sent",
     )
 
@@ -157,6 +160,7 @@ class MessageQueue(Generic[T]):
         self.sent: int = 0
         self.dropped: int = 0
         self.conflated: int = 0
+        self.regained: int = 0
         self.discarded: int = 0
         self.control_put: int = 0
         self.control_sent: int = 0
@@ -230,6 +234,7 @@ class MessageQueue(Generic[T]):
     def restored(self, count: int) -> None:
         """Count as sent what was lost and is sent after all, from a store."""
         self.dropped -= count
+        self.regained += count
         self.sent += count
 
     def __len__(self) -> int:
@@ -271,6 +276,7 @@ class MessageQueue(Generic[T]):
             bytes=self.bytes,
             dropped=self.dropped,
             conflated=self.conflated,
+            regained=self.regained,
             discarded=self.discarded,
             lost=self.lost,
             control_put=self.control_put,

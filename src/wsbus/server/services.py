@@ -376,6 +376,7 @@ class Services:
             sent=hub.sent,
             dropped=hub.dropped,
             conflated=hub.conflated,
+            regained=hub.regained,
             refused=hub.refused,
             discarded=hub.discarded,
             queued=hub.queued,

@@ -37,6 +37,8 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Evicted from full queues, conflated ones included."""
     conflated: int
     """Dropped publications that a newer one with the same key replaced."""
+    regained: int
+    """Sent publications that full queues had dropped, and that were read from a history."""
     refused: int
     """Not taken by full queues."""
     discarded: int
