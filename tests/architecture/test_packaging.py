@@ -34,6 +34,7 @@ EXTRAS: Final = (
     ("wsbus.adapters.uvicorn", "websockets", "starlette"),
     ("wsbus.adapters.fastapi", "fastapi", "fastapi"),
     ("wsbus.adapters.fastapi", "starlette", "fastapi"),
+    ("wsbus.prometheus", "prometheus_client", "prometheus"),
 )
 """A module, a package that is missing, and the extra that brings it."""
 

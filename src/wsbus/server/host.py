@@ -23,6 +23,7 @@ from ..core.packing import pack
 from ..core.permissions import Identity
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, Transport
+from ._threads import LoopCall
 from .archive import Archive
 from .attendance import Attendances
 from .commands import Commands
@@ -364,3 +365,17 @@ class BusHost:
     def statistics(self) -> BusStatistics:
         """Return the counters; costs a walk over the connections."""
         return self.services.statistics(is_running=self.is_running)
+
+    def statistics_threadsafe(self, timeout: float) -> BusStatistics:
+        """Return the counters, in any thread; another one than the event loop's waits for it.
+
+        Raises:
+            NotStarted: The bus is not running.
+            UsageError: The event loop did not come to it within ``timeout`` seconds.
+        """
+        life = self.life
+        if life is None or threading.get_ident() == life.thread:
+            return self.statistics()
+        call = LoopCall(self.statistics, is_awaited=True)
+        call.submit(life.token)
+        return call.wait(timeout)
