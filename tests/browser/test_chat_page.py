@@ -50,9 +50,22 @@ def chat() -> Iterator[str]:
         yield address
 
 
-def say(page: Page, text: str, name: str = "Ada") -> None:
-    """Write a message in the room that is shown."""
+def sign_in(page: Page, chat: str, name: str) -> None:
+    """Open the chat under a name."""
+    page.goto(chat)
     page.get_by_label("Your name").fill(name)
+    page.get_by_role("button", name="Enter").click()
+    page.get_by_text("online").wait_for()
+
+
+def has(page: Page, *names: str) -> None:
+    """Wait until the page says that exactly these people are in the room."""
+    wanted = f"{len(names)} here: {', '.join(names)}"
+    page.get_by_label("In this room").filter(has_text=re.compile(f"^{wanted}$")).wait_for()
+
+
+def say(page: Page, text: str) -> None:
+    """Write a message in the room that is shown."""
     page.get_by_label("Message", exact=True).fill(text)
     page.get_by_role("button", name="Send").click()
 
@@ -89,22 +102,41 @@ window.WebSocket = class extends WebSocket {
 def test_rooms_have_their_last_messages(browser: Browser, chat: str, complaints: list[str]) -> None:
     """A new page has the last 20 of each room; what is new elsewhere is counted."""
     with tab(browser, complaints) as one, tab(browser, complaints) as two:
-        one.goto(chat)
+        sign_in(one, chat, "Ada")
         enter(one, "help")
         for number in range(23):
             say(one, f"m{number}.")
             shows(one, f"m{number}.")
-        two.goto(chat)
+        sign_in(two, chat, "Bob")
         enter(two, "help")
         shows(two, "m22.")
         assert lines(two) == [f"m{number}." for number in range(3, 23)]
 
         enter(one, "random")
-        say(two, "<b>&", "Bob")
+        say(two, "<b>&")
         one.get_by_role("button", name="help 1").click()
         shows(one, "<b>&")
         assert lines(one)[-1] == "<b>&"
         one.get_by_role("button", name="help", exact=True).wait_for()
+    assert complaints == []
+
+
+def test_each_room_has_its_people(browser: Browser, chat: str, complaints: list[str]) -> None:
+    """They come, change rooms and leave; one with two tabs is there once."""
+    with tab(browser, complaints) as one, tab(browser, complaints) as two:
+        sign_in(one, chat, "Ada")
+        has(one, "Ada")
+        sign_in(two, chat, "Bob")
+        for page in (one, two):
+            has(page, "Ada", "Bob")
+        with tab(browser, complaints) as again:
+            sign_in(again, chat, "Ada")
+            has(again, "Ada", "Bob")
+        enter(two, "help")
+        has(two, "Bob")
+        has(one, "Ada")
+        two.get_by_role("button", name="You are Bob").click()
+        two.get_by_label("Your name").wait_for()
     assert complaints == []
 
 
@@ -114,8 +146,8 @@ def test_nothing_is_missing_after_a_lost_connection_and_a_reload(
     """What was written meanwhile comes, once and in order; what the page wrote goes out, once."""
     with tab(browser, []) as one, tab(browser, complaints) as two:
         one.add_init_script(HOLD_SOCKETS)
-        one.goto(chat)
-        two.goto(chat)
+        sign_in(one, chat, "Ada")
+        sign_in(two, chat, "Bob")
         say(two, "before")
         shows(one, "before")
         go_offline(one, one.context)
@@ -143,9 +175,9 @@ def test_it_fits_a_telephone(
     """At 360 px nothing is cut off, with long words, too; the colours are those of the scheme."""
     size = {"width": 360, "height": 640}
     with tab(browser, complaints, viewport=size, color_scheme=scheme) as page:
-        page.goto(chat)
+        sign_in(page, chat, "A" * 30)
         enter(page, "random")
-        say(page, scheme + "w" * 200, "A" * 30)
+        say(page, scheme + "w" * 200)
         shows(page, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
         assert page.evaluate("document.documentElement.scrollHeight") == size["height"]
