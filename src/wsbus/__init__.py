@@ -36,6 +36,7 @@ from .core.errors import (
 )
 from .core.events import ChannelLoss, Event, EventPage, Gap, GapCause, Position
 from .core.families import Family, History, Presence, Stream
+from .core.forms import Compression
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
 from .core.messages import Receipt
@@ -70,6 +71,7 @@ __all__ = [
     "ChannelLoss",
     "CloseCode",
     "CommandError",
+    "Compression",
     "Connection",
     "ConnectionId",
     "ConnectionInfo",

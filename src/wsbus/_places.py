@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .core.errors import CloseCode
 from .core.limits import Limits
-from .transport import MAX_HANDSHAKE_BYTES
+from .core.permissions import Identity
+from .core.protocol import WireProtocol
+from .transport import MAX_HANDSHAKE_BYTES, Handshake
 
-__all__ = ["NOT_AVAILABLE", "TOO_LARGE", "Place", "Places", "Refusal"]
+__all__ = ["NOT_AVAILABLE", "TOO_LARGE", "Admission", "Place", "Places", "Refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +89,21 @@ class Places:
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The handshake is accepted, on these terms."""
+
+    handshake: Handshake
+    protocol: WireProtocol
+    subprotocol: str | None
+    """The subprotocol to echo; None if the client offered none."""
+    identity: Identity | None
+    """None: the client has yet to authenticate."""
+    connection_id: str | None = None
+    """The name that ``name_connection`` returned; None: the bus makes an id."""
+    place: Place | None = field(default=None, repr=False, compare=False)
+    """Release it if the connection never runs; :meth:`.Endpoint.run` releases it itself."""
+    is_greeted: bool = field(default=False, repr=False)
+    """Whether the client has got ``connected`` already, under the same id."""

@@ -15,6 +15,7 @@ from .core.encoding import EncHook
 from .core.envelope import Addressed, Dismissed, Item, Revoked, encode_item
 from .core.errors import CloseCode, UsageError, check_sendable
 from .core.feeds import ALL_NODES
+from .core.forms import Compression
 from .core.heartbeat import HeartbeatPolicy
 from .core.instant import Instant
 from .core.limits import Limits
@@ -110,6 +111,7 @@ class Bus(Declarations, Hooks):
         limits: Limits | None = None,
         heartbeat: HeartbeatPolicy | None = None,
         overflow: Overflow | str = Overflow.DROP_OLDEST,
+        compression: Compression | bool = False,
         broadcast: str | None = None,
         name_connection: Callable[[Handshake], str] | None = None,
         on_duplicate: Literal["replace", "reject"] = "replace",
@@ -130,6 +132,7 @@ class Bus(Declarations, Hooks):
             limits: Bounds of each connection.
             heartbeat: The side that sends pings, and the longest silence.
             overflow: The overflow policy of channels whose family has none.
+            compression: Whether permessage-deflate is agreed on with clients, and how.
             broadcast: The channel of :meth:`broadcast`.
             name_connection: Returns the ids of connections; None: the bus makes them.
             on_duplicate: Whether a second connection of one subject and name replaces the first.
@@ -154,6 +157,7 @@ class Bus(Declarations, Hooks):
             limits=Limits() if limits is None else limits,
             heartbeat=HeartbeatPolicy() if heartbeat is None else heartbeat,
             overflow=member_of(Overflow, overflow, "overflow"),
+            compression=compression,
             broadcast=None if broadcast is None else parse_channel(broadcast),
             name_connection=name_connection,
             on_duplicate=on_duplicate,

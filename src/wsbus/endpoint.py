@@ -10,13 +10,14 @@ from typing import Any, Final, Literal, Protocol
 from ._application import Overdue, ask, call, name_of
 from ._naming import name_for
 from ._notices import Notices
-from ._places import NOT_AVAILABLE, TOO_LARGE, Place, Places, Refusal
+from ._places import NOT_AVAILABLE, TOO_LARGE, Admission, Place, Places, Refusal
 from ._settings import callable_setting, flag_setting, instance_setting
 from .auth import Authenticator, check_token_sources, shown_token
 from .core.addresses import Proxies, address_key
 from .core.channels import Channel
 from .core.choices import choice, member_of
 from .core.errors import CloseCode, Unauthenticated, UsageError
+from .core.forms import Compression, Deflate, deflate_of
 from .core.heartbeat import HeartbeatPolicy
 from .core.limits import Limits
 from .core.origins import is_welcome, parse_origins
@@ -41,24 +42,6 @@ _FUNCTIONS: Final = {
 }
 """The settings that are functions: their arguments, and whether they may wait."""
 _CLASSES: Final = {"anonymous": Grants, "limits": Limits, "heartbeat": HeartbeatPolicy}
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """The handshake is accepted, on these terms."""
-
-    handshake: Handshake
-    protocol: WireProtocol
-    subprotocol: str | None
-    """The subprotocol to echo; None if the client offered none."""
-    identity: Identity | None
-    """None: the client has yet to authenticate."""
-    connection_id: str | None = None
-    """The name that ``name_connection`` returned; None: the bus makes an id."""
-    place: Place | None = field(default=None, repr=False, compare=False)
-    """Release it if the connection never runs; :meth:`Endpoint.run` releases it itself."""
-    is_greeted: bool = field(default=False, repr=False)
-    """Whether the client has got ``connected`` already, under the same id."""
 
 
 class Host(Protocol):
@@ -137,6 +120,9 @@ class Endpoint:
     heartbeat: HeartbeatPolicy = field(default_factory=HeartbeatPolicy)
     overflow: Overflow = Overflow.DROP_OLDEST
     """The overflow policy of publications without one."""
+    compression: Compression | bool = False
+    """Whether messages to clients that offer permessage-deflate are compressed, and how. It needs
+    an adapter that writes to the socket itself."""
     broadcast: Channel | None = None
     """Every authenticated connection is subscribed to it."""
     name_connection: Callable[[Handshake], str] | None = None
@@ -154,6 +140,8 @@ class Endpoint:
     """Which subjects are the same: those of one authenticator. :class:`.Bus` counts realms up."""
     empty_queue: MessageQueue[Owed] = field(init=False, repr=False)
     """The queue of connections that do not need one of their own yet."""
+    deflate: Deflate | None = field(init=False, repr=False)
+    """Compresses; None: nothing is compressed."""
     places: Places = field(init=False, repr=False, default_factory=Places)
     """Counts for ``max_connections`` and ``max_connections_per_address``."""
     _nobody: Identity | None = field(default=None, init=False, repr=False)
@@ -170,6 +158,7 @@ class Endpoint:
         self.overflow = member_of(Overflow, self.overflow, "overflow")
         choice(("replace", "reject"), self.on_duplicate, "on_duplicate")
         flag_setting("joins", self.joins)
+        self.deflate = deflate_of(self.compression)
         self.protocols = spoken(self.protocols, joins=self.joins)
         limits = self.limits
         self.origins = parse_origins(self.origins)

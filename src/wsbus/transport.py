@@ -133,6 +133,10 @@ class WriteNow(Protocol):
 
     They are looked up once, when the connection is attached. They make fan-out fast: no
     coroutine, no task, one system call for all that a connection is owed in a turn of the loop.
+
+    A transport that has agreed with its peer on permessage-deflate (RFC 7692) says so with one more
+    attribute, ``window_bits``: the largest window that the server may use. It is then written
+    compressed frames, too, if the endpoint has ``compression=``.
     """
 
     def write_now(self, wire: bytes) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.families import Families
+from wsbus.core.forms import BYTES, FRAMES, Form
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
@@ -66,14 +67,14 @@ def enter(
     hub: Hub,
     *patterns: str,
     dialect: Dialect | None = ONE,
-    writes_bytes: bool = True,
+    form: Form = BYTES,
     is_blocked: bool = False,
     room: int = 1000,
     overflow: Overflow = Overflow.DROP_OLDEST,
 ) -> Member:
     """Attach a member that has joined these patterns."""
     queue = MessageQueue[Owed](room)
-    member = Member(dialect, queue, Nowhere(), overflow=overflow, writes_bytes=writes_bytes)
+    member = Member(dialect, queue, Nowhere(), overflow=overflow, form=form)
     hub.attach(member)
     if is_blocked:
         hub.block(member, ())
@@ -242,7 +243,7 @@ def test_a_uniform_turn_is_one_write_a_group() -> None:
     """Several channels with the same audience, in any order: one write per dialect and form."""
     hub, two = Hub(), Dialect("two")
     members = [enter(hub, "*") for _ in range(3)]
-    framed = [enter(hub, "*", writes_bytes=False) for _ in range(2)]
+    framed = [enter(hub, "*", form=FRAMES) for _ in range(2)]
     others = [enter(hub, "*", dialect=two) for _ in range(2)]
     for n in range(10):
         hub.publish(publication(str(n), A if n % 3 else B))
@@ -339,7 +340,7 @@ def test_encoding_is_once_a_publication_and_dialect() -> None:
     hub, one, two = Hub(), Dialect("one"), Dialect("two")
     for n in range(12):
         dialect = one if n % 2 else two
-        enter(hub, "*", dialect=dialect, writes_bytes=n > 6, is_blocked=n > 9)
+        enter(hub, "*", dialect=dialect, form=BYTES if n > 6 else FRAMES, is_blocked=n > 9)
     hub.publish(publication("uniform"))
     hub.take_plan()
     hub.publish(publication("mixed"))

@@ -33,7 +33,6 @@ from wsbus.core.queue import MessageQueue
 from wsbus.server.flusher import Flusher
 from wsbus.server.outlet import SocketOutlet
 from wsbus.server.runner import Runner
-from wsbus.transport import WriteNow
 
 CHANNEL: Final = parse_channel("a")
 EVERYTHING: Final = parse_pattern("*")
@@ -219,7 +218,7 @@ class Rig:
             MessageQueue(room, 1 << 30),
             outlet,
             overflow=overflow,
-            writes_bytes=isinstance(transport, WriteNow),
+            form=outlet.form,
         )
         self.outlets[member] = outlet
         self.hub.attach(member)

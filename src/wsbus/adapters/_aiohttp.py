@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,7 +12,9 @@ from typing import Final
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_request import BaseRequest
 from anyio import Event, WouldBlock, move_on_after
+from multidict import CIMultiDict
 
 from ..core.errors import CloseCode, TransportClosed
 from ..core.frame import Frame
@@ -112,6 +115,8 @@ def _nothing() -> None:
 # Attributes of enum classes are slow to look up in Python 3.11.
 _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
+_EXTENSIONS: Final = "Sec-WebSocket-Extensions"
+_ALONE: Final = "server_no_context_takeover"
 
 
 class EndpointResponse(web.WebSocketResponse):
@@ -122,10 +127,20 @@ class EndpointResponse(web.WebSocketResponse):
 
     on_closing: Callable[[], None] | None = None
 
+    def _handshake(self, request: BaseRequest) -> tuple[CIMultiDict[str], str | None, int, bool]:
+        """Say that no message refers to another one; aiohttp says so only if it is asked."""
+        headers, protocol, bits, _ = super()._handshake(request)
+        agreed = headers.get(_EXTENSIONS)
+        if agreed is not None and _ALONE not in agreed:
+            headers[_EXTENSIONS] = f"{agreed}; {_ALONE}"
+        return headers, protocol, bits, True
+
     async def close(
         self, *, code: int = CloseCode.NORMAL, message: bytes = b"", drain: bool = True
     ) -> bool:
-        """Close; see aiohttp."""
+        """Close; see aiohttp, which has no code of its own for data that cannot be inflated."""
+        if isinstance(self.exception(), zlib.error):
+            code = CloseCode.INVALID_PAYLOAD
         if self.on_closing is not None:
             self.on_closing()
         return await super().close(code=code, message=message, drain=drain)
@@ -151,6 +166,7 @@ class AiohttpTransport:
         "_transport",
         "_writer",
         "_ws",
+        "window_bits",
     )
 
     def __init__(
@@ -175,6 +191,7 @@ class AiohttpTransport:
         ws.on_closing = partial(guard.end_within, limits.close_timeout)
         keep_shallow(self._transport)
         self._out: Final = make_writer(self._transport)
+        self.window_bits: Final = int(ws.compress)
 
     # --- in ------------------------------------------------------------------------------------
 

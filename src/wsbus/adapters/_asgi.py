@@ -21,12 +21,15 @@ __all__ = [
     "ASGIReceive",
     "ASGISend",
     "ASGITransport",
+    "agree",
     "transport",
 ]
 
 ASGIMessage: TypeAlias = MutableMapping[str, Any]
 ASGIReceive: TypeAlias = Callable[[], Awaitable[ASGIMessage]]
 ASGISend: TypeAlias = Callable[[ASGIMessage], Awaitable[None]]
+
+_WINDOW_BITS: Final = "window_bits"
 
 # Besides OSError, servers raise these when the connection has ended.
 _GONE: Final = (RuntimeError, ClosedResourceError, BrokenResourceError)
@@ -201,7 +204,15 @@ def _itself(awaitable: Awaitable[Any]) -> Awaitable[Any]:
 class _Direct(ASGIOnAsyncio):
     """Reaches the socket through the extension of :class:`.WebSocketProtocol`."""
 
-    __slots__ = ("_end_within", "_reset", "round_trip", "unsent", "wait_writable", "write_now")
+    __slots__ = (
+        "_end_within",
+        "_reset",
+        "round_trip",
+        "unsent",
+        "wait_writable",
+        "window_bits",
+        "write_now",
+    )
 
     def __init__(
         self, endpoint: Endpoint, receive: ASGIReceive, send: ASGISend, raw: Mapping[str, Any]
@@ -214,6 +225,7 @@ class _Direct(ASGIOnAsyncio):
         self.wait_writable: Final[Callable[[], Awaitable[None]]] = raw["wait_writable"]
         self.unsent: Final[Callable[[], int]] = raw["unsent"]
         self.round_trip: Final[Callable[[], float | None]] = raw["round_trip"]
+        self.window_bits: Final[int] = raw.get(_WINDOW_BITS, 0)
 
     async def send(self, frames: Sequence[Frame]) -> None:
         await self.wait_writable()
@@ -236,13 +248,29 @@ class _Direct(ASGIOnAsyncio):
         super().abort()
 
 
+def _raw_of(scope: ASGIMessage) -> dict[str, Any] | None:
+    """Return what :class:`.WebSocketProtocol` offers, unless others share the socket.
+
+    Over HTTP/2 (RFC 8441) raw bytes or a reset would hit them.
+    """
+    raw: dict[str, Any] | None = (scope.get("extensions") or {}).get("wsbus")
+    return raw if str(scope.get("http_version", "1.1")).startswith("1") else None
+
+
+def agree(endpoint: Endpoint, scope: ASGIMessage) -> None:
+    """Agree with the client on compression, before the handshake is accepted."""
+    raw = _raw_of(scope)
+    if raw is not None and endpoint.deflate is not None:
+        from ._deflate import agreements  # needs what this server brings
+
+        raw[_WINDOW_BITS] = raw["agree_on"](agreements(endpoint))
+
+
 def transport(
     endpoint: Endpoint, scope: ASGIMessage, receive: ASGIReceive, send: ASGISend
 ) -> ASGITransport:
-    raw = (scope.get("extensions") or {}).get("wsbus")
-    # Over HTTP/2 (RFC 8441) others share the socket: raw bytes or a reset would hit them.
-    is_alone = str(scope.get("http_version", "1.1")).startswith("1")
-    if raw is not None and is_alone:
+    raw = _raw_of(scope)
+    if raw is not None:
         return _Direct(endpoint, receive, send, raw)
     try:
         return ASGIOnAsyncio(endpoint, receive, send)

@@ -8,9 +8,13 @@ from typing import Any, Final
 
 from anyio import Event, WouldBlock
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHeader
+from websockets.extensions.base import ServerExtensionFactory
 from websockets.protocol import State
 
 from ..core.errors import CloseCode, TransportClosed
+from ._deflate import window_bits
 from ._intake import FLOOD_SECONDS, SMALL_FRAGMENT, TOO_MANY, Intake
 from ._logs import ClientsAtDebug
 from ._rtt import round_trip
@@ -19,6 +23,7 @@ from ._uvicorn_http import answer_broken_handshake
 
 __all__ = ["WebSocketProtocol"]
 
+_EXTENSIONS: Final = "Sec-WebSocket-Extensions"
 _SHUTDOWN_SECONDS: Final = 5.0
 """Time for a peer to read the close frame at shutdown: `close_timeout`'s default."""
 
@@ -57,9 +62,11 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
     def handle_connect(self, event: Any) -> None:
         """Add the extension to the scope; the application starts in the next turn of the loop."""
         super().handle_connect(event)
+        offers = self.request.headers.get_all(_EXTENSIONS)
         self.request.headers.clear()  # The library's parser keeps the request.
         if self.response.status_code == 101:
             self.scope["extensions"]["wsbus"] = {
+                "agree_on": partial(self._agree_on, offers),
                 "end_within": self.end_within,
                 "write_now": self.write_now,
                 "wait_writable": self.wait_writable,
@@ -67,6 +74,24 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
                 "abort": self.abort,
                 "round_trip": partial(round_trip, self.transport),
             }
+
+    def _agree_on(self, offers: list[str], extensions: list[ServerExtensionFactory]) -> int:
+        """Agree on extensions in place of uvicorn's; before the handshake is accepted.
+
+        Returns:
+            The window for messages of the server; 0: they are not compressed.
+        """
+        headers, answer = Headers([(_EXTENSIONS, offer) for offer in offers]), self.response.headers
+        self.conn.available_extensions = extensions
+        try:
+            agreed, self.conn.extensions = self.conn.process_extensions(headers)
+        except InvalidHeader:
+            agreed, self.conn.extensions = None, []
+        if _EXTENSIONS in answer:
+            del answer[_EXTENSIONS]
+        if agreed is not None:
+            answer[_EXTENSIONS] = agreed
+        return window_bits(self.conn.extensions)
 
     @property
     def is_held(self) -> bool:

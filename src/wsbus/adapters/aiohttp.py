@@ -374,7 +374,7 @@ def _response(endpoint: Endpoint, admission: Admission) -> EndpointResponse:
         # Where wsbus does not close silent connections, the library's own keepalive does.
         heartbeat=_KEEPALIVE_SECONDS if endpoint.heartbeat.timeout is None else None,
         protocols=() if chosen is None else (chosen,),
-        compress=False,
+        compress=endpoint.deflate is not None,
         max_msg_size=endpoint.limits.max_message_bytes + 1,  # This one is refused itself.
     )
     if chosen is not None:

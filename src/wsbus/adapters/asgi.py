@@ -51,7 +51,7 @@ from ..core.permissions import Identity
 from ..endpoint import Endpoint, Refusal
 from ..server.host import BusHost
 from ..transport import NO_UPGRADE, Handshake, HeaderView
-from ._asgi import ASGIMessage, ASGIReceive, ASGISend, transport
+from ._asgi import ASGIMessage, ASGIReceive, ASGISend, agree, transport
 from ._asgi_drain import drain_app
 from ._asgi_http import chunks_of, respond_with, serve_http
 from ._endpoint import endpoint_of
@@ -248,6 +248,7 @@ async def converse(
             return
         if not is_accepted:
             accept: ASGIMessage = {"type": "websocket.accept"}
+            agree(endpoint, scope)
             if verdict.subprotocol is not None:
                 accept["subprotocol"] = verdict.subprotocol
             await send(accept)

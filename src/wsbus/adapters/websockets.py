@@ -39,12 +39,13 @@ from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, HeaderView, split_list
 from ..web import ASSETS, asset
+from ._deflate import agreements, window_bits
 from ._endpoint import endpoint_of
 from ._intake import SMALL_FRAGMENT, TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
 
-__all__ = ["ServerConnection", "handler", "serve", "web_routes"]
+__all__ = ["ServerConnection", "agreements", "handler", "serve", "web_routes"]
 
 _ProcessRequest: TypeAlias = Callable[
     [ws.ServerConnection, Request], Awaitable[Response | None] | Response | None
@@ -155,12 +156,13 @@ def _is_small(frame: LibraryFrame) -> bool:
 class _Transport:
     """Writes to the socket itself, past the library's send; see :class:`.WriteNow`."""
 
-    __slots__ = ("_connection", "_protocol", "_writer")
+    __slots__ = ("_connection", "_protocol", "_writer", "window_bits")
 
     def __init__(self, connection: ServerConnection) -> None:
         self._connection: Final = connection
         self._protocol: Final = connection.protocol
         self._writer: Final = make_writer(connection.transport)
+        self.window_bits: Final = window_bits(connection.protocol.extensions)
 
     async def receive(self) -> str | bytes:
         try:
@@ -243,6 +245,7 @@ async def _serve(
         "process_request": _admission_of(endpoint, options.pop("process_request", None)),
         "select_subprotocol": _subprotocol,
         "compression": None,
+        "extensions": agreements(endpoint),
         "max_size": endpoint.limits.max_message_bytes,
         "ping_interval": keepalive,
         "ping_timeout": keepalive,
@@ -286,7 +289,8 @@ def handler(endpoint: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitab
     """Return the handler for a ``websockets`` server of your own.
 
     The server must be started with ``create_connection=ServerConnection``, and should be with
-    ``compression=None`` and a ``max_size``; :func:`serve` sets all of this itself.
+    ``compression=None`` and a ``max_size``; :func:`serve` sets all of this itself. For an endpoint
+    with ``compression=``, pass ``extensions=agreements(endpoint)``.
     """
     return _handler(endpoint_of(endpoint))
 

@@ -7,21 +7,21 @@ from typing import Final
 
 from .pacing import MAX_JOIN_BYTES
 
-__all__ = ["Frame", "join_lines"]
+__all__ = ["Frame", "head_of", "join_lines"]
 
 
 class Frame:
     """One WebSocket message, encoded.
 
     It depends on the message and the protocol only, so that one object serves every connection.
-    Its two forms are made on first use and kept: text for ASGI, RFC 6455 bytes for transports
-    that write to the socket themselves.
+    What is made of it is made on first use and kept: text for ASGI, RFC 6455 bytes for transports
+    that write to the socket themselves, and compressed ones (:class:`.Deflate`).
 
     Args:
         payload: UTF-8 text, or bytes if ``is_text`` is false.
     """
 
-    __slots__ = ("_is_compact", "_text", "_wire", "is_text", "payload", "size")
+    __slots__ = ("_is_compact", "_text", "_wire", "is_text", "kept", "payload", "size")
 
     def __init__(self, payload: bytes, *, is_text: bool = True) -> None:
         self.payload: bytes = payload
@@ -29,6 +29,8 @@ class Frame:
         self.size: Final = len(payload)
         self._text: str | None = None
         self._wire: bytes | None = None
+        self.kept: tuple[object, bytes] | None = None
+        """Its bytes in another form, with that form; the last one that was asked for."""
         self._is_compact = False
 
     def compact(self) -> None:
@@ -53,18 +55,27 @@ class Frame:
         """The frame as a server writes it: FIN set, not masked (RFC 6455, section 5.2)."""
         wire = self._wire
         if wire is None:
-            opcode, size = (0x81 if self.is_text else 0x82), self.size
-            if size < 126:
-                head = bytes((opcode, size))
-            elif size < 65536:
-                head = bytes((opcode, 126)) + size.to_bytes(2)
-            else:
-                head = bytes((opcode, 127)) + size.to_bytes(8)
-            wire = self._wire = head + self.payload
+            wire = self._wire = head_of(self.size, is_text=self.is_text) + self.payload
         return wire
 
     def __repr__(self) -> str:
         return f"<Frame {'text' if self.is_text else 'binary'} {self.size} bytes>"
+
+
+def head_of(size: int, *, is_text: bool, flags: int = 0) -> bytes:
+    """Return what stands before a payload of so many bytes: FIN set, not masked.
+
+    Args:
+        size: Bytes of the payload.
+        is_text: Whether it is UTF-8 text.
+        flags: Bits of extensions, to be set in the first byte.
+    """
+    first = (0x81 if is_text else 0x82) | flags
+    if size < 126:
+        return bytes((first, size))
+    if size < 65536:
+        return bytes((first, 126)) + size.to_bytes(2)
+    return bytes((first, 127)) + size.to_bytes(8)
 
 
 def join_lines(frames: Iterable[Frame]) -> Iterator[Frame]:

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from .channels import Channel
 from .crowd import Crowd
 from .families import Families
+from .forms import Form
 from .frame import Frame
 from .member import Duty, Input, Member, Standing
 from .messages import Publication, Receipt
@@ -171,9 +172,9 @@ class Hub:
             self.table.touch(member)
 
     def _arrange(self, members: Collection[Member]) -> Audience:
-        parts: dict[tuple[WireProtocol | None, bool], list[Member]] = {}
+        parts: dict[tuple[WireProtocol | None, Form], list[Member]] = {}
         for member in members:
-            parts.setdefault((member.protocol, member.writes_bytes), []).append(member)
+            parts.setdefault((member.protocol, member.form), []).append(member)
         return Audience(tuple([self._intern(tuple(part)) for part in parts.values()]))
 
     def _narrow(self, channel: Channel, audience: Audience) -> Audience:

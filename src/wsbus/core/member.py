@@ -55,6 +55,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum, IntEnum, auto
 from typing import Final
 
+from .forms import BYTES, FRAMES, Form
 from .outlet import Outlet, Owed
 from .overflow import Offer, Overflow
 from .permissions import Grants
@@ -160,12 +161,13 @@ class Member:
             needs one. Most never do.
         overflow: The overflow policy of channels whose family has none.
         outlet: Where what it owes goes.
-        writes_bytes: Whether the outlet takes RFC 6455 bytes; such members share joined writes.
+        form: The form in which the outlet takes frames; members of one form share joined writes.
     """
 
     __slots__ = (
         "_shares_queue",
         "controls",
+        "form",
         "grants",
         "outlet",
         "overflow",
@@ -173,7 +175,6 @@ class Member:
         "queue",
         "sent",
         "standing",
-        "writes_bytes",
     )
 
     def __init__(
@@ -183,7 +184,7 @@ class Member:
         outlet: Outlet,
         *,
         overflow: Overflow = Overflow.DROP_OLDEST,
-        writes_bytes: bool = True,
+        form: Form = BYTES,
         shares_queue: bool = False,
     ) -> None:
         self.protocol: Final = protocol
@@ -191,7 +192,7 @@ class Member:
         self.overflow: Final = overflow
         self.outlet: Final = outlet
         # Members that are QUEUED make one group, whatever their outlets could take.
-        self.writes_bytes: Final = writes_bytes and protocol is not None
+        self.form: Final = FRAMES if protocol is None else form
         self.standing: Standing = Standing.QUEUED if protocol is None else Standing.READY
         """Written by :meth:`step` alone; an attribute because the flush reads it for each."""
         self.grants: Grants | None = None

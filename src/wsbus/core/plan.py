@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from .crowd import Crowd
 from .families import Family
+from .forms import BYTES, Form
 from .frame import Frame, join_lines
 from .member import Member
 from .messages import Publication
@@ -38,7 +39,7 @@ class Write(NamedTuple):
     """Members that owe the same frames, in this order."""
 
     members: Collection[Member]
-    writes_bytes: bool
+    form: Form
     owed: Sequence[Owed]
 
 
@@ -55,7 +56,7 @@ class Plan(NamedTuple):
 class Group:
     """Members of one audience that take the same bytes; it never changes."""
 
-    __slots__ = ("__weakref__", "_edited", "members", "protocol", "writes_bytes")
+    __slots__ = ("__weakref__", "_edited", "form", "members", "protocol")
 
     def __init__(self, members: Crowd[Member]) -> None:
         self.members: Final = members
@@ -63,7 +64,7 @@ class Group:
         first = next(iter(members))
         self.protocol: Final = first.protocol
         """None: members that are QUEUED; nothing is written to them."""
-        self.writes_bytes: Final[bool] = first.writes_bytes
+        self.form: Final = first.form
         self._edited: WeakValueDictionary[tuple[Members, Members], Group] | None = None
 
     def edited(self, come: Members, gone: Members) -> Group | None:
@@ -123,10 +124,10 @@ class Audience(Collection[Member]):
         Members that are there already, or are not there, change nothing.
         """
         come = [member for member in come if member not in self]
-        kinds = {(group.protocol, group.writes_bytes): group for group in self.groups}
-        parts: dict[tuple[WireProtocol | None, bool], list[Member]] = {}
+        kinds = {(group.protocol, group.form): group for group in self.groups}
+        parts: dict[tuple[WireProtocol | None, Form], list[Member]] = {}
         for member in come:
-            parts.setdefault((member.protocol, member.writes_bytes), []).append(member)
+            parts.setdefault((member.protocol, member.form), []).append(member)
         groups: list[Group | None] = []
         for kind, group in kinds.items():
             more = tuple(parts.pop(kind, ()))
@@ -190,9 +191,7 @@ def _uniform_writes(log: Log) -> list[Write]:
             return []
         entries.append(entry)
     return [
-        Write(
-            group.members, group.writes_bytes, [entry.owed_in(group.protocol) for entry in entries]
-        )
+        Write(group.members, group.form, [entry.owed_in(group.protocol) for entry in entries])
         for group in groups or ()
         if group.protocol is not None
     ]
@@ -215,9 +214,9 @@ def _mixed_writes(log: Log) -> list[Write]:
                     owed.setdefault(member, []).append(item)
     alike: dict[tuple[object, ...], Write] = {}
     for member, items in owed.items():
-        write = alike.get(key := (member.writes_bytes, *map(id, items)))
+        write = alike.get(key := (member.form, *map(id, items)))
         if write is None:
-            alike[key] = Write([member], member.writes_bytes, items)
+            alike[key] = Write([member], member.form, items)
         else:
             write.members.append(member)  # type: ignore[attr-defined]  # a list, made just above
     return list(alike.values())
@@ -241,22 +240,29 @@ def join(owed: Iterable[Owed], protocol: WireProtocol | None) -> list[Frame]:
 
 
 def joined_writes(
-    owed: Sequence[Owed], protocol: WireProtocol | None
+    owed: Sequence[Owed], protocol: WireProtocol | None, form: Form = BYTES
 ) -> Iterator[tuple[bytes, Sequence[Owed]]]:
-    """Join what is owed into writes of at most 64 KiB, each with what it holds."""
+    """Join what is owed into writes of at most 64 KiB, each with what it holds.
+
+    Args:
+        owed: What is owed.
+        protocol: The dialect, which says whether messages may share a frame; None: they may not.
+        form: Makes the bytes.
+    """
+    wire = form.wire
     if len(owed) == 1 and (frame := owed[0].frame) is not None:  # As a rule, if turns are short.
-        yield frame.wire, owed
+        yield wire(frame), owed
         return
     size = sum([item.size for item in owed])
     if size <= MAX_JOIN_BYTES:
-        yield b"".join([frame.wire for frame in join(owed, protocol)]), owed
+        yield b"".join([wire(frame) for frame in join(owed, protocol)]), owed
         return
     part: list[Owed] = []
     size = 0
     for item in owed:
         if part and size + item.size > MAX_JOIN_BYTES:
-            yield from joined_writes(part, protocol)
+            yield from joined_writes(part, protocol, form)
             part, size = [], 0
         part.append(item)
         size += item.size
-    yield b"".join([frame.wire for frame in join(part, protocol)]), part
+    yield b"".join([wire(frame) for frame in join(part, protocol)]), part

@@ -191,7 +191,7 @@ class Flusher:
 
     def _carry_out(self, plan: Plan) -> None:
         for write in plan.writes:
-            if write.writes_bytes:
+            if write.form.writes_bytes:
                 self._write(write)
             else:
                 self._hand_over(write)
@@ -202,19 +202,22 @@ class Flusher:
 
     def send(self, member: Member, frame: Frame) -> None:
         """Write a control frame: now if nothing is owed to anybody, else in its turn."""
-        is_free = member.standing is _READY and member.writes_bytes
+        is_free = member.standing is _READY and member.form.writes_bytes
         if self._hub.owed or self._is_flushing or not is_free:
             self._hub.send(member, frame)
             self.soon()
             return
         try:
-            member.write_control(frame.wire)
+            member.write_control(member.form.wire(frame))
         except Exception as exc:  # noqa: BLE001  # one member's failure is no other's
             self._not_written(member, (Owed(frame, None),), exc)
 
     def _write(self, write: Write) -> None:
-        members, _, owed = write
-        chunks = list(joined_writes(owed, next(iter(members)).protocol))
+        members, form, owed = write
+        protocol = next(iter(members)).protocol
+        if form.keeps and len(members) == 1:
+            protocol = None
+        chunks = list(joined_writes(owed, protocol, form))
         for done, (wire, items) in enumerate(chunks):
             failed = Member.write_each(members, wire, *count(items))
             if failed:
@@ -285,7 +288,8 @@ class Flusher:
             self._rest(member)
 
     async def _send(self, member: Member, owed: Sequence[Owed]) -> None:
-        await member.outlet.send(join(owed, member.protocol))
+        protocol = None if member.form.keeps else member.protocol
+        await member.outlet.send(join(owed, protocol))
         member.outlet.progress(self._clock().monotonic)
         self._tell_progress()
 

@@ -47,7 +47,8 @@ def new_outlet(
     services: Services, endpoint: Endpoint, transport: Transport, owner: OutletOwner
 ) -> SocketOutlet:
     """Return where what a connection is owed goes."""
-    return SocketOutlet(transport, owner, endpoint.limits.write_deadline, services.flusher.log)
+    deadline, log = endpoint.limits.write_deadline, services.flusher.log
+    return SocketOutlet(transport, owner, deadline, log, endpoint.deflate)
 
 
 def new_member(endpoint: Endpoint, admission: Admission, outlet: SocketOutlet) -> Member:
@@ -57,7 +58,7 @@ def new_member(endpoint: Endpoint, admission: Admission, outlet: SocketOutlet) -
         endpoint.empty_queue,
         outlet,
         overflow=endpoint.overflow,
-        writes_bytes=outlet.direct is not None,
+        form=outlet.form,
         shares_queue=True,
     )
 

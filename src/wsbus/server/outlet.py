@@ -10,6 +10,7 @@ from anyio import Event
 
 from .._log import BoundedLog
 from ..core.errors import TransportClosed
+from ..core.forms import BYTES, FRAMES, WINDOW_BITS, Deflate, Form
 from ..core.frame import Frame
 from ..core.outlet import Outlet, Owed
 from ..core.pacing import CATCH_UP_SECONDS
@@ -45,6 +46,7 @@ class SocketOutlet(Outlet):
         transport: Where to write.
         owner: Gets the findings.
         write_deadline: Seconds for which the transport may take nothing before it is given up.
+        deflate: Compresses, if the transport may be written so; None: it does not.
         log: Takes what operators have to know.
     """
 
@@ -62,6 +64,7 @@ class SocketOutlet(Outlet):
         "_unsent",
         "_write_deadline",
         "direct",
+        "form",
         "transport",
         "write_now",
     )
@@ -70,13 +73,19 @@ class SocketOutlet(Outlet):
     """The transport's own, so that a delivery costs one call; only if it is :attr:`direct`."""
 
     def __init__(
-        self, transport: Transport, owner: OutletOwner, write_deadline: float, log: BoundedLog
+        self,
+        transport: Transport,
+        owner: OutletOwner,
+        write_deadline: float,
+        log: BoundedLog,
+        deflate: Deflate | None = None,
     ) -> None:
         self.transport: Final = transport
         self.direct: Final = transport if isinstance(transport, WriteNow) else None
         """The transport, if it can write without waiting."""
         if self.direct is not None:
             self.write_now = self.direct.write_now
+        self.form: Final = _form_of(self.direct, deflate)
         self._owner: Final = owner
         self._write_deadline: Final = write_deadline
         self._log: Final = log
@@ -117,7 +126,7 @@ class SocketOutlet(Outlet):
         return self._write(self.direct, frames)
 
     async def _write(self, direct: WriteNow, frames: Sequence[Frame]) -> None:
-        direct.write_now(b"".join([frame.wire for frame in frames]))
+        direct.write_now(b"".join(map(self.form.wire, frames)))
 
     # --- progress ----------------------------------------------------------------------------
 
@@ -249,3 +258,13 @@ class SocketOutlet(Outlet):
         has_lost = queue.lost_ever or len(queue)
         level = logging.WARNING if has_lost else logging.INFO
         self._log.log(level, words, self._owner.describe(), *args)
+
+
+def _form_of(direct: WriteNow | None, deflate: Deflate | None) -> Form:
+    if direct is None:
+        return FRAMES
+    if deflate is None:
+        return BYTES
+    # A client that wants a smaller window gets what is not compressed, as it may.
+    is_agreed = getattr(direct, "window_bits", 0) == WINDOW_BITS
+    return deflate if is_agreed else BYTES

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.core.machines.naive_queue import Item, NaiveQueue
 from wsbus.core.channels import Channel, parse_channel
 from wsbus.core.families import Families
+from wsbus.core.forms import BYTES, FRAMES, Compression, Deflate, Form
 from wsbus.core.frame import Frame
 from wsbus.core.hub import Hub
 from wsbus.core.instant import Instant
@@ -26,6 +27,7 @@ from wsbus.core.queue import MessageQueue
 CHANNELS: Final = [parse_channel(name) for name in ("a", "b", "a.x", "a.y")]
 PATTERNS: Final = [parse_pattern(text) for text in ("a", "b", "a.x", "*", "a.*", "a.+", "+.x")]
 FAMILIES: Final = ["a", "a.+", "+.x", "*"]
+FORMS: Final[list[Form]] = [BYTES, FRAMES, Deflate(Compression(minimum=0))]
 """The most specific first."""
 MANY: Final = [parse_channel(f"m.{n}") for n in range(17)]
 DENIES: Final = [[], ["a.*"], ["a.x", "b"], ["*"]]
@@ -148,7 +150,7 @@ class HubMachine(RuleBasedStateMachine):
             self.bounds = (3, 60)
         self.shared = MessageQueue[Owed](*self.bounds)
         for n in range(4):
-            self.add(n % 2, writes_bytes=n < 3, shares_queue=n > 0)
+            self.add(n % 2, form=FORMS[n % 3], shares_queue=n > 0)
             self.join(n, PATTERNS[3])
 
     def label(self, pad: int = 0) -> bytes:
@@ -166,17 +168,17 @@ class HubMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.models) < 8)
     @rule(
         speaks=st.integers(0, 1) | st.none(),
-        writes_bytes=st.booleans(),
+        form=st.sampled_from(FORMS),
         shares_queue=st.booleans(),
     )
-    def add(self, speaks: int | None, *, writes_bytes: bool, shares_queue: bool) -> None:
+    def add(self, speaks: int | None, *, form: Form, shares_queue: bool) -> None:
         dialect = None if speaks is None else self.dialects[speaks]
         member = Member(
             dialect,
             self.shared if shares_queue else MessageQueue(*self.bounds),
             Nowhere(),
             overflow=list(Overflow)[len(self.models) % 4],
-            writes_bytes=writes_bytes,
+            form=form,
             shares_queue=shares_queue,
         )
         self.hub.attach(member)
@@ -331,7 +333,7 @@ class HubMachine(RuleBasedStateMachine):
         by_member = {model.member: model for model in self.models}
         # Interned or not: who owes the same shares a write, and nobody else does.
         kinds = {
-            (m.dialect and m.dialect.name, m.member.writes_bytes, tuple(m.logged))
+            (m.dialect and m.dialect.name, m.member.form, tuple(m.logged))
             for m in self.models
             if m.logged
         }
@@ -349,11 +351,11 @@ class HubMachine(RuleBasedStateMachine):
                 if member.standing is not Standing.READY:
                     continue
                 assert payloads == [item.payload for item, _ in model.pending]
-                if model in blocking and write.writes_bytes:
+                if model in blocking and write.form.writes_bytes:
                     self.hub.block(member, write.owed)
                     self.move(model, "BLOCKED")
                     continue
-                if not write.writes_bytes:
+                if not write.form.writes_bytes:
                     self.hub.lend([member])
                     model.standing = "LENT"
                 member.count_lent(model.publications(), 0)
