@@ -22,7 +22,7 @@ bus = Bus()
 bus.family("kept.*", history=History(size=300))
 bus.family("chat.*", history=History(size=300))
 grants = Grants.of(subscribe=["*"], publish=["*"], command=["*"], history=["*"])
-endpoint = bus.endpoint(anonymous=grants)
+endpoint = bus.endpoint(anonymous=grants, compression=True)
 
 
 @bus.command("double")

@@ -90,6 +90,31 @@ def test_a_page_listens_and_asks(page: Page, complaints: list[str]) -> None:
     assert complaints == []
 
 
+def test_a_page_reads_what_is_compressed(page: Page, complaints: list[str]) -> None:
+    """Chromium agrees on permessage-deflate, and inflates what the server compressed for all."""
+    found = page.evaluate(
+        """async () => {
+          const socket = new WebSocket("/ws");
+          await new Promise((opened) => socket.addEventListener("open", opened));
+          const texts = [];
+          const heard = new Promise((done) => socket.addEventListener("message", ({ data }) => {
+            texts.push(...data.split("\\n").map(JSON.parse).filter((m) => m.type === "event"));
+            if (texts.length === 3) done();
+          }));
+          socket.send(JSON.stringify({ type: "subscribe", channels: ["long.*"] }));
+          for (const n of [1, 2, 3])
+            socket.send(JSON.stringify(
+              { type: "publish", channel: `long.${n}`, data: { n, text: "ab".repeat(999) } }));
+          await heard;
+          return [socket.extensions, texts.map(({ data }) => [data.n, data.text.length])];
+        }"""
+    )
+
+    assert found[0].startswith("permessage-deflate")
+    assert found[1] == [[1, 1998], [2, 1998], [3, 1998]]
+    assert complaints == []
+
+
 def test_a_page_misses_nothing_while_its_connection_is_cut(
     page: Page, complaints: list[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What is agreed on with clients about permessage-deflate, for adapters built on `websockets`."""
+"""The agreements with clients about permessage-deflate, for adapters built on `websockets`."""
 
 from __future__ import annotations
 

@@ -58,8 +58,9 @@ __all__ = [
 def uvicorn_options(endpoint: Bus | Endpoint) -> dict[str, Any]:
     """Return the options for ``uvicorn.run`` or ``uvicorn.Config`` that suit an endpoint.
 
-    Messages are bounded before they are in memory. There is no compression, which costs memory and
-    time per connection. uvicorn's own keepalive (20 s) is on where wsbus does not close silent
+    Messages are bounded before they are in memory. uvicorn does not compress, which costs memory
+    and time per connection; an endpoint with ``compression=`` does. uvicorn's own keepalive (20 s)
+    is on where wsbus does not close silent
     connections. A socket that sends no complete request is freed after 10 s
     (:data:`HTTPProtocol`). There is no access log, which would hold the tokens of query strings.
     The shutdown does not wait without end for a peer that does not read. The protocol class is
