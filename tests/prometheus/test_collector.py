@@ -183,10 +183,10 @@ async def test_a_drained_bus_is_up_and_not_ready() -> None:
 
 async def test_other_threads_may_ask() -> None:
     """The event loop gives them the counters, as ``start_http_server`` needs it."""
-    async with Bus() as bus:
+    async with Bus(broker=MemoryBroker()) as bus:
         await bus.publish("a", 1)
         seen = await to_thread.run_sync(scraped, registered(bus))
-    assert seen["wsbus_publications_total"] == 1
+    assert (seen["wsbus_publications_total"], seen["wsbus_broker_nodes"]) == (1, 1)
 
 
 async def test_a_blocked_event_loop_fails_the_scrape() -> None:

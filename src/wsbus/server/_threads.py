@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
+from anyio import current_time
+
 from ..core.errors import NotStarted, UsageError
 
-__all__ = ["LoopCall"]
+__all__ = ["LoopCall", "loop_clock"]
 
 logger: Final = logging.getLogger("wsbus.bus")
 
@@ -73,3 +76,14 @@ class LoopCall(Generic[T]):
             if not self._is_awaited:
                 logger.warning("a publication of another thread was dropped: %s", exc)
         self._done.set()
+
+
+def loop_clock() -> Callable[[], float]:
+    """Return what reads the time of this event loop, in a :class:`LoopCall`, too.
+
+    On asyncio such a call belongs to no task, and then anyio does not know the event loop.
+    """
+    try:
+        return asyncio.get_running_loop().time
+    except RuntimeError:  # The running loop is not asyncio's.
+        return current_time

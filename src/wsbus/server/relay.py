@@ -34,6 +34,7 @@ from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import ALL_NODES, Cover, Feed, feed_of, is_prefix, is_within
 from ..core.instant import Instant
 from ..core.patterns import Pattern
+from ._threads import loop_clock
 from .directory import PROBE_SECONDS, Directory, Node, own_beacon
 from .inbox import Inbox
 from .outgoing import Outgoing
@@ -154,13 +155,13 @@ class Relay:
         self._progress = Event()  # What is followed has changed.
         self._attempted: Final = Event()
         self._log: Final = BoundedLog(logger, a_minute=3)
-        self._is_up = False
+        self._is_up, self._beacons = False, 0
         self._echo = Event()
-        self._beacons = 0
         self._round_trip: float | None = None
         self._directory: Final = Directory(node)
         self._losses = self._gaps = 0
-        self._since = current_time()  # When the link came, or went.
+        self._time: Final = loop_clock()
+        self._since = self._time()  # When the link came, or went.
         self._failure: str | None = None
 
     # --- life --------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ class Relay:
         self._followed.update(followed)
         self.outgoing.open(link)
         self._is_up = True
-        self._since, self._failure = current_time(), None
+        self._since, self._failure = self._time(), None
         if self._attempted.is_set():
             is_complete = is_complete and not self.inbox.has_overflowed
             self._gaps += 1
@@ -233,7 +234,7 @@ class Relay:
             exc = exc.exceptions[0]
         if self._is_up:
             self._losses += 1
-            self._since = current_time()
+            self._since = self._time()
         self._failure = str(exc) or type(exc).__name__
         is_known = isinstance(exc, BrokerUnavailable | OSError)
         self._log.error(
@@ -311,7 +312,7 @@ class Relay:
 
     def nodes(self) -> list[Node]:
         """Return the nodes that are there, as far as their beacons tell; this one is the first."""
-        return self._directory.nodes(self._beacon(), current_time())
+        return self._directory.nodes(self._beacon(), self._time())
 
     async def _probe(self, link: Link) -> None:
         """Send a beacon, see it come back, and again; report what could not be read meanwhile.
@@ -369,11 +370,10 @@ class Relay:
 
     def statistics(self) -> LinkStatistics:
         """Return the counters of the link."""
-        inbox, outgoing = self.inbox, self.outgoing
         return LinkStatistics(
             address=self._broker.address,
             is_up=self._is_up,
-            seconds=current_time() - self._since,
+            seconds=self._time() - self._since,
             failure=self._failure,
             node=self._node,
             nodes=len(self.nodes()),
@@ -381,15 +381,15 @@ class Relay:
             losses=self._losses,
             gaps=self._gaps,
             round_trip=self._round_trip,
-            lag=inbox.lag,
-            turns=outgoing.turns,
-            sent=outgoing.items,
-            unconfirmed=outgoing.unconfirmed,
-            received=inbox.items,
-            envelopes=inbox.envelopes,
-            copies=inbox.copies,
-            late=inbox.late,
-            unreadable=inbox.unreadable,
+            lag=self.inbox.lag,
+            turns=self.outgoing.turns,
+            sent=self.outgoing.items,
+            unconfirmed=self.outgoing.unconfirmed,
+            received=self.inbox.items,
+            envelopes=self.inbox.envelopes,
+            copies=self.inbox.copies,
+            late=self.inbox.late,
+            unreadable=self.inbox.unreadable,
         )
 
     def feeds(self, most: int) -> list[Feed]:
