@@ -266,11 +266,12 @@ def test_a_chart_has_a_gap_where_nothing_was_known(page: Page) -> None:
       const traffic = new Traffic(), spark = new Spark();
       const totals = { messages_received: 0, publications: 0, sent: 0, dropped: 0, refused: 0,
         failures: 0, connections: 1, connections_ever: 1, queued: 0, queued_bytes: 0 };
-      const sample = (at, clock, publications) => traffic.add(
-        { at, clock, cpu: 0, lag: 0, totals: { ...totals, publications } });
-      for (let i = 0; i < 10; i += 1) sample(i, 100 + i, 10 * i);
-      for (let i = 30; i < 40; i += 1) sample(i, 100 + i, 10 * i); // 20 s without a sample.
-      for (let i = 50; i < 60; i += 1) sample(i, i - 50, 10 * (i - 50)); // Another process.
+      const sample = (node, at, publications) => traffic.add(
+        { node, at, clock: 100 + at, cpu: 0, lag: 0, totals: { ...totals, publications } });
+      for (let i = 0; i < 10; i += 1) sample("a", i, 10 * i);
+      for (let i = 30; i < 40; i += 1) sample("a", i, 10 * i); // 20 s without a sample.
+      // Another process, which has published more already.
+      for (let i = 42; i < 52; i += 1) sample("b", i, 10_000 + 10 * i);
       spark.draw(traffic.points, (point) => point.published, 5);
       const known = traffic.points.filter(Boolean);
       return { rates: [...new Set(known.map((point) => point.published))], known: known.length,
@@ -285,8 +286,8 @@ def test_a_chart_has_a_gap_where_nothing_was_known(page: Page) -> None:
     ]
 
     assert (drawn["rates"], drawn["known"]) == ([10], 27)  # Two samples make a rate.
-    # Of the last 60 s: seconds 1 to 9, 31 to 39, and 51 to 59 at the right edge.
-    assert edges == pytest.approx([x * 100 / 60 for x in (2, 10, 32, 40, 52, 60)], abs=0.02)
+    # Of the last 60 s: seconds 1 to 9, 31 to 39, and 43 to 51 at the right edge.
+    assert edges == pytest.approx([x * 100 / 60 for x in (10, 18, 40, 48, 52, 60)], abs=0.02)
 
 
 def test_connections_stand_slowest_first(page: Page) -> None:

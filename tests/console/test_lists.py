@@ -217,11 +217,14 @@ async def ended(operator: Operator, many: int) -> list[dict[str, Any]]:
 
 
 async def test_the_process_is_named() -> None:
-    """A sample says which process it is of: version, id, host, age and memory."""
+    """A sample says which process and which run of the bus it is of."""
     bus = Bus()
     async with bus, operators(Console(bus, token=TOKEN)) as sign_in:
-        process = (await (await sign_in()).see())["process"]
+        sample = await (await sign_in()).see()
+        node = host_of(bus).services.post.node
+    process = sample["process"]
 
+    assert sample["node"] == node
     assert (process["wsbus"], process["pid"]) == (__version__, os.getpid())
     assert (process["python"], process["host"]) == (platform.python_version(), gethostname())
     assert 0 < process["seconds"] < 24 * 3600

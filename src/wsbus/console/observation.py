@@ -260,6 +260,7 @@ class Observation:
                 sample = Sample(
                     at=instant.wall,
                     clock=instant.monotonic,
+                    node=self._services.post.node,
                     totals=totals,
                     process=process,
                     consoles=len(self._watching),

@@ -156,6 +156,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds since the epoch."""
     clock: float
     """Monotonic seconds: rates are differences over these."""
+    node: str
+    """This run of the bus: the totals start anew with another one."""
     totals: BusStatistics
     process: ProcessInfo
     consoles: int

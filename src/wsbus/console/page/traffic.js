@@ -21,15 +21,14 @@ export class Traffic {
 
   /** Take a sample; the rates since the one before, or null if there is none to go by. */
   add(sample) {
-    const { clock, totals, cpu, lag } = sample;
-    const before = this.#before;
+    const { clock, node, totals, cpu, lag } = sample;
+    // Counters of another run of the bus start anew, and may be beyond those of the one before.
+    const before = this.#before?.node === node ? this.#before : null;
     const elapsed = before ? clock - before.clock : 0;
     // Samples that follow at once, because something else is looked at, say little about rates.
-    if (before && elapsed >= 0 && elapsed < 0.6) return this.points.at(-1) ?? null;
+    if (before && elapsed < 0.6) return this.points.at(-1) ?? null;
     this.#before = sample;
-    const isAnew = !before || elapsed < 0 || totals.publications < before.totals.publications ||
-      totals.connections_ever < before.totals.connections_ever;
-    if (isAnew || elapsed > LONGEST_GAP) {
+    if (!before || elapsed > LONGEST_GAP) {
       if (this.points.length) this.points.push(null); // The line breaks here.
       if (this.points.length > MOST_POINTS) this.points.shift();
       return null;
