@@ -16,22 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from ssl import SSLContext
 from typing import Any, Final, Self, TypeVar, overload
 
 from ..core.client.retry import Retry
 from ..core.errors import UsageError
-from ..core.events import EventPage, Position
+from ..core.events import Position
 from ..core.families import Compact
-from ..core.messages import Receipt, Status
 from ..core.overflow import Overflow
-from ..core.presence import Roster
-from .client import Client
 from .connecting import Connecting
 from .connecting import connect as connect_async
 from .driver import OnChange, TokenIn
 from .portal import Portal
+from .sync_calls import SyncCaller
 from .sync_events import SyncEvents
 from .sync_streams import SyncClientStream
 from .tokens import TokenSource
@@ -104,14 +101,14 @@ def connect(
     )
 
 
-class SyncClient:
+class SyncClient(SyncCaller):
     """A client of one server, across reconnects; made by :func:`wsbus.client.sync.connect`."""
 
     def __init__(self, connecting: Connecting) -> None:
-        self._portal: Final = Portal()
+        portal = Portal()
         with ExitStack() as stack:
-            stack.callback(self._portal.close)
-            self._client: Final[Client] = stack.enter_context(self._portal.enter(connecting))
+            stack.callback(portal.close)
+            super().__init__(portal, stack.enter_context(portal.enter(connecting)))
             self._stack: Final = stack.pop_all()
 
     def __repr__(self) -> str:
@@ -227,170 +224,12 @@ class SyncClient:
         )
         return SyncEvents(self._portal, events, wait)
 
-    @overload
-    def command(
-        self,
-        action: str,
-        params: object = None,
-        *,
-        timeout: float = 30.0,
-        idempotent: bool = False,
-    ) -> Any: ...
-
-    @overload
-    def command(
-        self,
-        action: str,
-        params: object = None,
-        *,
-        returns: type[T],
-        timeout: float = 30.0,
-        idempotent: bool = False,
-    ) -> T: ...
-
-    @overload
-    def command(  # What is no class: a union, say.
-        self,
-        action: str,
-        params: object = None,
-        *,
-        returns: object,
-        timeout: float = 30.0,
-        idempotent: bool = False,
-    ) -> Any: ...
-
-    def command(
-        self,
-        action: str,
-        params: object = None,
-        *,
-        returns: Any = Any,
-        timeout: float = 30.0,
-        idempotent: bool = False,
-    ) -> Any:
-        """Call a command, and return its result; see :meth:`.Caller.command`.
-
-        Raises:
-            WsbusError: As :meth:`.Caller.command`.
-        """
-        return self._portal.run(
-            partial(
-                self._client.command,
-                action,
-                params,
-                returns=returns,
-                timeout=timeout,
-                idempotent=idempotent,
-            )
-        )
-
-    def publish(
-        self,
-        channel: str,
-        data: object,
-        *,
-        event: str = "message",
-        idempotency_key: str | None = None,
-        timeout: float = 30.0,
-    ) -> Receipt:
-        """Publish; return how many receivers it has; see :meth:`.Caller.publish`.
-
-        Raises:
-            WsbusError: As :meth:`.Caller.publish`.
-        """
-        publish = partial(
-            self._client.publish,
-            channel,
-            data,
-            event=event,
-            idempotency_key=idempotency_key,
-            timeout=timeout,
-        )
-        return self._portal.run(publish)
-
-    @overload
-    def history(
-        self,
-        channel: str,
-        *,
-        limit: int = 50,
-        before: Position | None = None,
-        after: Position | None = None,
-        timeout: float = 30.0,
-    ) -> EventPage[Any]: ...
-
-    @overload
-    def history(
-        self,
-        channel: str,
-        payload: type[T],
-        *,
-        limit: int = 50,
-        before: Position | None = None,
-        after: Position | None = None,
-        timeout: float = 30.0,
-    ) -> EventPage[T]: ...
-
-    @overload
-    def history(  # What is no class: a union, say.
-        self,
-        channel: str,
-        payload: object,
-        *,
-        limit: int = 50,
-        before: Position | None = None,
-        after: Position | None = None,
-        timeout: float = 30.0,
-    ) -> EventPage[Any]: ...
-
-    def history(
-        self,
-        channel: str,
-        payload: Any = Any,
-        *,
-        limit: int = 50,
-        before: Position | None = None,
-        after: Position | None = None,
-        timeout: float = 30.0,
-    ) -> EventPage[Any]:
-        """Return what a channel keeps; see :meth:`.Caller.history`.
-
-        Raises:
-            WsbusError: As :meth:`.Caller.history`.
-        """
-        history = partial(
-            self._client.history,
-            channel,
-            payload,
-            limit=limit,
-            before=before,
-            after=after,
-            timeout=timeout,
-        )
-        return self._portal.run(history)
-
-    def presence(self, channel: str, *, timeout: float = 30.0) -> Roster:
-        """Return the connections on a channel; see :meth:`.Caller.presence`.
-
-        Raises:
-            WsbusError: As :meth:`.Caller.presence`.
-        """
-        return self._portal.run(partial(self._client.presence, channel, timeout=timeout))
-
     def stream(
         self, channel: str, *, compact: Compact | None = None, timeout: float = 30.0
     ) -> SyncClientStream:
         """Return the parts of a stream: use it in a ``with`` block; see :meth:`.Client.stream`."""
         stream = self._client.stream(channel, compact=compact, timeout=timeout)
         return SyncClientStream(self._portal, stream)
-
-    def status(self, *, timeout: float = 30.0) -> Status:
-        """Return what the server knows about this connection; see :meth:`.Caller.status`.
-
-        Raises:
-            WsbusError: As :meth:`.Caller.status`.
-        """
-        return self._portal.run(partial(self._client.status, timeout=timeout))
 
     def close(self) -> None:
         """Close the client: iterators end, requests fail, its thread ends. Idempotent."""
