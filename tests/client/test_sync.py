@@ -146,3 +146,20 @@ def test_a_forked_child_is_refused(server: Server) -> None:
                 os._exit(0 if "forked" in str(exc) else 1)
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_it_watches_presence(server: Server) -> None:
+    """First all that are there, then each join and leave; it ends with its block."""
+    with connect(server.url, token="ada") as client, connect(server.url, token="bob") as other:
+        with pytest.raises(CommandError, match="NO_PRESENCE"), client.watch_presence("a.b"):
+            pass
+        with client.watch_presence("here.a") as watch:
+            assert watch.get(timeout=5).members == ()
+            with pytest.raises(TimeoutError):
+                watch.get(timeout=0)
+            with other.subscribe("here.a"):
+                change = next(watch)
+                assert [each.subject for each in change.joined] == ["bob"]
+                assert watch.roster.members == change.members
+            assert [each.subject for each in watch.get(timeout=5).left] == ["bob"]
+        assert list(watch) == []

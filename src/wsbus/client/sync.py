@@ -31,9 +31,10 @@ from .portal import Portal
 from .sync_calls import SyncCaller
 from .sync_events import SyncEvents
 from .sync_streams import SyncClientStream
+from .sync_watches import SyncPresenceWatch
 from .tokens import TokenSource
 
-__all__ = ["SyncClient", "SyncClientStream", "SyncEvents", "connect"]
+__all__ = ["SyncClient", "SyncClientStream", "SyncEvents", "SyncPresenceWatch", "connect"]
 
 T = TypeVar("T")
 _RETRY: Final = Retry()
@@ -230,6 +231,19 @@ class SyncClient(SyncCaller):
         """Return the parts of a stream: use it in a ``with`` block; see :meth:`.Client.stream`."""
         stream = self._client.stream(channel, compact=compact, timeout=timeout)
         return SyncClientStream(self._portal, stream)
+
+    def watch_presence(self, channel: str, *, timeout: float = 30.0) -> SyncPresenceWatch:
+        """Return a watch of the connections on a channel: use it in a ``with`` block, and iterate.
+
+        Args:
+            channel: A channel with presence; no wildcards.
+            timeout: Seconds for the server to answer; see :meth:`.Client.watch_presence`.
+
+        Raises:
+            UsageError: The dialect cannot ask for it, or the channel or the timeout is invalid.
+        """
+        watch = self._client.watch_presence(channel, timeout=timeout)
+        return SyncPresenceWatch(self._portal, watch)
 
     def close(self) -> None:
         """Close the client: iterators end, requests fail, its thread ends. Idempotent."""
