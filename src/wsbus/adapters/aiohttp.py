@@ -42,6 +42,7 @@ from ..web.pages import AssetResponse, MountedPage
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
 from ._aiohttp_drain import add_drain_route
 from ._aiohttp_http import serve_request
+from ._aiohttp_probes import add_probe_routes
 from ._endpoint import endpoint_of
 from ._http import METHODS, is_spoken
 from ._logs import is_redacted, redact
@@ -51,6 +52,7 @@ __all__ = [
     "AccessLogger",
     "add_console_routes",
     "add_drain_route",
+    "add_probe_routes",
     "add_publish_route",
     "add_status_routes",
     "add_web_routes",

@@ -29,15 +29,7 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any, Final
@@ -54,13 +46,23 @@ from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import ASGIMessage, ASGIReceive, ASGISend, agree, transport
 from ._asgi_drain import drain_app
 from ._asgi_http import chunks_of, respond_with, serve_http
+from ._asgi_probes import probe_app
 from ._endpoint import endpoint_of
 from ._http import METHODS, is_spoken
 from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
 from ._publishing import Publishing
 
-__all__ = ["Application", "app", "converse", "decline", "drain_app", "publish_app", "serve"]
+__all__ = [
+    "Application",
+    "app",
+    "converse",
+    "decline",
+    "drain_app",
+    "probe_app",
+    "publish_app",
+    "serve",
+]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 
@@ -329,7 +331,7 @@ def _handshake(scope: ASGIMessage) -> Handshake:
     )
 
 
-def _decoded(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
+def _decoded(pairs: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
     return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
 
 

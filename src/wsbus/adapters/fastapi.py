@@ -51,6 +51,7 @@ from .starlette import (
     console_routes,
     drain_route,
     http_routes,
+    probe_routes,
     publish_route,
     running,
     serve,
@@ -58,7 +59,7 @@ from .starlette import (
     web_routes,
 )
 
-__all__ = ["mount", "mount_console", "mount_drain", "mount_publish", "serve"]
+__all__ = ["mount", "mount_console", "mount_drain", "mount_probes", "mount_publish", "serve"]
 
 
 def mount(
@@ -196,6 +197,26 @@ def mount_drain(
     """
     route = drain_route(bus, path, token=token, window=window)
     _add(_router_of(target), [route], dependencies, _METHODS)
+
+
+def mount_probes(target: FastAPI | APIRouter, bus: Bus, prefix: str = "/-") -> None:
+    """Add routes for the probes of Kubernetes: ``/-/ready`` and ``/-/live``.
+
+    They are open to all, also where dependencies guard the application: a probe has no token. They
+    ask for :attr:`.Bus.healthy` and :attr:`.Bus.is_running`, and name no address.
+
+    Args:
+        target: An application or a router; its dependencies do not apply.
+        bus: The bus.
+        prefix: Prefix of the paths.
+
+    Raises:
+        UsageError: The target is neither an application nor a router, or the bus is none.
+    """
+    router = _router_of(target)
+    for route in probe_routes(bus, prefix):
+        path = router.prefix + route.path
+        router.add_route(path, route.endpoint, ["GET"], name=route.name, include_in_schema=False)
 
 
 _METHODS: Final = ("POST", "GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")

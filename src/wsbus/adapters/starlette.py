@@ -53,6 +53,7 @@ from ._placed import settle
 from ._publishing import Publishing
 from ._starlette_drain import drain_route
 from ._starlette_http import HttpSide, on_http
+from ._starlette_probes import probe_routes
 from .asgi import app, converse
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "drain_route",
     "http_routes",
     "lifespan",
+    "probe_routes",
     "publish_route",
     "serve",
     "status_routes",

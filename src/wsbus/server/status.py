@@ -9,7 +9,7 @@ import msgspec
 from ..core.encoding import encode_data
 from .host import BusHost
 
-__all__ = ["Alive", "Readiness", "respond", "status_views"]
+__all__ = ["Alive", "Readiness", "probe_views", "respond", "status_views"]
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,7 +31,15 @@ def status_views(host: BusHost) -> dict[str, Callable[[], object]]:
     return {
         "statistics": host.statistics,
         "connections": host.connections,
-        "ready": lambda: _readiness(host),
+        "ready": lambda: _readiness(host, _lost_link),
+        "live": lambda: _liveness(host),
+    }
+
+
+def probe_views(host: BusHost) -> dict[str, Callable[[], object]]:
+    """Return the views for probes alone, by the last segment; they name no address."""
+    return {
+        "ready": lambda: _readiness(host, lambda _: "there is no link to the broker"),
         "live": lambda: _liveness(host),
     }
 
@@ -49,19 +57,20 @@ def _liveness(host: BusHost) -> Alive:
     return Alive(live=True) if host.is_running else Alive(live=False, reason=_STOPPED)
 
 
-def _readiness(host: BusHost) -> Readiness:
+def _readiness(host: BusHost, no_link: Callable[[BusHost], str]) -> Readiness:
     if not host.is_running:
         return Readiness(ready=False, reason=_STOPPED)
     if host.is_leaving:
         return Readiness(ready=False, reason="the bus was drained")
     if host.is_healthy:
         return Readiness(ready=True)
+    return Readiness(ready=False, reason=no_link(host))
+
+
+def _lost_link(host: BusHost) -> str:
     link = host.statistics().broker
     assert link is not None  # Nothing else makes a running bus unhealthy.
-    return Readiness(
-        ready=False,
-        reason=f"there is no link to {link.address} since {link.seconds:.0f} s: {link.failure}",
-    )
+    return f"there is no link to {link.address} since {link.seconds:.0f} s: {link.failure}"
 
 
 _STOPPED = "the bus is not running"
