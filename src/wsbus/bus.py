@@ -21,16 +21,18 @@ from .core.instant import Instant
 from .core.limits import Limits
 from .core.overflow import Overflow
 from .core.permissions import Grants
+from .core.tracing import Tracing
 from .endpoint import Endpoint
 from .protocols import WireProtocol, protocols_of
-from .server.commands import Commands, RegisteredCommand, check_action
+from .server.commands import RegisteredCommand, check_action
 from .server.directory import Node
 from .server.hooks import Hooks
 from .server.host import BusHost
 from .server.recipients import Who, subscribers
 from .server.services import Authorize, read_clocks
-from .server.source import encoder, packer
+from .server.source import encoder, packer, tracing_setting
 from .server.statistics import BusStatistics
+from .server.tracing import new_commands
 from .server.typed import Declarations
 from .transport import Handshake
 
@@ -56,6 +58,8 @@ class Bus(Declarations, Hooks):
         broker: Joins this bus with those of other processes, or with others of this process that
             have the same broker: see :mod:`wsbus.brokers`. None: there are no others.
         clock: Reads both clocks; for tests.
+        tracing: Has a span for each command and publication: an
+            :class:`wsbus.opentelemetry.OpenTelemetry`. None: nothing is traced.
 
     Raises:
         UsageError: The flush interval is out of its range.
@@ -69,6 +73,7 @@ class Bus(Declarations, Hooks):
         flush_interval: float = 0.0,
         broker: Broker | None = None,
         clock: Callable[[], Instant] = read_clocks,
+        tracing: Tracing | None = None,
     ) -> None:
         if not (is_number(flush_interval) and 0 <= flush_interval <= 1):
             raise UsageError(f"flush_interval is 0 to 1 seconds, not {shown(flush_interval)}")
@@ -81,7 +86,8 @@ class Bus(Declarations, Hooks):
         callable_setting("authorize", authorize, "identity, action, name")
         Hooks.__init__(self)
         encode, pack = encoder(enc_hook), packer(enc_hook)
-        self._commands: Final = Commands(encode, pack)
+        tracing = tracing_setting(tracing)
+        self._commands: Final = new_commands(encode, pack, tracing)
         host = BusHost(
             self._commands,
             self._hooks,
@@ -91,6 +97,7 @@ class Bus(Declarations, Hooks):
             flush_interval=flush_interval,
             clock=clock,
             broker=broker,
+            tracing=tracing,
         )
         Declarations.__init__(self, host)
         self._default_endpoint: Endpoint | None = None

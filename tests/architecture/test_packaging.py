@@ -28,6 +28,7 @@ EXTRAS: Final = (
     ("wsbus.client", "websockets", "client"),
     ("wsbus.client.sync", "websockets", "client"),
     ("wsbus.adapters.websockets", "websockets", "websockets"),
+    ("wsbus.opentelemetry", "opentelemetry", "opentelemetry"),
     ("wsbus.adapters.aiohttp", "aiohttp", "aiohttp"),
     ("wsbus.adapters.starlette", "starlette", "starlette"),
     ("wsbus.adapters.uvicorn", "uvicorn", "starlette"),

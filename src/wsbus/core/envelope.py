@@ -28,6 +28,7 @@ from .limits import MAX_DEPTH, too_deep
 from .messages import Publication
 from .packing import InvalidPacked, open_packed, pack_value
 from .presence import ChannelNews
+from .tracing import is_trace_parent
 
 __all__ = [
     "VERSION",
@@ -89,6 +90,8 @@ class Published(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False)
     """None: those whose patterns match."""
     packed: bytes | None = None
     """As :attr:`.Publication.packed`."""
+    trace_parent: str | None = None
+    """As :attr:`.Publication.trace_parent`."""
 
 
 class Dismissed(msgspec.Struct, frozen=True, array_like=True, tag="d", gc=False):
@@ -196,20 +199,11 @@ encode_item: Final = _encode
 def publish_item(
     publication: Publication, excluded: Addressed | None = None, to: Addressed | None = None
 ) -> bytes:
-    """Encode a publication as an item."""
-    return _encode(
-        Published(
-            publication.number,
-            publication.channel,
-            publication.event,
-            publication.data,
-            publication.timestamp,
-            publication.key,
-            excluded,
-            to,
-            publication.packed,
-        )
-    )
+    """Encode a publication as an item: a :class:`Published`."""
+    p, parent = publication, publication.trace_parent
+    head = "p", p.number, p.channel, p.event, p.data, p.timestamp, p.key
+    fields = (*head, excluded, to, p.packed)
+    return _encode(fields if parent is None else (*fields, parent))
 
 
 def kept_item(item: bytes, node: str, position: Position, previous: int) -> bytes:
@@ -292,8 +286,19 @@ def publication_of(item: Published, channel: str, node: str) -> Publication | No
             packed = pack_value(open_packed(packed))
         except InvalidPacked:
             return None
+    parent = item.trace_parent
+    if parent is not None and not is_trace_parent(parent):
+        parent = None  # The publication is fit nevertheless.
     return Publication(
-        name, item.event, data, item.timestamp, item.key, node, item.number, packed=packed
+        name,
+        item.event,
+        data,
+        item.timestamp,
+        item.key,
+        node,
+        item.number,
+        packed=packed,
+        trace_parent=parent,
     )
 
 

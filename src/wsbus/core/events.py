@@ -113,6 +113,10 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
     is_latest: bool = False
     """Whether it was published before the subscription began, and came because it was the latest
     one on its channel."""
+    trace_parent: str | None = None
+    """The context of the span that published it, as the header ``traceparent`` of W3C Trace
+    Context; see :func:`wsbus.opentelemetry.links_to`. None: it was not traced, or came through a
+    client."""
 
 
 class EventPage(msgspec.Struct, Generic[T], frozen=True):

@@ -162,6 +162,7 @@ class MemoryHistory:
             position,
             previous,
             publication.packed,
+            publication.trace_parent,
         )
         kept = self._kept.get(channel)
         if kept is None:

@@ -44,6 +44,8 @@ class Publication(msgspec.Struct, frozen=True, eq=False, gc=False):
     packed: bytes | None = None
     """The data as MessagePack, checked, where that says more than the JSON text: it holds bytes or
     moments, and was published where they are kept. None: :attr:`data` says everything."""
+    trace_parent: str | None = None
+    """The context of the span that published it, as :attr:`.Event.trace_parent`."""
 
     @property
     def id(self) -> str:

@@ -18,12 +18,13 @@ from ..core.encoding import EncHook
 from ..core.errors import CloseCode, UsageError
 from ..core.families import Families, Family, History, Stream
 from ..core.messages import Receipt
+from ..core.tracing import Tracing
 from ..server.batch import EmitterBatch
 from ..server.recipients import RemoteWho
 from ..server.sender import Sender
 from ..server.sender_thread import SenderThread
 from ..server.services import new_id, read_clocks
-from ..server.source import Source, encoder, packer
+from ..server.source import encoder, new_source, packer, tracing_setting
 from ..server.stream_writer import StreamWriter
 from .streams import new_writer
 from .target import TIMEOUT, broker_for, receipt_of
@@ -45,18 +46,31 @@ class Emitter:
     Args:
         broker: The broker of the service, or its URL; see ``wsbus.brokers.broker_of``.
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
+        tracing: As for :class:`.Bus`: has a span for each publication, to which those link that
+            get it. None: nothing is traced.
 
     Raises:
         UsageError: An argument is wrong.
         ModuleNotFoundError: The extra of that broker is not installed.
     """
 
-    def __init__(self, broker: Broker | str, *, enc_hook: EncHook | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker | str,
+        *,
+        enc_hook: EncHook | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._broker: Final = broker_for(broker)
         self._encode: Final = encoder(enc_hook)
         self._families: Final = Families()
-        self._source: Final = Source(
-            new_id(), self._encode, read_clocks, self._families, packer(enc_hook)
+        self._source: Final = new_source(
+            new_id(),
+            self._encode,
+            read_clocks,
+            self._families,
+            packer(enc_hook),
+            tracing=tracing_setting(tracing),
         )
         self._thread = 0
         self._run: Sender | SenderThread | None = None

@@ -18,11 +18,12 @@ from ..core.encoding import EncHook
 from ..core.errors import CloseCode, UsageError
 from ..core.families import Families, Family, History, Stream
 from ..core.messages import Receipt
+from ..core.tracing import Tracing
 from ..server.batch import EmitterBatch
 from ..server.recipients import RemoteWho
 from ..server.sender_thread import SenderThread
 from ..server.services import new_id, read_clocks
-from ..server.source import Source, encoder, packer
+from ..server.source import encoder, new_source, packer, tracing_setting
 from .streams import SyncStreamWriter, new_writer
 from .target import TIMEOUT, broker_for, receipt_of
 
@@ -43,13 +44,21 @@ class SyncEmitter:
     Args:
         broker: The broker of the service, or its URL; see ``wsbus.brokers.broker_of``.
         enc_hook: Turns objects that msgspec cannot encode into ones that it can.
+        tracing: As for :class:`.Bus`: has a span for each publication, to which those link that
+            get it. None: nothing is traced.
 
     Raises:
         UsageError: An argument is wrong.
         ModuleNotFoundError: The extra of that broker is not installed.
     """
 
-    def __init__(self, broker: Broker | str, *, enc_hook: EncHook | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker | str,
+        *,
+        enc_hook: EncHook | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._broker: Final = broker_for(broker)
         if isinstance(self._broker, MemoryBroker):
             raise UsageError(
@@ -59,13 +68,16 @@ class SyncEmitter:
         self._encode: Final = encoder(enc_hook)
         self._pack: Final = packer(enc_hook)
         self._families: Final = Families()
+        self._tracing: Final = tracing_setting(tracing)
         self._is_closed = False
         self._begin()
         _emitters.add(self)
 
     def _begin(self) -> None:
         """Begin in this process, without anything of the process that it was forked from."""
-        self._source = Source(new_id(), self._encode, read_clocks, self._families, self._pack)
+        self._source = new_source(
+            new_id(), self._encode, read_clocks, self._families, self._pack, tracing=self._tracing
+        )
         self._lock = threading.Lock()
         self._thread: SenderThread | None = None
         self._finalizer: weakref.finalize[[], SyncEmitter] | None = None

@@ -291,7 +291,14 @@ def _checked(services: Services, channel: str) -> Channel:
 def events_of(page: HistoryPage, decode: Callable[[Publication], T]) -> EventPage[T]:
     """Return a page of what a store keeps as applications get it."""
     events = [
-        Event(each.channel, each.event, decode(each), each.timestamp, position=each.position)
+        Event(
+            each.channel,
+            each.event,
+            decode(each),
+            each.timestamp,
+            position=each.position,
+            trace_parent=each.trace_parent,
+        )
         for each in page.publications
     ]
     return EventPage((*events,), page.head, page.has_more)

@@ -211,7 +211,13 @@ class Commands:
         return [*self._registered.values()]
 
     def invoke(
-        self, message: Command, caller: object, timeout: float, context: Context
+        self,
+        message: Command,
+        caller: object,
+        timeout: float,
+        context: Context,
+        *,
+        is_posted: bool = False,
     ) -> ServerMessage | Running:
         """Carry a command out, or return a function to be awaited on a runner.
 
@@ -222,6 +228,7 @@ class Commands:
             caller: The connection.
             timeout: Seconds, for commands that have no time limit of their own.
             context: The connection's; see ``_application.call``.
+            is_posted: It came by HTTP, without a connection.
         """
         try:
             command = self._registered.get(message.action)

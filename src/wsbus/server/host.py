@@ -21,6 +21,7 @@ from ..core.instant import Instant
 from ..core.overflow import Overflow
 from ..core.packing import pack
 from ..core.permissions import Identity
+from ..core.tracing import Tracing
 from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Handshake, Transport
 from ._threads import LoopCall
@@ -65,6 +66,7 @@ class BusHost:
         flush_interval: Seconds for which publications may wait for others.
         clock: Reads both clocks.
         broker: Joins the bus with those of other processes; None: it has none to join.
+        tracing: Begins spans of publications; None: they are not traced.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class BusHost:
         flush_interval: float = 0.0,
         clock: Callable[[], Instant] = read_clocks,
         broker: Broker | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.commands: Final = commands
         """The commands of the bus."""
@@ -91,6 +94,7 @@ class BusHost:
         self._flush_interval: Final = flush_interval
         self._clock: Final = clock
         self._broker: Final = broker
+        self._tracing: Final = tracing
         self._posted: Final = Posted()
         self.endpoints: Final[list[Endpoint]] = []
         """The endpoints of the bus, in the order that they were made."""
@@ -260,7 +264,16 @@ class BusHost:
         services = Services(
             hub=hub,
             flusher=flusher,
-            post=Post(hub, flusher, clock, self.encode, node, archive=archive, pack=self._packs()),
+            post=Post(
+                hub,
+                flusher,
+                clock,
+                self.encode,
+                node,
+                archive=archive,
+                pack=self._packs(),
+                tracing=self._tracing,
+            ),
             attendances=Attendances(node, self.families, flusher, clock),
             rates=Rates(hub, flusher, clock),
             archive=archive,

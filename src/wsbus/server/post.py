@@ -28,10 +28,11 @@ from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Member
 from ..core.messages import Publication, Receipt
+from ..core.tracing import Tracing
 from .archive import Archive
 from .flusher import Flusher
 from .outgoing import Handover, Outgoing
-from .source import Encode, Pack, Source, scoped_key
+from .source import Encode, Pack, new_source, scoped_key
 
 __all__ = ["Post", "Sent"]
 
@@ -95,6 +96,7 @@ class Post:
         node: Identifies this run of the bus.
         archive: Keeps what is published on channels with history; None: nothing here does.
         pack: Makes the packed form of data; None: no endpoint speaks a dialect that has one.
+        tracing: Begins spans; None: nothing is traced.
     """
 
     def __init__(
@@ -107,13 +109,14 @@ class Post:
         *,
         archive: Archive | None = None,
         pack: Pack | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.node: Final = node
         self._history_of: Final = hub.families.history_of
         self._archive: Final = archive
         self._hub: Final = hub
         self._flusher: Final = flusher
-        self.source: Final = Source(node, encode, clock, hub.families, pack)
+        self.source: Final = new_source(node, encode, clock, hub.families, pack, tracing=tracing)
         self.take: Final = self.source.take
         """Say what a publication is whose data are JSON already; see :meth:`.Source.take`."""
         self.accept: Final = self.source.accept
@@ -288,7 +291,7 @@ class Post:
         It flushes at once when much is owed, and the connection of the client waits for the readers
         before the next message.
         """
-        publication = self.take(channel, event, data, packed)
+        publication = self.source.take_of_client(channel, event, data, packed)
         sent = self.publish(publication, idempotency_key=idempotency_key)
         self.is_pressed = self._flusher.is_overdue
         self.soon()

@@ -205,7 +205,9 @@ class _PostedCall:
                 services.attendances.look(driver, action.channel, action.request)
             case actions.Invoke():
                 caller, call = self.connection, action.call
-                outcome = services.commands.invoke(call, caller, seconds, self.context)
+                outcome = services.commands.invoke(
+                    call, caller, seconds, self.context, is_posted=True
+                )
                 self.send(await outcome(services.runner) if callable(outcome) else outcome)
             case actions.AskPermission():
                 allowed = await services.judge(action, seconds, self.context)

@@ -10,6 +10,8 @@ from functools import partial
 from itertools import count
 from typing import Final, TypeAlias
 
+from msgspec.structs import replace
+
 from ..core.channels import Channel, parse_channel
 from ..core.choices import shown
 from ..core.encoding import EncHook, encode_data
@@ -18,8 +20,20 @@ from ..core.families import Families
 from ..core.instant import Instant
 from ..core.messages import Publication
 from ..core.packing import pack
+from ..core.tracing import Tracing
 
-__all__ = ["BROADCAST", "Encode", "Pack", "Source", "encoder", "packer", "scoped_key"]
+__all__ = [
+    "BROADCAST",
+    "Encode",
+    "Pack",
+    "Source",
+    "TracedSource",
+    "encoder",
+    "new_source",
+    "packer",
+    "scoped_key",
+    "tracing_setting",
+]
 
 Encode: TypeAlias = Callable[[object], bytes]
 """Turns data into JSON text."""
@@ -116,9 +130,88 @@ class Source:
     def take(
         self, channel: Channel, event: str, data: bytes, packed: bytes | None = None
     ) -> Publication:
-        """Say what a client's publication is; its protocol has checked it."""
+        """Say what a publication is whose data was checked; an entry of a stream, for example."""
         now, number = self._clock().wall, next(self._numbers)
         return Publication(channel, event, data, now, None, self.node, number, packed=packed)
+
+    take_of_client = take
+    """Say what a client's publication is; its protocol has checked it."""
+
+
+class TracedSource(Source):
+    """Has a span for each publication, but for the entries of streams.
+
+    Args:
+        node: As :class:`Source`, and so are ``encode`` to ``pack``.
+        encode: The same.
+        clock: The same.
+        families: The same.
+        pack: The same.
+        tracing: Begins spans.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        encode: Encode,
+        clock: Callable[[], Instant],
+        families: Families,
+        pack: Pack | None = None,
+        *,
+        tracing: Tracing,
+    ) -> None:
+        super().__init__(node, encode, clock, families, pack)
+        self._tracing: Final = tracing
+
+    def accept_on(self, name: Channel, event: str, data: object, key: str | None) -> Publication:
+        """Accept what is published, in a span; see :meth:`.Source.accept_on`."""
+        work = self._tracing.publication(name, is_of_client=False)
+        error: str | None = None
+        try:
+            publication = super().accept_on(name, event, data, key)
+        except BaseException as exc:
+            error = type(exc).__qualname__
+            raise
+        finally:
+            work.end(error)
+        return replace(publication, trace_parent=work.trace_parent)
+
+    def take_of_client(
+        self, channel: Channel, event: str, data: bytes, packed: bytes | None = None
+    ) -> Publication:
+        """Say what a client's publication is, in a span."""
+        work = self._tracing.publication(channel, is_of_client=True)
+        publication = super().take_of_client(channel, event, data, packed)
+        work.end()
+        return replace(publication, trace_parent=work.trace_parent)
+
+
+def new_source(
+    node: str,
+    encode: Encode,
+    clock: Callable[[], Instant],
+    families: Families,
+    pack: Pack | None,
+    *,
+    tracing: Tracing | None,
+) -> Source:
+    """Return a source, with tracing if there is one; see :class:`TracedSource`."""
+    if tracing is None:
+        return Source(node, encode, clock, families, pack)
+    return TracedSource(node, encode, clock, families, pack, tracing=tracing)
+
+
+def tracing_setting(tracing: Tracing | None) -> Tracing | None:
+    """Return the tracing of a bus, or of an emitter.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if tracing is not None and not isinstance(tracing, Tracing):
+        raise UsageError(
+            f"tracing is an OpenTelemetry() of wsbus.opentelemetry, or None, not {shown(tracing)}"
+        )
+    return tracing
 
 
 def encoder(enc_hook: EncHook | None) -> Encode:

@@ -185,6 +185,7 @@ class Subscription(Outlet, Generic[T]):
                 gap,
                 publication.position,
                 owed.is_latest,
+                publication.trace_parent,
             )
 
     async def next_owed(self) -> Owed:
