@@ -17,7 +17,7 @@ from ..core.limits import Limits
 from ..endpoint import Endpoint
 from .peer import Peer
 
-__all__ = ["Adapter", "ConformanceError", "JsonPeer", "Serve", "Site", "expect", "open_site"]
+__all__ = ["Adapter", "ConformanceError", "JsonPeer", "Serve", "Site", "open_site", "require"]
 
 Serve: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[tuple[str, int]]]
 """Serves an endpoint, on every path, at the address it gives; on exit it shuts down as the server
@@ -30,7 +30,7 @@ class ConformanceError(AssertionError):
     """An adapter breaks a law."""
 
 
-def expect(fact: object, law: str) -> None:
+def require(fact: object, law: str) -> None:
     """Check that a law holds.
 
     Raises:
@@ -95,7 +95,7 @@ class JsonPeer:
         """Subscribe, and wait for the confirmation."""
         await self.say("subscribe", channels=patterns)
         answer = await self.hear("subscribed")
-        expect(answer["data"]["channels"] == [*patterns], f"a subscription was refused: {answer}")
+        require(answer["data"]["channels"] == [*patterns], f"a subscription was refused: {answer}")
 
     async def ping(self, ref: str = "") -> None:
         """Send a ping, and wait for the pong; events that come before it are skipped."""
@@ -121,7 +121,7 @@ class Site:
     async def connect(self, target: str = "/ws", **options: Any) -> JsonPeer:
         """Connect, and wait for the application's hook; options are those of :class:`.Peer`."""
         client = await self.knock(target, **options)
-        expect(client.peer.status == 101, f"refused with {client.peer.status}")
+        require(client.peer.status == 101, f"refused with {client.peer.status}")
         return client
 
     async def knock(self, target: str = "/ws", **options: Any) -> JsonPeer:

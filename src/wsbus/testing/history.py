@@ -16,7 +16,7 @@ from ..core.errors import BrokerUnavailable
 from ..core.events import Position
 from ..core.families import History
 from ..core.history import HistoryPage, HistoryRead, Stored
-from .adapters import expect
+from .adapters import require
 from .keepers import Keeper, Model, read_of, same, two_keepers
 from .nodes import BrokerUnderTest
 
@@ -66,17 +66,17 @@ async def kept_items(case: BrokerUnderTest) -> None:
             fresh = model.keep(entries, await keeper.store(entries))
             for each in (one, two):
                 kept = await each.gets(fresh)
-                expect({item.node for item in kept} == {keeper.node.name}, "it names its node")
+                require({item.node for item in kept} == {keeper.node.name}, "it names its node")
                 for item in kept:
                     expected = model.kept[item.published.number]
                     before = 0 if expected.previous is None else expected.previous.offset
-                    expect(item.previous == before, "it names the one before it on its channel")
-                    expect(item.published.data == expected.data, "it comes as it was")
+                    require(item.previous == before, "it names the one before it on its channel")
+                    require(item.published.data == expected.data, "it comes as it was")
         page = await two.ask("*")
-        expect(len(page.publications) == len(model.kept), "all of it is read")
+        require(len(page.publications) == len(model.kept), "all of it is read")
         for publication in page.publications:
             same(publication, model.kept[publication.number])
-        expect(one.node.unreadable + two.node.unreadable == 0, "messages are as they were")
+        require(one.node.unreadable + two.node.unreadable == 0, "messages are as they were")
 
 
 async def kept_order(case: BrokerUnderTest) -> None:
@@ -110,7 +110,7 @@ async def kept_order(case: BrokerUnderTest) -> None:
             expected = [outcome for name, outcome in stored if name in wanted]
             await node.gets(len(expected))
             offsets = [item.offset for item in node.kept]
-            expect(
+            require(
                 offsets == [each.position.offset for each in expected],
                 f"{wanted} came out of order, not once, or not at all",
             )
@@ -126,11 +126,11 @@ async def kept_turns(case: BrokerUnderTest) -> None:
         await one.node.say(case.exact("x"), "4")
         await two.gets(mixed)
         await one.node.settle(two.node)
-        expect(sorted(two.node.take()) == ["1", "2", "3", "4"], "each item came once")
+        require(sorted(two.node.take()) == ["1", "2", "3", "4"], "each item came once")
         entries = [one.entry(f"n{n % 700}.x", n) for n in range(3_000)]
         stored = await one.store(entries)
         kept = await two.gets(stored)
-        expect(
+        require(
             [item.published.number for item in kept]
             == [entry.publication.number for entry in entries],
             "thousands come in order",
@@ -138,7 +138,7 @@ async def kept_turns(case: BrokerUnderTest) -> None:
         big = await one.store([one.entry("big", "x" * (1 << 18)) for _ in range(4)])
         await two.gets(big)
         page = await two.ask("big")
-        expect([len(p.data) for p in page.publications] == [(1 << 18) + 2] * 4, "large ones, too")
+        require([len(p.data) for p in page.publications] == [(1 << 18) + 2] * 4, "large ones, too")
 
 
 async def kept_names(case: BrokerUnderTest) -> None:
@@ -149,7 +149,7 @@ async def kept_names(case: BrokerUnderTest) -> None:
         pages = await two.link.read([read_of(case, name) for name in names])
         for name, outcome, page in zip(names, stored, pages, strict=True):
             found = [each.position for each in page.publications]
-            expect(found == [outcome.position], f"{name!r} has {found}")
+            require(found == [outcome.position], f"{name!r} has {found}")
 
 
 async def history_reads(case: BrokerUnderTest) -> None:
@@ -181,7 +181,7 @@ async def _run(case: BrokerUnderTest, seed: int, sizes: Sequence[int]) -> None:
             pages = await random.choice(keepers).link.read(asked)
             for (read, question), page in zip(pairs, pages, strict=True):
                 model.check(read, page, question)
-        expect(await keepers[0].link.read([]) in ([], ()), "no question, no answer")
+        require(await keepers[0].link.read([]) in ([], ()), "no question, no answer")
 
 
 def _question(
@@ -231,30 +231,30 @@ async def history_moments(case: BrokerUnderTest) -> None:
             tasks.start_soon(ask_all)
         pages.append(await two.ask("*", after=begun, limit=1000))
         positions = [outcome.position for outcome in stored]
-        expect(len(pages[-1].publications) == len(positions), "the last answer has all")
+        require(len(pages[-1].publications) == len(positions), "the last answer has all")
         for page in pages:
-            expect(page.is_complete, "nothing is missing")
+            require(page.is_complete, "nothing is missing")
             came = [each.position for each in page.publications]
             expected = [each for each in positions if each.offset <= page.head.offset]
-            expect(came == expected, f"up to {page.head} came {len(came)} of {len(expected)}")
+            require(came == expected, f"up to {page.head} came {len(came)} of {len(expected)}")
 
 
 async def history_positions(case: BrokerUnderTest) -> None:
     """The head is where the store stands; a position of another run is known to be one."""
     async with two_keepers(case) as (one, two):
         before = await one.link.head()
-        expect((await two.link.head()).epoch == before.epoch, "to ask changes nothing")
+        require((await two.link.head()).epoch == before.epoch, "to ask changes nothing")
         [first, second] = await two.store([two.entry("a"), two.entry("a")])
         after = await one.link.head()
-        expect(after.epoch == before.epoch == first.position.epoch, "one store has one epoch")
-        expect(after.offset >= second.position.offset > before.offset, "the head moves on")
+        require(after.epoch == before.epoch == first.position.epoch, "one store has one epoch")
+        require(after.offset >= second.position.offset > before.offset, "the head moves on")
         page = await one.ask("a", after=before)
-        expect(page.is_complete and len(page.publications) == 2, "what came after the head is new")
+        require(page.is_complete and len(page.publications) == 2, "what came after the head is new")
         page = await one.ask("a", after=after)
-        expect(page.is_complete and not page.publications, "nothing came after the new one")
+        require(page.is_complete and not page.publications, "nothing came after the new one")
         position = first.position
         page = await one.ask("a", after=position)
-        expect(page.is_complete and len(page.publications) == 1, "one came after the first one")
+        require(page.is_complete and len(page.publications) == 1, "one came after the first one")
         strangers = [
             Position("other", position.offset),
             Position("", position.offset),
@@ -264,7 +264,7 @@ async def history_positions(case: BrokerUnderTest) -> None:
             strangers.append(Position(position.epoch, position.offset, position.tag[::-1] + "x"))
         for wrong in strangers:
             page = await one.ask("a", after=wrong)
-            expect(not page.is_complete, f"{wrong} is no position of this store: {position} is")
+            require(not page.is_complete, f"{wrong} is no position of this store: {position} is")
 
 
 async def history_ages(case: BrokerUnderTest) -> None:
@@ -288,24 +288,24 @@ async def history_ages(case: BrokerUnderTest) -> None:
             answered = monotonic()
             there = {each.position for each in page.publications}
             for begun, ended, position in stored:
-                expect(
+                require(
                     position in there or answered - begun >= ttl,
                     f"one of {ttl} s is gone after {answered - begun:.3f} s",
                 )
-                expect(
+                require(
                     position not in there or asked - ended <= ttl + late,
                     f"one of {ttl} s is there after {asked - ended:.3f} s",
                 )
-            expect(page.is_complete == (len(there) == 2), "what is gone is missing")
+            require(page.is_complete == (len(there) == 2), "what is gone is missing")
             if not there:
                 break
             await checkpoint()
         [last] = await one.store([one.entry("a", history=history)])
         page = await two.ask("a", after=stored[1][2])
-        expect(page.is_complete, "the last one is remembered after its time")
-        expect([p.position for p in page.publications] == [last.position], "a new one follows it")
+        require(page.is_complete, "the last one is remembered after its time")
+        require([p.position for p in page.publications] == [last.position], "a new one follows it")
         page = await two.ask("*", after=start)
-        expect(not page.is_complete, "and so are those before it, as gone")
+        require(not page.is_complete, "and so are those before it, as gone")
 
 
 async def idempotency_keys(case: BrokerUnderTest) -> None:
@@ -315,17 +315,17 @@ async def idempotency_keys(case: BrokerUnderTest) -> None:
         first, again, other = await one.store(
             [one.entry("a", 1, key="k"), one.entry("a", 2, key="k"), one.entry("b", 3, key="é\n ")]
         )
-        expect(
+        require(
             (first.is_repeated, again.is_repeated, other.is_repeated) == (False, True, False), ""
         )
-        expect(again.position == first.position, "a repetition in a turn has the first's position")
+        require(again.position == first.position, "a repetition in a turn has the first's position")
         await two.gets([first, other])
         [late, new] = await two.store([two.entry("a", 4, key="k"), two.entry("a", 5)])
-        expect(late == again, "a repetition of another link has it as well")
+        require(late == again, "a repetition of another link has it as well")
         await two.gets([new])
         page = await two.ask("*")
         texts = [p.data for p in page.publications]
-        expect(texts == [b"1", b"3", b"5"], f"kept: {texts}")
+        require(texts == [b"1", b"3", b"5"], f"kept: {texts}")
 
 
 async def lost_history(case: BrokerUnderTest) -> None:
@@ -349,7 +349,7 @@ async def lost_history(case: BrokerUnderTest) -> None:
                 await call
         except BrokerUnavailable:
             continue
-        expect(False, "calls of a link that has failed raise BrokerUnavailable")  # noqa: FBT003
+        require(False, "calls of a link that has failed raise BrokerUnavailable")  # noqa: FBT003
     async with two_keepers(case) as (two, _):
         page = await two.ask("a")
-        expect(len(page.publications) == 1, "a new link has what was kept")
+        require(len(page.publications) == 1, "a new link has what was kept")

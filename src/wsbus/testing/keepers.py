@@ -20,7 +20,7 @@ from ..core.feeds import Feed
 from ..core.history import HistoryPage, HistoryRead, MemoryHistory, Stored
 from ..core.messages import Publication
 from ..core.patterns import parse_pattern
-from .adapters import expect
+from .adapters import require
 from .nodes import BrokerUnderTest, LinkedNode
 
 __all__ = ["Keeper", "KeptEntry", "Model", "read_of", "same", "two_keepers"]
@@ -65,7 +65,7 @@ class Keeper:
             channel, item = publication.channel, publish_item(publication)
             turn.draft(Draft(Feed("=" + channel), channel, item, history, key))
         stored = await self.link.store(turn)
-        expect(len(stored) == len(entries), "each draft has its outcome")
+        require(len(stored) == len(entries), "each draft has its outcome")
         return stored
 
     async def ask(self, name: str, **options: object) -> HistoryPage:
@@ -80,7 +80,7 @@ class Keeper:
         await self.node.settle(self.node)
         kept = [*self.node.kept]
         positions = [item.position for item in kept]
-        expect(
+        require(
             sorted(p.offset for p in positions) == [e.position.offset for e in expected]
             and {*positions} == {e.position for e in expected},
             f"{len(expected)} were stored, {len(kept)} came: each comes once, with its position",
@@ -106,12 +106,12 @@ class Model:
             publication, history, key = entry
             repeated = None if key is None else self._memory.repeated(key, 0)
             if repeated is not None:
-                expect(outcome.is_repeated, f"the key of {publication.number} was used before")
-                expect(outcome.position == self._real(repeated), "a repetition has its position")
+                require(outcome.is_repeated, f"the key of {publication.number} was used before")
+                require(outcome.position == self._real(repeated), "a repetition has its position")
                 continue
             last = self._positions[-1].offset if self._positions else 0
-            expect(not outcome.is_repeated, f"{publication.number} is no repetition")
-            expect(outcome.position.offset > last, "offsets grow")
+            require(not outcome.is_repeated, f"{publication.number} is no repetition")
+            require(outcome.position.offset > last, "offsets grow")
             self._positions.append(outcome.position)
             kept = self._memory.keep(publication, history, 0, key)
             self.kept[kept.number] = msgspec.structs.replace(
@@ -144,15 +144,15 @@ class Model:
         expected = self._memory.read(read, 0)
         numbers = [each.number for each in expected.publications]
         came = [each.number for each in page.publications]
-        expect(came == numbers, f"{asked} gave {came}, not {numbers}")
-        expect(page.is_complete == expected.is_complete, f"{asked}: complete: {page.is_complete}")
-        expect(page.has_more == expected.has_more, f"{asked}: has more: {page.has_more}")
+        require(came == numbers, f"{asked} gave {came}, not {numbers}")
+        require(page.is_complete == expected.is_complete, f"{asked}: complete: {page.is_complete}")
+        require(page.has_more == expected.has_more, f"{asked}: has more: {page.has_more}")
         for publication in page.publications:
             same(publication, self.kept[publication.number])
         if self._positions:
             last = self._positions[-1]
-            expect(page.head.epoch == last.epoch, "an answer names the epoch")
-            expect(page.head.offset >= last.offset, "the head is not before what is kept")
+            require(page.head.epoch == last.epoch, "an answer names the epoch")
+            require(page.head.offset >= last.offset, "the head is not before what is kept")
 
     def _real(self, position: Position | None) -> Position | None:
         return None if position is None else self._positions[position.offset - 1]
@@ -161,7 +161,7 @@ class Model:
 def same(publication: Publication, expected: Publication) -> None:
     """Check that a publication is what was stored; the tag of ``previous`` is not known."""
     previous, before = publication.previous, expected.previous
-    expect(
+    require(
         (previous and (previous.epoch, previous.offset))
         == (before and (before.epoch, before.offset)),
         f"{publication.number} names {previous} as the one before it, not {before}",
@@ -170,7 +170,7 @@ def same(publication: Publication, expected: Publication) -> None:
         msgspec.structs.astuple(msgspec.structs.replace(each, previous=None))
         for each in (publication, expected)
     ]
-    expect(one == other, f"{other} came back as {one}")
+    require(one == other, f"{other} came back as {one}")
 
 
 def read_of(case: BrokerUnderTest, name: str, **options: object) -> HistoryRead:

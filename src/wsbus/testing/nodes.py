@@ -22,7 +22,7 @@ from ..core.envelope import (
     read_items,
 )
 from ..core.feeds import ALL_NODES, Feed
-from .adapters import expect
+from .adapters import require
 
 __all__ = ["BreakLinks", "BrokerUnderTest", "LinkedNode"]
 
@@ -61,7 +61,7 @@ class BrokerUnderTest:
         """Dial a link of a new node, through a broker of its own if none is given."""
         node = LinkedNode(self)
         broker = self.make_broker() if broker is None else broker
-        expect(isinstance(broker, Broker), "make_broker returns a Broker")
+        require(isinstance(broker, Broker), "make_broker returns a Broker")
         async with broker.connect(node.receive) as node.link:
             await node.link.follow([ALL_NODES])
             yield node

@@ -20,7 +20,7 @@ from unittest import SkipTest
 
 from anyio import fail_after
 
-from .adapters import Adapter, expect
+from .adapters import Adapter, require
 from .checks import ending, flow, framing, opening
 
 __all__ = ["TRANSPORT_CHECKS", "TransportCheck", "check_transport"]
@@ -112,4 +112,4 @@ def _silence() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(listener)
-    expect(not listener.said, f"wsbus logged {listener.said}")
+    require(not listener.said, f"wsbus logged {listener.said}")

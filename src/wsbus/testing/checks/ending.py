@@ -8,7 +8,7 @@ import msgspec
 from anyio import create_task_group, current_time, fail_after, move_on_after
 
 from ...core.errors import CloseCode, TransportClosed
-from ..adapters import UNLIMITED, Adapter, JsonPeer, Site, expect, open_site
+from ..adapters import UNLIMITED, Adapter, JsonPeer, Site, open_site, require
 
 __all__ = [
     "abort",
@@ -42,8 +42,8 @@ async def closed_by_the_server(adapter: Adapter) -> None:
             closed = await client.peer.wait_closed()
             gone = await site.departure(client)
 
-            expect((closed.code, closed.reason) == (code, heard), f"the client saw {closed!r}")
-            expect(gone.close_code == code, f"the application saw {gone.close_code}")
+            require((closed.code, closed.reason) == (code, heard), f"the client saw {closed!r}")
+            require(gone.close_code == code, f"the application saw {gone.close_code}")
 
 
 async def closed_by_the_client(adapter: Adapter) -> None:
@@ -56,10 +56,10 @@ async def closed_by_the_client(adapter: Adapter) -> None:
             with fail_after(_PROMPTLY):
                 gone = await site.departure(client)
 
-            expect(gone.close_code == (code or CloseCode.NO_STATUS), f"seen: {gone.close_code}")
-            expect(gone.close_reason == reason, f"seen: {gone.close_reason!r}")
+            require(gone.close_code == (code or CloseCode.NO_STATUS), f"seen: {gone.close_code}")
+            require(gone.close_reason == reason, f"seen: {gone.close_reason!r}")
             answers = {code} if code is not None else {CloseCode.NORMAL, CloseCode.NO_STATUS}
-            expect(answer.code in answers, f"answered with {answer.code}")
+            require(answer.code in answers, f"answered with {answer.code}")
 
 
 async def close_while_publishing(adapter: Adapter) -> None:
@@ -102,7 +102,7 @@ async def abrupt_reset(adapter: Adapter) -> None:
                 gone = await site.departure(client)
             told = gone.close_code == CloseCode.ABNORMAL
             blurred = gone.close_code == CloseCode.NO_STATUS and not adapter.tells_resets
-            expect(told or blurred, f"seen: {gone.close_code}")
+            require(told or blurred, f"seen: {gone.close_code}")
         await reader.ping("still here")
 
 
@@ -115,7 +115,7 @@ async def abort(adapter: Adapter) -> None:
         with fail_after(_PROMPTLY):
             await site.departure(client)
         if adapter.frees_sockets:
-            expect(await client.peer.was_reset(), "the socket is gone")
+            require(await client.peer.was_reset(), "the socket is gone")
 
 
 async def shutdown(adapter: Adapter) -> None:
@@ -140,12 +140,12 @@ async def shutdown(adapter: Adapter) -> None:
             took = current_time() - began
 
         codes = {closed.code for closed in endings}
-        expect(codes <= {CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART}, f"closed with {codes}")
-        expect(took < _SHUTDOWN, f"the shutdown took {took:.1f} s")
+        require(codes <= {CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART}, f"closed with {codes}")
+        require(took < _SHUTDOWN, f"the shutdown took {took:.1f} s")
         with move_on_after(_PROMPTLY):
             await site.departure(stuck)
-        expect(site.has_left(stuck), "the stuck peer is gone, too")
-        expect(await _is_closed(site), "no connection is accepted any more")
+        require(site.has_left(stuck), "the stuck peer is gone, too")
+        require(await _is_closed(site), "no connection is accepted any more")
 
 
 async def _is_closed(site: Site) -> bool:
@@ -159,12 +159,12 @@ async def _is_closed(site: Site) -> bool:
 async def _hears_all(client: JsonPeer, count: int) -> None:
     for number in range(count):
         message = await client.hear("event", "gap")
-        expect(message.get("data") == number, f"{message} came where {number} was due")
+        require(message.get("data") == number, f"{message} came where {number} was due")
 
 
 async def _hears_the_end(client: JsonPeer, count: int, endings: list[TransportClosed]) -> None:
     try:
         await _hears_all(client, count)
     except TransportClosed as closed:
-        expect(fact=False, law=f"closed with {closed.code} before all that was owed")
+        require(fact=False, law=f"closed with {closed.code} before all that was owed")
     endings.append(await client.peer.wait_closed())

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from ...core.overflow import Overflow
 from ...server.connection import driver_of
 from ...transport import Handshake
-from ..adapters import UNLIMITED, Adapter, JsonPeer, expect, open_site
+from ..adapters import UNLIMITED, Adapter, JsonPeer, open_site, require
 from ..frames import Opcode, client_frame
 
 __all__ = [
@@ -87,13 +87,13 @@ async def backpressure(adapter: Adapter) -> None:
             for _ in range(512):
                 await site.bus.publish("a", _KIB)
             info = site.info(client)
-            expect(info.queue_bytes <= _PATIENT.queue_bytes, "the queue is bounded in bytes")
-            expect(info.queue_messages <= _PATIENT.queue_messages, "and in messages")
+            require(info.queue_bytes <= _PATIENT.queue_bytes, "the queue is bounded in bytes")
+            require(info.queue_messages <= _PATIENT.queue_messages, "and in messages")
 
         info = site.info(client)
         below = info.message_count * len(_KIB)
-        expect(below <= adapter.hidden_bytes, f"{below} bytes wait below the queue")
-        expect(info.message_count + info.queue_messages + info.dropped == 32 * 512, "all counted")
+        require(below <= adapter.hidden_bytes, f"{below} bytes wait below the queue")
+        require(info.message_count + info.queue_messages + info.dropped == 32 * 512, "all counted")
 
 
 async def nothing_lost_unknowingly(adapter: Adapter) -> None:
@@ -114,10 +114,10 @@ async def nothing_lost_unknowingly(adapter: Adapter) -> None:
             if message["type"] == "gap":
                 lost += message["data"]["lost"]
             else:
-                expect(message["data"] > last, "what is left is in order")
+                require(message["data"] > last, "what is left is in order")
                 last, got = message["data"], got + 1
-        expect(lost > 0, "so much does not fit anywhere")
-        expect(got + lost == count, f"{got} came and {lost} are reported as lost, of {count}")
+        require(lost > 0, "so much does not fit anywhere")
+        require(got + lost == count, f"{got} came and {lost} are reported as lost, of {count}")
 
 
 async def stuck_peer(adapter: Adapter) -> None:
@@ -137,9 +137,9 @@ async def stuck_peer(adapter: Adapter) -> None:
                 await sleep(0.001)  # Time must pass; the reader shares this thread.
             await site.bus.publish("a", -1)
 
-        expect(site.bus.statistics().connections == 1, "only the stuck one was aborted")
+        require(site.bus.statistics().connections == 1, "only the stuck one was aborted")
         if adapter.frees_sockets:
-            expect(await stuck.peer.was_reset(), "the socket of an aborted peer is gone")
+            require(await stuck.peer.was_reset(), "the socket of an aborted peer is gone")
 
 
 async def choked_reading(adapter: Adapter) -> None:
@@ -157,7 +157,7 @@ async def choked_reading(adapter: Adapter) -> None:
                     await checkpoint()
                     if sent - read > _MOST_AHEAD:
                         break
-                expect(sent - read <= _MOST_AHEAD, f"{sent} bytes were taken, {read} answered")
+                require(sent - read <= _MOST_AHEAD, f"{sent} bytes were taken, {read} answered")
                 read += await client.peer.read_some(32 * 1024)
             client.peer.reset()
 
@@ -184,33 +184,33 @@ async def ping_flood(adapter: Adapter) -> None:
         grown = _resident_bytes() - before
         bystander = await site.connect()
         await bystander.say("ping")
-        expect((await bystander.hear("error"))["error"]["code"], "the others are served")
+        require((await bystander.hear("error"))["error"]["code"], "the others are served")
 
-        expect(grown < 4 << 20, f"{grown} bytes for a peer that never reads")
+        require(grown < 4 << 20, f"{grown} bytes for a peer that never reads")
         if is_over or site.has_left(flooder):
             return
         direct = driver_of(site.connection(flooder)).outlet.direct
         if direct is not None:
-            expect(direct.unsent() < 1 << 20, f"{direct.unsent()} bytes of pongs wait")
+            require(direct.unsent() < 1 << 20, f"{direct.unsent()} bytes of pongs wait")
 
 
 async def _hears_all(client: JsonPeer, count: int) -> None:
     for number in range(count):
         message = await client.hear("event", "gap")
-        expect(message.get("data") == number, f"{message} came where {number} was due")
+        require(message.get("data") == number, f"{message} came where {number} was due")
 
 
 async def _hears_till_end(client: JsonPeer) -> None:
     number = 0
     while (message := await client.hear("event", "gap")).get("data") != -1:
-        expect(message.get("data") == number, "a stuck peer costs the others nothing")
+        require(message.get("data") == number, "a stuck peer costs the others nothing")
         number += 1
 
 
 async def _hears_pongs(client: JsonPeer, refs: list[str]) -> None:
     for ref in refs:
         pong = await client.hear("pong")
-        expect(pong["id"] == ref, f"{pong} came where {ref} was due")
+        require(pong["id"] == ref, f"{pong} came where {ref} was due")
 
 
 def _resident_bytes() -> int:

@@ -8,7 +8,7 @@ from ...core.instant import Instant
 from ...core.messages import Publication, Request, ServerMessage
 from ...core.protocol import WireProtocol
 from ...protocols.native import Native
-from ..adapters import Adapter, JsonPeer, expect, open_site
+from ..adapters import Adapter, JsonPeer, open_site, require
 from ..frames import Opcode
 
 __all__ = [
@@ -30,8 +30,8 @@ async def text(adapter: Adapter) -> None:
         await site.bus.publish("行情.茅台", {"名": "贵州茅台 🥃 \x00"}, event="更新")
         message = await client.hear("event")
 
-        expect(message["channel"] == "行情.茅台", "a channel arrives as it was published")
-        expect(message["data"] == {"名": "贵州茅台 🥃 \x00"}, "data arrive as they were published")
+        require(message["channel"] == "行情.茅台", "a channel arrives as it was published")
+        require(message["data"] == {"名": "贵州茅台 🥃 \x00"}, "data arrive as they were published")
 
 
 async def fragments(adapter: Adapter) -> None:
@@ -47,8 +47,8 @@ async def fragments(adapter: Adapter) -> None:
         await peer.send_frame(Opcode.CONTINUATION, message[cut:])
         pong = await client.hear("pong")
 
-        expect(pong["id"] == "雀", "fragments are put together before they are decoded")
-        expect(peer.pongs == [b"between"], "a ping between fragments is answered")
+        require(pong["id"] == "雀", "fragments are put together before they are decoded")
+        require(peer.pongs == [b"between"], "a ping between fragments is answered")
 
 
 async def pings(adapter: Adapter) -> None:
@@ -60,7 +60,7 @@ async def pings(adapter: Adapter) -> None:
             await client.peer.send_frame(Opcode.PING, payload)
         await client.ping("after")
 
-        expect(client.peer.pongs == payloads, f"pings came back as {client.peer.pongs!r}")
+        require(client.peer.pongs == payloads, f"pings came back as {client.peer.pongs!r}")
 
 
 async def oversized_messages(adapter: Adapter) -> None:
@@ -71,7 +71,7 @@ async def oversized_messages(adapter: Adapter) -> None:
         largest = await site.connect()
         await largest.peer.send(fits)
         pong = await largest.hear("pong")
-        expect(len(pong["id"].encode()) > limit - 30, "a message of the limit passes")
+        require(len(pong["id"].encode()) > limit - 30, "a message of the limit passes")
 
         whole = await site.connect()
         await whole.peer.send(_ping_of(limit + 1))
@@ -98,9 +98,9 @@ async def binary_dialects(adapter: Adapter) -> None:
         client = await site.connect(subprotocols=["check-bytes"])
         await client.peer.receive()  # `connected`
         await client.peer.send(b'{"type":"subscribe","channels":["a"]}')
-        expect(b"subscribed" in _bytes(await client.peer.receive()), "bytes come in")
+        require(b"subscribed" in _bytes(await client.peer.receive()), "bytes come in")
         await site.bus.publish("a", "x" * 100_000)
-        expect(len(_bytes(await client.peer.receive())) > 100_000, "bytes go out, many too")
+        require(len(_bytes(await client.peer.receive())) > 100_000, "bytes go out, many too")
 
 
 async def invalid_utf8(adapter: Adapter) -> None:
@@ -114,7 +114,7 @@ async def invalid_utf8(adapter: Adapter) -> None:
 
 async def _closes(client: JsonPeer, code: CloseCode) -> None:
     closed = await client.peer.wait_closed()
-    expect(closed.code == code, f"closed with {closed.code}, not {code}")
+    require(closed.code == code, f"closed with {closed.code}, not {code}")
 
 
 def _ping_of(size: int) -> str:
@@ -124,7 +124,7 @@ def _ping_of(size: int) -> str:
 
 
 def _bytes(message: str | bytes) -> bytes:
-    expect(isinstance(message, bytes), "text came where bytes were sent")
+    require(isinstance(message, bytes), "text came where bytes were sent")
     return message if isinstance(message, bytes) else b""
 
 

@@ -22,7 +22,7 @@ from ...broker import DIAL_SECONDS
 from ...core.channels import MAX_CHANNEL_BYTES, MAX_SEGMENTS
 from ...core.errors import BrokerUnavailable
 from ...core.feeds import Feed
-from ..adapters import expect
+from ..adapters import require
 from ..nodes import BrokerUnderTest, LinkedNode
 
 __all__ = [
@@ -70,8 +70,8 @@ async def round_trip(case: BrokerUnderTest) -> None:
         for node in (one, two):
             for who, texts in ((one, ["1"]), (two, ["2", "3"])):
                 came = node.texts_of(who)
-                expect(came == texts, f"{texts} came as {came}")
-            expect(node.unreadable == 0, "messages come as they were published")
+                require(came == texts, f"{texts} came as {came}")
+            require(node.unreadable == 0, "messages come as they were published")
 
 
 async def exact_feeds(case: BrokerUnderTest) -> None:
@@ -81,11 +81,11 @@ async def exact_feeds(case: BrokerUnderTest) -> None:
         await one.follow(case.exact("a.b"))
         await two.publish([(case.exact(name), name) for name in names])
         await two.settle(one)
-        expect(one.take() == ["a.b"], "an exact feed brings its channel only")
+        require(one.take() == ["a.b"], "an exact feed brings its channel only")
         await one.follow(case.exact("a"), case.exact("b.a"))
         await two.publish([(case.exact(name), name) for name in names])
         await two.settle(one)
-        expect(sorted(one.take()) == ["a", "a.b", "b.a"], "and so do several")
+        require(sorted(one.take()) == ["a", "a.b", "b.a"], "and so do several")
 
 
 async def prefix_feeds(case: BrokerUnderTest) -> None:
@@ -100,7 +100,7 @@ async def prefix_feeds(case: BrokerUnderTest) -> None:
             await two.publish([(case.exact(name), name) for name in names])
             await two.settle(one)
             came = one.take()
-            expect(sorted(came) == sorted(expected), f"{feed} brought {came}")
+            require(sorted(came) == sorted(expected), f"{feed} brought {came}")
             await one.unfollow(feed)
 
 
@@ -112,7 +112,7 @@ async def following(case: BrokerUnderTest) -> None:
             await one.follow(feed)
             await two.say(case.exact(f"f{number}.x"), str(number))
         await two.settle(one)
-        expect(one.texts == [str(n) for n in range(50)], f"came: {one.texts}")
+        require(one.texts == [str(n) for n in range(50)], f"came: {one.texts}")
 
 
 async def unfollowing(case: BrokerUnderTest) -> None:
@@ -126,7 +126,7 @@ async def unfollowing(case: BrokerUnderTest) -> None:
             await one.unfollow(feed)
             await two.say(channel, "after")
             await two.settle(one)
-            expect(one.take() == ["before"], f"{feed} was followed, and then not any more")
+            require(one.take() == ["before"], f"{feed} was followed, and then not any more")
 
 
 async def overlaps(case: BrokerUnderTest) -> None:
@@ -138,13 +138,13 @@ async def overlaps(case: BrokerUnderTest) -> None:
         await two.say(channel, "1", "2")
         await two.settle(one)
         copies = {(name, item) for name, item in one.heard}
-        expect(len({item.number for _, item in copies}) == 2, f"came: {one.texts}")
-        expect(len(copies) == 2, "copies are equal, and carry the same number")
+        require(len({item.number for _, item in copies}) == 2, f"came: {one.texts}")
+        require(len(copies) == 2, "copies are equal, and carry the same number")
         await one.unfollow(channel, case.below())
         one.take()
         await two.say(channel, "3")
         await two.settle(one)
-        expect(one.take() == ["3"], "the feed that is left brings it")
+        require(one.take() == ["3"], "the feed that is left brings it")
 
 
 async def order(case: BrokerUnderTest) -> None:
@@ -160,8 +160,8 @@ async def order(case: BrokerUnderTest) -> None:
         await two.settle(one)
         for channel in (*channels[:2], case.exact("b.x"), case.exact("b.y")):
             numbers = [item.number for _, item in one.heard if item.channel == channel[1:]]
-            expect(numbers == sorted(set(numbers)), f"{channel} is out of order: {numbers}")
-            expect(numbers, f"nothing came on {channel}")
+            require(numbers == sorted(set(numbers)), f"{channel} is out of order: {numbers}")
+            require(numbers, f"nothing came on {channel}")
 
 
 async def large_messages(case: BrokerUnderTest) -> None:
@@ -173,11 +173,11 @@ async def large_messages(case: BrokerUnderTest) -> None:
         for size in sizes:
             await two.say(feed, "x" * size)
         await two.settle(one)
-        expect([len(text) for text in one.take()] == [*sizes], "large ones come as they were")
+        require([len(text) for text in one.take()] == [*sizes], "large ones come as they were")
         await two.say(feed, *[str(n) + "x" * 65_536 for n in range(64)])
         await two.settle(one)
         numbers = [int(text.rstrip("x")) for text in one.take()]
-        expect(numbers == [*range(64)], f"a turn of 4 MiB came as {numbers}")
+        require(numbers == [*range(64)], f"a turn of 4 MiB came as {numbers}")
 
 
 async def strange_names(case: BrokerUnderTest, segments: Iterable[str] = _STRANGE) -> None:
@@ -195,15 +195,15 @@ async def strange_names(case: BrokerUnderTest, segments: Iterable[str] = _STRANG
         await two.say(Feed("=" + longest), longest)
         await two.settle(exact, prefix)
         came = exact.texts
-        expect(came == [*names, longest], f"exact names: {set(came) ^ {*names, longest}}")
+        require(came == [*names, longest], f"exact names: {set(came) ^ {*names, longest}}")
         heads = [text.rpartition(".")[0] for text in prefix.texts]
-        expect(heads == names, f"prefixes: {set(heads) ^ {*names}}")
+        require(heads == names, f"prefixes: {set(heads) ^ {*names}}")
 
 
 async def shared_brokers(case: BrokerUnderTest) -> None:
     """Several links of one broker live side by side: the end of one leaves the others alone."""
     broker = case.make_broker()
-    expect(isinstance(broker.address, str), "a broker tells its address")
+    require(isinstance(broker.address, str), "a broker tells its address")
     feed = case.exact("a.b")
     async with case.join(broker) as one, case.join() as other:
         async with case.join(broker) as two:
@@ -211,19 +211,19 @@ async def shared_brokers(case: BrokerUnderTest) -> None:
                 await node.follow(feed)
             await two.say(feed, "1")
             await two.settle(one, two, other)
-            expect(one.take() == two.take() == other.take() == ["1"], "each link gets it")
+            require(one.take() == two.take() == other.take() == ["1"], "each link gets it")
             await two.unfollow(feed)
             await other.say(feed, "2")
             await other.settle(one, two)
-            expect((one.take(), two.take()) == (["2"], []), "each link follows for itself")
+            require((one.take(), two.take()) == (["2"], []), "each link follows for itself")
         await other.say(feed, "3")
         await other.settle(one)
-        expect(one.take() == ["3"], "the end of a link is none of the others")
+        require(one.take() == ["3"], "the end of a link is none of the others")
     async with case.join(broker) as one:
         await one.follow(feed)
         await one.say(feed, "4")
         await one.settle(one)
-        expect(one.take() == ["4"], "a broker is used again after its links have ended")
+        require(one.take() == ["4"], "a broker is used again after its links have ended")
 
 
 async def many_follows(case: BrokerUnderTest) -> None:
@@ -233,11 +233,11 @@ async def many_follows(case: BrokerUnderTest) -> None:
         await one.follow(*feeds)
         await two.publish([(feed, feed) for feed in feeds])
         await two.settle(one)
-        expect(sorted(one.take()) == sorted(feeds), "each feed brings its own")
+        require(sorted(one.take()) == sorted(feeds), "each feed brings its own")
         await one.unfollow(*feeds[1:])
         await two.publish([(feed, feed) for feed in feeds])
         await two.settle(one)
-        expect(one.take() == feeds[:1], "what was given up brings nothing")
+        require(one.take() == feeds[:1], "what was given up brings nothing")
 
 
 async def side_by_side(case: BrokerUnderTest) -> None:
@@ -251,7 +251,7 @@ async def side_by_side(case: BrokerUnderTest) -> None:
                 await one.follow(case.exact(f"x.{n}"), case.below(f"y{n}"))
                 await one.unfollow(case.exact(f"x.{n}"), case.below(f"y{n}"))
         await one.settle(one)
-        expect(one.texts == [str(n) for n in range(200)], f"came: {one.texts}")
+        require(one.texts == [str(n) for n in range(200)], f"came: {one.texts}")
 
 
 async def changes(case: BrokerUnderTest) -> None:
@@ -271,7 +271,7 @@ async def changes(case: BrokerUnderTest) -> None:
                 await one.unfollow(wide)
         await two.settle(one)
         firsts = [*dict.fromkeys(one.texts)]
-        expect(firsts == [str(n) for n in range(400)], f"came: {firsts}")
+        require(firsts == [str(n) for n in range(400)], f"came: {firsts}")
 
 
 async def wanted_feeds(case: BrokerUnderTest) -> None:
@@ -279,9 +279,9 @@ async def wanted_feeds(case: BrokerUnderTest) -> None:
     async with case.join() as one, case.join() as two:
         for feed in (case.exact("a.b"), case.below("c")):
             await one.follow(feed)
-            expect(two.link.is_wanted(feed), f"{feed} is wanted by another node")
-            expect(two.link.has_others, "and there is another node")
-        expect(two.link.is_wanted(case.exact("c.d")), "and so is what lies within")
+            require(two.link.is_wanted(feed), f"{feed} is wanted by another node")
+            require(two.link.has_others, "and there is another node")
+        require(two.link.is_wanted(case.exact("c.d")), "and so is what lies within")
 
 
 async def empty_calls(case: BrokerUnderTest) -> None:
@@ -296,12 +296,12 @@ async def empty_calls(case: BrokerUnderTest) -> None:
         await one.follow(feed)
         await one.say(feed, "1")
         await one.settle(one)
-        expect(one.take() == ["1"], "a feed that is followed twice brings once")
+        require(one.take() == ["1"], "a feed that is followed twice brings once")
         await one.unfollow(feed)
         await one.unfollow(feed)
         await one.say(feed, "2")
         await one.settle(one)
-        expect(one.take() == [], "and is given up by one call")
+        require(one.take() == [], "and is given up by one call")
 
 
 async def bodies(case: BrokerUnderTest) -> None:
@@ -311,7 +311,7 @@ async def bodies(case: BrokerUnderTest) -> None:
         async with case.join():
             raise error
     except LookupError as exc:
-        expect(exc is error, "the error of the body comes out")
+        require(exc is error, "the error of the body comes out")
 
 
 async def cancellation(case: BrokerUnderTest) -> None:
@@ -326,13 +326,13 @@ async def cancellation(case: BrokerUnderTest) -> None:
             async with create_task_group() as tasks:
                 tasks.start_soon(_cancel_after, scope, count)
                 await _use(case)
-        expect(current_time() - started < DIAL_SECONDS + 1, "a cancelled link ends soon")
+        require(current_time() - started < DIAL_SECONDS + 1, "a cancelled link ends soon")
     with move_on_after(2):
         # Nothing tells when a task of a library ends.
         while {task.id for task in get_running_tasks()} - before:  # noqa: ASYNC110
             await sleep(0.01)
     left = [task.name for task in get_running_tasks() if task.id not in before]
-    expect(not left, f"tasks are left: {left}")
+    require(not left, f"tasks are left: {left}")
     await round_trip(case)
 
 
@@ -351,7 +351,7 @@ async def lost_links(case: BrokerUnderTest) -> None:
     except BrokerUnavailable:
         pass
     except TimeoutError:
-        expect(False, "a link that was cut ends by itself")  # noqa: FBT003
+        require(False, "a link that was cut ends by itself")  # noqa: FBT003
     (one,) = lost
     for call in (one.say(case.exact("a.b"), "1"), one.follow(case.exact("c")), one.unfollow()):
         try:
@@ -359,7 +359,7 @@ async def lost_links(case: BrokerUnderTest) -> None:
                 await call
         except BrokerUnavailable:
             continue
-        expect(False, "calls of a link that has failed raise BrokerUnavailable")  # noqa: FBT003
+        require(False, "calls of a link that has failed raise BrokerUnavailable")  # noqa: FBT003
 
 
 async def _say_all(node: LinkedNode, feed: Feed, count: int) -> None:

@@ -12,7 +12,7 @@ from ...core.errors import Unauthenticated
 from ...core.limits import Limits
 from ...core.permissions import Grants, Identity
 from ...transport import Handshake
-from ..adapters import Adapter, Site, expect, open_site
+from ..adapters import Adapter, Site, open_site, require
 
 __all__ = ["handshake_as_sent", "handshake_of_any_bytes", "refusals", "subprotocols", "tokens"]
 
@@ -35,13 +35,13 @@ async def handshake_as_sent(adapter: Adapter) -> None:
         await arrived.wait()
 
         handshake = seen[0]
-        expect(handshake.path == "/a b/é", "the path is percent-decoded, without the query")
-        expect(handshake.query_string == query, "the query is as it was sent")
-        expect(handshake.query("a") == "1", "of two parameters of one name the first counts")
-        expect(handshake.client == client.peer.address, "the address is the peer's")
-        expect(handshake.headers.get("x-twice") == "one, two", "headers of one name are joined")
-        expect(handshake.headers.get("x-empty") == "", "an empty header is there")
-        expect(handshake.headers.get("origin") == origin, "headers go by lower-case names")
+        require(handshake.path == "/a b/é", "the path is percent-decoded, without the query")
+        require(handshake.query_string == query, "the query is as it was sent")
+        require(handshake.query("a") == "1", "of two parameters of one name the first counts")
+        require(handshake.client == client.peer.address, "the address is the peer's")
+        require(handshake.headers.get("x-twice") == "one, two", "headers of one name are joined")
+        require(handshake.headers.get("x-empty") == "", "an empty header is there")
+        require(handshake.headers.get("origin") == origin, "headers go by lower-case names")
 
 
 async def handshake_of_any_bytes(adapter: Adapter) -> None:
@@ -61,7 +61,7 @@ async def handshake_of_any_bytes(adapter: Adapter) -> None:
                 text.encode()
             if target.startswith("/%FF"):
                 path = connection.handshake.path
-                expect(path == "/\ufffd\ufffd", f"U+FFFD stands for other bytes, not {path!a}")
+                require(path == "/\ufffd\ufffd", f"U+FFFD stands for other bytes, not {path!a}")
 
 
 async def subprotocols(adapter: Adapter) -> None:
@@ -71,12 +71,12 @@ async def subprotocols(adapter: Adapter) -> None:
         chosen = await site.connect(subprotocols=["else", "wsbus.v1", "zigquant-v2"])
         lost = await site.knock(subprotocols=["else", "other"])
 
-        expect(silent.peer.subprotocol is None, "nothing is echoed that was not offered")
+        require(silent.peer.subprotocol is None, "nothing is echoed that was not offered")
         await silent.ping("1")
-        expect(site.info(silent).protocol == "zigquant-v2", "the endpoint's first is spoken")
-        expect(chosen.peer.subprotocol == "wsbus.v1", "the client's first that is known is echoed")
-        expect((await chosen.hear())["type"] == "connected", "the one that is echoed is spoken")
-        expect(lost.peer.status in {400, 403}, "a client with unknown ones only is refused")
+        require(site.info(silent).protocol == "zigquant-v2", "the endpoint's first is spoken")
+        require(chosen.peer.subprotocol == "wsbus.v1", "the client's first that is known is echoed")
+        require((await chosen.hear())["type"] == "connected", "the one that is echoed is spoken")
+        require(lost.peer.status in {400, 403}, "a client with unknown ones only is refused")
 
 
 async def tokens(adapter: Adapter) -> None:
@@ -103,14 +103,14 @@ async def tokens(adapter: Adapter) -> None:
         for subject, (source, how) in zip(("ann", "bob", "cid", "dan"), shown.items(), strict=True):
             client = await site.connect(**how)
             found = (await client.hear("connected"))["data"].get("subject")
-            expect(found == subject, f"a token is taken from the {source}")
+            require(found == subject, f"a token is taken from the {source}")
             echoed = "wsbus.v1" if source == "subprotocol" else None
-            expect(client.peer.subprotocol == echoed, "only a dialect is echoed, never a token")
+            require(client.peer.subprotocol == echoed, "only a dialect is echoed, never a token")
         client = await site.connect(**everything)
         found = (await client.hear("connected"))["data"]["subject"]
-        expect(found == "ann", "the header goes before the others")
+        require(found == "ann", "the header goes before the others")
         bad = await site.knock(subprotocols=["wsbus.v1", "wsbus.token.YmFk"])
-        expect(bad.peer.status in {401, 403}, "a bad token in a subprotocol is refused")
+        require(bad.peer.status in {401, 403}, "a bad token in a subprotocol is refused")
 
 
 async def refusals(adapter: Adapter) -> None:
@@ -137,4 +137,4 @@ async def refusals(adapter: Adapter) -> None:
 
         for fits, status in fitting:
             allowed = {fits} if adapter.chooses_status or fits == 101 else {403}
-            expect(status in allowed, f"answered with {status} where {fits} fits")
+            require(status in allowed, f"answered with {status} where {fits} fits")
