@@ -5,9 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, get_args
+from typing import Any, Final, Self, get_args
 
 from ..core.choices import choice, is_number, shown
 from ..core.client.liveness import Liveness
@@ -15,11 +16,13 @@ from ..core.client.retry import Retry
 from ..core.client.session import ClientSession
 from ..core.client.token import TokenUse
 from ..core.errors import UsageError
+from ..core.instant import Instant
 from .address import parse_url
 from .client import Client
 from .dialects import dialect
-from .driver import ClientDriver, OnChange, Settings, TokenIn
+from .driver import ClientDriver
 from .events import Events
+from .settings import OnChange, OpenWire, Settings, TokenIn
 from .tokens import TokenSource
 
 __all__ = ["Connecting", "connect"]
@@ -106,7 +109,7 @@ def connect(
     in_handshake = token_in != "message"  # noqa: S105
     use = TokenUse(fixed=fixed, is_fetched=fetched is not None, in_handshake=in_handshake)
     liveness = Liveness(ping_interval, ping_timeout)
-    return Connecting(partial(_client, settings, use, retry, liveness))
+    return Connecting(settings, partial(_client, token=use, retry=retry, liveness=liveness))
 
 
 class Connecting(AbstractAsyncContextManager[Client]):
@@ -116,15 +119,27 @@ class Connecting(AbstractAsyncContextManager[Client]):
     :meth:`.Client.aclose`.
     """
 
-    def __init__(self, make: Callable[[], Client]) -> None:
+    def __init__(self, settings: Settings, make: Callable[[Settings], Client]) -> None:
+        self._settings = settings
         self._make: Final = make
         self._client: Client | None = None
+
+    def over(self, open_wire: OpenWire, clock: Callable[[], Instant] | None = None) -> Self:
+        """Connect by other means than a socket; for tests.
+
+        Args:
+            open_wire: Makes each connection.
+            clock: Reads both clocks; None: as before.
+        """
+        own = self._settings
+        self._settings = replace(own, open_wire=open_wire, clock=clock or own.clock)
+        return self
 
     async def __aenter__(self) -> Client:
         """Connect."""
         if self._client is not None:
             raise UsageError("a connection is made once; call connect() again for another")
-        client = self._client = self._make()
+        client = self._client = self._make(self._settings)
         await client.open()
         return client
 
@@ -143,9 +158,9 @@ class Connecting(AbstractAsyncContextManager[Client]):
         return self.__aenter__().__await__()
 
 
-def _client(settings: Settings, use: TokenUse, retry: Retry, liveness: Liveness) -> Client:
+def _client(settings: Settings, *, token: TokenUse, retry: Retry, liveness: Liveness) -> Client:
     session = ClientSession[Events[Any]](
-        token=use,
+        token=token,
         retry=retry,
         liveness=liveness,
         greets=settings.dialect.greets,

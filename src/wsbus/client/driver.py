@@ -4,45 +4,42 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from inspect import isawaitable
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 from weakref import WeakSet
 
 import anyio
-from anyio import CancelScope, NoEventLoopError, create_task_group, current_time, move_on_after
+from anyio import (
+    CancelScope,
+    NoEventLoopError,
+    create_task_group,
+    current_time,
+    fail_after,
+    move_on_after,
+)
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
-from websockets.uri import WebSocketURI
 
 from .._spawn import spawn
+from .._timing import limit
 from ..core.client import actions
 from ..core.client.requests import OpenRequest
 from ..core.client.session import ClientSession
 from ..core.errors import ConnectError, TransportClosed, UsageError, WsbusError
 from ..core.events import Gap
-from ..core.instant import Instant
-from ..core.messages import Publication
+from ..core.messages import GetStatus, Publication
 from .address import DialFailed, bearer, token_subprotocol, with_token
 from .changes import Change, Changes, Closed, Connected, Missed, Reconnecting, RefreshFailed
-from .dialects import ClientDialect
 from .events import Events
-from .replies import ReplyTaker
-from .socket import Wire
-from .tokens import TokenSource, fetch
+from .replies import PendingReply, ReplyTaker
+from .settings import ClientWire, OnChange, Settings
+from .tokens import fetch
 from .watches import Watches
 
-__all__ = ["GAVE_UP", "ClientDriver", "OnChange", "Settings", "TokenIn"]
+__all__ = ["GAVE_UP", "ClientDriver"]
 
 logger: Final = logging.getLogger("wsbus.client")
-
-OnChange: TypeAlias = Callable[[Change], Awaitable[None] | None]
-
-TokenIn: TypeAlias = Literal["message", "header", "subprotocol", "query"]
-"""The place in which a token is sent."""
 
 GAVE_UP: Final = "%s: the client has ended: %s"
 """Logged when a client ends and the application did not close it."""
@@ -51,24 +48,6 @@ _TURN: Final = 100
 would overflow the buffers of subscribers that keep up."""
 _FAREWELL_SECONDS: Final = 1.0
 """Time for ``on_change`` to handle the last changes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The arguments of :func:`wsbus.client.connecting.connect`."""
-
-    uri: WebSocketURI
-    dialect: ClientDialect
-    headers: Mapping[str, str]
-    tls: ssl.SSLContext | None
-    fetch_token: TokenSource | None
-    token_in: TokenIn
-    token_name: str
-    """The query parameter's name."""
-    connect_timeout: float
-    close_timeout: float
-    max_message_bytes: int
-    on_change: OnChange | None
 
 
 class ClientDriver:
@@ -94,9 +73,10 @@ class ClientDriver:
         self._alarm = anyio.Event()
         self._armed = 0.0
         self._tasks: TaskGroup | None = None
-        self._wire: Wire | None = None
+        self._wire: ClientWire | None = None
         self._scope: CancelScope | None = None
         self._hung_up: anyio.Event | None = None
+        self._now: Final = settings.clock
         self._chance: Final = random.SystemRandom().random
 
     # --- for the client --------------------------------------------------------------------------
@@ -140,7 +120,7 @@ class ClientDriver:
             return
         if subscription.asks:
             start = subscription.since, subscription.max_rate
-            todo = self.session.subscribe(subscription.parsed, subscription, _now(), *start)
+            todo = self.session.subscribe(subscription.parsed, subscription, self._now(), *start)
         else:
             todo = self.session.listen(subscription.parsed, subscription)
         self._subscriptions.add(subscription)
@@ -148,13 +128,25 @@ class ClientDriver:
 
     def ask(self, reply: ReplyTaker, request: OpenRequest, *, is_idempotent: bool) -> None:
         """Send a request; ``reply`` gets the outcome."""
-        self.perform(self.session.request(reply, request, _now(), is_idempotent=is_idempotent))
+        self.perform(self.session.request(reply, request, self._now(), is_idempotent=is_idempotent))
+
+    async def fence(self, seconds: float) -> None:
+        """Wait for an answer that comes after all that is on its way; see :class:`.EventsOwner`."""
+        self.check_caller()
+        if self.settings.dialect.is_rich and not isinstance(self.state, Closed):
+            reply = PendingReply()
+            self.ask(reply, GetStatus(), is_idempotent=True)
+            try:
+                with fail_after(seconds):
+                    await reply.done.wait()
+            finally:
+                self.session.forget(reply)
 
     def leave(self, subscription: Events[Any]) -> None:
         """Unsubscribe; see :class:`.EventsOwner`."""
         if subscription in self._subscriptions:
             self._subscriptions.discard(subscription)
-            self.perform(self.session.unsubscribe(subscription.parsed, subscription, _now()))
+            self.perform(self.session.unsubscribe(subscription.parsed, subscription, self._now()))
 
     def missed(self, pattern: str, gap: Gap) -> None:
         """Tell the application; see :class:`.EventsOwner`."""
@@ -195,13 +187,13 @@ class ClientDriver:
 
     async def _keep_time(self) -> None:
         while True:
-            now, deadline = _now(), self.session.deadline
+            now, deadline = self._now(), self.session.deadline
             if now.monotonic >= deadline:
                 self.perform(self.session.handle_deadline(now))
                 continue
             self._alarm = anyio.Event()
             self._armed = deadline
-            with move_on_after(deadline - now.monotonic):
+            with limit(self._now, deadline - now.monotonic):
                 await self._alarm.wait()
 
     async def _fetch(self, generation: int) -> None:
@@ -218,9 +210,9 @@ class ClientDriver:
             why = f"the function for it has failed: {type(exc).__name__}"
         if token is None:
             why = why or f"the function for it took longer than {self.settings.connect_timeout:g} s"
-            todo = self.session.handle_no_token(generation, why, _now(), self._chance())
+            todo = self.session.handle_no_token(generation, why, self._now(), self._chance())
         else:
-            todo = self.session.handle_token(generation, token, _now())
+            todo = self.session.handle_token(generation, token, self._now())
         self.perform(todo)
 
     async def _converse(self, token: str | None) -> None:
@@ -238,13 +230,13 @@ class ClientDriver:
                 failure = exc
         self._scope = self._wire = None
         hung_up.set()
-        session, now, chance = self.session, _now(), self._chance()
+        session, now, chance = self.session, self._now(), self._chance()
         if failure is not None and not scope.cancelled_caught:
             self.perform(session.failed(failure.error, failure.advice, now, chance))
         else:
             self.perform(session.lost(closed.code, closed.reason, now, chance))
 
-    async def _dial(self, token: str | None) -> Wire:
+    async def _dial(self, token: str | None) -> ClientWire:
         settings = self.settings
         uri, headers = settings.uri, settings.headers
         subprotocols = [settings.dialect.name]
@@ -256,7 +248,7 @@ class ClientDriver:
                     subprotocols.append(token_subprotocol(token))
                 case "query" | "message":
                     uri = with_token(uri, settings.token_name, token)
-        return await Wire.open(
+        return await settings.open_wire(
             uri,
             settings.dialect,
             subprotocols=subprotocols,
@@ -265,13 +257,13 @@ class ClientDriver:
             max_bytes=settings.max_message_bytes,
         )
 
-    async def _talk(self, wire: Wire) -> TransportClosed:
+    async def _talk(self, wire: ClientWire) -> TransportClosed:
         closed = TransportClosed()
         try:
             async with create_task_group() as tasks:
                 tasks.start_soon(wire.run_writer)
                 self._wire = wire
-                self.perform(self.session.opened(_now()))
+                self.perform(self.session.opened(self._now()))
                 closed = await self._read(wire)
                 await wire.finish()
                 tasks.cancel_scope.cancel()
@@ -279,7 +271,7 @@ class ClientDriver:
             await wire.abort()
         return closed
 
-    async def _read(self, wire: Wire) -> TransportClosed:
+    async def _read(self, wire: ClientWire) -> TransportClosed:
         session, decode = self.session, self.settings.dialect.decode
         events = 0
         while True:
@@ -290,7 +282,7 @@ class ClientDriver:
             for text in texts:
                 for heard in decode(text):
                     if not isinstance(heard, Publication):
-                        self.perform(session.handle(heard, _now()))
+                        self.perform(session.handle(heard, self._now()))
                         continue
                     for subscription in session.receive(heard):
                         subscription.offer(heard)
@@ -389,7 +381,3 @@ class ClientDriver:
         logger.debug("%r", change)
         for changes in list(self._changes):
             changes.put(change)
-
-
-def _now() -> Instant:
-    return Instant(current_time(), time.time())

@@ -60,6 +60,14 @@ class EventsOwner(Protocol):
         """Tell the application that a subscription misses something."""
         ...
 
+    async def fence(self, seconds: float) -> None:
+        """Wait for an answer that comes after all that is on its way.
+
+        Raises:
+            TimeoutError: None came within so many seconds.
+        """
+        ...
+
 
 class Events(Generic[T]):
     """Events that match a pattern; made by :meth:`wsbus.client.client.Client.subscribe`.
@@ -158,6 +166,17 @@ class Events(Generic[T]):
     ) -> None:
         """Give it up; does not wait for the server."""
         self.close()
+
+    async def catch_up(self) -> None:
+        """Wait until all that the server had sent before this call is here, to be taken.
+
+        The server answers one question for it. ``zigquant-v2`` has none: there it returns at once.
+
+        Raises:
+            TimeoutError: The server did not answer within ``timeout``, or there is no connection.
+            UsageError: The caller is not on the event loop of the client.
+        """
+        await self._owner.fence(self._timeout)
 
     def close(self) -> None:
         """Give it up: the iterator ends, and what it has not taken is thrown away. Idempotent."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from copy import copy
 from typing import Any, Final, Self
 
-from anyio import current_time
-
 from ..core.errors import UnexpectedData, UsageError
 from ..core.events import Gap, GapCause
 from ..core.families import Compact
-from ..core.instant import Instant
 from ..core.messages import Publication
 from ..core.overflow import Overflow
 from ..core.patterns import parse_pattern
@@ -51,7 +47,7 @@ class _Feed(Events[Any]):
             self._renew()
 
     def _renew(self) -> None:
-        driver, now = self._driver, Instant(current_time(), time.time())
+        driver, now = self._driver, self._driver.settings.clock()
         driver.perform(driver.session.renew(self.parsed, self, now))
 
     def offer(self, publication: Publication) -> None:

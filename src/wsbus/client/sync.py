@@ -26,8 +26,8 @@ from ..core.families import Compact
 from ..core.overflow import Overflow
 from .connecting import Connecting
 from .connecting import connect as connect_async
-from .driver import OnChange, TokenIn
 from .portal import Portal
+from .settings import OnChange, TokenIn
 from .sync_calls import SyncCaller
 from .sync_events import SyncEvents
 from .sync_streams import SyncClientStream

@@ -92,7 +92,8 @@ class BusHost:
         self._pack: Final = pack
         self._authorize: Final = authorize
         self._flush_interval: Final = flush_interval
-        self._clock: Final = clock
+        self.clock: Final = clock
+        """Reads both clocks."""
         self._broker: Final = broker
         self._tracing: Final = tracing
         self._posted: Final = Posted()
@@ -255,7 +256,7 @@ class BusHost:
         return self._pack if speaks or is_sender else None
 
     def _make_services(self, tasks: TaskGroup) -> Services:
-        hub, runner, clock = Hub(self.families), Runner(tasks), self._clock
+        hub, runner, clock = Hub(self.families), Runner(tasks), self.clock
         archive = None
         if self.families.keep_history and self._broker is None:
             archive = Archive(self.families, MemoryHistory(new_id()), clock)
