@@ -1,8 +1,11 @@
 """Tools for testing applications and adapters.
 
-A clock that a test moves (:class:`.ManualClock`), transports without sockets
-(:class:`.MemoryTransport`), a WebSocket client that can break the rules (:class:`.Peer`), a TCP
-proxy with faults (:class:`.FaultProxy`), and the conformance suites of transports
+The Python client in memory (:func:`.client`), expectations about its events (:func:`.expect`), a
+clock that a test moves (:class:`.ManualClock`), networks that fail (:class:`.MemoryNetwork`;
+:class:`.FaultProxy` for TCP).
+
+For authors of adapters and brokers: transports without sockets (:class:`.MemoryTransport`), a
+WebSocket client that can break the rules (:class:`.Peer`), and the conformance suites of transports
 (:func:`.check_transport`) and brokers (:func:`.check_broker`).
 """
 
@@ -11,23 +14,32 @@ from __future__ import annotations
 from .adapters import Adapter, ConformanceError
 from .brokers import BROKER_CHECKS, check_broker
 from .clock import ManualClock
+from .expecting import ANYTHING, EventSource, Expectation, expect
+from .in_memory import client
 from .memory import DirectMemoryTransport, MemoryPeer, MemoryTransport
+from .network import MemoryNetwork
 from .peer import Peer
 from .proxy import FaultProxy, ProxiedConnection
 from .transports import TRANSPORT_CHECKS, check_transport
 
 __all__ = [
+    "ANYTHING",
     "BROKER_CHECKS",
     "TRANSPORT_CHECKS",
     "Adapter",
     "ConformanceError",
     "DirectMemoryTransport",
+    "EventSource",
+    "Expectation",
     "FaultProxy",
     "ManualClock",
+    "MemoryNetwork",
     "MemoryPeer",
     "MemoryTransport",
     "Peer",
     "ProxiedConnection",
     "check_broker",
     "check_transport",
+    "client",
+    "expect",
 ]
