@@ -24,7 +24,7 @@ class PassingClock(Protocol):
     def limit(self, seconds: float) -> AbstractContextManager[CancelScope]:
         """Return a scope that is cancelled after so many seconds of this clock, or before.
 
-        Whoever waits looks at the clock again.
+        A task that waits looks at the clock again.
         """
         ...
 

@@ -55,7 +55,7 @@ def expect(events: EventSource[T]) -> Expectation[T]:
 
 
 class Expectation(Generic[T]):
-    """What a test expects of a subscription; made by :func:`expect`."""
+    """The expectations of a test about a subscription; made by :func:`expect`."""
 
     def __init__(self, events: EventSource[T]) -> None:
         self._events: Final = events
