@@ -31,6 +31,8 @@ templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"wsbus {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["landing.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
