@@ -81,9 +81,9 @@ def _add_channel(document: dict[str, Any], channel: DeclaredChannel) -> None:
 
 def _abilities(channel: DeclaredChannel) -> str:
     texts = ["Subscribe to it by a name or a pattern."]
-    if channel.keeps:
+    if channel.family.history is not None:
         texts.append("It keeps history: events have positions.")
-    if channel.shows:
+    if channel.family.presence is not None:
         texts.append("It says which connections are there.")
     return " ".join(texts)
 

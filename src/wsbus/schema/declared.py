@@ -13,6 +13,8 @@ import msgspec
 from .._pydantic import mentions_pydantic
 from ..bus import Bus, host_of
 from ..core.errors import UsageError
+from ..core.families import Family
+from ..server.commands import RegisteredCommand
 
 __all__ = ["Declared", "DeclaredChannel", "DeclaredCommand", "declared", "json_schema"]
 
@@ -27,10 +29,8 @@ class DeclaredChannel:
     parameters: tuple[str, ...]
     events: dict[str, dict[str, Any]]
     """The schema of the data of each event."""
-    keeps: bool
-    """Whether they have history."""
-    shows: bool
-    """Whether they have presence."""
+    family: Family
+    """Their policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +115,14 @@ def declared(bus: Bus) -> Declared:
                 each.template,
                 each.parameters,
                 {event: made.schema(kind) for event, kind in each.events.items()},
-                each.family.history is not None,
-                each.family.presence is not None,
+                each.family,
             )
             for each in channels
         ],
         [
             DeclaredCommand(
                 each.action,
-                _params(each.parameters.types, each.parameters.whole, made),
+                _params(each, made),
                 any(is_required for _, is_required in each.parameters.types.values()),
                 made.schema(each.parameters.result),
                 _text(each.function),
@@ -134,14 +133,29 @@ def declared(bus: Bus) -> Declared:
     )
 
 
-def _params(types: dict[str, tuple[Any, bool]], whole: str | None, made: _Types) -> dict[str, Any]:
+def _params(command: RegisteredCommand, made: _Types) -> dict[str, Any]:
+    types, whole = command.parameters.types, command.parameters.whole
     if whole is not None:
         return made.schema(types[whole][0])
+    defaults = inspect.signature(command.function).parameters
     return {
         "type": "object",
-        "properties": {name: made.schema(kind) for name, (kind, _) in types.items()},
+        "properties": {
+            name: made.schema(kind) | _default(defaults[name].default)
+            for name, (kind, _) in types.items()
+        },
         "required": [name for name, (_, is_required) in types.items() if is_required],
     }
+
+
+def _default(value: object) -> dict[str, Any]:
+    """Return the member of a schema that names a default; nothing where JSON has no such value."""
+    if value is inspect.Parameter.empty:
+        return {}
+    try:
+        return {"default": msgspec.json.decode(msgspec.json.encode(value))}
+    except (TypeError, ValueError):
+        return {}
 
 
 def _text(function: object) -> str:
