@@ -37,11 +37,11 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..server.host import BusHost
 from ..server.status import respond, status_views
 from ..transport import NO_UPGRADE, Handshake, HeaderView, split_list
-from ..web import ASSETS, asset
-from ..web.pages import AssetResponse, MountedPage
+from ..web.pages import MountedFiles, MountedPage
 from ._aiohttp import AiohttpTransport, EndpointResponse, Guard
 from ._aiohttp_drain import add_drain_route
 from ._aiohttp_http import serve_request
+from ._aiohttp_pages import add_page, add_web_routes, as_response
 from ._aiohttp_probes import add_probe_routes
 from ._endpoint import endpoint_of
 from ._http import METHODS, is_spoken
@@ -50,6 +50,7 @@ from ._publishing import Publishing
 
 __all__ = [
     "AccessLogger",
+    "add_catalogue_routes",
     "add_console_routes",
     "add_drain_route",
     "add_probe_routes",
@@ -212,7 +213,7 @@ def add_publish_route(
 
     async def publish(request: web.Request) -> web.StreamResponse:
         answer = publishing.answer(request.method, request.headers.items(), _chunks(request))
-        return _response_of(await answer)
+        return as_response(await answer)
 
     app.router.add_route("*", path, publish)
 
@@ -235,43 +236,21 @@ def add_console_routes(
         console: The console.
         prefix: Prefix of the paths.
     """
-
-    async def page(request: web.Request) -> web.StreamResponse:
-        return _response_of(console.page(request.match_info.get("name", "")))
-
-    async def to_page(_request: web.Request) -> web.StreamResponse:
-        return _response_of(console.redirect(prefix))
-
     setup(app, f"{prefix}/ws", console.endpoint)
-    if prefix:
-        app.router.add_get(prefix, to_page)
-    app.router.add_get(f"{prefix}/", page)
-    app.router.add_get(f"{prefix}/{{name}}", page)
+    add_page(app, console, prefix)
 
 
-def _response_of(found: AssetResponse) -> web.Response:
-    return web.Response(body=found.body, status=found.status, headers=found.headers)
-
-
-def add_web_routes(app: web.Application, prefix: str = "/wsbus") -> None:
-    """Add routes that serve the JavaScript client: ``/wsbus/wsbus.js``; see :mod:`wsbus.web`.
+def add_catalogue_routes(
+    app: web.Application, catalogue: MountedFiles, prefix: str = "/catalogue"
+) -> None:
+    """Add routes for a catalogue of channels and commands: its page is at ``/catalogue/``.
 
     Args:
         app: The application.
+        catalogue: The catalogue.
         prefix: Prefix of the paths.
     """
-    for name in ASSETS:
-        app.router.add_get(f"{prefix}/{name}", _serve_asset(name))
-
-
-def _serve_asset(name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def serve(request: web.Request) -> web.StreamResponse:
-        found = asset(name)
-        if found.is_known(request.headers.get("if-none-match")):
-            return web.Response(status=304, headers=found.headers)
-        return web.Response(body=found.body, headers=found.headers)
-
-    return serve
+    add_page(app, catalogue, prefix)
 
 
 def handler(endpoint: Bus | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

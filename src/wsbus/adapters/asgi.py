@@ -46,6 +46,7 @@ from ..transport import NO_UPGRADE, Handshake, HeaderView
 from ._asgi import ASGIMessage, ASGIReceive, ASGISend, agree, transport
 from ._asgi_drain import drain_app
 from ._asgi_http import chunks_of, respond_with, serve_http
+from ._asgi_pages import catalogue_app
 from ._asgi_probes import probe_app
 from ._endpoint import endpoint_of
 from ._http import METHODS, is_spoken
@@ -53,16 +54,8 @@ from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
 from ._publishing import Publishing
 
-__all__ = [
-    "Application",
-    "app",
-    "converse",
-    "decline",
-    "drain_app",
-    "probe_app",
-    "publish_app",
-    "serve",
-]
+__all__ = ["Application", "app", "catalogue_app", "converse", "decline"]
+__all__ += ["drain_app", "probe_app", "publish_app", "serve"]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 

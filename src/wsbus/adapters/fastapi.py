@@ -41,13 +41,14 @@ from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
 from ..server.status import status_views
-from ..web.pages import MountedPage
+from ..web.pages import MountedFiles, MountedPage
 from ._endpoint import endpoint_of
 from ._http import is_spoken
 from ._placed import settle
 from ._starlette_http import HttpSide
 from .asgi import Application, decline
 from .starlette import (
+    catalogue_routes,
     console_routes,
     drain_route,
     http_routes,
@@ -59,7 +60,15 @@ from .starlette import (
     web_routes,
 )
 
-__all__ = ["mount", "mount_console", "mount_drain", "mount_probes", "mount_publish", "serve"]
+__all__ = [
+    "mount",
+    "mount_catalogue",
+    "mount_console",
+    "mount_drain",
+    "mount_probes",
+    "mount_publish",
+    "serve",
+]
 
 
 def mount(
@@ -148,6 +157,27 @@ def mount_console(
         UsageError: The target is neither an application nor a router.
     """
     _add(_router_of(target), console_routes(console, prefix), dependencies)
+
+
+def mount_catalogue(
+    target: FastAPI | APIRouter,
+    catalogue: MountedFiles,
+    prefix: str = "/catalogue",
+    *,
+    dependencies: Sequence[params.Depends] = (),
+) -> None:
+    """Serve a catalogue of channels and commands: its page is at ``/catalogue/``.
+
+    Args:
+        target: An application or a router; its dependencies apply.
+        catalogue: The catalogue.
+        prefix: Prefix of the paths.
+        dependencies: More of them.
+
+    Raises:
+        UsageError: The target is neither an application nor a router.
+    """
+    _add(_router_of(target), catalogue_routes(catalogue, prefix), dependencies)
 
 
 def mount_publish(

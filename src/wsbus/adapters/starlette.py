@@ -45,19 +45,20 @@ from ..core.permissions import Identity
 from ..endpoint import Endpoint
 from ..server.host import BusHost
 from ..server.status import respond, status_views
-from ..web import ASSETS, asset
-from ..web.pages import AssetResponse, MountedPage
+from ..web.pages import MountedFiles, MountedPage
 from ._endpoint import endpoint_of
 from ._http import METHODS, is_spoken
 from ._placed import settle
 from ._publishing import Publishing
 from ._starlette_drain import drain_route
 from ._starlette_http import HttpSide, on_http
+from ._starlette_pages import as_response, get_route, page_routes, web_routes
 from ._starlette_probes import probe_routes
 from .asgi import app, converse
 
 __all__ = [
     "Lifespan",
+    "catalogue_routes",
     "console_routes",
     "drain_route",
     "http_routes",
@@ -208,10 +209,6 @@ def _refuse_as_endpoint() -> NoReturn:
     )
 
 
-def _route(path: str, respond: Callable[[Request], Awaitable[Response]], name: str) -> Route:
-    return Route(path, HttpSide(respond), methods=["GET"], name=name, include_in_schema=False)
-
-
 def status_routes(
     bus: Bus, prefix: str = "/-", views: Mapping[str, Callable[[], object]] | None = None
 ) -> list[Route]:
@@ -232,7 +229,7 @@ def status_routes(
 
 def view_routes(prefix: str, views: Mapping[str, Callable[[], object]]) -> list[Route]:
     """Return a route for each view; see :func:`status_routes`."""
-    return [_route(f"{prefix}/{name}", _view(tell), name) for name, tell in views.items()]
+    return [get_route(f"{prefix}/{name}", _view(tell), name) for name, tell in views.items()]
 
 
 def _view(tell: Callable[[], object]) -> Callable[[Request], Awaitable[Response]]:
@@ -261,7 +258,7 @@ def publish_route(bus: Bus, path: str = "/-/publish", *, token: str | Collection
 
     async def publish(request: Request) -> Response:
         answer = publishing.answer(request.method, request.headers.items(), _chunks(request))
-        return _response(await answer)
+        return as_response(await answer)
 
     return Route(path, HttpSide(publish), name="wsbus-publish", include_in_schema=False)
 
@@ -281,42 +278,18 @@ def console_routes(console: MountedPage, prefix: str = "/console") -> list[BaseR
         console: The console.
         prefix: Prefix of the paths.
     """
-
-    async def page(request: Request) -> Response:
-        return _response(console.page(request.path_params.get("name", "")))
-
-    async def to_page(_request: Request) -> Response:
-        return _response(console.redirect(prefix))
-
-    return [
-        websocket_route(f"{prefix}/ws", console.endpoint, name="wsbus-console"),
-        *([_route(prefix, to_page, "wsbus-console-redirect")] if prefix else []),
-        _route(f"{prefix}/", page, "wsbus-console-page"),
-        _route(f"{prefix}/{{name}}", page, "wsbus-console-file"),
-    ]
+    socket = websocket_route(f"{prefix}/ws", console.endpoint, name="wsbus-console")
+    return [socket, *page_routes(console, prefix, "wsbus-console")]
 
 
-def _response(found: AssetResponse) -> Response:
-    return Response(found.body, found.status, found.headers)
-
-
-def web_routes(prefix: str = "/wsbus") -> list[Route]:
-    """Return routes that serve the JavaScript client: ``/wsbus/wsbus.js``; see :mod:`wsbus.web`.
+def catalogue_routes(catalogue: MountedFiles, prefix: str = "/catalogue") -> list[BaseRoute]:
+    """Return routes for a catalogue of channels and commands: its page is at ``/catalogue/``.
 
     Args:
+        catalogue: The catalogue.
         prefix: Prefix of the paths.
     """
-    return [_route(f"{prefix}/{name}", _serve_asset(name), name) for name in ASSETS]
-
-
-def _serve_asset(name: str) -> Callable[[Request], Awaitable[Response]]:
-    async def serve(request: Request) -> Response:
-        found = asset(name)
-        if found.is_known(request.headers.get("if-none-match")):
-            return Response(status_code=304, headers=found.headers)
-        return Response(found.body, headers=found.headers)  # uvicorn omits the body for HEAD.
-
-    return serve
+    return [*page_routes(catalogue, prefix, "wsbus-catalogue")]
 
 
 def lifespan(bus: Bus, *more: Lifespan) -> Lifespan:
