@@ -41,14 +41,14 @@ def test_no_modules_import_each_other(graph: grimp.ImportGraph) -> None:
 
 
 def test_an_application_without_a_console_loads_none_of_it() -> None:
-    """No adapter imports a module of the console, nor one for testing, and no bus does."""
+    """No adapter imports a module of a page, of schemas or for testing, and no bus does."""
     program = """
 import importlib, pkgutil, sys
 import wsbus.adapters
 for module in pkgutil.iter_modules(wsbus.adapters.__path__, "wsbus.adapters."):
     importlib.import_module(module.name)
     wsbus.Bus().default_endpoint
-    above = ("wsbus.console", "wsbus.testing")
+    above = ("wsbus.catalogue", "wsbus.console", "wsbus.schema", "wsbus.testing")
     print(*[f"{module.name} loads {name}" for name in sys.modules if name.startswith(above)])
 """
     outcome = subprocess.run(

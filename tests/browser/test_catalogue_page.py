@@ -276,7 +276,7 @@ def test_a_token_is_sent_where_one_is_taken(browser: Browser, complaints: list[s
         tab.goto(url)
         tab.get_by_label("Token").fill("wrong")
         tab.get_by_label("Token").press("Enter")
-        tab.locator("#why", has_text="Check the endpoint and the token").wait_for()
+        tab.locator("#why", has_text="the token was refused").wait_for()
         tab.get_by_label("Token").fill("open sesame")
         tab.get_by_label("Token").press("Enter")
         tab.get_by_role("status").get_by_text("Connected as ada").wait_for()
@@ -317,7 +317,7 @@ def axe() -> str:
     return Path(spec.origin).with_name("axe.min.js").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark"), (1280, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 def test_everybody_can_use_it(
     browser: Browser, url: str, complaints: list[str], width: int, scheme: Any
 ) -> None:
@@ -327,7 +327,7 @@ def test_everybody_can_use_it(
     ) as context:
         tab = new_tab(context, complaints)
         tab.goto(url)
-        for name in ("grid.{id}.status", "secret.{who}", "add", "move", "evil", "whole"):
+        for name in ("grid.{id}.status", "add", "move", "evil"):
             item(tab, name)
         form(tab, "grid.{id}.status", "Subscribe").get_by_role("button").click()
         form(tab, "grid.{id}.status", "Publish").get_by_role("button").click()

@@ -76,7 +76,7 @@ def move(
 
 
 def refuse(connection: Connection) -> None:
-    """Refuse whoever calls."""
+    """Refuse every call."""
     raise CommandError(ErrorCode.FORBIDDEN, f"not now: {EVIL}")
 
 

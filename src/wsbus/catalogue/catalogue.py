@@ -30,10 +30,10 @@ class Catalogue:
 
     It lists the typed channels (:meth:`.Bus.channel`) and the commands (:meth:`.Bus.command`) with
     their types, and has a form for each: subscribe, publish, call. The forms use an ordinary
-    connection to the application's endpoint: whoever sees the page may do what any client may.
+    connection to the application's endpoint, and may do what any client may.
 
-    The page itself asks nobody for a token. It is for those who may know the names and types of the
-    application; mount it behind the same middleware or dependencies as other documentation.
+    The page itself asks for no token: it shows the names and types of the application to everybody
+    that reaches it. Mount it behind the middleware or dependencies of your other documentation.
 
     Args:
         bus: The bus; channels and commands may also be declared after this.

@@ -1,4 +1,4 @@
-"""What the page shows, as JSON: channels and commands with their schemas, and policies in words."""
+"""The contents of the page as JSON: channels, commands and their schemas, and policies in words."""
 
 from __future__ import annotations
 
