@@ -54,8 +54,17 @@ from ._logs import is_redacted
 from ._placed import MISPLACED, Placed
 from ._publishing import Publishing
 
-__all__ = ["Application", "app", "catalogue_app", "converse", "decline"]
-__all__ += ["drain_app", "probe_app", "publish_app", "serve"]
+__all__ = [
+    "Application",
+    "app",
+    "catalogue_app",
+    "converse",
+    "decline",
+    "drain_app",
+    "probe_app",
+    "publish_app",
+    "serve",
+]
 
 logger: Final = logging.getLogger("wsbus.asgi")
 
