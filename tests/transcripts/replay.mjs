@@ -143,7 +143,7 @@ class Client {
         continue;
       }
       const { channel, event, timestamp, data, latest } = message;
-      const holders = [...(this.#session.receive(message) ?? [])].sort();
+      const holders = [...this.#session.receive(message).holders].sort();
       const more = latest ? { latest } : {};
       if (holders.length) this.#told.push({ what: "event", holders, channel, event, timestamp, data, ...more });
     }

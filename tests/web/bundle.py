@@ -35,7 +35,8 @@ Which short name each has matters little alone, but 100 bytes in sum once the mo
 _CALLS: Final = (
     *("answer", "check", "confirm", "cut", "deadline", "dial", "dismiss", "failed", "fetchToken"),
     *("forget", "hangUp", "heard", "lose", "noToken", "opened", "pause", "request", "say", "stop"),
-    *("tellConnected", "tellError", "tellGap", "tellReconnecting", "tellRefreshFailed", "wake"),
+    *("tellConnected", "tellError", "tellGap", "tellPresence", "tellReconnecting"),
+    *("tellRefreshFailed", "wake"),
 )
 """Inputs and actions of a session: such properties, and texts with just that word."""
 _WORDS: Final = ("dead", "later", "muchLater", "newToken", "now")

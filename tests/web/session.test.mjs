@@ -37,6 +37,12 @@ function after(session, ...inputs) {
   return session;
 }
 
+/** Who gets an event that is new for the client. */
+function receivers(session, event) {
+  const { holders, isNew } = session.receive(event);
+  return isNew ? holders : undefined;
+}
+
 /** The types of the actions, with the messages that are said. */
 const brief = (actions) => actions.map(([type, first]) => (type === "say" ? JSON.parse(first).type : type));
 
@@ -329,13 +335,16 @@ function asks(session, pattern, holder, since) {
   return said(session.handle(0, "deadline"))[0];
 }
 
-/** A session that lost its connection and has the next one; returns what it said. */
-function again(session) {
+/** A session that lost its connection and has the next one; returns all that it said. */
+function allAgain(session) {
   after(session, ["lost", 1006, ""]);
   session.handle(session.deadline, "deadline");
   session.handle(2000, "opened");
-  return said(session.handle(2000, ...heard(HELLO)))[0];
+  return said(session.handle(2000, ...heard(HELLO)));
 }
+
+/** The first of that. */
+const again = (session) => allAgain(session)[0];
 
 test("a name goes on at its mark, which the confirmation sets and each event moves", () => {
   const session = IN.open();
@@ -348,11 +357,37 @@ test("a name goes on at its mark, which the confirmation sets and each event mov
 
   const second = again(session);
   session.handle(2000, ...subscribed(second.id, ["chat.*"], { positions: [start("chat.*", 5, { recovered: true })] }));
-  assert.deepEqual(session.receive(event("chat.a", 7)), ["h"]);
-  assert.equal(session.receive(event("chat.a", 7)), undefined);
-  assert.equal(session.receive(event("chat.b", 6)), undefined);
-  assert.deepEqual(session.receive(event("chat.a", 1, { position: at(1, "new") })), ["h"]);
+  assert.deepEqual(receivers(session, event("chat.a", 7)), ["h"]);
+  assert.equal(receivers(session, event("chat.a", 7)), undefined);
+  assert.equal(receivers(session, event("chat.b", 6)), undefined);
+  assert.deepEqual(receivers(session, event("chat.a", 1, { position: at(1, "new") })), ["h"]);
   assert.deepEqual(again(session).since, { "chat.*": at(1, "new") });
+});
+
+test("handlers get once what patterns that overlap bring, whichever is confirmed first", () => {
+  const session = IN.open();
+  const names = [...Array(10).keys()].map((number) => `chat.${number}`);
+  for (const name of [...names, "chat.*"]) {
+    const { id } = asks(session, name, name);
+    session.handle(0, ...subscribed(id, [name], { positions: [start(name, 5)] }));
+  }
+  const [first, second] = allAgain(session);
+  assert.deepEqual([first.channels, second.channels], [names, ["chat.*"]]);
+  const back = (name) => start(name, 5, { recovered: true });
+  session.handle(2000, ...subscribed(first.id, names, { positions: names.map(back) }));
+  assert.deepEqual(session.receive(event("chat.0", 6)), { holders: ["chat.0"], isNew: true });
+  session.handle(2000, ...subscribed(second.id, ["chat.*"], { positions: [back("chat.*")] }));
+  assert.deepEqual(session.receive(event("chat.0", 6)), { holders: ["chat.*"], isNew: false });
+  assert.deepEqual(session.receive(event("chat.0", 7)), { holders: ["chat.0", "chat.*"], isNew: true });
+});
+
+test("handlers get what is older than another subscription", () => {
+  const session = IN.open();
+  session.handle(0, ...subscribed(asks(session, "chat.*", "h").id, ["chat.*"], { positions: [start("chat.*", 5)] }));
+  session.receive(event("chat.a", 6));
+  const { id } = asks(session, "chat.a", "i", at(3));
+  session.handle(0, ...subscribed(id, ["chat.a"], { positions: [start("chat.a", 3, { recovered: true })] }));
+  assert.deepEqual([4, 5, 6, 7].map((offset) => session.receive(event("chat.a", offset)).isNew), [true, true, false, true]);
 });
 
 test("a page hears of a gap only where something may be missing", () => {
@@ -380,7 +415,7 @@ test("a subscription that begins at a position is strict until it has begun", ()
   const { id, since } = again(session);
   assert.equal(JSON.stringify(since), JSON.stringify(strict));
   session.handle(2000, ...subscribed(id, ["__proto__.a"], { positions: [start("__proto__.a", 3, { recovered: true })] }));
-  assert.deepEqual(session.receive(event("__proto__.a", 4)), ["h"]);
+  assert.deepEqual(receivers(session, event("__proto__.a", 4)), ["h"]);
   assert.equal(JSON.stringify(again(session).since), JSON.stringify({ "__proto__.a": at(4) }));
 });
 
@@ -409,8 +444,8 @@ test("the latest events are for names that have just begun, and move no mark", (
   session.handle(0, ...subscribed(one.id, ["a.*"], { positions: [start("a.*", 5)] }));
   const two = asks(session, "a.b", "i");
   session.handle(0, ...subscribed(two.id, ["a.b"], { positions: [start("a.b", 5)] }));
-  assert.deepEqual(session.receive(event("a.b", 4, { latest: true })), ["i"]);
-  assert.deepEqual(session.receive(event("a.b", 6)), ["h", "i"]);
+  assert.deepEqual(receivers(session, event("a.b", 4, { latest: true })), ["i"]);
+  assert.deepEqual(receivers(session, event("a.b", 6)), ["h", "i"]);
   assert.deepEqual(session.position("a.b"), at(6));
 });
 
@@ -542,7 +577,7 @@ class Keeper {
     const [kind, message] = this.wire.shift() ?? [];
     if (kind === "answer") this.give(...heard(message));
     if (kind !== "event") return;
-    for (const holder of this.session.receive(message) ?? []) {
+    for (const holder of this.session.receive(message).holders) {
       const seen = this.holders.get(holder);
       const { epoch, offset } = message.position;
       assert.equal(seen.since.epoch, epoch, `${holder}: of another epoch, without a gap`);

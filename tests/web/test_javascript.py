@@ -14,11 +14,13 @@ import pytest
 import wsbus
 from tests.web.bundle import FLAGS, SOURCE, bundle, bundle_http, declarations
 from tests.web.running import ROOT, WEB, find_tsc, run_node_tests
+from wsbus.web import ASSETS
 
 LIMIT = 12 * 1024
 """Bytes. Up to 9 kB are the client without history; marks, positions, history and publications that
 are sent again take the rest. The way over HTTP has a file of its own, for pages that need it."""
 HTTP_LIMIT = 4 * 1024
+PRESENCE_LIMIT = 3 * 1024
 
 
 def tsc(*arguments: str | Path) -> None:
@@ -54,6 +56,11 @@ def test_messagepack(require_command: Callable[[str, str], str]) -> None:
     run_node_tests(require_command("node", "nodejs"), "msgpack.test.mjs")
 
 
+def test_presence(require_command: Callable[[str, str], str]) -> None:
+    """A watch knows the connections on a channel, whatever happens in between."""
+    run_node_tests(require_command("node", "nodejs"), "presence.test.mjs")
+
+
 def test_with_a_server_that_misbehaves(require_command: Callable[[str, str], str]) -> None:
     """Nothing that a server sends, or fails to send, breaks the client; nothing hangs."""
     run_node_tests(require_command("node", "nodejs"), "puppet.test.mjs")
@@ -78,6 +85,7 @@ def test_it_is_small() -> None:
     """The file as it is shipped is small once gzipped."""
     assert len(gzip.compress((WEB / "wsbus.js").read_bytes(), 9)) <= LIMIT
     assert len(gzip.compress((WEB / "wsbus-http.js").read_bytes(), 9)) <= HTTP_LIMIT
+    assert len(gzip.compress((WEB / "wsbus-presence.js").read_bytes(), 9)) <= PRESENCE_LIMIT
 
 
 def test_it_is_made_of_its_sources() -> None:
@@ -103,11 +111,12 @@ def test_its_types_are_strict_and_those_declared() -> None:
     assert made == (WEB / "wsbus.d.ts").read_text(encoding="utf-8"), "python -m tests.web.bundle"
 
 
-def test_the_types_of_the_codec_are_strict() -> None:
+@pytest.mark.parametrize("name", ["wsbus-msgpack", "wsbus-presence"])
+def test_the_types_of_what_lies_beside_it_are_strict(name: str) -> None:
     """The compiler finds no fault in it, and its declarations are those of what it exports."""
-    tsc("--noEmit", WEB / "wsbus-msgpack.js")
-    shipped = (WEB / "wsbus-msgpack.d.ts").read_text(encoding="utf-8")
-    source = (WEB / "wsbus-msgpack.js").read_text(encoding="utf-8")
+    tsc("--noEmit", WEB / f"{name}.js")
+    shipped = (WEB / f"{name}.d.ts").read_text(encoding="utf-8")
+    source = (WEB / f"{name}.js").read_text(encoding="utf-8")
     assert re.findall(r"export (?:declare )?const (\w+)", shipped) == re.findall(
         r"export const (\w+)", source
     )
@@ -144,8 +153,11 @@ def test_the_guides_scripts_are_scripts(
 def test_the_package_is_ready() -> None:
     """What ``package.json`` names is there, under the version of the Python package."""
     package = json.loads((WEB / "package.json").read_text(encoding="utf-8"))
-    entry = package["exports"]["."]
+    entries = [entry for entry in package["exports"].values() if isinstance(entry, dict)]
+    shipped = {file.name for glob in package["files"] for file in WEB.glob(glob)}
 
     assert package["version"] == wsbus.__version__
-    assert all((WEB / name).is_file() for name in (*package["files"], *entry.values()))
+    assert len(entries) > 2
+    named = [Path(file).name for entry in entries for file in entry.values()]
+    assert shipped.issuperset([*named, *ASSETS])
     assert "dependencies" not in package

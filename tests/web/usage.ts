@@ -1,5 +1,6 @@
 // What the types allow, and what they refuse; it is checked, and never run.
 import { channel, Client, CommandError, ConnectionError, escapeSegment, matches } from "../../src/wsbus/web/wsbus.js";
+import { watchPresence } from "../../src/wsbus/web/wsbus-presence.js";
 import type { BusEvent, ClientOptions, Gap, HistoryPage, Position, State } from "../../src/wsbus/web/wsbus.js";
 
 interface Status {
@@ -75,6 +76,10 @@ export async function use(signal: AbortSignal): Promise<void> {
   } catch (error) {
     if (error instanceof CommandError) console.log(error.code.toLowerCase());
   }
+  client.addEventListener("presence", ({ detail }) => console.log(detail.joined?.[0].id, detail.watching satisfies false | undefined));
+  for await (const { members, left } of watchPresence(client, "chat.lobby", { signal })) console.log(members[0].subject, left.length);
+  // @ts-expect-error: it is one channel
+  watchPresence(client, ["chat.lobby"]);
   off();
   client.close();
   const { error } = await client.closed;

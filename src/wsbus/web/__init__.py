@@ -1,8 +1,9 @@
 """The JavaScript client: ``wsbus.js``, and the functions with which adapters serve it.
 
 The file lies beside this one, with its types (``wsbus.d.ts``) and a ``package.json``. So do
-``wsbus-http.js``, which it loads where no WebSocket gets through, and ``wsbus-msgpack.js``, the
-codec for a client that speaks MessagePack.
+``wsbus-http.js``, which it loads where no WebSocket gets through, ``wsbus-msgpack.js``, the codec
+for a client that speaks MessagePack, and ``wsbus-presence.js``, which watches the connections on a
+channel.
 
 ::
 
@@ -26,11 +27,12 @@ _TYPES: Final = {
     "wsbus.js": "text/javascript; charset=utf-8",
     "wsbus-http.js": "text/javascript; charset=utf-8",
     "wsbus-msgpack.js": "text/javascript; charset=utf-8",
+    "wsbus-presence.js": "text/javascript; charset=utf-8",
     # What the pages of wsbus itself, the demo and the console, share.
     "base.css": "text/css; charset=utf-8",
 }
 
-ASSETS: Final = ("wsbus.js", "wsbus-http.js", "wsbus-msgpack.js")
+ASSETS: Final = ("wsbus.js", "wsbus-http.js", "wsbus-msgpack.js", "wsbus-presence.js")
 """The names of the files that adapters serve."""
 
 

@@ -44,6 +44,13 @@ export type Roster = {
     count: number;
     watching: boolean;
 };
+export type PresenceChange = {
+    channel: string;
+    count: number;
+    joined?: Roster["members"];
+    left?: Roster["members"];
+    watching?: false;
+};
 export type MaxRate = number | "auto";
 export type Resumable = {
     since?: Position;
@@ -154,6 +161,7 @@ export type ClientEvents = {
     gap: CustomEvent<Gap & {
         pattern?: string;
     }>;
+    presence: CustomEvent<PresenceChange>;
     error: CustomEvent<unknown>;
 };
 export type ClientEventTarget = {
@@ -260,11 +268,14 @@ export declare class Client extends Target {
         after?: Position;
     }): Promise<HistoryPage<T>>;
     /**
-     * The connections that are subscribed to exactly this channel, if its family shows them.
+     * The connections that are subscribed to exactly this channel, if its family shows them. `watch`: tell changes,
+     * as `presence`, until the connection is lost; `watchPresence` of `wsbus-presence.js` goes on.
      * @param {string} channel
-     * @param {RequestOptions} [options]
+     * @param {RequestOptions & { watch?: boolean }} [options]
      */
-    presence(channel: string, options?: RequestOptions): Promise<Roster>;
+    presence(channel: string, { watch, ...options }?: RequestOptions & {
+        watch?: boolean;
+    }): Promise<Roster>;
     /**
      * The parts of a stream, as they come: the first one has everything so far. The loop ends with the stream;
      * it throws STREAM_FAILED or STREAM_CANCELLED. `cancel()` asks the producer; `result` is there at the end.

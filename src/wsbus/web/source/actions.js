@@ -18,7 +18,7 @@
 // `listen` is missing: handlers that ask for nothing are the driver's.
 
 /** @import { CommandError, ConnectionError } from "./errors.js" */
-/** @import { BusEvent, MaxRate, Position } from "./types.js" */
+/** @import { BusEvent, MaxRate, Position, PresenceChange } from "./types.js" */
 
 /** @typedef {CommandError | ConnectionError} Failure */
 /** @typedef {{ channel: string, lost?: number | null, position?: Position }} LostOn */
@@ -42,9 +42,9 @@
  * @property {number} timestamp
  * @property {boolean} [success]
  * @property {{ code: string, message: string }} [error]
- * @property {Terms & { channels: string[] & LostOn[], reason?: string, expires_at: number, lost?: number | null, cause?: string,
+ * @property {Terms & PresenceChange & { channels: string[] & LostOn[], reason?: string, expires_at: number, lost?: number | null, cause?: string,
  *   rejected?: { channel: string, code: string, message: string }[],
- *   positions?: (Position & { channel: string, recovered?: boolean })[], channel: string, events: BusEvent[] }} data
+ *   positions?: (Position & { channel: string, recovered?: boolean })[], events: BusEvent[] }} data
  */
 /**
  * @template H What takes events: a subscription of the application.
@@ -65,7 +65,7 @@
  * same, then say `lost`, or `failed`. `answer`: a request is answered, now and never again. `confirm`: from
  * now on the holder gets what matches. `dismiss`: it gets nothing any more. `lose`: events are missing for
  * it, right here. `tellGap`: some are missing for this client; after a reconnect it comes once everything
- * is subscribed again. `tellError`: the server refused something that nobody waits for. `stop`: it is
+ * is subscribed again. `tellPresence`: connections have joined a watched channel, or left it. `tellError`: the server refused something that nobody waits for. `stop`: it is
  * over; no error: it was closed.
  * @template H, K
  * @typedef {{
@@ -73,7 +73,7 @@
  *   answer: [key: K, error?: Failure, data?: unknown],
  *   confirm: [holder: H], dismiss: [holder: H, error: Failure],
  *   lose: [holder: H, lost: number | null, cause: GapCause, channels?: LostOn[]],
- *   tellGap: [lost: number | null, cause: GapCause, channels?: LostOn[]],
+ *   tellGap: [lost: number | null, cause: GapCause, channels?: LostOn[]], tellPresence: [change: PresenceChange],
  *   tellConnected: [isAgain: boolean, connectionId?: string, subject?: string],
  *   tellReconnecting: [attempt: number, delay: number, error: ConnectionError],
  *   tellRefreshFailed: [why: string], tellError: [error: Failure], stop: [error: ConnectionError | null],

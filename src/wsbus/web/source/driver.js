@@ -178,6 +178,8 @@ export const makeDriver = (
 
     tellGap: (...gap) => tell("gap", gapOf(...gap)),
 
+    tellPresence: (change) => tell("presence", change),
+
     tellConnected(reconnected, connectionId, subject) {
       for (const waiter of connecting) waiter.resolve();
       tell("connected", { reconnected, connectionId, subject });
@@ -260,10 +262,9 @@ export const makeDriver = (
   /** @param {BusEvent} message */
   const deliver = ({ channel, event, timestamp, data, position, latest }) => {
     const seen = { channel, event, timestamp, data, ...(position && { position }), ...(latest && { latest }) };
-    const holders = session.receive(seen);
-    if (!holders) return; // It is not new.
+    const { holders, isNew } = session.receive(seen);
     for (const holder of holders) holder.push?.(seen);
-    handlers.deliver(seen);
+    if (isNew) handlers.deliver(seen);
   };
 
   // --- what the application calls ----------------------------------------------------------------

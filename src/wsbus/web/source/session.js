@@ -309,6 +309,8 @@ export const makeSession = ({ token, isFetched, inHandshake, greets, retry, inte
         subscriptions.lose(lost, cause, channels);
         return emit("tellGap", lost, cause, channels);
       }
+      case "presence_changed":
+        return emit("tellPresence", data);
       case "history":
         for (const event of data.events) event.channel = data.channel;
       // falls through

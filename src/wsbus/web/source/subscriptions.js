@@ -15,14 +15,14 @@ import { bytesOf, fits } from "./text.js";
 /** @import { BusEvent, MaxRate, Position } from "./types.js" */
 /**
  * One name, as it was spelled. `isHeld`: the server has confirmed it. `missed`: the holders that got
- * something before the last connection ended. `ref`: of the request that asks for it; none: the server is
+ * something before the last connection ended. `from`: what it has had begins after this position. `ref`: of the request that asks for it; none: the server is
  * still to be asked. `start`: where the application wants it to begin, and `starter`: for this holder. `isFresh`:
  * the last confirmation has begun it, so that the latest events are for it. `gaps`: they came before it was
  * confirmed. `rates`: the events a second that holders want at most, if they do not want all. `asked`: what was
  * asked for last.
  * @template H
  * @typedef {{ text: string, segments: string[], holders: Set<H>, missed: Set<H>, isHeld: boolean, ref?: string,
- *   mark?: Position, start?: Position, rates: Map<H, MaxRate>, asked?: number, starter?: H, isFresh?: boolean,
+ *   mark?: Position, from?: Position, start?: Position, rates: Map<H, MaxRate>, asked?: number, starter?: H, isFresh?: boolean,
  *   gaps?: [number | null, GapCause, LostOn[] | undefined][] }} Name
  */
 
@@ -41,6 +41,10 @@ const sizeOf = ({ text, start, mark, rates }) => {
 
 /** Where a request for a name goes on, if the server can read that. @type {(name: Name<unknown>, maxBytes: number) => Position | undefined} */
 const sinceOf = (name, maxBytes) => name.start ?? (sizeOf(name) + 72 > 2 * maxBytes ? undefined : name.mark);
+
+/** Tell whether the holders of a name have had an event. @type {(name: Name<unknown>, event: BusEvent) => unknown} */
+const hasHad = ({ mark, from }, { position }) =>
+  position && from?.epoch === position.epoch && mark?.epoch === position.epoch && from.offset < position.offset && position.offset <= mark.offset;
 
 /** Tell whether an event is new for the holders of a name; if it is, it moves the mark. @type {(name: Name<unknown>, event: BusEvent) => unknown} */
 const takes = (name, { position, latest }) => {
@@ -122,14 +126,16 @@ export const makeSubscriptions = (emit, limit) => {
     position: (text) => names.get(text)?.mark,
 
     /**
-     * Who gets an event; undefined: it is new for no name that matches. Moves the marks: once for each event.
+     * Who gets an event, and whether it is new for this client: not so if it is new for no name that matches, or
+     * came for another one before. Moves the marks: once for each event.
      * @param {BusEvent} event
      */
     receive(event) {
       const segments = event.channel.split(".");
       const held = all().filter((name) => name.isHeld && fits(name.segments, segments));
+      const isOld = held.some((name) => hasHad(name, event));
       const takers = held.filter((name) => takes(name, event));
-      return held.length && !takers.length ? undefined : takers.flatMap(({ holders }) => [...holders]);
+      return { holders: takers.flatMap(({ holders }) => [...holders]), isNew: !isOld && (!held.length || !!takers.length) };
     },
 
     /** @param {string} text @param {H} holder @param {Position} [since] Nothing after it may be missing. @param {MaxRate} [most] */
@@ -247,9 +253,10 @@ export const makeSubscriptions = (emit, limit) => {
         if (channels.includes(text)) {
           const position = positions.find(isIts);
           name.isHeld = true;
-          name.start = undefined;
-          name.mark = position && plain(position);
           name.isFresh = !position?.recovered;
+          name.mark = position && plain(position);
+          name.from = name.start ?? (name.isFresh ? name.mark : name.from);
+          name.start = undefined;
           for (const holder of holders) {
             if (!missed.delete(holder)) emit("confirm", holder);
             else if (name.isFresh) {

@@ -30,6 +30,11 @@
  * The connections on a channel. `members`: those that were there longest, up to the bound of the family.
  * @typedef {{ channel: string, members: { id: string, subject?: string }[], count: number, watching: boolean }} Roster
  */
+/**
+ * Connections have joined a channel that the client watches, or left it. Neither is named: there are too many. `watching`:
+ * the grants do not cover it any more.
+ * @typedef {{ channel: string, count: number, joined?: Roster["members"], left?: Roster["members"], watching?: false }} PresenceChange
+ */
 /** Events of one key a second, 0.01 to 1,000; "auto": as many as the tab can handle, 60 at most. @typedef {number | "auto"} MaxRate */
 /**
  * `since`: everything after it comes first; if a part of that is gone, the error has the code `POSITION_LOST`.
@@ -81,7 +86,7 @@
 /** @typedef {{ code: number, reason: string, error: ConnectionError | null }} Ending */
 /**
  * `state`: `client.state` has changed. `reconnecting`: in `delay` ms. `disconnected`: no further
- * attempt is made. `gap`: fetch the state anew. `error`: an error that no call waits for; it goes to
+ * attempt is made. `gap`: fetch the state anew. `presence`: of a watched channel. `error`: an error that no call waits for; it goes to
  * the console, too, unless `preventDefault` is called.
  * @typedef {{
  *   state: CustomEvent<{ state: State }>,
@@ -89,6 +94,7 @@
  *   reconnecting: CustomEvent<{ attempt: number, delay: number, error: ConnectionError }>,
  *   disconnected: CustomEvent<Ending>,
  *   gap: CustomEvent<Gap & { pattern?: string }>,
+ *   presence: CustomEvent<PresenceChange>,
  *   error: CustomEvent<unknown>,
  * }} ClientEvents
  */

@@ -103,12 +103,13 @@ export class Client extends Target {
   }
 
   /**
-   * The connections that are subscribed to exactly this channel, if its family shows them.
+   * The connections that are subscribed to exactly this channel, if its family shows them. `watch`: tell changes,
+   * as `presence`, until the connection is lost; `watchPresence` of `wsbus-presence.js` goes on.
    * @param {string} channel
-   * @param {RequestOptions} [options]
+   * @param {RequestOptions & { watch?: boolean }} [options]
    */
-  presence(channel, options) {
-    return /** @type {Promise<Roster>} */ (this.#driver.ask({ type: "presence", channel }, { idempotent: true, ...options }));
+  presence(channel, { watch, ...options } = {}) {
+    return /** @type {Promise<Roster>} */ (this.#driver.ask({ type: "presence", channel, watch }, { idempotent: true, ...options }));
   }
 
   /**
