@@ -10,9 +10,10 @@ import pytest
 
 from tests.docs.documents import ROOT
 from wsbus.core.client.liveness import Liveness
+from wsbus.core.errors import CloseCode
 from wsbus.core.events import GapCause
 from wsbus.core.heartbeat import HeartbeatPolicy
-from wsbus.core.limits import Limits
+from wsbus.core.limits import MAX_DEPTH, MAX_PARTS, NAMES_PER_MESSAGE, Limits
 from wsbus.core.recovery import MAX_REPLAY, MAX_REPLAY_BYTES
 from wsbus.server.directory import PROBE_SECONDS
 from wsbus.server.services import SWEEP_SECONDS
@@ -83,7 +84,7 @@ def test_the_guarantees_have_the_times_of_the_code() -> None:
     assert f"{MAX_REPLAY_BYTES >> 20} MiB for one request" in page
 
 
-@pytest.mark.parametrize("page", ["guarantees.md"])
+@pytest.mark.parametrize("page", ["guarantees.md", "security.md"])
 def test_the_tests_that_a_page_names_are_there(page: str) -> None:
     """Each file of tests that a page refers to exists."""
     named = re.findall(r"`(tests/[\w/.]+)`", text_of(EXPLANATION / page))
@@ -97,3 +98,31 @@ def test_every_page_is_in_the_index_of_its_folder() -> None:
     listed = re.findall(r"^[a-z][a-z-]*$", text_of(EXPLANATION / "index.md"), re.MULTILINE)
 
     assert sorted(listed) == sorted(p.stem for p in EXPLANATION.glob("*.md") if p.stem != "index")
+
+
+def test_the_threats_have_the_bounds_of_the_code() -> None:
+    """The page of security names the bounds that the code has."""
+    page, limits = text_of(EXPLANATION / "security.md"), Limits()
+
+    for text in (
+        f"`auth_timeout` ({limits.auth_timeout:g} s)",
+        f"for {limits.rate_abuse_seconds:g} s is closed ({CloseCode.RATE_ABUSE:d})",
+        f"{limits.max_message_bytes >> 10} KiB, {MAX_DEPTH} levels, {MAX_PARTS:,} parts",
+        f"{limits.max_subscriptions} subscriptions, {limits.max_names} names in a request",
+        f"{NAMES_PER_MESSAGE} names count as one message",
+        f"a cut after {limits.write_deadline:g} s",
+        f"the connection is closed ({CloseCode.TOKEN_EXPIRED:d})",
+    ):
+        assert text in page
+
+
+def test_the_comparison_is_dated_and_names_each_peer() -> None:
+    """Each peer of the table has a paragraph that says when it is the better choice."""
+    page = text_of(EXPLANATION / "comparison.md")
+    table, _, choices = page.partition("## When to choose them")
+    peers = re.findall(r"^\| \*\*([^*]+)\*\*", table, re.MULTILINE)
+
+    assert re.search(r"^State of \d+ \w+ \d{4}:", page, re.MULTILINE)
+    assert len(peers) == 10
+    bold = " ".join(re.findall(r"^\*\*(.*?)\*\*", choices, re.MULTILINE))
+    assert [peer for peer in peers[1:] if peer.removesuffix("'s SSE") not in bold] == []
