@@ -23,6 +23,7 @@ except ModuleNotFoundError as _exc:
 from .core.choices import shown
 from .core.errors import UsageError
 from .core.events import Event
+from .core.tracing import TracedWork
 
 __all__ = ["OpenTelemetry", "links_to"]
 
@@ -61,14 +62,14 @@ class OpenTelemetry:
         self._tracer: Final = trace.get_tracer("wsbus", tracer_provider=tracer_provider)
         self._names_channels: Final = channels
 
-    def publication(self, channel: str, *, is_of_client: bool) -> _SpanWork:
+    def publication(self, channel: str, *, is_of_client: bool) -> TracedWork:
         """Begin the span of a publication; for wsbus itself."""
         context = _ROOT if is_of_client else None
         name, attributes = self._described("publish", "send", channel)
         kind = trace.SpanKind.PRODUCER
         return _SpanWork(self._tracer.start_span(name, context, kind=kind, attributes=attributes))
 
-    def command(self, action: str | None, *, is_posted: bool) -> _SpanWork:
+    def command(self, action: str | None, *, is_posted: bool) -> TracedWork:
         """Begin the span of a command, and make it current; for wsbus itself."""
         context, links = None, []
         if not is_posted:

@@ -28,7 +28,7 @@ from .limits import MAX_DEPTH, too_deep
 from .messages import Publication
 from .packing import InvalidPacked, open_packed, pack_value
 from .presence import ChannelNews
-from .tracing import is_trace_parent
+from .tracing import checked_parent
 
 __all__ = [
     "VERSION",
@@ -45,6 +45,7 @@ __all__ = [
     "Revoked",
     "StreamLease",
     "Turn",
+    "Untraced",
     "encode_item",
     "kept_item",
     "kept_publication",
@@ -75,8 +76,8 @@ class Addressed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Ids of connections of the node that sends this; others may have some of the same name."""
 
 
-class Published(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
-    """A publication."""
+class Untraced(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
+    """A publication without a context, as it is written; it is read as :class:`Published`."""
 
     number: int
     channel: str
@@ -90,6 +91,11 @@ class Published(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False)
     """None: those whose patterns match."""
     packed: bytes | None = None
     """As :attr:`.Publication.packed`."""
+
+
+class Published(Untraced, frozen=True, array_like=True, tag="p", gc=False):
+    """A publication."""
+
     trace_parent: str | None = None
     """As :attr:`.Publication.trace_parent`."""
 
@@ -200,10 +206,13 @@ def publish_item(
     publication: Publication, excluded: Addressed | None = None, to: Addressed | None = None
 ) -> bytes:
     """Encode a publication as an item: a :class:`Published`."""
-    p, parent = publication, publication.trace_parent
-    head = "p", p.number, p.channel, p.event, p.data, p.timestamp, p.key
-    fields = (*head, excluded, to, p.packed)
-    return _encode(fields if parent is None else (*fields, parent))
+    p = publication
+    plain = Untraced(
+        p.number, p.channel, p.event, p.data, p.timestamp, p.key, excluded, to, p.packed
+    )
+    if p.trace_parent is None:
+        return _encode(plain)
+    return _encode(Published(*msgspec.structs.astuple(plain), p.trace_parent))
 
 
 def kept_item(item: bytes, node: str, position: Position, previous: int) -> bytes:
@@ -286,19 +295,11 @@ def publication_of(item: Published, channel: str, node: str) -> Publication | No
             packed = pack_value(open_packed(packed))
         except InvalidPacked:
             return None
-    parent = item.trace_parent
-    if parent is not None and not is_trace_parent(parent):
-        parent = None  # The publication is fit nevertheless.
+    at, parent = item.timestamp, None
+    if item.trace_parent is not None:  # If it is wrong, the publication is fit nevertheless.
+        parent = checked_parent(item.trace_parent)
     return Publication(
-        name,
-        item.event,
-        data,
-        item.timestamp,
-        item.key,
-        node,
-        item.number,
-        packed=packed,
-        trace_parent=parent,
+        name, item.event, data, at, item.key, node, item.number, None, None, packed, parent
     )
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol, runtime_checkable
 
-__all__ = ["TracedWork", "Tracing", "is_trace_parent"]
+__all__ = ["TracedWork", "Tracing", "checked_parent"]
 
 _is_parent: Final = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 
-def is_trace_parent(text: str) -> bool:
-    """Tell whether a text from outside has the form of a trace parent."""
-    return _is_parent(text) is not None
+def checked_parent(text: str) -> str | None:
+    """Return a trace parent that comes from outside; None: it has not the form of one."""
+    return text if _is_parent(text) else None
 
 
 class TracedWork(Protocol):
