@@ -212,7 +212,7 @@ def publish_item(
     )
     if p.trace_parent is None:
         return _encode(plain)
-    return _encode(Published(*msgspec.structs.astuple(plain), p.trace_parent))
+    return _encode(Published(**msgspec.structs.asdict(plain), trace_parent=p.trace_parent))
 
 
 def kept_item(item: bytes, node: str, position: Position, previous: int) -> bytes:
