@@ -1,17 +1,31 @@
-"""Log lines that any client can cause: bounded in number, and safe to print."""
+"""Log lines: with attributes for machines, bounded where clients cause them, safe to print."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from time import monotonic
-from typing import Final
+from typing import Final, TypeAlias
 
-__all__ = ["BoundedLog", "escaped"]
+__all__ = ["BoundedLog", "about", "escaped"]
 
 _SECONDS: Final = 60.0
+_Extra: TypeAlias = Mapping[str, object] | None
 _MAX_KINDS: Final = 1000
 """Kinds of lines that are counted; those of an application are few."""
+
+
+def about(kind: str, **facts: str | float | None) -> dict[str, object]:
+    """Return the attributes of a log record: ``logger.error(…, extra=about("link_lost", …))``.
+
+    Args:
+        kind: Identifies the kind of line, whatever its words are.
+        **facts: What the line is about; each becomes an attribute with the prefix ``wsbus_``. Text
+            of clients is escaped. None: it is not known.
+    """
+    known = {f"wsbus_{name}": value for name, value in facts.items() if value is not None}
+    return {"wsbus_kind": kind, **known}
 
 
 class BoundedLog:
@@ -32,22 +46,33 @@ class BoundedLog:
         self._a_minute: Final = a_minute
         self._kinds: Final[dict[tuple[str, str], _Count]] = {}
 
-    def warning(self, text: str, *args: object, of: str = "") -> None:
+    def warning(self, text: str, *args: object, of: str = "", extra: _Extra = None) -> None:
         """Log at WARNING; see :meth:`log`."""
-        self.log(logging.WARNING, text, *args, of=of)
+        self.log(logging.WARNING, text, *args, of=of, extra=extra)
 
     def error(
-        self, text: str, *args: object, of: str = "", exc: BaseException | None = None
+        self,
+        text: str,
+        *args: object,
+        of: str = "",
+        exc: BaseException | None = None,
+        extra: _Extra = None,
     ) -> None:
         """Log at ERROR; see :meth:`log`."""
-        self.log(logging.ERROR, text, *args, of=of, exc=exc)
+        self.log(logging.ERROR, text, *args, of=of, exc=exc, extra=extra)
 
-    def exception(self, text: str, *args: object, of: str = "") -> None:
+    def exception(self, text: str, *args: object, of: str = "", extra: _Extra = None) -> None:
         """Log at ERROR, with the traceback of the exception that is handled; see :meth:`log`."""
-        self.log(logging.ERROR, text, *args, of=of, exc=sys.exception())
+        self.log(logging.ERROR, text, *args, of=of, exc=sys.exception(), extra=extra)
 
     def log(
-        self, level: int, text: str, *args: object, of: str = "", exc: BaseException | None = None
+        self,
+        level: int,
+        text: str,
+        *args: object,
+        of: str = "",
+        exc: BaseException | None = None,
+        extra: _Extra = None,
     ) -> None:
         """Log a line, or count it.
 
@@ -57,6 +82,8 @@ class BoundedLog:
             *args: The arguments.
             of: Distinguishes kinds with one text; a name of the application, not of a client.
             exc: The exception whose traceback follows.
+            extra: Attributes of the record; see :func:`about`. It gets ``wsbus_left_out``, too, the
+                number of lines of this kind that were only counted before.
         """
         if not self._logger.isEnabledFor(level):
             return
@@ -75,10 +102,11 @@ class BoundedLog:
         line = text
         if kind.left_out:
             line += f" ({kind.left_out} more like this were left out before)"
+            extra = {**(extra or {}), "wsbus_left_out": kind.left_out}
             kind.left_out = 0
         if kind.count == self._a_minute > 1:
             line += f" (more like this are only counted for {_SECONDS:g} s)"
-        self._logger.log(level, line, *args, exc_info=exc)
+        self._logger.log(level, line, *args, exc_info=exc, extra=extra)
 
 
 class _Count:

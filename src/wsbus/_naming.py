@@ -7,6 +7,7 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from ._application import call
+from ._log import about
 from ._notices import Notices
 from ._places import NOT_AVAILABLE, Refusal
 from .core.errors import CloseCode, Unauthenticated
@@ -30,10 +31,14 @@ def name_for(
         notices.of_refusal(handshake, 401, exc.message)
         return Refusal(401, exc.message, CloseCode.TOKEN_REFUSED)
     except Exception:
-        notices.log.exception("name_connection failed")
+        notices.log.exception("name_connection failed", extra=about("name_connection_failed"))
         return NOT_AVAILABLE
     if not isinstance(name, str):
-        notices.log.error("name_connection returned a %s, not a text", type(name).__name__)
+        notices.log.error(
+            "name_connection returned a %s, not a text",
+            type(name).__name__,
+            extra=about("name_connection_failed"),
+        )
         return NOT_AVAILABLE
     try:
         size = len(name.encode())

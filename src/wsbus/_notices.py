@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection
 from typing import Final
 
-from ._log import BoundedLog, escaped
+from ._log import BoundedLog, about, escaped
 from .transport import Handshake
 
 __all__ = ["Notices"]
@@ -38,6 +38,7 @@ class Notices:
                 "connections to %s are refused: nobody has started the bus of this endpoint; %s",
                 escaped(path),
                 remedy,
+                extra=about("not_started", path=escaped(path)),
             )
 
     def of_query_token(self, remedy: str) -> None:
@@ -52,6 +53,7 @@ class Notices:
                 "this endpoint takes tokens in the query (query_token=), and the server may log "
                 "queries; %s",
                 remedy,
+                extra=about("query_tokens"),
             )
 
     def of_refusal(self, handshake: Handshake, status: int, reason: str) -> None:
@@ -61,12 +63,25 @@ class Notices:
         """
         level = logging.INFO if status == 409 else logging.WARNING
         words = "refused a connection to %s with status %d: %s"
-        self.log.log(level, words, escaped(handshake.path), status, escaped(reason), of=str(status))
+        self.log.log(
+            level,
+            words,
+            escaped(handshake.path),
+            status,
+            escaped(reason),
+            of=str(status),
+            extra=about("refused", path=escaped(handshake.path), status=status),
+        )
 
     def of_token(self, handshake: Handshake, reason: str) -> None:
         """Log that a token is refused, and why; never the token."""
         path = escaped(handshake.path)
-        self.log.warning("a token is refused: %s (on %s)", escaped(reason, 300), path)
+        self.log.warning(
+            "a token is refused: %s (on %s)",
+            escaped(reason, 300),
+            path,
+            extra=about("token_refused", path=path),
+        )
 
     def of_origin(self, handshake: Handshake, origins: Collection[str] | str) -> None:
         """Log that an origin is refused, and the origins that are accepted."""
@@ -83,4 +98,5 @@ class Notices:
             "refused a connection from the origin %s; this endpoint takes %s",
             escaped(handshake.headers.get("origin", "")),
             expected,
+            extra=about("origin_refused", path=escaped(handshake.path)),
         )

@@ -12,7 +12,7 @@ from time import time
 from typing import Any, Final, Protocol, TypeAlias
 
 from ._keys import Key, Keys, UnknownKey
-from ._log import BoundedLog, escaped
+from ._log import BoundedLog, about, escaped
 from ._settings import function_setting
 from .core.errors import InvalidChannel, Unauthenticated, UsageError
 from .core.permissions import Grants, Identity, is_subject
@@ -225,7 +225,9 @@ class JWT:
         try:
             return self._identity(self._claims(token))
         except _Refused as exc:
-            self._log.warning(_WARNING, exc.why, path, of=exc.why)
+            self._log.warning(
+                _WARNING, exc.why, path, of=exc.why, extra=about("token_refused", path=path)
+            )
             refusal = Unauthenticated(exc.public)
             refusal.is_logged = True
             raise refusal from None
@@ -234,7 +236,13 @@ class JWT:
                 self._grants is grants_from_claims
             )  # The text of other exceptions may hold anything.
             why = exc.message if is_ours else "the function for grants= refuses its claims"
-            self._log.warning(_WARNING, escaped(why, 300), path, of="grants")
+            self._log.warning(
+                _WARNING,
+                escaped(why, 300),
+                path,
+                of="grants",
+                extra=about("token_refused", path=path),
+            )
             exc.is_logged = True
             raise
 

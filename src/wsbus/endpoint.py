@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from ._application import Overdue, ask, call, name_of
+from ._log import about
 from ._naming import name_for
 from ._notices import Notices
 from ._places import NOT_AVAILABLE, TOO_LARGE, Admission, Place, Places, Refusal
@@ -251,7 +252,9 @@ class Endpoint:
         try:
             return self._address_of(handshake)
         except Exception:
-            self.notices.log.exception("client_address failed")
+            self.notices.log.exception(
+                "client_address failed", extra=about("client_address_failed")
+            )
             return None
 
     def _look_at(self, handshake: Handshake) -> Refusal | None:
@@ -275,7 +278,9 @@ class Endpoint:
             try:
                 address = self._address_of(handshake)
             except Exception:
-                self.notices.log.exception("client_address failed")
+                self.notices.log.exception(
+                    "client_address failed", extra=about("client_address_failed")
+                )
                 return NOT_AVAILABLE
         refusal = self.places.enter(address, self.limits)
         return Place(self.places, address) if refusal is None else refusal
@@ -353,10 +358,15 @@ class Endpoint:
                 "the authenticator %s was cancelled after %g s (auth_timeout)",
                 name,
                 seconds,
+                extra=about("authenticator_overdue", function=name),
             )
             return NOT_AVAILABLE
         except Exception:
-            log.exception("the authenticator %s failed", name)
+            log.exception(
+                "the authenticator %s failed",
+                name,
+                extra=about("authenticator_failed", function=name),
+            )
             return NOT_AVAILABLE
         if verdict is None or isinstance(verdict, Identity):
             return verdict
@@ -365,6 +375,7 @@ class Endpoint:
             "Unauthenticated",
             name,
             type(verdict).__qualname__,
+            extra=about("authenticator_failed", function=name),
         )
         return NOT_AVAILABLE
 

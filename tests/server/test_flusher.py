@@ -201,6 +201,8 @@ class Rig:
         rig = self
 
         class Owner:
+            id = "7"
+
             def describe(self) -> str:
                 return "the connection 7"
 

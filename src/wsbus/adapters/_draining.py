@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from .._log import BoundedLog
+from .._log import BoundedLog, about
 from ..bus import Bus
 from ..core.choices import is_number, shown
 from ..core.errors import UsageError
@@ -64,7 +64,12 @@ class Draining:
         found = [(name.lower(), value) for name, value in headers]
         status, why, more = self._judge(method, found, address)
         if status != 200:
-            self._log.warning("a request to drain was refused with %d: %s", status, why)
+            self._log.warning(
+                "a request to drain was refused with %d: %s",
+                status,
+                why,
+                extra=about("drain_refused", status=status),
+            )
             return _json(status, {"error": {"message": why}}, more)
         if not self._bus.is_running:
             return _json(503, {"error": {"message": "the bus is not running"}}, {})

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+from .._log import about
+
 __all__ = ["MISPLACED", "Placed", "settle"]
 
 logger: Final = logging.getLogger("wsbus.asgi")
@@ -67,7 +69,7 @@ class Placed:
         """Log a problem; only the first."""
         if not self._is_told:
             self._is_told = True
-            logger.error("%s", problem)
+            logger.error("%s", problem, extra=about("misplaced"))
 
 
 def settle(application: Any) -> None:
@@ -140,6 +142,7 @@ class _Place:
                 "do not guard it (FastAPI applies them to its own routes only); give them to the "
                 "inner application, and write wsbus.adapters.fastapi.mount(inner, …)",
                 path,
+                extra=about("unguarded", path=path),
             )
         return None
 

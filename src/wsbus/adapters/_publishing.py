@@ -13,7 +13,7 @@ import msgspec
 from anyio import fail_after
 from msgspec import UNSET, UnsetType
 
-from .._log import BoundedLog
+from .._log import BoundedLog, about
 from ..bus import Bus
 from ..core.choices import shown
 from ..core.errors import BrokerUnavailable, NotStarted, UsageError
@@ -101,7 +101,12 @@ class Publishing:
             drafts, is_one = _read(await _collect(found, chunks))
             return await self._publish(drafts, is_one=is_one)
         except _HttpRefusal as exc:
-            self._log.warning("a request to publish was refused with %d: %s", exc.status, exc)
+            self._log.warning(
+                "a request to publish was refused with %d: %s",
+                exc.status,
+                exc,
+                extra=about("publish_refused", status=exc.status),
+            )
             body = {"message": str(exc)} | ({"at": exc.at} if exc.at else {})
             return _json(exc.status, {"error": body}, exc.headers)
 

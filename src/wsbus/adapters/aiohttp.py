@@ -8,13 +8,13 @@
 
 aiohttp's own access log has the request line, and with it the query, where clients may put a token
 (``query_token=``). :func:`setup` keeps queries out of it for such an endpoint.
-
 Needs the extra ``aiohttp``; asyncio only, as aiohttp is.
 """
 
 from __future__ import annotations
 
 from .._extras import missing_extra
+from .._log import about
 
 try:
     import aiohttp as _aiohttp  # noqa: F401  # what the extra brings
@@ -158,7 +158,7 @@ def _ignore_sigterm() -> None:
 
 
 def _go_on() -> None:
-    logger.info("SIGTERM once more: the shutdown goes on")
+    logger.info("SIGTERM once more: the shutdown goes on", extra=about("signal_again"))
 
 
 def add_status_routes(

@@ -37,6 +37,7 @@ from typing import Any, Final
 from anyio import Lock
 from anyio.lowlevel import checkpoint
 
+from .._log import about
 from ..bus import Bus
 from ..core.errors import UsageError
 from ..core.permissions import Identity
@@ -351,6 +352,7 @@ def _warn_of_old_uvicorn() -> None:
         logger.warning(
             "uvicorn %s keeps all that a slow client does not read in memory; take 0.52.1 or newer",
             version,
+            extra=about("old_server", version=version),
         )
 
 
@@ -367,7 +369,8 @@ def _warn_of_options(*, is_fast: bool) -> None:
             "and leaves stuck connections open; start it with "
             "`--ws wsbus.adapters.uvicorn:WebSocketProtocol`, with "
             "uvicorn.run(app, **uvicorn_options(bus)), or under gunicorn with "
-            "`-k wsbus.adapters.gunicorn.UvicornWorker`"
+            "`-k wsbus.adapters.gunicorn.UvicornWorker`",
+            extra=about("slow_server"),
         )
 
 

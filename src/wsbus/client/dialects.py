@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from .._log import about
 from ..core.client.actions import Heard
 from ..core.encoding import encode_data
 from ..core.errors import UsageError
@@ -109,7 +110,11 @@ class ClientDialect:
             kind = UNSET
         if kind is UNSET or kind in self._tags:
             # The type of the error only: its text may repeat the message.
-            logger.warning("a message was not understood: %s", type(error).__name__)
+            logger.warning(
+                "a message was not understood: %s",
+                type(error).__name__,
+                extra=about("client_not_understood"),
+            )
 
 
 class NativeDialect(ClientDialect):

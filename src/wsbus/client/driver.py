@@ -21,6 +21,7 @@ from anyio import (
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
+from .._log import about
 from .._spawn import spawn
 from .._timing import limit
 from ..core.client import actions
@@ -175,7 +176,7 @@ class ClientDriver:
                         await self._heard_out.wait()
                 tasks.cancel_scope.cancel()
         except Exception:
-            logger.critical("the client has failed", exc_info=True)
+            logger.critical("the client has failed", exc_info=True, extra=about("client_failed"))
             self._tasks = None
             self.perform(
                 self.session.close(ConnectError("the client has failed; its log says why"))
@@ -206,7 +207,8 @@ class ClientDriver:
                 token = await fetch(source)
         except Exception as exc:
             # The type only: its text may hold anything. The traceback goes to the log.
-            logger.warning("the function for the token has failed", exc_info=True)
+            extra = about("client_token_failed")
+            logger.warning("the function for the token has failed", exc_info=True, extra=extra)
             why = f"the function for it has failed: {type(exc).__name__}"
         if token is None:
             why = why or f"the function for it took longer than {self.settings.connect_timeout:g} s"
@@ -298,7 +300,7 @@ class ClientDriver:
                 if isawaitable(waits):
                     await waits
             except Exception:
-                logger.exception("on_change has failed")
+                logger.exception("on_change has failed", extra=about("client_hook_failed"))
         self._heard_out.set()
 
     # --- actions ---------------------------------------------------------------------------------
@@ -369,15 +371,18 @@ class ClientDriver:
         where = f"{uri.host}:{uri.port}{uri.path}"
         match state:
             case Connected(is_again=True):
-                logger.info("connected to %s again", where)
+                extra = about("client_connected", server=where)
+                logger.info("connected to %s again", where, extra=extra)
             case Reconnecting(attempt=attempt, delay=delay, error=error):
-                logger.info("%s: %s; attempt %d in %.1f s", where, error, attempt, delay)
+                extra = about("client_retries", server=where, attempt=attempt, seconds=delay)
+                words = "%s: %s; attempt %d in %.1f s"
+                logger.info(words, where, error, attempt, delay, extra=extra)
             case Closed(error=error) if error is not None and self.known.is_set():
-                logger.warning(GAVE_UP, where, error)
+                logger.warning(GAVE_UP, where, error, extra=about("client_ended", server=where))
             case _:
                 pass
 
     def _tell(self, change: Change) -> None:
-        logger.debug("%r", change)
+        logger.debug("%r", change, extra=about("client_change"))
         for changes in list(self._changes):
             changes.put(change)

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from anyio import CancelScope, create_task_group
 
-from .._log import BoundedLog, escaped
+from .._log import BoundedLog, about, escaped
 from ..auth import Authenticator
 from ..bus import Bus, host_of
 from ..core.errors import CloseCode, Unauthenticated, UsageError
@@ -222,7 +222,11 @@ def _admitting(authenticator: Authenticator) -> Authenticator:
         except Unauthenticated as exc:
             exc.is_logged = True
             client = handshake.client[0] if handshake.client else "an unknown address"
-            log.warning("the console refused a token from %s", escaped(client))
+            log.warning(
+                "the console refused a token from %s",
+                escaped(client),
+                extra=about("console_token_refused", address=escaped(client)),
+            )
             raise
 
     return judge

@@ -14,7 +14,7 @@ import msgspec
 from anyio import CancelScope, Event, sleep
 from msgspec import Meta
 
-from .._log import escaped
+from .._log import about, escaped
 from .._spawn import spawn
 from ..bus import Bus, host_of
 from ..connection import Connection, ConnectionInfo
@@ -146,7 +146,11 @@ class Observation:
         if len(self._operators) < MAX_OPERATORS:
             self._operators.add(who)
         else:
-            logger.warning("the console has %d operators, and takes no more", MAX_OPERATORS)
+            logger.warning(
+                "the console has %d operators, and takes no more",
+                MAX_OPERATORS,
+                extra=about("console_full"),
+            )
             who.disconnect(CloseCode.SERVICE_RESTART, "too many operators are connected")
 
     def _leave(self, who: Connection) -> None:
@@ -189,7 +193,12 @@ class Observation:
         found = self._find(connection_id, connected_at)
         assert who.identity is not None
         operator, name = escaped(who.identity.subject), escaped(found.id)
-        logger.warning("%s disconnects the connection %s from the console", operator, name)
+        logger.warning(
+            "%s disconnects the connection %s from the console",
+            operator,
+            name,
+            extra=about("console_disconnects", connection=name, subject=operator),
+        )
         code = CloseCode.SERVICE_RESTART if come_again else CloseCode.DISCONNECTED
         found.disconnect(code, "disconnected by an operator")
 
@@ -215,7 +224,7 @@ class Observation:
                 self.is_over = True
                 await self.bus.aclose(deadline=_CLOSE_SECONDS)
         except Exception:
-            logger.exception("the console's sampling failed")
+            logger.exception("the console's sampling failed", extra=about("console_failed"))
             self.is_over = True
             await self.bus.aclose(deadline=_CLOSE_SECONDS, code=CloseCode.INTERNAL_ERROR)
         finally:

@@ -10,6 +10,7 @@ from typing import Final
 
 from anyio import CancelScope, Event, move_on_after
 
+from .._log import about
 from ..core import actions
 from ..core.addresses import address_key
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
@@ -82,7 +83,10 @@ class Stranger:
         except TransportClosed:
             pass
         except Exception:
-            logger.exception("the conversation with a client without a token failed")
+            logger.exception(
+                "the conversation with a client without a token failed",
+                extra=about("console_failed"),
+            )
             await self._close(actions.Close(CloseCode.INTERNAL_ERROR, "internal error"))
         except BaseException:
             self._transport.abort()
@@ -185,7 +189,10 @@ class Strangers:
             oldest = next(each for each in here if by_address[each.address] == busiest)
             del here[oldest]
             oldest.abort()
-            logger.info("the console cut off a client that had shown no token")
+            logger.info(
+                "the console cut off a client that had shown no token",
+                extra=about("console_cut_off"),
+            )
         here[stranger] = None
         try:
             return await stranger.converse()

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from anyio import current_time
 
+from .._log import about
 from ..core.errors import NotStarted, UsageError
 
 __all__ = ["LoopCall", "loop_clock"]
@@ -74,7 +75,11 @@ class LoopCall(Generic[T]):
         except Exception as exc:  # noqa: BLE001  # raised in the thread, or logged
             self._error = exc
             if not self._is_awaited:
-                logger.warning("a publication of another thread was dropped: %s", exc)
+                logger.warning(
+                    "a publication of another thread was dropped: %s",
+                    exc,
+                    extra=about("publication_dropped"),
+                )
         self._done.set()
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from anyio import to_thread
 
 from .._application import CallFailed, Overdue, is_cancelled, reraise
-from .._log import BoundedLog
+from .._log import BoundedLog, about
 from .._settings import flag_setting
 from ..core.choices import is_number, shown
 from ..core.errors import CommandError, ErrorCode, UsageError
@@ -109,6 +109,7 @@ class RegisteredCommand:
                 "command that blocks needs threaded=True",
                 self.action,
                 seconds * 1000,
+                extra=about("command_held", command=self.action, seconds=seconds),
             )
 
     async def in_thread(self, runner: Runner, arguments: dict[str, Any]) -> Any:
@@ -127,6 +128,7 @@ class RegisteredCommand:
                     "the command %s is refused: %d of its threads run past their time limit",
                     self.action,
                     len(self._abandoned),
+                    extra=about("command_threads", command=self.action, count=len(self._abandoned)),
                 )
             raise CommandError(ErrorCode.RATE_LIMITED, "too many calls of it do not end")
         self._is_starved = False
@@ -272,7 +274,13 @@ class Commands:
         except Overdue:
             action = command.action
             text = "the command %s was cancelled after %g s (timeout=, command_timeout)"
-            self._log.warning(text, action, seconds, of=action)
+            self._log.warning(
+                text,
+                action,
+                seconds,
+                of=action,
+                extra=about("command_overdue", command=action, seconds=seconds),
+            )
             return _refused(message, ErrorCode.TIMEOUT, f"cancelled after {seconds:g} s")
         except Exception as exc:  # noqa: BLE001  # the application's own; told and logged
             return self._failure(message, exc)
@@ -287,7 +295,12 @@ class Commands:
         if isinstance(exc, CommandError):
             return _refused(message, exc.code, exc.message)
         # The action is registered, so it is the application's own text, and may be logged.
-        self._log.exception("the command %s failed", message.action, of=message.action)
+        self._log.exception(
+            "the command %s failed",
+            message.action,
+            of=message.action,
+            extra=about("command_failed", command=message.action),
+        )
         return _refused(message, ErrorCode.INTERNAL_ERROR, "the command failed")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextvars import Context
 from typing import Any, Final, NoReturn, Protocol, cast
 
+from .._log import about, escaped
 from ..connection import Connection, Driven
 from ..core.errors import UsageError
 from ..core.instant import Instant
@@ -14,7 +15,7 @@ from ..core.messages import ServerMessage
 from ..endpoint import Endpoint
 from .outlet import SocketOutlet
 
-__all__ = ["ConnectionDriver", "driver_of", "orphan"]
+__all__ = ["ConnectionDriver", "about_driver", "driver_of", "orphan"]
 
 
 class ConnectionDriver(Driven, Protocol):
@@ -105,3 +106,8 @@ class _Orphan:
 def orphan(driver: ConnectionDriver, why: str) -> None:
     """Have the methods of a connection that would write raise :class:`.UsageError`."""
     driver.connection._driver = _Orphan(driver, why)  # noqa: SLF001  # as above
+
+
+def about_driver(kind: str, driver: ConnectionDriver) -> dict[str, object]:
+    """Return the attributes of a log record about a connection; see ``_log.about``."""
+    return about(kind, connection=escaped(driver.id))

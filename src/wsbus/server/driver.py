@@ -26,7 +26,7 @@ from ..endpoint import Admission, Endpoint, Refusal
 from ..transport import Transport
 from .closing import close, close_failed
 from .commands import Running
-from .connection import ConnectionDriver
+from .connection import ConnectionDriver, about_driver
 from .hooks import HookCalls
 from .opening import await_end, greeting, new_member, new_outlet, new_session, take_name
 from .outlet import SocketOutlet
@@ -144,7 +144,7 @@ class Driver:
             if self.close_code is None:
                 self.close_code, self.close_reason = exc.code, exc.reason
         except Exception:
-            logger.exception("a connection failed")
+            logger.exception("a connection failed", extra=about_driver("connection_failed", self))
             self.close_code, self.close_reason = CloseCode.INTERNAL_ERROR, "internal error"
             await close_failed(self._transport, self.endpoint.limits.close_timeout)
         except BaseException:
@@ -361,7 +361,8 @@ class Driver:
         try:
             self.send(await command(self._services.runner))
         except Exception:
-            logger.exception("the answer to a command cannot be sent")
+            extra = about_driver("answer_unsent", self)
+            logger.exception("the answer to a command cannot be sent", extra=extra)
             self.connection.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._commands_running -= 1

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from anyio import Event
 
 from .._application import Overdue, call, name_of
-from .._log import BoundedLog
+from .._log import BoundedLog, about
 from .._settings import function_setting
 from ..connection import Connection
 
@@ -228,7 +228,12 @@ class HookCalls:
                 result = call(self._context, hook, *args)
             except Exception:  # noqa: BLE001  # the application's own; logged
                 name = name_of(hook)
-                self._log.exception("the connection hook %s failed", name, of=name)
+                self._log.exception(
+                    "the connection hook %s failed",
+                    name,
+                    of=name,
+                    extra=about("hook_failed", function=name),
+                )
             else:
                 if isawaitable(result):
                     self._begun = hook, result
@@ -260,10 +265,21 @@ class HookCalls:
         except Overdue:
             name = name_of(hook)
             text = "the connection hook %s was cancelled after %g s (command_timeout)"
-            self._log.warning(text, name, self._seconds, of=name)
+            self._log.warning(
+                text,
+                name,
+                self._seconds,
+                of=name,
+                extra=about("hook_overdue", function=name, seconds=self._seconds),
+            )
         except Exception:  # noqa: BLE001  # the application's own; logged
             name = name_of(hook)
-            self._log.exception("the connection hook %s failed", name, of=name)
+            self._log.exception(
+                "the connection hook %s failed",
+                name,
+                of=name,
+                extra=about("hook_failed", function=name),
+            )
         finally:
             self._is_awaiting = False
             if self._idle is not None:

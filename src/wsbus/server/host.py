@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from anyio.abc import TaskGroup
 
+from .._log import about
 from ..broker import Broker
 from ..connection import ConnectionInfo
 from ..core.encoding import encode_data
@@ -220,7 +221,8 @@ class BusHost:
         if self.life is not None and self.life.is_lost:
             logger.warning(
                 "the event loop was closed before the bus was stopped; its connections are lost, "
-                "and it starts anew"
+                "and it starts anew",
+                extra=about("loop_closed"),
             )
         life = self.life = Life(self._make_services)
         self.has_run = True

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from .._log import BoundedLog
+from .._log import BoundedLog, about
 from ..core.envelope import (
     Beacon,
     Envelope,
@@ -209,5 +209,6 @@ class Inbox:
         self.unreadable += count
         self._log.warning(
             "a message of the broker cannot be read, and was dropped; it is not from wsbus, or "
-            "from a version that is more than one ahead of this one"
+            "from a version that is more than one ahead of this one",
+            extra=about("broker_message_unread", count=count),
         )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from .._log import BoundedLog, escaped
+from .._log import BoundedLog, about, escaped
 from ..core.envelope import (
     Addressed,
     AttendanceAsked,
@@ -66,7 +66,10 @@ class Incoming:
                 return publication is not None
             return self._publish(item, node)
         except Exception:
-            logger.exception("a publication of another process cannot be delivered")
+            logger.exception(
+                "a publication of another process cannot be delivered",
+                extra=about("not_delivered", node=escaped(node)),
+            )
             return False
 
     def keep(self, kept: Kept) -> bool:
@@ -81,7 +84,10 @@ class Incoming:
                 excluded = self._excluded(kept.published, kept.node)
                 self._services.post.deliver_kept(publication, excluded)
         except Exception:
-            logger.exception("a publication that the broker keeps cannot be delivered")
+            logger.exception(
+                "a publication that the broker keeps cannot be delivered",
+                extra=about("not_delivered", node=escaped(kept.node)),
+            )
             return False
         return publication is not None
 
@@ -106,7 +112,10 @@ class Incoming:
         except WsbusError:
             return False
         except Exception:
-            logger.exception("an order of another process cannot be carried out")
+            logger.exception(
+                "an order of another process cannot be carried out",
+                extra=about("order_failed", node=escaped(node)),
+            )
             return False
         return True
 
@@ -138,6 +147,7 @@ class Incoming:
             "this family with history",
             escaped(channel),
             of=channel,
+            extra=about("not_kept", channel=escaped(channel)),
         )
 
     def _dismiss(self, item: Dismissed, node: str) -> bool:

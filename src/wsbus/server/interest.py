@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeAlias
 
 from anyio import Event, move_on_after, sleep
 
+from .._log import about
 from ..core.instant import Instant
 from ..core.patterns import Pattern
 from .runner import Runner
@@ -188,7 +189,9 @@ class Interest:
         try:
             awaitable = self._provider.gained([*new])
         except Exception:
-            logger.exception("interest cannot be brought; it is asked for again")
+            logger.exception(
+                "interest cannot be brought; it is asked for again", extra=about("interest_failed")
+            )
             self._settle([*new], coming, new)
             return
         if awaitable is None:
@@ -203,7 +206,9 @@ class Interest:
         try:
             missed = await awaitable
         except Exception:
-            logger.exception("interest cannot be brought; it is asked for again")
+            logger.exception(
+                "interest cannot be brought; it is asked for again", extra=about("interest_failed")
+            )
         finally:
             self._settle(patterns, coming, missed)
 

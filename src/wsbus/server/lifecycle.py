@@ -23,13 +23,14 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
 from .._application import comes_of_signal, hand_to_process
+from .._log import about
 from .._spawn import spawn
 from ..core.choices import is_number, shown
 from ..core.errors import UsageError, check_sendable
 from ..core.instant import Instant
 from ..core.returning import MAX_RETURN_SECONDS, Spread
 from ..endpoint import Endpoint
-from .connection import orphan
+from .connection import about_driver, orphan
 from .draining import STUCK_SECONDS, drain, drain_in_batches
 from .services import SWEEP_SECONDS, Services
 
@@ -162,7 +163,8 @@ class Life:
             self._stop.set()
         if not await _outlast(self._stopped, deadline + STUCK_SECONDS + _GRACE_SECONDS):
             logger.error(
-                "the bus has stopped; calls of the application go on although they were cancelled"
+                "the bus has stopped; calls of the application go on although they were cancelled",
+                extra=about("calls_go_on"),
             )
             self._end()
 
@@ -204,7 +206,12 @@ class Life:
         self.check_here()
         if self._spread is None:
             count, now = len(self.services.registry), self.services.clock().monotonic
-            logger.info("draining: %d connections, to come again within %g s", count, window)
+            logger.info(
+                "draining: %d connections, to come again within %g s",
+                count,
+                window,
+                extra=about("draining", count=count, seconds=window),
+            )
             self._spread = Spread(window, count, now)
             # In a task of the bus: a caller that is cancelled would leave clients behind.
             self._tasks.start_soon(self._send_away, self._spread, window, deadline, code)
@@ -216,7 +223,8 @@ class Life:
         began = current_time()
         try:
             await drain_in_batches(self.services, window, deadline, code, spread)
-            logger.info("drained within %.1f s", current_time() - began)
+            seconds = current_time() - began
+            logger.info("drained within %.1f s", seconds, extra=about("drained", seconds=seconds))
         finally:
             self._sent_away.set()
 
@@ -252,9 +260,16 @@ class Life:
         if failure is not None or not self._stop.is_set():
             if isinstance(failure, Exception):
                 self._failure = failure
-                logger.critical("the bus has failed; its connections are cut", exc_info=failure)
+                logger.critical(
+                    "the bus has failed; its connections are cut",
+                    exc_info=failure,
+                    extra=about("bus_failed"),
+                )
             else:  # Perhaps by the end of asyncio.run().
-                logger.critical("a task of the bus was cancelled; its connections are cut")
+                logger.critical(
+                    "a task of the bus was cancelled; its connections are cut",
+                    extra=about("bus_cancelled"),
+                )
         self._end()
         started.set()
 
@@ -333,7 +348,10 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
             if monotonic >= driver.deadline:  # Usually this is all.
                 driver.tick(now)
         except Exception:  # A failure of one connection must not end the heartbeat of the others.
-            logger.exception("a connection failed in the sweep")
+            logger.exception(
+                "a connection failed in the sweep",
+                extra=about_driver("connection_failed", driver),
+            )
             driver.abort()
     services.flusher.expire(monotonic)
     services.hub.table.settle()

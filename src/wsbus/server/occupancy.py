@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from .._application import Overdue, name_of
+from .._log import about
 from ..core.patterns import Pattern
 from .hooks import HookLists
 from .interest import InterestProvider, Unreached
@@ -72,6 +73,14 @@ class Occupancy:
         try:
             await self._runner.ask(HOOK_SECONDS, self._context, partial(hook, pattern))
         except Overdue:
-            log.warning("the hook %s was cancelled after %g s", name, HOOK_SECONDS, of=name)
+            log.warning(
+                "the hook %s was cancelled after %g s",
+                name,
+                HOOK_SECONDS,
+                of=name,
+                extra=about("hook_overdue", function=name, seconds=HOOK_SECONDS),
+            )
         except Exception:
-            log.exception("the hook %s failed", name, of=name)
+            log.exception(
+                "the hook %s failed", name, of=name, extra=about("hook_failed", function=name)
+            )

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from anyio import Event
 
-from .._log import BoundedLog
+from .._log import BoundedLog, about, escaped
 from ..core.errors import TransportClosed
 from ..core.forms import BYTES, FRAMES, WINDOW_BITS, Deflate, Form
 from ..core.frame import Frame
@@ -25,6 +25,11 @@ _QUIET_SECONDS: Final = 60.0
 
 class OutletOwner(Protocol):
     """The connection of a member, to which its outlet reports."""
+
+    @property
+    def id(self) -> str:
+        """The id of the connection."""
+        ...
 
     def describe(self) -> str:
         """Return which connection it is, and whose, as a log line may say it."""
@@ -225,7 +230,12 @@ class SocketOutlet(Outlet):
         is_closed = isinstance(exc, TransportClosed)
         counts = not is_closed and not self._has_failed
         if counts and exc is not None and not isinstance(exc, OSError):
-            self._log.error("writing to %s failed", self._owner.describe(), exc=exc)
+            self._log.error(
+                "writing to %s failed",
+                self._owner.describe(),
+                exc=exc,
+                extra=about("write_failed", connection=escaped(self._owner.id)),
+            )
         self._has_failed = True
         self.relieve()
         self._owner.write_failed(is_closed=is_closed)
@@ -235,7 +245,7 @@ class SocketOutlet(Outlet):
         """Have the connection closed because of its full queue."""
         if len(queue):  # The connection clears it: this is logged once.
             words = "%s is closed: it reads too slowly, and %d publications wait"
-            self._report(queue, now, words, len(queue))
+            self._report("connection_closed", queue, now, words, len(queue))
         self._owner.queue_overflowed()
 
     def report_loss(self, queue: MessageQueue[Owed], now: float) -> None:
@@ -243,21 +253,30 @@ class SocketOutlet(Outlet):
         lost = queue.lost_ever - self._reported_lost
         if lost and (self._reported_at is None or now - self._reported_at >= _QUIET_SECONDS):
             words = "%s reads too slowly: %d publications were lost"
-            self._report(queue, now, words, lost)
+            self._report("publications_lost", queue, now, words, lost)
 
     def report_abort(self, queue: MessageQueue[Owed], now: float) -> None:
         """Log that the connection is aborted at its write deadline, with what it loses; once."""
         if self._has_failed:  # Its reader has not ended yet.
             return
         words = "%s is aborted: it took nothing for %g s; %d publications were lost, and %d wait"
-        self._report(queue, now, words, self._write_deadline, queue.lost_ever, len(queue))
+        facts = self._write_deadline, queue.lost_ever, len(queue)
+        self._report("connection_aborted", queue, now, words, *facts)
 
-    def _report(self, queue: MessageQueue[Owed], now: float, words: str, *args: object) -> None:
+    def _report(
+        self, kind: str, queue: MessageQueue[Owed], now: float, words: str, *args: object
+    ) -> None:
         self._reported_lost, self._reported_at = queue.lost_ever, now
         # A connection that lost nothing is no concern of an operator: one that sent pings, say.
         has_lost = queue.lost_ever or len(queue)
         level = logging.WARNING if has_lost else logging.INFO
-        self._log.log(level, words, self._owner.describe(), *args)
+        self._log.log(
+            level,
+            words,
+            self._owner.describe(),
+            *args,
+            extra=about(kind, connection=escaped(self._owner.id), lost=queue.lost_ever),
+        )
 
 
 def _form_of(direct: WriteNow | None, deflate: Deflate | None) -> Form:

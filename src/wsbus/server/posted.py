@@ -12,6 +12,7 @@ from anyio import Event, move_on_after
 from msgspec.structs import replace
 
 from .._application import handshake_context
+from .._log import about
 from ..connection import Connection, ConnectionInfo
 from ..core import actions
 from ..core.errors import CommandError, ErrorCode
@@ -185,7 +186,9 @@ class _PostedCall:
             for action in todo:
                 await self._perform(action)
         except Exception:
-            self._services.log.exception("a request over HTTP failed", of="posted")
+            self._services.log.exception(
+                "a request over HTTP failed", of="posted", extra=about("request_failed")
+            )
             self.send(Refused(ErrorCode.INTERNAL_ERROR, "internal error"))
         except BaseException:
             self._replied.set()  # The bus ends.

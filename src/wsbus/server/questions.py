@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar, TypeVarTuple
 import msgspec
 
 from .._application import call
+from .._log import about
 from ..core.actions import (
     Action,
     Ask,
@@ -32,7 +33,7 @@ from ..core.patterns import parse_pattern
 from ..core.permissions import Identity
 from ..core.session_subscriptions import NOT_REACHED, POSITION_LOST
 from ..endpoint import Refusal
-from .connection import ConnectionDriver
+from .connection import ConnectionDriver, about_driver
 from .outgoing import NotTaken
 from .post import Post
 from .services import Services
@@ -75,7 +76,10 @@ async def put(asker: _A, judge: Callable[[_A, *_Q], Awaitable[None]], *args: *_Q
     try:
         await judge(asker, *args)
     except Exception:
-        logger.exception("an answer of the application cannot be used")
+        logger.exception(
+            "an answer of the application cannot be used",
+            extra=about_driver("answer_unfit", asker),
+        )
         asker.connection.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
 
@@ -149,7 +153,11 @@ def _refused(asker: ConnectionDriver, post: Post, action: Emit) -> Refused | Non
     except CommandError as exc:
         code, why = exc.code, exc.message
     except Exception:
-        logger.exception("the check of what is published on %s failed", action.channel)
+        logger.exception(
+            "the check of what is published on %s failed",
+            action.channel,
+            extra=about("check_failed", channel=action.channel),
+        )
         code, why = ErrorCode.INTERNAL_ERROR, "the check of the data failed"
     else:
         return None

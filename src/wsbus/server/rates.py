@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from anyio import move_on_after
 
+from .._log import about
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Member
@@ -233,7 +234,10 @@ class Rates:
             try:
                 ready = self._ready(each, pacer.target.protocol)
             except Exception:  # A dialect that fails costs its own receivers.
-                logger.exception("an event of a subscription with a rate cannot be encoded")
+                logger.exception(
+                    "an event of a subscription with a rate cannot be encoded",
+                    extra=about("event_not_encoded"),
+                )
             else:
                 self._hub.pass_on(pacer.target, ready)
 

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from anyio import Event
 from anyio.lowlevel import checkpoint
 
+from .._log import about
 from .._spawn import task_now
 from ..core.actions import Action, Send
 from ..core.errors import CloseCode, ErrorCode
@@ -122,7 +123,11 @@ class Reader:
                 services.messages_received += 1
                 if type(command) is Malformed:
                     services.malformed += 1
-                    logger.debug("a message was not understood: %s", command.message)
+                    logger.debug(
+                        "a message was not understood: %s",
+                        command.message,
+                        extra=about("not_understood", code=command.code),
+                    )
                 before = self.answered
                 perform(session.handle(command, now), now)
                 if session.state is _CLOSED:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
-from .._log import escaped
+from .._log import about, escaped
 from ..auth import Authenticator
 from ..connection import Connection, ConnectionId
 from ..core.channels import Channel
@@ -137,6 +137,7 @@ class Recipients:
                 name,
                 escaped(who),
                 name,
+                extra=about("connection_as_subject"),
             )
 
     def _default(self) -> int:
@@ -145,7 +146,8 @@ class Recipients:
             self._has_warned = True
             logger.warning(
                 "subjects of several authenticators: a text without endpoint= means those of the "
-                "first endpoint with an authenticator"
+                "first endpoint with an authenticator",
+                extra=about("several_authenticators"),
             )
         return 1 if self._authenticators else 0
 

@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 from anyio import Event, create_task_group, current_time, move_on_after, sleep
 
-from .._log import BoundedLog
+from .._log import BoundedLog, about
 from ..broker import CALL_SECONDS, DIAL_SECONDS, Broker, Link
 from ..core.envelope import Beacon, Item, Kept, Published, encode_item
 from ..core.errors import BrokerUnavailable, UsageError
@@ -103,7 +103,7 @@ class Relay:
         keep: See :class:`.Inbox`, and so for the next three.
         publish: Called with each publication of another node.
         carry_out: Called with each order of another node.
-        settle: Called after the items of an envelope.
+        settle: Called after each envelope.
         tell_gap: Called when publications of other nodes may be missing, and with whether those on
             channels with history may be, too.
         meet: Called when a link is there: nodes may have missed each other's news.
@@ -214,14 +214,14 @@ class Relay:
         self._is_up = True
         self._since, self._failure = self._time(), None
         if self._attempted.is_set():
-            is_complete = is_complete and not self.inbox.has_overflowed
             self._gaps += 1
-            self._tell_gap(not is_complete)
+            self._tell_gap(not (is_complete := is_complete and not self.inbox.has_overflowed))
             logger.warning(
                 "the link to %s is there; subscribers%s get a gap, since events of other processes "
                 "may be missing",
                 self._broker.address,
                 " of channels without history" if is_complete else "",
+                extra=about("link_back", broker=self._broker.address),
             )
         self._directory.renew(current_time())
         self.inbox.release()
@@ -236,13 +236,13 @@ class Relay:
             self._losses += 1
             self._since = self._time()
         self._failure = str(exc) or type(exc).__name__
-        is_known = isinstance(exc, BrokerUnavailable | OSError)
         self._log.error(
             "there is no link to %s: %s; no other process gets what is published here, until it is "
             "back",
             self._broker.address,
             exc,
-            exc=None if is_known else exc,
+            exc=None if isinstance(exc, BrokerUnavailable | OSError) else exc,
+            extra=about("link_lost", broker=self._broker.address),
         )
         self.outgoing.close(BrokerUnavailable(f"there is no link to {self._broker.address}: {exc}"))
 

@@ -34,6 +34,7 @@ from anyio import CancelScope, CapacityLimiter, Event, move_on_after
 from anyio.abc import TaskGroup
 
 from .._application import Overdue, Rest, awaiting, begin, called, reraise
+from .._log import about
 from ._wakeup import Wakeup
 
 __all__ = ["Runner"]
@@ -241,7 +242,7 @@ class Runner:
                         raise
                     reraise(exc, is_meant=self._is_ending)
                 except Exception:
-                    logger.exception("an async call failed")
+                    logger.exception("an async call failed", extra=about("call_failed"))
             finally:
                 self.running -= 1
             before, holders = holders, getrefcount(task) + getweakrefcount(task)

@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 from anyio import current_time, move_on_after
 
 from .._application import Overdue, name_of
-from .._log import BoundedLog
+from .._log import BoundedLog, about
 from ..core.actions import AskPermission, Brought, Outcome
 from ..core.channels import parse_channel
 from ..core.errors import BrokerUnavailable, UsageError
@@ -61,6 +61,8 @@ __all__ = [
 SWEEP_SECONDS: Final = 1.0
 """Seconds between two sweeps over all connections."""
 
+_OVERDUE: Final = "%s was cancelled after %g s; the answer is no"
+_NO_BOOL: Final = "%s returned %s, not a bool; the answer is no"
 _RESTORE_SECONDS: Final = 1.0
 """How long a slow reader waits for what it has lost; then it gets a gap."""
 
@@ -335,6 +337,7 @@ class Services:
         """
         assert self.authorize is not None  # Sessions ask only if there is an `authorize`.
         name, action = name_of(self.authorize), question.action
+        extra = about("authorize_failed", function=name)
         until = current_time() + seconds
         allowed = [False] * len(question.names)
         for i, channel in enumerate(question.names):
@@ -348,15 +351,14 @@ class Services:
                     channel,
                 )
             except Overdue:
-                self.log.warning("%s was cancelled after %g s; the answer is no", name, seconds)
+                self.log.warning(_OVERDUE, name, seconds, extra=extra)
                 break
             except Exception:
-                self.log.exception("%s failed; the answer is no", name)
+                self.log.exception("%s failed; the answer is no", name, extra=extra)
             else:
                 allowed[i] = answer is True
                 if answer is not True and answer is not False:
-                    kind = type(answer).__qualname__
-                    self.log.error("%s returned %s, not a bool; the answer is no", name, kind)
+                    self.log.error(_NO_BOOL, name, type(answer).__qualname__, extra=extra)
         return allowed
 
     def statistics(self, *, is_running: bool) -> BusStatistics:

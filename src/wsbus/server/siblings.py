@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 from anyio import sleep
 from anyio.to_thread import run_sync
 
+from .._log import about
+
 __all__ = ["count_workers", "warn_of_siblings"]
 
 logger: Final = logging.getLogger("wsbus.bus")
@@ -49,6 +51,7 @@ async def warn_of_siblings() -> None:
                     "reaches only the clients of its own process; give all of them one broker, as "
                     "in docs/how-to/workers.md, or run one worker",
                     workers,
+                    extra=about("no_broker", count=workers),
                 )
                 return
 

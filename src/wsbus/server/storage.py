@@ -15,6 +15,7 @@ from typing import Final
 
 from anyio import Event
 
+from .._log import about
 from ..broker import CALL_SECONDS, HistoryLink, Link
 from ..core.continuity import Continuity, Verdict
 from ..core.envelope import Kept
@@ -158,7 +159,8 @@ class Storage:
     def _begin_anew(self) -> None:
         logger.warning(
             "the broker numbers what it keeps anew: it was emptied, or has lost a part of it; "
-            "subscribers of channels with history get a gap"
+            "subscribers of channels with history get a gap",
+            extra=about("store_anew"),
         )
         self._tell(None, None)
 

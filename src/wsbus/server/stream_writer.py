@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, Self
 
 from anyio import Event, Lock, current_time, get_cancelled_exc_class, move_on_after, sleep
 
+from .._log import about
 from ..core.channels import Channel
 from ..core.errors import BrokerUnavailable, StreamCancelled, StreamFailed, UsageError
 from ..core.events import Position
@@ -202,7 +203,8 @@ class StreamWriter:
             if exc is None:
                 raise
             logger.exception(
-                "the end of a stream cannot be published; its readers learn it in a while"
+                "the end of a stream cannot be published; its readers learn it in a while",
+                extra=about("stream_end_failed", channel=self.channel),
             )
         finally:
             self._is_over = True

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from anyio import Event, sleep
 
-from .._log import escaped
+from .._log import about, escaped
 from ..core.channels import Channel, parse_channel
 from ..core.envelope import StreamLease, encode_item
 from ..core.errors import BrokerUnavailable, UsageError
@@ -101,7 +101,7 @@ class StreamCare:
             except BrokerUnavailable:
                 self._trust(self._heard)
             except Exception:
-                logger.exception("streams cannot be looked after")
+                logger.exception("streams cannot be looked after", extra=about("streams_failed"))
             await sleep(_LOOK_SECONDS)
 
     # --- producers of this node ------------------------------------------------------------------
@@ -187,7 +187,11 @@ class StreamCare:
                 del self._heard[channel]
                 continue
             self._trust((channel,))
-            logger.warning("the producer of the stream %s is gone", escaped(channel))
+            logger.warning(
+                "the producer of the stream %s is gone",
+                escaped(channel),
+                extra=about("stream_abandoned", channel=escaped(channel)),
+            )
             await self._say(channel, StreamEvent.FAIL, _GONE, f"gone {producer_of(entries)}")
 
     # --- requests --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Final, Generic, Self, TypeVar
 
 import anyio
 
+from .._log import about
 from ..core.actions import Brought
 from ..core.choices import member_of, shown
 from ..core.errors import CommandError, PositionLost, UsageError
@@ -174,7 +175,12 @@ class Subscription(Outlet, Generic[T]):
                 data = self._decode(publication)
             except CommandError:  # Another process declares the channel differently.
                 name, event = publication.channel, publication.event
-                logger.exception("event %s of %s is left out", event, name)
+                logger.exception(
+                    "event %s of %s is left out",
+                    event,
+                    name,
+                    extra=about("event_left_out", channel=name),
+                )
                 continue
             gap, self._gap = self._gap, None
             return Event(
