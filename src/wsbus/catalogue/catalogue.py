@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from .._log import about
 from ..bus import Bus, host_of
 from ..core.choices import shown
 from ..core.errors import UsageError
@@ -70,7 +71,8 @@ class Catalogue:
         try:
             return response(name, self._document(name))
         except UsageError as exc:  # A type has no schema; the text names types only.
-            logger.error("the catalogue cannot show the bus: %s", exc)  # noqa: TRY400  # says all
+            extra = about("catalogue_failed")
+            logger.error("the catalogue cannot show the bus: %s", exc, extra=extra)  # noqa: TRY400  # says all
             return response("error.txt", f"{exc}\n".encode(), status=500)
 
     def redirect(self, prefix: str) -> AssetResponse:
