@@ -15,7 +15,7 @@ from tests.server.clients import connecting, judge
 from wsbus import Bus, Grants, Handshake, Identity, Limits, __version__
 from wsbus.brokers import MemoryBroker
 from wsbus.bus import host_of
-from wsbus.console import Console, observation, sampling, tap
+from wsbus.console import Console, losses, observation, sampling, tap
 from wsbus.console.samples import ENDED_ROWS, ROWS, Query
 
 SMALL = Limits(queue_messages=3)
@@ -206,6 +206,75 @@ async def test_who_has_ended_is_told_with_the_reason() -> None:
     assert row["connected_at"] <= row["ended_at"]
     assert len(rows) == ENDED_ROWS
     assert observers == []
+
+
+async def test_who_has_lost_publications_is_told_with_the_channels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loss while a console is open is listed: who, how many, where; earlier ones are not."""
+    monkeypatch.setattr(losses, "LOSS_ROWS", 2)
+    bus = Bus()
+    entry = bus.endpoint(authenticator=judge, query_token="token", limits=SMALL)
+    async with (
+        bus,
+        connecting(entry) as connect,
+        operators(Console(bus, token=TOKEN)) as sign_in,
+    ):
+        for name in ("ada", "grace", "ken"):
+            client = await connect(name)
+            await client.subscribe(f"{name}.*", "all.*")
+            client.peer.stop_reading()
+        for i in range(4):
+            await bus.publish("ada.a", i)
+        operator = await sign_in()
+        assert "losses" not in await operator.see()
+        for channel in ("grace.a", "grace.a", "grace.b", "grace.c", "grace.d", "grace.e"):
+            await bus.publish(channel, 0)
+        (row,) = await lost(operator, "grace")
+        await bus.publish("ada.b", 0)
+        await lost(operator, "ada")
+        for _ in range(5):
+            await bus.publish("ken.a", 0)
+        rows = await lost(operator, "ken")
+
+    assert (row["subject"], row["lost"], row["channels"]) == ("grace", 3, ["grace.a", "grace.b"])
+    assert row["since"] == row["at"] > row["connected_at"]
+    assert [(row["subject"], row["lost"]) for row in rows] == [("ken", 2), ("ada", 1)]
+
+
+async def test_losses_of_one_connection_share_a_row_and_name_some_channels() -> None:
+    """Losses of one connection in one minute are added up; a few of their channels are named."""
+    bus = Bus()
+    entry = bus.endpoint(limits=SMALL)
+    async with (
+        bus,
+        connecting(entry) as connect,
+        operators(Console(bus, token=TOKEN)) as sign_in,
+    ):
+        client = await connect(None)
+        await client.subscribe("grid.*")
+        client.peer.stop_reading()
+        operator = await sign_in()
+        await operator.see()
+        for name in ("a", "b", "c", "d", "e", "f", "g"):
+            await bus.publish(f"grid.{name}", 0)
+        (first,) = await lost(operator, client.id)
+        await bus.publish("grid.h", 0)
+        while (later := (await lost(operator, client.id))[0])["lost"] == first["lost"]:
+            pass
+
+    assert (first["lost"], later["lost"]) == (4, 5)
+    assert later["since"] == first["since"] < later["at"]
+    assert later["channels"] == ["grid.a", "grid.b", "grid.c"]
+    assert later["has_more"]
+
+
+async def lost(operator: Operator, name: str) -> list[dict[str, Any]]:
+    """Return the losses, once the latest is of this subject or connection."""
+    while True:
+        found: list[dict[str, Any]] = (await operator.see()).get("losses", [])
+        if found and name in (found[0].get("subject"), found[0]["id"]):
+            return found
 
 
 async def ended(operator: Operator, many: int) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from ..core.patterns import parse_pattern
 from ..core.permissions import Grants
 from ..server.connection import ConnectionDriver
 from ..server.host import BusHost
+from .losses import Losses
 from .past import Past, PastQuery, look
 from .process import process_info
 from .samples import CHANNEL, CUT, ENDED_ROWS, EndedRow, Query, Sample, TailBatch, TailEvent, Watch
@@ -82,6 +83,7 @@ class Observation:
         self._watching: Final[dict[Connection, _Watching]] = {}
         self._tap: Final = ChannelTap()
         self._departed: Final[deque[EndedRow]] = deque(maxlen=ENDED_ROWS)
+        self._losses: Final = Losses()
         self._opened: Event | None = None
         self._ended: Event | None = None
         self.is_over: bool = False
@@ -259,6 +261,7 @@ class Observation:
             self._tap.rate(now)
             totals = self._watched.statistics()
             process, relay = process_info(), self._services.relay
+        await self._losses.look(self._services, totals, self._services.clock().wall, effort)
         for who, watching in list(self._watching.items()):
             query = watching.query
             if query not in found:
@@ -284,6 +287,7 @@ class Observation:
                     found=rows.found,
                     rows=rows.rows,
                     ended=list(self._departed) if query.view == "overview" else [],
+                    losses=self._losses.rows() if query.view == "overview" else [],
                     nodes=node_rows(relay) if query.view == "overview" else [],
                     feeds=followed(relay) if query.view == "overview" else [],
                     listening=self._tap.listened(now),

@@ -15,12 +15,15 @@ __all__ = [
     "CUT",
     "ENDED_ROWS",
     "FEEDS",
+    "LOSS_CHANNELS",
+    "LOSS_ROWS",
     "NODE_ROWS",
     "ROWS",
     "SUMMARY_ROWS",
     "ChannelRow",
     "ConnectionRow",
     "EndedRow",
+    "LossRow",
     "PatternRow",
     "ProcessInfo",
     "Query",
@@ -46,6 +49,10 @@ FEEDS: Final = 100
 """Names in a sample of what is followed at the broker."""
 ENDED_ROWS: Final = 8
 """Connections that have ended, listed in a sample."""
+LOSS_ROWS: Final = 8
+"""Connections that have lost publications lately, listed in a sample."""
+LOSS_CHANNELS: Final = 3
+"""Channels that a row of these names."""
 
 View: TypeAlias = Literal["overview", "connections", "published", "subscribed"]
 
@@ -132,6 +139,23 @@ class EndedRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dropped: int = 0
 
 
+class LossRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Publications that one connection has lost lately; texts may be cut."""
+
+    id: str
+    subject: str | msgspec.UnsetType = msgspec.UNSET
+    connected_at: float
+    since: float
+    """The first of these losses, in seconds since the epoch."""
+    at: float
+    """The last one."""
+    lost: int = 0
+    channels: tuple[str, ...] = ()
+    """Some of the channels, as far as they are known."""
+    has_more: bool = False
+    """Whether it lost publications on further channels."""
+
+
 class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The process that the bus runs in."""
 
@@ -180,6 +204,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The first of those rows."""
     ended: list[EndedRow] = []
     """Connections that have ended since the first console connected, the newest first."""
+    losses: list[LossRow] = []
+    """Connections that have lost publications since then, that with the latest loss first."""
     nodes: list[Node] = []
     """The processes that a broker joins; none without a broker."""
     feeds: list[str] = []

@@ -44,6 +44,7 @@ __all__ = [
     "Found",
     "RoundTripped",
     "answer",
+    "chunks",
     "cut",
     "ended_row",
     "followed",
@@ -309,7 +310,7 @@ async def answer(query: Query, services: Services, tap: ChannelTap, effort: Effo
         contains = kind.containing(query.find, services) if query.find else None
     best: list[Any] = []
     found = 0
-    for chunk in _chunks(things):
+    for chunk in chunks(things):
         with effort:
             fitting = [thing for thing in chunk if contains(thing)] if contains else chunk
             found += len(fitting)
@@ -329,7 +330,8 @@ def _things(query: Query, services: Services, tap: ChannelTap) -> Sequence[Any]:
             return services.registry.connected()
 
 
-def _chunks(things: Iterable[T]) -> Iterator[list[T]]:
+def chunks(things: Iterable[T]) -> Iterator[list[T]]:
+    """Yield all things, as many at a time as one turn of the loop visits."""
     rest = iter(things)
     while chunk := list(islice(rest, CHUNK)):
         yield chunk

@@ -251,6 +251,11 @@ class MessageQueue(Generic[T]):
         return 0 if self._marker is None else self._marker.count
 
     @property
+    def unreported(self) -> Loss | None:
+        """What is lost and not reported yet, with its channels; None: nothing is."""
+        return None if self._marker is None else self._marker.loss(_NEVER)
+
+    @property
     def lost_ever(self) -> int:
         """Publications lost because the queue was full; conflated ones are not lost."""
         return self.dropped - self.conflated + self.refused
