@@ -191,8 +191,11 @@ def test_the_overview_tells_what_is_wrong(page: Page) -> None:
     assert panel.locator("#slowest li").count() == 1  # The others wait for nothing.
     process = panel.locator("#process").inner_text()
     assert re.search(
-        r"wsbus .* · Python 3\.\d+\.\d+ · process \d+ on .* · up \d+ .*memory", process
+        r"wsbus .* · Python 3\.\d+\.\d+ · process \d+ on .* · node [0-9a-f]+ · up \d+ .*memory",
+        process,
     )
+    loss = panel.locator("#losses li", has_text="deaf")
+    loss.get_by_text(re.compile(r"[\d,]+ publications.* on flood, now")).wait_for()
     published = panel.locator(".card", has=page.get_by_role("heading", name="Published"))
 
     assert number(published.locator(".value").inner_text().split("/")[0]) > 400
@@ -202,6 +205,32 @@ def test_the_overview_tells_what_is_wrong(page: Page) -> None:
     page.get_by_role("dialog", name="deaf").get_by_text("flood").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="hidden")
+
+
+def test_a_chart_is_read_by_pointer_and_by_keyboard(page: Page) -> None:
+    """A chart has a scale and times; what is pointed at, or chosen by arrows, is said as text."""
+    card = page.locator(".card", has=page.get_by_role("heading", name="Published"))
+    reading = card.get_by_role("status")
+    moment = r"\d\d:\d\d:\d\d"
+    page.wait_for_function(
+        "e => e.getAttribute('points')?.includes(' ')",
+        arg=card.locator("polyline").element_handle(),
+    )
+    assert card.locator(".scale").inner_text() in ("1,000/s", "2,000/s")
+    start, end = re.findall(moment, card.locator(".axis").inner_text())
+    assert start != end
+    card.locator("svg").hover()
+    reading.get_by_text(re.compile(rf"^[\d,]+/s at {moment}$")).wait_for()
+    page.mouse.move(0, 0)
+    assert reading.inner_text() == ""
+    card.get_by_role("figure").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    second = reading.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert second != reading.inner_text() != ""
+    page.keyboard.press("Escape")
+    assert reading.inner_text() == ""
 
 
 def test_the_overview_tells_who_has_ended(page: Page, app: Served) -> None:
@@ -257,13 +286,15 @@ def test_a_list_by_rate_keeps_still(page: Page) -> None:
 
     assert free == [["a", "b", "c"], ["a", "b", "c"], ["b", "a", "c", "d"], ["c", "b", "a", "d"]]
     assert held == [["a", "b", "c"]] * 2 + [["a", "b", "c", "d"]] * 2
+    assert "no row moves" in page.locator("#channel-shown").inner_text()
 
 
 def test_a_chart_has_a_gap_where_nothing_was_known(page: Page) -> None:
     """Samples missing, or of another process, break the line; what was before stays, by time."""
     drawn = page.evaluate("""async () => {
-      const { Spark, Traffic } = await import("./traffic.js");
-      const traffic = new Traffic(), spark = new Spark();
+      const { Chart } = await import("./chart.js");
+      const { Traffic } = await import("./traffic.js");
+      const traffic = new Traffic(), chart = new Chart("Published", String);
       const totals = { messages_received: 0, publications: 0, sent: 0, dropped: 0, refused: 0,
         failures: 0, connections: 1, connections_ever: 1, queued: 0, queued_bytes: 0 };
       const sample = (node, at, publications) => traffic.add(
@@ -272,11 +303,11 @@ def test_a_chart_has_a_gap_where_nothing_was_known(page: Page) -> None:
       for (let i = 30; i < 40; i += 1) sample("a", i, 10 * i); // 20 s without a sample.
       // Another process, which has published more already.
       for (let i = 42; i < 52; i += 1) sample("b", i, 10_000 + 10 * i);
-      spark.draw(traffic.points, (point) => point.published, 5);
+      chart.draw(traffic.points, (point) => point.published, 5);
       const known = traffic.points.filter(Boolean);
       return { rates: [...new Set(known.map((point) => point.published))], known: known.length,
-        newest: spark.element.querySelector("polyline").getAttribute("points"),
-        earlier: spark.element.querySelector(".line").getAttribute("d") };
+        newest: chart.element.querySelector("polyline").getAttribute("points"),
+        earlier: chart.element.querySelector(".line").getAttribute("d") };
     }""")
     before, between = drawn["earlier"].split("M")[1:]
     edges = [
@@ -298,6 +329,10 @@ def test_connections_stand_slowest_first(page: Page) -> None:
     assert number(cell(page, "deaf", "Lost").inner_text().split()[0]) > 0
     assert cell(page, "ada", "Waiting").inner_text().strip() == "0"
 
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('td[data-label=Sent] small')]"
+        ".some((rate) => /^[1-9]\\d?\\.\\d\\/s$/.test(rate.textContent))"
+    )
     panel.get_by_label("Filter connections").fill("CLOCK")
     panel.get_by_text("1 match among 3 connections").wait_for()
     assert panel.locator("tbody .open").all_inner_texts() == ["ada"]
@@ -308,11 +343,11 @@ def test_connections_stand_slowest_first(page: Page) -> None:
     page.locator("#connection-rows tr:first-child", has_text="ada").wait_for()
 
     panel.get_by_role("button", name="Freeze").click()
-    before = cell(page, "ada", "Sent").inner_text()
+    before = cell(page, "ada", "Sent").text_content()
     pulse = page.locator("#connection-count")
     page.wait_for_timeout(1500)
     assert pulse.inner_text() == "3"
-    assert cell(page, "ada", "Sent").inner_text() == before
+    assert cell(page, "ada", "Sent").text_content() == before
     panel.get_by_role("button", name="Resume").click()
     page.wait_for_function(
         "before => document.querySelector('td[data-label=Sent]').textContent !== before", arg=before
@@ -523,6 +558,29 @@ def test_a_user_is_tried(page: Page) -> None:
     assert frames.locator(".sent").count() > 5
     panel.get_by_role("button", name="Disconnect").click()
     frames.filter(has_text="closed with 1000").wait_for()
+
+
+def test_a_flood_of_frames_is_shown_in_part(page: Page) -> None:
+    """Of the frames of a second thirty are shown, and how many were not."""
+    shown = page.evaluate("""async () => {
+      let server;
+      class Fake extends EventTarget {
+        constructor() { super(); server = this; }
+        send() {}
+        close() {}
+      }
+      window.WebSocket = Fake;
+      document.querySelector("#try-form").requestSubmit();
+      for (let i = 0; i < 100; i += 1) {
+        server.dispatchEvent(new MessageEvent("message", { data: `{"type":"event","n":${i}}` }));
+      }
+      const list = document.querySelector("#frames");
+      while (!list.textContent.includes("not shown")) await new Promise(requestAnimationFrame);
+      return [list.querySelectorAll("pre").length, list.lastElementChild.textContent];
+    }""")
+
+    assert shown[0] == 30
+    assert "70 frames not shown: more than 30 in a second" in shown[1]
 
 
 @pytest.mark.parametrize("token", ["bob", "my-secret-token", 'quo"ted \\ token'])

@@ -1,11 +1,10 @@
 // What is published, and who listens; and one pattern's events as they come.
 
-import { $, Heads, hint, isPressed, make, press, Rows, say, settle, shown, Tail } from "./dom.js";
-import { bytes, count, duration, plural, rate } from "./format.js";
+import { $, Heads, hint, isPressed, make, Order, press, Rows, say, settle, shown, Tail } from "./dom.js";
+import { bytes, count, duration, plural, steady } from "./format.js";
 import { makeEvent, Past } from "./past.js";
 
 const MOST_ROWS = 500;
-const CLEARLY = 1.2;
 
 const LISTS = {
   published: {
@@ -15,16 +14,16 @@ const LISTS = {
       ["Receivers", "number", { subscribers: "descending" }],
       ["Total", "number spare"],
       ["Bytes", "number spare"],
-      ["Last", "number spare", { newest: "ascending" }],
+      ["Newest", "number spare", { newest: "ascending" }],
     ],
     sorts: [["rate", "busiest"], ["subscribers", "most receivers"], ["newest", "newest"], ["name", "by name"]],
     name: (row) => row.channel,
     cells: (row, now) => [
-      rate(row.rate),
+      steady(row.rate),
       count(row.subscribers),
       count(row.count),
       bytes(row.size).join(" "),
-      `${duration(now - row.at)} ago`,
+      now - row.at < 2 ? "now" : `${duration(now - row.at)} ago`,
     ],
   },
   subscribed: {
@@ -45,8 +44,7 @@ export class Channels {
   #heads = new Heads($("#channel-sort"));
   #rows = null;
   #held = null;
-  #order = []; // Names, as they were shown last.
-  #orderedBy = "";
+  #order = null;
   #tail;
   #tailed = null; // The pattern.
   #matched = 0;
@@ -113,37 +111,19 @@ export class Channels {
     }
     const kind = LISTS[this.#list];
     this.#rows.now = sample.at;
-    this.#rows.show(this.#ordered(sample, kind), kind.name);
-    const { rows, found, total, others } = sample;
+    const { rows, sort, found, total, others } = sample;
+    const isNoisy = sort === "rate";
+    this.#rows.show(this.#order.apply(rows, sort, isNoisy ? (row) => row.rate : null), kind.name);
     const what = this.#list === "published" ? "channel" : "pattern";
     const first = rows.length < found ? `The first ${count(rows.length)} of ` : "";
     const matching = sample.find ? `${plural(found, "match", "matches")} among ` : "";
     const since = this.#list === "published" ? ` in the last ${duration(sample.listening ?? 0)}` : "";
     const beyond = others ? `, and ${plural(others, "publication")} on more of them` : "";
-    say($("#channel-shown"), `${first}${matching}${plural(total, what)}${since}${beyond}`);
+    say($("#channel-shown"), `${first}${matching}${plural(total, what)}${since}${beyond}${this.#order.note}`);
     const none = $("#channel-none");
     none.hidden = rows.length > 0;
     const nothing = this.#list === "published" ? "Nothing was published since this list was opened." : "Nobody has subscribed.";
     say(none, sample.find ? "No name contains that." : nothing);
-  }
-
-  /** The rows of a sample; those sorted by a rate change places only if the rates clearly differ. */
-  #ordered({ rows, sort }, kind) {
-    const places = new Map(this.#order.map((name, index) => [name, index]));
-    const placeOf = (row) => places.get(kind.name(row)) ?? Infinity;
-    let ordered = rows;
-    if (sort === "rate" && sort === this.#orderedBy) {
-      const isLookedAt = $("#channel-rows").matches(":hover, :focus-within");
-      ordered = rows.toSorted((a, b) => placeOf(a) - placeOf(b) || 0);
-      for (let i = 1; i < ordered.length && !isLookedAt; i += 1) {
-        for (let j = i; j > 0 && ordered[j].rate > ordered[j - 1].rate * CLEARLY + 0.1; j -= 1) {
-          [ordered[j - 1], ordered[j]] = [ordered[j], ordered[j - 1]];
-        }
-      }
-    }
-    this.#orderedBy = sort;
-    this.#order = ordered.map(kind.name);
-    return ordered;
   }
 
   /** A batch of the tail. */
@@ -176,6 +156,7 @@ export class Channels {
     this.#heads.mark();
     $("#channel-rows").replaceChildren();
     press($("#channel-hold"), false, "Freeze");
+    this.#order = new Order($("#channel-rows"), kind.name);
     this.#rows = new Rows(
       $("#channel-rows"),
       () => this.#makeRow(kind),

@@ -1,7 +1,7 @@
 // The connections, the slowest first; and one of them in full, with the way to end it.
 
-import { $, Heads, hint, isPressed, make, press, Rows, say, settle } from "./dom.js";
-import { bytes, count, date, duration, exact, milliseconds, plural } from "./format.js";
+import { $, Heads, hint, isPressed, make, Order, press, Rows, say, settle } from "./dom.js";
+import { bytes, count, date, duration, exact, milliseconds, plural, steady } from "./format.js";
 
 const LABELS = ["", "Waiting", "Lost", "", "Sent", "Received", "Subscriptions", "From", "Age"];
 const HEADS = [
@@ -9,8 +9,8 @@ const HEADS = [
   ["Waiting", "number", { slow: "descending" }],
   ["Lost", "number", { dropped: "descending" }],
   ["Heard last", "number"],
-  ["Sent", "number spare", { sent: "descending" }],
-  ["Received", "number spare", { received: "descending" }],
+  ["Sent", "number", { sent: "descending" }],
+  ["Received", "number", { received: "descending" }],
   ["Subscriptions", ""],
   ["From", ""],
   ["Age", "number", { newest: "ascending", oldest: "descending" }],
@@ -18,7 +18,10 @@ const HEADS = [
 const WHOLE = new Set([0, 6, 7]);
 const NUMBERS = new Set([1, 2, 3, 4, 5, 8]);
 const TRIP = 3;
-const SPARE = new Set([4, 5]); // Not shown on a narrow page.
+
+const RATE_SAMPLES = 6;
+/** What a list is sorted by, where that goes up and down. */
+const NOISY = { slow: (row) => row.queued ?? 0 };
 
 const keyOf = (row) => `${row.id} ${row.connected_at}`;
 
@@ -26,12 +29,14 @@ export class Connections {
   #rows;
   #held = null;
   #sample = null;
+  #order = new Order($("#connection-rows"), keyOf);
+  #rates = new Rates();
 
   constructor(changed, openConnection) {
     this.#rows = new Rows(
       $("#connection-rows"),
       () => makeRow((button) => openConnection(this.#rows.itemAt(button))),
-      (row, item, before) => showRow(row, item, before, this.#sample.at),
+      (row, item, before) => showRow(row, item, before, this.#sample.at, this.#rates.of(keyOf(item))),
     );
     const heads = new Heads($("#connection-sort"));
     $("#connection-head").replaceChildren(...HEADS.map((head) => heads.make(...head)));
@@ -59,16 +64,42 @@ export class Connections {
       return;
     }
     this.#sample = sample;
-    this.#rows.show(sample.rows, keyOf);
+    this.#rates.note(sample);
+    this.#rows.show(this.#order.apply(sample.rows, sample.sort, NOISY[sample.sort]), keyOf);
     const { rows, found, total } = sample;
     say($("#connection-head").cells[TRIP], rows.some((row) => row.rtt !== undefined) ? "Round trip" : "Heard last");
     const isCut = rows.length < found;
     const first = isCut ? `The first ${count(rows.length)} of ` : "";
     const matching = sample.find ? `${plural(found, "match", "matches")} among ` : "";
-    say($("#connection-shown"), `${first}${matching}${plural(total, "connection")}`);
+    say($("#connection-shown"), `${first}${matching}${plural(total, "connection")}${this.#order.note}`);
     const none = $("#connection-none");
     none.hidden = rows.length > 0;
     say(none, sample.find ? "No connection matches the filter." : "Nobody is connected.");
+  }
+}
+
+/** Messages a second of each connection that is shown, over the last few samples. */
+class Rates {
+  #node = "";
+  #marks = new Map();
+
+  note({ node, clock, rows }) {
+    const before = node === this.#node ? this.#marks : new Map();
+    this.#node = node;
+    this.#marks = new Map();
+    for (const row of rows) {
+      const mark = { clock, sent: row.sent ?? 0, received: row.received ?? 0 };
+      this.#marks.set(keyOf(row), [...(before.get(keyOf(row)) ?? []), mark].slice(-RATE_SAMPLES));
+    }
+  }
+
+  /** Texts; empty until there are two samples to go by. */
+  of(key) {
+    const marks = this.#marks.get(key);
+    const [first, last] = [marks.at(0), marks.at(-1)];
+    const elapsed = last.clock - first.clock;
+    const rate = (name) => (elapsed ? `${steady((last[name] - first[name]) / elapsed)}/s` : "");
+    return { sent: rate("sent"), received: rate("received") };
   }
 }
 
@@ -78,7 +109,6 @@ const makeRow = (open) => {
     const cell = make("td");
     cell.classList.toggle("number", NUMBERS.has(index));
     cell.classList.toggle("whole", WHOLE.has(index));
-    cell.classList.toggle("spare", SPARE.has(index));
     cell.dataset.label = label;
     row.append(cell);
   });
@@ -86,7 +116,7 @@ const makeRow = (open) => {
   who.type = "button";
   who.addEventListener("click", () => open(who));
   row.cells[0].append(who, make("small", "mono"));
-  for (const index of [1, 2, 3, 6, 7]) row.cells[index].append(make("span"), make("small"));
+  for (const index of [1, 2, 3, 4, 5, 6, 7]) row.cells[index].append(make("span"), make("small"));
   return row;
 };
 
@@ -95,7 +125,7 @@ const tone = (element, name) => {
   else delete element.dataset.tone;
 };
 
-const showRow = (row, item, before, now) => {
+const showRow = (row, item, before, now, rates) => {
   const [who, waiting, lost, trip, sent, received, patterns, from, age] = row.cells;
   say(who.firstChild, item.subject ?? "not authenticated");
   say(who.lastChild, item.id);
@@ -121,8 +151,10 @@ const showRow = (row, item, before, now) => {
   trip.dataset.label = isTimed ? "Round trip" : "Heard last";
   trip.classList.toggle("zero", !isTimed);
 
-  say(sent, count(item.sent ?? 0));
-  say(received, count(item.received ?? 0));
+  say(sent.firstChild, count(item.sent ?? 0));
+  say(sent.lastChild, rates.sent);
+  say(received.firstChild, count(item.received ?? 0));
+  say(received.lastChild, rates.received);
   const held = item.patterns ?? 0;
   say(patterns.firstChild, plural(held, "pattern"));
   patterns.classList.toggle("zero", !held);

@@ -2,6 +2,8 @@
 
 import { masked } from "./secrets.js";
 
+const CLEARLY = 1.2;
+
 export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** Characters that are not printable, or that show a text in another order than it stands in. */
@@ -119,6 +121,45 @@ export class Rows {
     if (focused !== document.activeElement && focused?.isConnected) {
       focused.focus({ preventScroll: true });
     }
+  }
+}
+
+/** The order of a list that comes anew each second: places change little, and never at hand. */
+export class Order {
+  #body;
+  #nameOf;
+  #names = []; // As they were shown last.
+  #by = "";
+  /** Whether somebody points at the rows, or has the keyboard there: then no row moves. */
+  isHeld = false;
+
+  constructor(body, nameOf) {
+    this.#body = body;
+    this.#nameOf = nameOf;
+  }
+
+  /** The rows, in the order of `by`; with `valueOf`, rows swap only if its values clearly differ. */
+  apply(rows, by, valueOf = null) {
+    this.isHeld = by === this.#by && this.#body.matches(":hover, :focus-within");
+    const places = new Map(this.#names.map((name, index) => [name, index]));
+    const placeOf = (row) => places.get(this.#nameOf(row)) ?? Infinity;
+    let ordered = rows;
+    if (by === this.#by && (valueOf || this.isHeld)) {
+      ordered = rows.toSorted((a, b) => placeOf(a) - placeOf(b) || 0);
+      for (let i = 1; i < ordered.length && !this.isHeld; i += 1) {
+        for (let j = i; j > 0 && valueOf(ordered[j]) > valueOf(ordered[j - 1]) * CLEARLY + 0.1; j -= 1) {
+          [ordered[j - 1], ordered[j]] = [ordered[j], ordered[j - 1]];
+        }
+      }
+    }
+    this.#by = by;
+    this.#names = ordered.map(this.#nameOf);
+    return ordered;
+  }
+
+  /** What is said beside the number of rows. */
+  get note() {
+    return this.isHeld ? "; no row moves while you are at the list" : "";
   }
 }
 

@@ -13,6 +13,9 @@ export const rate = (value) => {
   return value < 100 ? fine.format(value) : count(value);
 };
 
+/** The same for a column: one decimal, so that its figures stand below each other. */
+export const steady = (value) => (value >= 0.05 && value < 100 ? value.toFixed(1) : rate(value));
+
 export const exact = (value) => whole.format(value);
 
 export const bytes = (value) => {

@@ -1,8 +1,6 @@
 // What the counters of the samples say about time: rates, and their last five minutes.
 
 const MOST_POINTS = 300;
-const SHORTEST_SPAN = 60;
-const LONGEST_SPAN = 900;
 const LONGEST_GAP = 10;
 
 /** Rates over the time between two samples; the counters are sums since the bus was started. */
@@ -54,46 +52,5 @@ export class Traffic {
   last(seconds) {
     const now = this.points.at(-1)?.at ?? 0;
     return this.points.filter((point) => point && point.at > now - seconds);
-  }
-}
-
-const SVG = "http://www.w3.org/2000/svg";
-
-/** A line over the last minutes, by time, with its newest point at the right edge. */
-export class Spark {
-  element = document.createElementNS(SVG, "svg");
-  #line = document.createElementNS(SVG, "polyline");
-  #area = document.createElementNS(SVG, "path");
-  #earlier = document.createElementNS(SVG, "path"); // What stands before the last gap.
-
-  constructor() {
-    this.element.setAttribute("viewBox", "0 0 100 32");
-    this.element.setAttribute("preserveAspectRatio", "none");
-    this.element.ariaHidden = "true";
-    this.#earlier.setAttribute("class", "line");
-    this.element.append(this.#area, this.#line, this.#earlier);
-  }
-
-  /** Draw the points; `floor` is the least height that the full scale stands for. */
-  draw(points, of, floor) {
-    const known = points.filter(Boolean);
-    const top = Math.max(floor, ...known.map(of));
-    const now = known.at(-1)?.at ?? 0;
-    const span = Math.min(LONGEST_SPAN, Math.max(SHORTEST_SPAN, now - (known[0]?.at ?? now)));
-    const runs = [[]];
-    for (const point of points) {
-      if (!point) runs.push([]);
-      else if (point.at >= now - span) {
-        const x = 100 - ((now - point.at) / span) * 100;
-        runs.at(-1).push([x.toFixed(2), (30.5 - (of(point) / top) * 27).toFixed(2)]);
-      }
-    }
-    const drawn = runs.filter((run) => run.length);
-    const lines = drawn.map((run) => run.map((pair) => pair.join(",")).join(" "));
-    this.#line.setAttribute("points", lines.at(-1) ?? "");
-    this.#earlier.setAttribute("d", lines.slice(0, -1).map((line) => `M${line}`).join(""));
-    const areas = drawn.map((run, i) => `M${run[0][0]},32 L${lines[i]} L${run.at(-1)[0]},32Z`);
-    this.#area.setAttribute("d", areas.join(""));
-    return top;
   }
 }

@@ -2,11 +2,12 @@
 
 import { Client } from "./wsbus.js";
 import { $, make, say, shown, Tail } from "./dom.js";
-import { clock } from "./format.js";
+import { clock, plural } from "./format.js";
 import { keep, learn, masked } from "./secrets.js";
 
 const MOST_ROWS = 500;
 const LONGEST = 4000;
+const FRAMES_A_SECOND = 30;
 const NAMES = { subscribe: "Pattern", publish: "Channel", command: "Action" };
 const TEXTS = { publish: "Data, as JSON", command: "Parameters, as JSON", raw: "Frame, as it is sent" };
 const EXAMPLES = { publish: '{"hello": "world"}', command: "{}", raw: '{"type": "ping", "id": "1"}' };
@@ -17,6 +18,8 @@ export class TryIt {
   #socket = null;
   #held = new Set();
   #frames;
+  #budget = FRAMES_A_SECOND; // Frames that are still shown in this second, of those received.
+  #missing = 0;
   #form = $("#try-form");
   #say = $("#say");
   #texts = { ...EXAMPLES };
@@ -133,7 +136,26 @@ export class TryIt {
     const beats = $("#frames-beats").checked;
     if (!beats && /^\s*\{\s*"type"\s*:\s*"p[io]ng"[^\n]*$/.test(text) && !text.includes('"id"')) return;
     if (kind === "sent") learn(text);
+    if (kind === "got" && !this.#affords()) return;
     this.#frames.push({ kind, text: masked(text, true), at: Date.now() });
+  }
+
+  /** Whether one more received frame is shown: to show a flood would take the whole processor. */
+  #affords() {
+    if (this.#budget === FRAMES_A_SECOND) {
+      setTimeout(() => {
+        if (this.#missing) {
+          const text = `${plural(this.#missing, "frame")} not shown: more than ${FRAMES_A_SECOND} in a second`;
+          this.#frames.push({ kind: "note", text, at: Date.now() });
+        }
+        this.#budget = FRAMES_A_SECOND;
+        this.#missing = 0;
+      }, 1000);
+    }
+    this.#budget -= 1;
+    if (this.#budget >= 0) return true;
+    this.#missing += 1;
+    return false;
   }
 
   #choose(what) {
