@@ -99,6 +99,49 @@ def test_a_command_is_answered(page: Page) -> None:
     assert "ms there and back" in unknown
 
 
+def test_a_line_of_chat_comes_to_both_tabs(page: Page) -> None:
+    """What one tab says shows in it and in a second one; what is refused may be said again."""
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="a second tab").click()
+    other = opened.value
+    other.get_by_text("Connected", exact=True).wait_for()
+    page.get_by_label("Line to say").fill("Good evening, lobby")
+    page.get_by_label("Line to say").press("Enter")
+    for tab in (page, other):
+        tab.locator(".chat li", has_text="Good evening, lobby").wait_for()
+    other.close()
+    assert page.get_by_label("Line to say").input_value() == ""
+
+
+def test_the_console_opens_beside_the_demo(page: Page) -> None:
+    """The console needs no token at this machine; it shows the page that stays open."""
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Console").click()
+    console = opened.value
+    console.get_by_text("Live", exact=True).wait_for()
+    console.get_by_role("tab", name="Connections 1").wait_for()
+    console.get_by_text("read-only", exact=True).wait_for()
+    console.close()
+
+
+def test_a_chart_shows_the_last_minute(page: Page) -> None:
+    """A price's chart has its lowest and its highest price, and ends at the right edge."""
+    card = page.locator(".price", has_text="prices.BTC-USDT")
+    page.wait_for_function(
+        "e => e.getAttribute('points')?.split(' ').length > 3",
+        arg=card.locator("polyline").element_handle(),
+    )
+    drawn, low, high = card.evaluate("""e => [
+      e.querySelector("polyline").getAttribute("points").split(" "),
+      ...[".low", ".high"].map((name) => e.querySelector(name).textContent),
+    ]""")
+    xs = [float(pair.split(",")[0]) for pair in drawn]
+
+    assert xs == sorted(xs)
+    assert 50 < xs[0] < xs[-1] == 100
+    assert float(low.split()[1].replace(",", "")) < float(high.split()[1].replace(",", ""))
+
+
 def test_what_is_not_json_is_not_sent(page: Page) -> None:
     """Parameters that are not JSON are refused by the page itself."""
     page.get_by_label("Parameters, as JSON").fill("{a: 1}")
@@ -161,7 +204,9 @@ def test_no_width_scrolls_sideways(page: Page, width: int) -> None:
 
 def test_the_keyboard_reaches_everything(page: Page) -> None:
     """Tab visits every control, and each shows that it has the focus."""
-    controls = page.locator("button:enabled:visible, input, select, textarea, [tabindex='0']")
+    controls = page.locator(
+        "a, button:enabled:visible, input, select, textarea, [tabindex='0']:visible"
+    )
     wanted = controls.count()
     page.evaluate("document.activeElement.blur()")
     visited = set()

@@ -159,6 +159,8 @@ def test_it_prints_where_it_is(demo: Demo) -> None:
         ("/demo.css", "text/css", ".events"),
         ("/demo.js", "javascript", "./wsbus/wsbus.js"),
         ("/wsbus/wsbus.js", "javascript", " as Client"),
+        ("/app.py", "text/plain", "async def keep_log()"),
+        ("/console/", "text/html", "<title>wsbus console</title>"),
     ],
 )
 def test_the_page_is_served(demo: Demo, path: str, kind: str, holds: str) -> None:

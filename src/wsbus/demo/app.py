@@ -19,12 +19,13 @@ from anyio import create_task_group, sleep
 from msgspec import Meta
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from wsbus import Bus, Connection, Overflow
-from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
+from wsbus import Bus, Connection, Grants, Handshake, Identity, Overflow
+from wsbus.adapters.starlette import console_routes, lifespan, web_routes, websocket_route
+from wsbus.console import Console
 from wsbus.web import asset
 
 __all__ = ["app", "bus", "endpoint"]
@@ -195,6 +196,15 @@ async def feeds(app: Starlette) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
+def operator(token: str | None, handshake: Handshake) -> Identity | None:
+    """Let people at this machine see the console; an application has a token, or its sign-on."""
+    is_here = handshake.client is not None and handshake.client[0] in ("127.0.0.1", "::1")
+    return Identity("you", Grants.of(admin=True)) if is_here else None
+
+
+console: Final = Console(bus, authenticator=operator)
+"""What an operator sees, at ``/console/``."""
+
 PAGE: Final = Path(__file__).with_name("page")
 
 
@@ -204,11 +214,18 @@ async def base_style(request: Request) -> Response:
     return Response(style.body, headers=style.headers)
 
 
+async def code(request: Request) -> Response:
+    """Serve this file."""
+    return FileResponse(__file__, media_type="text/plain")
+
+
 app: Final = Starlette(
     routes=[
         websocket_route("/ws", endpoint),
         *web_routes("/wsbus"),  # the client that the page imports: /wsbus/wsbus.js
+        *console_routes(console),
         Route("/base.css", base_style),
+        Route("/app.py", code),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ],
     lifespan=lifespan(bus, feeds),

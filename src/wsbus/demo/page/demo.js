@@ -4,7 +4,7 @@
 import { Client } from "./wsbus/wsbus.js";
 
 const MOST_ROWS = 200;
-const SPARK_POINTS = 60;
+const SPARK_SECONDS = 60;
 
 const $ = (selector, root = document) => root.querySelector(selector);
 
@@ -120,6 +120,14 @@ const log = new Tail($(".log"), ({ timestamp, data }) => {
   return item;
 });
 
+const chat = new Tail($(".chat"), ({ timestamp, data }) =>
+  row(
+    make("span", "when", clock.format(timestamp).slice(0, 8)),
+    make("span", "source", data.from),
+    make("span", "grow", data.text),
+  ),
+);
+
 const wire = new Tail($(".wire"), ({ sent, text }) => {
   const shown = text.length > 1000 ? `${text.slice(0, 1000)}…` : text;
   const arrow = make("span", sent ? "sent" : "got", sent ? "↑" : "↓");
@@ -143,17 +151,17 @@ const cardFor = (channel, template) => {
 
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 
-const showPrice = (channel, { price, change, size }) => {
+const showPrice = (channel, { price, change, size }, at) => {
   const { element, points } = cardFor(channel, "#price-card");
-  const before = points.at(-1);
-  points.push(price);
-  if (points.length > SPARK_POINTS) points.shift();
+  const before = points.at(-1)?.price;
+  points.push({ at, price });
+  while (points[0].at < at - SPARK_SECONDS * 1000) points.shift();
   delete element.dataset.stale;
-  element.dataset.trend = change < 0 ? "down" : "up";
   const amount = $(".amount", element);
   amount.textContent = money.format(price);
-  $(".percent", element).textContent =
-    `${change < 0 ? "▼ −" : "▲ +"}${Math.abs(change).toFixed(2)} %`;
+  const percent = $(".percent", element);
+  percent.textContent = `${change < 0 ? "▼ −" : "▲ +"}${Math.abs(change).toFixed(2)} %`;
+  percent.dataset.trend = change < 0 ? "down" : "up";
   $(".size", element).textContent = `× ${size.toFixed(3)}`;
   drawSpark(element, points);
   if (before !== undefined && before !== price && !isCalm.matches) {
@@ -162,17 +170,23 @@ const showPrice = (channel, { price, change, size }) => {
   }
 };
 
+/** The prices of the last minute: now is at the right edge, the scale goes from low to high. */
 const drawSpark = (card, points) => {
-  const low = Math.min(...points);
-  const span = Math.max(...points) - low || 1;
-  const line = points
+  const prices = points.map(({ price }) => price);
+  const [low, high] = [Math.min(...prices), Math.max(...prices)];
+  const xs = points.map(({ at }) => 100 - (points.at(-1).at - at) / (SPARK_SECONDS * 10));
+  const line = prices
     .map((price, index) => {
-      const x = (index / Math.max(1, points.length - 1)) * 100;
-      return `${x.toFixed(2)},${(29 - ((price - low) / span) * 26).toFixed(2)}`;
+      const y = 29 - ((price - low) / (high - low || 1)) * 26;
+      return `${xs[index].toFixed(2)},${y.toFixed(2)}`;
     })
     .join(" ");
-  $("polyline", card).setAttribute("points", line);
-  $("polygon", card).setAttribute("points", `0,32 ${line} 100,32`);
+  const svg = $("svg", card);
+  svg.dataset.trend = prices.at(-1) < prices[0] ? "down" : "up";
+  $("polyline", svg).setAttribute("points", line);
+  $("polygon", svg).setAttribute("points", `${xs[0].toFixed(2)},32 ${line} 100,32`);
+  $(".low", card).textContent = `low ${money.format(low)}`;
+  $(".high", card).textContent = `high ${money.format(high)}`;
 };
 
 const duration = (seconds) => {
@@ -225,9 +239,10 @@ const bus = new Client(new URL("ws", location.href), {
 // A handler for everything; what comes is what is subscribed, below.
 bus.on("*", (event) => {
   events.push(event);
-  if (event.channel.startsWith("prices.")) showPrice(event.channel, event.data);
+  if (event.channel.startsWith("prices.")) showPrice(event.channel, event.data, event.timestamp);
   else if (event.channel === "system.health") showHealth(event.data);
   else if (event.channel === "system.log") log.push(event);
+  else if (event.channel === "chat.lobby") chat.push(event);
 });
 
 bus.addEventListener("gap", ({ detail }) => {
@@ -346,6 +361,21 @@ $("#subscribe").addEventListener("submit", (submitted) => {
   input.value = "";
 });
 
+// --- chat -------------------------------------------------------------------------------------
+
+$("#chat").addEventListener("submit", async (submitted) => {
+  submitted.preventDefault();
+  const { text } = submitted.target.elements;
+  const said = text.value;
+  text.value = "";
+  try {
+    await bus.command("chat.say", { text: said });
+  } catch (error) {
+    if (!text.value) text.value = said; // It may be said again.
+    chat.push({ timestamp: Date.now(), data: { from: "not said", text: error.message } });
+  }
+});
+
 // --- commands ---------------------------------------------------------------------------------
 
 const commandForm = $("#command");
@@ -361,6 +391,7 @@ const respond = (verdict, isGood, text, took = "") => {
     make("span", "quiet", took),
   );
   $("#response pre").textContent = text;
+  $("#response pre").hidden = !text;
 };
 
 const send = async () => {
