@@ -252,7 +252,7 @@ class MessageQueue(Generic[T]):
 
     @property
     def unreported(self) -> Loss | None:
-        """What is lost and not reported yet, with its channels; None: nothing is."""
+        """The loss that is not reported yet, with its channels; None: there is none."""
         return None if self._marker is None else self._marker.loss(_NEVER)
 
     @property

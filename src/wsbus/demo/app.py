@@ -203,7 +203,7 @@ def operator(token: str | None, handshake: Handshake) -> Identity | None:
 
 
 console: Final = Console(bus, authenticator=operator)
-"""What an operator sees, at ``/console/``."""
+"""The view of an operator, at ``/console/``."""
 
 PAGE: Final = Path(__file__).with_name("page")
 
