@@ -15,16 +15,19 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 from anyio import create_task_group, fail_after, to_thread
+from opentelemetry.sdk.trace import TracerProvider
 
 from tests.brokers.listening import BusThread, receiving
 from tests.brokers.servers import Server
 from tests.server.clients import connecting, judge
-from wsbus import Bus, ConnectionId, History, InvalidChannel, UsageError
-from wsbus.brokers import MemoryBroker
+from wsbus import Bus, ConnectionId, Event, History, InvalidChannel, UsageError
+from wsbus.brokers import MemoryBroker, broker_of
 from wsbus.core.errors import BrokerUnavailable, TransportClosed
 from wsbus.emitter import Emitter, SyncEmitter
+from wsbus.opentelemetry import OpenTelemetry, links_to
 
 StartServer = Callable[..., Server]
 
@@ -255,6 +258,25 @@ def test_a_script_publishes_what_is_kept(server: Server) -> None:
             emitter.publish("live.a", 1, idempotency_key="once")
         with pytest.raises(UsageError, match="before the emitter is used"):
             emitter.family("late.*", history=History())
+
+
+def test_a_script_passes_the_context_of_its_span_on(server: Server) -> None:
+    """It goes through a real broker and its history; whoever reads it later can link to it."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    tracing, tracer = OpenTelemetry(provider), provider.get_tracer("test")
+    with SyncEmitter(server.url, tracing=tracing) as emitter:
+        emitter.family("kept.*", history=History())
+        with tracer.start_as_current_span("job") as job:
+            emitter.publish("kept.traced", 1)
+
+    async def read() -> Event[Any]:
+        bus = Bus(broker=broker_of(server.url))
+        bus.family("kept.*", history=History())
+        async with bus:
+            return (await bus.history("kept.traced", limit=1)).events[0]
+
+    (link,) = links_to(anyio.run(read))
+    assert link.context.trace_id == job.get_span_context().trace_id
 
 
 def test_threads_share_an_emitter(server: Server, bus: BusThread) -> None:

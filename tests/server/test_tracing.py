@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -242,10 +243,12 @@ async def test_a_consumer_of_another_node_links_to_the_publication(traced: Trace
     }
 
 
-@pytest.mark.parametrize("has_broker", [True, False])
-async def test_the_context_is_kept_with_history(traced: Traced, has_broker: bool) -> None:
+@pytest.mark.parametrize("place", ["process", "memory", "file"])
+async def test_the_context_is_kept_with_history(traced: Traced, place: str, tmp_path: Path) -> None:
     """What is read later, live or from history, links as well, wherever the history is kept."""
-    bus = Bus(broker=MemoryBroker() if has_broker else None, tracing=traced.tracing)
+    path = tmp_path / "history.db" if place == "file" else None
+    broker = None if place == "process" else MemoryBroker(path)
+    bus = Bus(broker=broker, tracing=traced.tracing)
     bus.family("kept", history=History())
     async with bus, bus.subscribe("kept") as events:
         with fail_after(5):
