@@ -46,7 +46,10 @@ class _Listening(ASGITransport):
     def begin(self, reading: Reading, reset: Callable[[], None] | None) -> None:
         self._headers: Mapping[str, str] | None = reading.headers
         self._request: str | None = subscribe_text(
-            reading.names, reading.since, strict=reading.is_strict
+            reading.names,
+            reading.since,
+            strict=reading.is_strict,
+            max_rate=reading.max_rate,
         )
         self._reset = reset
 

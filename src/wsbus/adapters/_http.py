@@ -18,6 +18,7 @@ from ..core.errors import CloseCode, ErrorCode
 from ..core.events import Position
 from ..core.origins import is_welcome
 from ..core.permissions import Identity
+from ..core.thinning import MAX_RATE, MIN_RATE
 from ..endpoint import Admission, Endpoint, Refusal
 from ..protocols.event_stream import EVENT_STREAM, InvalidToken, position_of
 from ..server.host import BusHost
@@ -174,6 +175,8 @@ class Reading:
     """Those of the answer, whatever it is."""
     is_first: bool = True
     """Whether the reader has no token yet."""
+    max_rate: float | None = None
+    """Events of one key a second; None: all."""
     wait: float = _WAIT
     limit: int = MAX_MESSAGES
 
@@ -223,6 +226,7 @@ def _parsed(
         strict in {"1", "true"},
         headers,
         is_first=not token,
+        max_rate=_rate(given),
         wait=_number(given, "wait", _WAIT, 0.0, MAX_WAIT),
         limit=int(_number(given, "limit", MAX_MESSAGES, 1, MAX_MESSAGES)),
     )
@@ -241,6 +245,12 @@ def _names(pairs: Sequence[tuple[str, str]], most: int) -> tuple[str, ...]:
     if len(names) > most:
         raise ValueError(f"more than {most} names in one request")
     return tuple(names)
+
+
+def _rate(given: Mapping[str, str]) -> float | None:
+    if "max_rate" not in given:
+        return None
+    return _number(given, "max_rate", MAX_RATE, MIN_RATE, MAX_RATE)
 
 
 def _number(

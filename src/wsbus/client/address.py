@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -24,6 +25,7 @@ __all__ = [
     "explain_network",
     "explain_status",
     "parse_url",
+    "token_of",
     "token_subprotocol",
     "with_token",
 ]
@@ -45,6 +47,7 @@ _MEANINGS: Final = {
     429: "the server has had too many attempts",
     503: "the server is not ready, or full",
 }
+_BEARER: Final = "wsbus.token."
 _REASON_CHARS: Final = 200
 _SENTENCE_WORDS: Final = 3
 
@@ -90,7 +93,16 @@ def bearer(token: str) -> str:
 
 def token_subprotocol(token: str) -> str:
     """Return the subprotocol that carries a token to a wsbus server."""
-    return "wsbus.token." + urlsafe_b64encode(token.encode()).rstrip(b"=").decode()
+    return _BEARER + urlsafe_b64encode(token.encode()).rstrip(b"=").decode()
+
+
+def token_of(subprotocols: Sequence[str]) -> str | None:
+    """Return the token that a subprotocol carries; None: none does."""
+    found = [each for each in subprotocols if each.startswith(_BEARER)]
+    if not found:
+        return None
+    text = found[0].removeprefix(_BEARER)
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
 
 
 def with_token(uri: WebSocketURI, name: str, token: str) -> WebSocketURI:

@@ -24,6 +24,7 @@ from .driver import ClientDriver
 from .events import Events
 from .settings import OnChange, OpenWire, Settings, TokenIn
 from .tokens import TokenSource
+from .ways import ClientWay, opener
 
 __all__ = ["Connecting", "connect"]
 
@@ -37,6 +38,7 @@ def connect(
     token_in: TokenIn = "message",  # noqa: S107  # where it goes is no token
     token_name: str = "token",  # noqa: S107
     protocol: str = "wsbus.v1",
+    way: ClientWay = "websocket",
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
     retry: Retry = _RETRY,
@@ -62,6 +64,10 @@ def connect(
             of the address, which servers write to their logs.
         token_name: The query parameter for ``token_in="query"``.
         protocol: The dialect: ``wsbus.v1``, ``wsbus.v1.msgpack`` or ``zigquant-v2``.
+        way: ``websocket``; ``http``, for networks that let nothing else through (an event stream,
+            or long polls, and a request for each message to the server); or ``either``: HTTP where
+            no WebSocket gets through, tried anew for each connection. HTTP needs the extra ``http``
+            and ``wsbus.v1``.
         headers: More headers for the handshake, such as ``Cookie`` or ``Origin``.
         tls: Certificates to trust at a ``wss://`` address; None: those that the machine trusts.
         retry: When to reconnect after a connection is lost.
@@ -90,6 +96,7 @@ def connect(
     for name, value in (headers or {}).items():
         if not (name.isascii() and name.isprintable() and value.isprintable()):
             raise UsageError("a header must be printable text")
+    choice(get_args(ClientWay), way, "way")
     speaks = dialect(protocol)
     fixed = token if isinstance(token, str) else None
     fetched = token if not isinstance(token, str) else None
@@ -105,6 +112,7 @@ def connect(
         close_timeout=close_timeout,
         max_message_bytes=max_message_bytes,
         on_change=on_change,
+        open_wire=opener(way, speaks),
     )
     in_handshake = token_in != "message"  # noqa: S105
     use = TokenUse(fixed=fixed, is_fetched=fetched is not None, in_handshake=in_handshake)

@@ -33,6 +33,7 @@ from .sync_events import SyncEvents
 from .sync_streams import SyncClientStream
 from .sync_watches import SyncPresenceWatch
 from .tokens import TokenSource
+from .ways import ClientWay
 
 __all__ = ["SyncClient", "SyncClientStream", "SyncEvents", "SyncPresenceWatch", "connect"]
 
@@ -47,6 +48,7 @@ def connect(
     token_in: TokenIn = "message",  # noqa: S107  # where it goes is no token
     token_name: str = "token",  # noqa: S107
     protocol: str = "wsbus.v1",
+    way: ClientWay = "websocket",
     headers: Mapping[str, str] | None = None,
     tls: SSLContext | None = None,
     retry: Retry = _RETRY,
@@ -68,6 +70,7 @@ def connect(
         token_in: Where the token is sent.
         token_name: The query parameter for ``token_in="query"``.
         protocol: The dialect.
+        way: Over a WebSocket, or over HTTP.
         headers: More headers for the handshake.
         tls: The certificates to trust.
         retry: When to reconnect after a connection is lost.
@@ -89,6 +92,7 @@ def connect(
             token_in=token_in,
             token_name=token_name,
             protocol=protocol,
+            way=way,
             headers=headers,
             tls=tls,
             retry=retry,

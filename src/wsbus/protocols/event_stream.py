@@ -92,9 +92,10 @@ class _StartAt(msgspec.Struct, frozen=True, omit_defaults=True):
     strict: bool = False
 
 
-class _Asking(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe"):
+class _Asking(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="subscribe"):
     channels: Sequence[str]
-    since: dict[str, _StartAt]
+    since: dict[str, _StartAt] = {}
+    max_rate: dict[str, float] = {}
 
 
 class _CloseEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="close"):
@@ -103,12 +104,15 @@ class _CloseEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="ty
     retry: float | None = None
 
 
-def subscribe_text(names: Sequence[str], since: Position | None, *, strict: bool) -> str:
+def subscribe_text(
+    names: Sequence[str], since: Position | None, *, strict: bool, max_rate: float | None = None
+) -> str:
     """Return the request of a reader, as a client of ``wsbus.v1`` would send it."""
     start = {}
     if since is not None:
         start = dict.fromkeys(names, _StartAt(since.epoch, since.offset, since.tag, strict))
-    return msgspec.json.encode(_Asking(names, start)).decode()
+    rates = {} if max_rate is None else dict.fromkeys(names, max_rate)
+    return msgspec.json.encode(_Asking(names, start, rates)).decode()
 
 
 def close_event(code: int, reason: str) -> bytes:
