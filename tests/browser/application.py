@@ -1,17 +1,22 @@
-"""A page and a bus on Starlette, for the JavaScript client; prints its address once it serves."""
+"""A page and a bus on Starlette, for the JavaScript client; prints its address once it serves.
+
+With a directory as its argument, it serves what is in it at ``/built/``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
-from wsbus import Bus, Connection, Grants, History
+from wsbus import Bus, Connection, Grants, History, Presence
 from wsbus.adapters import asgi
 from wsbus.adapters.starlette import lifespan, web_routes, websocket_route
 from wsbus.adapters.uvicorn import serve
@@ -21,7 +26,15 @@ PAGE = "<!doctype html><html lang=en><title>page</title><link rel=icon href='dat
 bus = Bus()
 bus.family("kept.*", history=History(size=300))
 bus.family("chat.*", history=History(size=300))
-grants = Grants.of(subscribe=["*"], publish=["*"], command=["*"], history=["*"])
+bus.family("here.*", presence=Presence())
+grants = Grants.of(
+    subscribe=["*"],
+    publish=["*"],
+    command=["*"],
+    history=["*"],
+    presence=["*"],
+    deny_subscribe=["secret.*"],
+)
 endpoint = bus.endpoint(anonymous=grants, compression=True)
 
 
@@ -88,9 +101,13 @@ class Proxy:
         await self.app(scope, receive, hold if is_held else send)
 
 
+built = [Mount("/built", StaticFiles(directory=path, html=True)) for path in sys.argv[1:]]
+"""A page that a bundler has made, from the directory that is given."""
+
 app = Starlette(
     routes=[
         Route("/", page),
+        *built,
         websocket_route("/ws", endpoint),
         *web_routes(),
         Mount("/refused", Proxy(holds=False)),

@@ -21,6 +21,17 @@ ASYNCAPI: Final = "3.6.6"
 TERSER: Final = "5.51.4"
 """Other versions may write the module another way."""
 
+PACKAGES: Final = {
+    "react": "19.3.1",
+    "react-dom": "19.3.1",
+    "@types/react": "19.3.3",
+    "@types/react-dom": "19.3.0",
+    "vite": "8.4.0",
+    "webpack": "5.113.0",
+    "esbuild": ESBUILD,
+}
+"""What pages are built with; the versions that were tried."""
+
 
 def run_node_tests(node: str, *files: str, **environment: str) -> None:
     """Run files of this directory with ``node --test``; fail with what they printed."""
@@ -55,6 +66,20 @@ def find_esbuild() -> str:
 def find_terser() -> str:
     """Return what makes it short: ``$WSBUS_TERSER``, or on the path; else end the test."""
     return _find("WSBUS_TERSER", "terser", "terser", TERSER)
+
+
+def find_packages() -> Path:
+    """Return the directory of packages, ``$WSBUS_JAVASCRIPT``; else end the test."""
+    path = Path(os.environ.get("WSBUS_JAVASCRIPT", ""))
+    if all((path / name / "package.json").is_file() for name in PACKAGES):
+        return path
+    wanted = " ".join(f"{name}@{version}" for name, version in PACKAGES.items())
+    reason = (
+        f"needs WSBUS_JAVASCRIPT=DIRECTORY/node_modules: npm install --prefix DIRECTORY {wanted}"
+    )
+    if os.environ.get("WSBUS_REQUIRE_SERVICES"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def find_asyncapi() -> str:

@@ -50,6 +50,8 @@ type HandlerOptions = Parameters<Client["on"]>[2];
 /** A client of this application: `const client = new Client("/ws") as AppClient`. */
 export interface AppClient
   extends Omit<Client, "on" | "events" | "command" | "publish"> {
+  /** Only for other types, such as those of the hooks for React: there is no such property. */
+  readonly "~types"?: { channels: Channels; commands: Commands };
   on<Name extends string>(
     pattern: Name, handler: (event: EventOf<Name>) => unknown, options?: HandlerOptions,
   ): () => void;
