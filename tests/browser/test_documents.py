@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.request import Request, urlopen
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from fastapi import FastAPI
 
-from tests.docs.documents import HOW_TO, ROOT, running, served
+from tests.docs.documents import ROOT, running, served
 from wsbus import Bus, Endpoint
-from wsbus.adapters.fastapi import mount
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 PATIENCE: Final = 15_000
 
@@ -72,31 +71,45 @@ def test_the_page_of_the_tutorial_runs(page: Page) -> None:
         page.goto("about:blank")
 
 
-def test_the_page_of_the_chat_room_runs(page: Page) -> None:
-    """It shows what was said before it came, and what is said then."""
-    app = FastAPI()
-    with running(HOW_TO / "chat.md") as guide:
-        mount(app, "/ws", guide.endpoint, client="/wsbus")
-        guide.rooms["lobby"].last.append({"from": "bob", "text": "before"})
-        with serving(app, guide.endpoint) as url:
-            page.goto(f"{url}/wsbus/wsbus.js")
-            page.evaluate(
-                """() => {
-                  window.lines = [];
-                  window.show = ({ here, last }) => lines.push(here, ...last);
-                  window.addLine = (line) => lines.push(line);
-                  window.changeList = () => {};
-                }"""
-            )
-            script = scripts(HOW_TO / "chat.md")[0]
-            page.add_script_tag(type="module", content=f"{script}\nwindow.client = client;")
-            page.wait_for_function("() => lines.length === 2")
-            page.evaluate("client.command('room.say', { room: 'lobby', text: 'now' })")
-            page.wait_for_function("() => lines.length === 3")
+def answer(text: str, dialog: Dialog) -> None:
+    dialog.accept(text)
 
-            assert page.evaluate("lines") == [
-                ["ada"],
-                {"from": "bob", "text": "before"},
-                {"from": "ada", "text": "now"},
-            ]
+
+def test_the_page_of_the_chat_runs(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all steps in it: who is here, the last 20, and what was said during a cut, once."""
+    path = ROOT / "docs" / "tutorial" / "chat.md"
+    start = re.search(r"^```html\n(.*?)^```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert start is not None
+    look, begin = scripts(path)
+    whole = start[1].replace("await client.subscribe(messages);\n", f"{begin}{look}", 1)
+    (tmp_path / "chat.html").write_text(
+        whole.replace("const client =", "const client = window.c =")
+    )
+    monkeypatch.chdir(tmp_path)
+    with running(path) as guide, serving(guide.app, Bus()) as url, browser.new_context() as context:
+        pages = [context.new_page() for _ in range(2)]
+        for page, name in zip(pages, ["Ada", "Bob"], strict=True):
+            page.set_default_timeout(PATIENCE)
+            page.on("dialog", partial(answer, name))
+            page.goto(url)
+            page.get_by_text(f"Here: Ada{', Bob' if name == 'Bob' else ''}").wait_for()
+            for number in range(12):
+                page.get_by_label("Message").fill(f"{number}.")
+                page.get_by_role("button", name="Send").click()
+                page.get_by_text(f"{name}: {number}.", exact=True).wait_for()
+        ada, bob = pages
+        ada.get_by_text("Here: Ada, Bob").wait_for()
+        bob.reload()
+        bob.wait_for_function("document.querySelectorAll('li').length === 20")
+        context.set_offline(offline=True)
+        context.set_offline(offline=False)
+        ada.evaluate("c.command('say', { room: 'lobby', text: 'after' })")
+        for page in pages:
+            page.get_by_text("Ada: after").wait_for()
+        expected = [f"Ada: {n}." for n in range(4, 12)] + [f"Bob: {n}." for n in range(12)]
+        said = "[...document.querySelectorAll('li')].map((line) => line.textContent)"
+        assert bob.evaluate(said) == [*expected, "Ada: after"]
+        for page in pages:
             page.goto("about:blank")

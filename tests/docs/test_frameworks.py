@@ -18,9 +18,8 @@ from starlette.applications import Starlette
 
 from tests.docs.documents import HOW_TO, needing, running, served
 from wsbus import JWT, Bus, Grants
-from wsbus.adapters import asgi
 from wsbus.adapters.starlette import lifespan, websocket_route
-from wsbus.client import CommandError, connect
+from wsbus.client import connect
 
 SECONDS: Final = 20
 
@@ -145,40 +144,6 @@ async def test_other_processes_publish_as_the_guide_says() -> None:
             url = f"ws://{host}/services"
             await to_thread.run_sync(guide.feed, url, token, {"BTC": 1.5})
             assert (await anext(events)).data == {"last": 1.5}
-
-
-async def test_the_chat_room_knows_who_is_here_and_what_was_said() -> None:
-    """Joining gives the members and the last 20 messages; later ones come as events, once."""
-    with running(HOW_TO / "chat.md") as guide, fail_after(SECONDS):
-        async with (
-            served(asgi.app(guide.endpoint), guide.endpoint) as host,
-            connect(f"ws://{host}/ws", token="ada") as ada,
-            ada.subscribe("room.lobby", ask=False) as heard,
-        ):
-            assert await ada.command("room.join", {"room": "lobby"}) == {
-                "here": ["ada"],
-                "last": [],
-            }
-            for number in range(25):
-                await ada.command("room.say", {"room": "lobby", "text": f"{number}"})
-                assert (await anext(heard)).data == {"from": "ada", "text": f"{number}"}
-            with pytest.raises(CommandError, match="no such room"):
-                await ada.command("room.join", {"room": "elsewhere"})
-
-            async with connect(f"ws://{host}/ws", token="bob") as bob:
-                found = await bob.command("room.join", {"room": "lobby"})
-                assert found["here"] == ["ada", "bob"]
-                assert [each["text"] for each in found["last"]] == [str(n) for n in range(5, 25)]
-                await bob.command("room.say", {"room": "lobby", "text": "hello"})
-                with pytest.raises(CommandError, match="join the room first"):
-                    await bob.command("room.say", {"room": "help", "text": "hello"})
-                with pytest.raises(CommandError, match="grant"):
-                    async with bob.subscribe("room.*"):
-                        pass
-
-            events = [await anext(heard) for _ in range(3)]
-            assert [event.event for event in events] == ["joined", "said", "left"]
-            assert events[1].data == {"from": "bob", "text": "hello"}
 
 
 async def test_what_came_from_socketio_works() -> None:
