@@ -161,6 +161,7 @@ def test_it_prints_where_it_is(demo: Demo) -> None:
         ("/wsbus/wsbus.js", "javascript", " as Client"),
         ("/app.py", "text/plain", "async def keep_log()"),
         ("/console/", "text/html", "<title>wsbus console</title>"),
+        ("/catalogue/asyncapi.json", "json", "ticker.pause"),
     ],
 )
 def test_the_page_is_served(demo: Demo, path: str, kind: str, holds: str) -> None:

@@ -24,7 +24,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from wsbus import Bus, Connection, Grants, Handshake, Identity, Overflow
-from wsbus.adapters.starlette import console_routes, lifespan, web_routes, websocket_route
+from wsbus.adapters.starlette import (
+    catalogue_routes,
+    console_routes,
+    lifespan,
+    web_routes,
+    websocket_route,
+)
+from wsbus.catalogue import Catalogue
 from wsbus.console import Console
 from wsbus.web import asset
 
@@ -224,6 +231,7 @@ app: Final = Starlette(
         websocket_route("/ws", endpoint),
         *web_routes("/wsbus"),  # the client that the page imports: /wsbus/wsbus.js
         *console_routes(console),
+        *catalogue_routes(Catalogue(bus, title="wsbus demo")),
         Route("/base.css", base_style),
         Route("/app.py", code),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
