@@ -40,7 +40,7 @@ class MemoryNetwork:
     def __init__(self) -> None:
         self.dialled: int = 0
         """Connections that clients have asked for."""
-        self._wires: Final[set[MemoryWire]] = set()
+        self._wires: Final[set[_MemoryWire]] = set()
         self._is_cut = False
         self._thaw: Event | None = None  # Set when it is frozen no more.
 
@@ -76,7 +76,7 @@ class MemoryNetwork:
         handshake: Handshake,
         *,
         is_binary: bool,
-    ) -> MemoryWire | Refusal | None:
+    ) -> _MemoryWire | Refusal | None:
         """Connect to an endpoint, as a server library does; None: the network is cut."""
         self.dialled += 1
         await checkpoint()
@@ -88,13 +88,13 @@ class MemoryNetwork:
         if isinstance(admission, Refusal):
             return admission
         transport = DirectMemoryTransport()
-        wire = MemoryWire(transport, endpoint.limits.max_message_bytes, is_binary=is_binary)
+        wire = _MemoryWire(transport, endpoint.limits.max_message_bytes, is_binary=is_binary)
         run = endpoint.run(transport, admission)
         spawn(lambda: self._serve(wire, run))
         self._wires.add(wire)
         return wire
 
-    async def _serve(self, wire: MemoryWire, run: Coroutine[Any, Any, None]) -> None:
+    async def _serve(self, wire: _MemoryWire, run: Coroutine[Any, Any, None]) -> None:
         try:
             await run
         finally:
@@ -102,7 +102,7 @@ class MemoryNetwork:
             wire.ended.set()
 
 
-class MemoryWire:
+class _MemoryWire:
     """One connection of a client; see :class:`.ClientWire`."""
 
     def __init__(
