@@ -29,6 +29,10 @@ DOCUMENTS: Final = [
 HOW_TO: Final = ROOT / "docs" / "how-to"
 NEEDS: Final = {
     HOW_TO / "frameworks.md": ["django", "litestar", "quart"],
+    HOW_TO / "migrate-broadcaster.md": ["broadcaster"],
+    HOW_TO / "migrate-channels.md": ["channels", "django"],
+    HOW_TO / "migrate-litestar.md": ["litestar"],
+    HOW_TO / "migrate-sse.md": ["sse_starlette"],
     HOW_TO / "publish-from-anywhere.md": ["django"],
     HOW_TO / "testing.md": ["httpx2"],
 }
