@@ -139,11 +139,12 @@ def test_its_types_serve_their_users() -> None:
 def test_the_guides_scripts_are_scripts(
     require_command: Callable[[str, str], str], tmp_path: Path
 ) -> None:
-    """Every script in the guide parses as a module."""
+    """Every script in the guides parses as a module."""
     node = require_command("node", "nodejs")
-    guide = (ROOT / "docs" / "how-to" / "javascript-client.md").read_text(encoding="utf-8")
-    scripts = re.findall(r"^```js\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
-    assert len(scripts) > 5
+    pages = ("javascript-client", "presence", "react", "vue-svelte")
+    guides = [(ROOT / "docs" / "how-to" / f"{page}.md").read_text("utf-8") for page in pages]
+    scripts = re.findall(r"^```js\n(.*?)^```", "".join(guides), re.MULTILINE | re.DOTALL)
+    assert len(scripts) > 10
     for number, script in enumerate(scripts):
         file = tmp_path / f"{number}.mjs"
         file.write_text(script, encoding="utf-8")
