@@ -24,7 +24,7 @@ from wsbus.brokers import MemoryBroker
 from wsbus.brokers._redis_dial import HISTORY_RIGHTS, RIGHTS
 from wsbus.brokers._redis_rights import CALLS
 from wsbus.cli import doctor as doctor_module
-from wsbus.cli import wsbus
+from wsbus.cli import doctor_broker, wsbus
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,12 @@ def redis_server(request: pytest.FixtureRequest, servers: Servers) -> Server:
 def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
     """Give a running server of each kind."""
     return servers.of(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _do_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for other nodes: test_doctor_nodes.py does."""
+    monkeypatch.setattr(doctor_broker, "LISTEN_SECONDS", 0.0)
 
 
 def doctor(*arguments: str) -> tuple[int, list[str]]:
@@ -93,6 +99,27 @@ def test_a_package_that_is_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     assert code == 1
     assert any(re.match(r"fail anyio: 4\.9\.1 is too old; take 4\.\d+ or newer", x) for x in lines)
     assert any("aiohttp: is not installed: pip install 'wsbus[aiohttp]'" in line for line in lines)
+
+
+def test_each_server_that_is_installed_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those without backpressure are warned of, with what to do; others need no line."""
+    versions = dict.fromkeys(doctor_module._SERVERS) | {
+        "uvicorn": "0.52.0",
+        "daphne": "4.2.3",
+        "hypercorn": "0.18.0",
+    }
+    real = doctor_module._version
+    monkeypatch.setattr(
+        doctor_module, "_version", lambda name: versions[name] if name in versions else real(name)
+    )
+    _, lines = doctor()
+    assert [line[:50] for line in lines if line[5:].startswith("server ")] == [
+        "warn server uvicorn: 0.52.0 has no backpressure: i",
+        "ok   server hypercorn: 0.18.0 has backpressure: a ",
+        "warn server daphne: 4.2.3 has no backpressure: it ",
+    ]
+    versions["uvicorn"] = "0.52.1"
+    assert any("ok   server uvicorn: 0.52.1 has backpressure" in line for line in doctor()[1])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
@@ -195,7 +222,7 @@ def test_a_broker_that_brings_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one whose user may publish and not subscribe."""
     made: Any = Deaf
     monkeypatch.setattr("wsbus.brokers.broker_of", lambda _url: made())
-    monkeypatch.setattr(doctor_module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(doctor_broker, "PATIENCE", 0.05)
     code, lines = doctor("--broker", "memory:")
     assert code == 1
     assert lines[-1].startswith("fail memory: what was sent did not come back within")
