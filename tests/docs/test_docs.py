@@ -12,7 +12,7 @@ import pytest
 
 from tests.docs.documents import DOCUMENTS, HOW_TO, ROOT, needing, parsed, running
 
-FENCES: Final = {"", "console", "html", "js", "ts", "json", "python", "sh", "text"} | {
+FENCES: Final = {"", "console", "html", "js", "jsx", "ts", "json", "python", "sh", "text"} | {
     *("dockerfile", "ini", "nginx", "yaml")  # of other programs
 }
 """Languages of blocks; there is one word for Python, whose blocks run."""
