@@ -216,7 +216,7 @@ def test_a_chart_is_read_by_pointer_and_by_keyboard(page: Page) -> None:
         "e => e.getAttribute('points')?.includes(' ')",
         arg=card.locator("polyline").element_handle(),
     )
-    assert card.locator(".scale").inner_text() in ("1,000/s", "2,000/s")
+    assert re.fullmatch(r"[1-9][\d,]*/s", card.locator(".scale").inner_text())
     start, end = re.findall(moment, card.locator(".axis").inner_text())
     assert start != end
     card.locator("svg").hover()
