@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import Request, urlopen
@@ -22,6 +23,7 @@ from wsbus.adapters.starlette import lifespan, websocket_route
 from wsbus.client import connect
 
 SECONDS: Final = 20
+pytest_plugins = ["wsbus.testing.pytest"]
 
 
 @pytest.fixture(scope="session")
@@ -116,13 +118,13 @@ async def test_django_is_served_by_daphne(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_the_tests_of_the_guide_pass() -> None:
+def test_the_tests_of_the_guide_pass(request: pytest.FixtureRequest) -> None:
     """Each test function of the page about testing is true, also when it runs a second time."""
     with running(needing(HOW_TO / "testing.md")) as guide:
         tests = [value for name, value in vars(guide).items() if name.startswith("test_")]
-        assert len(tests) == 7
+        assert len(tests) == 9
         for test in [*tests, *tests]:
-            test()
+            test(**{name: request.getfixturevalue(name) for name in signature(test).parameters})
 
 
 async def test_other_processes_publish_as_the_guide_says() -> None:

@@ -2,7 +2,8 @@
 
 The Python client in memory (:func:`.client`), expectations about its events (:func:`.expect`), a
 clock that a test moves (:class:`.ManualClock`), networks that fail (:class:`.MemoryNetwork`;
-:class:`.FaultProxy` for TCP).
+:class:`.FaultProxy` for TCP), a broker with outages (:class:`.FaultyBroker`), and fixtures for
+pytest (:mod:`wsbus.testing.pytest`).
 
 For authors of adapters and brokers: transports without sockets (:class:`.MemoryTransport`), a
 WebSocket client that can break the rules (:class:`.Peer`), and the conformance suites of transports
@@ -18,6 +19,7 @@ from .expecting import ANYTHING, EventSource, Expectation, expect
 from .in_memory import client
 from .memory import DirectMemoryTransport, MemoryPeer, MemoryTransport
 from .network import MemoryNetwork
+from .outage import FaultyBroker
 from .peer import Peer
 from .proxy import FaultProxy, ProxiedConnection
 from .transports import TRANSPORT_CHECKS, check_transport
@@ -32,6 +34,7 @@ __all__ = [
     "EventSource",
     "Expectation",
     "FaultProxy",
+    "FaultyBroker",
     "ManualClock",
     "MemoryNetwork",
     "MemoryPeer",
