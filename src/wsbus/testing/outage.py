@@ -115,7 +115,7 @@ class FaultyBroker:
 
 
 class _Valve:
-    """What a link brings, and its end."""
+    """The messages for a link, and its end."""
 
     def __init__(self, broker: FaultyBroker, receive: Receive) -> None:
         self.broker: Final = broker
