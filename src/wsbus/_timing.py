@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
-from anyio import CancelScope, move_on_after, sleep, sleep_forever
+from anyio import CancelScope, current_time, move_on_after, sleep, sleep_forever
 
 from .core.instant import Instant
 
-__all__ = ["PassingClock", "limit", "pause"]
+__all__ = ["Limit", "PassingClock", "Pause", "limit_of", "now_of", "pause_of"]
+
+Limit: TypeAlias = Callable[[float], AbstractContextManager[CancelScope]]
+"""Returns a scope that is cancelled after so many seconds."""
+
+Pause: TypeAlias = Callable[[float], Awaitable[None]]
+"""Waits for so many seconds."""
 
 
 @runtime_checkable
@@ -29,15 +35,25 @@ class PassingClock(Protocol):
         ...
 
 
-def limit(clock: Callable[[], Instant], seconds: float) -> AbstractContextManager[CancelScope]:
-    """Return a scope that is cancelled after so many seconds of a clock, or before."""
-    return clock.limit(seconds) if isinstance(clock, PassingClock) else move_on_after(seconds)
+def limit_of(clock: Callable[[], Instant]) -> Limit:
+    """Return the function that limits a wait by a clock; by others than that of tests: anyio's."""
+    return clock.limit if isinstance(clock, PassingClock) else move_on_after
 
 
-async def pause(clock: Callable[[], Instant], seconds: float) -> None:
-    """Wait for so many seconds of a clock, or less."""
-    if isinstance(clock, PassingClock):
+def now_of(clock: Callable[[], Instant]) -> Callable[[], float]:
+    """Return the function for the seconds of a clock; of others than that of tests: the loop's."""
+    if not isinstance(clock, PassingClock):
+        return current_time
+    return lambda: clock().monotonic
+
+
+def pause_of(clock: Callable[[], Instant]) -> Pause:
+    """Return the function that waits by a clock; by others than that of tests: anyio's."""
+    if not isinstance(clock, PassingClock):
+        return sleep
+
+    async def pause(seconds: float) -> None:
         with clock.limit(seconds):
             await sleep_forever()
-    else:
-        await sleep(seconds)
+
+    return pause

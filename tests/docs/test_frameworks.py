@@ -122,7 +122,7 @@ def test_the_tests_of_the_guide_pass(request: pytest.FixtureRequest) -> None:
     """Each test function of the page about testing is true, also when it runs a second time."""
     with running(needing(HOW_TO / "testing.md")) as guide:
         tests = [value for name, value in vars(guide).items() if name.startswith("test_")]
-        assert len(tests) == 9
+        assert len(tests) == 10
         for test in [*tests, *tests]:
             test(**{name: request.getfixturevalue(name) for name in signature(test).parameters})
 

@@ -61,7 +61,7 @@ def shop() -> Bus:
 async def changed_to(changes: Changes, kind: type[Any]) -> Any:
     """Wait for a change of a type."""
     with fail_after(10):
-        async for change in changes:
+        async for change in changes:  # It begins with the present one.
             if isinstance(change, kind):
                 return change
     raise AssertionError("the client has ended")

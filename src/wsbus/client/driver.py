@@ -23,7 +23,7 @@ from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
 from .._log import about
 from .._spawn import spawn
-from .._timing import limit
+from .._timing import limit_of
 from ..core.client import actions
 from ..core.client.requests import OpenRequest
 from ..core.client.session import ClientSession
@@ -78,6 +78,7 @@ class ClientDriver:
         self._scope: CancelScope | None = None
         self._hung_up: anyio.Event | None = None
         self._now: Final = settings.clock
+        self._limit: Final = limit_of(settings.clock)
         self._chance: Final = random.SystemRandom().random
 
     # --- for the client --------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class ClientDriver:
                 continue
             self._alarm = anyio.Event()
             self._armed = deadline
-            with limit(self._now, deadline - now.monotonic):
+            with self._limit(deadline - now.monotonic):
                 await self._alarm.wait()
 
     async def _fetch(self, generation: int) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
-from anyio import Event, move_on_after, sleep
+from anyio import Event, move_on_after
 
 from .._log import about
+from .._timing import pause_of
 from ..core.instant import Instant
 from ..core.patterns import Pattern
 from .runner import Runner
@@ -77,6 +78,7 @@ class Interest:
         self._provider: Final = provider
         self._runner: Final = runner
         self._clock: Final = clock
+        self._pause: Final = pause_of(clock)
         self._joined: Final[dict[Pattern, None]] = {}
         self._asked: Final[Counter[Pattern]] = Counter()
         # What the provider was asked for; None: it is brought.
@@ -157,7 +159,7 @@ class Interest:
             if until == math.inf:
                 await self._changed.wait()
             else:
-                await sleep(max(until - self._clock().monotonic, 0.0))
+                await self._pause(max(until - self._clock().monotonic, 0.0))
 
     def sweep(self) -> float:
         """Do what is due; return when there is something to do again, in monotonic seconds."""

@@ -17,7 +17,6 @@ from anyio import (
     current_time,
     get_cancelled_exc_class,
     move_on_after,
-    sleep,
 )
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
@@ -25,6 +24,7 @@ from anyio.lowlevel import current_token
 from .._application import comes_of_signal, hand_to_process
 from .._log import about
 from .._spawn import spawn
+from .._timing import pause_of
 from ..core.choices import is_number, shown
 from ..core.errors import UsageError, check_sendable
 from ..core.instant import Instant
@@ -281,9 +281,9 @@ class Life:
 
     async def _sweep(self, services: Services) -> None:
         """Every second or less, tick each connection whose deadline has passed."""
-        last = services.clock()
+        last, pause = services.clock(), pause_of(services.clock)
         while True:
-            await sleep(services.sweep_seconds())
+            await pause(services.sweep_seconds())
             now = services.clock()
             _sweep_once(services, last, now)
             last = now

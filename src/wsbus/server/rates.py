@@ -14,9 +14,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Final, Protocol
 
-from anyio import move_on_after
-
 from .._log import about
+from .._timing import limit_of
 from ..core.hub import Hub
 from ..core.instant import Instant
 from ..core.member import Member
@@ -100,6 +99,7 @@ class Rates:
         self._hub: Final = hub
         self._flusher: Final = flusher
         self._clock: Final = clock
+        self._limit: Final = limit_of(clock)
         # By the receiver's own member.
         self._pacers: Final[dict[Member, Pacer]] = {}
         self._due: Final[list[tuple[float, int, Pacer]]] = []
@@ -207,7 +207,7 @@ class Rates:
         while True:
             if not self._due:
                 await self._wakeup.wait()
-            with move_on_after(self._due[0][0] - self.now()):
+            with self._limit(self._due[0][0] - self.now()):
                 await self._wakeup.wait()
             self._release()
 

@@ -25,9 +25,10 @@ from heapq import nsmallest
 from typing import Final
 
 import msgspec
-from anyio import Event, create_task_group, current_time, move_on_after, sleep
+from anyio import Event, create_task_group, current_time, move_on_after
 
 from .._log import BoundedLog, about
+from .._timing import limit_of, now_of, pause_of
 from ..broker import CALL_SECONDS, DIAL_SECONDS, Broker, Link
 from ..core.envelope import Beacon, Item, Kept, Published, encode_item
 from ..core.errors import BrokerUnavailable, UsageError
@@ -129,6 +130,7 @@ class Relay:
         self._broker: Final = broker
         self._node: Final = node
         self._clock: Final = clock
+        self._now, self._limit, self._pause = now_of(clock), limit_of(clock), pause_of(clock)
         self._storage: Final = storage
         self._count_connections: Final = count_connections
         self._obey: Final = carry_out
@@ -136,7 +138,7 @@ class Relay:
         self._meet: Final = meet
         self._forget: Final = forget
         self._started_at: Final = clock().wall
-        self.outgoing: Final = Outgoing(node, self._wall)
+        self.outgoing: Final = Outgoing(node, lambda: clock().wall)
         """Takes what goes to other nodes."""
         self.inbox: Final = Inbox(
             node,
@@ -144,7 +146,7 @@ class Relay:
             carry_out=self._carry_out,
             keep=keep if storage is None else storage.take,
             echo=self._echoed,
-            wall=self._wall,
+            wall=lambda: clock().wall,
             settle=settle,
         )
         """Takes what comes from them."""
@@ -193,7 +195,7 @@ class Relay:
             finally:
                 self._is_up = False
                 self._followed.clear()
-            await sleep(pause * (1 + random.random()) / 2)  # noqa: S311  # it spreads attempts
+            await self._pause(pause * (1 + random.random()) / 2)  # noqa: S311  # it spreads attempts
             pause = min(pause * 2, _BACKOFF[1])
 
     async def attempted(self) -> None:
@@ -223,7 +225,7 @@ class Relay:
                 " of channels without history" if is_complete else "",
                 extra=about("link_back", broker=self._broker.address),
             )
-        self._directory.renew(current_time())
+        self._directory.renew(self._now())
         self.inbox.release()
         self._meet()
         self._attempted.set()
@@ -325,7 +327,7 @@ class Relay:
             confirm = None if look is None else await look(link, self._followed)
             self._echo, sent = Event(), current_time()
             self._send_beacon()
-            with move_on_after(CALL_SECONDS):
+            with self._limit(CALL_SECONDS):
                 await self._echo.wait()
             if not self._echo.is_set():
                 raise BrokerUnavailable(
@@ -338,9 +340,9 @@ class Relay:
                 unreadable = self.inbox.unreadable
                 self._gaps += 1
                 self._tell_gap(True)  # noqa: FBT003  # by position, as it is declared
-            for node in self._directory.expire(current_time()):
+            for node in self._directory.expire(self._now()):
                 self._forget(node)
-            await sleep(PROBE_SECONDS)
+            await self._pause(PROBE_SECONDS)
 
     def tell(self, item: Item) -> None:
         """Tell all nodes something; without a link it is lost."""
@@ -364,7 +366,7 @@ class Relay:
             return self._obey(item, node)
         if item.is_leaving:
             self._forget(node)
-        if self._directory.note(node, item, current_time()):
+        if self._directory.note(node, item, self._now()):
             self._send_beacon()  # So that a node which has just come knows this one at once.
         return True
 
@@ -395,6 +397,3 @@ class Relay:
     def feeds(self, most: int) -> list[Feed]:
         """Return the feeds that are followed, in order, but not more than ``most``."""
         return nsmallest(most, self._followed)
-
-    def _wall(self) -> float:
-        return self._clock().wall

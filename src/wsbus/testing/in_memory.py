@@ -40,7 +40,8 @@ def client(
 
     Use it as ``async with bus, client(bus) as c:``. It is the client of :mod:`wsbus.client`, and
     the bus serves it as any other: handshake, authenticator, limits, heartbeat and dialect are
-    real. Only the socket and the server library are not there.
+    real. Only the socket and the server library are not there. Where the bus has a
+    :class:`.ManualClock`, the client goes by it, too.
 
     Needs the extra ``client``.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
+from weakref import WeakSet
 
 from anyio import Event, move_on_after, sleep_forever
 from anyio.lowlevel import checkpoint
@@ -40,7 +41,7 @@ class MemoryNetwork:
     def __init__(self) -> None:
         self.dialled: int = 0
         """Connections that clients have asked for."""
-        self._wires: Final[set[_MemoryWire]] = set()
+        self._wires: Final = WeakSet[_MemoryWire]()
         self._is_cut = False
         self._thaw: Event | None = None  # Set when it is frozen no more.
 
@@ -57,7 +58,7 @@ class MemoryNetwork:
         """Let nothing pass, either way: connections stay open, and say nothing."""
         if self._thaw is None:
             self._thaw = Event()
-        for wire in self._wires:
+        for wire in [*self._wires]:
             wire.freeze()
 
     def restore(self) -> None:
@@ -98,7 +99,6 @@ class MemoryNetwork:
         try:
             await run
         finally:
-            self._wires.discard(wire)
             wire.ended.set()
 
 
@@ -115,10 +115,16 @@ class _MemoryWire:
         self._max_bytes: Final = max_bytes
         self._is_binary: Final = is_binary
         self._held: list[Callable[[], None]] | None = None
+        self._may_pass = Event()
+        self._may_pass.set()
 
     async def receive(self) -> list[str | bytes]:
-        """Wait for messages."""
-        messages = [await self._peer.receive()]
+        """Wait for messages, and until they may pass."""
+        try:
+            messages = [await self._peer.receive()]
+        finally:  # The end of the connection is news, too.
+            while not self._may_pass.is_set():
+                await self._may_pass.wait()
         messages += self._peer.received
         self._peer.received.clear()
         return messages
@@ -150,24 +156,28 @@ class _MemoryWire:
 
     async def abort(self) -> None:
         """End it at once."""
-        self._transport.abort()
+        if self._held is not None:
+            self._held.append(self._transport.abort)
+        else:
+            self._transport.abort()
 
     def cut(self) -> None:
-        """Break, for both sides."""
+        """Break, for both sides; what was held is lost."""
+        self._held = None
         self._transport.abort()
+        self._may_pass.set()
 
     def freeze(self) -> None:
         """Let nothing pass."""
-        self._peer.stop_reading()
         if self._held is None:
-            self._held = []
+            self._held, self._may_pass = [], Event()
 
     def thaw(self) -> None:
         """Let pass what was held, and what comes."""
         held, self._held = self._held, None
         for send in held or ():
             send()
-        self._peer.read_on()
+        self._may_pass.set()
 
 
 class Way:
