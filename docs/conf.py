@@ -32,6 +32,7 @@ html_theme = "furo"
 html_title = f"wsbus {release}"
 html_copy_source = False
 html_static_path = ["_static"]
+html_extra_path = ["llms.txt"]
 html_css_files = ["landing.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
