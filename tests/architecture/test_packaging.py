@@ -28,6 +28,8 @@ EXTRAS: Final = (
     ("wsbus.client", "websockets", "client"),
     ("wsbus.client.sync", "websockets", "client"),
     ("wsbus.adapters.websockets", "websockets", "websockets"),
+    ("wsbus.adapters.websockets_trio", "trio", "trio"),
+    ("wsbus.adapters.websockets_trio", "websockets", "trio"),
     ("wsbus.opentelemetry", "opentelemetry", "opentelemetry"),
     ("wsbus.adapters.aiohttp", "aiohttp", "aiohttp"),
     ("wsbus.adapters.starlette", "starlette", "starlette"),

@@ -8,7 +8,7 @@ from typing import Final
 
 from ._sockets import reset, unsent
 
-__all__ = ["FLOOD_SECONDS", "SMALL_FRAGMENT", "TOO_MANY", "Intake"]
+__all__ = ["FLOOD_SECONDS", "SMALL_FRAGMENT", "TOO_MANY", "Intake", "SmallFrames"]
 
 TOO_MANY: Final = "too many control frames"
 """The reason of the close, with 4429, that ends a flood."""
@@ -28,6 +28,22 @@ _RATE: Final = 100.0
 _BURST: Final = 1000.0
 
 
+class SmallFrames:
+    """A leaky bucket: so many control frames and small fragments may come."""
+
+    __slots__ = ("_at", "_level")
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._at = 0.0
+
+    def add(self, count: int, now: float) -> bool:
+        """Count frames at a moment in seconds; tell whether they are too many."""
+        left = self._level - (now - self._at) * _RATE
+        self._level, self._at = max(left, 0.0) + count, now
+        return self._level > _BURST
+
+
 class Intake(asyncio.Protocol, ABC):
     """Bounds the work that a peer can cause; a mixin before the library's protocol class.
 
@@ -45,8 +61,7 @@ class Intake(asyncio.Protocol, ABC):
 
     _backlog: bytes = b""  # Received, and not parsed yet.
     _is_slice_due: bool = False
-    _small_frames: float = 0.0  # A leaky bucket.
-    _small_frames_at: float = 0.0
+    _small_frames: SmallFrames | None = None
     _deadline: asyncio.TimerHandle | None = None
     _heard_after_close: int = 0
     _has_heard_enough: bool = False
@@ -129,10 +144,10 @@ class Intake(asyncio.Protocol, ABC):
 
     def note_small_frames(self, count: int = 1) -> None:
         """Count control frames and small fragments."""
-        now = self.loop.time()
-        left = self._small_frames - (now - self._small_frames_at) * _RATE
-        self._small_frames, self._small_frames_at = max(left, 0.0) + count, now
-        if self._small_frames > _BURST and not self._has_heard_enough:
+        if self._small_frames is None:
+            self._small_frames = SmallFrames()
+        is_flood = self._small_frames.add(count, self.loop.time())
+        if is_flood and not self._has_heard_enough:
             self._has_heard_enough = True
             self._backlog = b""
             self.end_within(FLOOD_SECONDS)

@@ -21,14 +21,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import isawaitable
 from typing import Any, Final, TypeAlias
-from urllib.parse import unquote
 
 import websockets.asyncio.server as ws
 from anyio import Event, WouldBlock
-from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame as LibraryFrame
-from websockets.frames import Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.typing import Subprotocol
@@ -37,13 +34,12 @@ from ..bus import Bus
 from ..core.errors import CloseCode, TransportClosed, UsageError
 from ..core.frame import Frame
 from ..endpoint import Admission, Endpoint, Refusal
-from ..transport import Handshake, HeaderView, split_list
-from ..web import ASSETS, asset
 from ._deflate import agreements, window_bits
 from ._endpoint import endpoint_of
-from ._intake import SMALL_FRAGMENT, TOO_MANY, Intake
+from ._intake import TOO_MANY, Intake
 from ._rtt import round_trip
 from ._sockets import keep_shallow, make_writer, reset, unsent
+from ._websockets import handshake_of, is_small, web_routes
 
 __all__ = ["ServerConnection", "agreements", "handler", "serve", "web_routes"]
 
@@ -89,7 +85,7 @@ class ServerConnection(Intake, ws.ServerConnection):
 
     def process_event(self, event: Any) -> None:
         """Count control frames and small fragments."""
-        if isinstance(event, LibraryFrame) and _is_small(event):
+        if isinstance(event, LibraryFrame) and is_small(event):
             self.note_small_frames()
         super().process_event(event)
 
@@ -144,13 +140,6 @@ class ServerConnection(Intake, ws.ServerConnection):
         if self._room is not None:
             self._room.set()
             self._room = None
-
-
-def _is_small(frame: LibraryFrame) -> bool:
-    kind = frame.opcode
-    if frame.fin and (kind is Opcode.TEXT or kind is Opcode.BINARY):
-        return False
-    return kind is Opcode.PING or kind is Opcode.PONG or len(frame.data) < SMALL_FRAGMENT
 
 
 class _Transport:
@@ -261,30 +250,6 @@ async def _serve(
                     reset(connection.transport)
 
 
-def web_routes(prefix: str = "/wsbus") -> _ProcessRequest:
-    """Return a ``process_request`` that serves the JavaScript client: ``/wsbus/wsbus.js``.
-
-    All other paths go to the endpoint. The library accepts no method but GET.
-
-    Args:
-        prefix: Prefix of the paths.
-    """
-    names = {f"{prefix}/{name}": name for name in ASSETS}
-
-    def process_request(_connection: ws.ServerConnection, request: Request) -> Response | None:
-        name = names.get(request.path.partition("?")[0])
-        if name is None:
-            return None
-        found = asset(name)
-        headers = Headers(found.headers | {"connection": "close"})
-        if found.is_known(request.headers.get("if-none-match")):
-            return Response(304, "Not Modified", headers)
-        headers["content-length"] = str(len(found.body))
-        return Response(200, "OK", headers, found.body)
-
-    return process_request
-
-
 def handler(endpoint: Bus | Endpoint) -> Callable[[ws.ServerConnection], Awaitable[None]]:
     """Return the handler for a ``websockets`` server of your own.
 
@@ -301,7 +266,9 @@ def _handler(endpoint: Endpoint) -> Callable[[ws.ServerConnection], Awaitable[No
             raise UsageError("start the server with create_connection=ServerConnection")
         if connection.admission is None:
             assert connection.request is not None
-            verdict = await endpoint.admit(_handshake(connection, connection.request))
+            verdict = await endpoint.admit(
+                handshake_of(connection.request, connection.remote_address)
+            )
             if isinstance(verdict, Refusal):
                 await connection.close(verdict.close_code, verdict.reason)
                 return
@@ -322,7 +289,7 @@ def _admission_of(
             answer = await answer
         if answer is not None:
             return answer
-        admission = await endpoint.admit(_handshake(connection, request))
+        admission = await endpoint.admit(handshake_of(request, connection.remote_address))
         if isinstance(admission, Refusal):
             return connection.respond(admission.status, f"{admission.reason}\n")
         connection.admission = admission
@@ -338,16 +305,3 @@ def _subprotocol(
     assert connection.admission is not None
     chosen = connection.admission.subprotocol
     return None if chosen is None else Subprotocol(chosen)
-
-
-def _handshake(connection: ws.ServerConnection, request: Request) -> Handshake:
-    path, _, query = request.path.partition("?")
-    headers = HeaderView(request.headers.raw_items)
-    address = connection.remote_address
-    return Handshake(
-        path=unquote(path),
-        query_string=query,
-        headers=headers,
-        client=(address[0], address[1]) if isinstance(address, tuple) else None,
-        subprotocols=split_list(headers.get("sec-websocket-protocol", "")),
-    )
