@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 from anyio import create_task_group, fail_after, sleep_forever
@@ -13,7 +14,7 @@ from tests.brokers.servers import NATS, Server, Servers
 from wsbus import Bus
 from wsbus.brokers import NatsBroker
 from wsbus.brokers._nats_history import StreamLimits
-from wsbus.brokers._nats_stream import why_no_history
+from wsbus.brokers._nats_stream import NatsStream, why_no_history
 from wsbus.core.errors import BrokerUnavailable, UsageError
 from wsbus.core.events import Position
 from wsbus.core.families import History
@@ -147,6 +148,21 @@ async def test_links_that_begin_at_once_make_one_stream(start_server: StartServe
     assert sorted(each.offset for each in offsets) == [*range(1, 9)]
     assert len({each.epoch for each in offsets}) == 1
     assert len(await streams(server)) == 1
+
+
+async def test_of_two_streams_the_one_that_was_written_to_answers() -> None:
+    """A server that made two at once has both answer; the other one's position means nothing."""
+
+    class Connection:
+        def wait_for(self, _answer: object, _seconds: float) -> None:
+            """The test itself answers."""
+
+    stream = NatsStream(cast("Any", Connection()), "wsbus", str)
+    number, answer = stream._expect_one("wsbus-1")
+    for data in (b'{"stream":"wsbus-2","seq":1}', b'{"stream":"wsbus-1","seq":7}'):
+        stream.answered(b"wsbus.i.%d" % number, data, None)
+
+    assert await answer == (b'{"stream":"wsbus-1","seq":7}', None)
 
 
 async def test_purged_channels_are_missing(start_server: StartServer) -> None:

@@ -37,6 +37,8 @@ INBOX: Final = 0
 
 _NEEDED: Final = (2, 11)
 _BATCH: Final = 1000
+_OTHER_SECONDS: Final = 0.5
+"""For which an answer of another stream waits for that of the stream that was written to."""
 _ANSWER_SECONDS: Final = 3.0
 _TRIES: Final = 5
 _OVERLAPS: Final = 10065
@@ -137,7 +139,7 @@ class NatsStream:
         commands, acks, numbers = [], [], []
         try:
             for subject, headers, content in messages:
-                number, ack = self._expect_one()
+                number, ack = self._expect_one(self._name)
                 numbers.append(number)
                 acks.append(ack)
                 reply = f"{self._inbox}.{number}"
@@ -260,14 +262,27 @@ class NatsStream:
 
     # --- requests ----------------------------------------------------------------------------
 
-    def _expect_one(self) -> tuple[int, asyncio.Future[tuple[bytes, bytes | None]]]:
-        number = next(self._numbers)
-        future: asyncio.Future[tuple[bytes, bytes | None]]
-        future = asyncio.get_running_loop().create_future()
+    def _expect_one(
+        self, stream: str | None = None
+    ) -> tuple[int, asyncio.Future[tuple[bytes, bytes | None]]]:
+        """Wait for an answer; of several streams that answer, for that of ``stream``.
 
-        def take(data: bytes, headers: bytes | None) -> None:
+        Two that were made at once (see :meth:`_oldest`) both answer until one is deleted, and the
+        position in that one means nothing.
+        """
+        number, loop = next(self._numbers), asyncio.get_running_loop()
+        future: asyncio.Future[tuple[bytes, bytes | None]] = loop.create_future()
+        own = None if stream is None else f'"{stream}"'.encode()
+
+        def settle(data: bytes, headers: bytes | None) -> None:
             if not future.done():
                 future.set_result((data, headers))
+
+        def take(data: bytes, headers: bytes | None) -> None:
+            if own is None or own in data or b'"stream"' not in data:
+                settle(data, headers)
+            else:  # Another stream may have taken the place of this one, too.
+                loop.call_later(_OTHER_SECONDS, settle, data, headers)
 
         self._waiting[number] = take
         self._client.wait_for(future, _ANSWER_SECONDS)
