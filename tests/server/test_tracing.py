@@ -96,11 +96,11 @@ def with_commands(bus: Bus) -> Bus:
 
     @bus.command("refuse")
     def refuse() -> None:
-        raise CommandError("SOLD_OUT", "the secret of ada")
+        raise CommandError("SOLD_OUT", "the secret of hopper")
 
     @bus.command("fail")
     async def fail() -> None:
-        raise ValueError("the secret of ada")
+        raise ValueError("the secret of hopper")
 
     return bus
 
@@ -125,9 +125,9 @@ async def test_a_command_has_a_server_span(traced: Traced, action: str) -> None:
         ("refuse", {}, "refuse", "SOLD_OUT"),
         ("fail", {}, "fail", "INTERNAL_ERROR"),
         ("later", {"x": -1}, "later", "TIMEOUT"),
-        ("now", {"x": "ada"}, "now", "VALIDATION_ERROR"),
-        ("later", {"x": "ada"}, "later", "VALIDATION_ERROR"),
-        ("of ada", {}, "_OTHER", "UNKNOWN_ACTION"),
+        ("now", {"x": "hopper"}, "now", "VALIDATION_ERROR"),
+        ("later", {"x": "hopper"}, "later", "VALIDATION_ERROR"),
+        ("of hopper", {}, "_OTHER", "UNKNOWN_ACTION"),
     ],
 )
 async def test_an_error_of_a_command_is_the_status_of_its_span(
@@ -147,7 +147,7 @@ async def test_an_error_of_a_command_is_the_status_of_its_span(
         "rpc.response.status_code": code,
         "error.type": code,
     }
-    assert "ada" not in span.to_json()
+    assert "hopper" not in span.to_json()
 
 
 async def test_a_command_that_is_cut_off_has_a_span_nevertheless(traced: Traced) -> None:
@@ -183,7 +183,7 @@ async def test_a_command_links_to_the_handshake_and_is_part_of_a_request(traced:
         traced.kept.clear()
         with traced.tracer.start_as_current_span("request") as request:
             text = json.dumps({"type": "command", "action": "now", "params": {"x": 1}})
-            identity = Identity("ada", EVERYTHING)
+            identity = Identity("hopper", EVERYTHING)
             code, _ = await host_of(bus).request(endpoint, Handshake("/ws"), identity, text)
         assert code is None
     assert over_connection.parent is None
@@ -220,7 +220,7 @@ async def test_a_consumer_of_another_node_links_to_the_publication(traced: Trace
     here, there = Bus(broker=broker, tracing=traced.tracing), Bus(broker=broker)
     async with here, there, there.subscribe("news") as events:
         with fail_after(5), traced.tracer.start_as_current_span("caller") as caller:
-            await here.publish("news", {"secret": "of ada"})
+            await here.publish("news", {"secret": "of hopper"})
         with fail_after(5):
             event = await anext(events)
         with traced.tracing.process(event):
@@ -268,14 +268,14 @@ async def test_a_publication_of_a_client_begins_a_trace(traced: Traced) -> None:
     async with bus, bus.subscribe("news") as events:
         with traced.tracer.start_as_current_span("handshake"):
             async with connecting(endpoint) as connect:
-                client = await connect("ada")
+                client = await connect("hopper")
                 client.say("publish", channel="news", data=1)
                 with fail_after(5):
                     event = await anext(events)
     span = traced.span("publish")
     assert span.parent is None
     assert [link.context.span_id for link in links_to(event)] == [ids(span)[1]]
-    assert "ada" not in span.to_json()
+    assert "hopper" not in span.to_json()
     assert "news" not in span.to_json()
 
 
@@ -319,13 +319,13 @@ async def test_what_cannot_be_published_is_an_error_of_its_span(traced: Traced) 
         await bus.publish("news", 1)
         event = await anext(events)
         with pytest.raises(KeyError), traced.tracing.process(event):
-            raise KeyError("the secret of ada")
+            raise KeyError("the secret of hopper")
     refused, accepted = traced.spans("publish")
     assert facts(refused)["error.type"] == "UsageError"
     assert accepted.status.status_code is trace.StatusCode.UNSET
     processed = traced.span("process")
     assert facts(processed)["error.type"] == "KeyError"
-    assert "ada" not in processed.to_json()
+    assert "hopper" not in processed.to_json()
     for span in (refused, processed):
         assert span.status.status_code is trace.StatusCode.ERROR
         assert span.events == ()

@@ -141,10 +141,11 @@ class TrioServerConnection(ws.ServerConnection):
         self._read_on()
 
     def _read_on(self) -> None:
-        paused = self.recv_flow_control
+        connection: ws.ServerConnection = self  # The attribute is the library's.
+        paused = connection.recv_flow_control
         if paused is not None:  # The library would wait for the application here.
             paused.set()
-            self.recv_flow_control = None
+            connection.recv_flow_control = None
         self.recv_messages.high = self.recv_messages.low = None
 
     async def close_stream(self) -> None:

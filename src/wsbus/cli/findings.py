@@ -24,7 +24,7 @@ class Findings:
     """Prints each finding as a line, and remembers whether one was bad."""
 
     def __init__(self) -> None:
-        self.has_failed = False
+        self.has_failed: bool = False
         """Whether a verdict was ``fail``."""
 
     def tell(self, verdict: str, what: str, text: str, cure: str = "") -> None:
