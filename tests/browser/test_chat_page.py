@@ -140,6 +140,32 @@ def test_each_room_has_its_people(browser: Browser, chat: str, complaints: list[
     assert complaints == []
 
 
+def test_one_is_in_the_room_entered_last(
+    browser: Browser, chat: str, complaints: list[str]
+) -> None:
+    """Rooms are changed while the page connects, and faster than the server answers."""
+    with tab(browser, complaints) as one, tab(browser, complaints) as two:
+        sign_in(one, chat, "Ada")
+        two.goto(chat)
+        two.get_by_label("Your name").fill("Bob")
+        two.evaluate("""() => {
+          const rooms = ["help", "lobby", "random", "help", "lobby", "random"];
+          new MutationObserver(() => {
+            const nav = document.querySelector("nav");
+            const next = nav.childElementCount && rooms.shift();
+            if (next) [...nav.children].find((each) => each.textContent === next).click();
+          }).observe(document.querySelector("nav"), { childList: true });
+          document.querySelector("#sign-in button").click();
+        }""")
+        enter(one, "random")
+        for page in (one, two):
+            has(page, "Ada", "Bob")
+        enter(one, "lobby")
+        has(one, "Ada")
+        has(two, "Bob")
+    assert complaints == []
+
+
 def test_nothing_is_missing_after_a_lost_connection_and_a_reload(
     browser: Browser, chat: str, complaints: list[str]
 ) -> None:

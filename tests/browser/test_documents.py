@@ -83,7 +83,10 @@ def test_the_page_of_the_chat_runs(
     start = re.search(r"^```html\n(.*?)^```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert start is not None
     look, begin = scripts(path)
+    extra = re.search(r"`(import \{ watchPresence \}[^`]*)`", path.read_text("utf-8"))
+    assert extra is not None
     whole = start[1].replace("await client.subscribe(messages);\n", f"{begin}{look}", 1)
+    whole = whole.replace("\nimport", f"\n{extra[1]}\nimport", 1)
     (tmp_path / "chat.html").write_text(
         whole.replace("const client =", "const client = window.c =")
     )
