@@ -236,7 +236,8 @@ def test_what_other_nodes_say_is_bounded() -> None:
 def test_beacons_of_other_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes beyond the bound are not noted, and those that are noted stay."""
     monkeypatch.setattr(directory, "MAX_NODES", 2)
-    nodes = Directory("here")
+    gone: list[str] = []
+    nodes = Directory("here", gone.append, lambda _: None)
     beacon = Beacon(1, "host", 1, 0, 0.0)
     assert [nodes.note(name, beacon, 0.0) for name in ("a", "b", "c", "a")] == [
         True,
@@ -246,7 +247,56 @@ def test_beacons_of_other_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     assert {node.id for node in nodes.nodes(beacon, 0.0)} == {"here", "a", "b"}
     assert not nodes.note("a", msgspec.structs.replace(beacon, is_leaving=True), 0.0)
+    assert gone == ["a"]
     assert nodes.note("c", beacon, 0.0)
+
+
+def test_nodes_that_never_send_a_beacon_make_room() -> None:
+    """One is kept until the second look, since its beacon may be on its way; then it is gone."""
+    attendance = Attendance("here", max_nodes=2)
+
+    def hear(node: str) -> None:
+        news = ChannelNews("chat.a", (Occupant(f"of {node}"),))
+        attendance.hear(node, News(1, (news,), is_whole=True))
+
+    def present() -> list[str]:
+        return [each.id for each in attendance.present("chat.a")]
+
+    nodes = Directory("here", attendance.forget, attendance.expire)
+    beacon = Beacon(1, "host", 1, 0, 0.0)
+    hear("real")
+    hear("false")
+    hear("late")
+    assert present() == ["of real", "of false"]
+    nodes.expire(0.0)
+    nodes.note("real", beacon, 0.0)
+    nodes.note("late", beacon, 0.0)
+    assert present() == ["of real", "of false"]
+    nodes.expire(2.0)
+    assert present() == ["of real"]
+    hear("late")
+    hear("false")  # Beyond the bound.
+    assert present() == ["of real", "of late"]
+    nodes.expire(4.0)
+    nodes.expire(6.0)
+    assert present() == ["of real", "of late"]
+    nodes.expire(6.1)
+    assert present() == []
+
+
+async def test_a_node_that_never_sends_a_beacon_is_no_ghost() -> None:
+    """What it said of its connections goes, and the watchers of others learn it."""
+    broker, options = MemoryBroker(), {"authenticator": allowing("chat.*")}
+    async with stage(broker, **options) as at:
+        bob = await at.connect("bob")
+        await look(bob, "chat.a", watch=True)
+        attendances = host_of(at.bus).services.attendances
+        news = ChannelNews("chat.a", (Occupant("c1", "eve"),))
+        attendances.hear(Attended(1, (news,), is_whole=True), "never")
+        assert await change(bob) == (["eve"], [], 1)
+        attendances.expire({"other"})
+        attendances.expire({"other"})
+        assert await change(bob) == ([], ["eve"], 0)
 
 
 async def test_news_of_channels_without_presence_are_left_out() -> None:

@@ -11,7 +11,7 @@ between is not mentioned, nor is one that leaves and joins again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
@@ -125,6 +125,8 @@ class Attendance:
         self._number = 0
         self._heard: Final[dict[str, int]] = {}
         """The number of the latest news, by node."""
+        self._strangers: set[str] = set()
+        """Nodes that were heard, and were not known when :meth:`expire` was called last."""
 
     @property
     def has_changed(self) -> bool:
@@ -175,6 +177,17 @@ class Attendance:
         """Note that a node is gone, and its connections with it."""
         if self._heard.pop(node, None) is not None:
             self._clear(node)
+
+    def expire(self, known: Container[str]) -> None:
+        """Forget nodes that are not known, and were not the last time either.
+
+        News may come before the sender is known. A node that never is has ended before, or is none.
+        """
+        strangers = {node for node in self._heard if node not in known}
+        gone = strangers & self._strangers
+        self._strangers = strangers - gone
+        for node in gone:
+            self.forget(node)
 
     # --- what is there ---------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ message for each channel and watcher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Final
 
 from anyio import Event, sleep
@@ -189,6 +189,15 @@ class Attendances:
         self._asked.pop(node, None)
         if self._attendance.has_changed:
             self._changed.set()
+
+    def expire(self, known: Container[str]) -> None:
+        """Forget the nodes that speak of their connections, and are not among the known ones."""
+        self._attendance.expire(known)
+        if self._attendance.has_changed:
+            self._changed.set()
+        latest = self._clock().monotonic - _ASK_SECONDS
+        for node in [node for node, asked in self._asked.items() if asked <= latest]:
+            del self._asked[node]
 
     def _ask(self, node: str) -> None:
         now = self._clock().monotonic

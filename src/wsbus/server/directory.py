@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
@@ -40,10 +41,19 @@ class Directory:
 
     Args:
         node: This node.
+        forget: Called with each node that is gone.
+        expire: Called now and then with the nodes that are there.
     """
 
-    def __init__(self, node: str) -> None:
+    def __init__(
+        self,
+        node: str,
+        forget: Callable[[str], object],
+        expire: Callable[[Collection[str]], object],
+    ) -> None:
         self._node: Final = node
+        self._forget: Final = forget
+        self._expire: Final = expire
         self._seen: Final[dict[str, tuple[Beacon, float]]] = {}
 
     def note(self, node: str, beacon: Beacon, now: float) -> bool:
@@ -53,16 +63,18 @@ class Directory:
             return False  # A broker may bring beacons of any number.
         if beacon.is_leaving:
             self._seen.pop(node, None)
+            self._forget(node)
         else:
             self._seen[node] = (beacon, now)
         return is_new
 
-    def expire(self, now: float) -> list[str]:
-        """Drop the nodes that are not there any more, and return them."""
+    def expire(self, now: float) -> None:
+        """Drop the nodes that are not there any more."""
         gone = [n for n, (_, seen) in self._seen.items() if now - seen > _GONE_SECONDS]
         for node in gone:
             del self._seen[node]
-        return gone
+            self._forget(node)
+        self._expire(self._seen.keys())
 
     def renew(self, now: float) -> None:
         """Take every node to be there: no beacon could come for a while."""

@@ -314,6 +314,7 @@ class BusHost:
                 tell_gap=lambda of_kept: services.tell_gap(of_kept=of_kept),
                 meet=services.attendances.meet,
                 forget=services.attendances.forget,
+                expire=services.attendances.expire,
             )
             services.attendances.send = relay.tell
             provider = relay

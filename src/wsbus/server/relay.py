@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from heapq import nsmallest
@@ -108,7 +108,8 @@ class Relay:
         tell_gap: Called when publications of other nodes may be missing, and with whether those on
             channels with history may be, too.
         meet: Called when a link is there: nodes may have missed each other's news.
-        forget: Called with each node that is gone.
+        forget: See :class:`.Directory`, and so for the next one.
+        expire: Called with the nodes that are there.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Relay:
         tell_gap: Callable[[bool], None],
         meet: Callable[[], None],
         forget: Callable[[str], None],
+        expire: Callable[[Collection[str]], None],
     ) -> None:
         self._broker: Final = broker
         self._node: Final = node
@@ -136,7 +138,6 @@ class Relay:
         self._obey: Final = carry_out
         self._tell_gap: Final = tell_gap
         self._meet: Final = meet
-        self._forget: Final = forget
         self._started_at: Final = clock().wall
         self.outgoing: Final = Outgoing(node, lambda: clock().wall)
         """Takes what goes to other nodes."""
@@ -160,7 +161,7 @@ class Relay:
         self._is_up, self._beacons = False, 0
         self._echo = Event()
         self._round_trip: float | None = None
-        self._directory: Final = Directory(node)
+        self._directory: Final = Directory(node, forget, expire)
         self._losses = self._gaps = 0
         self._time: Final = loop_clock()
         self._since = self._time()  # When the link came, or went.
@@ -340,8 +341,7 @@ class Relay:
                 unreadable = self.inbox.unreadable
                 self._gaps += 1
                 self._tell_gap(True)  # noqa: FBT003  # by position, as it is declared
-            for node in self._directory.expire(self._now()):
-                self._forget(node)
+            self._directory.expire(self._now())
             await self._pause(PROBE_SECONDS)
 
     def tell(self, item: Item) -> None:
@@ -364,8 +364,6 @@ class Relay:
     def _carry_out(self, item: Item, node: str) -> bool:
         if not isinstance(item, Beacon):
             return self._obey(item, node)
-        if item.is_leaving:
-            self._forget(node)
         if self._directory.note(node, item, self._now()):
             self._send_beacon()  # So that a node which has just come knows this one at once.
         return True
