@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
 import pytest
-from aiohttp import web
 from anyio import create_task_group, fail_after
 from anyio.lowlevel import checkpoint
 
-from tests.client.servers import HOST, Latch, Proxy, Server, through_proxy
+from tests.client.http_server import HttpServer
+from tests.client.servers import Latch, Proxy, Server, through_proxy
 from wsbus import Limits, Position
-from wsbus.adapters import aiohttp
 from wsbus.client import (
     Client,
     CommandError,
@@ -36,40 +33,6 @@ from wsbus.client._readings import NameStream, ReadingGroup, StartGiven, groups_
 
 SOON: Final = Retry(base=0.01, cap=0.02)
 LONG: Final = 40
-
-
-class HttpServer(Server):
-    """A bus behind aiohttp, which serves WebSockets and HTTP at one address."""
-
-    holds_streams: bool = False
-    """Whether event streams wait without end, as behind a proxy that holds them back."""
-    has_websockets: bool = True
-
-    async def _main(self, ready: Future[int]) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self.gate = asyncio.Event()
-        held = asyncio.Event()
-
-        @web.middleware
-        async def proxy(request: web.Request, handler: Any) -> Any:
-            if self.holds_streams and request.path.endswith("/events"):
-                await held.wait()
-                return web.Response(status=503)
-            if not self.has_websockets and "upgrade" in request.headers:
-                return web.Response(status=502)
-            return await handler(request)
-
-        app = web.Application(middlewares=[proxy])
-        aiohttp.setup(app, "/ws", self._endpoint)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, HOST, self.port).start()
-            ready.set_result(runner.addresses[0][1])
-            await self._stop.wait()
-        finally:
-            held.set()
-            await runner.cleanup()
 
 
 @pytest.fixture
