@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -13,6 +13,9 @@ import msgspec
 from .escaping import compact, indented
 from .exits import Failed, explained
 from .options import SECONDS, Target, json_option, parse_json, target_of, targeted
+
+if TYPE_CHECKING:
+    from ..client.ways import ClientWay
 
 __all__ = ["call"]
 
@@ -39,6 +42,7 @@ def call(
     token: str | None,
     token_file: Path | None,
     protocol: str,
+    way: ClientWay,
 ) -> None:
     """Call the command ACTION, and print its result as JSON.
 
@@ -57,7 +61,7 @@ def call(
     with explained("wsbus call"):
         import anyio
 
-        target = target_of(url, token, token_file, protocol)
+        target = target_of(url, token, token_file, protocol, way)
         given = sys.stdin.buffer.read() if params == "-" else params
         arguments = parse_json(given, "PARAMS")
         if not isinstance(arguments, dict):

@@ -59,6 +59,7 @@ async def enter(
         target.url,
         token=target.token,
         protocol=target.protocol,
+        way=target.way,
         retry=retry,
         close_timeout=_CLOSE_SECONDS,
         on_change=on_change,

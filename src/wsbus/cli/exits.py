@@ -21,7 +21,13 @@ from .escaping import printable
 
 __all__ = ["Exit", "Failed", "MissingExtra", "explained", "say"]
 
-_PACKAGES: Final = {"websockets": "client", "jwt": "jwt", "redis": "redis", "nats": "nats"}
+_PACKAGES: Final = {
+    "websockets": "client",
+    "httpx": "http",
+    "jwt": "jwt",
+    "redis": "redis",
+    "nats": "nats",
+}
 """The extra that brings a package."""
 
 

@@ -16,6 +16,7 @@ from .options import SECONDS, Target, json_option, parse_position, target_of, ta
 
 if TYPE_CHECKING:
     from ..client import EventPage
+    from ..client.ways import ClientWay
 
 __all__ = ["history"]
 
@@ -48,6 +49,7 @@ def history(
     token: str | None,
     token_file: Path | None,
     protocol: str,
+    way: ClientWay,
 ) -> None:
     """Print the newest events that CHANNEL keeps, the oldest of them first.
 
@@ -71,7 +73,7 @@ def history(
 
         from .tail_view import show
 
-        target = target_of(url, token, token_file, protocol)
+        target = target_of(url, token, token_file, protocol, way)
         options = {
             "limit": limit,
             "before": parse_position(before, "--before"),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
@@ -14,6 +14,9 @@ import msgspec
 from ..core.errors import WsbusError
 from ..core.events import Position
 from .exits import Failed
+
+if TYPE_CHECKING:
+    from ..client.ways import ClientWay
 
 __all__ = [
     "SECONDS",
@@ -63,11 +66,19 @@ class Target:
     token: str | Callable[[], str] | None
     """A function reads the token from its file for each connection: it may be newer by then."""
     protocol: str
+    way: ClientWay = "websocket"
 
 
 def targeted(command: F) -> F:
     """Add the options; the command passes their values to :func:`target_of`."""
     for decorate in (
+        click.option(
+            "--way",
+            type=click.Choice(("websocket", "http", "either")),
+            default="websocket",
+            show_default=True,
+            help="The transport; either: HTTP where no WebSocket gets through.",
+        ),
         click.option(
             "--protocol",
             default="wsbus.v1",
@@ -90,7 +101,13 @@ def targeted(command: F) -> F:
     return command
 
 
-def target_of(url: str, token: str | None, token_file: Path | None, protocol: str) -> Target:
+def target_of(
+    url: str,
+    token: str | None,
+    token_file: Path | None,
+    protocol: str,
+    way: ClientWay = "websocket",
+) -> Target:
     """Return the target that the options name; the environment variable comes last.
 
     Raises:
@@ -100,11 +117,11 @@ def target_of(url: str, token: str | None, token_file: Path | None, protocol: st
         raise Failed("give --token or --token-file, not both")
     if token_file is not None:
         read_token(token_file)  # Read it now, so that a mistake shows before anything happens.
-        return Target(url=url, token=lambda: read_token(token_file), protocol=protocol)
+        return Target(url=url, token=lambda: read_token(token_file), protocol=protocol, way=way)
     if token is not None and not token.strip():
         raise Failed("the token is empty")
     given = token or os.environ.get(_VARIABLE, "")
-    return Target(url=url, token=given.strip() or None, protocol=protocol)
+    return Target(url=url, token=given.strip() or None, protocol=protocol, way=way)
 
 
 def parse_json(text: str | bytes, what: str) -> Any:

@@ -14,6 +14,7 @@ from .exits import explained
 from .options import SECONDS, Target, json_option, target_of, targeted
 
 if TYPE_CHECKING:
+    from ..client.ways import ClientWay
     from ..core.presence import Roster
 
 __all__ = ["presence"]
@@ -39,6 +40,7 @@ def presence(
     token: str | None,
     token_file: Path | None,
     protocol: str,
+    way: ClientWay,
 ) -> None:
     """List the connections that are subscribed to exactly CHANNEL.
 
@@ -57,7 +59,7 @@ def presence(
     with explained("wsbus presence"):
         import anyio
 
-        target = target_of(url, token, token_file, protocol)
+        target = target_of(url, token, token_file, protocol, way)
         roster = anyio.run(_ask, target, channel, timeout)
         if as_json:
             members = [msgspec.structs.asdict(each) for each in roster.members]

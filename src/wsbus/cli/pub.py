@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from io import BufferedReader
 
     from ..client import Client
+    from ..client.ways import ClientWay
 
 __all__ = ["pub"]
 
@@ -82,6 +83,7 @@ def pub(
     token: str | None,
     token_file: Path | None,
     protocol: str,
+    way: ClientWay,
 ) -> None:
     """Publish DATA on CHANNEL, and print the receipt.
 
@@ -121,7 +123,7 @@ def pub(
             return
         import anyio
 
-        target = target_of(url, token, token_file, protocol)
+        target = target_of(url, token, token_file, protocol, way)
         post = _Post(channel=channel, event=event, timeout=timeout, as_json=as_json)
         if lines:
             anyio.run(_publish_lines, target, post)
@@ -179,6 +181,7 @@ def _refuse_options(context: click.Context, *, extra: str | None) -> None:
         ("token", "a broker takes a user and a password in its URL"),
         ("token_file", "a broker takes a user and a password in its URL"),
         ("protocol", "a broker has a form of its own"),
+        ("way", "a broker is reached in its own way"),
         ("as_json", "a broker gives no receipt to print"),
     ):
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .exits import Exit, explained
 from .options import SECONDS, json_option, parse_position, target_of, targeted
+
+if TYPE_CHECKING:
+    from ..client.ways import ClientWay
 
 __all__ = ["tail"]
 
@@ -42,6 +46,7 @@ def tail(
     token: str | None,
     token_file: Path | None,
     protocol: str,
+    way: ClientWay,
 ) -> None:
     """Print the events that match a PATTERN, as they come, until Ctrl-C.
 
@@ -69,7 +74,7 @@ def tail(
 
         stream = sys.stdout.buffer
         wanted = TailOptions(
-            target=target_of(url, token, token_file, protocol),
+            target=target_of(url, token, token_file, protocol, way),
             patterns=tuple(dict.fromkeys(patterns)),
             count=count,
             timeout=timeout,
