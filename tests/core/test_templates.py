@@ -73,3 +73,27 @@ def test_missing_and_unknown_parameters_are_named() -> None:
         template.selection({"idd": "*"})
     with pytest.raises(InvalidChannel, match="grid"):
         template.values("price.a.b")
+
+
+def test_a_channel_that_was_made_before_is_refused_for_other_values() -> None:
+    """What is kept at hand is for exactly its values: neither for more, nor for lists."""
+    template, fixed = Template("grid.{id}"), Template("grid")
+    assert template.channel({"id": "a"}) == template.channel({"id": "a"}) == "grid.a"
+    assert fixed.channel({}) == fixed.channel({}) == "grid"
+    with pytest.raises(UsageError, match="no parameter 'part'"):
+        template.channel({"id": "a", "part": "b"})
+    with pytest.raises(UsageError, match="no parameter 'id'"):
+        fixed.channel({"id": "a"})
+    with pytest.raises(UsageError, match="needs id="):
+        template.channel({})
+    with pytest.raises(UsageError, match="not list"):
+        template.channel({"id": ["a"]})
+
+
+def test_each_value_has_its_place_in_whatever_order_it_is_given() -> None:
+    """Channels that were made before are told apart by parameter, too."""
+    template = Template("grid.{id}.{part}")
+    for _ in range(2):
+        assert template.channel({"id": "a", "part": "b"}) == "grid.a.b"
+        assert template.channel({"part": "b", "id": "a"}) == "grid.a.b"
+        assert template.channel({"part": "a", "id": "b"}) == "grid.b.a"

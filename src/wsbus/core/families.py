@@ -269,8 +269,6 @@ class Families:
             CommandError: ``VALIDATION_ERROR``, with the place.
             Exception: A validator of the application failed.
         """
-        if not self.check_content:
-            return
         family = self._search(channel)
         if family is not None and family.content is not None:
             family.content.check(event, data)

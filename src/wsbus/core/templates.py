@@ -7,7 +7,8 @@ pattern for values some of which are ``*``, and the values that a channel of its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Final
 
 from .channels import Channel, parse_channel, split_name
@@ -39,7 +40,7 @@ class Template:
         InvalidChannel: The rest breaks the grammar of channels.
     """
 
-    __slots__ = ("_known", "_places", "_segments", "pattern", "text")
+    __slots__ = ("_key_of", "_known", "_places", "_segments", "pattern", "text")
 
     def __init__(self, text: str) -> None:
         self.text: Final = text
@@ -61,7 +62,11 @@ class Template:
             if name in self._places:
                 raise UsageError(f"{text!r} has the parameter {name!r} twice")
             self._places[name] = place
-        self._known: Final[dict[tuple[object, ...], Channel]] = {}
+        self._key_of: Final[Callable[[Mapping[str, object]], object]] = (
+            itemgetter(*self._places) if self._places else tuple
+        )
+        """Returns the values in order; of a single parameter, the value itself."""
+        self._known: Final[dict[object, Channel]] = {}
         """Channels that were made lately, by their values; all of these are texts."""
         self.pattern: Final[Pattern] = parse_pattern(self._filled({}))
         """Matches all channels of the template."""
@@ -83,10 +88,15 @@ class Template:
 
         Cost: a look-up if the values are texts and were given lately.
         """
-        key = (*values, *values.values())
-        known = self._known.get(key)  # Only texts are equal to texts.
-        if known is not None:
+        try:
+            known = self._known.get(self._key_of(values))  # Only texts are equal to texts.
+        except (KeyError, TypeError):  # One is missing, or is no text, but a list, say.
+            known = None
+        if known is not None and len(values) == len(self._places):
             return known
+        return self._made(values)
+
+    def _made(self, values: Mapping[str, object]) -> Channel:
         missing = [name for name in self._places if name not in values]
         if missing:
             raise UsageError(f"{self.text!r} needs {', '.join(f'{name}=' for name in missing)}")
@@ -94,7 +104,7 @@ class Template:
         if all(type(value) is str for value in values.values()):
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            self._known[key] = channel
+            self._known[self._key_of(values)] = channel
         return channel
 
     def selection(self, values: Mapping[str, object]) -> str:

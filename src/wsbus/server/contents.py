@@ -45,12 +45,18 @@ class Contents:
         """
         decoder = self._decoders.get(event)
         if decoder is None:
-            raise CommandError(
-                ErrorCode.VALIDATION_ERROR,
-                f"this channel has no such event; it has {', '.join(self._decoders)}",
-            )
+            raise self._no_such_event()
         return decoder(data)
 
     def check(self, event: str, data: bytes) -> None:
         """Refuse data that is not of the type of its event, as :meth:`decode` does."""
-        self.decode(event, data)
+        decoder = self._decoders.get(event)
+        if decoder is None:
+            raise self._no_such_event()
+        decoder(data)
+
+    def _no_such_event(self) -> CommandError:
+        names = ", ".join(self._decoders)
+        return CommandError(
+            ErrorCode.VALIDATION_ERROR, f"this channel has no such event; it has {names}"
+        )

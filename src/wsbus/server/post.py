@@ -121,6 +121,8 @@ class Post:
         """Say what a publication is whose data are JSON already; see :meth:`.Source.take`."""
         self.accept: Final = self.source.accept
         """Check what the application publishes, in any thread; see :meth:`.Source.accept`."""
+        self.accept_on: Final = self.source.accept_on
+        """The same on a checked channel; see :meth:`.Source.accept_on`."""
         self.note: Callable[[Publication], None] | None = None
         """Called with each publication that is kept, once it is delivered; None: nobody cares."""
         self.outgoing: Outgoing | None = None
