@@ -55,6 +55,15 @@ def parsed(path: Path) -> Document:
     return Sybil(parsers=[PythonCodeBlockParser()], encoding="utf-8").parse(path)
 
 
+def rows_below(path: Path, header: str) -> list[list[str]]:
+    """Return the rows of the document's table that begins so, without back quotes."""
+    _, _, rest = path.read_text(encoding="utf-8").partition(f"| {header} |")
+    lines = rest.split("\n")[2:]
+    rows = lines[: next(i for i, line in enumerate(lines) if not line.startswith("|"))]
+    assert rows
+    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows]
+
+
 @contextmanager
 def running(path: Path) -> Iterator[Any]:
     """Run the blocks of a document in order, as one module that is not ``__main__``.

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import pytest
 
+from tests.docs.documents import rows_below
 from wsbus.core import messages
 from wsbus.core.channels import FORBIDDEN_CODES, escape_segment, parse_channel, unescape_segment
-from wsbus.core.errors import CloseCode, ErrorCode, may_reconnect
+from wsbus.core.errors import ErrorCode
 from wsbus.core.events import ChannelLoss, GapCause, Position
 from wsbus.core.heartbeat import HeartbeatPolicy
 from wsbus.core.instant import Instant
-from wsbus.core.limits import Limits
 from wsbus.core.messages import Malformed, Publication, Refused, Rejection, ServerMessage
 from wsbus.core.overflow import Overflow
 from wsbus.core.patterns import parse_pattern
@@ -94,11 +94,7 @@ REPLIES: Final[list[ServerMessage]] = [
 
 def table(header: str) -> list[list[str]]:
     """Return the rows of the page's table that begins so, without back quotes."""
-    _, _, rest = TEXT.partition(f"| {header} |")
-    lines = rest.split("\n")[2:]
-    rows = lines[: next(i for i, line in enumerate(lines) if not line.startswith("|"))]
-    assert rows
-    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows]
+    return rows_below(PAGE, header)
 
 
 def of_server(struct: type[Any]) -> set[str]:
@@ -123,39 +119,6 @@ def spoken(column: int, header: str) -> set[str]:
 def ordered(sample: str) -> str:
     """Return JSON text without white space between its parts, keys in their order."""
     return json.dumps(json.loads(sample), ensure_ascii=False)
-
-
-def test_every_error_code_is_explained() -> None:
-    """The table of error codes holds each of them once, and nothing else."""
-    assert [row[0] for row in table("code | when | the connection")] == list(ErrorCode)
-
-
-def test_every_close_code_is_explained() -> None:
-    """The table of close codes holds each of them, and agrees on who may come again."""
-    rows = table("code | name | meaning | come again | what to do")
-
-    assert [(int(row[0]), row[1], row[3]) for row in rows] == [
-        (code.value, code.name, "yes" if may_reconnect(code) else "no") for code in CloseCode
-    ]
-
-
-def test_every_limit_is_there_with_its_default() -> None:
-    """The table of limits holds every field of Limits, in order, with its default."""
-    limits = Limits()
-    rows = table("limit | default | unit | consequence")
-
-    assert [(row[0], row[1]) for row in rows] == [
-        (name, "None" if value is None else f"{value:g}" if value < 1000 else str(int(value)))
-        for name in Limits.__struct_fields__
-        for value in [getattr(limits, name)]
-    ]
-    offs = {name for name in Limits.__struct_fields__ if can_be_off(name)}
-    assert {row[0] for row in rows if "None: off" in row[2]} == offs
-
-
-def can_be_off(name: str) -> bool:
-    """Tell whether a limit may be None."""
-    return "None" in str(Limits.__annotations__[name])
 
 
 def test_every_message_type_is_there() -> None:
