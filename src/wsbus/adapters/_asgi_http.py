@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from anyio import CancelScope, Event, move_on_after
 
-from ..core.errors import CloseCode, TransportClosed
+from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ..core.frame import Frame
 from ..endpoint import Endpoint
 from ..protocols.event_stream import StartFrame, close_event, subscribe_text
@@ -20,12 +20,14 @@ from ._http import (
     Reading,
     answer_request,
     begin_reading,
+    cors,
     error_answer,
     refused_before,
     status_of_close,
     status_of_code,
 )
 from ._polls import Poll
+from ._uvicorn_exit import is_ending
 
 __all__ = ["RESET", "chunks_of", "respond_with", "serve_http"]
 
@@ -199,6 +201,9 @@ async def serve_http(  # noqa: PLR0917  # ASGI's three
     answer = refused_before(endpoint, what, scope["method"], handshake)
     if answer is None and what == "requests":
         answer = await answer_request(endpoint, handshake, chunks_of(receive))
+    if answer is None and is_ending(endpoint):
+        headers = {"Retry-After": "1", **cors(endpoint, handshake)}
+        answer = error_answer(503, ErrorCode.UNAVAILABLE, "the server is shutting down", headers)
     if answer is None:
         reading = await begin_reading(endpoint, what, handshake)
         if isinstance(reading, Reading):

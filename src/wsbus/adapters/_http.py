@@ -30,6 +30,7 @@ __all__ = [
     "Reading",
     "answer_request",
     "begin_reading",
+    "cors",
     "error_answer",
     "is_spoken",
     "refused_before",
