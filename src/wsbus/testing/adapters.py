@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -47,6 +47,9 @@ class Adapter:
     serve: Serve
     make_bus: Callable[[], Bus] = Bus
     """Makes the bus of each check."""
+    connect: Callable[..., Awaitable[Peer]] = Peer.connect
+    """Makes a client: a subclass of :class:`.Peer` can reach what is no WebSocket. Its arguments
+    are those of :meth:`.Peer.connect`."""
     frees_sockets: bool = True
     """An aborted connection's socket is gone at once. False: only its task is gone, and the socket
     goes when the server closes it, as on plain ASGI."""
@@ -107,7 +110,8 @@ class JsonPeer:
 class Site:
     """A running bus, one served endpoint of it, and the connections that have ended."""
 
-    def __init__(self, bus: Bus, endpoint: Endpoint) -> None:
+    def __init__(self, adapter: Adapter, bus: Bus, endpoint: Endpoint) -> None:
+        self.adapter: Final = adapter
         self.bus: Final = bus
         self.endpoint: Final = endpoint
         self.address: tuple[str, int] = ("", 0)
@@ -126,7 +130,7 @@ class Site:
 
     async def knock(self, target: str = "/ws", **options: Any) -> JsonPeer:
         """Ask for a connection; it may be refused."""
-        peer = await Peer.connect(self.address, target, **options)
+        peer = await self.adapter.connect(self.address, target, **options)
         self.peers.append(peer)
         return JsonPeer(peer)
 
@@ -170,7 +174,7 @@ async def open_site(adapter: Adapter, **options: Any) -> AsyncIterator[Site]:
     bus = adapter.make_bus()
     endpoint = bus.endpoint(**{"limits": UNLIMITED, **options})
     async with bus, create_task_group() as tasks:
-        site: Site = await tasks.start(_serve, adapter, Site(bus, endpoint))
+        site: Site = await tasks.start(_serve, Site(adapter, bus, endpoint))
         try:
             yield site
         finally:
@@ -180,9 +184,9 @@ async def open_site(adapter: Adapter, **options: Any) -> AsyncIterator[Site]:
                 await site.shut_down()
 
 
-async def _serve(adapter: Adapter, site: Site, *, task_status: TaskStatus[Site]) -> None:
+async def _serve(site: Site, *, task_status: TaskStatus[Site]) -> None:
     # In a task of its own: a server that is a task group must be left where it was entered.
-    async with adapter.serve(site.endpoint) as site.address:
+    async with site.adapter.serve(site.endpoint) as site.address:
         task_status.started(site)
         await site.stop.wait()
     site.stopped.set()
