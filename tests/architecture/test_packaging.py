@@ -30,6 +30,7 @@ EXTRAS: Final = (
     ("wsbus.adapters.websockets", "websockets", "websockets"),
     ("wsbus.adapters.websockets_trio", "trio", "trio"),
     ("wsbus.adapters.websockets_trio", "websockets", "trio"),
+    ("wsbus.adapters.webrtc", "aiortc", "webrtc"),
     ("wsbus.opentelemetry", "opentelemetry", "opentelemetry"),
     ("wsbus.adapters.aiohttp", "aiohttp", "aiohttp"),
     ("wsbus.adapters.starlette", "starlette", "starlette"),

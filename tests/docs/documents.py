@@ -35,6 +35,7 @@ NEEDS: Final = {
     HOW_TO / "migrate-sse.md": ["sse_starlette"],
     HOW_TO / "publish-from-anywhere.md": ["django"],
     HOW_TO / "testing.md": ["httpx2"],
+    HOW_TO / "webrtc.md": ["aiortc"],
 }
 """What some documents import beside the extra ``test``; it is in the extra ``servers``."""
 
