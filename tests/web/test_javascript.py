@@ -111,7 +111,7 @@ def test_its_types_are_strict_and_those_declared() -> None:
     assert made == (WEB / "wsbus.d.ts").read_text(encoding="utf-8"), "python -m tests.web.bundle"
 
 
-@pytest.mark.parametrize("name", ["wsbus-msgpack", "wsbus-presence"])
+@pytest.mark.parametrize("name", ["wsbus-msgpack", "wsbus-presence", "wsbus-webrtc"])
 def test_the_types_of_what_lies_beside_it_are_strict(name: str) -> None:
     """The compiler finds no fault in it, and its declarations are those of what it exports."""
     tsc("--noEmit", WEB / f"{name}.js")
@@ -141,7 +141,7 @@ def test_the_guides_scripts_are_scripts(
 ) -> None:
     """Every script in the guides parses as a module."""
     node = require_command("node", "nodejs")
-    pages = ("javascript-client", "presence", "react", "vue-svelte")
+    pages = ("javascript-client", "presence", "react", "vue-svelte", "webrtc")
     guides = [(ROOT / "docs" / "how-to" / f"{page}.md").read_text("utf-8") for page in pages]
     scripts = re.findall(r"^```js\n(.*?)^```", "".join(guides), re.MULTILINE | re.DOTALL)
     assert len(scripts) > 10

@@ -1,6 +1,7 @@
 // What the types allow, and what they refuse; it is checked, and never run.
 import { channel, Client, CommandError, ConnectionError, escapeSegment, matches } from "../../src/wsbus/web/wsbus.js";
 import { watchPresence } from "../../src/wsbus/web/wsbus-presence.js";
+import { overDataChannel } from "../../src/wsbus/web/wsbus-webrtc.js";
 import type { BusEvent, ClientOptions, Gap, HistoryPage, Position, State } from "../../src/wsbus/web/wsbus.js";
 
 interface Status {
@@ -80,6 +81,10 @@ export async function use(signal: AbortSignal): Promise<void> {
   for await (const { members, left } of watchPresence(client, "chat.lobby", { signal })) console.log(members[0].subject, left.length);
   // @ts-expect-error: it is one channel
   watchPresence(client, ["chat.lobby"]);
+  const fast = new Client("/ws", { WebSocket: overDataChannel(client, { iceServers: [], timeout: 5_000 }), fallback: false });
+  await fast.connect();
+  // @ts-expect-error: a client asks for a data channel
+  overDataChannel("/ws");
   off();
   client.close();
   const { error } = await client.closed;

@@ -192,5 +192,5 @@ def _log_unopened(connection: Connection, why: str) -> None:
         "a data channel of %s was not opened: %s",
         escaped(connection.id),
         why,
-        extra=about("data_channel_unopened", connection=connection.id, reason=why),
+        extra=about("data_channel_unopened", connection=connection.id),
     )

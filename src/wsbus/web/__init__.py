@@ -2,8 +2,8 @@
 
 The file lies beside this one, with its types (``wsbus.d.ts``) and a ``package.json``. So do
 ``wsbus-http.js``, which it loads where no WebSocket gets through, ``wsbus-msgpack.js``, the codec
-for a client that speaks MessagePack, and ``wsbus-presence.js``, which watches the connections on a
-channel.
+for a client that speaks MessagePack, ``wsbus-presence.js``, which watches the connections on a
+channel, and ``wsbus-webrtc.js``, with which a client speaks over a data channel.
 
 ::
 
@@ -28,11 +28,18 @@ _TYPES: Final = {
     "wsbus-http.js": "text/javascript; charset=utf-8",
     "wsbus-msgpack.js": "text/javascript; charset=utf-8",
     "wsbus-presence.js": "text/javascript; charset=utf-8",
+    "wsbus-webrtc.js": "text/javascript; charset=utf-8",
     # What the pages of wsbus itself, the demo and the console, share.
     "base.css": "text/css; charset=utf-8",
 }
 
-ASSETS: Final = ("wsbus.js", "wsbus-http.js", "wsbus-msgpack.js", "wsbus-presence.js")
+ASSETS: Final = (
+    "wsbus.js",
+    "wsbus-http.js",
+    "wsbus-msgpack.js",
+    "wsbus-presence.js",
+    "wsbus-webrtc.js",
+)
 """The names of the files that adapters serve."""
 
 
