@@ -66,6 +66,7 @@ nitpick_ignore_regex = [
     ("py:exc", "Overdue"),  # of such a module, as a docstring names what is raised
     ("py:class", "BoundedLog"),  # of such a module, as a field's annotation has it
     ("py:class", "TokenSource"),  # imported for types only, as its module needs an extra
+    ("py:class", "Path"),  # beside such a name: then a signature is read as text
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -70,3 +71,14 @@ def test_no_file_names_a_registry_or_this_machine(tracked: list[str]) -> None:
     ]
 
     assert found == []
+
+
+def test_the_readme_names_every_extra() -> None:
+    """Those for work on wsbus are in the guide for contributors."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = readme.partition("| extra | brings |")[2].partition("\n\n")[0]
+    first = [row.split("|")[1] for row in table.splitlines() if row.count("|") > 2]
+    named = set(re.findall(r"`(\w+)`", " ".join(first)))
+    ours = {"test", "browser", "servers", "benchmarks", "docs", "lint"}
+    assert named == set(extras["optional-dependencies"]) - ours
