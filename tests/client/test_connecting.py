@@ -96,6 +96,38 @@ def test_what_makes_no_sense_is_refused_at_once() -> None:
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"headers": [("Cookie", "a")]}, "headers are a mapping of names to values, not list"),
+        ({"headers": {"Cookie": 5}}, "the value of a header must be .*; that of Cookie is not"),
+        ({"headers": {5: "a"}}, "a header has a name such as Cookie, not 5"),
+        ({"headers": {"Cookie:": "a"}}, "a header has a name such as Cookie, not 'Cookie:'"),
+        ({"headers": {"": "a"}}, "a header has a name such as Cookie, not ''"),
+        ({"tls": True}, "tls is an ssl.SSLContext, not True"),
+        ({"max_message_bytes": "4 MB"}, "max_message_bytes is a whole number of bytes, not '4 MB'"),
+        ({"max_message_bytes": 0}, "max_message_bytes is a whole number of bytes, not 0"),
+        ({"max_message_bytes": None}, "max_message_bytes is a whole number of bytes, not None"),
+        ({"token": ""}, "a token is a text, or a function that returns it, not ''"),
+        ({"token_name": ""}, "token_name is the name of a parameter, not ''"),
+        ({"retry": 3}, r"retry is a Retry, such as Retry\(attempts=3\), not 3"),
+        ({"on_change": "print"}, "on_change is a function, not 'print'"),
+    ],
+)
+def test_options_of_a_wrong_kind_are_refused_at_once(options: dict[str, Any], words: str) -> None:
+    """The call itself names the option; later the client would fail, and its log say why."""
+    with pytest.raises(UsageError, match=words):
+        connect("ws://example.org", **options)
+
+
+@pytest.mark.parametrize("end", ["\n", " ", "\r\nHost: x", "\x00", "\u2028"])
+def test_no_address_holds_a_line_end(end: str) -> None:
+    """It would end the request's first line, or be dropped in silence."""
+    with pytest.raises(UsageError, match="an address has no spaces and line ends") as refused:
+        connect(f"ws://example.org/ws?token=secret{end}")
+    assert "secret" not in str(refused.value)
+
+
 async def test_nobody_listens(free_tcp_port: int) -> None:
     """A port where nobody listens is told as such, at once."""
     error = await refusal(f"ws://{HOST}:{free_tcp_port}/ws")
@@ -441,7 +473,12 @@ async def test_a_failure_of_its_own_is_told(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What nobody foresaw ends the client, not the program, and the log says what it was."""
-    trust: Any = object()
+
+    class Broken(ssl.SSLContext):
+        def wrap_bio(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("nobody foresaw this")
+
+    trust = Broken(ssl.PROTOCOL_TLS_CLIENT)
     error = await refusal(server.url.replace("ws:", "wss:"), tls=trust)
 
     assert str(error) == "the client has failed; its log says why"

@@ -69,6 +69,8 @@ def parse_url(url: str) -> WebSocketURI:
     """
     if not isinstance(url, str):
         raise UsageError(f"an address is a text such as 'ws://host/ws', not {shown(url)}")
+    if " " in url or not url.isprintable():
+        raise UsageError(f"an address has no spaces and line ends, but {_redacted(url)!r} has")
     try:
         uri = parse_uri(url)
     except (InvalidURI, ValueError) as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -29,6 +30,8 @@ from .ways import ClientWay, opener
 __all__ = ["Connecting", "connect"]
 
 _RETRY: Final = Retry()
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~\w-]+", re.ASCII)
+"""The characters of a name (RFC 9110, section 5.6.2)."""
 
 
 def connect(
@@ -91,11 +94,20 @@ def connect(
     for name, seconds in (("connect_timeout", connect_timeout), ("close_timeout", close_timeout)):
         if not (is_number(seconds) and seconds > 0):
             raise UsageError(f"{name} must be a number of seconds above 0, not {shown(seconds)}")
-    if token is not None and not isinstance(token, str) and not callable(token):
+    if token is not None and not _is_text(token) and not callable(token):
         raise UsageError(f"a token is a text, or a function that returns it, not {shown(token)}")
-    for name, value in (headers or {}).items():
-        if not (name.isascii() and name.isprintable() and value.isprintable()):
-            raise UsageError("a header must be printable text")
+    if not _is_text(token_name):
+        raise UsageError(f"token_name is the name of a parameter, not {shown(token_name)}")
+    if type(max_message_bytes) is not int or max_message_bytes < 1:
+        raise UsageError(
+            f"max_message_bytes is a whole number of bytes, not {shown(max_message_bytes)}"
+        )
+    if tls is not None and not isinstance(tls, ssl.SSLContext):
+        raise UsageError(f"tls is an ssl.SSLContext, not {shown(tls)}")
+    if not isinstance(retry, Retry):
+        raise UsageError(f"retry is a Retry, such as Retry(attempts=3), not {shown(retry)}")
+    if on_change is not None and not callable(on_change):
+        raise UsageError(f"on_change is a function, not {shown(on_change)}")
     choice(get_args(ClientWay), way, "way")
     speaks = dialect(protocol)
     fixed = token if isinstance(token, str) else None
@@ -103,7 +115,7 @@ def connect(
     settings = Settings(
         uri=parse_url(url),
         dialect=speaks,
-        headers=dict(headers or {}),
+        headers=_checked({} if headers is None else headers),
         tls=tls,
         fetch_token=fetched,
         token_in=token_in,
@@ -118,6 +130,22 @@ def connect(
     use = TokenUse(fixed=fixed, is_fetched=fetched is not None, in_handshake=in_handshake)
     liveness = Liveness(ping_interval, ping_timeout)
     return Connecting(settings, partial(_client, token=use, retry=retry, liveness=liveness))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _checked(headers: object) -> dict[str, str]:
+    """Return headers that fit into a request; errors do not repeat values, which may be secret."""
+    if not isinstance(headers, Mapping):
+        raise UsageError(f"headers are a mapping of names to values, not {shown(headers)}")
+    for name, value in headers.items():
+        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+            raise UsageError(f"a header has a name such as Cookie, not {shown(name)}")
+        if not (isinstance(value, str) and value.isprintable()):
+            raise UsageError(f"the value of a header must be printable text; that of {name} is not")
+    return dict(headers)
 
 
 class Connecting(AbstractAsyncContextManager[Client]):
