@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import logging
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,12 +15,20 @@ from anyio import create_task_group, fail_after
 from anyio.lowlevel import checkpoint
 
 from tests.client.http_server import HttpServer
-from tests.client.servers import Latch, Proxy, Server, through_proxy
+from tests.client.servers import (
+    Latch,
+    Proxy,
+    Scripted,
+    Server,
+    scripted,
+    through_proxy,
+)
 from wsbus import Limits, Position
 from wsbus.client import (
     Client,
     CommandError,
     ConnectError,
+    ConnectionLost,
     Gap,
     Missed,
     PositionLost,
@@ -322,6 +332,136 @@ async def test_a_server_that_is_full(server: HttpServer) -> None:
             assert sorted(found) == [*range(8)]
     finally:
         slow.stop()
+
+
+@pytest.mark.parametrize("token_in", ["message", "header", "query"])
+async def test_no_log_has_the_token(token_in: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Not httpx's, either, which has the address of each request."""
+    caplog.set_level(logging.DEBUG)
+    server = HttpServer(query_token="token")
+    server.start()
+    try:
+        async with (
+            connect(f"{server.url}?x=1", token="s3cr3t", token_in=token_in, way="http") as client,
+            client.subscribe("chat.*") as events,
+        ):
+            await client.publish("chat.a", 7)
+            assert (await anext(events)).data == 7
+    finally:
+        server.stop()
+    assert "/ws/requests" in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
+# --- servers that misbehave ----------------------------------------------------------------------
+
+PONG: Final = b'{"type":"pong","data":{}}'
+NEST: Final = b"[" * 100_000 + b"]" * 100_000
+BOMB: Final = gzip.compress(b"0" * 50_000_000)
+
+
+def answer(body: bytes, *more: str, status: int = 200) -> bytes:
+    """Return an answer of HTTP."""
+    head = (f"HTTP/1.1 {status} x", f"content-length: {len(body)}", *more, "", "")
+    return "\r\n".join(head).encode() + body
+
+
+def stream(*messages: bytes, more: str = "") -> bytes:
+    """Return an event stream that does not end."""
+    head = f"HTTP/1.1 200 x\r\ncontent-type: text/event-stream\r\n{more}\r\n".encode()
+    return head + b"".join(b"data: " + message + b"\n\n" for message in messages)
+
+
+@asynccontextmanager
+async def misbehaving(*, posts: bytes = b"", streams: bytes = b"") -> AsyncIterator[str]:
+    """Serve answers as they are: a pong to a ping, one to other requests, one to streams."""
+
+    async def script(peer: Scripted) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await peer.stream.receive()
+        if not head.startswith(b"POST"):
+            await peer.stream.send(streams)
+            await peer.silence()
+        while not head.endswith(b"}"):
+            head += await peer.stream.receive()
+        is_ping = head.endswith(b'"ping"}')
+        await peer.stream.send(answer(PONG, "connection: close") if is_ping else posts)
+
+    async with scripted(script) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        pytest.param(stream(message), id=str(n))
+        for n, message in enumerate(
+            [
+                b'{"type":"subscribed","data":{"channels":["a..b"]}}',
+                b'{"type":"subscribed","data":{"channels":[1]}}',
+                b'{"type":"subscribed","data":{"channels":["a"],"positions":[{"channel":[]}]}}',
+                b'{"type":"subscribed","data":{"channels":["a"],"positions":[{"offset":"1"}]}}',
+            ]
+        )
+    ]
+    + [
+        pytest.param(stream(BOMB, more="content-encoding: gzip\r\n"), id="compressed"),
+        pytest.param(answer(b"[" * (5 << 20), status=500), id="an error without end"),
+    ],
+)
+async def test_a_stream_that_makes_no_sense_ends_the_connection(streams: bytes) -> None:
+    """The client comes again, as after any other end; it does not fail."""
+    changes = Latch()
+    async with (
+        misbehaving(streams=streams) as url,
+        connect(url, way="http", retry=Retry(base=60, cap=60), on_change=changes) as client,
+        create_task_group() as tasks,
+    ):
+        tasks.start_soon(client.subscribe("a").__aenter__)
+        change = await changes.next(Reconnecting)
+        tasks.cancel_scope.cancel()
+    assert "close code 1006" in str(change.error)
+
+
+@pytest.mark.parametrize(
+    ("posts", "words"),
+    [
+        pytest.param(answer(b'{"a":' + NEST + b"}"), "RecursionError", id="nested"),
+        pytest.param(answer(b"null"), "ValidationError", id="null"),
+        pytest.param(answer(b"<html>", status=502), "DecodeError", id="page"),
+        pytest.param(
+            answer(BOMB, "content-encoding: gzip"), "compressed, though nothing asked", id="bomb"
+        ),
+        pytest.param(answer(b"1" * (5 << 20)), "larger than 4194304 bytes", id="endless"),
+    ],
+)
+async def test_an_answer_that_makes_no_sense_ends_the_connection(posts: bytes, words: str) -> None:
+    """The request may have been carried out; the client does not fail, and keeps its memory."""
+    changes = Latch()
+    async with (
+        misbehaving(posts=posts) as url,
+        connect(url, way="http", retry=Retry(base=60, cap=60), on_change=changes) as client,
+    ):
+        with pytest.raises(ConnectionLost, match=words):
+            await client.command("add", {}, timeout=20)
+
+
+async def test_a_header_that_is_not_ascii() -> None:
+    """It goes out in UTF-8, as over a WebSocket."""
+    async with (
+        misbehaving(posts=answer(b'{"type":"result","data":5}')) as url,
+        connect(url, way="http", headers={"X-Name": "Jürgen"}) as client,
+    ):
+        assert client.is_connected
+
+
+@pytest.mark.parametrize("token_in", ["message", "header", "subprotocol"])
+async def test_a_token_that_no_header_carries(server: HttpServer, token_in: Any) -> None:
+    """The error says so; the client does not fail."""
+    with pytest.raises((Unauthenticated, UsageError), match="a token in a header is printable"):
+        async with connect(server.url, token="a\nb", token_in=token_in, way="http"):
+            pass
 
 
 # --- the pure part -------------------------------------------------------------------------------

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import httpx
 import msgspec
+from anyio import CancelScope
 from websockets.datastructures import Headers
 from websockets.uri import WebSocketURI
 
 from ..core.client.retry import Advice
-from ..core.errors import ConnectError, ErrorCode
+from ..core.errors import ConnectError, ErrorCode, InvalidChannel
 from ._readings import HttpRefusal
 from .address import DialFailed, bearer, explain_network, explain_status, place
 
-__all__ = ["BROKEN", "PING", "Calls", "HttpAnswer", "encoded", "in_form", "ref_of", "refusal"]
+__all__ = ["BROKEN", "PING", "Calls", "HttpAnswer", "encoded", "in_form", "ref_of"]
 
 PING: Final = b'{"type":"ping"}'
-BROKEN: Final = (httpx.HTTPError, msgspec.MsgspecError, UnicodeError)
+BROKEN: Final = (
+    httpx.HTTPError,
+    msgspec.MsgspecError,
+    UnicodeError,
+    RecursionError,
+    InvalidChannel,
+)
 """An answer did not come, or makes no sense."""
 _POST_SECONDS: Final = 35.0
 """For an answer: longer than a command may take by default."""
+_POLL_BYTES: Final = 64 << 20
+"""The largest answer to a poll: 300 messages of 64 KiB, the default of servers, are a third."""
 
 
 class HttpFault(msgspec.Struct):
@@ -57,6 +65,7 @@ class Calls:
         token: Shown with each request; it may be assigned. None: none is.
         headers: More headers.
         tls: Certificates to trust; None: those that the machine trusts.
+        max_bytes: The largest message.
     """
 
     def __init__(
@@ -66,17 +75,18 @@ class Calls:
         token: str | None,
         headers: Mapping[str, str],
         tls: ssl.SSLContext | None,
+        max_bytes: int,
     ) -> None:
         self._uri: Final = uri
+        self._max_bytes: Final = max_bytes
         self.token = token
         host = f"[{uri.host}]" if ":" in uri.host else uri.host
         self._base: Final = f"http{'s' * uri.secure}://{host}:{uri.port}{uri.path.rstrip('/')}"
         own = {"user-agent": "wsbus", "accept-encoding": "identity"}
         self._client: Final = httpx.AsyncClient(
-            verify=(tls or ssl.create_default_context()) if uri.secure else True,
-            headers={**own, **headers},
+            transport=_Transport(uri, tls),
+            headers=[(k.encode(), v.encode()) for k, v in {**own, **headers}.items()],
             timeout=httpx.Timeout(_POST_SECONDS, read=None, pool=None),
-            limits=httpx.Limits(max_connections=None),
             trust_env=False,  # As over a WebSocket.
         )
 
@@ -94,6 +104,9 @@ class Calls:
         uri = self._uri
         try:
             status, body = await self.post(PING)
+        except httpx.DecodingError as exc:
+            why = f"no wsbus over HTTP at {uri.path!r} of {place(uri)}: {exc}"
+            raise DialFailed(ConnectError(why), Advice.WRONG) from exc
         except httpx.HTTPError as exc:
             raise explain_network(_cause_of(exc), uri) from exc
         kind = _read(body).type
@@ -115,39 +128,104 @@ class Calls:
             token: Shown in place of the present one.
 
         Raises:
-            httpx.HTTPError: There is no answer.
+            httpx.HTTPError: There is no answer, or it is too large.
         """
         call = self._call("requests", [], token or self.token)
         call["headers"]["content-type"] = "application/json"
         call["timeout"] = httpx.Timeout(_POST_SECONDS)
-        answer = await self._client.post(content=message, **call)
-        return answer.status_code, answer.content
+        async with self._client.stream("POST", content=message, **call) as answer:
+            return answer.status_code, await _whole(answer, self._max_bytes)
 
     async def poll(self, query: list[tuple[str, str]]) -> bytes:
         """Poll; return the body of the answer.
 
         Raises:
             HttpRefusal: The server does not take it.
-            httpx.HTTPError: There is no answer.
+            httpx.HTTPError: There is no answer, or it is too large.
         """
-        answer = await self._client.get(**self._call("poll", query, self.token))
+        async with self._client.stream("GET", **self._call("poll", query, self.token)) as answer:
+            body = await _whole(answer, self._max_bytes + _POLL_BYTES)
         if answer.status_code != 200:
-            raise refusal(answer.status_code, answer.content)
-        return answer.content
+            raise _refusal(answer.status_code, body)
+        return body
 
-    def stream(self, query: list[tuple[str, str]]) -> AbstractAsyncContextManager[httpx.Response]:
-        """Return an event stream, to be entered."""
+    @asynccontextmanager
+    async def stream(self, query: list[tuple[str, str]]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open an event stream; give the parts of its body.
+
+        Raises:
+            HttpRefusal: The server does not take it.
+            httpx.HTTPError: There is no answer, or it is not to be read.
+        """
         call = self._call("events", query, self.token)
         call["headers"]["accept"] = "text/event-stream"
-        return self._client.stream("GET", **call)
+        async with self._client.stream("GET", **call) as answer:
+            if answer.status_code != 200:
+                raise _refusal(answer.status_code, await _whole(answer, self._max_bytes))
+            yield _chunks_of(answer)
 
     def _call(self, what: str, query: list[tuple[str, str]], token: str | None) -> dict[str, Any]:
-        own = parse_qsl(self._uri.query or "", keep_blank_values=True)
         headers = {} if token is None else {"authorization": bearer(token)}
-        return {"url": f"{self._base}/{what}", "params": [*own, *query], "headers": headers}
+        return {"url": f"{self._base}/{what}", "params": query, "headers": headers}
 
 
-def refusal(status: int, body: bytes) -> HttpRefusal:
+class _Transport(httpx.AsyncHTTPTransport):
+    """Adds the query of the endpoint's address, which may hold a token, after httpx's log."""
+
+    def __init__(self, uri: WebSocketURI, tls: ssl.SSLContext | None) -> None:
+        super().__init__(
+            # To load certificates takes as long as a hundred messages.
+            verify=uri.secure and (tls or ssl.create_default_context()),
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,
+        )
+        self._query: Final = (uri.query or "").encode()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._query:
+            query = b"&".join(filter(None, (self._query, request.url.query)))
+            request = httpx.Request(
+                request.method,
+                request.url.copy_with(query=query),
+                headers=request.headers,
+                stream=request.stream,
+                extensions=request.extensions,
+            )
+        return await super().handle_async_request(request)
+
+
+def _chunks_of(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Return the parts of a body.
+
+    Raises:
+        httpx.DecodingError: It is compressed, though nothing asked for that: a little could become
+            more than there is memory.
+    """
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.DecodingError("the answer is compressed, though nothing asked for that")
+    return answer.aiter_raw()
+
+
+async def _whole(answer: httpx.Response, max_bytes: int) -> bytes:
+    """Return a body.
+
+    Raises:
+        httpx.DecodingError: It is compressed, or larger than ``max_bytes``.
+        httpx.HTTPError: It does not come.
+    """
+    body, chunks = bytearray(), _chunks_of(answer)
+    with CancelScope() as scope:  # On trio, httpx's generators are not to be left before their end.
+        async for chunk in chunks:
+            if not scope.cancel_called:
+                body += chunk
+            if len(body) > max_bytes:
+                scope.cancel()
+    if scope.cancel_called:
+        raise httpx.DecodingError(f"the answer is larger than {max_bytes} bytes")
+    return bytes(body)
+
+
+def _refusal(status: int, body: bytes) -> HttpRefusal:
     """Return the error that an answer is."""
     answer = _read(body)
     code = answer.code if answer.type == "error" else ErrorCode.UNAVAILABLE

@@ -159,6 +159,13 @@ class PollAnswer(msgspec.Struct, frozen=True):
     position: str = NO_POSITION
 
 
+class _Placed(msgspec.Struct, frozen=True):
+    channel: str = ""
+    epoch: str = ""
+    offset: int = 0
+    recovered: bool = False
+
+
 class _Accepted(msgspec.Struct, frozen=True):
     channels: tuple[str, ...] = ()
     rejected: tuple[dict[str, Any], ...] = ()
@@ -215,7 +222,12 @@ class NameStream:
         return move_on_after(HELD_SECONDS)
 
     def begin(self, text: str) -> bool:
-        """Take a message from before the beginning; tell whether it is the beginning."""
+        """Take a message from before the beginning; tell whether it is the beginning.
+
+        Raises:
+            InvalidChannel: It accepts a name that is none.
+            msgspec.MsgspecError: It says the beginning in another form.
+        """
         said = understand(text)
         if said.type == "subscribed":
             data = msgspec.json.decode(said.data, type=_Accepted)
@@ -242,10 +254,11 @@ class NameStream:
 
     def _at(self, position: dict[str, Any]) -> dict[str, Any]:
         """Return where a name begins: it shares a stream with names that begin before it."""
-        start = self._group.names.get(position.get("channel", ""))
-        if start is None or start.epoch != position.get("epoch") or not position.get("recovered"):
+        said = msgspec.convert(position, _Placed)
+        start = self._group.names.get(said.channel)
+        if start is None or start.epoch != said.epoch or not said.recovered:
             return position
-        return {**position, "offset": max(start.offset, position.get("offset", 0))}
+        return {**position, "offset": max(start.offset, said.offset)}
 
     def matches(self, channel: str) -> bool:
         """Tell whether one of its names matches a channel."""

@@ -40,7 +40,7 @@ from anyio.abc import TaskGroup
 from websockets.uri import WebSocketURI
 
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
-from ._http_calls import BROKEN, PING, Calls, HttpAnswer, encoded, in_form, ref_of, refusal
+from ._http_calls import BROKEN, PING, Calls, HttpAnswer, encoded, in_form, ref_of
 from ._readings import (
     HttpRefusal,
     NameStream,
@@ -52,7 +52,7 @@ from ._readings import (
     texts_of,
     understand,
 )
-from .address import token_of
+from .address import DialFailed, token_of
 from .dialects import ClientDialect
 
 __all__ = ["HttpWire"]
@@ -126,7 +126,7 @@ class HttpWire:
             DialFailed: It does not; the error says why.
         """
         token = token_of(subprotocols)
-        calls = Calls(uri, token=token, headers=headers, tls=tls)
+        calls = Calls(uri, token=token, headers=headers, tls=tls, max_bytes=max_bytes)
         try:
             return cls(calls, is_known=await calls.look(), max_bytes=max_bytes)
         except BaseException:
@@ -230,13 +230,17 @@ class HttpWire:
 
     async def _authenticate(self, request: _Request) -> None:
         """Try a token, and use it from now on; streams go on until the server ends them."""
-        status, body = await self._calls.post(PING, request.token)
-        result: dict[str, Any] = {"type": "auth_result", "success": status == 200}
-        if status == 200:
-            self._calls.token = request.token
-            result["data"] = {"subject": ""}
+        result: dict[str, Any] = {"type": "auth_result", "success": False}
+        try:
+            status, body = await self._calls.post(PING, request.token)
+        except DialFailed as exc:  # No header can carry the token.
+            result["error"] = {"code": ErrorCode.UNAUTHENTICATED, "message": str(exc.error)}
         else:
-            result["error"] = msgspec.json.decode(body, type=HttpAnswer).fault
+            if status == 200:
+                self._calls.token = request.token
+                result |= {"success": True, "data": {"subject": ""}}
+            else:
+                result["error"] = msgspec.json.decode(body, type=HttpAnswer).fault
         await self._tell(encoded({**result, **ref_of(request.id)}))
 
     # --- subscriptions ---------------------------------------------------------------------------
@@ -324,10 +328,8 @@ class HttpWire:
         It ends in httpx's generators only, which on trio are not to be left before their end.
         """
         with reading.held() as wait:
-            async with self._calls.stream(reading.query()) as answer:
-                if answer.status_code != 200:
-                    raise refusal(answer.status_code, await answer.aread())
-                async for text in texts_of(answer.aiter_bytes(), reading, self._max_bytes):
+            async with self._calls.stream(reading.query()) as chunks:
+                async for text in texts_of(chunks, reading, self._max_bytes):
                     with suppress(get_cancelled_exc_class()):  # It comes again; see above.
                         await self._guarded(partial(self._take, reading, wait, text))
         return not wait.cancelled_caught
