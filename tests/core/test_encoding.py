@@ -373,6 +373,14 @@ def test_depth_is_bounded() -> None:
 def test_raw_json_cannot_break_frames_of_others() -> None:
     """What is spliced unread is at least one line of UTF-8, and not too deep."""
     assert encode_data({"a": msgspec.Raw(b'{\n  "x": [1, 2]\n}')}) == b'{"a":{"x":[1,2]}}'
-    for raw in (b'"\xff"', b'"\xed\xa0\x80"', b"[" * 65 + b"]" * 65, b"[null,NaN]", b"{\n"):
+    assert encode_data([msgspec.Raw(b'{"a":\r\r1}')]) == b'[{"a":1}]'
+    for raw in (
+        b'"\xff"',
+        b'"\xed\xa0\x80"',
+        b"[" * 65 + b"]" * 65,
+        b"[null,NaN]",
+        b"{\n",
+        b'"\r"',
+    ):
         with pytest.raises(UsageError):
             encode_data([msgspec.Raw(raw)])
