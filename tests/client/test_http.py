@@ -6,8 +6,9 @@ import gzip
 import logging
 import random
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -269,6 +270,18 @@ async def test_many_names_and_rates(server: HttpServer) -> None:
         while last != 49:
             (last,) = await taken(fast, 1)
     assert len(groups_of([f"c.{n}" for n in range(120)], {}, {})) == 3
+
+
+async def test_long_names_fit_into_addresses(server: HttpServer) -> None:
+    """As many as the endpoint allows, of 255 bytes that take three characters each."""
+    names = [f"{n}{'é' * 125}" for n in range(40)]
+    async with connected(server) as (client, _, _), AsyncExitStack() as stack:
+        every = [await stack.enter_async_context(client.subscribe(name)) for name in names]
+        for name, events in zip(names, every, strict=True):
+            server.publish(name, name)
+            assert await taken(events, 1) == [name]
+    for group in groups_of(names, {}, {}):
+        assert len(urlencode([("channel", name) for name in group.names])) <= 4096
 
 
 async def test_a_server_without_http_is_named() -> None:

@@ -5,9 +5,10 @@ The server's side is :mod:`wsbus.protocols.event_stream`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 from anyio import CancelScope, Event, move_on_after
@@ -30,7 +31,11 @@ __all__ = [
 ]
 
 MAX_NAMES: Final = 50
-"""Names of one stream: they go into an address, and servers have bounds for both."""
+"""Names of one stream: servers have a bound for them."""
+MAX_CHARS: Final = 4096
+"""Characters of the names of one stream, which go into an address: many servers and proxies take
+8 KiB of it, and the rest of the address and a token need some, too."""
+_NAME_CHARS: Final = len("&channel=")
 HELD_SECONDS: Final = 5.0
 """A stream that has not begun by then is held back by a proxy."""
 
@@ -97,15 +102,25 @@ def groups_of(
         if start is not None and start.strict:
             kind = (rate, name)
         found.setdefault(kind, {})[name] = start
-    groups = []
-    for each in found.values():
-        items = list(each.items())
-        rate = rates.get(items[0][0])
-        groups += [
-            ReadingGroup(dict(items[at : at + MAX_NAMES]), rate)
-            for at in range(0, len(items), MAX_NAMES)
-        ]
-    return groups
+    return [
+        ReadingGroup(part, rates.get(next(iter(part))))
+        for each in found.values()
+        for part in _parts_of(each)
+    ]
+
+
+def _parts_of(names: Mapping[str, StartGiven | None]) -> Iterator[dict[str, StartGiven | None]]:
+    """Yield names as far as they fit into one address."""
+    part: dict[str, StartGiven | None] = {}
+    size = 0
+    for name, start in names.items():
+        length = len(quote(name, safe="")) + _NAME_CHARS
+        if part and (len(part) >= MAX_NAMES or size + length > MAX_CHARS):
+            yield part
+            part, size = {}, 0
+        part[name] = start
+        size += length
+    yield part
 
 
 class _At(msgspec.Struct, frozen=True):
