@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,12 +20,18 @@ from websockets.sync.server import ServerConnection, serve
 
 from tests.brokers.servers import NATS, REDIS, Server, Servers
 from tests.cli.running import running_demo
+from wsbus import UsageError
 from wsbus.broker import Link, Receive
 from wsbus.brokers import MemoryBroker
 from wsbus.brokers._redis_dial import HISTORY_RIGHTS, RIGHTS
 from wsbus.brokers._redis_rights import CALLS
 from wsbus.cli import doctor as doctor_module
-from wsbus.cli import doctor_broker, wsbus
+from wsbus.cli import doctor_broker, doctor_status, wsbus
+from wsbus.cli.doctor_server import look_at_server
+from wsbus.cli.doctor_status import look_at_status
+from wsbus.cli.exits import Failed
+from wsbus.cli.findings import Findings
+from wsbus.cli.options import Target
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +275,83 @@ def test_a_server_that_is_none() -> None:
         code, lines = doctor(url)
     assert code == 1
     assert "does not speak wsbus.v1" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "url", ["ws://ada:secret@127.0.0.1:x/ws", "ws://127.0.0.1:x/?token=secret", "nonsense"]
+)
+def test_what_is_no_address_of_a_server(url: str) -> None:
+    """It is a wrong option, and the text has no secret."""
+    with pytest.raises(UsageError, match="is no address of a WebSocket") as refused:
+        look_at_server(Findings(), Target(url=url, token=None, protocol="wsbus.v1"))
+    assert "secret" not in str(refused.value)
+
+
+def test_an_address_with_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+    """The password is not shown, and a host that DNS cannot know is a finding."""
+    url = f"ws://ada:secret@{'a' * 70}.example/ws"
+    look_at_server(Findings(), Target(url=url, token=None, protocol="wsbus.v1"))
+    assert capsys.readouterr().out.startswith(f"fail ws://{'a' * 70}.example/ws: cannot connect")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://ada:secret@127.0.0.1/-", "takes the prefix of the routes alone"),
+        ("http://127.0.0.1/-?token=secret", "takes the prefix of the routes alone"),
+        ("ftp://ada:secret@127.0.0.1/-?token=secret", "'127.0.0.1/-' is no address of HTTP"),
+        ("http://[::1", "is no address of HTTP"),
+        ("http://", "is no address of HTTP"),
+    ],
+)
+def test_what_is_no_address_of_routes(url: str, words: str) -> None:
+    """It is a wrong option, and the text has no secret."""
+    with pytest.raises(Failed, match=re.escape(words)) as refused:
+        look_at_status(Findings(), url)
+    assert "secret" not in str(refused.value)
+
+
+class Misbehaving(BaseHTTPRequestHandler):
+    """Answers every request with one body; an empty one does not end."""
+
+    body: bytes = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+        with suppress(OSError):
+            while not self.body:
+                self.wfile.write(b" ")
+                self.connection.settimeout(0.01)
+                with suppress(TimeoutError):
+                    self.connection.recv(1)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        pytest.param(b"[" * 200_000, "cannot ask it", id="nested"),
+        pytest.param(b'{"ready":true,"x":' + b"[" * 9_999, "cannot ask it", id="deep"),
+        pytest.param(b"1" * (1 << 21), "its answer is too large", id="large"),
+        pytest.param(b"", "its answer does not end", id="endless"),
+    ],
+)
+def test_a_status_that_makes_no_sense(
+    body: bytes, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a finding, soon, and not a traceback."""
+    monkeypatch.setattr(doctor_status, "PATIENCE", 0.2)
+    kind = type("Answering", (Misbehaving,), {"body": body})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            look_at_status(Findings(), f"http://127.0.0.1:{server.server_port}/-")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert words in capsys.readouterr().out

@@ -18,12 +18,19 @@ class _Stamped(msgspec.Struct):
 
 
 def look_at_server(findings: Findings, target: Target) -> None:
-    """Connect, and compare the time of the first message with the own one."""
-    from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+    """Connect, and compare the time of the first message with the own one.
+
+    Raises:
+        UsageError: The URL is none of a WebSocket.
+    """
+    from websockets.exceptions import InvalidHandshake, WebSocketException
     from websockets.sync.client import connect
     from websockets.typing import Subprotocol
 
-    what = target.url.partition("?")[0]
+    from ..client.address import parse_url, redacted
+
+    parse_url(target.url)
+    what = redacted(target.url)
     began = time.time()
     try:
         with connect(
@@ -43,10 +50,10 @@ def look_at_server(findings: Findings, target: Target) -> None:
     except TimeoutError:
         cure = "is it a wsbus server? If it wants a token, give --token-file"
         findings.tell("warn", what, f"nothing comes within {PATIENCE:g} s", cure)
-    except (InvalidURI, InvalidHandshake, OSError) as exc:
+    except (InvalidHandshake, OSError, UnicodeError) as exc:  # A host may have too long a label.
         cure = "see docs/how-to/troubleshooting.md"
         findings.tell("fail", what, f"cannot connect: {exc}", cure)
-    except (WebSocketException, msgspec.MsgspecError) as exc:
+    except (WebSocketException, msgspec.MsgspecError, RecursionError) as exc:
         findings.tell("fail", what, f"it does not speak wsbus.v1: {exc}")
     else:
         offset = stamped.timestamp / 1000 - (began + ended) / 2

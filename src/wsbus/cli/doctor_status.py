@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from http.client import HTTPException
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import msgspec
@@ -15,6 +17,7 @@ from .findings import CLOCK_SECONDS, PATIENCE, SLOW_SECONDS, Findings
 __all__ = ["look_at_status"]
 
 T = TypeVar("T")
+_MAX_BYTES: Final = 1 << 20
 
 
 class ToldReadiness(msgspec.Struct):
@@ -58,10 +61,9 @@ def look_at_status(findings: Findings, url: str) -> None:
     """Ask a process whether it is ready, and for its counters.
 
     Raises:
-        Failed: The URL is none of HTTP.
+        Failed: The URL is none of HTTP, or has more than the prefix of the routes.
     """
-    if not url.startswith(("http://", "https://")):
-        raise Failed(f"--status: {url!r} is no address of HTTP: http://127.0.0.1:8000/-")
+    _check(url)
     what = url.rstrip("/")
     try:
         _tell_readiness(findings, what, _told(f"{what}/ready", ToldReadiness))
@@ -69,20 +71,45 @@ def look_at_status(findings: Findings, url: str) -> None:
     except HTTPError as exc:
         cure = "mount the routes of status, and ask from where they are open"
         findings.tell("fail", what, f"{exc.url} answers {exc.code}", cure)
-    except (OSError, HTTPException, ValueError) as exc:
+    except (OSError, HTTPException, ValueError, RecursionError) as exc:
         findings.tell("fail", what, f"cannot ask it: {exc}", "is this the prefix of the routes?")
+
+
+def _check(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        bare = url.partition("?")[0].rpartition("@")[2]  # Without what may be secret.
+        raise Failed(f"--status: {bare!r} is no address of HTTP: http://127.0.0.1:8000/-")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise Failed("--status takes the prefix of the routes alone: http://127.0.0.1:8000/-")
 
 
 def _told(url: str, kind: type[T]) -> T:
     try:
         with urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310  # of HTTP, as was checked
-            body = answer.read()
+            body = _read(answer)
     except HTTPError as exc:
         with exc:
             if exc.code != 503:
                 raise
-            body = exc.read()
+            body = _read(exc)
     return msgspec.json.decode(body, type=kind)
+
+
+def _read(answer: Any) -> bytes:
+    """Read an answer; one that is too large or does not end is no state of a process."""
+    end = time.monotonic() + PATIENCE
+    body = b""
+    while part := answer.read1(_MAX_BYTES):
+        body += part
+        if len(body) > _MAX_BYTES:
+            raise ValueError("its answer is too large")
+        if time.monotonic() > end:
+            raise TimeoutError(f"its answer does not end within {PATIENCE:g} s")
+    return body
 
 
 def _tell_readiness(findings: Findings, what: str, found: ToldReadiness) -> None:

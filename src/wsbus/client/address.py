@@ -70,14 +70,14 @@ def parse_url(url: str) -> WebSocketURI:
     if not isinstance(url, str):
         raise UsageError(f"an address is a text such as 'ws://host/ws', not {shown(url)}")
     if " " in url or not url.isprintable():
-        raise UsageError(f"an address has no spaces and line ends, but {_redacted(url)!r} has")
+        raise UsageError(f"an address has no spaces and line ends, but {redacted(url)!r} has")
     try:
         uri = parse_uri(url)
     except (InvalidURI, ValueError) as exc:
         scheme = urlsplit(url).scheme if "://" in url else ""
         hint = {"http": ": use ws:// in place of http://", "https": ": use wss:// for https://"}
         why = hint.get(scheme, ", which begins with ws:// or wss://")
-        raise UsageError(f"{_redacted(url)!r} is no address of a WebSocket{why}") from exc
+        raise UsageError(f"{redacted(url)!r} is no address of a WebSocket{why}") from exc
     return uri
 
 
@@ -172,7 +172,7 @@ def explain_status(status: int, headers: Headers, body: bytes, uri: WebSocketURI
     elif status in _MEANINGS:
         why = _MEANINGS[status].format(path=path)
     elif 300 <= status < 400:
-        why = f"the server sends clients elsewhere: {_redacted(headers.get('Location', ''))}"
+        why = f"the server sends clients elsewhere: {redacted(headers.get('Location', ''))}"
     elif status in _PASSING:
         why = "the server, or what stands before it, failed"
     else:
@@ -203,7 +203,7 @@ class _Detail(msgspec.Struct):
     detail: str
 
 
-def _redacted(url: str) -> str:
+def redacted(url: str) -> str:
     """Return an address without the parts that may hold a token."""
     bare = url.partition("?")[0].partition("#")[0]
     scheme, separator, rest = bare.partition("://")
