@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from ipaddress import ip_address
 from typing import Final
 
 import msgspec
 
 from .._log import BoundedLog, about
 from ..bus import Bus
+from ..core.addresses import is_loopback, shows_proxy
 from ..core.choices import is_number, shown
 from ..core.errors import UsageError
 from ..core.returning import MAX_RETURN_SECONDS
@@ -21,7 +21,6 @@ __all__ = ["Draining"]
 
 logger: Final = logging.getLogger("wsbus.drain")
 
-_OF_PROXIES: Final = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip")
 _OF_BROWSERS: Final = ("origin", "referer", "sec-fetch-site")
 
 
@@ -84,7 +83,7 @@ class Draining:
                 why = "Authorization: Bearer … with a valid token is needed"
                 return 401, why, {"WWW-Authenticate": "Bearer"}
             return _allow(method, "POST", "GET")
-        if not _is_loopback(address):
+        if not is_loopback(address):
             return 403, "drain from the same machine, or give the route a token", {}
         strange = next((name for name, _ in headers if _is_foreign(name)), None)
         if strange is not None:
@@ -98,17 +97,8 @@ def _allow(method: str, *allowed: str) -> tuple[int, str, dict[str, str]]:
     return 405, f"drain with {' or '.join(allowed)}", {"Allow": ", ".join(allowed)}
 
 
-def _is_loopback(address: str | None) -> bool:
-    try:
-        found = ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return bool((mapped or found).is_loopback)
-
-
 def _is_foreign(name: str) -> bool:
-    return name in _OF_PROXIES or name in _OF_BROWSERS or name.startswith("x-forwarded-")
+    return name in _OF_BROWSERS or shows_proxy(name)
 
 
 def _json(status: int, content: object, headers: dict[str, str]) -> AssetResponse:

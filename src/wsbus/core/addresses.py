@@ -13,13 +13,17 @@ from typing import Final, TypeAlias
 
 from .errors import UsageError
 
-__all__ = ["UNIX", "Proxies", "address_key"]
+__all__ = ["UNIX", "Proxies", "address_key", "is_loopback", "shows_proxy"]
 
 UNIX: Final = "unix"
 """Among trusted proxies, any peer on a Unix socket, which has no address."""
 
 _IPV6_PREFIX: Final = 64
 """The usual prefix of one subscriber line: a client can take any address in it."""
+
+_OF_PROXIES: Final = frozenset(
+    ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+)
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -85,6 +89,21 @@ def address_key(address: str) -> str:
     if isinstance(parsed, IPv6Address):
         return str(IPv6Network((parsed, _IPV6_PREFIX), strict=False))
     return address if parsed is None else str(parsed)
+
+
+def is_loopback(address: str | None) -> bool:
+    """Tell whether an address is of this machine; a proxy on it has such a one, too."""
+    try:
+        found = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return bool((mapped or found).is_loopback)
+
+
+def shows_proxy(header: str) -> bool:
+    """Tell whether a proxy adds a header of this name, in lower case, to what it passes on."""
+    return header in _OF_PROXIES or header.startswith("x-forwarded-")
 
 
 def _parse(text: str) -> _Address | None:

@@ -5,6 +5,7 @@ It is meant to be read: what most backends do with wsbus is here once, in order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from wsbus.adapters.starlette import (
 )
 from wsbus.catalogue import Catalogue
 from wsbus.console import Console
+from wsbus.core.addresses import is_loopback, shows_proxy
 from wsbus.web import asset
 
 __all__ = ["app", "bus", "endpoint"]
@@ -203,9 +205,22 @@ async def feeds(app: Starlette) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
+is_local_host: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII).fullmatch
+
+
 def operator(token: str | None, handshake: Handshake) -> Identity | None:
-    """Let people at this machine see the console; an application has a token, or its sign-on."""
-    is_here = handshake.client is not None and handshake.client[0] in ("127.0.0.1", "::1")
+    """Let people at this machine see the console; an application has a token, or its sign-on.
+
+    Behind a proxy on this machine everybody has its address, and a page of elsewhere may have a
+    name that leads here: so neither may show in the request.
+    """
+    headers = handshake.headers
+    is_here = (
+        handshake.client is not None
+        and is_loopback(handshake.client[0])
+        and is_local_host(headers.get("host", "")) is not None
+        and not any(shows_proxy(name) for name in headers)
+    )
     return Identity("you", Grants.of(admin=True)) if is_here else None
 
 
