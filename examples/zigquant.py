@@ -10,7 +10,8 @@ lists of patterns, such as ``["grid.*", "system.*"]``; with ``admin`` one may su
 
 What there is to learn here: one bus and one endpoint stand behind three servers (the end of the
 file), channels have types, commands are typed functions, and what happens is published without a
-thought of who listens. ``wsbus schema zigquant:make_bus``, in this directory, describes all of it.
+thought of who listens. ``wsbus schema zigquant:make_bus``, in this directory, describes all of it;
+so does a page, ``/catalogue/``, with ``--server aiohttp`` and ``starlette``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from typing_extensions import TypedDict
 from wsbus import JWT, Bus, CommandError, Endpoint, ErrorCode, HeartbeatPolicy, Limits
 from wsbus.broker import Broker
 from wsbus.brokers import broker_of
+from wsbus.catalogue import Catalogue
 
 # --- what clients send as `params` ------------------------------------------------------------
 
@@ -755,8 +757,10 @@ async def run_market(bus: Bus, market: Market) -> None:
 
 
 @asynccontextmanager
-async def websockets_server(endpoint: Endpoint, sock: socket.socket) -> AsyncIterator[None]:
-    """Serve with websockets."""
+async def websockets_server(
+    bus: Bus, endpoint: Endpoint, sock: socket.socket
+) -> AsyncIterator[None]:
+    """Serve with websockets, which has no pages."""
     from websockets.asyncio.server import ServerConnection
     from websockets.http11 import Request, Response
 
@@ -771,14 +775,15 @@ async def websockets_server(endpoint: Endpoint, sock: socket.socket) -> AsyncIte
 
 
 @asynccontextmanager
-async def aiohttp_server(endpoint: Endpoint, sock: socket.socket) -> AsyncIterator[None]:
+async def aiohttp_server(bus: Bus, endpoint: Endpoint, sock: socket.socket) -> AsyncIterator[None]:
     """Serve with aiohttp; its access log would hold the query."""
     from aiohttp import web
 
-    from wsbus.adapters.aiohttp import setup
+    from wsbus.adapters.aiohttp import add_catalogue_routes, setup
 
     app = web.Application()
     setup(app, "/ws", endpoint)
+    add_catalogue_routes(app, Catalogue(bus, title="ZigQuant"))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.SockSite(runner, sock).start()
@@ -789,19 +794,22 @@ async def aiohttp_server(endpoint: Endpoint, sock: socket.socket) -> AsyncIterat
 
 
 @asynccontextmanager
-async def starlette_server(endpoint: Endpoint, sock: socket.socket) -> AsyncIterator[None]:
+async def starlette_server(
+    bus: Bus, endpoint: Endpoint, sock: socket.socket
+) -> AsyncIterator[None]:
     """Serve with Starlette on uvicorn, which writes the query, and broken messages, to its log."""
     from starlette.applications import Starlette
 
-    from wsbus.adapters.starlette import websocket_route
+    from wsbus.adapters.starlette import catalogue_routes, websocket_route
     from wsbus.adapters.uvicorn import serving
 
-    app = Starlette(routes=[websocket_route("/ws", endpoint)])
+    pages = catalogue_routes(Catalogue(bus, title="ZigQuant"))
+    app = Starlette(routes=[websocket_route("/ws", endpoint), *pages])
     async with serving(app, endpoint, sock, lifespan="off", log_level=None):
         yield
 
 
-Server: TypeAlias = Callable[[Endpoint, socket.socket], AbstractAsyncContextManager[None]]
+Server: TypeAlias = Callable[[Bus, Endpoint, socket.socket], AbstractAsyncContextManager[None]]
 SERVERS: Final[dict[str, Server]] = {
     "websockets": websockets_server,
     "aiohttp": aiohttp_server,
@@ -825,7 +833,7 @@ async def serve(options: argparse.Namespace) -> None:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     sock = socket.create_server((options.host, options.port), family=family, backlog=1000)
     endpoint = make_endpoint(bus, options.jwt_secret)
-    async with bus, SERVERS[options.server](endpoint, sock):
+    async with bus, SERVERS[options.server](bus, endpoint, sock):
         simulation = asyncio.create_task(run_market(bus, market))
         simulation.add_done_callback(lambda _: stop.set())
         host, port = sock.getsockname()[:2]

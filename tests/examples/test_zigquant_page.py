@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
+from urllib.request import ProxyHandler, build_opener
 
+import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from examples.zigquant import make_bus
 from tests.examples.peer import Server, everywhere, token
 
 GRID_STATUS: Final = {
@@ -26,6 +30,25 @@ GRID_ORDER: Final = {
     "amount": 0.001,
 }
 HEALTH: Final = {"status": "ok", "uptime": -1, "grids": 0, "strategys": 0, "backtests": 0}
+
+# --- the page of what it declares ---------------------------------------------------------------
+
+
+async def test_the_catalogue_lists_every_channel_and_command(server: Server) -> None:
+    """Servers with pages show what the bus declares; ``websockets`` has none."""
+    url = server.url.replace("ws://", "http://").removesuffix("/ws") + "/catalogue/asyncapi.json"
+    if server.name == "websockets":
+        assert await server.refusal(path="/catalogue/") == 404
+        return
+    opened = await asyncio.to_thread(build_opener(ProxyHandler({})).open, url)
+    with opened:
+        shown = msgspec.json.decode(opened.read())
+    declared = make_bus()
+    channels = {channel["address"] for channel in shown["channels"].values()}
+    assert {channel.template for channel in declared.channels} <= channels
+    assert shown["info"]["title"] == "ZigQuant"
+    assert "system.kill_switch" in str(shown["operations"])
+
 
 # --- connecting -------------------------------------------------------------------------------
 
