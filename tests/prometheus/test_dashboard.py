@@ -20,6 +20,8 @@ QUERIES: Final = [
     *(target["expr"] for panel in BOARD["panels"] for target in panel.get("targets", ())),
     *(each["definition"] for each in BOARD["templating"]["list"] if "definition" in each),
 ]
+UNITS: Final = {"seconds": {"s"}, "bytes": {"bytes"}, "total": {"ops", "short"}}
+"""The units of Grafana for what the last word of a metric's name says."""
 ALERTS: Final = re.findall(r"^ +expr: (.+)$", GUIDE, re.MULTILINE)
 COUNTERS: Final = {
     f"{metric.name}_total" for metric in BusCollector(Bus()).describe() if metric.type == "counter"
@@ -44,7 +46,9 @@ def test_each_query_asks_for_labels_that_are_there(query: str) -> None:
     labels = re.findall(r'(\w+)=~?"', query)
     reasons = "|".join(re.findall(r'reason=~"([^"]+)"', query)).split("|")
 
-    assert set(labels) <= {"job", "instance", "reason"}
+    kept = re.findall(r"\w+", " ".join(re.findall(r"\b(?:by|without) \(([^)]*)\)", query)))
+
+    assert set(labels) | set(kept) <= {"job", "instance", "reason"}
     assert set(reasons) <= {"", "evicted", "conflated", "refused", "discarded"}
     assert query.count("(") == query.count(")")
     assert query.count("{") == query.count("}")
@@ -74,6 +78,32 @@ def test_every_panel_is_in_its_place() -> None:
         below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
         assert beside or below
     assert all(place["x"] + place["w"] <= 24 for place in (p["gridPos"] for p in panels))
+
+
+def test_every_panel_has_the_unit_of_what_it_shows() -> None:
+    """Seconds are shown as time, bytes as sizes, and what counts up as a rate."""
+    for panel in BOARD["panels"]:
+        if panel["type"] == "row":
+            continue
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        names = re.findall(r"\bwsbus_\w+", " ".join(each["expr"] for each in panel["targets"]))
+        assert names, panel["title"]
+        for name in names:
+            known = UNITS.get(name.removesuffix("_total").rpartition("_")[2])
+            known = known or UNITS.get(name.rpartition("_")[2], {"short"})
+            assert unit in known, f"{panel['title']}: {name} in {unit}"
+
+
+def test_every_query_of_a_panel_asks_the_chosen_prometheus() -> None:
+    """Queries of one panel have ids of their own, and so have panels and variables sources."""
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+    variables = [each for each in BOARD["templating"]["list"] if each["type"] == "query"]
+    assert [each["datasource"] for each in variables] == [chosen] * len(variables)
+    for panel in BOARD["panels"]:
+        targets = panel.get("targets", [])
+        assert panel["type"] == "row" or (targets and panel["datasource"] == chosen)
+        assert all(each["datasource"] == chosen for each in targets)
+        assert len({each["refId"] for each in targets}) == len(targets)
 
 
 def test_every_alert_says_what_to_do() -> None:
