@@ -32,6 +32,7 @@ from wsbus.client import Event, Gap, GapCause
 
 ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = ROOT / "docs" / "how-to" / "command-line.md"
+REFERENCE: Final = ROOT / "docs" / "reference" / "command-line.md"
 COMMAND: Final = (sys.executable, "-m", "wsbus")
 MINUTES: Final = 480
 """Seconds for what takes four on a machine that does nothing else."""
@@ -796,8 +797,8 @@ def test_the_commands_of_the_guide_exist(line: str) -> None:
         command.make_context(name, arguments, parent=context)
 
 
-def test_the_guide_has_all_exit_codes() -> None:
-    """The table of the guide is that of the program."""
-    rows = re.findall(r"^\| (\d+) \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+def test_the_reference_has_all_exit_codes() -> None:
+    """The table of the page is that of the program."""
+    rows = re.findall(r"^\| (\d+) \|", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert [int(row) for row in rows] == list(Exit)
