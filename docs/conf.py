@@ -34,6 +34,8 @@ html_copy_source = False
 html_static_path = ["_static"]
 html_extra_path = ["llms.txt"]
 html_css_files = ["landing.css"]
+html_js_files = [("accessible.js", {"type": "module"})]
+html_favicon = "../src/wsbus/catalogue/page/icon.svg"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -92,7 +94,19 @@ def name_the_import(
             lines[:0] = [f"``from {where} import {short}``", ""]
 
 
+_NO_HEADER = re.compile(r'<th class="head[^>]*>(?:<p></p>)?</th>')
+
+
+def drop_empty_headers(
+    _app: Sphinx, _page: str, _template: str, context: dict[str, object], _doctree: object
+) -> None:
+    """Make a cell of a header that says nothing, which readers aloud would announce."""
+    if isinstance(body := context.get("body"), str):
+        context["body"] = _NO_HEADER.sub("<td></td>", body)
+
+
 def setup(app: Sphinx) -> None:
     """Let Sphinx call us."""
+    app.connect("html-page-context", drop_empty_headers)
     app.connect("autodoc-process-docstring", keep_first_words, priority=400)
     app.connect("autodoc-process-docstring", name_the_import)
