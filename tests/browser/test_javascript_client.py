@@ -331,3 +331,50 @@ def test_where_no_websocket_gets_through_it_goes_on_over_http(
     )
 
     assert read == [*range(20), 42]
+
+
+@pytest.mark.parametrize("how", ["refused", "held"])
+def test_a_name_that_is_behind_joins_over_http(
+    context: BrowserContext, address: str, how: str
+) -> None:
+    """It gets what it has missed, and a name that is far ahead has no gap and nothing twice."""
+    tab = context.new_page()
+    dialled: list[str] = []
+    tab.on("websocket", lambda socket: dialled.append(socket.url))
+    tab.goto(address)
+    read = tab.evaluate(
+        """async (path) => {
+          const { Client } = await import("/wsbus/wsbus.js");
+          const [client, feed] = [new Client(path), new Client("/ws")];
+          await Promise.all([client.connect(), feed.connect()]);
+          const [seen, gaps, wanted] = [[], [], new Map()];
+          const come = (data) => new Promise((resolve) => wanted.set(data, resolve));
+          client.addEventListener("gap", ({ detail }) => gaps.push(detail));
+          client.on("kept.*", ({ data }) => {
+            seen.push(data);
+            wanted.get(data)?.();
+          });
+          await client.subscribe("kept.busy");
+          const since = client.position("kept.busy");
+          const ahead = come(309);
+          feed.publish("kept.late", "missed");
+          for (let number = 0; number < 310; number++) await feed.publish("kept.busy", number);
+          await feed.publish("kept.late", "missed, too");
+          await ahead;
+          const [caughtUp, last] = [come("missed, too"), come("last")];
+          await client.subscribe("kept.late", { since });
+          await caughtUp;
+          await client.unsubscribe("kept.late");
+          await feed.publish("kept.late", "away");
+          await client.subscribe("kept.late");
+          feed.publish("kept.busy", "next");
+          feed.publish("kept.late", "last");
+          await last;
+          client.close();
+          return [seen, gaps];
+        }""",
+        f"/{how}/ws",
+    )
+
+    assert read == [[*range(310), "missed", "missed, too", "next", "last"], []]
+    assert len([url for url in dialled if how in url]) == 2  # Then one connection over HTTP.

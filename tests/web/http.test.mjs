@@ -110,6 +110,29 @@ test("it goes on at its position after cuts, whatever is published meanwhile", a
   assert.deepEqual(gaps, []);
 });
 
+test("a quiet name takes nothing from a busy one, which has had more than is kept", async () => {
+  const between = await proxy();
+  const client = make(between.url());
+  const feed = make(server.url);
+  await Promise.all([client.connect(), feed.connect()]);
+  const gaps = [];
+  client.addEventListener("gap", ({ detail }) => gaps.push(detail));
+  const [busy, quiet] = [client.events("kept.busy"), client.events("kept.quiet")];
+  await client.subscribe(["kept.busy", "kept.quiet"]);
+  await Promise.all([...Array(120).keys()].map((number) => feed.publish("kept.busy", number)));
+  await take(busy, 120);
+  const lost = heard(client, "reconnecting");
+  between.cut();
+  await lost;
+  await feed.publish("kept.quiet", "missed");
+  await feed.publish("kept.busy", "missed, too");
+  await feed.publish("kept.quiet", "last");
+
+  assert.deepEqual((await take(quiet, 2)).map(({ data }) => data), ["missed", "last"]);
+  assert.equal((await take(busy, 1))[0].data, "missed, too");
+  assert.deepEqual(gaps, []);
+});
+
 test("a WebSocket is tried again after a cut, and goes on where the stream was", async () => {
   const between = await proxy();
   const client = make(between.url());

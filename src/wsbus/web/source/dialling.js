@@ -48,8 +48,11 @@ export const makeDialling = (protocol, { fallback = true, WebSocket }) => {
         );
       };
       /** Twice no WebSocket gets through, while the bus answers over HTTP: the network lets none through. */
-      const attempt = (/** @type {boolean} */ isSecond) =>
+      const attempt = (/** @type {boolean} */ isSecond) => {
+        let hasFailed = false;
         use(make(), async (cause, said) => {
+          if (hasFailed) return; // A socket says so twice, with its error and its end.
+          hasFailed = true;
           try {
             if (hasOpened || !fallback || protocol !== "wsbus.v1" || / 4[02][139]/.test(`${cause}`)) throw 0;
             const http = await import("./wsbus-http.js");
@@ -61,6 +64,7 @@ export const makeDialling = (protocol, { fallback = true, WebSocket }) => {
             if (!mine.end.signal.aborted) fail(cause, said);
           }
         });
+      };
       attempt(false);
     } catch (error) {
       close(new ConnectionError(1006, `${error}`));

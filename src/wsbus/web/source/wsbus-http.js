@@ -7,9 +7,13 @@ import { matches } from "./names.js";
 /** @typedef {{ type: string, id?: string, channels?: string[], since?: Record<string, Position & { strict?: boolean }>, token?: string }} Request */
 /** @typedef {{ channel: string, code: string, message: string }} Rejection */
 /** @typedef {Position & { channel: string, recovered?: boolean }} Start */
-/** @typedef {{ type: string, id?: string, success?: boolean, error?: object, code?: number | string, reason?: string, message?: string, retry?: number, channel?: string, position?: Position,
+/** @typedef {{ type: string, id?: string, success?: boolean, error?: object, code?: number | string, reason?: string, message?: string, retry?: number, channel?: string, position?: Position, latest?: boolean,
  *   data?: { channels?: string[], rejected?: Rejection[], positions?: Start[], active_subscriptions?: number, subject?: string } }} Message */
 
+/** @typedef {{ messages: Message[], position: string } | { code: string, message: string }} Answer */
+
+/** The most messages of one answer to a poll. */
+const LIMIT = 300;
 /** Ms without a byte of a stream after which it is dead, or held back if it has not begun. */
 const [SILENCE, PATIENCE, PROBE] = [70_000, 5_000, 600_000];
 /** Streams of this page are held back: do not wait for one again. */
@@ -58,7 +62,7 @@ export class HttpSocket {
   #listeners = [];
   /** @type {string | undefined} */
   #token;
-  /** The names that are subscribed to; of those that began without a position: what they need not know. @type {Map<string, number>} */
+  /** The names that are subscribed to, each with the offset up to which the stream brings it nothing. @type {Map<string, number>} */
   #names = new Map();
   /** Up to where everything has come. */
   #position = "";
@@ -66,8 +70,10 @@ export class HttpSocket {
   #changes = Promise.resolve();
   /** The publications before the next one. @type {Promise<unknown>} */
   #published = Promise.resolve();
-  /** Of the stream that is read. */
+  /** Of the stream that is read; it alone moves the position. */
   #reading = new AbortController();
+  /** What a new stream brings before the request for it is answered; none: no request is. @type {Message[] | undefined} */
+  #waiting;
   #heardAt = 0;
 
   /**
@@ -189,43 +195,70 @@ export class HttpSocket {
       else this.#reading.abort();
       return this.#hear({ type: "unsubscribed", id, data: { channels, active_subscriptions: this.#names.size } });
     }
+    const [rejected, positions] = [/** @type {Rejection[]} */ ([]), /** @type {Start[]} */ ([])];
     /** @type {Message[]} */
     const later = [];
-    /** @type {Rejection[]} */
-    const rejected = [];
-    /** @type {Start[]} */
-    const positions = [];
-    const fresh = channels.filter((name) => !since[name]);
-    const known = channels.filter((name) => since[name]);
-    for (const name of known.filter((name) => since[name].strict)) {
-      const refused = await this.#ask([name], textOf(since[name]), true);
-      if (!("messages" in refused)) rejected.push({ channel: name, ...refused });
-    }
-    const going = known.filter((name) => !rejected.some(({ channel }) => channel === name));
-    // Where these begin is known before the stream, which begins where all others are, is opened anew.
-    const first = fresh.length ? await this.#ask(fresh, "", false) : { messages: [], position: "" };
-    if ("messages" in first) {
-      for (const message of first.messages)
+    // Where all that come now begin: the stream has one position, and reads them and the old names from there.
+    const start = await this.#ask(channels, "", false);
+    if (!("messages" in start)) rejected.push(...channels.map((channel) => ({ channel, ...start })));
+    else {
+      /** @type {Start[]} */
+      const heads = [];
+      for (const message of start.messages) {
         if (message.type === "subscribed") {
           rejected.push(...(message.data?.rejected ?? []));
-          positions.push(...(message.data?.positions ?? []));
-        } else later.push(message);
-      const offset = offsetOf(first.position);
-      for (const name of fresh)
-        if (!rejected.some(({ channel }) => channel === name)) this.#names.set(name, offset < Infinity ? offset : -1);
-      this.#goBack(first.position);
-    } else rejected.push(...fresh.map((channel) => ({ channel, ...first })));
-    for (const name of going) {
-      this.#names.set(name, -1);
-      this.#goBack(textOf(since[name]));
+          heads.push(...(message.data?.positions ?? []));
+        } else if (channels.some((name) => !since[name] && matches(name, message.channel ?? ""))) later.push(message);
+      }
+      /** @type {(name: string, from: string) => void} */
+      const add = (name, from) => {
+        const offset = offsetOf(from);
+        this.#names.set(name, offset < Infinity ? offset : -1);
+      };
+      const join = async (/** @type {string} */ name) => {
+        const head = heads.filter(({ channel }) => channel === name);
+        if (!since[name]) {
+          positions.push(...head);
+          return add(name, start.position);
+        }
+        // What it has missed may be more than the stream would replay for the old names.
+        const found = await this.#catchUp(name, since[name]);
+        if (!("messages" in found)) return rejected.push({ channel: name, ...found });
+        later.push(...found.messages.filter(({ type }) => type !== "gap"));
+        if (found.messages.some(({ type }) => type === "gap")) positions.push(...head.map((each) => ({ ...each, recovered: false })));
+        else positions.push({ ...since[name], channel: name, recovered: true });
+        return add(name, offsetOf(found.position) > offsetOf(start.position) ? found.position : start.position);
+      };
+      const isRejected = (/** @type {string} */ name) => rejected.some(({ channel }) => channel === name);
+      await Promise.all(channels.filter((name) => !isRejected(name)).map(join));
+      this.#goBack(start.position);
     }
-    const started = this.#names.size ? await this.#read() : [];
-    positions.push(...started.filter(({ channel }) => going.includes(channel)));
+    this.#waiting = [];
+    if (this.#names.size) await this.#read();
     const held = channels.filter((name) => this.#names.has(name));
     const data = { channels: held, active_subscriptions: this.#names.size, rejected, positions };
     this.#hear({ type: "subscribed", ...(id && { id }), data });
-    for (const message of later) this.#hear(message);
+    const place = (/** @type {Message} */ { position, latest }) => (latest ? -1 : (position?.offset ?? -1));
+    later.sort((one, other) => place(one) - place(other));
+    // Names that overlap were asked one by one.
+    for (const message of later.filter((each, i) => place(each) < 0 || place(each) !== place(later[i - 1] ?? {}))) this.#hear(message);
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    for (const message of waiting) this.#hear(message);
     return undefined;
+  }
+
+  /** All that a name has missed. @type {(name: string, since: Position & { strict?: boolean }) => Promise<Answer>} */
+  async #catchUp(name, since) {
+    /** @type {Message[]} */
+    const messages = [];
+    for (let position = textOf(since); ; ) {
+      const answer = await this.#ask([name], position, !!since.strict);
+      if (!("messages" in answer)) return answer;
+      messages.push(...answer.messages);
+      if (answer.messages.length < LIMIT) return { messages, position: answer.position };
+      position = answer.position;
+    }
   }
 
   /** What comes after an older position comes, too; the session drops what it has. @param {string} position */
@@ -233,22 +266,21 @@ export class HttpSocket {
     if (!this.#position || offsetOf(position) < offsetOf(this.#position)) this.#position = position;
   }
 
-  /** @type {(names: string[], since: string, isStrict: boolean) => Promise<{ messages: Message[], position: string } | { code: string, message: string }>} */
+  /** @type {(names: string[], since: string, isStrict: boolean) => Promise<Answer>} */
   async #ask(names, since, isStrict) {
-    const more = since ? [["since", since], ["strict", isStrict ? "1" : "0"], ["limit", "1"]] : [];
+    const more = since ? [["since", since], ["strict", isStrict ? "1" : "0"], ["limit", `${LIMIT}`]] : [];
     const answer = await this.#fetch("poll", {}, [...names.map((name) => ["channel", name]), ["wait", "0"], ...more]);
     const { messages, position, code, message } = await answer.json();
     if (!answer.ok && (answer.status === 401 || answer.status >= 429)) throw new Error(message);
     return answer.ok ? { messages, position } : { code, message };
   }
 
-  /** Read on from the position with the names as they are now; returns where they begin. @returns {Promise<Start[]>} */
+  /** Read on from the position with the names as they are now. */
   async #read() {
     const old = this.#reading;
     const reading = (this.#reading = new AbortController());
     try {
-      if (!isBuffered) return await this.#stream(reading);
-      return await this.#poll(reading);
+      await (isBuffered ? this.#poll(reading) : this.#stream(reading));
     } finally {
       old.abort();
     }
@@ -259,7 +291,7 @@ export class HttpSocket {
     return [...[...this.#names.keys()].map((name) => ["channel", name]), ...(this.#position ? [["since", this.#position]] : [])];
   }
 
-  /** @param {AbortController} reading @returns {Promise<Start[]>} */
+  /** @param {AbortController} reading @returns {Promise<void>} */
   #stream(reading) {
     return new Promise((resolve, reject) => {
       let hasBegun = false;
@@ -290,13 +322,13 @@ export class HttpSocket {
             const fields = part.split("\n");
             const data = fields.find((line) => line.startsWith("data: "));
             const message = /** @type {Message} */ (data && JSON.parse(data.slice(6)));
-            if (message) this.#take(message);
+            if (message) this.#take(message, reading);
             const id = fields.find((line) => line.startsWith("id: "));
-            if (id) this.#position = id.slice(4);
+            if (id && reading === this.#reading) this.#position = id.slice(4);
             if (message?.type !== "subscribed") continue;
             hasBegun = true;
             clearTimeout(impatience);
-            resolve(message.data?.positions ?? []);
+            resolve();
           }
         }
       };
@@ -312,7 +344,7 @@ export class HttpSocket {
     });
   }
 
-  /** @param {AbortController} reading @returns {Promise<Start[]>} */
+  /** @param {AbortController} reading */
   async #poll(reading) {
     const once = async () => {
       const signal = reading.signal;
@@ -320,14 +352,8 @@ export class HttpSocket {
       const { messages, position, message } = await answer.json();
       if (!answer.ok) throw Object.assign(new Error(message), { status: answer.status });
       this.#heardAt = Date.now();
-      /** @type {Start[]} */
-      let starts = [];
-      for (const each of /** @type {Message[]} */ (messages)) {
-        if (each.type === "subscribed") starts = each.data?.positions ?? [];
-        this.#take(each);
-      }
-      this.#position = position;
-      return starts;
+      for (const each of /** @type {Message[]} */ (messages)) this.#take(each, reading);
+      if (reading === this.#reading) this.#position = position;
     };
     const go = async () => {
       try {
@@ -337,18 +363,13 @@ export class HttpSocket {
         if (!reading.signal.aborted) this.#lose(closeCodeOf("", status), `${error}`);
       }
     };
-    const since = this.#position;
-    const starts = since ? [] : await once();
+    if (!this.#position) await once();
     this.#heardAt = Date.now();
     go();
-    // A poll that goes on has no positions to tell: all names are where the position is.
-    const [, epoch, offset, tag] = since.split(".").map(decodeURIComponent);
-    if (offset) for (const channel of this.#names.keys()) starts.push({ channel, epoch, offset: +offset, ...(tag && { tag }), recovered: true });
-    return starts;
   }
 
-  /** @param {Message} message */
-  #take(message) {
+  /** @param {Message} message @param {AbortController} reading */
+  #take(message, reading) {
     const { type, channel = "", position, data } = message;
     if (type === "close") {
       const { code, reason = "", retry } = message;
@@ -358,7 +379,10 @@ export class HttpSocket {
     if (type === "unsubscribed") for (const name of data?.channels ?? []) this.#names.delete(name);
     // New names began later than the stream, which goes on for the old ones.
     const isOld = position && [...this.#names].every(([name, from]) => !matches(name, channel) || position.offset <= from);
-    if (type !== "event" || !isOld) this.#hear(message);
+    if (type === "event" && isOld) return undefined;
+    // The session takes nothing for names that are not confirmed yet.
+    if (this.#waiting && reading === this.#reading) this.#waiting.push(message);
+    else this.#hear(message);
     return undefined;
   }
 }
