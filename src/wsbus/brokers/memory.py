@@ -14,7 +14,7 @@ from anyio import CancelScope, Lock
 
 from ..broker import Link, Receive
 from ..core.choices import shown
-from ..core.envelope import Turn, kept_item, kept_publication, open_kept
+from ..core.envelope import Turn, kept_item
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.events import Position
 from ..core.feeds import Feed, is_within
@@ -110,10 +110,7 @@ class MemoryBroker:
             if position is not None:
                 stored.append(Stored(position, is_repeated=True))
                 continue
-            kept = open_kept(kept_item(draft.item, turn.node, Position("", 1), 0))
-            publication = None if kept is None else kept_publication(kept)
-            assert publication is not None  # What a post accepts can be read.
-            publication = history.keep(publication, draft.history, now, key)
+            publication = history.keep(draft.publication, draft.history, now, key)
             position, previous = publication.position, publication.previous
             assert position is not None
             stored.append(Stored(position))

@@ -307,11 +307,16 @@ class Draft(NamedTuple):
     """A publication for a store to number, keep and publish."""
 
     feed: Feed
-    channel: Channel
+    publication: Publication
     item: bytes
     """It as :func:`publish_item` encodes it."""
     history: History
     idempotency_key: str | None = None
+
+    @property
+    def channel(self) -> Channel:
+        """Its channel."""
+        return self.publication.channel
 
 
 class Turn:

@@ -73,11 +73,12 @@ class _SenderOutlet:
 
     async def put(self, event: str, data: bytes, key: str) -> Receipt:
         """Publish an entry."""
-        item = publish_item(self._source.take(self._channel, event, data))
+        publication = self._source.take(self._channel, event, data)
+        item = publish_item(publication)
         history = self._families.history_of(self._channel)
         assert history is not None  # It is a stream.
         scoped = scoped_key(key, self._channel, self._families)
-        draft = Draft(self._feed, self._channel, item, history, scoped)
+        draft = Draft(self._feed, publication, item, history, scoped)
         (stored,) = await self._find().send([draft])
         self._last = self._last or stored.position
         return Receipt(0, 0, stored.position, stored.is_repeated)

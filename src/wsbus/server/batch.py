@@ -78,7 +78,7 @@ class EmitterBatch:
         if history is None:
             self._items.append((feed, item))
         else:
-            self._items.append(Draft(feed, name, item, history, scoped))
+            self._items.append(Draft(feed, publication, item, history, scoped))
 
     def broadcast(
         self,

@@ -120,6 +120,7 @@ class Outgoing:
         self._under_way: Handover | None = None
         self._due: Final = Wakeup()
         self._link: Link | None = None
+        self._keeper: HistoryLink | None = None  # The link, if it keeps history.
         self._largest = MAX_BYTES
         self._reason = BrokerUnavailable("there is no link to the broker yet")
         self.turns: int = 0
@@ -167,7 +168,7 @@ class Outgoing:
         Returns:
             What to ask whether it was taken, and the place of its outcome.
         """
-        if self._link is not None and not isinstance(self._link, HistoryLink):
+        if self._link is not None and self._keeper is None:
             return Handover(UsageError("the broker keeps no history: it is not published")), 0
         found = self._turn_for(draft.item, "it is not published")
         if isinstance(found, Handover):
@@ -206,6 +207,8 @@ class Outgoing:
     def open(self, link: Link) -> None:
         """Take items for a link, which :meth:`run` serves."""
         self._link = link
+        # To ask for a protocol takes longer than a publication (Python 3.11): not for each of them.
+        self._keeper = link if isinstance(link, HistoryLink) else None
         self._largest = largest_item(link.max_bytes) if isinstance(link, BoundedLink) else MAX_BYTES
 
     async def run(self, link: Link) -> None:
@@ -233,7 +236,7 @@ class Outgoing:
 
     def close(self, reason: BrokerUnavailable) -> None:
         """Refuse what waits, and what is put from now on."""
-        self._link, self._reason = None, reason
+        self._link, self._keeper, self._reason = None, None, reason
         turn, self._turn = self._turn, None
         if turn is not None:
             self.unconfirmed += len(turn[0])
@@ -250,7 +253,8 @@ class Outgoing:
         )
         try:
             if turn.drafts:
-                handover.stored = await _store(link, turn)
+                assert self._keeper is not None  # There are drafts for such a link only.
+                handover.stored = await _store(self._keeper, turn)
             else:
                 await link.publish(turn)
             error = None
@@ -267,9 +271,8 @@ def _is_full(turn: Turn) -> bool:
     return len(turn) >= MAX_ITEMS or turn.size >= MAX_BYTES
 
 
-async def _store(link: Link, turn: Turn) -> Sequence[Stored]:
+async def _store(link: HistoryLink, turn: Turn) -> Sequence[Stored]:
     """Have a link keep the drafts of a turn, and publish all of it."""
-    assert isinstance(link, HistoryLink)  # There are drafts for such a link only.
     stored = await link.store(turn)
     if len(stored) != len(turn.drafts):
         raise BrokerUnavailable(

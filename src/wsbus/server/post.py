@@ -206,7 +206,7 @@ class Post:
         assert outgoing is not None  # A bus whose families have history keeps it, or has a broker.
         item = publish_item(publication, absent)
         feed = Feed("=" + channel)
-        handover, place = outgoing.draft(Draft(feed, channel, item, history, idempotency_key))
+        handover, place = outgoing.draft(Draft(feed, publication, item, history, idempotency_key))
         matching = self._hub.matching(channel)
         matched = len(excluded.union(matching)) - len(excluded) if excluded else len(matching)
         return Sent(Receipt(matched, matched), handover, place)

@@ -62,8 +62,8 @@ class Keeper:
         """Store entries, and publish texts on feeds, in one turn."""
         turn = self.node.turn(others)
         for publication, history, key in entries:
-            channel, item = publication.channel, publish_item(publication)
-            turn.draft(Draft(Feed("=" + channel), channel, item, history, key))
+            feed, item = Feed("=" + publication.channel), publish_item(publication)
+            turn.draft(Draft(feed, publication, item, history, key))
         stored = await self.link.store(turn)
         require(len(stored) == len(entries), "each draft has its outcome")
         return stored
