@@ -62,12 +62,12 @@ class Board:
                 stored.append(Stored(position, is_repeated=True))
                 continue
             published = msgspec.msgpack.decode(draft.item, type=Published)
-            publication = publication_of(published, draft.channel, turn.node)
+            publication = publication_of(published, draft.publication.channel, turn.node)
             assert publication is not None
             kept = self.history.keep(publication, draft.history, now, key)
             assert kept.position is not None
             stored.append(Stored(kept.position))
-            self.kept.append((kept.position, draft.channel, publication.data.decode()))
+            self.kept.append((kept.position, draft.publication.channel, publication.data.decode()))
             previous = 0 if kept.previous is None else kept.previous.offset
             item = kept_item(draft.item, turn.node, kept.position, previous)
             self._spread(draft.feed, turn.envelope([msgspec.Raw(item)]))

@@ -57,7 +57,7 @@ class RedisStore:
         keys: dict[str, int] = {}
         sizes, times, channels, items, keyed = [], [], [], [], []
         for draft in turn.drafts:
-            channel = draft.channel
+            channel = draft.publication.channel
             number = lists.get(channel)
             if number is None:
                 number = lists[channel] = len(lists) + 1

@@ -249,11 +249,11 @@ class HistoryFile:
                     if position is not None:
                         stored.append(Stored(position, is_repeated=True))
                         continue
-                channel = self._channels.pop(draft.channel, None)
+                channel = self._channels.pop(draft.publication.channel, None)
                 if channel is None:
                     channel = self._new_channel(draft)
                     fresh.append(channel)
-                self._channels[draft.channel] = channel
+                self._channels[draft.publication.channel] = channel
                 touched[channel] = None
                 self._head += 1
                 position = Position(self._epoch, self._head, self._tag)
@@ -297,7 +297,7 @@ class HistoryFile:
         return min((each for (each,) in ends if each is not None), default=None)
 
     def _new_channel(self, draft: Draft) -> _Channel:
-        channel = _Channel(_Row(self._next_number, draft.channel, gone=self._floor))
+        channel = _Channel(_Row(self._next_number, draft.publication.channel, gone=self._floor))
         self._by_number[channel.number] = channel
         self._next_number += 1
         return channel

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from .channels import Channel, parse_channel
+from .channels import parse_channel
 from .errors import InvalidChannel
 from .events import Position
 from .families import History
@@ -312,11 +312,6 @@ class Draft(NamedTuple):
     """It as :func:`publish_item` encodes it."""
     history: History
     idempotency_key: str | None = None
-
-    @property
-    def channel(self) -> Channel:
-        """Its channel."""
-        return self.publication.channel
 
 
 class Turn:
