@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import wsbus
@@ -12,6 +13,8 @@ import wsbus.client
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "wsbus"
 author = "wsbus contributors"
@@ -24,8 +27,14 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "pictures",  # of _ext
 ]
-exclude_patterns = ["_build", "_templates", "explanation/performance/*"]  # which is included
+exclude_patterns = [
+    "_build",
+    "_ext",
+    "_templates",
+    "explanation/performance/*",
+]  # which is included
 templates_path = ["_templates"]
 
 html_theme = "furo"
