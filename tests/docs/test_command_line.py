@@ -66,6 +66,8 @@ def default_of(option: click.Option) -> str:
         return "off"
     if option.required:
         return "required"
+    if default is None and (said := re.search(r"\[default: (\w+)\]", option.help or "")):
+        return said[1]
     if isinstance(default, tuple):
         return ", ".join(map(str, default))
     return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
@@ -95,11 +97,12 @@ def test_the_options_are_those_of_the_command(name: str) -> None:
 def test_the_options_of_a_measurement_are_on_its_page(name: str) -> None:
     """Each option of a measurement is in its section, or among those of all of them."""
     found = sections(BENCH)
-    own = rows_of(found["wsbus bench serve" if name == "serve" else name])
+    section = found["wsbus bench serve" if name == "serve" else name]
+    own = rows_of(section)
     options = options_of(BENCHES[name])
 
     assert set(own) <= set(options)
-    assert set(options) <= set(own) | set(rows_of(found["What is measured"])) | named(found[name])
+    assert set(options) <= set(own) | set(rows_of(found["What is measured"])) | named(section)
     assert all(own[each].replace(",", "") == options[each].replace(",", "") for each in own)
 
 
