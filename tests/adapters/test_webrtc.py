@@ -167,6 +167,8 @@ async def test_a_client_hears_how_much_it_may_send() -> None:
         for _ in range(2):
             channel.send(b"x" * 60_000)
         await window.until(lambda size: size == 0)
+        while len(transport._messages) < 2:  # The last packet is acknowledged then.
+            await checkpoint()
         for _ in range(2):
             assert await transport.receive() == b"x" * 60_000
         await window.until(lambda size: size > 0)
@@ -270,9 +272,11 @@ async def test_no_address_of_an_offer_is_used() -> None:
 
 
 async def test_a_data_channel_has_the_identity_of_the_connection_that_asks() -> None:
-    """Its subject and its grants; and it ends with all connections of that subject."""
+    """Its subject and its grants, judged once; it ends with all connections of that subject."""
+    judged: list[str | None] = []
 
     def judge(token: str | None, handshake: Handshake) -> Identity:
+        judged.append(token)
         if token is None:
             raise Unauthenticated
         return Identity(token, Grants.of(subscribe=[f"{token}.*"], command=["webrtc.offer"]))
@@ -280,6 +284,7 @@ async def test_a_data_channel_has_the_identity_of_the_connection_that_asks() -> 
     async with open_site(ADAPTER, authenticator=judge) as site:
         client = await site.connect(headers=[("Authorization", "Bearer ann")])
         assert (await client.hear("connected"))["data"]["subject"] == "ann"
+        assert judged == ["ann"]
         await client.subscribe("ann.x")
         await client.say("subscribe", channels=["bob.x"])
         assert [each["code"] for each in (await client.hear("subscribed"))["data"]["rejected"]] == [
