@@ -84,7 +84,7 @@ class Calls:
         self._base: Final = f"http{'s' * uri.secure}://{host}:{uri.port}{uri.path.rstrip('/')}"
         own = {"user-agent": "wsbus", "accept-encoding": "identity"}
         self._client: Final = httpx.AsyncClient(
-            transport=_Transport(uri, tls),
+            transport=_QueryTransport(uri, tls),
             headers=[(k.encode(), v.encode()) for k, v in {**own, **headers}.items()],
             timeout=httpx.Timeout(_POST_SECONDS, read=None, pool=None),
             trust_env=False,  # As over a WebSocket.
@@ -169,7 +169,7 @@ class Calls:
         return {"url": f"{self._base}/{what}", "params": query, "headers": headers}
 
 
-class _Transport(httpx.AsyncHTTPTransport):
+class _QueryTransport(httpx.AsyncHTTPTransport):
     """Adds the query of the endpoint's address, which may hold a token, after httpx's log."""
 
     def __init__(self, uri: WebSocketURI, tls: ssl.SSLContext | None) -> None:
