@@ -17,7 +17,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from tests.adapters.servers import ADAPTERS
+from tests.adapters.serving import serving
 from wsbus import Bus, Compression, Endpoint, Grants, Identity, Limits
+from wsbus.adapters import asgi
 from wsbus.testing.frames import Opcode, client_frame
 
 RAW: Final = ["websockets", "aiohttp", "starlette"]
@@ -228,6 +230,23 @@ async def test_a_bomb_is_refused_before_it_is_in_memory(adapter: str, *, has_tok
             bomb = deflated(b"0" * 20_000_000)
             assert len(bomb) < 32 * 1024
             await stream.send(marked(client_frame(Opcode.TEXT, bomb)))
+            assert await Raw(stream).close_code() == 1009
+
+
+@pytest.mark.parametrize("compression", [True, False])
+async def test_uvicorn_of_ones_own_keeps_to_the_limit(*, compression: bool) -> None:
+    """Its default is 16 MiB a message, and a bomb of 20 KB would be as large in memory."""
+    bus = Bus()
+    endpoint = bus.endpoint(compression=compression, limits=Limits(max_message_bytes=64 * 1024))
+    ws = "wsbus.adapters.uvicorn:WebSocketProtocol"
+    async with bus, serving(asgi.app(endpoint), ws=ws) as (port, _):
+        stream, _ = await shake_hands(f"ws://127.0.0.1:{port}/ws", "permessage-deflate")
+        async with stream:
+            if compression:  # A fragment: without its end, only the server library sees it.
+                frame = marked(client_frame(Opcode.TEXT, deflated(b"0" * 10_000_000)))
+                await stream.send(bytes((frame[0] & 0x7F,)) + frame[1:])
+            else:  # The head of a frame is enough.
+                await stream.send(client_frame(Opcode.TEXT, b"0" * 10_000_000)[:14])
             assert await Raw(stream).close_code() == 1009
 
 

@@ -260,6 +260,8 @@ def _raw_of(scope: ASGIMessage) -> dict[str, Any] | None:
 def agree(endpoint: Endpoint, scope: ASGIMessage) -> None:
     """Agree with the client on compression, before the handshake is accepted."""
     raw = _raw_of(scope)
+    if raw is not None:
+        raw["bound"](endpoint.limits.max_message_bytes)  # Before a client may compress.
     if raw is not None and endpoint.deflate is not None:
         from ._deflate import agreements  # needs what this server brings
 
@@ -271,6 +273,7 @@ def transport(
 ) -> ASGITransport:
     raw = _raw_of(scope)
     if raw is not None:
+        raw["bound"](endpoint.limits.max_message_bytes)
         return _Direct(endpoint, receive, send, raw)
     try:
         return ASGIOnAsyncio(endpoint, receive, send)

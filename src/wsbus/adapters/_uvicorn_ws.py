@@ -67,6 +67,7 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
         if self.response.status_code == 101:
             self.scope["extensions"]["wsbus"] = {
                 "agree_on": partial(self._agree_on, offers),
+                "bound": self._bound,
                 "end_within": self.end_within,
                 "write_now": self.write_now,
                 "wait_writable": self.wait_writable,
@@ -74,6 +75,11 @@ class WebSocketProtocol(Intake, WebSocketsSansIOProtocol):
                 "abort": self.abort,
                 "round_trip": partial(round_trip, self.transport),
             }
+
+    def _bound(self, max_bytes: int) -> None:
+        """Bound messages, inflated or not, also where uvicorn was started with its 16 MiB."""
+        known = self.conn.max_message_size
+        self.conn.max_message_size = max_bytes if known is None else min(known, max_bytes)
 
     def _agree_on(self, offers: list[str], extensions: list[ServerExtensionFactory]) -> int:
         """Agree on extensions in place of uvicorn's; before the handshake is accepted.
