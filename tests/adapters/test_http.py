@@ -10,7 +10,14 @@ from typing import Any, Final, TypeAlias
 import httpx
 import pytest
 from aiohttp import web
-from anyio import BrokenResourceError, Event, connect_tcp, create_task_group, fail_after
+from anyio import (
+    BrokenResourceError,
+    Event,
+    aclose_forcefully,
+    connect_tcp,
+    create_task_group,
+    fail_after,
+)
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
@@ -543,3 +550,20 @@ async def test_the_socket_of_a_stuck_reader_is_freed(
                     pass
         await stream.aclose()
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("more", [0, 1, 30])
+async def test_a_client_that_leaves_behind_many_requests_is_gone(more: int) -> None:
+    """Requests that wait for the end of a stream do not keep it: its place is free again."""
+    async with Bus() as bus:
+        endpoint = bus.endpoint(anonymous=ALL, limits=Limits(max_connections=1))
+        async with serving(asgi.app(endpoint), **uvicorn_options(endpoint)) as (port, _):
+            stream = await connect_tcp("127.0.0.1", port)
+            request = f"GET /ws/events?channels=a HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"
+            await stream.send(request.encode() * (more + 1))
+            with fail_after(20):
+                await stream.receive()
+                await aclose_forcefully(stream)
+                while bus.connections():
+                    await bus.publish("a", 1)  # What is written shows that it is gone.

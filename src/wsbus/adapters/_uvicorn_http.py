@@ -131,6 +131,7 @@ else:
 
         _awaits_head: bool = True
         _head_bytes: int = 0
+        _running: Any = None  # The request whose answer is under way.
 
         @property
         def awaits_head(self) -> bool:
@@ -149,6 +150,22 @@ else:
 
         def on_headers_complete(self) -> None:
             self._awaits_head = False
+            waiting = len(self.pipeline)
             super().on_headers_complete()
+            if len(self.pipeline) == waiting:
+                self._running = self.cycle
+
+        def on_response_complete(self) -> None:
+            self._running = self.pipeline[-1][0] if self.pipeline else None
+            super().on_response_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """End the request that runs; uvicorn (0.54) ends the last one that was pipelined."""
+            running, self._running = self._running, None
+            super().connection_lost(exc)
+            self.pipeline.clear()
+            if running is not None and running is not self.cycle:
+                running.disconnected = True
+                running.message_event.set()
 
     HTTPProtocol = OnHttpTools
