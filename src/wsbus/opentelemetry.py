@@ -59,6 +59,8 @@ class OpenTelemetry:
             raise UsageError(
                 f"tracer_provider is a TracerProvider or None, not {shown(tracer_provider)}"
             )
+        if not isinstance(channels, bool):  # A text, such as a pattern, would name them all.
+            raise UsageError(f"channels is True or False, not {shown(channels)}")
         self._tracer: Final = trace.get_tracer("wsbus", tracer_provider=tracer_provider)
         self._names_channels: Final = channels
 

@@ -228,6 +228,10 @@ def test_an_address_that_is_none_is_refused(url: Any) -> None:
 
 def test_something_else_than_a_bus_is_refused() -> None:
     """The mistake is named where it is made."""
+    with pytest.raises(UsageError, match="title is a text, not 5"):
+        Catalogue(Bus(), title=5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="version is a text, not 1"):
+        Catalogue(Bus(), version=1.0)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="a catalogue shows a bus"):
         Catalogue("bus")  # type: ignore[arg-type]
 

@@ -360,6 +360,7 @@ def test_what_tracing_may_be() -> None:
         lambda: Emitter(MemoryBroker(), tracing=wrong),
         lambda: SyncEmitter("redis://127.0.0.1:1", tracing=wrong),
         lambda: OpenTelemetry(wrong),
+        lambda: OpenTelemetry(channels=wrong),
     ):
         with pytest.raises(UsageError, match="yes"):
             make()

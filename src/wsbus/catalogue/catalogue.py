@@ -44,7 +44,7 @@ class Catalogue:
         version: The version of the application, in both.
 
     Raises:
-        UsageError: It is not a bus, or the URL is none.
+        UsageError: It is not a bus, the URL is none, or another argument is no text.
     """
 
     def __init__(
@@ -52,6 +52,9 @@ class Catalogue:
     ) -> None:
         if not isinstance(bus, Bus):
             raise UsageError(f"a catalogue shows a bus, not {shown(bus)}")
+        for name, text in (("title", title), ("version", version)):
+            if not isinstance(text, str):
+                raise UsageError(f"{name} is a text, not {shown(text)}")
         self._bus: Final = bus
         self._url: Final = _checked(url)
         self._title: Final = title
