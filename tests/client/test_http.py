@@ -142,6 +142,28 @@ async def test_nothing_is_lost_and_nothing_comes_twice(server: HttpServer) -> No
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_quiet_name_takes_nothing_from_a_busy_one(server: HttpServer) -> None:
+    """After a cut each name goes on where it was, however much the others have had since then."""
+    async with (
+        connected(server) as (client, proxy, changes),
+        client.subscribe("chat.quiet") as quiet,
+        client.subscribe("chat.busy", buffer=1000) as busy,
+    ):
+        server.publish("chat.busy", *range(400))
+        assert await taken(busy, 400) == [*range(400)]
+        proxy.cut()
+        await changes.next(Reconnecting)
+        server.publish("chat.quiet", "missed")
+        server.publish("chat.busy", *range(400, 450))
+        server.publish("chat.quiet", "last")
+
+        events = [await anext(busy) for _ in range(50)]
+        assert [event.data for event in events] == [*range(400, 450)]
+        assert [event.gap for event in events] == [None] * 50
+        assert await taken(quiet, 2) == ["missed", "last"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_a_stream_that_is_held_back_is_polled(
     server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,11 @@ class StreamMessage(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"{}")
 
     @property
+    def offset(self) -> int:
+        """The offset of its position; -1: it has none."""
+        return -1 if self.position is None else self.position.offset
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names that it is about."""
         try:
@@ -214,23 +219,62 @@ class NameStream:
         self.may_go_on: Final = Event()
         """Set once the answer to the request is out."""
         self.scope: Final = CancelScope()
+        self._is_caught_up = False
 
     @property
     def asked(self) -> Sequence[str]:
         """The names that it asks for."""
         return tuple(self._group.names)
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether its names begin at different positions."""
+        return len({start and start.offset for start in self._group.names.values()}) > 1
+
     def query(self) -> list[tuple[str, str]]:
         """Return the parameters of a request for what comes next."""
-        found = [("channel", name) for name in self.names or self._group.names]
+        found = self.terms([*(self.names or self._group.names)])
         if self.is_due:
             found.append(("since", self.token))
         first = self._group.first
         if first is not None and first.strict and not self.begun.is_set():
             found.append(("strict", "1"))
+        return found
+
+    def terms(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the parameters for some of its names, without a position."""
+        found = [("channel", name) for name in names]
         if self._group.max_rate is not None:
             found.append(("max_rate", f"{self._group.max_rate:g}"))
         return found
+
+    def start_of(self, name: str) -> str:
+        """Return the position at which a name begins, in its text form."""
+        start = self._group.names[name]
+        return NO_POSITION if start is None else token_of(start.position)
+
+    def begin_at(self, answer: PollAnswer) -> None:
+        """Learn which names the server accepts, and begin with all of them where it is now."""
+        for message in answer.messages:
+            text = bytes(message).decode()
+            if understand(text).type == "subscribed":
+                self.begin(text)
+        self.early.clear()  # The latest events are for names that begin anew.
+        self.token, self.is_due, self._is_caught_up = answer.position, True, True
+
+    def add_missed(self, name: str, messages: Sequence[str]) -> None:
+        """Take what came for a name since its own position."""
+        start = self._group.names[name]
+        is_lost = any(understand(each).type == "gap" for each in messages)
+        for at in self.positions:
+            if at.get("channel") != name or start is None:
+                continue
+            if not is_lost:
+                at.update(epoch=start.epoch, offset=start.offset, tag=start.tag)
+            at["recovered"] = not is_lost
+        events = [each for each in messages if understand(each).type == "event"]
+        together = dict.fromkeys([*self.early, *events])  # Names may overlap.
+        self.early[:] = sorted(together, key=lambda each: understand(each).offset)
 
     def held(self) -> AbstractContextManager[CancelScope]:
         """Return the bound of the wait for its beginning."""
@@ -244,6 +288,8 @@ class NameStream:
             msgspec.MsgspecError: It says the beginning in another form.
         """
         said = understand(text)
+        if said.type == "subscribed" and self._is_caught_up:
+            return True
         if said.type == "subscribed":
             data = msgspec.json.decode(said.data, type=_Accepted)
             self.names.update({name: parse_pattern(name, plus=True) for name in data.channels})

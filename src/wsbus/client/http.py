@@ -40,6 +40,7 @@ from anyio.abc import TaskGroup
 from websockets.uri import WebSocketURI
 
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
+from ._catching_up import catch_up
 from ._http_calls import BROKEN, PING, Calls, HttpAnswer, encoded, in_form, ref_of
 from ._readings import (
     HttpRefusal,
@@ -308,6 +309,7 @@ class HttpWire:
         """Read a stream until it is dropped; a stream that ends ends the connection."""
         try:
             with reading.scope:
+                await catch_up(self._calls, reading)
                 if self._polls or not await self._read_stream(reading):
                     self._polls = True
                     await self._read_polls(reading)
