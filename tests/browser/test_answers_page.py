@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.brokers.servers import KINDS, Server
 from tests.browser.test_chat_page import serving, tab
+from tests.web.running import ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -69,6 +74,59 @@ def test_an_answer_is_stopped_for_all(
         for each in (page, other):
             each.wait_for_function(f"{ENDING} === 'stopped'")
     assert complaints == []
+
+
+@contextmanager
+def worker(broker: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run one worker of the example; give the process, and its address."""
+    command = [sys.executable, "-u", "examples/answers.py", "--port", str(port)]
+    found = os.environ | {"BROKER": broker, "WORDS_A_SECOND": "9"}
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=found
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.mark.timeout(180)
+def test_an_answer_survives_the_death_of_the_worker_that_relays_it(
+    browser: Browser, complaints: list[str]
+) -> None:
+    """Three tabs, each reloaded once its worker was killed and is back, have the whole text once.
+
+    Another worker writes it, and what the tabs read meanwhile is a part of it.
+    """
+    with ExitStack() as stack:
+        broker = stack.enter_context(Server(KINDS["redis7"])).url
+        _, writes = stack.enter_context(worker(broker))
+        relay, relays = stack.enter_context(worker(broker))
+        writer = stack.enter_context(tab(browser, []))
+        pages = [stack.enter_context(tab(browser, complaints)) for _ in range(3)]
+        for page in pages:
+            page.goto(relays)
+        ask(writer, writes, "Who relays this?")
+        for page in pages:
+            page.evaluate("hash => location.hash = hash", writer.url.partition("#")[2])
+            page.wait_for_function(f"{TEXT}.length > 80")
+        assert not writer.evaluate(ENDING)
+        complaints.clear()
+
+        relay.kill()
+        relay.wait()
+        parts = [str(page.evaluate(TEXT)) for page in pages]
+        stack.enter_context(worker(broker, int(relays.rpartition(":")[2])))
+        for page in pages:
+            page.reload()
+            page.wait_for_function(f"{ENDING} === 'complete'", timeout=45_000)
+        writer.wait_for_function(f"{ENDING} === 'complete'")
+
+        whole = str(writer.evaluate(TEXT))
+        assert [str(page.evaluate(TEXT)) for page in pages] == [whole] * 3
+        assert all(len(part) > 80 and whole.startswith(part) for part in parts)
+        assert whole.count("You ask: Who relays this?") == 3
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
