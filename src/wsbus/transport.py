@@ -69,7 +69,7 @@ class Handshake:
         if parameters:
             texts = {encodable(name): encodable(text) for name, text in parameters.items()}
             put(self, "path_params", texts)
-        if self.client is not None:
+        if self.client is not None and encodable(self.client[0]) is not self.client[0]:
             put(self, "client", (encodable(self.client[0]), self.client[1]))
         if not isinstance(self.headers, HeaderView):
             put(self, "headers", HeaderView(self.headers.items))

@@ -55,7 +55,8 @@ class ASGITransport:
         self._send: Final = send
         self._max_bytes: Final = endpoint.limits.max_message_bytes
         self._close_timeout: Final = endpoint.limits.close_timeout
-        self._waits: Final[set[CancelScope | asyncio.Task[Any]]] = set()
+        # A set would take 216 bytes of an idle connection, and there are one or two.
+        self._waits: tuple[CancelScope | asyncio.Task[Any], ...] = ()
         self._end: tuple[int, str] | None = None
         self._is_aborted = False
         self._is_sending = False
@@ -126,13 +127,13 @@ class ASGITransport:
         if self._is_aborted:
             raise TransportClosed(*self._end or ())
         with CancelScope() as scope:
-            self._waits.add(scope)
+            self._waits = (*self._waits, scope)
             try:
                 return await call(*args)
             except Exception as exc:  # noqa: BLE001  # any exception of a server is sorted
                 self._translate(exc)
             finally:
-                self._waits.discard(scope)
+                self._waits = tuple([each for each in self._waits if each is not scope])
         raise TransportClosed(*self._end or ())  # The scope was cancelled, by abort.
 
     def _translate(self, exc: Exception) -> NoReturn:
@@ -184,7 +185,7 @@ class ASGIOnAsyncio(ASGITransport):
         except Exception as exc:  # noqa: BLE001  # as above
             self._translate(exc)
         finally:
-            self._waits.discard(task)
+            self._waits = tuple([each for each in self._waits if each is not task])
             if self._is_aborted:
                 task.uncancel()
 
@@ -193,7 +194,7 @@ class ASGIOnAsyncio(ASGITransport):
             raise TransportClosed(*self._end or ())
         task = asyncio.current_task(self._loop)  # Finding the loop takes a system call (3.11).
         assert task is not None
-        self._waits.add(task)
+        self._waits = (*self._waits, task)
         return task
 
 

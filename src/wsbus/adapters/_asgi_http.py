@@ -202,8 +202,7 @@ async def serve_http(  # noqa: PLR0917  # ASGI's three
     if answer is None and what == "requests":
         answer = await answer_request(endpoint, handshake, chunks_of(receive))
     if answer is None and is_ending(endpoint):
-        headers = {"Retry-After": "1", **cors(endpoint, handshake)}
-        answer = error_answer(503, ErrorCode.UNAVAILABLE, "the server is shutting down", headers)
+        answer = _ending(endpoint, handshake)
     if answer is None:
         reading = await begin_reading(endpoint, what, handshake)
         if isinstance(reading, Reading):
@@ -220,6 +219,11 @@ async def serve_http(  # noqa: PLR0917  # ASGI's three
         answer = reading
     with suppress(OSError):
         await respond_with(answer, send)
+
+
+def _ending(endpoint: Endpoint, handshake: Handshake) -> AssetResponse:
+    headers = {"Retry-After": "1", **cors(endpoint, handshake)}
+    return error_answer(503, ErrorCode.UNAVAILABLE, "the server is shutting down", headers)
 
 
 def _link(endpoint: Endpoint, what: str, receive: ASGIReceive, send: ASGISend) -> _Listening:

@@ -327,7 +327,7 @@ def _handshake(scope: ASGIMessage) -> Handshake:
         path=scope["path"],
         query_string=scope.get("query_string", b"").decode("latin-1"),
         headers=HeaderView(partial(_decoded, scope["headers"])),
-        client=None if client is None else (client[0], client[1]),
+        client=None if client is None else tuple(client[:2]),  # The server's own, mostly.
         subprotocols=tuple(name for name in scope.get("subprotocols", ()) if name),
         path_params={name: str(value) for name, value in scope.get("path_params", {}).items()},
         scope=scope,

@@ -134,7 +134,8 @@ class Session:
         self._takes_tokens: Final = takes_tokens
         self._asks: Final = asks
         self._attaches: Final = attaches
-        self._commands: Final = bucket(limits.commands_per_second)
+        rate = None if heartbeat.is_one_way else limits.commands_per_second  # It sends none.
+        self._commands: Final = bucket(rate)
         self._excess: ExcessRun | None = None
         self._holdings: Final = Holdings(limits)
         self.pending: Final = PendingRequests(limits, protocol.channel, self._holdings.free)
