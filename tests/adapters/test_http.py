@@ -246,6 +246,37 @@ async def test_polls(serve: Serve) -> None:
         assert [each["data"] for each in answers[0]["messages"]] == [5]
 
 
+async def test_polls_say_once_what_is_lost(serve: Serve) -> None:
+    """With a quiet name beside the one that lost something, the next poll waits and goes on."""
+    bus = a_bus()
+    bus.family("short.*", history=History(size=2))
+    async with serve(bus) as port, web_client(port) as http:
+        path = "/ws/poll?channels=short.a,news.a&wait=0"
+        since = (await http.get(path)).json()["position"]
+        for number in range(5):
+            await bus.publish("short.a", number)
+        lost = (await http.get(f"{path}&since={since}")).json()
+        assert [each["type"] for each in lost["messages"]] == ["gap"]
+        since = lost["position"]
+        assert (await http.get(f"{path}&since={since}")).json()["messages"] == []
+        await bus.publish("news.a", "next")
+        news = (await http.get(f"{path}&since={since}")).json()
+        assert [each.get("data") for each in news["messages"]] == ["next"]
+
+
+async def test_polls_of_a_pattern_that_is_kept_in_part_wait(serve: Serve) -> None:
+    """What is never kept is lost between two polls without a gap; what is kept comes."""
+    bus = a_bus()
+    async with serve(bus) as port, web_client(port) as http:
+        since = (await http.get("/ws/poll?channels=*&wait=0")).json()["position"]
+        path = f"/ws/poll?channels=*&since={since}&wait=0"
+        assert (await http.get(path)).json() == {"position": since, "messages": []}
+        await bus.publish("other", "not kept")
+        await bus.publish("news.a", "kept")
+        kept = (await http.get(path)).json()
+        assert [each.get("data") for each in kept["messages"]] == ["kept"]
+
+
 async def post(http: httpx.AsyncClient, request: object, **headers: str) -> httpx.Response:
     content = request if isinstance(request, str) else json.dumps(request)
     return await http.post("/ws/requests", content=content, headers={**JSON, **headers})

@@ -30,6 +30,7 @@ class Provider:
 
     def __init__(self) -> None:
         self.has: set[str] = set()
+        self.calls: dict[str, int] = {}  # The number of the last call that asked for it.
         self.log: list[str] = []
         self.fails: set[str] = set()
         self.waits: Event | None = None
@@ -39,15 +40,21 @@ class Provider:
         self.log += [f"+{text}" for text in texts]
         assert self.has.isdisjoint(texts)
         self.has.update(texts)
+        call = len(self.log)
+        self.calls.update(dict.fromkeys(texts, call))
         if self.waits is None and self.fails.isdisjoint(texts):
             return None
-        return self._bring(patterns, self.waits)
+        return self._bring(patterns, self.waits, call)
 
-    async def _bring(self, patterns: Sequence[Pattern], until: Event | None) -> list[Pattern]:
+    async def _bring(
+        self, patterns: Sequence[Pattern], until: Event | None, call: int
+    ) -> list[Pattern]:
         if until is not None:
             await until.wait()
         missed = [pattern for pattern in patterns if pattern.text in self.fails]
-        self.has.difference_update(pattern.text for pattern in missed)
+        # What was lost meanwhile and asked for again waits for the later call.
+        late = [pattern.text for pattern in missed if self.calls[pattern.text] == call]
+        self.has.difference_update(late)
         return missed
 
     def lost(self, patterns: Sequence[Pattern]) -> None:

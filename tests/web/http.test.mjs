@@ -119,8 +119,10 @@ test("a quiet name takes nothing from a busy one, which has had more than is kep
   client.addEventListener("gap", ({ detail }) => gaps.push(detail));
   const [busy, quiet] = [client.events("kept.busy"), client.events("kept.quiet")];
   await client.subscribe(["kept.busy", "kept.quiet"]);
-  await Promise.all([...Array(120).keys()].map((number) => feed.publish("kept.busy", number)));
-  await take(busy, 120);
+  for (let turn = 0; turn < 2; turn++) {
+    await Promise.all([...Array(60).keys()].map((number) => feed.publish("kept.busy", number)));
+    await take(busy, 60);
+  }
   const lost = heard(client, "reconnecting");
   between.cut();
   await lost;

@@ -171,6 +171,12 @@ class Outcome(NamedTuple):
     has no history."""
     is_recovered: bool | None = None
     """Whether nothing is missing; None: it has no ``since``."""
+    is_replayed: bool = False
+    """Whether all that is kept since ``since`` is replayed: nothing is missing but what is never
+    kept."""
+    until: Position | None = None
+    """The later position up to which there was nothing to replay; None: there was something, or
+    that is not known."""
 
 
 class Brought(NamedTuple):

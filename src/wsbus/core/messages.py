@@ -250,6 +250,10 @@ class StartPosition(msgspec.Struct, frozen=True, gc=False):
     position: Position
     is_recovered: bool | None = None
     """Whether nothing is missing since the client's position; None: it gave none."""
+    is_replayed: bool = False
+    """Whether all that is kept since the client's position is replayed."""
+    until: Position | None = None
+    """The later position up to which there was nothing to replay; None: that is not known."""
 
 
 class Subscribed(msgspec.Struct, frozen=True):

@@ -107,7 +107,7 @@ def recover(
         if not families.keeps_any(pattern):
             outcomes.append(Outcome(is_recovered=None if since is None else False))
             continue
-        position, is_recovered = head, None
+        position, is_recovered, until = head, None, None
         if since is not None:
             is_recovered = False
             if places:
@@ -120,6 +120,8 @@ def recover(
                     position = since.position
                     replay.update(new)
                     is_recovered = families.keeps_all(pattern)
+                    if not page.publications and position.offset < head.offset:
+                        until = head
         if _newest(pattern, families) is not None:
             page = next(answers)
             if position is head:
@@ -127,7 +129,15 @@ def recover(
                 if since is not None and not found and pattern.is_exact:
                     found = _lost(pattern, families, head)
                 latest.update((offset_of(each), each) for each in found)
-        outcomes.append(Outcome(position=position, is_recovered=is_recovered))
+        is_replayed = since is not None and position is not head
+        outcomes.append(
+            Outcome(
+                position=position,
+                is_recovered=is_recovered,
+                is_replayed=is_replayed,
+                until=until,
+            )
+        )
     missed = [publication for _, publication in sorted(replay.items())]
     fresh = [each for offset, each in sorted(latest.items()) if offset not in replay]
     return Brought(outcomes, missed, _newest_within(fresh))

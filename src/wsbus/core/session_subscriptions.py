@@ -183,7 +183,9 @@ class Holdings:
                 begun.append(verdict)
                 outcome = outcomes.get(verdict)
                 if outcome is not None and outcome.position is not None:
-                    positions.append(StartPosition(name, outcome.position, outcome.is_recovered))
+                    at, is_recovered = outcome.position, outcome.is_recovered
+                    more = outcome.is_replayed, outcome.until
+                    positions.append(StartPosition(name, at, is_recovered, *more))
             accepted.append(name)
         paced = self._repaced(accepted, judged.request.rates) if paces else []
         # The answer before the joins: no event may come before it.

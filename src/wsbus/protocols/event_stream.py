@@ -219,9 +219,15 @@ class EventStream(Native):
     def _start(self, reply: core.Subscribed, message: bytes, at: Instant) -> Frame:
         token = None
         if reply.positions:
-            first = min((each.position for each in reply.positions), key=lambda at: at.offset)
-            token = token_of(first)
-        missing = [each.name for each in reply.positions if each.is_recovered is False]
+            # A name to which nothing came draws the others back no further than to now.
+            starts = (each.until or each.position for each in reply.positions)
+            token = token_of(min(starts, key=lambda at: at.offset))
+        # What is never kept is lost while a reader is away, without a gap.
+        missing = [
+            each.name
+            for each in reply.positions
+            if each.is_recovered is False and not each.is_replayed
+        ]
         gap = None
         if missing:
             is_exact = not any(_WILD.intersection(name) for name in missing)
