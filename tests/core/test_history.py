@@ -309,18 +309,20 @@ def check_outcomes(
     head, received = Position("e", len(ever)), dict[str, int]()
     for (pattern, since), outcome in zip(wanted, outcomes, strict=True):
         if not families.keeps_any(pattern):
-            assert outcome == (True, None, None if since is None else False)
+            assert outcome == Outcome(is_recovered=None if since is None else False)
             continue
         if since is None:
-            assert outcome == (True, head, None)
+            assert outcome == Outcome(position=head)
             continue
         at = since.position.offset
-        is_whole = at <= head.offset and not any(
-            pattern.matches(e.channel) and offset_of(e) > at and is_dropped(e, ever, families)
-            for e in ever
-        )
+        missed = [e for e in ever if pattern.matches(e.channel) and offset_of(e) > at]
+        missed = [e for e in missed if families.history_of(e.channel) is not None]
+        is_whole = at <= head.offset and not any(is_dropped(e, ever, families) for e in missed)
         assert outcome.is_recovered == (is_whole and families.keeps_all(pattern))
         assert outcome.position == (since.position if is_whole else head)
+        assert outcome.is_replayed == is_whole
+        is_quiet = is_whole and not missed and at < head.offset
+        assert outcome.until == (head if is_quiet else None)
         if is_whole:
             received[pattern.text] = at
     return received
