@@ -156,6 +156,7 @@ async def test_only_a_socket_of_its_own_is_written_to(version: str, *, is_raw: b
         raise AssertionError
 
     names = ("abort", "end_within", "write_now", "wait_writable", "unsent", "round_trip")
-    scope = {"http_version": version, "extensions": {"wsbus": dict.fromkeys(names, never)}}
+    raw = {**dict.fromkeys(names, never), "bound": lambda _bytes: None}
+    scope = {"http_version": version, "extensions": {"wsbus": raw}}
     made = transport(Bus().endpoint(), scope, called, called)
     assert isinstance(made, WriteNow) == is_raw

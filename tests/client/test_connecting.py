@@ -108,7 +108,7 @@ def test_what_makes_no_sense_is_refused_at_once() -> None:
         ({"max_message_bytes": "4 MB"}, "max_message_bytes is a whole number of bytes, not '4 MB'"),
         ({"max_message_bytes": 0}, "max_message_bytes is a whole number of bytes, not 0"),
         ({"max_message_bytes": None}, "max_message_bytes is a whole number of bytes, not None"),
-        ({"token": ""}, "a token is a text, or a function that returns it, not ''"),
+        ({"token": ""}, "a token is a text that is not empty"),
         ({"token_name": ""}, "token_name is the name of a parameter, not ''"),
         ({"retry": 3}, r"retry is a Retry, such as Retry\(attempts=3\), not 3"),
         ({"on_change": "print"}, "on_change is a function, not 'print'"),

@@ -47,10 +47,9 @@ async def test_thirty_lines_are_a_chat(guide: Any) -> None:
                         await ada.command("say", {"room": room, "text": text})
                 with pytest.raises(CommandError, match="grant"):
                     await ada.publish("chat.lobby", {"name": "Bob", "text": "forged"})
-            for token in ("", "x" * 31):
-                with pytest.raises(Unauthenticated):
-                    async with connect(url, token=token) as stranger:
-                        await stranger.command("say", {"room": "lobby", "text": "hello"})
+            with pytest.raises(Unauthenticated):
+                async with connect(url, token="x" * 31) as stranger:
+                    await stranger.command("say", {"room": "lobby", "text": "hello"})
 
 
 async def test_at_the_end_rooms_have_people_and_their_last_messages(guide: Any) -> None:

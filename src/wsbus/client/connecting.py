@@ -95,7 +95,8 @@ def connect(
         if not (is_number(seconds) and seconds > 0):
             raise UsageError(f"{name} must be a number of seconds above 0, not {shown(seconds)}")
     if token is not None and not _is_text(token) and not callable(token):
-        raise UsageError(f"a token is a text, or a function that returns it, not {shown(token)}")
+        why = "a token is a text that is not empty, or a function that returns one, not"
+        raise UsageError(f"{why} {shown(token)}")
     if not _is_text(token_name):
         raise UsageError(f"token_name is the name of a parameter, not {shown(token_name)}")
     if type(max_message_bytes) is not int or max_message_bytes < 1:
