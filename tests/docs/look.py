@@ -108,6 +108,7 @@ def look(folder: Path, names: list[str]) -> list[str]:
         chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
         with playwright.chromium.launch(executable_path=chromium, args=FLAGS) as browser:
             page = browser.new_page()
+            page.set_default_timeout(120_000)  # It runs beside all tests, at the lowest priority.
             page.on("console", lambda message: found.append(f"console: {message.text}"))
             page.on("pageerror", lambda error: found.append(f"script: {error}"))
             page.on("requestfailed", lambda request: found.append(f"request: {request.url}"))
