@@ -64,7 +64,7 @@ napoleon_custom_sections = [
 # The build never asks the network, so names of others cannot be links; ours must all be.
 nitpicky = True
 _OTHERS = (
-    "aiohttp|anyio|click|fastapi|jwt|msgspec|opentelemetry|prometheus_client|rich|starlette|trio|typing_extensions|uvicorn"
+    "aiohttp|aiortc|anyio|click|fastapi|jwt|msgspec|opentelemetry|prometheus_client|rich|starlette|trio|typing_extensions|uvicorn"
     "|websockets|" + "|".join(map(re.escape, sorted(sys.stdlib_module_names)))
 )
 _BUILTINS = "|".join(name for name in dir(builtins) if not name.startswith("_"))
