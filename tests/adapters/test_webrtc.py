@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 import pytest
-from anyio import Event, create_task_group
+from anyio import Event, create_task_group, fail_after, sleep
 from anyio.lowlevel import checkpoint
 
 from wsbus import Bus, CommandError, Grants, Handshake, Identity, Limits, Unauthenticated
@@ -51,6 +51,7 @@ EXCUSED: Final = {
     "choked_reading": f"{NO_FRAMES}: see below",
     "ping_flood": NO_FRAMES,
     "order_out": SLOW,
+    "stuck_peer": SLOW,
     "tight_publisher": SLOW,
 }
 """Laws of other transports, and why they do not apply."""
@@ -84,6 +85,21 @@ async def test_publications_arrive_in_order(protocol: str) -> None:
             for number in range(300):
                 await site.bus.publish(f"a.{number % 3}", number)
         assert site.info(client).protocol == protocol
+
+
+async def test_a_peer_that_reads_nothing_is_aborted_at_the_write_deadline() -> None:
+    """And nobody else is: the one beside it has a small share of what is published."""
+    async with open_site(ADAPTER, limits=Limits(write_deadline=2)) as site:
+        stuck, reader = await site.connect(receive_buffer=4096), await site.connect()
+        await stuck.subscribe("a")
+        await reader.subscribe("b")
+        with fail_after(40):
+            while not site.has_left(stuck):
+                await site.bus.publish("a", 0, event="x" * 8000)
+                await sleep(0.01)  # Time must pass; both ends share this thread.
+        await site.bus.publish("b", "done")
+        assert (await reader.hear("event"))["data"] == "done"
+        assert site.bus.statistics().connections == 1
 
 
 async def test_a_message_over_the_limit_ends_the_connection() -> None:
