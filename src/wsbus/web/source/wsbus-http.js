@@ -12,10 +12,18 @@ import { matches } from "./names.js";
 
 /** @typedef {{ messages: Message[], position: string } | { code: string, message: string }} Answer */
 
+/**
+ * A stream, or a row of polls. `names`: what it brings. `ahead`: events without a position that a stream before it
+ * has not brought yet. `owed`: texts of those that it is still to bring, and that have come.
+ * @typedef {{ stop: AbortController, names: string[], ahead: [string, Message][], owed: string[] }} Reading
+ */
+
 /** The most messages of one answer to a poll. */
 const LIMIT = 300;
 /** Ms without a byte of a stream after which it is dead, or held back if it has not begun. */
 const [SILENCE, PATIENCE, PROBE] = [70_000, 5_000, 600_000];
+/** Ms for which a stream goes on beside the one that takes its place: what was on its way comes. */
+const OVERLAP = 1_000;
 /** Streams of this page are held back: do not wait for one again. */
 let isBuffered = false;
 
@@ -70,8 +78,8 @@ export class HttpSocket {
   #changes = Promise.resolve();
   /** The publications before the next one. @type {Promise<unknown>} */
   #published = Promise.resolve();
-  /** Of the stream that is read; it alone moves the position. */
-  #reading = new AbortController();
+  /** What is read, oldest first; the last one alone moves the position. @type {Reading[]} */
+  #readings = [];
   /** What a new stream brings before the request for it is answered; none: no request is. @type {Message[] | undefined} */
   #waiting;
   #heardAt = 0;
@@ -105,7 +113,7 @@ export class HttpSocket {
 
   close() {
     this.#end.abort();
-    this.#reading.abort();
+    for (const { stop } of this.#readings) stop.abort();
   }
 
   /** @param {string} text */
@@ -192,7 +200,7 @@ export class HttpSocket {
     if (type === "unsubscribe") {
       for (const name of channels) this.#names.delete(name);
       if (this.#names.size) await this.#read();
-      else this.#reading.abort();
+      else for (const { stop } of this.#readings.splice(0)) stop.abort();
       return this.#hear({ type: "unsubscribed", id, data: { channels, active_subscriptions: this.#names.size } });
     }
     const [rejected, positions] = [/** @type {Rejection[]} */ ([]), /** @type {Start[]} */ ([])];
@@ -275,15 +283,40 @@ export class HttpSocket {
     return answer.ok ? { messages, position } : { code, message };
   }
 
+  /** @returns {Reading} */
+  #newReading() {
+    const reading = { stop: new AbortController(), names: [...this.#names.keys()], ahead: [], owed: [] };
+    this.#readings.push(reading);
+    return reading;
+  }
+
   /** Read on from the position with the names as they are now. */
   async #read() {
-    const old = this.#reading;
-    const reading = (this.#reading = new AbortController());
-    try {
-      await (isBuffered ? this.#poll(reading) : this.#stream(reading));
-    } finally {
-      old.abort();
-    }
+    // Browsers open few connections: no third stream.
+    this.#supersede(this.#readings.at(-1));
+    const reading = this.#newReading();
+    await (isBuffered ? this.#poll(reading) : this.#stream(reading));
+    if (isBuffered || this.#readings.length < 2) return this.#supersede(this.#readings.at(-1));
+    const end = setTimeout(() => {
+      this.#supersede(reading);
+      reading.owed = [];
+    }, OVERLAP);
+    return this.#end.signal.addEventListener("abort", () => clearTimeout(end));
+  }
+
+  /** A stream takes the place of those before it. @param {Reading} [reading] */
+  #supersede(reading) {
+    if (!reading || !this.#readings.includes(reading)) return;
+    for (const { stop } of this.#readings.splice(0, this.#readings.indexOf(reading))) stop.abort();
+    for (const [text, message] of reading.ahead.splice(0)) this.#takeOnce(message, text, reading);
+  }
+
+  /** A reading has ended; one that has a successor is no loss. @param {Reading} reading @param {number} code @param {string} reason */
+  #ended(reading, code, reason) {
+    const at = this.#readings.indexOf(reading);
+    if (at === this.#readings.length - 1) return this.#lose(code, reason);
+    reading.stop.abort();
+    return this.#supersede(this.#readings[at + 1]);
   }
 
   /** @returns {string[][]} */
@@ -291,20 +324,20 @@ export class HttpSocket {
     return [...[...this.#names.keys()].map((name) => ["channel", name]), ...(this.#position ? [["since", this.#position]] : [])];
   }
 
-  /** @param {AbortController} reading @returns {Promise<void>} */
+  /** @param {Reading} reading @returns {Promise<void>} */
   #stream(reading) {
+    const { signal } = reading.stop;
     return new Promise((resolve, reject) => {
       let hasBegun = false;
-      const end = () => reading.abort();
+      const end = () => reading.stop.abort();
       const impatience = setTimeout(async () => {
         // Something on the way holds the stream back until it ends.
         isBuffered = true;
-        reading.abort();
-        this.#reading = new AbortController();
-        this.#poll(this.#reading).then(resolve, reject);
+        end();
+        this.#poll(this.#newReading()).then(resolve, reject);
       }, PATIENCE);
       const run = async () => {
-        const answer = await this.#fetch("events", { signal: reading.signal, headers: { accept: "text/event-stream" } }, this.#query());
+        const answer = await this.#fetch("events", { signal, headers: { accept: "text/event-stream" } }, this.#query());
         if (!answer.ok) {
           const { code, message } = await answer.json();
           return this.#lose(closeCodeOf(code, answer.status), `${message}`);
@@ -314,7 +347,7 @@ export class HttpSocket {
         let text = "";
         for (;;) {
           const { done, value } = await reader.read();
-          if (done) return this.#lose(1006, "the stream was cut");
+          if (done) return this.#ended(reading, 1006, "the stream was cut");
           this.#heardAt = Date.now();
           const parts = (text + decoder.decode(value, { stream: true })).split("\n\n");
           text = /** @type {string} */ (parts.pop());
@@ -322,9 +355,9 @@ export class HttpSocket {
             const fields = part.split("\n");
             const data = fields.find((line) => line.startsWith("data: "));
             const message = /** @type {Message} */ (data && JSON.parse(data.slice(6)));
-            if (message) this.#take(message, reading);
+            if (message) this.#take(message, reading, data);
             const id = fields.find((line) => line.startsWith("id: "));
-            if (id && reading === this.#reading) this.#position = id.slice(4);
+            if (id && reading === this.#readings.at(-1)) this.#position = id.slice(4);
             if (message?.type !== "subscribed") continue;
             hasBegun = true;
             clearTimeout(impatience);
@@ -334,33 +367,33 @@ export class HttpSocket {
       };
       this.#end.signal.addEventListener("abort", end);
       run()
-        .catch((error) => reading.signal.aborted || this.#lose(1006, `${error}`))
+        .catch((error) => signal.aborted || this.#ended(reading, 1006, `${error}`))
         .finally(() => {
           this.#end.signal.removeEventListener("abort", end);
-          if (hasBegun || reading.signal.aborted) return;
+          if (hasBegun || signal.aborted) return;
           clearTimeout(impatience);
           reject(new Error("the stream has not begun"));
         });
     });
   }
 
-  /** @param {AbortController} reading */
+  /** @param {Reading} reading */
   async #poll(reading) {
+    const { signal } = reading.stop;
     const once = async () => {
-      const signal = reading.signal;
       const answer = await this.#fetch("poll", { signal }, [...this.#query(), ["wait", "25"]]);
       const { messages, position, message } = await answer.json();
       if (!answer.ok) throw Object.assign(new Error(message), { status: answer.status });
       this.#heardAt = Date.now();
       for (const each of /** @type {Message[]} */ (messages)) this.#take(each, reading);
-      if (reading === this.#reading) this.#position = position;
+      if (reading === this.#readings.at(-1)) this.#position = position;
     };
     const go = async () => {
       try {
-        while (!reading.signal.aborted) await once();
+        while (!signal.aborted) await once();
       } catch (error) {
         const { status = 0 } = /** @type {{ status?: number }} */ (error);
-        if (!reading.signal.aborted) this.#lose(closeCodeOf("", status), `${error}`);
+        if (!signal.aborted) this.#lose(closeCodeOf("", status), `${error}`);
       }
     };
     if (!this.#position) await once();
@@ -368,21 +401,53 @@ export class HttpSocket {
     go();
   }
 
-  /** @param {Message} message @param {AbortController} reading */
-  #take(message, reading) {
+  /** @param {Message} message @param {Reading} reading @param {string} [text] */
+  #take(message, reading, text) {
     const { type, channel = "", position, data } = message;
+    if (reading.stop.signal.aborted) return undefined;
     if (type === "close") {
       const { code, reason = "", retry } = message;
-      return this.#lose(+(code ?? 1006), retry === undefined || /retry=/.test(reason) ? reason : `${reason}; retry=${retry}`);
+      return this.#ended(reading, +(code ?? 1006), retry === undefined || /retry=/.test(reason) ? reason : `${reason}; retry=${retry}`);
     }
     if (type === "subscribed" || type === "connected") return undefined;
     if (type === "unsubscribed") for (const name of data?.channels ?? []) this.#names.delete(name);
     // New names began later than the stream, which goes on for the old ones.
     const isOld = position && [...this.#names].every(([name, from]) => !matches(name, channel) || position.offset <= from);
     if (type === "event" && isOld) return undefined;
-    // The session takes nothing for names that are not confirmed yet.
-    if (this.#waiting && reading === this.#reading) this.#waiting.push(message);
-    else this.#hear(message);
+    if (type === "event" && !position && text) return this.#takeOnce(message, text, reading);
+    return this.#pass(message, reading);
+  }
+
+  /**
+   * Take an event that has no position from the first stream that brings its channel; each stream brings it
+   * with the same text.
+   * @param {Message} message @param {string} text @param {Reading} reading
+   */
+  #takeOnce(message, text, reading) {
+    /** @type {(each: Reading) => boolean} */
+    const brings = ({ names }) => names.some((name) => matches(name, message.channel ?? ""));
+    const at = this.#readings.indexOf(reading);
+    if (reading.owed.includes(text)) {
+      reading.owed.splice(reading.owed.indexOf(text), 1);
+      return this.#supersede(reading);
+    }
+    if (this.#readings.slice(0, at).some(brings)) return reading.ahead.push([text, message]);
+    this.#pass(message, reading);
+    for (const later of this.#readings.slice(at + 1).filter(brings)) {
+      const found = later.ahead.findIndex(([each]) => each === text);
+      if (found < 0) later.owed.push(text);
+      else {
+        later.ahead.splice(found, 1);
+        this.#supersede(later);
+      }
+    }
     return undefined;
+  }
+
+  /** @param {Message} message @param {Reading} reading */
+  #pass(message, reading) {
+    // The session takes nothing for names that are not confirmed yet.
+    if (this.#waiting && reading === this.#readings.at(-1)) this.#waiting.push(message);
+    else this.#hear(message);
   }
 }
