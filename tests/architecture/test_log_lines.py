@@ -7,15 +7,18 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import wsbus
 from tests.server.clients import UNLIMITED, connecting
 from wsbus import Bus, Handshake
-from wsbus._log import BoundedLog, about
+from wsbus._log import BoundedLog, about, escaped
 
 SOURCE: Final = Path(wsbus.__file__).parent
 PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "logging.md"
@@ -23,12 +26,21 @@ LEVELS: Final = {"debug", "info", "warning", "error", "exception", "critical", "
 LOGS: Final = {"logger", "log", "_log", "_logger"}
 OTHERS: Final = {"_log.py", "adapters/_logs.py"}
 """What passes records on: those of wsbus, and those of uvicorn."""
+FOREIGN: Final = re.compile(r"(str\()?([\w.]+\.)?_?(exc|error|failure|why|reason|message|event)\)?")
+"""What may hold words of a peer."""
+OURS: Final = {"exc.why"}
+"""The reason why a token is refused repeats nothing of it."""
 MAKERS: Final = {"about": set(), "about_driver": {"connection"}, "_report": {"connection", "lost"}}
 """Functions that take a kind first, and what they add."""
 
 
-def calls() -> Iterator[tuple[str, ast.Call]]:
-    """Yield each call in wsbus, with its place."""
+@cache
+def calls() -> list[tuple[str, ast.Call]]:
+    """Return each call in wsbus, with its place."""
+    return [*_calls()]
+
+
+def _calls() -> Iterator[tuple[str, ast.Call]]:
     for path in sorted(SOURCE.rglob("*.py")):
         name = path.relative_to(SOURCE).as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -68,6 +80,30 @@ def test_every_log_call_gives_attributes() -> None:
     bare = [place for place, call in found if "extra" not in {key.arg for key in call.keywords}]
     assert len(found) > 60
     assert bare == []
+
+
+def test_what_peers_say_is_escaped() -> None:
+    """No line has an error, a reason or a message as it is: a peer's words may be in it."""
+    found = [(place, call) for place, call in calls() if is_log_call(call)]
+    found = [each for each in found if each[0].partition(":")[0] not in OTHERS]
+    bare = [
+        f"{place} {name}"
+        for place, call in found
+        for argument in call.args[1:]
+        if FOREIGN.fullmatch(name := ast.unparse(argument)) and name not in OURS
+    ]
+    assert bare == []
+
+
+@given(st.text(), st.integers(0, 300))
+def test_escaped_text_is_one_short_line_of_ascii(text: str, limit: int) -> None:
+    """Whatever a client sends: no line of its own, no order to a terminal."""
+    line = escaped(text, limit)
+    assert line.isascii()
+    assert line.isprintable()
+    assert len(line) <= 10 * limit + 6
+    if text.isascii() and text.isprintable() and "\\" not in text and len(text) <= limit:
+        assert line == text
 
 
 def test_the_page_has_every_kind_and_every_attribute() -> None:

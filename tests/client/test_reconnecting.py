@@ -39,6 +39,7 @@ from wsbus.client import (
     Unauthenticated,
     connect,
 )
+from wsbus.core.errors import CloseCode
 from wsbus.testing.frames import Opcode
 
 SOON: Final = Retry(base=0.01, cap=0.02, attempts=None)
@@ -512,3 +513,26 @@ async def test_what_is_larger_than_the_server_reads_is_not_sent() -> None:
         assert client.is_connected
     assert len([change for change in changes.changes if isinstance(change, Connected)]) == 1
     assert [data[0] for data in told] == [0x80 | Opcode.CLOSE]
+
+
+async def test_words_of_a_server_forge_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The reason of a close frame, and the text of a refusal, are escaped, and not long."""
+    codes = iter([CloseCode.INTERNAL_ERROR, CloseCode.DISCONNECTED])
+
+    async def script(peer: Scripted) -> None:
+        await peer.welcome()
+        await peer.stream.receive()
+        forged = "gone\nERROR root \x1b[2Jforged\u2028"
+        await peer.frame(Opcode.CLOSE, next(codes).to_bytes(2) + forged.encode())
+        await peer.stream.receive()
+
+    caplog.set_level("INFO", "wsbus.client")
+    async with scripted(script) as url, connect(url, retry=SOON) as client:
+        with fail_after(LONG), pytest.raises(RemoteError):
+            async with client.subscribe("a") as events:
+                await anext(events)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("attempt 1" in line for line in lines)
+    assert any("the client has ended" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+    assert "gone\\nERROR root \\x1b[2Jforged\\u2028" in caplog.text

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from .._log import BoundedLog, about
+from .._log import BoundedLog, about, escaped
 from ..bus import Bus
 from ..core.addresses import is_loopback, shows_proxy
 from ..core.choices import is_number, shown
@@ -66,7 +66,7 @@ class Draining:
             self._log.warning(
                 "a request to drain was refused with %d: %s",
                 status,
-                why,
+                escaped(why, 300),
                 extra=about("drain_refused", status=status),
             )
             return _json(status, {"error": {"message": why}}, more)

@@ -13,7 +13,7 @@ import msgspec
 from anyio import fail_after
 from msgspec import UNSET, UnsetType
 
-from .._log import BoundedLog, about
+from .._log import BoundedLog, about, escaped
 from ..bus import Bus
 from ..core.choices import shown
 from ..core.errors import BrokerUnavailable, NotStarted, UsageError
@@ -104,7 +104,7 @@ class Publishing:
             self._log.warning(
                 "a request to publish was refused with %d: %s",
                 exc.status,
-                exc,
+                escaped(str(exc), 300),
                 extra=about("publish_refused", status=exc.status),
             )
             body = {"message": str(exc)} | ({"at": exc.at} if exc.at else {})

@@ -191,6 +191,6 @@ def _log_unopened(connection: Connection, why: str) -> None:
     _log.warning(
         "a data channel of %s was not opened: %s",
         escaped(connection.id),
-        why,
-        extra=about("data_channel_unopened", connection=connection.id),
+        escaped(why, 300),
+        extra=about("data_channel_unopened", connection=escaped(connection.id)),
     )

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .._log import about
+from .._log import about, escaped
 from ..bus import Bus, host_of
 from ..core.choices import shown
 from ..core.errors import UsageError
@@ -22,6 +22,7 @@ __all__ = ["Catalogue"]
 
 logger: Final = logging.getLogger("wsbus.catalogue")
 
+_CANNOT_SHOW: Final = "the catalogue cannot show the bus: %s"
 _URL: Final = re.compile(r"[\w.~:/?#\[\]@!$&()*+,;=%-]+", re.ASCII)
 """Printable ASCII without quotes, angle brackets and white space."""
 
@@ -75,7 +76,7 @@ class Catalogue:
             return response(name, self._document(name))
         except UsageError as exc:  # A type has no schema; the text names types only.
             extra = about("catalogue_failed")
-            logger.error("the catalogue cannot show the bus: %s", exc, extra=extra)  # noqa: TRY400  # says all
+            logger.error(_CANNOT_SHOW, escaped(str(exc), 1000), extra=extra)  # noqa: TRY400  # says all
             return response("error.txt", f"{exc}\n".encode(), status=500)
 
     def redirect(self, prefix: str) -> AssetResponse:

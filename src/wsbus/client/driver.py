@@ -21,7 +21,7 @@ from anyio import (
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
-from .._log import about
+from .._log import about, escaped
 from .._spawn import spawn
 from .._timing import limit_of
 from ..core.client import actions
@@ -377,13 +377,19 @@ class ClientDriver:
             case Reconnecting(attempt=attempt, delay=delay, error=error):
                 extra = about("client_retries", server=where, attempt=attempt, seconds=delay)
                 words = "%s: %s; attempt %d in %.1f s"
-                logger.info(words, where, error, attempt, delay, extra=extra)
+                logger.info(words, where, _said(error), attempt, delay, extra=extra)
             case Closed(error=error) if error is not None and self.known.is_set():
-                logger.warning(GAVE_UP, where, error, extra=about("client_ended", server=where))
+                extra = about("client_ended", server=where)
+                logger.warning(GAVE_UP, where, _said(error), extra=extra)
             case _:
                 pass
 
     def _tell(self, change: Change) -> None:
-        logger.debug("%r", change, extra=about("client_change"))
+        logger.debug("%.1000r", change, extra=about("client_change"))
         for changes in list(self._changes):
             changes.put(change)
+
+
+def _said(error: WsbusError | None) -> str:
+    """Return an error for a log line: the server's words may be in it."""
+    return escaped(str(error), 300)

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from anyio import current_time
 
-from .._log import about
+from .._log import about, escaped
 from ..core.errors import NotStarted, UsageError
 
 __all__ = ["LoopCall", "loop_clock"]
@@ -77,7 +77,7 @@ class LoopCall(Generic[T]):
             if not self._is_awaited:
                 logger.warning(
                     "a publication of another thread was dropped: %s",
-                    exc,
+                    escaped(str(exc), 300),
                     extra=about("publication_dropped"),
                 )
         self._done.set()

@@ -146,7 +146,6 @@ class Incoming:
             "a publication on %s is not kept: the emitter or process that sent it has not declared "
             "this family with history",
             escaped(channel),
-            of=channel,
             extra=about("not_kept", channel=escaped(channel)),
         )
 

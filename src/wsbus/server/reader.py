@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from anyio import Event
 from anyio.lowlevel import checkpoint
 
-from .._log import about
+from .._log import about, escaped
 from .._spawn import task_now
 from ..core.actions import Action, Send
 from ..core.errors import CloseCode, ErrorCode
@@ -125,7 +125,7 @@ class Reader:
                     services.malformed += 1
                     logger.debug(
                         "a message was not understood: %s",
-                        command.message,
+                        escaped(command.message, 300),
                         extra=about("not_understood", code=command.code),
                     )
                 before = self.answered

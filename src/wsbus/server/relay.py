@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 from anyio import Event, create_task_group, current_time, move_on_after
 
-from .._log import BoundedLog, about
+from .._log import BoundedLog, about, escaped
 from .._timing import limit_of, now_of, pause_of
 from ..broker import CALL_SECONDS, DIAL_SECONDS, Broker, Link
 from ..core.envelope import Beacon, Item, Kept, Published, encode_item
@@ -243,7 +243,7 @@ class Relay:
             "there is no link to %s: %s; no other process gets what is published here, until it is "
             "back",
             self._broker.address,
-            exc,
+            escaped(self._failure, 300),
             exc=None if isinstance(exc, BrokerUnavailable | OSError) else exc,
             extra=about("link_lost", broker=self._broker.address),
         )

@@ -9,7 +9,7 @@ from typing import Final, Generic, Self, TypeVar
 
 import anyio
 
-from .._log import about
+from .._log import about, escaped
 from ..core.actions import Brought
 from ..core.choices import member_of, shown
 from ..core.errors import CommandError, PositionLost, UsageError
@@ -177,7 +177,7 @@ class Subscription(Outlet, Generic[T]):
                 name, event = publication.channel, publication.event
                 logger.exception(
                     "event %s of %s is left out",
-                    event,
+                    escaped(event),
                     name,
                     extra=about("event_left_out", channel=name),
                 )
