@@ -17,12 +17,14 @@ from anyio.lowlevel import checkpoint
 
 from tests.client.http_server import HttpServer
 from tests.client.servers import (
+    HOST,
     Latch,
     Proxy,
     Scripted,
     Server,
     scripted,
     through_proxy,
+    wait_until,
 )
 from wsbus import Limits, Position
 from wsbus.client import (
@@ -41,6 +43,8 @@ from wsbus.client import (
     sync,
 )
 from wsbus.client._readings import NameStream, ReadingGroup, StartGiven, groups_of, texts_of
+from wsbus.client.http import HttpWire
+from wsbus.testing import FaultProxy
 
 SOON: Final = Retry(base=0.01, cap=0.02)
 LONG: Final = 40
@@ -203,6 +207,41 @@ async def test_overlapping_subscriptions_bring_an_event_once(server: HttpServer)
             assert await taken(wide, 3) == [1, 2, 3]
         server.publish("live.a", 4)
         assert await taken(wide, 1) == [4]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("channel", ["live.a", "chat.a"])
+@pytest.mark.parametrize("is_late", [0, 1], ids=["the wide one is late", "the narrow one is late"])
+async def test_a_stream_goes_on_exactly_where_another_ends(
+    server: HttpServer, channel: str, is_late: int
+) -> None:
+    """Of two streams that match a channel one is slow, and the first one ends."""
+    async with (
+        FaultProxy(HOST, server.port) as proxy,
+        connect(f"ws://{HOST}:{proxy.port}/ws", token="ada", way="http") as client,
+        AsyncExitStack() as stack,
+    ):
+        wide = await stack.enter_async_context(client.subscribe(f"{channel[:5]}*"))
+        async with client.subscribe(channel) as narrow:
+            slow = proxy.connections[is_late]
+            slow.black_hole()
+            server.publish(channel, 1, 2)
+            if is_late:
+                assert await taken(wide, 2) == await taken(narrow, 2) == [1, 2]
+            else:
+                await wait_until(lambda: _ahead(client) == 2)
+            await stack.aclose()
+            slow.heal()
+            server.publish(channel, 3)
+            expected = [3] if is_late else [1, 2, 3]
+            assert await taken(narrow, len(expected)) == expected
+
+
+def _ahead(client: Client) -> int:
+    """Return how many events wait for an older stream."""
+    wire = client._driver._wire
+    assert isinstance(wire, HttpWire)
+    return sum(len(reading.ahead) for reading in wire._readings)
 
 
 async def test_positions_hold_or_are_refused(server: HttpServer) -> None:

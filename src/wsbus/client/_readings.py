@@ -5,7 +5,8 @@ The server's side is :mod:`wsbus.protocols.event_stream`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -36,6 +37,8 @@ MAX_CHARS: Final = 4096
 """Characters of the names of one stream, which go into an address: many servers and proxies take
 8 KiB of it, and the rest of the address and a token need some, too."""
 _NAME_CHARS: Final = len("&channel=")
+_OVERLAP: Final = 1000
+"""Events that two streams of the same channels may be apart."""
 HELD_SECONDS: Final = 5.0
 """A stream that has not begun by then is held back by a proxy."""
 
@@ -219,12 +222,21 @@ class NameStream:
         self.may_go_on: Final = Event()
         """Set once the answer to the request is out."""
         self.scope: Final = CancelScope()
+        self.ahead: Final = deque[tuple[Hashable, str, str]](maxlen=_OVERLAP)
+        """Events that an older stream is to bring first: what they are known by, channel, text."""
+        self.owed: Final = deque[Hashable](maxlen=_OVERLAP)
+        """What was heard from another stream, and is still to come, so that it is skipped."""
         self._is_caught_up = False
 
     @property
     def asked(self) -> Sequence[str]:
         """The names that it asks for."""
         return tuple(self._group.names)
+
+    @property
+    def max_rate(self) -> float | None:
+        """Events of one key a second; None: all."""
+        return self._group.max_rate
 
     @property
     def is_spread(self) -> bool:
@@ -324,6 +336,12 @@ class NameStream:
     def matches(self, channel: str) -> bool:
         """Tell whether one of its names matches a channel."""
         return any(pattern.matches(channel) for pattern in self.names.values())
+
+    def wants(self, channel: str) -> bool:
+        """Tell whether it brings a channel, or will once it has begun."""
+        if self.begun.is_set():
+            return self.matches(channel)
+        return any(parse_pattern(name, plus=True).matches(channel) for name in self.asked)
 
     def is_new(self, said: StreamMessage) -> bool:
         """Tell whether an event comes after the position of one of the names that match it."""

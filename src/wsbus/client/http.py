@@ -42,6 +42,7 @@ from websockets.uri import WebSocketURI
 from ..core.errors import CloseCode, ErrorCode, TransportClosed
 from ._catching_up import catch_up
 from ._http_calls import BROKEN, PING, Calls, HttpAnswer, encoded, in_form, ref_of
+from ._overlap import Overlap
 from ._readings import (
     HttpRefusal,
     NameStream,
@@ -96,7 +97,7 @@ class HttpWire:
         self._published, self._publishing = create_memory_object_stream[tuple[_Request, bytes]](
             math.inf
         )
-        self._readings: Final[list[NameStream]] = []
+        self._readings: Final = Overlap()
         self._tasks: TaskGroup | None = None
         self._polls = False  # A stream was held back.
         data = {"connection_id": "", **({"subject": ""} if is_known else {})}
@@ -251,8 +252,8 @@ class HttpWire:
             await self._subscribe(request)
             return
         for name in request.channels:
-            self._forget(name)
-        data = {"channels": request.channels, "active_subscriptions": self._count}
+            await self._forget(name)
+        data = {"channels": request.channels, "active_subscriptions": self._readings.count}
         await self._tell(encoded({"type": "unsubscribed", "data": data, **ref_of(request.id)}))
 
     async def _subscribe(self, request: _Request) -> None:
@@ -271,7 +272,7 @@ class HttpWire:
                 rejected += [{"channel": name, **fault} for name in reading.asked]
         data = {
             "channels": [name for reading in begun for name in reading.names],
-            "active_subscriptions": self._count,
+            "active_subscriptions": self._readings.count,
             "rejected": rejected,
             "positions": [at for reading in begun for at in reading.positions],
         }
@@ -280,28 +281,19 @@ class HttpWire:
             reading.may_go_on.set()
 
     async def _begin(self, group: ReadingGroup) -> NameStream:
-        for name in group.names:
-            self._forget(name)
         reading = NameStream(group)
-        self._readings.append(reading)
+        self._readings.add(reading)
         self._spawn(partial(self._read, reading))
         await reading.begun.wait()
+        for name in group.names:
+            await self._forget(name, reading)
         if reading.refused is not None:
-            self._drop(reading)
+            self._readings.drop(reading)
         return reading
 
-    @property
-    def _count(self) -> int:
-        return sum(len(reading.names) for reading in self._readings)
-
-    def _forget(self, name: str) -> None:
-        for reading in list(self._readings):
-            if reading.names.pop(name, None) is not None and not reading.names:
-                self._drop(reading)
-
-    def _drop(self, reading: NameStream) -> None:
-        self._readings.remove(reading)
-        reading.scope.cancel()
+    async def _forget(self, name: str, but: NameStream | None = None) -> None:
+        for text in self._readings.forget(name, but):
+            await self._tell(text)
 
     # --- streams and polls -----------------------------------------------------------------------
 
@@ -379,10 +371,9 @@ class HttpWire:
                 return
             case "unsubscribed":
                 for name in said.names:
-                    self._forget(name)
+                    await self._forget(name)
             case "event":
-                first = next((each for each in self._readings if each.matches(said.channel)), None)
-                if first is not reading or not reading.is_new(said):
+                if not self._readings.takes(reading, text, said):
                     return
         await self._tell(text)
 
