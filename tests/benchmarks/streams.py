@@ -7,9 +7,10 @@ run the producer is a process of its own that is killed, too: its readers must l
 
 The figures: runs in which a reader has lost or doubled anything, or has not learned the end once.
 On a busy machine a producer may get no time for longer than it may be silent. It then counts as
-gone, and its readers must have one text, and learn that it failed, as if it were killed. Nor could a
-run get anywhere if faults came faster than the machine connects again: after most cuts the next one
-waits until the reader is back, and a process is killed only if a run has ended since the last kill.
+gone, and its readers must have one text, and learn that it failed, as if it were killed. Nor could
+a run get anywhere if faults came faster than the machine connects again: after most cuts the next
+one waits until the reader is back, and a process is killed only if a run has ended since the last
+kill.
 """
 
 from __future__ import annotations
@@ -255,6 +256,7 @@ async def run_all(  # noqa: C901  # one stage
     relays = [Relay(url), Relay(url)]
     outcomes: list[Outcome] = []
     late = killed = 0
+    ended = [anyio.Event()]  # Set by each run.
     numbers = iter(range(runs))
     began = time.monotonic()
 
@@ -262,10 +264,9 @@ async def run_all(  # noqa: C901  # one stage
         nonlocal killed
         while True:
             for each in relays:
-                ended = len(outcomes) + late
+                ended[0] = anyio.Event()
                 await sleep(6.0)  # Longer than a producer may be silent.
-                while len(outcomes) + late == ended:
-                    await sleep(0.5)
+                await ended[0].wait()
                 each.kill()
                 killed += 1
                 await to_thread.run_sync(each.begin)
@@ -282,6 +283,7 @@ async def run_all(  # noqa: C901  # one stage
             except TimeoutError:
                 late += 1
                 print(f"run {number} has not ended", file=sys.stderr)
+            ended[0].set()
             if len(outcomes) % 50 == 0:
                 wrong = sum(bool(outcome.wrong) for outcome in outcomes)
                 print(f"{len(outcomes)} runs, {wrong} wrong, {late} late", file=sys.stderr)
