@@ -225,7 +225,7 @@ class NameStream:
         self.ahead: Final = deque[tuple[Hashable, str, str]](maxlen=_OVERLAP)
         """Events that an older stream is to bring first: what they are known by, channel, text."""
         self.owed: Final = deque[Hashable](maxlen=_OVERLAP)
-        """What was heard from another stream, and is still to come, so that it is skipped."""
+        """Events that another stream has brought first, so that they are skipped here."""
         self._is_caught_up = False
 
     @property
