@@ -330,6 +330,20 @@ def test_an_emitter_keeps_what_its_families_say(caplog: pytest.LogCaptureFixture
     assert "a publication on kept.a is not kept" in caplog.text
 
 
+def test_what_is_not_kept_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten lines a minute, on however many channels."""
+
+    async def scenario(world: KeptWorld) -> None:
+        async with Emitter(Switch(world.board)) as emitter:
+            async with world.buses[0].subscribe("kept.*") as events:
+                for number in range(20):
+                    await emitter.publish(f"kept.{number}", number)
+                await take(events, 20)
+
+    in_virtual_time(scenario, backend="asyncio")
+    assert caplog.text.count("is not kept") == 10
+
+
 @pytest.mark.parametrize("count", [200, 400], ids=["kept", "too many"])
 @pytest.mark.parametrize("broker", [True, False], ids=["broker", "alone"])
 def test_a_slow_reader_gets_what_its_queue_lost(broker: bool, count: int) -> None:
