@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from anyio import Event, create_task_group, fail_after, sleep
 from anyio.lowlevel import checkpoint
 
 from wsbus import Bus, CommandError, Grants, Handshake, Identity, Limits, Unauthenticated
-from wsbus.core.errors import CloseCode, UsageError
+from wsbus.core.errors import CloseCode, TransportClosed, UsageError
 from wsbus.testing import TRANSPORT_CHECKS, Peer, check_transport
 from wsbus.testing.adapters import JsonPeer, Site, open_site
 
@@ -382,3 +383,80 @@ async def test_offers_come_while_it_is_entered() -> None:
                 await channels.__aenter__()
         with pytest.raises(CommandError, match="shutting down"):
             await channels.answer(connection, "")
+
+
+@pytest.mark.parametrize("protocol", ["wsbus.v1", "zigquant-v2"])
+async def test_a_client_that_takes_next_to_nothing_ends_alone(
+    protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even the goodbye fits; nobody else notices, and the log has nothing to say."""
+    peer, is_closed = new_peer(), Event()
+    channel = peer.createDataChannel("wsbus")
+    channel.on("close", is_closed.set)
+    channel.on("open", lambda: channel.send("x" * 3000))
+    await peer.setLocalDescription(await peer.createOffer())
+    said = peer.localDescription.sdp
+    offer = re.sub(r"a=max-message-size:\d+", "a=max-message-size:8", said)
+    limits = Limits(max_message_bytes=2000)
+    async with open_site(ADAPTER, protocols=["wsbus.v1", "zigquant-v2"], limits=limits) as site:
+        good = await site.connect()
+        answer = await ask(await signal_to(site), offer, protocol)
+        await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        await is_closed.wait()
+        while site.endpoint.places.taken > 1:
+            await checkpoint()
+        await good.ping("still here")
+    assert caplog.text == ""
+    await peer.close()
+
+
+async def test_what_came_before_a_client_was_lost_is_read() -> None:
+    """Also where it waits to hear that it may send more, which nobody can say any more."""
+    async with transports() as (transport, _, channel):
+        server = transport.peer.sctp
+        assert server is not None
+        server._advertised_rwnd = 100_000
+        for _ in range(2):
+            channel.send(b"x" * 60_000)
+        while len(transport._messages) < 2:
+            await checkpoint()
+        await server.transport.transport.stop()
+        while server.transport.state != "closed":
+            await checkpoint()
+        for _ in range(2):
+            assert len(await transport.receive()) == 60_000
+        with pytest.raises(TransportClosed):
+            await transport.receive()
+
+
+async def test_a_data_channel_that_fails_ends_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever aiortc does at its end."""
+    async with open_site(ADAPTER) as site:
+        good = await site.connect()
+        with monkeypatch.context() as patched:
+            patched.setattr(DataChannelTransport, "__aexit__", fail)
+            bad = await site.connect()
+        await bad.peer.close()
+        while "a data channel of" not in caplog.text:
+            await checkpoint()
+        await good.ping("still here")
+
+
+leave: Final = DataChannelTransport.__aexit__
+
+
+async def fail(transport: DataChannelTransport, *exc: object) -> None:
+    await leave(transport, *exc)
+    raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"open_timeout": "15"}, {"open_timeout": -1}, {"open_timeout": True}, {"configuration": {}}],
+)
+def test_a_wrong_setting_is_refused_when_it_is_made(options: dict[str, Any]) -> None:
+    """Not when the first client comes."""
+    with pytest.raises(UsageError, match=next(iter(options))):
+        DataChannels(Bus(), **options)

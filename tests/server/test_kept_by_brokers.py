@@ -334,11 +334,13 @@ def test_what_is_not_kept_fills_no_log(caplog: pytest.LogCaptureFixture) -> None
     """Ten lines a minute, on however many channels."""
 
     async def scenario(world: KeptWorld) -> None:
-        async with Emitter(Switch(world.board)) as emitter:
-            async with world.buses[0].subscribe("kept.*") as events:
-                for number in range(20):
-                    await emitter.publish(f"kept.{number}", number)
-                await take(events, 20)
+        async with (
+            Emitter(Switch(world.board)) as emitter,
+            world.buses[0].subscribe("kept.*") as events,
+        ):
+            for number in range(20):
+                await emitter.publish(f"kept.{number}", number)
+            await take(events, 20)
 
     in_virtual_time(scenario, backend="asyncio")
     assert caplog.text.count("is not kept") == 10

@@ -8,6 +8,7 @@ are used here are not public; the extra names the version.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from aiortc import RTCSctpTransport
@@ -52,7 +53,8 @@ class Inflow:
         was_full = association._advertised_rwnd <= 0
         association._advertised_rwnd += size + MESSAGE_COST
         if was_full and association._advertised_rwnd > 0 and association.state == "connected":
-            await association._send_sack()
+            with suppress(ConnectionError):  # It is gone, and what it has sent is read to the end.
+                await association._send_sack()
 
     async def _take(self, packet: bytes) -> None:
         if self._is_over:

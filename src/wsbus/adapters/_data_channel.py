@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Self
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
@@ -190,7 +191,8 @@ class DataChannelTransport:
         if self._channel is None or not self._has_room:
             self.abort()
         elif self._is_open:
-            self._channel.send(f"close {code} {reason}".rstrip())
+            with suppress(ValueError):  # The client has said that it takes less than this.
+                self._channel.send(f"close {code} {reason}".rstrip())
             self._is_leaving = True
             self._channel.close()
             self._change()

@@ -38,6 +38,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from .._log import BoundedLog, about, escaped
 from ..bus import Bus
 from ..connection import Connection
+from ..core.choices import is_number, shown
 from ..core.errors import CommandError, ErrorCode, UsageError
 from ..endpoint import Admission, Endpoint, Refusal
 from ._data_channel import BadOffer, DataChannelTransport, Unopened
@@ -70,6 +71,9 @@ class DataChannels:
         configuration: STUN servers, for a server that does not know its public address. None: none
             are asked; it offers the addresses of its network interfaces.
         open_timeout: Seconds from the answer until the data channel must be open.
+
+    Raises:
+        UsageError: An argument is wrong.
     """
 
     def __init__(
@@ -79,6 +83,10 @@ class DataChannels:
         configuration: RTCConfiguration | None = None,
         open_timeout: float = 15.0,
     ) -> None:
+        if not isinstance(configuration, RTCConfiguration | None):
+            raise UsageError(f"configuration is an RTCConfiguration, not {shown(configuration)}")
+        if not (is_number(open_timeout) and open_timeout >= 0):
+            raise UsageError(f"open_timeout is a number of seconds, not {shown(open_timeout)}")
         self._endpoint: Final = endpoint_of(endpoint)
         # aiortc's own default asks a STUN server on the internet.
         self._configuration: Final = configuration or RTCConfiguration(iceServers=[])
@@ -144,6 +152,23 @@ class DataChannels:
         protocol: str | None,
         *,
         task_status: TaskStatus[str] = TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run one data channel; if it fails, the others and the server go on."""
+        try:
+            await self._converse(connection, offer, protocol, task_status)
+        except (BadOffer, CommandError):
+            raise  # To the client that has asked.
+        except Exception:  # noqa: BLE001  # of aiortc, say; it is logged
+            name = escaped(connection.id)
+            extra = about("data_channel_failed", connection=name)
+            _log.exception("a data channel of %s failed", name, extra=extra)
+
+    async def _converse(
+        self,
+        connection: Connection,
+        offer: str,
+        protocol: str | None,
+        task_status: TaskStatus[str],
     ) -> None:
         async with DataChannelTransport(self._configuration, self._endpoint.limits) as transport:
             with self._counted(connection.id):
