@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from socket import SO_LINGER, SOL_SOCKET
 from struct import pack
 
@@ -194,6 +194,26 @@ async def test_a_trickle_bounds_what_passes() -> None:
         proxy.heal()
         with fail_after(5):
             await client.hear(b"y" * 2_000)
+
+
+async def test_cuts_at_chosen_bytes() -> None:
+    """Each connection ends so many bytes after a text, however that comes; then none does."""
+    got: list[bytes] = []
+    async with proxied() as (proxy, _):
+        proxy.cut_after([0, 1, 5], since=b"go")
+        for pieces in ((b"ready, go: 12345",), (b"g", b"o: 12345"), (b"go", b": 1", b"2345")):
+            async with line(proxy) as client:
+                heard = b""
+                with suppress(EndOfStream, BrokenResourceError), fail_after(5):
+                    for piece in pieces:
+                        await client.stream.send(piece)
+                        heard += await client.stream.receive()
+                    heard += await client.stream.receive()
+                got.append(heard)
+        async with line(proxy) as client:
+            assert await client.echoes(b"go: 12345" * 100)
+
+    assert got == [b"ready, go", b"go:", b"go: 123"]
 
 
 async def test_a_server_that_resets_what_waits() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -83,12 +84,37 @@ class _Faults:
         self._changed = Event()
 
 
+class _Cuts:
+    """The places at which connections end: each takes the next count after a text."""
+
+    def __init__(self) -> None:
+        self.put((), b"")
+
+    def put(self, counts: Iterable[int], since: bytes) -> None:
+        """Take other counts, and the text."""
+        self._counts: Iterator[int] = iter(counts)
+        self._since = since
+
+    def find(self, seen: bytes) -> int | None:
+        """Return how many of these bytes pass, if the text is in them; it may exceed them."""
+        at = seen.find(self._since)
+        count = None if at < 0 else next(self._counts, None)
+        return None if count is None else at + len(self._since) + count
+
+    def rest(self, seen: bytes) -> bytes:
+        """Return the end of these bytes that may be a part of the text."""
+        return seen[len(seen) - len(self._since) + 1 :] if len(self._since) > 1 else b""
+
+
 class ProxiedConnection(_Faults):
     """One connection through the proxy; see :attr:`FaultProxy.connections`."""
 
-    def __init__(self, client: socket.socket, faults: _Faults) -> None:
+    def __init__(self, client: socket.socket, faults: _Faults, cuts: _Cuts) -> None:
         super().__init__()
+        self._cuts: Final = cuts
         self._is_hole, self._seconds, self._rate = faults.now()
+        self._seen = b""
+        self._left: int | None = None
         self._client: Final = client
         self._sockets: Final = [client]
         self._scope: Final = CancelScope()
@@ -156,8 +182,8 @@ class ProxiedConnection(_Faults):
                 await self._until(at + self._seconds)
                 if chunk is None:
                     raise ConnectionResetError
-                data = chunk
-                if not data:
+                data = self._part_of(chunk) if target is self._client else chunk
+                if not chunk:
                     target.shutdown(socket.SHUT_WR)
                 while data:
                     await self._until(at + self._seconds)
@@ -171,6 +197,21 @@ class ProxiedConnection(_Faults):
                     data = data[sent:]
                     if rate is not None:
                         await self._until(current_time() + sent / rate)
+                if self._left == 0 and target is self._client:
+                    self.cut()
+
+    def _part_of(self, chunk: bytes) -> bytes:
+        """Return the part of what the server says that passes before the connection is cut."""
+        if self._left is None:
+            cuts, seen = self._cuts, self._seen + chunk
+            count = cuts.find(seen)
+            self._left = None if count is None else count - len(self._seen)
+            self._seen = cuts.rest(seen)
+        if self._left is None:
+            return chunk
+        part = chunk[: self._left]
+        self._left -= len(part)
+        return part
 
     async def _until(self, moment: float) -> None:
         """Wait while it is a black hole, and until a moment; a change of the faults ends that."""
@@ -201,6 +242,7 @@ class FaultProxy(_Faults):
         self._listener: socket.socket | None = None
         self._connections: Final[dict[ProxiedConnection, None]] = {}
         self._tasks: Final[TaskGroup] = create_task_group()
+        self._cuts: Final = _Cuts()
         self.host: Final = "127.0.0.1"
         """The host to connect to."""
         self.port: int = 0
@@ -215,6 +257,20 @@ class FaultProxy(_Faults):
         """End all connections as a peer that closes does (FIN); new ones are taken."""
         for connection in self.connections:
             connection.cut()
+
+    def cut_after(self, counts: Iterable[int], *, since: bytes = b"") -> None:
+        """Cut connections at chosen bytes of what the server says.
+
+        The first connection over which it says ``since`` is cut so many bytes later as the first
+        count says, the next one as the second count says, and so on; then no more is cut. All
+        bytes before that pass, and none after it. It takes the place of the counts before.
+
+        Args:
+            counts: Bytes, from 0.
+            since: What they are counted from; empty: the next byte that comes. A connection of
+                HTTP may bring other answers first.
+        """
+        self._cuts.put(counts, since)
 
     def reset(self) -> None:
         """Break all connections as a network that fails does (RST); new ones are taken."""
@@ -299,7 +355,7 @@ class FaultProxy(_Faults):
             self._tasks.start_soon(self._serve, client)
 
     async def _serve(self, client: socket.socket) -> None:
-        connection = ProxiedConnection(client, self)
+        connection = ProxiedConnection(client, self, self._cuts)
         self._connections[connection] = None
         try:
             await connection._run(*self._server)  # noqa: SLF001  # users have no call for it

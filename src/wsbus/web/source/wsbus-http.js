@@ -370,9 +370,8 @@ export class HttpSocket {
         .catch((error) => signal.aborted || this.#ended(reading, 1006, `${error}`))
         .finally(() => {
           this.#end.signal.removeEventListener("abort", end);
-          if (hasBegun || signal.aborted) return;
           clearTimeout(impatience);
-          reject(new Error("the stream has not begun"));
+          if (!hasBegun && !signal.aborted) reject(new Error("the stream has not begun"));
         });
     });
   }
