@@ -127,11 +127,13 @@ async def network(port: int) -> AsyncIterator[tuple[Proxy, TaskGroup]]:
 class Back:
     """Notes that a client is connected again."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: list[Change]) -> None:
         self.event = anyio.Event()
+        self._last: Final = last
 
     def __call__(self, change: Change) -> None:
         """Take a change of the client's state."""
+        self._last[:] = [*self._last[-3:], change]
         if isinstance(change, Connected):
             self.event.set()
 
@@ -143,6 +145,8 @@ class Readers:
         self.texts: list[str] = [""] * READERS
         self.ends: list[str | None] = [None] * READERS
         self.cuts = 0
+        self.changes: list[list[Change]] = [[] for _ in range(READERS)]
+        """The last ones of each reader's connection."""
         self._channel: Final = channel
         self._relays: Final = relays
         self._chance: Final = chance
@@ -158,11 +162,12 @@ class Readers:
             if None in self.ends:
                 sizes = [len(text) for text in self.texts]
                 print(self._channel, sizes, self.ends, self.cuts, file=sys.stderr)
+                print(self.changes, file=sys.stderr)
 
     async def _read(self, number: int) -> None:
         port = self._chance.choice(self._relays).port
         async with network(port) as (proxy, tasks):
-            back = Back()
+            back = Back(self.changes[number])
             tasks.start_soon(self._harm, proxy, back)
             if number:
                 await sleep(self._chance.random() * 1.5)
