@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -95,6 +96,41 @@ async def test_the_command_prints_the_address() -> None:
     assert (done.exit_code, done.stdout, done.stderr) == (0, f"{url}/console/\n", "")
     assert (failed.exit_code, failed.stdout) == (1, "")
     assert failed.stderr.startswith("Error: no console found: localhost is no URL")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://a b/", "http://127.0.0.1:x/", f"http://{'a' * 70}.example/"]
+)
+def test_what_can_be_no_address_is_told(url: str) -> None:
+    """In words: such an address comes from a typing error."""
+    failed = CliRunner().invoke(wsbus, ["console", url])
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("Error: no console found: ")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"-ERR unknown command\r\n", b"HTTP/1.1 404 \x1b[2JForged\r\n\r\n"],
+    ids=["no HTTP", "escapes"],
+)
+def test_what_a_stranger_answers_is_told_in_one_line(answer: bytes) -> None:
+    """A server may speak something else, and a terminal must not obey its words."""
+
+    class Stranger(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        failed = CliRunner().invoke(
+            wsbus, ["console", f"http://127.0.0.1:{server.server_address[1]}"]
+        )
+        server.shutdown()
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("Error: no console found: ")
+    assert failed.stderr.rstrip("\n").isprintable()
 
 
 async def test_a_page_is_served_for_an_endpoint_without_one() -> None:

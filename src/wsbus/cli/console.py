@@ -8,6 +8,7 @@ import webbrowser
 import click
 
 from ..console.remote import ConsoleNotFound, PageServer, find
+from .escaping import printable
 
 __all__ = ["console"]
 
@@ -37,7 +38,7 @@ def console(url: str, port: int, *, opens: bool) -> None:
         else:
             _tell(find(url), opens=opens)
     except ConsoleNotFound as exc:
-        raise click.ClickException(f"no console found: {exc}") from exc
+        raise click.ClickException(printable(f"no console found: {exc}")) from exc
 
 
 def _tell(address: str, *, opens: bool) -> None:

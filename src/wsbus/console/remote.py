@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
@@ -32,8 +33,7 @@ def find(url: str) -> str:
     Raises:
         ConsoleNotFound: There is no console at either.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
+    if not _is_http(url):
         raise ConsoleNotFound(
             f"{_shown(url)} is no URL of an application: expected http:// or https://"
         )
@@ -44,6 +44,14 @@ def find(url: str) -> str:
         except ConsoleNotFound as exc:
             failures.append(str(exc))
     raise ConsoleNotFound("; ".join(failures))
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.netloc)
 
 
 def _shown(url: str) -> str:
@@ -66,7 +74,7 @@ def _page_at(url: str) -> str:
                 return str(response.geturl())
     except HTTPError as exc:
         raise ConsoleNotFound(f"{_shown(url)} answers {exc.code} {exc.reason}") from exc
-    except (URLError, OSError) as exc:
+    except (URLError, OSError, HTTPException, ValueError) as exc:  # What answers may be no HTTP.
         reason = getattr(exc, "reason", exc)
         raise ConsoleNotFound(f"{_shown(url)} cannot be reached: {reason}") from exc
     raise ConsoleNotFound(f"{_shown(url)} is some other page")
