@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from anyio import fail_after
+from anyio import Event, create_task_group, fail_after, wait_all_tasks_blocked
 
 from wsbus import (
     Bus,
@@ -19,6 +19,7 @@ from wsbus import (
     Presence,
     Stream,
     Unauthenticated,
+    UsageError,
 )
 from wsbus.client import Changes, Closed, Connected, ConnectError, Reconnecting, Retry
 from wsbus.client import Unauthenticated as Refused
@@ -196,6 +197,70 @@ async def test_while_a_network_is_cut_nobody_gets_in() -> None:
         with pytest.raises(ConnectError, match="nothing listens"):
             async with client(bus, network=network):
                 pass
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+async def test_a_network_that_is_cut_breaks_a_handshake_too(is_back: bool) -> None:
+    """Whoever is just let in is not connected; the server keeps nothing of it."""
+    network, asked, goes_on = MemoryNetwork(), Event(), Event()
+
+    async def think(token: str | None, handshake: Handshake) -> Identity:
+        asked.set()
+        await goes_on.wait()
+        return Identity("ann", EVERYTHING)
+
+    bus = Bus()
+    endpoint = bus.endpoint(authenticator=think)
+
+    async def connect() -> None:
+        with pytest.raises(ConnectError, match="nothing listens"):
+            async with client(bus, endpoint=endpoint, network=network, retry=Retry(attempts=0)):
+                pass
+
+    async with bus:
+        async with create_task_group() as tasks:
+            tasks.start_soon(connect)
+            await asked.wait()
+            network.cut()
+            if is_back:
+                network.restore()
+            goes_on.set()
+        assert endpoint.places.taken == 0
+        assert bus.statistics().connections_ever == 0
+
+
+async def test_a_network_that_is_frozen_holds_the_answer_to_a_handshake() -> None:
+    """The client waits for it, and is connected once it comes."""
+    network, asked, goes_on, is_in = MemoryNetwork(), Event(), Event(), Event()
+
+    async def think(token: str | None, handshake: Handshake) -> Identity:
+        asked.set()
+        await goes_on.wait()
+        return Identity("ann", EVERYTHING)
+
+    bus = Bus()
+    endpoint = bus.endpoint(authenticator=think)
+
+    async def connect() -> None:
+        async with client(bus, endpoint=endpoint, network=network):
+            is_in.set()
+
+    async with bus, create_task_group() as tasks:
+        tasks.start_soon(connect)
+        await asked.wait()
+        network.freeze()
+        goes_on.set()
+        await wait_all_tasks_blocked()
+        assert not is_in.is_set()
+        network.restore()
+        await is_in.wait()
+
+
+@pytest.mark.parametrize("options", [{"endpoint": "/ws"}, {"network": True}])
+def test_a_wrong_argument_of_a_client_is_refused(options: dict[str, Any]) -> None:
+    """When it is made."""
+    with pytest.raises(UsageError, match=next(iter(options))):
+        client(Bus(), **options)
 
 
 async def test_a_frozen_network_holds_everything() -> None:

@@ -180,3 +180,5 @@ async def test_only_seconds_pass(seconds: Any) -> None:
     """Anything else is a mistake."""
     with pytest.raises(UsageError, match="seconds"):
         await ManualClock().pass_time(seconds)
+    with pytest.raises(UsageError, match="seconds"):
+        ManualClock().advance(seconds)

@@ -47,8 +47,7 @@ class ManualClock:
         Raises:
             UsageError: ``seconds`` is no number of seconds, 0 or more.
         """
-        if not (is_number(seconds) and 0 <= seconds < math.inf):
-            raise UsageError(f"time passes by a number of seconds, 0 or more, not {shown(seconds)}")
+        _check(seconds)
         await settle()
         until = self._now.monotonic + seconds
         while (now := self._now.monotonic) < until:
@@ -64,7 +63,11 @@ class ManualClock:
         """Move both clocks forward at once, as when the whole process stood still.
 
         Nothing happens in between, and a bus forgives its clients what they could not do.
+
+        Raises:
+            UsageError: ``seconds`` is no number of seconds, 0 or more: no such clock goes back.
         """
+        _check(seconds)
         self._now = Instant(self._now.monotonic + seconds, self._now.wall + seconds)
 
     def set_wall(self, wall: float) -> None:
@@ -85,3 +88,8 @@ class ManualClock:
         for scope, at in self._limits.items():
             if at <= moment:
                 scope.cancel()
+
+
+def _check(seconds: float) -> None:
+    if not (is_number(seconds) and seconds >= 0):
+        raise UsageError(f"time passes by a number of seconds, 0 or more, not {shown(seconds)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._timing import PassingClock
 from ..bus import Bus
+from ..core.choices import shown
 from ..core.errors import UsageError
 from ..core.permissions import Identity
 from ..endpoint import Endpoint
@@ -66,6 +67,10 @@ def client(
 
     if not isinstance(bus, Bus):
         raise UsageError("client(bus) takes a Bus; an endpoint of it goes into endpoint=")
+    if not isinstance(endpoint, Endpoint | None):
+        raise UsageError(f"endpoint= takes an endpoint of the bus, not {shown(endpoint)}")
+    if not isinstance(network, MemoryNetwork | None):
+        raise UsageError(f"network= takes a MemoryNetwork, not {shown(network)}")
     door = bus.default_endpoint if endpoint is None else endpoint
     way = Way(network or MemoryNetwork(), door, identity, path_params)
     host = door.host

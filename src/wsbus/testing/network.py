@@ -43,6 +43,7 @@ class MemoryNetwork:
         """Connections that clients have asked for."""
         self._wires: Final = WeakSet[_MemoryWire]()
         self._is_cut = False
+        self._cuts = 0  # How often it was cut.
         self._thaw: Event | None = None  # Set when it is frozen no more.
 
     def cut(self) -> None:
@@ -51,6 +52,7 @@ class MemoryNetwork:
         To break connections only, restore at once.
         """
         self._is_cut = True
+        self._cuts += 1
         for wire in [*self._wires]:
             wire.cut()
 
@@ -81,19 +83,30 @@ class MemoryNetwork:
         """Connect to an endpoint, as a server library does; None: the network is cut."""
         self.dialled += 1
         await checkpoint()
-        while self._thaw is not None:
-            await self._thaw.wait()
+        cuts = self._cuts
+        await self._pass_on()
         if self._is_cut:
             return None
         admission = await endpoint.admit(handshake, identity)
+        await self._pass_on()
+        is_broken = cuts != self._cuts
         if isinstance(admission, Refusal):
-            return admission
+            return None if is_broken else admission
+        if is_broken:
+            if admission.place is not None:
+                admission.place.release()
+            return None
         transport = DirectMemoryTransport()
         wire = _MemoryWire(transport, endpoint.limits.max_message_bytes, is_binary=is_binary)
         run = endpoint.run(transport, admission)
         spawn(lambda: self._serve(wire, run))
         self._wires.add(wire)
         return wire
+
+    async def _pass_on(self) -> None:
+        """Wait until it is not frozen."""
+        while self._thaw is not None:
+            await self._thaw.wait()
 
     async def _serve(self, wire: _MemoryWire, run: Coroutine[Any, Any, None]) -> None:
         try:
