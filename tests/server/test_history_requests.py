@@ -10,6 +10,7 @@ from anyio import fail_after
 
 from tests.server.clients import UNLIMITED, Client, Connect, connecting
 from wsbus import Bus, Grants, Handshake, History, Identity
+from wsbus.testing import ManualClock
 
 GRANTS = Grants.of(
     subscribe=["*"], publish=["*"], history=["chat.*", "news"], deny_subscribe=["chat.secret"]
@@ -97,6 +98,21 @@ async def test_what_is_denied_is_not_replayed() -> None:
         answer = await ada.hear("subscribed")
         assert answer["data"]["positions"][0]["recovered"] is True
         assert await ada.events() == ["chat.a", "chat.b"]
+
+
+async def test_what_is_kept_ends_when_its_time_is_over() -> None:
+    """Counted for each publication from the moment at which it was accepted."""
+    clock = ManualClock()
+    bus = Bus(clock=clock)
+    bus.family("chat.*", history=History(ttl=10))
+    async with bus:
+        for number in range(3):
+            await bus.publish("chat.a", number)
+            await clock.pass_time(4)
+        for left in ([1, 2], [2], []):
+            page = await bus.history("chat.a")
+            assert [event.data for event in page.events] == left
+            await clock.pass_time(4)
 
 
 async def test_a_subject_with_a_space_has_keys_of_its_own() -> None:

@@ -243,6 +243,26 @@ def test_a_subscription_goes_on_where_another_one_ended() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("max_rate", [None, 1.0])
+def test_a_subscription_begins_where_the_store_stands(max_rate: float | None) -> None:
+    """What is kept already and comes to this node later is not for it, even if it is held back."""
+
+    async def test(world: World) -> None:
+        one, two = world.buses
+        async with one.subscribe("kept.*"):
+            world.switches[0].latency = 1.0
+            for n in range(2):
+                await two.publish("kept.a", n)
+            async with one.subscribe("kept.*", max_rate=max_rate) as events:
+                for n in range(2, 4):
+                    await two.publish("kept.b", n)
+                    (event,) = await take(events, 1)
+                    assert event.data == n
+                    await sleep(3)
+
+    run(test)
+
+
 def test_a_subscription_that_cannot_be_recovered_in_time_leaves_nothing_behind() -> None:
     """It raises at the deadline; neither a member nor an interest stays."""
 

@@ -292,7 +292,7 @@ class Server(Player):
         publication = Publication(channel, event, text_of_data(step["data"]), self.now.wall)
         history = self.families.history_of(channel)
         if history is not None:
-            publication = self.archive.keep(publication, history, None)
+            publication = self.archive.keep(publication, history, self.now.monotonic)
         patterns = () if self.session is None else self.session.patterns
         if any(pattern.matches(channel) for pattern in patterns):
             self.events += 1

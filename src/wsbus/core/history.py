@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import merge
-from itertools import islice
+from itertools import count, islice, repeat
 from typing import Final, NamedTuple
 
 from .channels import Channel
@@ -78,6 +78,13 @@ class Stored(NamedTuple):
     was published."""
 
 
+class _Kept(Publication, frozen=True, eq=False, gc=False):
+    """A publication that is kept: with its end it is one object, and none for the collector."""
+
+    until: float = 0.0
+    """When its time is over."""
+
+
 class MemoryHistory:
     """Keeps history in the memory of this process.
 
@@ -93,24 +100,20 @@ class MemoryHistory:
     def __init__(
         self, epoch: str, *, max_channels: int = 100_000, max_bytes: int = 256 << 20
     ) -> None:
-        self._epoch: Final = epoch
         self._max_channels: Final = max_channels
         self._max_bytes: Final = max_bytes
-        self._offset = 0
+        self._positions: Final = map(Position, repeat(epoch), count(1))
+        self.head: Position = Position(epoch, 0)
+        """The position of the store: what is kept later comes after it."""
         self._bytes = 0
-        self._kept: Final[dict[str, deque[tuple[float, Publication]]]] = {}
-        """By channel, each with the time of its end, in the order of offsets."""
+        self._kept: Final[dict[str, deque[_Kept]]] = {}
+        """By channel, in the order of offsets."""
         self._last: Final[dict[str, Position]] = {}
         """The last position of each channel, in the order of offsets."""
         self._floor = 0
         """No channel that is not remembered has a greater offset."""
         self._keys: Final[dict[str, tuple[float, Position]]] = {}
         """Idempotency keys, the oldest first, with the time of their end."""
-
-    @property
-    def head(self) -> Position:
-        """The position of the store: what is kept later comes after it."""
-        return Position(self._epoch, self._offset)
 
     @property
     def size(self) -> int:
@@ -133,9 +136,10 @@ class MemoryHistory:
         now: float,
         idempotency_key: str | None = None,
     ) -> Publication:
-        """Number a publication and keep it.
+        """Number a publication and keep it. Cost: O(1), but for what the bounds drop.
 
-        Ask :meth:`repeated` before: a key that was used is used again here.
+        What is too old is dropped by :meth:`read` and :meth:`expire`. Ask :meth:`repeated` before:
+        a key that was used is used again here.
 
         Args:
             publication: What was accepted.
@@ -146,15 +150,14 @@ class MemoryHistory:
         Returns:
             The same publication with its position.
         """
-        channel, data, last = publication.channel, publication.data, self._last
-        self._offset = offset = self._offset + 1
-        position = Position(self._epoch, offset)
+        channel, last = publication.channel, self._last
+        position = self.head = next(self._positions)
         previous = last.pop(channel, None)
         last[channel] = position
-        publication = Publication(  # A call of `replace` takes longer.
+        entry = _Kept(  # A call of `replace` takes longer.
             channel,
             publication.event,
-            data,
+            publication.data,
             publication.timestamp,
             publication.key,
             publication.node,
@@ -163,27 +166,29 @@ class MemoryHistory:
             previous,
             publication.packed,
             publication.trace_parent,
+            now + history.ttl,
         )
         kept = self._kept.get(channel)
         if kept is None:
             kept = self._kept[channel] = deque()
-        kept.append((now + history.ttl, publication))
-        self._bytes += len(data)
-        while len(kept) > history.size or kept[0][0] <= now:
-            self._bytes -= len(kept.popleft()[1].data)
-        if len(self._last) > self._max_channels or self._bytes > self._max_bytes:
+        kept.append(entry)
+        size = self._bytes + len(entry.data)
+        while len(kept) > history.size:
+            size -= len(kept.popleft().data)
+        self._bytes = size
+        if size > self._max_bytes or (previous is None and len(last) > self._max_channels):
             self._make_room(channel)
         if idempotency_key is not None:
             self._remember(idempotency_key, position, now)
-        return publication
+        return entry
 
     def read(self, read: HistoryRead, now: float) -> HistoryPage:
         """Answer a question. Cost: O(channels that changed since, and what is read)."""
-        after, before = read.after, read.before
-        is_known = after is None or (after.epoch == self._epoch and after.offset <= self._offset)
+        after, before, head = read.after, read.before, self.head
+        is_known = after is None or (after.epoch == head.epoch and after.offset <= head.offset)
         start = after.offset if after is not None and is_known else 0
-        end = self._offset + 1
-        if before is not None and before.epoch == self._epoch:
+        end = head.offset + 1
+        if before is not None and before.epoch == head.epoch:
             end = before.offset
         is_complete = is_known
         parts: list[list[Publication]] = []
@@ -198,7 +203,7 @@ class MemoryHistory:
         if after is not None and start < self._floor and self._may_have_forgotten(read.pattern):
             is_complete = False
         publications, has_more = cut(parts, read)
-        return HistoryPage(publications, self.head, is_complete, has_more)
+        return HistoryPage(publications, head, is_complete, has_more)
 
     def expire(self, now: float) -> None:
         """Drop what is too old. Cost: O(channels)."""
@@ -228,22 +233,21 @@ class MemoryHistory:
         kept = self._kept.get(channel)
         if kept is None:
             return []
-        while kept and kept[0][0] <= now:
+        while kept and kept[0].until <= now:
             self._drop_first(kept)
         if not kept:
             del self._kept[channel]
-        return [publication for _, publication in kept]
+        return [*kept]
 
-    def _drop_first(self, kept: deque[tuple[float, Publication]]) -> None:
-        _, publication = kept.popleft()
-        self._bytes -= len(publication.data)
+    def _drop_first(self, kept: deque[_Kept]) -> None:
+        self._bytes -= len(kept.popleft().data)
 
     def _make_room(self, newest: Channel) -> None:
         """Forget the channels that were published on longest ago, but not the newest one."""
         for channel in [*islice(self._last, len(self._last) - 1)]:
             if len(self._last) <= self._max_channels and self._bytes <= self._max_bytes:
                 return
-            for _, publication in self._kept.pop(channel, ()):
+            for publication in self._kept.pop(channel, ()):
                 self._bytes -= len(publication.data)
             self._floor = self._last.pop(channel).offset
         kept = self._kept[newest]

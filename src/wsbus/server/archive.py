@@ -11,10 +11,10 @@ from typing import Final
 
 from ..core.actions import Brought
 from ..core.events import Position
-from ..core.families import Families, History
+from ..core.families import Families
 from ..core.history import HistoryPage, HistoryRead, MemoryHistory
 from ..core.instant import Instant
-from ..core.messages import Publication, Since
+from ..core.messages import Since
 from ..core.patterns import Pattern
 from ..core.recovery import Wanted, reads_of, recover
 
@@ -36,6 +36,8 @@ class Archive:
         self._families: Final = families
         self._history: Final = history
         self._clock: Final = clock
+        self.keep: Final = history.keep
+        """Number a publication and keep it; see :meth:`.MemoryHistory.keep`."""
 
     @property
     def head(self) -> Position:
@@ -45,12 +47,6 @@ class Archive:
     def repeated(self, key: str) -> Position | None:
         """Return the position of the publication with an idempotency key; None: there is none."""
         return self._history.repeated(key, self._clock().monotonic)
-
-    def keep(
-        self, publication: Publication, history: History, idempotency_key: str | None
-    ) -> Publication:
-        """Return a publication with its position, once it is kept."""
-        return self._history.keep(publication, history, self._clock().monotonic, idempotency_key)
 
     def bring(self, patterns: Sequence[Pattern], since: Mapping[Pattern, Since]) -> Brought:
         """Return what a subscription to these patterns gets of the past."""

@@ -189,9 +189,16 @@ class Post:
         history = self._history_of(publication.channel)
         if history is None:
             return Sent(self.deliver(publication, excluded), self.hand_over(publication, absent))
-        if self._archive is None:
+        archive = self._archive
+        if archive is None:
             return self._draft(publication, history, excluded, absent, idempotency_key)
-        return self._keep(self._archive, publication, history, excluded, idempotency_key)
+        if idempotency_key is not None:
+            position = archive.repeated(idempotency_key)
+            if position is not None:
+                return Sent(Receipt(0, 0, position, repeated=True))
+        now = self.source.moment.monotonic
+        kept = archive.keep(publication, history, now, idempotency_key)
+        return Sent(self.deliver_kept(kept, excluded))
 
     def _draft(
         self,
@@ -210,21 +217,6 @@ class Post:
         matching = self._hub.matching(channel)
         matched = len(excluded.union(matching)) - len(excluded) if excluded else len(matching)
         return Sent(Receipt(matched, matched), handover, place)
-
-    def _keep(
-        self,
-        archive: Archive,
-        publication: Publication,
-        history: History,
-        excluded: frozenset[Member],
-        idempotency_key: str | None,
-    ) -> Sent:
-        if idempotency_key is not None:
-            position = archive.repeated(idempotency_key)
-            if position is not None:
-                return Sent(Receipt(0, 0, position, repeated=True))
-        kept = archive.keep(publication, history, idempotency_key)
-        return Sent(self.deliver_kept(kept, excluded))
 
     def deliver(
         self,

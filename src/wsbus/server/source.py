@@ -94,6 +94,8 @@ class Source:
         self._encode: Final = encode
         self._clock: Final = clock
         self._numbers: Final = count(1)
+        self.moment: Instant = clock()
+        """When something was accepted last. It saves a store the time to read the clock."""
 
     def accept(self, channel: str, event: str, data: object, key: str | None) -> Publication:
         """Check what the application publishes, encode its data, and say what it is.
@@ -121,7 +123,8 @@ class Source:
                 self._families.check(name, event, text)
             except CommandError as exc:
                 raise UsageError(f"{str(name)!r}, event {event!r}: {exc.message}") from None
-        now, number, pack = self._clock().wall, next(self._numbers), self.pack
+        self.moment = moment = self._clock()
+        now, number, pack = moment.wall, next(self._numbers), self.pack
         if pack is None:
             return Publication(name, event, text, now, key, self.node, number)
         packed = pack(data, text)
@@ -131,7 +134,8 @@ class Source:
         self, channel: Channel, event: str, data: bytes, packed: bytes | None = None
     ) -> Publication:
         """Say what a publication is whose data was checked; an entry of a stream, for example."""
-        now, number = self._clock().wall, next(self._numbers)
+        self.moment = moment = self._clock()
+        now, number = moment.wall, next(self._numbers)
         return Publication(channel, event, data, now, None, self.node, number, packed=packed)
 
     take_of_client = take

@@ -169,8 +169,9 @@ class Subscription(Outlet, Generic[T]):
             owed = await self.next_owed()
             publication = owed.publication
             assert publication is not None  # Those without were left out.
-            if publication.position is not None and not owed.is_latest:
-                self.position = publication.position
+            position = publication.position
+            if position is not None and not owed.is_latest:
+                self.position = position
             try:
                 data = self._decode(publication)
             except CommandError:  # Another process declares the channel differently.
@@ -189,7 +190,7 @@ class Subscription(Outlet, Generic[T]):
                 data,
                 publication.timestamp,
                 gap,
-                publication.position,
+                position,
                 owed.is_latest,
                 publication.trace_parent,
             )
@@ -227,7 +228,7 @@ class Subscription(Outlet, Generic[T]):
         if self._services is None:
             raise UsageError("use it as `async with bus.subscribe(…) as events:`")
         self._loss, items = self._member.take(MAX_JOIN_BYTES)
-        self._taken = [item for item in reversed(items) if self._is_news(item)]
+        self._taken = self._news(items)
         if self._loss is None and not self._taken:
             self._wake = anyio.Event()
             await self._wake.wait()
@@ -240,21 +241,22 @@ class Subscription(Outlet, Generic[T]):
         self._loss = None
         if kept:
             self._member.queue.restored(len(kept))
-            owed = [Owed(None, publication) for publication in reversed(kept)]
-            self._taken.extend(filter(self._is_news, owed))
+            self._taken += self._news([Owed(None, publication) for publication in kept])
         else:
             self.lose(loss.gap(GapCause.BUFFER))
 
-    def _is_news(self, owed: Owed) -> bool:
-        """Whether it is a publication after the position where the subscription began.
+    def _news(self, items: Sequence[Owed]) -> list[Owed]:
+        """Return the publications after the position where the subscription began, the last first.
 
         The store may have been ahead of what the broker had brought.
         """
-        publication, start = owed.publication, self._start
-        if publication is None or start is None or owed.is_latest:
-            return publication is not None
-        position = publication.position
-        return position is None or position.epoch != start.epoch or position.offset > start.offset
+        start = self._start
+        if start is None:
+            return [item for item in reversed(items) if item.publication is not None]
+        news = [item for item in reversed(items) if _is_after(start, item)]
+        if news and news[0].position is not None and self._loss is None:
+            self._start = None  # All that follow come after this one.
+        return news
 
     @property
     def receiver(self) -> Subscription[T]:
@@ -272,3 +274,10 @@ class Subscription(Outlet, Generic[T]):
     def overflow(self, queue: MessageQueue[Owed], now: float) -> None:
         """Its queue is full, and the policy is to close."""
         self.close()
+
+
+def _is_after(start: Position, owed: Owed) -> bool:
+    publication, position = owed.publication, owed.position
+    if publication is None or position is None:
+        return publication is not None
+    return position.epoch != start.epoch or position.offset > start.offset

@@ -733,7 +733,7 @@ class ClientMachine(RuleBasedStateMachine):
             publication = Publication(channel, "e", str(number).encode(), START.wall)
             history = self.families.history_of(channel)
             if history is not None:
-                publication = self.archive.keep(publication, history, None)
+                publication = self.archive.keep(publication, history, self.now.monotonic)
             self.hub.publish(publication)
 
     @rule(sure=st.integers(0, 6))
