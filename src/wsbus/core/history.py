@@ -193,10 +193,11 @@ class MemoryHistory:
         is_complete = is_known
         parts: list[list[Publication]] = []
         for channel in self._changed(read.pattern, start):
-            found = [p for p in self._fresh(channel, now) if offset_of(p) > start]
+            found = self._fresh(channel, now, start)
             if after is not None and not _follows(found, start, self._floor):
                 is_complete = False
-            found = [p for p in found if offset_of(p) < end]
+            if before is not None:
+                found = [p for p in found if offset_of(p) < end]
             if read.newest is not None:
                 found = found[-read.newest :]
             parts.append(found)
@@ -208,7 +209,7 @@ class MemoryHistory:
     def expire(self, now: float) -> None:
         """Drop what is too old. Cost: O(channels)."""
         for channel in [*self._kept]:
-            self._fresh(channel, now)
+            self._fresh(channel, now, self.head.offset)
         for key in [key for key, (end, _) in self._keys.items() if end <= now]:
             del self._keys[key]
 
@@ -228,8 +229,11 @@ class MemoryHistory:
     def _may_have_forgotten(self, pattern: Pattern) -> bool:
         return not pattern.is_exact or pattern.text not in self._last
 
-    def _fresh(self, channel: str, now: float) -> list[Publication]:
-        """Drop what is too old on a channel, and return the rest."""
+    def _fresh(self, channel: str, now: float, start: int = 0) -> list[Publication]:
+        """Drop what is too old on a channel, and return what comes after an offset.
+
+        Cost: O(what it drops and returns).
+        """
         kept = self._kept.get(channel)
         if kept is None:
             return []
@@ -237,7 +241,13 @@ class MemoryHistory:
             self._drop_first(kept)
         if not kept:
             del self._kept[channel]
-        return [*kept]
+        found: list[Publication] = []
+        for publication in reversed(kept):
+            if offset_of(publication) <= start:
+                break
+            found.append(publication)
+        found.reverse()
+        return found
 
     def _drop_first(self, kept: deque[_Kept]) -> None:
         self._bytes -= len(kept.popleft().data)
@@ -275,6 +285,11 @@ def cut(
     Returns:
         The publications, and whether there are more.
     """
+    parts = [*parts]
+    if len(parts) == 1:  # Most patterns are exact.
+        (part,), limit = parts, read.limit
+        start = max(len(part) - limit, 0) if read.is_from_end else 0
+        return tuple(part[start : start + limit]), len(part) > limit
     if read.is_from_end:
         newest = [
             *islice(merge(*map(reversed, parts), key=offset_of, reverse=True), read.limit + 1)

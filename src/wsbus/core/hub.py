@@ -26,6 +26,7 @@ from .patterns import Pattern
 from .permissions import Grants
 from .plan import Audience, Entry, Group, Plan, plan_writes
 from .protocol import WireProtocol
+from .replays import Replays
 from .subscriptions import SubscriptionTable
 
 __all__ = ["Hub", "HubStatistics", "InterestWatch"]
@@ -92,6 +93,8 @@ class Hub:
             self._arrange, cache_size, edit=Audience.edited, narrow=self._narrow
         )
         """Members by pattern."""
+        self.replays: Final = Replays(self.families)
+        """Publications of the past, encoded."""
         self.taps: Final[list[Tap]] = []
         """Called with each publication and the number of its receivers. Normally empty."""
         self.interest: InterestWatch | None = None
@@ -252,16 +255,10 @@ class Hub:
         self, member: Member, publications: Iterable[Publication], *, is_latest: bool = False
     ) -> None:
         """Owe to one member what was published before; its denies are the caller's business."""
-        protocol = member.protocol
-        encode = None
-        if protocol is not None:
-            encode = protocol.encode_latest if is_latest else protocol.encode_publication
+        owed, protocol = self.replays.owed, member.protocol
         for publication in publications:
-            frame = None if encode is None else encode(publication)
-            family = self.families.find(publication.channel)
-            owed = Owed(frame, publication, family, is_latest=is_latest)
             self._matched += 1
-            self.pass_on(member, owed)
+            self.pass_on(member, owed(publication, protocol, is_latest=is_latest))
 
     def send(self, member: Member, frame: Frame) -> None:
         """Owe a control frame to one member; it keeps its place among the publications."""

@@ -113,8 +113,8 @@ def recover(
             if places:
                 places -= 1
                 page = next(answers)
-                new = {offset_of(e): e for e in page.publications if offset_of(e) not in replay}
-                size = sum([each.size for each in new.values()])
+                new = {at: e for e in page.publications if (at := offset_of(e)) not in replay}
+                size = sum([len(each.data) for each in new.values()])
                 if page.is_complete and not page.has_more and size <= room:
                     room -= size
                     position = since.position

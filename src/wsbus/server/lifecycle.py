@@ -355,5 +355,6 @@ def _sweep_once(services: Services, last: Instant, now: Instant) -> None:
             driver.abort()
     services.flusher.expire(monotonic)
     services.hub.table.settle()
+    services.hub.replays.settle()
     if services.archive is not None and now.monotonic // 60 > last.monotonic // 60:
         services.archive.expire()
