@@ -476,9 +476,12 @@ async def test_exclude_holds_where_it_is_published_and_elsewhere() -> None:
         here, there = [await connect() for connect in connects]
         for client in (here, there):
             await client.subscribe("kept.a")
-        await buses[0].publish("kept.a", 1, exclude=here.connection)
-        await buses[0].publish("kept.a", 2, exclude=ConnectionId("ada"))
-        await buses[1].publish("kept.a", 3)
+        receipts = [
+            await buses[0].publish("kept.a", 1, exclude=here.connection),
+            await buses[0].publish("kept.a", 2, exclude=ConnectionId("ada")),
+            await buses[1].publish("kept.a", 3),
+        ]
+        assert [receipt.local_matched for receipt in receipts] == [0, 0, 1]
         with fail_after(5):
             assert (await here.hear("event"))["data"] == 3
             assert [(await there.hear("event"))["data"] for _ in range(2)] == [1, 3]

@@ -124,14 +124,14 @@ class MemoryBroker:
 
     def _bring(self, turn: Turn, items: Sequence[tuple[Feed, bytes]]) -> None:
         """Bring what was kept, in one message for each link to keep the order, then the rest."""
-        if items:
-            everything = turn.envelope([msgspec.Raw(item) for _, item in items])
-            for link in [*self._links]:
-                wanted = [msgspec.Raw(item) for feed, item in items if link.follows(feed)]
-                if len(wanted) == len(items):
-                    link.receive(everything)
-                elif wanted:
-                    link.receive(turn.envelope(wanted))
+        everything: bytes | None = None
+        for link in [*self._links] if items else ():
+            wanted = [msgspec.Raw(item) for feed, item in items if link.follows(feed)]
+            if len(wanted) == len(items):
+                everything = everything or turn.envelope(wanted)
+                link.receive(everything)
+            elif wanted:
+                link.receive(turn.envelope(wanted))
         for feed, message in turn.messages(spread=False):
             for link in [*self._links]:
                 if link.follows(feed):

@@ -200,9 +200,9 @@ class Hub:
             group = self._groups[members] = Group(Crowd(members))
         return group
 
-    def matching(self, channel: Channel) -> Collection[Member]:
-        """Return the members that match the channel, in no particular order."""
-        return self.table.match(channel).members
+    def matching(self, channel: Channel) -> Audience:
+        """Return the members that match the channel, in no particular order; none is looked at."""
+        return self.table.match(channel)
 
     # --- in ----------------------------------------------------------------------------------
 

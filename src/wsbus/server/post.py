@@ -215,7 +215,7 @@ class Post:
         feed = Feed("=" + channel)
         handover, place = outgoing.draft(Draft(feed, publication, item, history, idempotency_key))
         matching = self._hub.matching(channel)
-        matched = len(excluded.union(matching)) - len(excluded) if excluded else len(matching)
+        matched = len(matching) - len(matching.among(excluded)) if excluded else len(matching)
         return Sent(Receipt(matched, matched), handover, place)
 
     def deliver(

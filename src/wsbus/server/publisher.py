@@ -340,7 +340,7 @@ class Publisher(Channels):
         post, recipients = services.post, self._recipients
         excluded = recipients.members(services.registry, exclude)
         absent = None
-        if post.outgoing is not None:
+        if exclude != () and post.outgoing is not None:  # It seldom leaves anyone out.
             absent = recipients.elsewhere(exclude, and_here=post.keeps(publication.channel))
         scoped = None
         if idempotency_key is not None:
