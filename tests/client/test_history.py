@@ -76,6 +76,29 @@ async def test_under_load_everything_comes_once_and_in_order(server: Server) -> 
         assert await taken(room, COUNT) == got
 
 
+async def test_all_that_was_missed_takes_two_messages(server: Server) -> None:
+    """The token, and one request that brings 100 publications of two channels, each once."""
+    async with (
+        connected(server) as (client, proxy, _),
+        client.subscribe("chat.a") as one,
+        client.subscribe("chat.b") as other,
+    ):
+        for events in (one, other):
+            server.publish(events.pattern, 0)
+            assert await taken(events, 1) == [0]
+        proxy.muted = proxy.accepted
+        for events in (one, other):
+            server.publish(events.pattern, *range(1, 51))
+        proxy.cut()
+        for events in (one, other):
+            assert await taken(events, 50) == [*range(1, 51)]
+
+        async def newest() -> int:
+            return server.bus.connections()[-1].messages_received
+
+        assert server.run(newest) <= 2
+
+
 async def test_what_is_not_kept_any_more_is_a_gap(server: Server) -> None:
     """More was published meanwhile than the channel keeps."""
     async with (

@@ -402,6 +402,42 @@ def test_a_slow_reader_gets_what_its_queue_lost(broker: bool, count: int) -> Non
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def test_a_slow_recovery_holds_up_nobody() -> None:
+    """While the store is read for one request, other requests and other members are served.
+
+    And one request brings all of the 100 that a client has missed.
+    """
+
+    async def main() -> None:
+        switch = Switch(Board())
+        bus = Bus(broker=switch, clock=clock)
+        bus.family("kept.*", history=History(size=200))
+        way_in = bus.endpoint(limits=UNLIMITED)
+        async with bus, connecting(way_in) as connect:
+            client, other = await connect(), await connect()
+            await other.subscribe("kept.a", "live")
+            start = await bus.position("kept.a")
+            for n in range(100):
+                await bus.publish("kept.a", n)
+            assert await other.events() == [*range(100)]
+            switch.seconds = 1.0
+            since = {"kept.a": {"epoch": start.epoch, "offset": start.offset}}
+            client.say("subscribe", id="s", channels=["kept.a"], since=since)
+            with fail_after(10):
+                client.say("ping", id="p")
+                assert (await client.hear())["type"] == "pong"
+                bus.publish_soon("live", "meanwhile")
+                assert await other.events() == ["meanwhile"]
+                answer = await client.hear()
+                assert answer["type"] == "subscribed"
+                assert [each["recovered"] for each in answer["data"]["positions"]] == [True]
+                heard = [await client.hear() for _ in range(100)]
+            assert [each["data"] for each in heard] == [*range(100)]
+            assert client.connection.messages_received == 2
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
 @pytest.mark.parametrize("count", [200, 400], ids=["kept", "too many"])
 @pytest.mark.parametrize("broker", [True, False], ids=["broker", "alone"])
 def test_a_slow_subscription_gets_what_its_queue_lost(broker: bool, count: int) -> None:
