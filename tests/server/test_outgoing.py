@@ -187,6 +187,28 @@ async def test_each_waiter_has_an_error_of_its_own() -> None:
     assert all(error.may_have_arrived for error in errors)
 
 
+async def test_waiters_of_one_turn_do_not_depend_on_each_other() -> None:
+    """One that is cancelled takes nobody along, and the others learn the outcome."""
+    handover, done = Handover(), []
+
+    async def wait(number: int, scope: CancelScope) -> None:
+        with scope:
+            await handover.wait()
+            done.append(number)
+
+    async with create_task_group() as tasks:
+        scopes = [CancelScope() for _ in range(3)]
+        for number, scope in enumerate(scopes):
+            tasks.start_soon(wait, number, scope)
+        await anyio.wait_all_tasks_blocked()
+        scopes[1].cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert done == []
+        handover.settle(None)
+    assert sorted(done) == [0, 2]
+    await handover.wait()
+
+
 async def test_without_a_link_nothing_is_put() -> None:
     """Before the first link, and after the last one, a put is refused with the reason."""
     outgoing = Outgoing("node")

@@ -206,10 +206,8 @@ def publish_item(
     publication: Publication, excluded: Addressed | None = None, to: Addressed | None = None
 ) -> bytes:
     """Encode a publication as an item: a :class:`Published`."""
-    p = publication
-    plain = Untraced(
-        p.number, p.channel, p.event, p.data, p.timestamp, p.key, excluded, to, p.packed
-    )
+    p, absent = publication, excluded
+    plain = Untraced(p.number, p.channel, p.event, p.data, p.timestamp, p.key, absent, to, p.packed)
     if p.trace_parent is None:
         return _encode(plain)
     return _encode(Published(**msgspec.structs.asdict(plain), trace_parent=p.trace_parent))
@@ -224,9 +222,8 @@ def kept_item(item: bytes, node: str, position: Position, previous: int) -> byte
         position: Its position.
         previous: The offset of the channel's publication before it; 0: there was none.
     """
-    raw = msgspec.Raw(item)
-    epoch, offset, tag = position.epoch, position.offset, position.tag
-    return _encode(("k", raw, node, epoch, offset, previous, tag))
+    raw, p = msgspec.Raw(item), position
+    return _encode(("k", raw, node, p.epoch, p.offset, previous, p.tag))
 
 
 def open_kept(entry: bytes) -> Kept | None:
@@ -367,9 +364,12 @@ class Turn:
             if spread:
                 for wider in feeds_around(feed):
                     feeds.setdefault(wider, []).append(item)
+        former, encoded = list[msgspec.Raw](), list[bytes]()
         for feed, items in feeds.items():
-            for part in [items] if most is None else _parts(items, largest_item(most)):
-                yield feed, self.envelope(part)
+            if items != former:  # Of one channel, the feeds around its own bring the same.
+                parts = [items] if most is None else _parts(items, largest_item(most))
+                former, encoded = items, [self.envelope(part) for part in parts]
+            yield from [(feed, message) for message in encoded]
 
     def envelope(self, items: Sequence[msgspec.Raw]) -> bytes:
         """Return an envelope with these items; it begins with :attr:`head`."""

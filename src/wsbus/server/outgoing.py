@@ -11,15 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from anyio import Event
-
 from ..broker import BoundedLink, HistoryLink, Link
 from ..core.envelope import Draft, Turn, largest_item
 from ..core.errors import BrokerUnavailable, UsageError
 from ..core.feeds import Feed
 from ..core.history import Stored
 from ..core.messages import Receipt
-from ._wakeup import Wakeup
+from ._wakeup import Bell, Wakeup
 
 __all__ = ["Handover", "NotTaken", "Outgoing"]
 
@@ -35,12 +33,12 @@ NotTaken: TypeAlias = BrokerUnavailable | UsageError
 class Handover:
     """Whether the broker has taken what one turn put."""
 
-    __slots__ = ("_callbacks", "_error", "_event", "_is_settled", "stored")
+    __slots__ = ("_bell", "_callbacks", "_error", "_is_settled", "stored")
 
     def __init__(self, error: NotTaken | None = None) -> None:
         self._error = error
         self._is_settled = error is not None
-        self._event: Event | None = None
+        self._bell: Bell | None = None
         self._callbacks: list[Callable[[NotTaken | None], None]] = []
         self.stored: Sequence[Stored] = ()
         """The outcomes of the drafts of the turn, once it was taken."""
@@ -58,9 +56,9 @@ class Handover:
             UsageError: It is larger than the broker takes.
         """
         if not self._is_settled:
-            if self._event is None:
-                self._event = Event()
-            await self._event.wait()
+            if self._bell is None:
+                self._bell = Bell()
+            await self._bell.wait()
         self.check()
 
     def check(self) -> None:
@@ -97,8 +95,8 @@ class Handover:
         if self._is_settled:
             return
         self._is_settled, self._error = True, error
-        if self._event is not None:
-            self._event.set()
+        if self._bell is not None:
+            self._bell.ring()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback(error)

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
-import anyio
-
 from .._log import about, escaped
 from ..core.actions import Brought
 from ..core.choices import member_of, shown
@@ -23,6 +21,7 @@ from ..core.pacing import MAX_JOIN_BYTES
 from ..core.patterns import Pattern
 from ..core.queue import MessageQueue
 from ..core.thinning import check_rate
+from ._wakeup import Wakeup
 from .services import Services
 
 __all__ = ["Subscription"]
@@ -69,7 +68,7 @@ class Subscription(Outlet, Generic[T]):
         self._gap: Gap | None = None
         self._loss: Loss | None = None
         """The loss before :attr:`_taken`, until it is read from history or reported."""
-        self._wake = anyio.Event()
+        self._wakeup: Wakeup  # From the moment that it is entered, which is in its event loop.
         self._is_closed = False
         self._is_awaited = False
         self._member: Final = Member(
@@ -97,7 +96,7 @@ class Subscription(Outlet, Generic[T]):
             self._services.rates.detach(self, [self.pattern])
             self._services.subscriptions.discard(self)
             self._services = None
-        self._wake.set()
+        self.wake()
 
     async def __aenter__(self) -> Self:
         """Subscribe: every publication accepted from now on is for it.
@@ -111,6 +110,7 @@ class Subscription(Outlet, Generic[T]):
         if self._is_closed or self._services is not None:
             raise UsageError("a subscription is entered once")
         services = self._services = self._find()
+        self._wakeup = Wakeup()
         services.subscriptions.add(self)
         services.hub.attach(self._member)
         if self._rate is not None:
@@ -230,8 +230,7 @@ class Subscription(Outlet, Generic[T]):
         self._loss, items = self._member.take(MAX_JOIN_BYTES)
         self._taken = self._news(items)
         if self._loss is None and not self._taken:
-            self._wake = anyio.Event()
-            await self._wake.wait()
+            await self._wakeup.wait()
 
     async def _make_good(self, loss: Loss) -> None:
         """Read from history what the queue has lost; otherwise the next event tells the gap."""
@@ -264,8 +263,9 @@ class Subscription(Outlet, Generic[T]):
         return self
 
     def wake(self) -> None:
-        """Its empty queue got something."""
-        self._wake.set()
+        """Its empty queue got something, or it is closed."""
+        if self._is_awaited:
+            self._wakeup.set()
 
     def lose(self, gap: Gap) -> None:
         """Publications are missing before the next one."""
