@@ -6,7 +6,10 @@ busy with other things.
 - *latency*: a client publishes at node A, a client of node B gets it; beside it one process that
   publishes with the library, and one that subscribes with it.
 - *cpu*: CPU seconds of both nodes for each publication with 1, 16 and 64 outstanding; beside them
-  those of the two raw processes.
+  those of the two raw processes. Both hold what the benchmark itself takes, for the task of each
+  publication and the pipes that ask for it and confirm it; that is measured by itself, in one
+  process that carries nothing. The last column divides the raw library's time by that of the bus,
+  as it is, and without the benchmark's own.
 - *thrift*: connections on both nodes, publications at a fixed rate; how many messages and how much
   of a core the broker needs, and what is lost.
 """
@@ -22,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -58,7 +61,7 @@ def broker(kind: str) -> Iterator[tuple[str, int]]:
 # --- two processes: each with the library alone, or each with a bus ------------------------------
 
 
-async def _redis_raw(url: str, role: str, outstanding: int, count: int) -> None:
+async def _redis_raw(url: str, role: str, count: int) -> None:
     import redis.asyncio as redis
 
     client = redis.Redis.from_url(url, max_connections=1000)
@@ -70,10 +73,10 @@ async def _redis_raw(url: str, role: str, outstanding: int, count: int) -> None:
             async for message in pubsub.listen():
                 arrivals.note(json.loads(message["data"]))
         return
-    await _publish(lambda data: client.publish("raw", json.dumps(data)), outstanding, count)
+    await _publish(lambda data: client.publish("raw", json.dumps(data)))
 
 
-async def _nats_raw(url: str, role: str, outstanding: int, count: int) -> None:
+async def _nats_raw(url: str, role: str, count: int) -> None:
     import nats
 
     client = await nats.connect(url)
@@ -91,10 +94,10 @@ async def _nats_raw(url: str, role: str, outstanding: int, count: int) -> None:
         await client.publish("raw", json.dumps(data).encode())
         await client.flush()
 
-    await _publish(publish, outstanding, count)
+    await _publish(publish)
 
 
-async def _bus(url: str, role: str, outstanding: int, count: int) -> None:
+async def _bus(url: str, role: str, count: int) -> None:
     from wsbus import Bus
     from wsbus.brokers import broker_of
 
@@ -105,24 +108,36 @@ async def _bus(url: str, role: str, outstanding: int, count: int) -> None:
                 async for event in events:
                     arrivals.note(event.data)
             return
-        await _publish(lambda data: bus.publish("raw.channel", data), outstanding, count)
+        await _publish(lambda data: bus.publish("raw.channel", data))
 
 
-async def _publish(
-    publish: Callable[[object], Awaitable[object]], outstanding: int, count: int
-) -> None:
+async def _bare(count: int) -> None:
+    """Take and confirm publications that nothing carries."""
+    arrivals = _Arrivals(count)
+
+    async def publish(data: object) -> None:
+        arrivals.note(data)
+
+    await _publish(publish)
+
+
+async def _publish(publish: Callable[[object], Any]) -> None:
     """Publish what stdin asks for: each byte is one publication, awaited by a task of its own."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    tasks: set[asyncio.Future[object]] = set()
-    _say("ready")
-    while chunk := await reader.read(65536):
+    loop, end = asyncio.get_running_loop(), asyncio.Event()
+    tasks: set[asyncio.Task[object]] = set()
+
+    def read() -> None:
+        chunk = os.read(0, 65536)
+        if not chunk:
+            end.set()
         for _ in chunk:
-            data = {"sent": time.perf_counter(), "pad": _PAD}
-            task = asyncio.ensure_future(publish(data))
+            task = loop.create_task(publish({"sent": time.perf_counter(), "pad": _PAD}))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+
+    loop.add_reader(0, read)
+    _say("ready")
+    await end.wait()
 
 
 class _Arrivals:
@@ -156,11 +171,8 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _process(
-    url: str, role: str, outstanding: int, count: int
-) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "tests.benchmarks.nodes", "--raw", url, role]
-    command += [str(outstanding), str(count)]
+def _process(url: str, role: str, count: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "tests.benchmarks.nodes", "--raw", url, role, str(count)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     ) as process:
@@ -182,26 +194,42 @@ def two_processes(url: str, outstanding: int, count: int, kind: str = "") -> Fig
         kind: Empty: with the client library alone. ``bus-``: each with a bus.
     """
     with (
-        _process(url, f"{kind}subscriber", outstanding, count) as subscriber,
-        _process(url, f"{kind}publisher", outstanding, count) as publisher,
+        _process(url, f"{kind}subscriber", count) as subscriber,
+        _process(url, f"{kind}publisher", count) as publisher,
     ):
-        assert publisher.stdin is not None
-        assert subscriber.stdout is not None
-        asked, got = publisher.stdin.fileno(), subscriber.stdout.fileno()
-        before = [0.0, 0.0]
-        sent = done = 0
-        text = b""
-        for total in (_WARM, _WARM + count):
-            before = [cpu_seconds(publisher.pid), cpu_seconds(subscriber.pid)]
-            while done < total:
-                want = min(outstanding - (sent - done), total - sent)
-                if want > 0:
-                    os.write(asked, b"." * want)
-                    sent += want
-                dots, _, text = os.read(got, 65536).partition(b"0")
-                done += len(dots)
-        cpu = [cpu_seconds(publisher.pid) - before[0], cpu_seconds(subscriber.pid) - before[1]]
-        return Figures(float(b"0" + text), cpu[0] / count, cpu[1] / count)
+        return _ask(publisher, subscriber, outstanding, count)
+
+
+def bare(outstanding: int, count: int) -> float:
+    """Measure the seconds that the benchmark itself takes for a publication."""
+    with _process("", "bare", count) as process:
+        return _ask(process, process, outstanding, count).publisher
+
+
+def _ask(
+    publisher: subprocess.Popen[bytes],
+    subscriber: subprocess.Popen[bytes],
+    outstanding: int,
+    count: int,
+) -> Figures:
+    """Have publications made, as many at once as may be under way, and see them arrive."""
+    assert publisher.stdin is not None
+    assert subscriber.stdout is not None
+    asked, got = publisher.stdin.fileno(), subscriber.stdout.fileno()
+    before = [0.0, 0.0]
+    sent = done = 0
+    text = b""
+    for total in (_WARM, _WARM + count):
+        before = [cpu_seconds(publisher.pid), cpu_seconds(subscriber.pid)]
+        while done < total:
+            want = min(outstanding - (sent - done), total - sent)
+            if want > 0:
+                os.write(asked, b"." * want)
+                sent += want
+            dots, _, text = os.read(got, 65536).partition(b"0")
+            done += len(dots)
+    cpu = [cpu_seconds(publisher.pid) - before[0], cpu_seconds(subscriber.pid) - before[1]]
+    return Figures(float(b"0" + text), cpu[0] / count, cpu[1] / count)
 
 
 # --- two nodes -----------------------------------------------------------------------------------
@@ -236,13 +264,16 @@ def compare(url: str, windows: Sequence[int], rounds: int, *, by_websocket: bool
     script = bus_script(payload=200)
     heads = ["p50 µs", "CPU µs, publisher", "CPU µs, receiver", "CPU µs, both"]
     heads += ["p50 µs, by WebSocket"] * by_websocket
-    print(f"{'outstanding':>11} | " + " | ".join([f"{head:^22}" for head in heads]))
+    titles = [f"{head:^22}" for head in heads]
+    print(f"{'outstanding':>11} | {' | '.join(titles)} | of the benchmark | raw in ours")
     for window in windows:
         count = 3000 if window == 1 else 20_000
         pairs: list[list[tuple[float, float]]] = [[] for _ in heads]
+        own_costs: list[float] = []
         for _ in range(rounds):
             theirs = two_processes(url, window, count)
             ours = two_processes(url, window, count, "bus-")
+            own_costs.append(bare(window, count))
             for column, pair in enumerate(zip(ours, theirs, strict=True)):
                 pairs[column].append(pair)
             pairs[3].append((sum(ours[1:]), sum(theirs[1:])))
@@ -254,6 +285,11 @@ def compare(url: str, windows: Sequence[int], rounds: int, *, by_websocket: bool
                 statistics.median([pair[side] for pair in measured]) * 1e6 for side in (0, 1)
             )
             cells.append(f"{own:6.1f} / {other:6.1f} = {own / other:4.2f}")
+        bare_cost = statistics.median(own_costs)
+        ours_both, raw_both = map(statistics.median, zip(*pairs[3], strict=True))
+        cells.append(f"{bare_cost * 1e6:16.1f}")
+        net = (raw_both - bare_cost) / (ours_both - bare_cost)
+        cells.append(f"{raw_both / ours_both:.1f} times, {net:.1f} without the benchmark's")
         print(f"{window:11} | " + " | ".join(cells), flush=True)
 
 
@@ -311,13 +347,16 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=250, help="on each node")
     parser.add_argument("--rate", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--raw", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--raw", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.raw:
-        url, role, outstanding, count = given.raw
+        url, role, count = given.raw
+        if role == "bare":
+            asyncio.run(_bare(int(count)))
+            return
         run = _redis_raw if url.startswith("redis") else _nats_raw
         run = _bus if role.startswith("bus-") else run
-        asyncio.run(run(url, role, int(outstanding), int(count)))
+        asyncio.run(run(url, role, int(count)))
         return
     with broker(given.broker) as (url, pid):
         if given.thrift:
