@@ -78,13 +78,6 @@ class Stored(NamedTuple):
     was published."""
 
 
-class _Kept(Publication, frozen=True, eq=False, gc=False):
-    """A publication that is kept: with its end it is one object, and none for the collector."""
-
-    until: float = 0.0
-    """When its time is over."""
-
-
 class MemoryHistory:
     """Keeps history in the memory of this process.
 
@@ -106,8 +99,8 @@ class MemoryHistory:
         self.head: Position = Position(epoch, 0)
         """The position of the store: what is kept later comes after it."""
         self._bytes = 0
-        self._kept: Final[dict[str, deque[_Kept]]] = {}
-        """By channel, in the order of offsets."""
+        self._kept: Final[dict[str, deque[tuple[float, Publication]]]] = {}
+        """By channel, each with the time of its end, in the order of offsets."""
         self._last: Final[dict[str, Position]] = {}
         """The last position of each channel, in the order of offsets."""
         self._floor = 0
@@ -154,7 +147,7 @@ class MemoryHistory:
         position = self.head = next(self._positions)
         previous = last.pop(channel, None)
         last[channel] = position
-        entry = _Kept(  # A call of `replace` takes longer.
+        kept = Publication(  # A call of `replace` takes longer.
             channel,
             publication.event,
             publication.data,
@@ -166,21 +159,20 @@ class MemoryHistory:
             previous,
             publication.packed,
             publication.trace_parent,
-            now + history.ttl,
         )
-        kept = self._kept.get(channel)
-        if kept is None:
-            kept = self._kept[channel] = deque()
-        kept.append(entry)
-        size = self._bytes + len(entry.data)
-        while len(kept) > history.size:
-            size -= len(kept.popleft().data)
+        entries = self._kept.get(channel)
+        if entries is None:
+            entries = self._kept[channel] = deque()
+        entries.append((now + history.ttl, kept))
+        size = self._bytes + len(kept.data)
+        while len(entries) > history.size:
+            size -= len(entries.popleft()[1].data)
         self._bytes = size
         if size > self._max_bytes or (previous is None and len(last) > self._max_channels):
             self._make_room(channel)
         if idempotency_key is not None:
             self._remember(idempotency_key, position, now)
-        return entry
+        return kept
 
     def read(self, read: HistoryRead, now: float) -> HistoryPage:
         """Answer a question. Cost: O(channels that changed since, and what is read)."""
@@ -237,27 +229,27 @@ class MemoryHistory:
         kept = self._kept.get(channel)
         if kept is None:
             return []
-        while kept and kept[0].until <= now:
+        while kept and kept[0][0] <= now:
             self._drop_first(kept)
         if not kept:
             del self._kept[channel]
         found: list[Publication] = []
-        for publication in reversed(kept):
+        for _, publication in reversed(kept):
             if offset_of(publication) <= start:
                 break
             found.append(publication)
         found.reverse()
         return found
 
-    def _drop_first(self, kept: deque[_Kept]) -> None:
-        self._bytes -= len(kept.popleft().data)
+    def _drop_first(self, kept: deque[tuple[float, Publication]]) -> None:
+        self._bytes -= len(kept.popleft()[1].data)
 
     def _make_room(self, newest: Channel) -> None:
         """Forget the channels that were published on longest ago, but not the newest one."""
         for channel in [*islice(self._last, len(self._last) - 1)]:
             if len(self._last) <= self._max_channels and self._bytes <= self._max_bytes:
                 return
-            for publication in self._kept.pop(channel, ()):
+            for _, publication in self._kept.pop(channel, ()):
                 self._bytes -= len(publication.data)
             self._floor = self._last.pop(channel).offset
         kept = self._kept[newest]
