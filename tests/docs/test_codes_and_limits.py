@@ -23,6 +23,7 @@ from wsbus.core.errors import CloseCode, ErrorCode, is_sendable, may_reconnect
 from wsbus.core.history import IDEMPOTENCY_SECONDS, MemoryHistory
 from wsbus.core.limits import MAX_DEPTH, MAX_EXTREMES, NAMES_PER_MESSAGE, Limits
 from wsbus.core.publications import is_event
+from wsbus.core.replays import Replays
 from wsbus.protocols.native_past import ReadHistoryMessage
 from wsbus.server import interest, outgoing
 from wsbus.transport import MAX_HANDSHAKE_BYTES
@@ -191,5 +192,6 @@ def test_bounds_that_cannot_be_set_are_those_of_the_code() -> None:
         interest.REACH_SECONDS,
         memory["max_channels"].default,
         memory["max_bytes"].default,
+        2 * inspect.signature(Replays).parameters["max_bytes"].default,
     ]
     assert f"for each {NAMES_PER_MESSAGE} names begun" in LIMITS.read_text(encoding="utf-8")

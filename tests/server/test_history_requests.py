@@ -10,6 +10,7 @@ from anyio import fail_after
 
 from tests.server.clients import UNLIMITED, Client, Connect, connecting
 from wsbus import Bus, Grants, Handshake, History, Identity
+from wsbus.bus import host_of
 from wsbus.testing import ManualClock
 
 GRANTS = Grants.of(
@@ -113,6 +114,27 @@ async def test_what_is_kept_ends_when_its_time_is_over() -> None:
             page = await bus.history("chat.a")
             assert [event.data for event in page.events] == left
             await clock.pass_time(4)
+
+
+async def test_frames_of_the_past_are_kept_for_a_moment() -> None:
+    """Clients that come back together share them; then the bus lets go of them."""
+    clock = ManualClock()
+    bus = Bus(clock=clock)
+    bus.family("chat.*", history=History(size=20))
+    async with bus, connecting(bus.endpoint(limits=UNLIMITED)) as connect:
+        replays = host_of(bus).services.hub.replays
+        first = await bus.publish("chat.a", 0)
+        assert first.position is not None
+        for number in range(1, 4):
+            await bus.publish("chat.a", number)
+        since = {"chat.a": {"epoch": first.position.epoch, "offset": first.position.offset}}
+        for _ in range(2):
+            client = await connect()
+            client.say("subscribe", channels=["chat.a"], since=since)
+            assert [(await client.hear("event"))["data"] for _ in range(3)] == [1, 2, 3]
+            assert len(replays) == 3
+        await clock.pass_time(5)
+        assert len(replays) == 0
 
 
 async def test_a_subject_with_a_space_has_keys_of_its_own() -> None:
