@@ -153,10 +153,13 @@ class Outgoing:
         Returns:
             What to ask whether it was taken. All items of a turn share it.
         """
-        found = self._turn_for(item, "no other process gets it")
-        if isinstance(found, Handover):
-            return found
-        turn, handover = found
+        current = self._turn  # There is a link then.
+        if current is None or len(item) > self._largest or _is_full(current[0]):
+            found = self._turn_for(item, "no other process gets it")
+            if isinstance(found, Handover):
+                return found
+            current = found
+        turn, handover = current
         turn.add(feed, item)
         return handover
 
@@ -266,7 +269,7 @@ class Outgoing:
 
 
 def _is_full(turn: Turn) -> bool:
-    return len(turn) >= MAX_ITEMS or turn.size >= MAX_BYTES
+    return turn.size >= MAX_BYTES or len(turn) >= MAX_ITEMS
 
 
 async def _store(link: HistoryLink, turn: Turn) -> Sequence[Stored]:

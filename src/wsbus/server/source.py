@@ -6,7 +6,7 @@ A bus and an emitter accept the same, because both ask here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Final, TypeAlias
 
@@ -63,6 +63,8 @@ def scoped_key(key: str, channel: Channel, families: Families, owner: str = "") 
     return f"{channel} {len(owner)} {owner} {key}"
 
 
+_channel: Final = lru_cache(4096)(parse_channel)  # Most programs have fewer, and repeat them.
+
 BROADCAST: Final = Channel("")
 """In place of a channel: the broadcast channels of each node."""
 
@@ -105,7 +107,8 @@ class Source:
             UsageError: The data has no JSON form, or is not what the channel holds, or another
                 argument is of the wrong type.
         """
-        return self.accept_on(parse_channel(channel), event, data, key)
+        name = _channel(channel) if type(channel) is str else parse_channel(channel)
+        return self.accept_on(name, event, data, key)
 
     def accept_on(self, name: Channel, event: str, data: object, key: str | None) -> Publication:
         """Accept what is published on a checked channel, or on :data:`BROADCAST`.
