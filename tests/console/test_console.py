@@ -256,6 +256,8 @@ async def test_a_path_that_is_not_utf_8_is_shown() -> None:
         {"token": "short"},
         {"token": TOKEN, "authenticator": judge},
         {"token": TOKEN, "origins": "https://example.org"},
+        {"authenticator": judge, "origins": "*"},
+        {"authenticator": judge, "origins": ["https://example.org", "null"]},
     ],
 )
 def test_a_console_has_a_lock(options: dict[str, object]) -> None:

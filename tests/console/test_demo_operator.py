@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from wsbus import Handshake
-from wsbus.demo.app import operator
+from wsbus.core.origins import is_welcome
+from wsbus.demo.app import console, operator
 
 HERE = {"host": "localhost:8000", "origin": "http://localhost:8000"}
 
@@ -52,3 +53,11 @@ def test_who_comes_through_a_proxy_is_refused(header: str) -> None:
 def test_a_name_of_elsewhere_that_leads_here_is_refused(host: str) -> None:
     """A page of such a name is of the same host, so that its origin does not show it."""
     assert not admits("127.0.0.1", host=host)
+
+
+def test_a_page_behind_a_proxy_without_headers_is_refused() -> None:
+    """Such a proxy looks like a person at the machine, and the page does not."""
+    assert admits("127.0.0.1", host="127.0.0.1:8000")
+    origins = console.endpoint.origins
+    assert not is_welcome(origins, "https://shop.example", "127.0.0.1:8000")
+    assert is_welcome(origins, "http://127.0.0.1:8000", "127.0.0.1:8000")

@@ -61,7 +61,8 @@ class Console:
         origins: Origins of the pages that may connect; the console's own page has the same host.
 
     Raises:
-        UsageError: Neither a token nor an authenticator is given, or both; or the token is short.
+        UsageError: Neither a token nor an authenticator is given, or both; or the token is short;
+            or pages of all origins may connect, and an authenticator says who they are.
     """
 
     def __init__(
@@ -79,6 +80,11 @@ class Console:
             raise UsageError(f"the token of a console has at least {MIN_TOKEN} characters")
         if isinstance(origins, str) and origins not in {"same-host", "*"}:
             raise UsageError("origins are a collection of texts, 'same-host' or '*'")
+        if authenticator is not None and (origins == "*" or "null" in origins):
+            raise UsageError(
+                "an authenticator may read a cookie, which a browser sends for pages of any site: "
+                "leave '*' and 'null' out of origins, and list your own"
+            )
         self.bus: Final = bus
         self.allow_changes: Final = allow_changes
         """Whether an operator may disconnect clients."""
