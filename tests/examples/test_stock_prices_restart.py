@@ -121,7 +121,7 @@ async def test_stopping_waits_for_nobody(first: Service) -> None:
         began = time.monotonic()
         first.server.process.terminate()
         assert await witness.close_code() in {1001, 1012}
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
         assert await asyncio.to_thread(first.server.process.wait, PATIENCE) == 0
         assert time.monotonic() - began < 5
         hog.socket.transport.abort()
