@@ -318,7 +318,7 @@ def test_a_timeout_is_told_and_bounded() -> None:
             emitter.publish("t.a", 1, timeout=0.2)
         assert caught.value.may_have_arrived
         emitter.close()
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 2.9
     with pytest.raises(UsageError, match="timeout"):
         SyncEmitter(url).publish("t.a", timeout=0)
 
@@ -364,7 +364,7 @@ except BrokerUnavailable:
 """
     with black_hole() as url:
         last = float(run(code, url))
-    assert time.time() - last < 2
+    assert time.time() - last < 2.9
 
 
 FORKED = """
