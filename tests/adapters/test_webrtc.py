@@ -167,8 +167,9 @@ async def test_a_second_data_channel_is_cut_off() -> None:
         assert (await site.departure(client)).close_code == CloseCode.RATE_ABUSE
 
 
-async def test_a_client_hears_how_much_it_may_send() -> None:
-    """What nobody has read leaves so much less; what is read leaves more again."""
+@pytest.mark.parametrize("message", [b"x" * 60_000, "价" * 20_000], ids=["bytes", "text"])
+async def test_a_client_hears_how_much_it_may_send(message: str | bytes) -> None:
+    """What nobody has read leaves so many bytes less; what is read leaves more again."""
     async with transports() as (transport, client, channel):
         association, server = client.sctp, transport.peer.sctp
         assert association is not None
@@ -182,12 +183,12 @@ async def test_a_client_hears_how_much_it_may_send() -> None:
 
         setattr(association, "_receive_sack_chunk", listen)  # noqa: B010  # for mypy
         for _ in range(2):
-            channel.send(b"x" * 60_000)
+            channel.send(message)
         await window.until(lambda size: size == 0)
         while len(transport._messages) < 2:  # The last packet is acknowledged then.
             await checkpoint()
         for _ in range(2):
-            assert await transport.receive() == b"x" * 60_000
+            assert await transport.receive() == message
         await window.until(lambda size: size > 0)
 
 

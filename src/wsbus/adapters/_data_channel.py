@@ -135,7 +135,7 @@ class DataChannelTransport:
             self._close_channel()
             return
         assert self._inflow is not None
-        self._inflow.hold(len(message))
+        self._inflow.hold(_size(message))
         self._messages.append(message)
         self._change()
 
@@ -147,7 +147,7 @@ class DataChannelTransport:
             await self._changed.wait()
         message = self._messages.popleft()
         assert self._inflow is not None
-        await self._inflow.free(len(message))
+        await self._inflow.free(_size(message))
         if _size(message) > self._limits.max_message_bytes:
             self._messages.clear()
             await self.close(CloseCode.MESSAGE_TOO_BIG, "the message is too large")
