@@ -16,7 +16,7 @@ from .protocol import WireProtocol
 
 __all__ = ["Replays"]
 
-_Key: TypeAlias = tuple[Publication, WireProtocol, bool]
+_FrameKey: TypeAlias = tuple[Publication, WireProtocol, bool]
 
 _MAX_BYTES: Final = 8 << 20
 _MORE_BYTES: Final = 512
@@ -38,8 +38,8 @@ class Replays:
         self._families: Final = families
         self._max_bytes: Final = max_bytes
         # What was asked for since it settled last, and in the time before that.
-        self._new: dict[_Key, Owed] = {}
-        self._old: dict[_Key, Owed] = {}
+        self._new: dict[_FrameKey, Owed] = {}
+        self._old: dict[_FrameKey, Owed] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class Replays:
         """Forget what was not asked for since the last call."""
         self._old, self._new, self._bytes = self._new, {}, 0
 
-    def _keep(self, key: _Key, owed: Owed) -> None:
+    def _keep(self, key: _FrameKey, owed: Owed) -> None:
         if owed.is_latest and owed.family is not None and owed.family.stream is not None:
             return  # It is made anew for each reader.
         self._bytes += owed.size + _MORE_BYTES
