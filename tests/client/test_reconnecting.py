@@ -43,7 +43,7 @@ from wsbus.core.errors import CloseCode
 from wsbus.testing.frames import Opcode
 
 SOON: Final = Retry(base=0.01, cap=0.02, attempts=None)
-LONG: Final = 10
+LONG: Final = 30
 
 
 @asynccontextmanager
