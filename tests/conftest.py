@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -60,6 +61,14 @@ def find_command(name: str, apt_package: str) -> str:
 def require_command() -> Callable[[str, str], str]:
     """Give ``require_command(name, apt_package)``: the path of a program; see find_command."""
     return find_command
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Put the level of the root logger back, which programs of the documentation set."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
