@@ -12,7 +12,7 @@ from nats.aio.client import Client
 
 from tests.brokers.servers import NATS, Server, Servers
 from wsbus import Bus
-from wsbus.brokers import NatsBroker
+from wsbus.brokers import NatsBroker, _nats_stream
 from wsbus.brokers._nats_history import StreamLimits
 from wsbus.brokers._nats_stream import NatsStream, why_no_history
 from wsbus.core.errors import BrokerUnavailable, UsageError
@@ -148,6 +148,28 @@ async def test_links_that_begin_at_once_make_one_stream(start_server: StartServe
     assert sorted(each.offset for each in offsets) == [*range(1, 9)]
     assert len({each.epoch for each in offsets}) == 1
     assert len(await streams(server)) == 1
+
+
+@pytest.mark.parametrize(("seconds", "is_taken"), [(60.0, True), (0.0, False)])
+async def test_the_choice_of_a_link_that_was_lost(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, seconds: float, is_taken: bool
+) -> None:
+    """Others make the stream that it meant to; long after, it may have been made and deleted."""
+    monkeypatch.setattr(_nats_stream, "_CHOICE_SECONDS", seconds)
+    server = start_server("nats2.15")
+    client = Client()
+    await client.connect(server.url)
+    await client.jetstream().add_stream(
+        name="a_b-first", subjects=["a.b.first"], metadata={"epoch": "0123456789abcdef"}
+    )
+    async with case_on(server, "a.b").join() as node:
+        one = Keeper(node)
+        [stored] = await one.store([one.entry("a")])
+    await client.close()
+
+    assert stored.position is not None
+    assert (stored.position.epoch == "0123456789abcdef") is is_taken
+    assert await streams(server) == [f"a_b-{stored.position.epoch}"]
 
 
 async def test_of_two_streams_the_one_that_was_written_to_answers() -> None:

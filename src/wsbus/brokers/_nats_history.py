@@ -41,6 +41,7 @@ __all__ = [
     "headers_of",
     "keeping",
     "live_message",
+    "seconds_of",
     "state_of",
 ]
 

@@ -27,6 +27,7 @@ from ._nats_history import (
     epoch_of,
     headers_of,
     keeping,
+    seconds_of,
     state_of,
 )
 
@@ -40,6 +41,9 @@ _BATCH: Final = 1000
 _OTHER_SECONDS: Final = 0.5
 """For which an answer of another stream waits for that of the stream that was written to."""
 _ANSWER_SECONDS: Final = 3.0
+_CHOICE_SECONDS: Final = 10.0
+"""After which a choice of the epoch is that of a link which was lost. Its stream may have been
+made, and deleted since: one of the same epoch would use its offsets again."""
 _TRIES: Final = 5
 _OVERLAPS: Final = 10065
 _NAME_IN_USE: Final = 10058
@@ -223,17 +227,47 @@ class NatsStream:
                     self._name = await self._oldest(found)
                     await self._widen(limits)
                     return
-                name = f"{self._prefix.replace('.', '_')}-{token_hex(8)}"
                 try:
-                    await self._ask(f"STREAM.CREATE.{name}", limits.config(name, self._prefix))
+                    await self._make(limits)
                 except _NotAccepted as exc:
-                    if exc.code not in {_OVERLAPS, _NAME_IN_USE}:
+                    if exc.code not in {_OVERLAPS, _NAME_IN_USE, _NO_STREAM}:
                         raise
         except _NoStream:
             raise UsageError("history needs JetStream, and this account does not have it") from None
         except _NotAccepted as exc:
             raise BrokerUnavailable(f"JetStream refuses the stream of the history: {exc}") from None
         raise BrokerUnavailable("the stream of the history cannot be made")
+
+    async def _make(self, limits: StreamLimits) -> None:
+        """Make the stream, with the epoch that all links agree on.
+
+        A busy server makes two streams of the same subjects for requests that come at once, but
+        never two of one name. So a second stream, which is there for that moment only, has a name
+        that is always the same. The link that makes it chooses the epoch.
+        """
+        first = f"{self._prefix.replace('.', '_')}-first"
+        epoch: str | None = token_hex(8)
+        config = {"name": first, "subjects": [f"{self._prefix}.first"], "storage": "memory"}
+        try:
+            await self._ask(f"STREAM.CREATE.{first}", config | {"metadata": {"epoch": epoch}})
+        except _NotAccepted as exc:
+            if exc.code != _NAME_IN_USE:
+                raise
+            epoch = await self._agreed(first)
+        try:
+            if epoch is not None:
+                name = first.removesuffix("first") + epoch
+                await self._ask(f"STREAM.CREATE.{name}", limits.config(name, self._prefix))
+        finally:
+            with suppress(_NotAccepted):  # Another link has deleted it meanwhile.
+                await self._ask(f"STREAM.DELETE.{first}")
+
+    async def _agreed(self, first: str) -> str | None:
+        """Return the epoch that another link has chosen; None: that is long ago."""
+        info = await self._ask(f"STREAM.INFO.{first}")
+        age = seconds_of(info["ts"]) - seconds_of(info["created"])
+        epoch = info["config"].get("metadata", {}).get("epoch")
+        return epoch if isinstance(epoch, str) and age < _CHOICE_SECONDS else None
 
     async def _oldest(self, names: Sequence[str]) -> str:
         """Return the first stream that was made, and delete others, which hold nothing more.
