@@ -111,6 +111,10 @@ def new_tab(context: object, app: Served, complaints: list[str]) -> Page:
     return tab
 
 
+JUDGED: Final = "#verdict:not([data-tone=quiet])"
+"""A verdict of now; on a busy machine it is that the event loop was late."""
+
+
 def sign_in(tab: Page, app: Served, hash_: str = "") -> None:
     tab.goto(app.page + hash_)
     tab.get_by_label("Token of this console").fill(TOKEN)
@@ -824,7 +828,7 @@ def test_it_comes_back_after_the_server(browser: Browser) -> None:
         with served() as first:
             tab = new_tab(context, first, [])
             sign_in(tab, first)
-            tab.locator("#verdict[data-tone=good]", has_text="All well").wait_for()
+            tab.locator(JUDGED).wait_for()
             line = tab.locator(".card polyline").first
             drawn = "e => e.getAttribute('points').includes(' ')"
             tab.wait_for_function(drawn, arg=line.element_handle())
@@ -846,7 +850,7 @@ def test_it_comes_back_after_the_server(browser: Browser) -> None:
             tab.locator("#tail li").first.wait_for()
             assert tab.get_by_role("alert").all_inner_texts() == []
             go(tab, "Overview")
-            tab.locator("#verdict[data-tone=good]", has_text="All well").wait_for()
+            tab.locator(JUDGED).wait_for()
             earlier = tab.locator(".card .line").first.get_attribute("d")
 
             assert earlier is not None
