@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -40,6 +42,18 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow tests, so that at the end no worker waits for one of them alone."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass by what is there until the end: a seventh of a run's time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_configure() -> None:
+    """Interrupt what tests start: a shell has its background jobs ignore that, and theirs, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def find_command(name: str, apt_package: str) -> str:
