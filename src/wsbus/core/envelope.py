@@ -359,11 +359,13 @@ class Turn:
                 in order. An item has at most :func:`largest_item` of them. None: any number.
         """
         feeds: dict[Feed, list[msgspec.Raw]] = {}
+        targets: dict[Feed, list[list[msgspec.Raw]]] = {}
         for feed, item in self._order:
-            feeds.setdefault(feed, []).append(item)
-            if spread:
-                for wider in feeds_around(feed):
-                    feeds.setdefault(wider, []).append(item)
+            if (lists := targets.get(feed)) is None:
+                reached = (feed, *feeds_around(feed)) if spread else (feed,)
+                lists = targets[feed] = [feeds.setdefault(each, []) for each in reached]
+            for items in lists:
+                items.append(item)
         former, encoded = list[msgspec.Raw](), list[bytes]()
         for feed, items in feeds.items():
             if items != former:  # Of one channel, the feeds around its own bring the same.
@@ -388,8 +390,7 @@ def largest_item(most: int) -> int:
 
 def _parts(items: list[msgspec.Raw], most: int) -> Iterator[list[msgspec.Raw]]:
     """Split items so that each part has at most so many bytes, or one item."""
-    part: list[msgspec.Raw] = []
-    size = 0
+    part, size = list[msgspec.Raw](), 0
     for item in items:
         if part and size + len(item) > most:
             yield part

@@ -74,5 +74,6 @@ async def publish_all(bus: Publisher, drafts: Sequence[HttpDraft]) -> list[Recei
         else:
             done = bus._deliver_to(services, publication, draft.to, exclude, None)  # noqa: SLF001
             sent.append(done)
-        await post.pace()
+        if (relief := post.pace()) is not None:
+            await relief
     return [await each.taken() for each in sent]

@@ -86,8 +86,22 @@ class Flusher:
         if self.is_overdue:
             self.flush()
         elif not self._is_due:
-            self._due.set()  # It raises in another event loop, each time.
-            self._is_due = True
+            self._flush_later()
+
+    def pace(self) -> Awaitable[None] | None:
+        """Flush as :meth:`soon` does; if much is owed, return what the caller is to await first.
+
+        It returns None if the caller need not wait.
+        """
+        if self.is_overdue:
+            return self.flushed()
+        if not self._is_due:
+            self._flush_later()
+        return None
+
+    def _flush_later(self) -> None:
+        self._due.set()  # It raises in another event loop, each time.
+        self._is_due = True
 
     def settle(self, *, is_alone: bool) -> None:
         """Flush at once what came alone, unless it is to wait for more; else as :meth:`soon`."""
@@ -107,8 +121,7 @@ class Flusher:
             self.flush()
             await checkpoint()
         else:
-            self._due.set()  # It raises in another event loop.
-            self._is_due = True
+            self._flush_later()
             if self._flushed is None:
                 self._flushed = Event()
             await self._flushed.wait()

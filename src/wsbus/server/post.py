@@ -7,7 +7,7 @@ whatever concerns each publication has one place.
 
 Pacing stands here, too. A publisher must let the event loop turn once much is owed, and then
 wait for readers that drain what they owe; otherwise a tight loop fills the queues of readers that
-keep up. An ``async`` verb waits at once (:meth:`Post.pace`). A connection whose client publishes
+keep up. An ``async`` verb waits at once (:meth:`Post.settled`). A connection whose client publishes
 cannot wait while it acts on a message, and waits before the next one (:meth:`Post.emit`,
 :attr:`Post.is_pressed`, :meth:`Post.relieved`). What cannot wait at all is flushed at once when
 much is owed (:attr:`Post.soon`).
@@ -129,6 +129,8 @@ class Post:
         """Takes what goes to other nodes; None: there are none."""
         self.soon: Final = flusher.soon
         """Flush at the end of this turn; at once if much is owed already."""
+        self.pace: Final = flusher.pace
+        """The same for a publisher that can wait; see :meth:`.Flusher.pace`."""
         self.is_pressed: bool = False
         """Whether the connection whose client published last is to await :meth:`relieved`."""
 
@@ -176,7 +178,7 @@ class Post:
     ) -> Sent:
         """Keep a publication, if its channel has history, and have it delivered on every node.
 
-        Follow it with :meth:`pace` or :attr:`soon`.
+        Follow it with :meth:`settled`, :attr:`pace` or :attr:`soon`.
 
         Args:
             publication: What was accepted here.
@@ -226,7 +228,7 @@ class Post:
     ) -> Receipt:
         """Owe a publication to the members of this node, once; never waits.
 
-        Follow it with :meth:`pace` or :attr:`soon`.
+        Follow it with :meth:`settled`, :attr:`pace` or :attr:`soon`.
 
         Args:
             publication: What was accepted, here or on another node.
@@ -300,12 +302,15 @@ class Post:
         """
         self._flusher.settle(is_alone=is_alone)
 
-    async def pace(self) -> None:
-        """Flush at the end of this turn; if much is owed, wait for that and for the readers."""
-        if self._flusher.is_overdue:
-            await self._flusher.flushed()
-        else:
-            self.soon()
+    async def settled(self, sent: Sent) -> Receipt:
+        """Wait as long as a publisher must: for readers, and for the broker.
+
+        Raises:
+            BrokerUnavailable, UsageError: As :meth:`Sent.taken`.
+        """
+        if (relief := self.pace()) is not None:
+            await relief
+        return sent.receipt if sent.handover is None else await sent.taken()
 
     async def relieved(self) -> None:
         """Wait until readers that have fallen behind have caught up; bounded."""

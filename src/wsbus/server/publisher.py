@@ -82,8 +82,7 @@ class Publisher(Channels):
         post = services.post
         publication = post.accept(channel, event, data, key)
         sent = self._deliver(services, publication, exclude, idempotency_key)
-        await post.pace()
-        return await sent.taken()
+        return await post.settled(sent)
 
     def publish_soon(
         self,
@@ -233,8 +232,7 @@ class Publisher(Channels):
         services = self._host.services
         publication = services.post.accept(channel, event, data, key)
         sent = self._deliver_to(services, publication, to, exclude, endpoint)
-        await services.post.pace()
-        return await sent.taken()
+        return await services.post.settled(sent)
 
     def send_soon(
         self,

@@ -83,8 +83,7 @@ class BusOutlet:
         if services.archive is None or key == "open":
             scoped = post.scoped(key, self._channel)
         sent = post.publish(post.take(self._channel, event, data), idempotency_key=scoped)
-        await post.pace()
-        return await sent.taken()
+        return await post.settled(sent)
 
 
 class StreamReader:

@@ -115,8 +115,7 @@ class TypedChannel(Generic[T]):
         post, channel = services.post, self._template.channel(parameters)
         publication = post.accept_on(channel, self._which(event), data, key)
         sent = self._bus._deliver(services, publication, exclude, idempotency_key)  # noqa: SLF001
-        await post.pace()
-        return await sent.taken()
+        return await post.settled(sent)
 
     def publish_soon(
         self,
