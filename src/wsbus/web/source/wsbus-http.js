@@ -49,8 +49,8 @@ const textOf = ({ epoch, offset, tag }) =>
 /** @type {(text: string) => number} */
 const offsetOf = (text) => +(text.split(".")[2] ?? Infinity);
 
-/** @type {(code: number | string | undefined, status: number) => number} */
-const closeCodeOf = (code, status) => (status === 401 ? 4401 : status === 429 ? 4429 : status === 503 ? 1012 : 1006);
+/** @type {(status: number) => number} */
+const closeCodeOf = (status) => (status === 401 ? 4401 : status === 429 ? 4429 : status === 503 ? 1012 : 1006);
 
 /** Whether a bus answers there over HTTP. @type {(href: string, offered: string[]) => Promise<boolean>} */
 export const answers = async (href, offered) => {
@@ -339,8 +339,8 @@ export class HttpSocket {
       const run = async () => {
         const answer = await this.#fetch("events", { signal, headers: { accept: "text/event-stream" } }, this.#query());
         if (!answer.ok) {
-          const { code, message } = await answer.json();
-          return this.#lose(closeCodeOf(code, answer.status), `${message}`);
+          const { message } = await answer.json();
+          return this.#lose(closeCodeOf(answer.status), `${message}`);
         }
         const reader = /** @type {ReadableStream<Uint8Array>} */ (answer.body).getReader();
         const decoder = new TextDecoder();
@@ -392,7 +392,7 @@ export class HttpSocket {
         while (!signal.aborted) await once();
       } catch (error) {
         const { status = 0 } = /** @type {{ status?: number }} */ (error);
-        if (!signal.aborted) this.#lose(closeCodeOf("", status), `${error}`);
+        if (!signal.aborted) this.#lose(closeCodeOf(status), `${error}`);
       }
     };
     if (!this.#position) await once();
